@@ -1,0 +1,232 @@
+"""Ratios of a search step to what it replaces, measured interleaved in one process run.
+
+    python bench/run.py [--rounds 12] [--side 32] [--flops 2000000] [--batch 64]
+
+Every round times each workload once, in turn, so that drift hits all alike; the first round is thrown away. One
+thread, processor seconds. Peak memory is that of a process of its own per workload, above the same process before its step.
+Writes bench/steps.json and prints it as a table.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mobilenas.cost import CostTable
+from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
+from mobilenas.data import Augmentation, ImageData, Split, TensorStore, batches
+from mobilenas.files import write_json
+from mobilenas.search import SearchSettings, space_for
+from mobilenas.search.loop import Searcher
+from mobilenas.spaces import build
+from mobilenas.supernet import SamplerSettings
+from mobilenas.train import Recipe, parameter_groups
+
+HERE = Path(__file__).parent
+CLASSES = 47
+SEARCHES = ("search full", "search attention K=4", "search ranked K=4", "search random K=4")
+TRAINING = "two training steps of the largest network"
+MEASURED_MEMORY = (*SEARCHES[:2], TRAINING)
+
+
+def make_data(side: int, images: int) -> ImageData:
+    """Random pixels: speed does not depend on what is seen."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, side, side), generator=generator).to(torch.uint8)
+    labels = torch.arange(images) % CLASSES
+    split = Split(TensorStore(pixels, side), torch.arange(images), labels)
+    return ImageData(
+        name="random pixels",
+        classes=tuple(str(number) for number in range(CLASSES)),
+        image_size=side,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        flip=False,
+        train=split,
+        val=split,
+        test=split,
+        fingerprint="",
+        split_rule="none",
+    )
+
+
+class Bench:
+    """The workloads of one space."""
+
+    def __init__(self, side: int, flops: int, batch: int) -> None:
+        budgets = (Budget(cost="flops", limit=flops),)
+        self.batch = batch
+        self.data = make_data(side, 8 * batch)
+        self.space = space_for(budgets, image_size=side, classes=CLASSES)
+        self.budgets = Budgets(self.space, budgets)
+        self.x, self.y = next(self.loader())
+
+    def loader(self) -> Any:
+        """Batches as training reads them."""
+        return batches(
+            self.data.train,
+            self.data,
+            batch_size=self.batch,
+            seed=(0,),
+            augmentation=Augmentation(),
+        )
+
+    def search(self, name: str) -> Callable[[], None]:
+        """One step of the weights and one of the alphas."""
+        kind = name.split()[1]
+        sampler = SamplerSettings(name=kind, partial=1 if kind == "full" else 4)
+        settings = SearchSettings(batch_size=self.batch, epochs=4, warmup=0, sampler=sampler)
+        searcher = Searcher(self.budgets, self.data, settings, seed=0)
+        searcher.start_epoch(0)
+
+        def step() -> None:
+            searcher.weight_step(self.x, self.y, 0, 0)
+            searcher.alpha_step(self.x, self.y)
+
+        return step
+
+    def training(self) -> Callable[[], None]:
+        """Two steps of the largest network of the space."""
+        model: nn.Module = build(self.space.arch(self.space.largest()))
+        model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        recipe = Recipe(epochs=1)
+        optimizer = torch.optim.SGD(
+            parameter_groups(model, recipe.weight_decay), lr=0.1, momentum=0.9, nesterov=True
+        )
+
+        def step() -> None:
+            for _ in range(2):
+                loss = functional.cross_entropy(model(self.x), self.y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        return step
+
+    def cost(self) -> Callable[[], None]:
+        """Expected cost, its gradient for all alphas, and the multiplier's step."""
+        settings = SearchSettings()
+        searcher = Searcher(self.budgets, self.data, settings, seed=0)
+        constraint = ConstraintLoss("lagrangian", self.budgets, strength=1.0, rho=0.1)
+
+        def step() -> None:
+            constraint(searcher.alphas.soft(1.0)).backward()
+            constraint.update()
+
+        return step
+
+    def loading(self) -> Callable[[], None]:
+        """Two batches, read and augmented: what a search step uses."""
+        given = iter(self.loader())
+
+        def step() -> None:
+            nonlocal given
+            for _ in range(2):
+                if next(given, None) is None:
+                    given = iter(self.loader())
+                    next(given)
+
+        return step
+
+    def workload(self, name: str) -> Callable[[], None]:
+        """Return a workload by name."""
+        if name.startswith("search"):
+            return self.search(name)
+        return {
+            TRAINING: self.training,
+            "cost and gradient": self.cost,
+            "data loading": self.loading,
+        }[name]()
+
+
+def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each workload in each round but the first."""
+    times: dict[str, list[float]] = {name: [] for name in workloads}
+    for number in range(rounds + 1):
+        for name, step in workloads.items():
+            before = time.process_time()
+            step()
+            if number:
+                times[name].append(time.process_time() - before)
+    return times
+
+
+def peak_mib(name: str, options: list[str]) -> float:
+    """Peak memory of a workload in a process of its own, above what it held before its first step."""
+    command = [sys.executable, __file__, "--only", name, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["mib"])
+
+
+def only(bench: Bench, name: str) -> None:
+    """Run one workload and print its peak memory."""
+    step = bench.workload(name)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark anew
+    before = _resident_kib("VmRSS")
+    step()
+    step()
+    print(json.dumps({"mib": (_resident_kib("VmHWM") - before) / 1024}))
+
+
+def _resident_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1])
+    raise LookupError(field)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--flops", type=int, default=2_000_000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(given.side, given.flops, given.batch)
+    if given.only:
+        only(bench, given.only)
+        return
+    names = (*SEARCHES, TRAINING, "cost and gradient", "data loading")
+    times = seconds({name: bench.workload(name) for name in names}, given.rounds)
+    full, attention = times[SEARCHES[0]], times[SEARCHES[1]]
+    options = [f"--{name}={getattr(given, name)}" for name in ("side", "flops", "batch")]
+    memory = {name: peak_mib(name, options) for name in MEASURED_MEMORY}
+    ratios = {
+        "K=4 / full, time (at most 0.45)": ratio(attention, full),
+        "K=4 / full, peak memory (at most 0.5)": [memory[SEARCHES[1]] / memory[SEARCHES[0]]],
+        "full / two training steps (at most 1.4)": ratio(full, times[TRAINING]),
+        "K=4 / two training steps (at most 0.8)": ratio(attention, times[TRAINING]),
+        "cost and gradient / K=4 (under 0.01)": ratio(times["cost and gradient"], attention),
+        "data loading / K=4 (under 0.05)": ratio(times["data loading"], attention),
+    }
+    load = CostTable(bench.space, "flops").exact(bench.space.largest()) / given.flops
+    print(f"largest network of the space: {load:.1f} times the budget; batch {given.batch}")
+    for name, times_of in times.items():
+        print(f"{name:45} {1e3 * statistics.median(times_of):8.1f} ms")
+    for name, values in ratios.items():
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        print(f"{name:45} {statistics.median(values):8.3f}   ({spread})")
+    record = {"options": vars(given), "largest_load": load, "seconds": times}
+    record |= {"peak_mib": memory, "ratios": ratios, "torch": torch.__version__}
+    write_json(HERE / "steps.json", record)
+
+
+def ratio(first: list[float], second: list[float]) -> list[float]:
+    """Ratios round by round."""
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The layers of anything `mobilenas profile flops` takes, with fvcore's count beside ours."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.cost import layer_costs
+from mobilenas.cost.recount import count_fvcore, count_onnx
+from mobilenas.errors import MobileNASError
+from mobilenas.spaces import MOBILENETS, MobileArch, build, read_arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One row of the table."""
+
+    name: str
+    """Its place in the network."""
+    flops: int
+    """Multiply-adds by our count."""
+    params: int
+    """Trained numbers."""
+    fvcore_flops: int | None
+    """Multiply-adds by fvcore's count; None for an ONNX file, which it does not read."""
+    out_shape: tuple[int, ...]
+    """Shape of the output without the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """The whole table."""
+
+    name: str
+    """As the user named it."""
+    flops: int
+    """Sum of the layers."""
+    params: int
+    """Sum of the layers."""
+    fvcore_flops: int | None
+    """All that fvcore counted."""
+    layers: tuple[Layer, ...]
+    """In the network's order."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+def count(target: str, width: float = 1.0, image_size: int = 224, classes: int = 1000) -> Counted:
+    """Count a MobileNet by name, an arch.json, an ONNX file, or the network of a run folder."""
+    if target in MOBILENETS:
+        return _of_arch(target, MOBILENETS[target](width, image_size, classes))
+    path = Path(target)
+    if path.is_dir():
+        return _of_arch(target, read_arch(path / "arch.json"))
+    if not path.exists():
+        legal = ", ".join(MOBILENETS)
+        raise MobileNASError(f"{target!r} is no file or run folder and none of {legal}")
+    return _of_onnx(path) if path.suffix == ".onnx" else _of_arch(target, read_arch(path))
+
+
+def _of_arch(name: str, arch: MobileArch) -> Counted:
+    by_module = count_fvcore(build(arch), arch.image_size, arch.in_channels)
+    by_layer: Counter[str] = Counter()
+    for module, flops in by_module.items():
+        by_layer[_layer_of(module)] += flops
+    layers = tuple(
+        Layer(
+            name=layer.name,
+            flops=layer.flops,
+            params=layer.params,
+            fvcore_flops=by_layer[layer.name],
+            out_shape=layer.out_shape,
+        )
+        for layer in layer_costs(arch)
+    )
+    return _summed(name, layers, sum(by_module.values()))
+
+
+def _of_onnx(path: Path) -> Counted:
+    layers = tuple(
+        Layer(
+            name=layer.name,
+            flops=layer.flops,
+            params=layer.params,
+            fvcore_flops=None,
+            out_shape=layer.out_shape,
+        )
+        for layer in count_onnx(path).layers
+    )
+    return _summed(str(path), layers, None)
+
+
+def _summed(name: str, layers: tuple[Layer, ...], fvcore_flops: int | None) -> Counted:
+    return Counted(
+        name=name,
+        flops=sum(layer.flops for layer in layers),
+        params=sum(layer.params for layer in layers),
+        fvcore_flops=fvcore_flops,
+        layers=layers,
+    )
+
+
+def _layer_of(module: str) -> str:
+    """Name of the layer in `layer_costs` that a module belongs to: stem.0 is part of stem."""
+    if module == "classifier.0":
+        return "classifier.hidden"
+    parent, _, last = module.rpartition(".")
+    return parent if last.isdigit() else module

@@ -1,0 +1,115 @@
+"""The entry point: commands that are imported when they are called, and the exit status."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from mobilenas import __version__
+from mobilenas.config import COUNTING_RULE
+from mobilenas.errors import MobileNASError
+
+WRONG_INPUT = 2
+INTERRUPTED = 130
+
+COMMANDS = {
+    "run": "Search, train, export, compare and report in one go.",
+    "search": "Find a network that keeps the budgets.",
+    "train": "Train the network that was found.",
+    "export": "Write the trained network as an ONNX file and check it.",
+    "compare": "Train what the result is held against, and recount the budgets.",
+    "report": "Write report.html.",
+    "profile": "Count what a network costs, layer by layer.",
+    "predict": "Label images with an exported network.",
+}
+"""Every command with its line of `--help`, so that the list imports no command."""
+
+
+class Commands(click.Group):
+    """Imports `cli/NAME.py` when NAME is called, and turns every ending into an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None for a name there is not."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list for `--help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and exit: 0 done, 2 wrong input, 3 a budget does not hold, 130 interrupted.
+
+        Anything else leaves as the exception it is: traceback and status 1.
+        """
+        settings = {"prog_name": "mobilenas"} | kwargs | {"standalone_mode": False}
+        try:
+            status = super().main(*args, **settings)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            status = error.exit_code
+            _complain(error.format_message(), error)
+        except MobileNASError as error:
+            status = WRONG_INPUT
+            _complain(str(error))
+        except click.Abort as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            status = INTERRUPTED
+            click.echo("mobilenas: interrupted", err=True)
+        except BrokenPipeError:
+            # whoever read stdout has gone; Python's own flush at exit must not complain about it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str, error: click.ClickException | None = None) -> None:
+    """Write one line, whatever the message holds."""
+    line = " ".join(message.split())
+    if error is not None and error.exit_code == INTERRUPTED:
+        click.echo(f"mobilenas: {line}", err=True)
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" (see `{context.command_path} --help`)" if context else ""
+    click.echo(f"mobilenas: error: {line}{hint}", err=True)
+
+
+@click.group(
+    name="mobilenas",
+    cls=Commands,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"FLOPs everywhere: {COUNTING_RULE}. Exit status: 0 done and every budget holds, "
+    "2 wrong input, 3 done but a budget does not hold, 130 interrupted, 1 anything else.",
+)
+@click.version_option(__version__, prog_name="mobilenas")
+def cli() -> None:
+    """Neural architecture search for phones, from an image folder to an ONNX file.
+
+    It finds the network and trains it: one that keeps a budget of FLOPs, parameters or memory.
+    Start with: mobilenas run --data FOLDER --flops 5M --out RUN
+    """
+
+
+def main() -> None:
+    """Answer `mobilenas` and `python -m mobilenas`."""
+    try:
+        cli()
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            # Ctrl-C ends at once: torch takes a second to shut down, and every file is whole
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -1,0 +1,163 @@
+"""The options that commands share: the same name and meaning everywhere."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mobilenas.config import COUNTING_RULE, parse_count
+from mobilenas.errors import MobileNASError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Written out because the library's own lists stand beside torch, which `--help` does not import;
+# tests/test_cli_options.py holds these against them.
+EFFORTS = ("quick", "standard", "full")
+DEVICES = ("cpu", "cuda")
+PATHS = ("gumbel", "mixture", "single")
+SAMPLERS = ("full", "random", "attention", "ranked")
+ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
+CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+ACTIVATIONS = ("hard_swish", "relu", "relu6")
+SQUEEZE_POLICIES = ("searched", "on", "off")
+MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+
+
+def size(text: str) -> int:
+    """Read 500k, 1.5M or 2G; for click, as the type of an option."""
+    try:
+        return parse_count(text)
+    except MobileNASError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def mobilenets(text: str) -> tuple[str, ...]:
+    """Read names with commas between them; `none` is the empty list."""
+    names = () if text == "none" else tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in MOBILENETS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(MOBILENETS)}, none")
+    return tuple(dict.fromkeys(names))
+
+
+def available_threads() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    if len(values) > 1:
+        raise click.BadParameter("it is given more than once", ctx, param)
+    return values[0] if values else None
+
+
+def _budget(*names: str, text: str) -> Callable[[F], F]:
+    # `multiple` only so that a second one is noticed instead of winning silently
+    return click.option(*names, type=size, multiple=True, callback=_once, metavar="SIZE", help=text)
+
+
+def _choice(name: str, legal: Sequence[str], text: str) -> Callable[[F], F]:
+    return click.option(name, type=click.Choice(legal), help=text)
+
+
+def _count(name: str, least: int, text: str) -> Callable[[F], F]:
+    return click.option(name, type=click.IntRange(min=least), metavar="N", help=text)
+
+
+_REQUEST = (
+    click.option("--data", metavar="DATA", help="digits (unless said), cifar10, cifar100 or a folder of images."),
+    _budget(
+        "--flops",
+        "--macs",
+        "flops",
+        text="Most FLOPs, such as 300k or 5M.",
+    ),
+    _budget("--params", text="Most parameters, such as 500k."),
+    _budget("--memory", text="Most bytes of activations alive at once, such as 2M."),
+    _choice("--effort", EFFORTS, "How much is trained; standard unless said."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        metavar="N",
+        help="Seed of search and training; 0 unless said.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=available_threads,
+        metavar="N",
+        help="Threads of torch; all cores this process may use unless said.",
+    ),
+    _choice("--device", DEVICES, "Where networks are trained; cpu unless said."),
+    _count("--image-size", 1, "Side in pixels; the images' own, or 224, unless said."),
+    click.option("--flip/--no-flip", default=None, help="Mirror images in training."),
+    click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read."),
+    click.option("--download", is_flag=True, help="Fetch CIFAR where it is missing."),
+    _count("--epochs", 1, "Epochs of the final training."),
+    _count("--search-epochs", 1, "Epochs of the supernet."),
+    _choice("--paths", PATHS, "What a search step runs: all paths, softly drawn or not, or one."),
+    _choice("--sampler", SAMPLERS, "Which channels enter a mixed operation."),
+    click.option("--keep", metavar="1/K", help="Share of the channels that enter, such as 1/4."),
+    click.option("--temperature", metavar="A:B", help="Relaxation's start and end, as 1:0.1."),
+    click.option("--entropy", type=float, metavar="X", help="Weight of the entropy loss."),
+    _choice("--entropy-schedule", ENTROPY_SCHEDULES, "How that weight rises."),
+    _choice("--constraint", CONSTRAINTS, "How budgets enter the loss."),
+    click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty."),
+    _count("--finalists", 0, "Archs compared by short training; 0 turns it off."),
+    _choice("--activation", ACTIVATIONS, "Activation of the blocks; hard_swish unless said."),
+    _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
+    click.option(
+        "--baselines",
+        type=mobilenets,
+        metavar="NAMES",
+        help="MobileNets to compare with, with commas between them, or none; all unless said.",
+    ),
+    _count("--random", 0, "Random networks to compare with; 3 unless said."),
+    click.option("--rival", is_flag=True, help="Give random networks the search's time, too."),
+    _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),
+    _count("--seeds", 1, "Seeds of the comparison; 1 unless said."),
+    click.option("--dynamic-batch", is_flag=True, help="Let the ONNX file take any batch."),
+)
+
+_FOLDER = (
+    click.option(
+        "--out", metavar="RUN", type=click.Path(path_type=Path), help="The run folder to write."
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the run in --out."),
+    click.option("--overwrite", is_flag=True, help="Replace the run in --out."),
+)
+
+_OUTPUT = (
+    click.option("--quiet", is_flag=True, help="Show no progress."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+)
+
+RULE = f"FLOPs: {COUNTING_RULE}."
+"""Below the help of commands that take or print FLOPs."""
+
+
+def _stacked(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+request_options: Callable[[Any], Any] = _stacked(_REQUEST)
+"""Every field of `mobilenas.request.Request`."""
+folder_options: Callable[[Any], Any] = _stacked(_FOLDER)
+"""--out, --resume, --overwrite."""
+output_options: Callable[[Any], Any] = _stacked(_OUTPUT)
+"""--quiet, --json."""
+json_option: Callable[[Any], Any] = _OUTPUT[1]
+"""--json for commands that show no progress."""
+run_argument: Callable[[Any], Any] = click.argument(
+    "folder", metavar="RUN", type=click.Path(path_type=Path)
+)
+"""The run folder of a command that goes on with one."""

@@ -1,0 +1,49 @@
+"""`mobilenas predict`: labels for image files; does without torch."""
+
+from pathlib import Path
+
+import click
+
+from .options import json_option
+
+
+@click.command(name="predict")
+@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=3,
+    metavar="N",
+    help="Labels an image; 3.",
+)
+@json_option
+def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
+    """Label images with an exported network."""
+    from mobilenas.export.predict import predict
+
+    from .render import show_json, show_table
+
+    predictions = predict(model, images, top)
+    if as_json:
+        found = [
+            {
+                "path": str(prediction.path),
+                "labels": [
+                    {"label": label, "probability": share} for label, share in prediction.labels
+                ],
+            }
+            for prediction in predictions
+        ]
+        show_json({"predictions": found})
+        return
+    rows = (
+        (
+            str(prediction.path),
+            ", ".join(f"{label} {share:.1%}" for label, share in prediction.labels),
+        )
+        for prediction in predictions
+    )
+    show_table("", ("image", "labels"), rows)

@@ -1,0 +1,84 @@
+"""`mobilenas profile`: what a network costs."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mobilenas.config import COUNTING_RULE
+
+from .options import MOBILENETS, RULE, json_option
+
+if TYPE_CHECKING:
+    from .layers import Counted
+
+
+def width(text: str) -> float:
+    """Read a width multiplier; for click, as the type of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 10:  # which NaN is not, either
+        raise click.BadParameter(f"{text!r} is not a number between 0.01 and 10")
+    return value
+
+
+@click.group(name="profile", no_args_is_help=False)
+def command() -> None:
+    """Count what a network costs, layer by layer."""
+
+
+@command.command(name="flops", epilog=RULE)
+@click.argument("target")
+@click.option("--width", type=width, metavar="X", help="Width of NAME; 1.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(4, 4096),
+    metavar="N",
+    help="Side for NAME; 224.",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(2, 65536),
+    metavar="N",
+    help="Classes of NAME; 1000.",
+)
+@json_option
+@click.pass_context
+def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> None:
+    """Count FLOPs and parameters of TARGET.
+
+    TARGET: mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, an arch.json, a model.onnx, or a
+    run folder.
+    """
+    given = {name: value for name, value in shape.items() if value is not None}
+    if given and target not in MOBILENETS:
+        raise click.UsageError("--width, --image-size and --classes go with a NAME only", ctx)
+    from .layers import count
+
+    counted = count(target, **given)
+    if as_json:
+        from .render import show_json
+
+        show_json(counted.to_dict() | {"counting_rule": COUNTING_RULE})
+        return
+    _show(counted)
+
+
+def _show(counted: "Counted") -> None:
+    from .render import show_rule, show_table
+
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.out_shape)),
+            f"{layer.flops:,}",
+            "-" if layer.fvcore_flops is None else f"{layer.fvcore_flops:,}",
+            f"{layer.params:,}",
+        )
+        for layer in counted.layers
+    ]
+    fvcore = "-" if counted.fvcore_flops is None else f"{counted.fvcore_flops:,}"
+    rows.append(("total", "", f"{counted.flops:,}", fvcore, f"{counted.params:,}"))
+    show_table(counted.name, ("layer", "output", "FLOPs", "fvcore", "params"), rows)
+    show_rule()

@@ -1,0 +1,19 @@
+"""Progress on stderr: live on a terminal, plain lines elsewhere."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+from mobilenas.progress import Reporter, Silent
+
+from .plain import PlainReporter
+
+
+def make_reporter(quiet: bool) -> AbstractContextManager[Reporter]:
+    """Choose how progress is shown; it goes to stderr, so `--json` changes nothing."""
+    if quiet:
+        return nullcontext(Silent())
+    if sys.stderr.isatty():
+        from .live import LiveReporter
+
+        return LiveReporter()
+    return PlainReporter()

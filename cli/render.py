@@ -1,0 +1,115 @@
+"""Tables for people; nothing here computes."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mobilenas.config import COUNTING_RULE, format_count
+
+if TYPE_CHECKING:
+    from mobilenas.compare.table import Row
+
+DONE = 0
+BROKEN_BUDGET = 3
+
+
+def status_of(budgets: Iterable[dict[str, Any]]) -> int:
+    """Return the exit status: 3 if a budget does not hold."""
+    return DONE if all(budget["holds"] for budget in budgets) else BROKEN_BUDGET
+
+
+def show_file(path: Path) -> None:
+    """Print a JSON file as it stands."""
+    click.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+def show_json(document: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=1))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: the first column left, all others right."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(columns):
+        table.add_column(
+            name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if title:
+        click.echo(title)
+    Console(highlight=False).print(table)
+    click.echo()
+
+
+def show_rule() -> None:
+    """Print the counting rule."""
+    click.echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
+
+
+def show_networks(rows: Iterable["Row"]) -> None:
+    """Print the comparison."""
+    show_table(
+        "Comparison",
+        ("network", "FLOPs", "params", "ONNX", "ms", "test top-1 %"),
+        (
+            (
+                row.name,
+                format_count(row.flops),
+                format_count(row.params),
+                format_count(row.size_bytes),
+                f"{row.latency_ms:.3g}",
+                percent(row.top1_mean, row.top1_spread),
+            )
+            for row in rows
+        ),
+    )
+    click.echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+    click.echo()
+
+
+def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
+    """Print every budget: what was asked for, predicted, and counted again on the file."""
+    show_table(
+        "Budgets",
+        ("cost", "requested", "predicted", "recounted", "holds"),
+        (
+            (
+                "memory (bytes)" if budget["cost"] == "memory" else budget["cost"],
+                f"{budget['limit']:,}",
+                f"{budget['predicted']:,}",
+                "-" if budget.get("recounted") is None else f"{budget['recounted']:,}",
+                "yes" if budget["holds"] else "NO",
+            )
+            for budget in budgets
+        ),
+    )
+
+
+def show_arch(arch: dict[str, Any]) -> None:
+    """Print stem, blocks and head of an arch."""
+    stem, head = arch["stem"], arch["head"]
+    rows = [("stem", "3", "-", str(stem["channels"]), str(stem["stride"]), "-", stem["activation"])]
+    for index, block in enumerate(arch["blocks"]):
+        names = ("kernel", "hidden", "out", "stride", "squeeze", "activation")
+        kernel, hidden, out, stride, squeeze, activation = (str(block[name]) for name in names)
+        rows.append((f"blocks.{index}", kernel, hidden, out, stride, squeeze, activation))
+    rows.append(("head", "1", "-", str(head["channels"]), "1", "-", head["activation"]))
+    if head["hidden"]:
+        rows.append(("classifier.hidden", "-", "-", str(head["hidden"]), "-", "-", "-"))
+    rows.append(("classifier", "-", "-", str(arch["classes"]), "-", "-", "-"))
+    columns = ("layer", "kernel", "hidden", "out", "stride", "squeeze", "activation")
+    show_table(f"Network for {arch['image_size']}x{arch['image_size']} images", columns, rows)
+
+
+def percent(mean: float, spread: float | None) -> str:
+    """Write `97.2` or `97.2 ± 0.4`."""
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"

@@ -1,0 +1,64 @@
+"""`mobilenas search`: the first stage alone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mobilenas.config import format_count
+
+from .options import RULE, folder_options, output_options, request_options
+
+
+@click.command(name="search", epilog=RULE)
+@request_options
+@folder_options
+@click.option("--dry-run", is_flag=True, help="Only say what every cost can be; trains nothing.")
+@output_options
+@click.pass_context
+def command(
+    ctx: click.Context, /, out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **_: Any
+) -> int:
+    """Find a network that keeps the budgets, and write RUN/arch.json."""
+    from .session import asked_for, open_or_start, resume_command, working
+
+    if dry_run:
+        with working("", None, quiet=quiet) as reporter:
+            from mobilenas.request import reachable
+
+            ranges = reachable(asked_for(ctx), reporter)
+        _show_ranges(ranges, as_json)
+        return 0
+    with working(resume_command("search", out), out, quiet=quiet) as reporter:
+        from mobilenas.pipeline import ARCH_FILE, search_stage
+
+        run = open_or_start(ctx, reporter)
+        record = search_stage(run)
+    from .render import show_arch, show_certificate, show_file, show_rule, status_of
+
+    if as_json:
+        show_file(run.folder / ARCH_FILE)
+    else:
+        show_arch(record["arch"])
+        show_certificate(record["budgets"])
+        show_rule()
+        seconds = sum(record["seconds"].values())
+        click.echo(f"Discretization gap: {record['discretization_gap']['points']:.1f} points")
+        click.echo(f"Seconds: {seconds:.0f} for {record['candidates']} candidates")
+        click.echo(f"Network: {run.folder / ARCH_FILE}")
+    return status_of(record["budgets"])
+
+
+def _show_ranges(ranges: dict[str, dict[str, float]], as_json: bool) -> None:
+    from .render import show_json, show_rule, show_table
+
+    if as_json:
+        show_json(ranges)
+        return
+    columns = ("smallest", "largest", "budget")
+    rows = (
+        (cost, *(format_count(row[name]) if name in row else "-" for name in columns))
+        for cost, row in ranges.items()
+    )
+    show_table("Reachable costs", ("cost", *columns), rows)
+    show_rule()

@@ -1,0 +1,83 @@
+"""What every working command does around its one call: progress, interruption, opening the run."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from mobilenas.progress import Reporter
+
+from .progress import make_reporter
+
+if TYPE_CHECKING:
+    from mobilenas.request import Request
+    from mobilenas.runs import Run
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C, with the command that goes on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def working(again: str, folder: Path | None, *, quiet: bool) -> Iterator[Reporter]:
+    """Show progress; on Ctrl-C say how to go on with the run in `folder`."""
+    try:
+        with make_reporter(quiet) as reporter:
+            yield reporter
+    except KeyboardInterrupt:
+        if folder is not None and (folder / "run.json").exists():
+            raise Interrupted(f"interrupted; go on with: {again}") from None
+        raise Interrupted("interrupted before a run was begun") from None
+
+
+def resume_command(name: str, out: Path | None) -> str:
+    """Return the command that goes on with the run in `out`."""
+    return f"mobilenas {name} --out {shlex.quote(str(out))} --resume"
+
+
+def asked_for(ctx: click.Context) -> "Request":
+    """Make the Request that the options state."""
+    from mobilenas.request import Request
+
+    names = [field.name for field in fields(Request)]
+    given: dict[str, Any] = {
+        name: ctx.params[name] for name in names if ctx.params[name] is not None
+    }
+    return Request(**given)
+
+
+def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":
+    """Start the run that the options state in --out, or go on with the one there."""
+    from mobilenas.request import go_on, start
+    from mobilenas.runs import command_line
+
+    out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
+    if out is None:
+        raise click.UsageError("no run folder was given: say --out", ctx)
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
+    if resume and not _states_a_request(ctx):
+        return go_on(out, reporter)
+    return start(
+        out,
+        asked_for(ctx),
+        command=command_line(),
+        reporter=reporter,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _states_a_request(ctx: click.Context) -> bool:
+    others = {"out", "resume", "overwrite", "quiet", "as_json", "dry_run"}
+    return any(
+        ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for name in set(ctx.params) - others
+    )

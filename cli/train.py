@@ -1,0 +1,36 @@
+"""`mobilenas train`: the final training alone."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from .options import output_options, run_argument
+
+
+@click.command(name="train")
+@run_argument
+@output_options
+def command(folder: Path, quiet: bool, as_json: bool) -> None:
+    """Train the network of RUN/arch.json, and write RUN/model.safetensors."""
+    from .session import working
+
+    again = f"mobilenas train {shlex.quote(str(folder))}"
+    with working(again, folder, quiet=quiet) as reporter:
+        from mobilenas.pipeline import WEIGHTS_FILE, train_stage
+        from mobilenas.runs import open_run
+
+        record = train_stage(open_run(folder, reporter))
+    from .render import show_json, show_table
+
+    if as_json:
+        show_json(record)
+        return
+    row = (
+        f"{record['best_epoch']} of {record['epochs']}",
+        f"{record['val_top1']:.1f}",
+        f"{record['params']:,}",
+        f"{record['seconds']:.0f}",
+    )
+    show_table("Training", ("best epoch", "val top-1 %", "params", "seconds"), [row])
+    click.echo(f"Weights: {folder / WEIGHTS_FILE}")

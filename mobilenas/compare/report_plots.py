@@ -1,0 +1,283 @@
+"""The report's drawings as inline SVG; ink is the page's colour, so they suit light and dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mobilenas.compare.report_page import text
+from mobilenas.config import format_count
+from mobilenas.spaces import Block, MobileArch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A colour nobody draws with: in the finished SVG it becomes currentColor, which follows the page.
+_INK = "#010203"
+_COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
+_GREY = "#858d99"
+_KERNEL_COLOURS = {1: _GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
+_KIND_STYLES = {
+    "found": {"color": _COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
+    "rival": {"color": _COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
+    "random": {"color": _GREY, "marker": "o", "s": 22, "zorder": 2},
+}
+_MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
+
+# matplotlib types the names as literals, which a plain dict is not
+_RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mobilenas",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "text.parse_math": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def accuracy_plot(entries: Sequence[Mapping[str, Any]], flops_limit: float | None) -> str:
+    """Draw top-1 of the test images against FLOPs, one mark a network."""
+    with _rc():
+        fig, axes = _axes(3.9, 3.7)
+        markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
+        for label, kind, group in _groups(entries):
+            # mypy knows scatter's arguments by name, not as an unpacked mapping
+            style: dict[str, Any] = _KIND_STYLES.get(kind) or {
+                "color": _COLOURS[1],
+                "marker": next(markers),
+                "s": 34,
+                "zorder": 3,
+            }
+            x, y = [entry["flops"] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=_plain(label), linewidths=0, alpha=0.9, **style)
+        if flops_limit is not None:
+            axes.axvline(flops_limit, color=_INK, linewidth=1, linestyle="--", label="FLOPs budget")
+        axes.margins(0.08)
+        axes.set_xlabel("FLOPs (multiply-adds)")
+        axes.set_ylabel("top-1 on test images, %")
+        axes.xaxis.set_major_locator(_locator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
+        fig.legend(loc="outside lower center", ncols=2, handletextpad=0.3, columnspacing=1)
+        return _svg(fig, "accuracy", "Top-1 against FLOPs of every network of the comparison")
+
+
+def search_plots(
+    log: Sequence[Mapping[str, Any]], limits: Mapping[str, float], warmup: int
+) -> list[tuple[str, str]]:
+    """Draw (title, SVG) of each curve over the epochs of a search; warm-up epochs are shaded."""
+    loads = {
+        f"{cost} / limit, %": [100 * record["expected"][cost] / limit for record in log]
+        for cost, limit in limits.items()
+    }
+    multipliers = {c: [r["multipliers"][c] for r in log] for c in limits}
+    # in warm-up no step of the alphas is taken, and the log says 0
+    alpha_loss = [r["alpha_loss"] if r["epoch"] > warmup else float("nan") for r in log]
+    curves: list[tuple[str, dict[str, list[float]], float | None]] = [
+        ("Loss", {"weights": [r["loss"] for r in log], "alphas": alpha_loss}, None),
+        ("Entropy of the alphas", {"nats": [r["entropy"] for r in log]}, None),
+        ("Temperature", {"tau": [r["tau"] for r in log]}, None),
+        ("Expected cost / budget", loads, 100.0),
+        ("Multipliers", multipliers, None),
+    ]
+    epochs = [record["epoch"] for record in log]
+    with _rc():
+        return [
+            (title, _curve(title, epochs, lines, level, warmup)) for title, lines, level in curves
+        ]
+
+
+def _curve(
+    title: str,
+    epochs: Sequence[int],
+    lines: Mapping[str, Sequence[float]],
+    level: float | None,
+    warmup: int,
+) -> str:
+    fig, axes = _axes(3.4, 2.2)
+    if warmup:
+        axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=_INK, alpha=0.07, linewidth=0)
+    if level is not None:
+        axes.axhline(level, color=_INK, linewidth=1, linestyle="--")
+    marker = "o" if len(epochs) < 30 else ""
+    for (label, values), colour in zip(lines.items(), _COLOURS, strict=False):
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=2.5, label=_plain(label))
+    axes.set_xlim(0.5, epochs[-1] + 0.5)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(_locator(6))
+    if len(lines) > 1:
+        axes.legend()
+    else:
+        axes.set_ylabel(_plain(next(iter(lines), "")))
+    return _svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by epoch")
+
+
+def ranking_plot(supernet: Sequence[float], trained: Sequence[float]) -> str:
+    """Draw top-1 with the supernet's weights against top-1 after own training, a mark a network."""
+    with _rc():
+        fig, axes = _axes(3.4, 2.8)
+        axes.scatter(supernet, trained, color=_COLOURS[1], s=22, linewidths=0)
+        axes.margins(0.08)
+        axes.set_xlabel("top-1 with the supernet's weights, %")
+        axes.set_ylabel("top-1 after own training, %")
+        return _svg(fig, "ranking", "Supernet accuracy against own accuracy")
+
+
+def _groups(
+    entries: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Group by what the legend names: each MobileNet by name, all others by kind."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        label = entry["name"] if entry["kind"] == "mobilenet" else entry["kind"]
+        groups.setdefault((label, entry["kind"]), []).append(entry)
+    return [(label, kind, group) for (label, kind), group in groups.items()]
+
+
+def _rc() -> Any:
+    import matplotlib as mpl
+
+    return mpl.rc_context(_RC)
+
+
+def _axes(width: float, height: float) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width, height), layout="constrained")
+    fig.patch.set_alpha(0)
+    axes = fig.add_subplot()
+    axes.patch.set_alpha(0)
+    return fig, axes
+
+
+def _locator(most: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
+
+
+def _plain(label: str) -> str:
+    # matplotlib warns of glyphs that its own font lacks; labels starting with _ it leaves out
+    return label.encode("ascii", "replace").decode().lstrip("_") or "?"
+
+
+def _svg(fig: "Figure", name: str, label: str) -> str:
+    """Return the figure as an element to stand in a page: own ids, the page's ink, no preamble."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    svg = re.sub(r'(<svg [^>]*?) ?\bwidth="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?) ?\bheight="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace(_INK, "currentColor")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1)
+
+
+_STEP, _BAR, _LEFT, _TOP, _TALL = 46, 34, 98, 62, 120
+_BASE = _TOP + _TALL
+_TIMES = "\u00d7"
+
+
+def arch_drawing(arch: MobileArch) -> str:
+    """Draw the chain: a bar a block, as high as its output has channels, coloured by kernel."""
+    channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
+    side = -(-arch.image_size // arch.stem.stride)
+    # the stem is dense: it has no expansion
+    columns = [_column(0, "stem", _GREY, 3, channels[0], max(channels), side, arch.stem.stride)]
+    for number, block in enumerate(arch.blocks, 1):
+        side = -(-side // block.stride)
+        columns.append(_block(number, block, channels[number - 1], max(channels), side))
+    last = len(columns)
+    head = arch.head.channels
+    columns.append(_column(last, "head", _GREY, 1, head, head, side, 1, dashed=True))
+    names = {16: "stride", 34: "squeeze-excite", 52: "expansion", _BASE + 18: "kernel"}
+    names |= {_BASE + 36: "channels", _BASE + 54: "side, pixels", _BASE + 72: "block"}
+    labels = "".join(
+        f'<text x="0" y="{y}" opacity="0.65">{name}</text>' for y, name in names.items()
+    )
+    width, height = _LEFT + _STEP * (last + 1), _BASE + 80
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-size="11" font-family="system-ui, sans-serif" '
+        f'fill="currentColor" aria-label="The found network, block by block">\n{labels}\n'
+        + "\n".join(columns)
+        + "\n</svg>"
+    )
+
+
+def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
+    told = (
+        f"block {number}: {block.kernel}x{block.kernel}, channels {inputs} to {block.hidden} to "
+        f"{block.out}, stride {block.stride}, {block.activation}"
+        + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
+    )
+    column = _column(
+        number,
+        str(number),
+        _KERNEL_COLOURS[block.kernel],
+        block.kernel,
+        block.out,
+        most,
+        side,
+        block.stride,
+        told=told,
+    )
+    marks = _label(number, 52, f"{_TIMES}{block.hidden / inputs:.3g}")
+    marks += _label(number, 34, "SE") if block.squeeze else ""
+    return f"<g>{column}{marks}</g>"
+
+
+def _column(
+    place: int,
+    name: str,
+    colour: str,
+    kernel: int,
+    channels: int,
+    most: int,
+    side: int,
+    stride: int,
+    *,
+    dashed: bool = False,
+    told: str = "",
+) -> str:
+    x = _LEFT + _STEP * place
+    high = max(3.0, _TALL * channels / most)
+    paint = (
+        f'fill="none" stroke="{colour}" stroke-dasharray="4 3"' if dashed else f'fill="{colour}"'
+    )
+    title = f"<title>{text(told)}</title>" if told else ""
+    bar = (
+        f'<rect x="{x}" y="{_BASE - high:.1f}" width="{_BAR}" height="{high:.1f}" rx="2" {paint}>'
+        f"{title}</rect>"
+    )
+    rows = (f"{kernel}{_TIMES}{kernel}", channels, side, name)
+    labels = "".join(_label(place, _BASE + 18 * n, row) for n, row in enumerate(rows, 1))
+    if stride > 1:
+        line = x - (_STEP - _BAR) / 2
+        labels += _label(place, 16, f"÷{stride}") + (
+            f'<path d="M{line} 8V{_BASE}" stroke="currentColor" stroke-dasharray="2 3" '
+            'opacity="0.6"/>'
+        )
+    return f"<g>{bar}{labels}</g>"
+
+
+def _label(place: int, y: int, value: object) -> str:
+    x = _LEFT + _STEP * place + _BAR // 2
+    return f'<text x="{x}" y="{y}" text-anchor="middle">{text(value)}</text>'

@@ -1,0 +1,52 @@
+"""The honest rival of a search: random networks, the same finalists stage, the same time."""
+
+import random
+from pathlib import Path
+
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData
+from mobilenas.progress import Reporter
+from mobilenas.search import FinalistSettings, SuccessiveHalving
+from mobilenas.spaces import MobileArch
+from mobilenas.train import Recipe
+
+_MOST = 1000
+
+
+def rival(
+    budgets: Budgets,
+    data: ImageData,
+    settings: FinalistSettings,
+    recipe: Recipe,
+    *,
+    seconds: float,
+    checkpoint: Path,
+    seed: int,
+    device: str,
+    reporter: Reporter,
+) -> tuple[MobileArch, int, float]:
+    """Return the winner among random networks, how many entered, and the seconds that were spent.
+
+    Networks are taken in as long as all rungs of so many are expected to end within `seconds`.
+    """
+    source = random.Random(f"rival/{seed}")
+    halving = SuccessiveHalving(
+        data,
+        settings,
+        recipe,
+        checkpoint=checkpoint,
+        seed=seed,
+        device=device,
+        reporter=reporter,
+    )
+    reporter.start("rival", _MOST)
+    archs: list[MobileArch] = []
+    for index in range(_MOST):
+        known = sum(record["rung"] == 0 for record in halving.scores)
+        whole = sum(settings.rungs(max(2, index + 1)))
+        if index >= max(2, known) and halving.seconds / index * whole > seconds:
+            break
+        archs.append(budgets.space.arch(budgets.random(source)))
+        halving.score(archs[-1], index, 0)
+    winner = halving.best(archs)
+    return archs[winner], len(archs), halving.seconds

@@ -1,0 +1,110 @@
+"""Quantities as people write them (`500k`, `1.5M`, `8ms`) and checks shared by all settings."""
+
+import math
+import re
+import types
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from mobilenas.errors import MobileNASError
+
+COUNTING_RULE = (
+    "one multiply-add is one FLOP; convolutions and linear layers count, "
+    "batch norm, activations and pooling do not"
+)
+"""Said in `--help`, in run.json and under every table of FLOPs."""
+
+_COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>[kKMG]?)")
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>us|ms|s)")
+_COUNT_SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_TIME_SCALES_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def parse_count(text: str) -> int:
+    """Read `500k`, `1.5M`, `2G` or `300000` as a whole number above zero."""
+    match = _COUNT.fullmatch(text.strip())
+    number = float(match["number"]) * _COUNT_SCALES[match["suffix"]] if match else 0.0
+    if number < 1 or not math.isfinite(number):
+        raise MobileNASError(f"{text!r} is not a size above zero: write 300000, 500k, 1.5M or 2G")
+    return round(number)
+
+
+def parse_time_ms(text: str) -> float:
+    """Read `8ms`, `0.5s` or `900us` as milliseconds above zero."""
+    match = _TIME.fullmatch(text.strip())
+    number = float(match["number"]) * _TIME_SCALES_MS[match["suffix"]] if match else 0.0
+    if number <= 0 or not math.isfinite(number):
+        raise MobileNASError(f"{text!r} is not a time above zero: write 8ms, 0.5s or 900us")
+    return number
+
+
+def format_count(number: float) -> str:
+    """Write 300774272 as `300.8M`: four digits at most, the suffixes that `parse_count` reads."""
+    for suffix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= scale:
+            value = number / scale
+            return f"{value:.4g}{suffix}" if abs(value) < 1e4 else f"{value:.0f}{suffix}"
+    return f"{number:.4g}"
+
+
+def check_between(owner: object, name: str, low: float, high: float) -> None:
+    """Raise unless `owner.name` is a number in [low, high]."""
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise MobileNASError(f"{name} is {value!r}; it must be between {low:g} and {high:g}")
+
+
+def check_choice(name: str, value: object, legal: tuple[object, ...]) -> None:
+    """Raise unless `value` is one of `legal`."""
+    if value not in legal:
+        raise MobileNASError(f"{name} is {value!r}; it must be one of {', '.join(map(str, legal))}")
+
+
+def to_plain(value: Any) -> Any:
+    """Return settings as JSON's own types: dataclasses become objects, tuples lists, paths text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: Any, value: Any, place: str) -> Any:
+    """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _dataclass_from_plain(kind, value, place)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        (kind,) = (option for option in inner if option is not type(None))
+        return from_plain(kind, value, place)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise MobileNASError(f"{place} is {value!r}; it must be a list")
+        return tuple(
+            from_plain(inner[0], item, f"{place}[{index}]") for index, item in enumerate(value)
+        )
+    if kind is Path:
+        return Path(str(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise MobileNASError(f"{place} is {value!r}; it must be {kind.__name__}")
+    return value
+
+
+def _dataclass_from_plain(kind: type, value: Any, place: str) -> Any:
+    names = [field.name for field in fields(kind)]
+    if not isinstance(value, dict):
+        raise MobileNASError(f"{place} is {value!r}; it must be an object")
+    missing = [name for name in names if name not in value]
+    unknown = [name for name in value if name not in names]
+    if missing or unknown:
+        wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
+        raise MobileNASError(f"{place} {wrong}; its fields are {', '.join(names)}")
+    hints = get_type_hints(kind)
+    return kind(**{name: from_plain(hints[name], value[name], f"{place}.{name}") for name in names})

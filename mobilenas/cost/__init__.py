@@ -1,0 +1,15 @@
+"""FLOPs, params, memory: exact on an arch, expected on a relaxation, recounted on the file."""
+
+from mobilenas.cost.exact import Costs, LayerCost, costs, layer_costs
+from mobilenas.cost.expected import COSTS, DECISIONS, CostTable, Probabilities
+
+__all__ = [
+    "COSTS",
+    "DECISIONS",
+    "CostTable",
+    "Costs",
+    "LayerCost",
+    "Probabilities",
+    "costs",
+    "layer_costs",
+]

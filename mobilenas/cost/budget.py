@@ -1,0 +1,131 @@
+"""Budgets, and the three ways a constraint enters the loss."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenas.config import check_choice, format_count
+from mobilenas.cost.expected import COSTS, CostTable, Probabilities
+from mobilenas.errors import BudgetError
+from mobilenas.spaces.mobile import Choice, MobileSpace
+
+CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+FLOOR = 0.9
+"""A found network uses at least this share of one of its budgets."""
+_MOST_DRAWS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """An upper limit on one cost."""
+
+    cost: str
+    """flops, params or memory (bytes)."""
+    limit: int
+    """In units of the cost."""
+
+    def __post_init__(self) -> None:
+        """Check the name and the limit."""
+        check_choice("cost", self.cost, COSTS)
+        if self.limit <= 0:
+            raise BudgetError(f"the {self.cost} budget is {self.limit}; it must be above zero")
+
+    def __str__(self) -> str:
+        return f"{self.cost} <= {format_count(self.limit)}"
+
+
+class Budgets:
+    """All limits of a job over one space: expectation and exact costs behind one interface."""
+
+    def __init__(self, space: MobileSpace, budgets: Iterable[Budget]) -> None:
+        self.budgets = tuple(budgets)
+        if not self.budgets:
+            raise BudgetError("no budget was given: say --flops, --params or --memory")
+        self.tables = {cost: CostTable(space, cost) for cost in COSTS}
+        self.space = space
+        # peak memory jumps from width to width: a limit on it alone may have nothing just below
+        self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self.budgets) else FLOOR
+
+    def expected(self, p: Probabilities) -> dict[str, Tensor]:
+        """Return the expected cost for every budget."""
+        return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
+
+    def load(self, choice: Choice) -> float:
+        """Return the largest cost / limit of a choice; over 1 breaks a budget."""
+        return max(self.tables[b.cost].exact(choice) / b.limit for b in self.budgets)
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether every budget holds and, unless only memory counts, one is used to 90 %."""
+        return self.floor <= self.load(choice) <= 1
+
+    def random(self, source: random.Random) -> Choice:
+        """Draw a choice uniformly among those that fit."""
+        for _ in range(_MOST_DRAWS):
+            choice = self.space.random(source)
+            if self.fits(choice):
+                return choice
+        raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
+
+    def wanted(self) -> str:
+        """Return what `fits` asks for, for errors."""
+        limits = ", ".join(map(str, self.budgets))
+        return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
+
+    def check_reachable(self) -> None:
+        """Raise a BudgetError that names the smallest reachable cost, if a budget lies under it."""
+        for budget in self.budgets:
+            least = self.tables[budget.cost].least()
+            if least > budget.limit:
+                raise BudgetError(
+                    f"{budget} cannot be kept: the smallest network of the space has "
+                    f"{format_count(least)} {budget.cost}"
+                )
+
+
+class ConstraintLoss:
+    """Adds the budgets to the loss of the alphas: a penalty (Song and Li 2020) and two others.
+
+    With g = F/T - 1: penalty s F/T, hinge s max(0, g), and by default the augmented Lagrangian
+    (max(0, mu + rho g)^2 - mu^2) / (2 rho).
+    """
+
+    def __init__(self, kind: str, budgets: Budgets, *, strength: float, rho: float) -> None:
+        check_choice("constraint", kind, CONSTRAINTS)
+        self.kind, self.budgets, self.strength, self.rho = kind, budgets, strength, rho
+        self.multipliers = {budget.cost: 0.0 for budget in budgets.budgets}
+        self._excess: dict[str, float] = {}
+
+    def __call__(self, p: Probabilities) -> Tensor:
+        """Return the scalar that is added to the cross entropy."""
+        costs = self.budgets.expected(p)
+        ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}
+        self._excess = {cost: float(ratio.detach()) - 1 for cost, ratio in ratios.items()}
+        terms = [self._term(ratio, self.multipliers[cost]) for cost, ratio in ratios.items()]
+        return torch.stack(terms).sum()
+
+    def _term(self, ratio: Tensor, multiplier: float) -> Tensor:
+        if self.kind == "penalty":
+            return self.strength * ratio
+        excess = ratio - 1
+        if self.kind == "hinge":
+            return self.strength * excess.clamp(min=0)
+        pushed = (multiplier + self.rho * excess).clamp(min=0)
+        return (pushed**2 - multiplier**2) / (2 * self.rho)
+
+    def update(self) -> None:
+        """Lagrangian: mu <- max(0, mu + rho g) with the costs of the last call; once a step."""
+        if self.kind == "lagrangian":
+            for cost, excess in self._excess.items():
+                self.multipliers[cost] = max(0.0, self.multipliers[cost] + self.rho * excess)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the multipliers."""
+        return dict(self.multipliers)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read the multipliers back."""
+        self.multipliers = {cost: float(state[cost]) for cost in self.multipliers}

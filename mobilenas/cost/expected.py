@@ -1,0 +1,190 @@
+"""Cost tables of a space: exact for any choice, expected for a relaxation, and its gradient.
+
+Every slot has a table over (input width, output width, expansion, kernel, squeeze) filled by the
+exact cost functions, so a measured latency fits as well as an analytic count. The decisions are
+independent, hence the expectation is a multilinear form of their probabilities:
+F(p) = F0 + sum_l keep_l <T_l, p_l>. Memory is a maximum and not a sum: its expectation is taken
+slot by slot and the largest counts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from mobilenas.cost.exact import LayerCost, block_costs, head_costs, output_side, stem_cost
+from mobilenas.spaces.mobile import Choice, MobileSpace
+
+COSTS = ("flops", "params", "memory")
+"""Costs that follow from an arch alone."""
+
+_JOIN: dict[str, Callable[[list[LayerCost]], int]] = {
+    "flops": lambda layers: sum(layer.flops for layer in layers),
+    "params": lambda layers: sum(layer.params for layer in layers),
+    "memory": lambda layers: max(layer.memory for layer in layers),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probabilities:
+    """A relaxation: one distribution per decision; L slots, S stages."""
+
+    width: Tensor
+    """[S, W]."""
+    kernel: Tensor
+    """[L, K]."""
+    expansion: Tensor
+    """[L, E]; a slot with fewer expansions has zeros behind."""
+    squeeze: Tensor
+    """[L, Q]."""
+    keep: Tensor
+    """[L, 2]: left out, kept."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the distribution of one kind of decision."""
+        value: Tensor = getattr(self, name)
+        return value
+
+
+DECISIONS = ("width", "kernel", "expansion", "squeeze", "keep")
+
+
+class CostTable:
+    """One cost over a space."""
+
+    def __init__(self, space: MobileSpace, cost: str) -> None:
+        slots, stages = space.slots, space.stages
+        self.cost = cost
+        self.is_peak = cost == "memory"
+        join = _JOIN[cost]
+        shape = (
+            len(slots),
+            max(len(stage.widths) for stage in stages),
+            max(len(stage.widths) for stage in stages),
+            max(len(slot.expansions) for slot in slots),
+            len(space.kernels),
+            len(space.squeeze),
+        )
+        self.slots = torch.zeros(shape, dtype=torch.float64)
+        for number, slot in enumerate(slots):
+            for i, o, e, k, q in product(*map(range, shape[1:])):
+                if i >= len(slot.in_widths) or o >= len(slot.out_widths):
+                    continue
+                if e >= len(slot.expansions) or (not slot.first and i != o):
+                    continue
+                block = space.block(
+                    slot,
+                    slot.in_widths[i],
+                    slot.out_widths[o],
+                    slot.expansions[e],
+                    space.kernels[k],
+                    space.squeeze[q],
+                )
+                self.slots[number, i, o, e, k, q] = join(
+                    block_costs(block, slot.in_widths[i], slot.side)
+                )
+        side = output_side(slots[-1].side, slots[-1].stride)
+        self.head = torch.tensor(
+            [join(head_costs(space.head, w, side, space.classes)) for w in stages[-1].widths],
+            dtype=torch.float64,
+        )
+        self.stem = float(join([stem_cost(space.stem, space.in_channels, space.image_size)]))
+        self._stage = [slot.stage for slot in slots]
+        self._first = torch.tensor([slot.first for slot in slots])
+        self._enters = torch.zeros(shape[1], dtype=torch.float64)
+        self._enters[0] = 1.0
+
+    def exact(self, choice: Choice) -> float:
+        """Return the cost of one choice."""
+        parts = [self.stem, float(self.head[choice.width[-1]])]
+        for number, stage in enumerate(self._stage):
+            if not choice.keep[number]:
+                continue
+            out = choice.width[stage]
+            first = bool(self._first[number])
+            into = out if not first else choice.width[stage - 1] if stage else 0
+            place = (number, into, out, choice.expansion[number], choice.kernel[number])
+            parts.append(float(self.slots[(*place, choice.squeeze[number])]))
+        return max(parts) if self.is_peak else sum(parts)
+
+    def least(self) -> float:
+        """Return the smallest cost of all choices: only the stages' first blocks, the cheapest."""
+        # options a slot does not have cost 0 in the table
+        legal = self.slots.masked_fill(self.slots == 0, torch.inf).flatten(3).amin(-1)  # [L, W, W]
+        join = torch.maximum if self.is_peak else torch.add
+        best = torch.where(self._enters == 1, self.stem, torch.inf)  # [W], by the width so far
+        for cheapest in legal[self._first]:
+            best = join(best[:, None], cheapest).amin(0)
+        return float(join(best[: len(self.head)], self.head).min())
+
+    def expected(self, p: Probabilities) -> Tensor:
+        """Return the expected cost, a scalar that carries gradients to the probabilities."""
+        p = self._here(p)
+        slots = p.keep[:, 1] * torch.einsum(
+            "lioekq,lio,le,lk,lq->l",
+            self.slots,
+            self._width_pairs(p),
+            p.expansion,
+            p.kernel,
+            p.squeeze,
+        )  # [L]
+        head = self.head @ p.width[-1, : len(self.head)]
+        if self.is_peak:
+            return torch.cat([slots, head[None], head.new_tensor([self.stem])]).max()
+        return slots.sum() + head + self.stem
+
+    def gradient(self, p: Probabilities, tau: float) -> dict[str, Tensor]:
+        """Return dF/dalpha by decision for p = softmax(alpha / tau), without autograd.
+
+        dF/dalpha_lj = p_lj (f_lj - sum_k p_lk f_lk) / tau, where f_lj = dF/dp_lj is the table
+        contracted with all other decisions' probabilities. For sums only: memory is a maximum.
+        """
+        if self.is_peak:
+            raise TypeError(f"{self.cost} is a maximum; its gradient has no closed form here")
+        p = self._here(p)
+        table, pairs = self.slots * p.keep[:, 1, None, None, None, None, None], self._width_pairs(p)
+        e, k, q = p.expansion, p.kernel, p.squeeze
+        kept = torch.einsum("lioekq,lio,le,lk,lq->l", self.slots, pairs, e, k, q)
+        slopes = {
+            "width": self._width_slopes(p, torch.einsum("lioekq,le,lk,lq->lio", table, e, k, q)),
+            "kernel": torch.einsum("lioekq,lio,le,lq->lk", table, pairs, e, q),
+            "expansion": torch.einsum("lioekq,lio,lk,lq->le", table, pairs, k, q),
+            "squeeze": torch.einsum("lioekq,lio,le,lk->lq", table, pairs, e, k),
+            "keep": torch.stack([torch.zeros_like(kept), kept], 1),
+        }
+        return {
+            name: p[name] * (f - (p[name] * f).sum(-1, keepdim=True)) / tau
+            for name, f in slopes.items()
+        }
+
+    def _here(self, p: Probabilities) -> Probabilities:
+        """Return `p` in the table's precision and on its device."""
+        return Probabilities(**{name: p[name].to(self.slots) for name in DECISIONS})
+
+    def _widths(self, p: Probabilities) -> tuple[Tensor, Tensor]:
+        """Return [L, W] twice: probabilities of a stage's input width and of its own."""
+        before = torch.cat([self._enters[None], p.width[:-1]])
+        return before[self._stage], p.width[self._stage]
+
+    def _width_pairs(self, p: Probabilities) -> Tensor:
+        """[L, W, W]: probability of each pair of input and output width."""
+        before, out = self._widths(p)
+        return torch.where(
+            self._first[:, None, None],
+            before[:, :, None] * out[:, None, :],
+            torch.diag_embed(out),
+        )
+
+    def _width_slopes(self, p: Probabilities, pairs: Tensor) -> Tensor:
+        """[S, W]: dF/dp of the widths; `pairs` [L, W, W]: cost of a slot by its two widths."""
+        before, out = self._widths(p)
+        stage, first = torch.tensor(self._stage), self._first
+        own = torch.einsum("lio,li->lo", pairs, before)
+        own = torch.where(first[:, None], own, pairs.diagonal(dim1=1, dim2=2))
+        slopes = torch.zeros_like(p.width).index_add(0, stage, own)
+        slopes[-1, : len(self.head)] += self.head
+        follows = first & (stage > 0)  # a first block's input has the width of the stage before
+        into = torch.einsum("lio,lo->li", pairs, out)
+        return slopes.index_add(0, stage[follows] - 1, into[follows])

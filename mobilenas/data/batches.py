@@ -1,0 +1,167 @@
+"""Batches of normalised images; shuffling and augmentation come from one seed and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mobilenas.config import check_between
+from mobilenas.data.settings import ImageData
+from mobilenas.data.splits import Split, generator_for
+from mobilenas.errors import DataError
+
+_PADDING_SHARE = 8
+_RANDAUGMENT_GROUP = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are varied."""
+
+    crop_padding: int | None = None
+    """Pixels that a crop may be shifted by in each direction; None is side / 8, 0 is off."""
+    flip: bool | None = None
+    """Mirror half of the images; None is what the data says."""
+    randaugment: int = 0
+    """RandAugment operations on each image (arXiv 1909.13719), 0 is off."""
+
+    def __post_init__(self) -> None:
+        if self.crop_padding is not None:
+            check_between(self, "crop_padding", 0, 1024)
+        check_between(self, "randaugment", 0, 10)
+
+
+def _chunk_lengths(count: int, batch_size: int, *, shuffled: bool, drop_last: bool) -> list[int]:
+    lengths = [batch_size] * (count // batch_size)
+    rest = count % batch_size
+    if rest == 1 and shuffled and lengths and not drop_last:
+        lengths[-1] += 1  # batch norm has no variance over one image
+    elif rest and not drop_last and not (rest == 1 and shuffled):
+        lengths.append(rest)
+    return lengths
+
+
+def batches_per_pass(
+    split: Split, batch_size: int, *, shuffled: bool = True, drop_last: bool = False
+) -> int:
+    """How many batches one call of `batches` gives."""
+    return len(_chunk_lengths(len(split), batch_size, shuffled=shuffled, drop_last=drop_last))
+
+
+def batches(
+    split: Split,
+    data: ImageData,
+    *,
+    batch_size: int,
+    seed: tuple[int, ...] | None,
+    augmentation: Augmentation | None = None,
+    device: str | torch.device = "cpu",
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass: normalised channels-last float32 [B, 3, H, W], int64 [B]; in order without seed.
+
+    The same seed, such as (run seed, stage, epoch), gives the same pass. A shuffled pass has no
+    batch of one image: a last one joins the batch before it.
+    """
+    smallest = 1 if seed is None else 2
+    if batch_size < smallest:
+        raise DataError(f"batch_size is {batch_size}; it must be at least {smallest}")
+    if seed is None and augmentation is not None:
+        raise DataError("augmentation needs a seed, so that a pass can be repeated")
+    generator = None if seed is None else generator_for(seed)
+    lengths = _chunk_lengths(len(split), batch_size, shuffled=seed is not None, drop_last=drop_last)
+    order = (
+        torch.arange(len(split))
+        if generator is None
+        else torch.randperm(len(split), generator=generator)
+    )
+    chunks = order[: sum(lengths)].split(lengths) if lengths else ()
+    return _passes(split, data, chunks, generator, augmentation, torch.device(device))
+
+
+def _passes(
+    split: Split,
+    data: ImageData,
+    chunks: tuple[Tensor, ...],
+    generator: torch.Generator | None,
+    augmentation: Augmentation | None,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for chunk, images in zip(chunks, split.stream(chunks), strict=True):
+        images = images.to(device)
+        labels = split.labels[chunk].to(device)
+        if augmentation is None or generator is None:
+            yield _normalised(images, data), labels
+        else:
+            yield _augmented(images, data, augmentation, generator), labels
+
+
+def _normalise_into(out: Tensor, images: Tensor, data: ImageData) -> None:
+    """(value / 255 - mean) / std of uint8 [B, 3, H, W] into contiguous float32 [B * H * W, 3]."""
+    count, channels, height, width = images.shape
+    scale = torch.tensor([1 / (255 * std) for std in data.std], device=images.device)
+    shift = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
+    out.view(count, height, width, channels).copy_(images.permute(0, 2, 3, 1))
+    # Long rows, a scale for each column, are several times faster than broadcasting over rows of 3.
+    rows = out.view(count, -1).mul_(scale.repeat(height * width))
+    rows.add_(torch.tensor(shift, device=images.device).repeat(height * width))
+
+
+def _normalised(images: Tensor, data: ImageData) -> Tensor:
+    """Normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+    count, channels, height, width = images.shape
+    pixels = torch.empty(count * height * width, channels, device=images.device)
+    _normalise_into(pixels, images, data)
+    return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _augmented(
+    images: Tensor, data: ImageData, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Vary and normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+    if augmentation.randaugment:
+        images = _randaugmented(images, data, augmentation.randaugment, generator)
+    side = images.shape[-1]
+    padding = augmentation.crop_padding
+    padding = (side + _PADDING_SHARE // 2) // _PADDING_SHARE if padding is None else padding
+    flip = data.flip if augmentation.flip is None else augmentation.flip
+    if not padding and not flip:
+        return _normalised(images, data)
+    places = _places(len(images), side, padding, flip, generator).to(images.device)
+    pixels = torch.empty(len(places) + 1, images.shape[1], device=images.device)
+    _normalise_into(pixels[:-1], images, data)
+    pixels[-1] = 0  # what lies outside an image: the mean
+    return pixels.index_select(0, places).view(len(images), side, side, -1).permute(0, 3, 1, 2)
+
+
+def _places(count: int, side: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """The pixel that each pixel of the crops shows: int64 [B * H * W]; B * H * W is none."""
+    offsets = torch.randint(-padding, padding + 1, (2, count, 1), generator=generator)
+    rows = torch.arange(side) + offsets[0]  # [B, H]
+    columns = torch.arange(side).expand(count, side)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, side - 1 - columns, columns)
+    columns = columns + offsets[1]  # [B, W]
+    none = count * side * side
+    starts = (torch.arange(count)[:, None] * side + rows) * side
+    # A row or column outside lifts the sum past `none`, wherever the other one lies.
+    starts = starts.masked_fill((rows < 0) | (rows >= side), none)
+    columns = columns.masked_fill((columns < 0) | (columns >= side), none)
+    return (starts[:, :, None] + columns[:, None, :]).clamp_(max=none).flatten()
+
+
+def _randaugmented(
+    images: Tensor, data: ImageData, operations: int, generator: torch.Generator
+) -> Tensor:
+    """RandAugment on uint8 [B, 3, H, W], other operations for every few images."""
+    from mobilenas._torchvision import transforms
+
+    transform = transforms.RandAugment(operations, fill=[round(255 * mean) for mean in data.mean])
+    seed = int(torch.randint(2**31, (), generator=generator))
+    # torchvision draws from the global CPU generator: lend it our seed and put its state back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        groups = [transform(group) for group in images.split(_RANDAUGMENT_GROUP)]
+    return torch.cat(groups)

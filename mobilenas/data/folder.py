@@ -1,0 +1,157 @@
+"""Folders of images: which files, which classes, which splits."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mobilenas.data.listing import FOLDER_SPLITS, Entry, Listing, list_folder
+from mobilenas.data.moments import Moments, mean_and_std
+from mobilenas.data.reading import choose_size, read_pixels
+from mobilenas.data.settings import DataSettings, ImageData
+from mobilenas.data.splits import Split, stratified_parts
+from mobilenas.data.stores import FileStore, ImageStore, TensorStore
+from mobilenas.errors import DataError
+from mobilenas.progress import Reporter
+
+_VAL_SHARE = 0.15
+_TEST_SHARE = 0.15
+# Search fits weights on one half of the training split and alphas on the other.
+_SMALLEST_TRAIN = 2
+# One character (`A`), a number (`65`), a code point (`U+0041`, `0x41`), or a code point and its
+# character (`065_A`).
+_CHARACTER = re.compile(
+    r".|\d+|(?:U\+|0x)[0-9a-f]{2,6}|(?:U\+|0x)?[0-9a-f]{2,6}[_-].", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Contents:
+    """What is left of a folder once bad files are dropped."""
+
+    entries: tuple[Entry, ...]
+    """One an image, sorted by split, class and name."""
+    store: ImageStore
+    """The images of `entries`, in that order."""
+    moments: Moments
+    """[N, 3, 2]"""
+    image_size: int
+    """Side in pixels."""
+    notes: tuple[str, ...]
+    """What the user should know about how they were read."""
+
+
+def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
+    """Read `train`/`val`/`test` folders, `train`/`test`, or plain class folders."""
+    root = Path(settings.source)
+    listing = list_folder(root)
+    _check_counts(listing, listing.entries)
+    contents = _read(listing, settings, reporter)
+    _check_counts(listing, contents.entries)
+    number = {name: place for place, name in enumerate(listing.classes)}
+    labels = torch.tensor([number[entry.label] for entry in contents.entries])
+    parts, split_rule = _split(listing, contents.entries, labels, settings.split_seed)
+    mean, std = mean_and_std(contents.moments[parts["train"].numpy()], contents.image_size**2)
+    characters = all(_CHARACTER.fullmatch(name) for name in listing.classes)
+    notes = (f"splits of {root}: {split_rule}", *contents.notes)
+    if settings.flip is None and characters:
+        notes += ("no horizontal flips: class names look like characters or numbers",)
+    train, val, test = (
+        Split(contents.store, parts[name], labels[parts[name]]) for name in FOLDER_SPLITS
+    )
+    return ImageData(
+        name=settings.source,
+        classes=listing.classes,
+        image_size=contents.image_size,
+        mean=mean,
+        std=std,
+        flip=not characters if settings.flip is None else settings.flip,
+        train=train,
+        val=val,
+        test=test,
+        fingerprint=_fingerprint(root, contents.entries, labels, parts),
+        notes=notes,
+        split_rule=split_rule,
+    )
+
+
+def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
+    """Raise where a class cannot be split, or a split is empty."""
+    drawn = len(FOLDER_SPLITS) - len(listing.folders) if listing.folders else 2
+    needed = _SMALLEST_TRAIN + drawn
+    source = "train" if listing.folders else ""
+    place = listing.root / listing.folders.get(source, "")
+    counts = Counter(entry.label for entry in entries if entry.split == source)
+    for name in listing.classes:
+        if counts[name] < needed:
+            raise DataError(
+                f"class {name!r} in {place} has {counts[name]} usable images; "
+                f"the splits need at least {needed}"
+            )
+    for split, folder in listing.folders.items():
+        if not any(entry.split == split for entry in entries):
+            raise DataError(f"{listing.root / folder} holds no usable image")
+
+
+def _read(listing: Listing, settings: DataSettings, reporter: Reporter) -> _Contents:
+    paths = [entry.path for entry in listing.entries]
+    skip = settings.skip_bad_images
+    size, notes, bad = choose_size(paths, settings.image_size, skip_bad=skip, reporter=reporter)
+    entries = [entry for entry in listing.entries if entry.path not in bad]
+    paths = [entry.path for entry in entries]
+    keep = len(paths) * 3 * size * size <= settings.memory_limit_bytes
+    read = read_pixels(paths, size, keep=keep, skip_bad=skip, reporter=reporter)
+    bad |= read.bad
+    good = [place for place, path in enumerate(paths) if path not in bad]
+    if bad:
+        first = min(bad)
+        plural = "image" if len(bad) == 1 else "images"
+        notes.append(f"{len(bad)} bad {plural} skipped: first {first}")
+    store: ImageStore
+    if read.pixels is None:
+        notes.append(f"{len(good)} images are decoded as they are needed: too many for memory")
+        store = FileStore(tuple(paths[place] for place in good), size)
+    else:
+        store = TensorStore(torch.from_numpy(read.pixels[good] if read.bad else read.pixels), size)
+    if listing.other_files:
+        notes.append(f"{listing.other_files} files that are not named like images were left out")
+    kept = tuple(entries[place] for place in good)
+    return _Contents(kept, store, read.moments[good], size, tuple(notes))
+
+
+def _split(
+    listing: Listing, entries: tuple[Entry, ...], labels: Tensor, seed: int
+) -> tuple[Mapping[str, Tensor], str]:
+    """Places of each split's images in `entries`, and the rule in words."""
+    if not listing.folders:
+        parts = stratified_parts(labels, (_VAL_SHARE, _TEST_SHARE), seed)
+        named = dict(zip(FOLDER_SPLITS, parts, strict=True))
+        return named, f"70/15/15 % of each class by sorted names, seed {seed}"
+    given = {
+        split: torch.tensor([place for place, entry in enumerate(entries) if entry.split == split])
+        for split in listing.folders
+    }
+    if "val" in given:
+        folders = ", ".join(listing.folders[split] for split in FOLDER_SPLITS)
+        return given, f"the folders {folders}"
+    train, val = stratified_parts(labels[given["train"]], (_VAL_SHARE,), seed)
+    named = {"train": given["train"][train], "val": given["train"][val], "test": given["test"]}
+    return named, f"the folders train, test; val is 15 % of each class of train, seed {seed}"
+
+
+def _fingerprint(
+    root: Path, entries: tuple[Entry, ...], labels: Tensor, parts: Mapping[str, Tensor]
+) -> str:
+    """sha256 over each split's file names relative to `root`, sizes in bytes and labels."""
+    digest = hashlib.sha256()
+    for split in FOLDER_SPLITS:
+        for place in parts[split].tolist():
+            path = entries[place].path
+            line = (split, path.relative_to(root).as_posix(), path.stat().st_size)
+            digest.update(repr((*line, int(labels[place]))).encode())
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""Mean and standard deviation from exact sums, so that they do not depend on any order."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.data.images import Pixels
+
+Moments = NDArray[np.float64]
+"""[N, 3, 2]: each image's sums of values and of squares, whole numbers below 2 ** 53."""
+
+_CHUNK = 1024
+_SMALLEST_STD = 1 / 255
+
+
+def image_moments(images: Pixels) -> Moments:
+    """Sums of values and of squares of uint8 [B, 3, H, W] -> [B, 3, 2]."""
+    # numpy, because torch's threads and the decoding threads would wait for each other.
+    moments = np.zeros((len(images), images.shape[1], 2))
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        values = chunk.reshape(*chunk.shape[:2], -1).astype(np.float64)
+        moments[start : start + _CHUNK, :, 0] = values.sum(-1)
+        moments[start : start + _CHUNK, :, 1] = np.einsum("bci,bci->bc", values, values)
+    return moments
+
+
+def mean_and_std(
+    moments: Moments, pixels_per_image: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel in 0..1 from [N, 3, 2]; std is one grey level or more."""
+    mean, square = moments.sum(0).T / (len(moments) * pixels_per_image)  # [3] each
+    std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
+    return tuple((mean / 255).tolist()), tuple(np.maximum(std, _SMALLEST_STD).tolist())

@@ -1,0 +1,21 @@
+"""The one root exception. The command line turns it into one line and exit status 2."""
+
+
+class MobileNASError(Exception):
+    """Something the caller can mend: the message names the thing and says what is legal."""
+
+
+class BudgetError(MobileNASError):
+    """A budget no network of the space can keep, or a malformed one."""
+
+
+class DataError(MobileNASError):
+    """Images, labels or folders that cannot be used as they are."""
+
+
+class FileError(MobileNASError):
+    """A file that is missing, cut, edited by hand to be wrong, or of another schema version."""
+
+
+class DivergedError(MobileNASError):
+    """A loss that is no longer a finite number; the last good checkpoint is kept."""

@@ -1,0 +1,1 @@
+"""ONNX files: export, checks, prediction. Imports nothing: `predict` does without torch."""

@@ -1,0 +1,74 @@
+"""What an exported file says about itself, so that it can be used without anything beside it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenas.errors import FileError
+
+_FIELDS = ("labels", "mean", "std", "image_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """What prediction needs: labels, and x = (pixels / 255 - mean) / std of a square image."""
+
+    labels: tuple[str, ...]
+    """Class names in the order of the logits."""
+    mean: tuple[float, ...]
+    """Mean of each channel, in 0..1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, in 0..1, above zero."""
+    image_size: int
+    """Side of the input in pixels."""
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the form for a file's metadata_props: each value as JSON."""
+        return {name: json.dumps(getattr(self, name)) for name in _FIELDS}
+
+    @classmethod
+    def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
+        """Read the form of `to_strings` among other keys; FileError names `source` and the key."""
+        values = {name: _value(data, name, source) for name in _FIELDS}
+        for name in ("mean", "std"):
+            _check(_is_numbers(values[name], above=None if name == "mean" else 0.0), name, source)
+        labels, size = values["labels"], values["image_size"]
+        texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+        _check(bool(labels) and texts, "labels", source)
+        _check(
+            isinstance(size, int) and not isinstance(size, bool) and size > 0, _FIELDS[3], source
+        )
+        _check(len(values["mean"]) == len(values["std"]), "std", source)
+        return cls(
+            labels=tuple(labels),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            image_size=size,
+        )
+
+
+def _value(data: Mapping[str, str], name: str, source: str) -> Any:
+    if name not in data:
+        raise FileError(
+            f"{source} has no {name!r} in its metadata; it must be a file that mobilenas exported"
+        )
+    try:
+        return json.loads(data[name])
+    except ValueError as error:
+        raise FileError(f"{source}: {name!r} in its metadata is not JSON: {error}") from error
+
+
+def _is_numbers(value: Any, above: float | None) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int | float) and math.isfinite(item) for item in value)
+        and (above is None or min(value) > above)
+    )
+
+
+def _check(holds: bool, name: str, source: str) -> None:
+    if not holds:
+        raise FileError(f"{source}: {name!r} in its metadata has a value that cannot be used")

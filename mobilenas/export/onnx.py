@@ -1,0 +1,188 @@
+"""From a trained module to an ONNX file that is checked, described and compared with the module."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from mobilenas.errors import DataError, FileError
+from mobilenas.files import write_bytes
+from mobilenas.profiling.session import session
+
+OPSET = 18
+"""The exporter's own opset: it writes it without converting, and older phone runtimes read it."""
+
+INPUT, OUTPUT = "image", "logits"
+"""Names of the graph's input and output."""
+
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the file and the module agree on the same images."""
+
+    max_abs_difference: float
+    """Largest difference of any logit."""
+    top1_agreement: float
+    """Percent of images with the same most probable class."""
+    images: int
+    """Number of images."""
+
+
+def export_onnx(
+    module: nn.Module,
+    path: Path,
+    *,
+    image_size: int,
+    channels: int,
+    metadata: dict[str, str],
+    dynamic_batch: bool = False,
+) -> None:
+    """Write a graph `image` float32 [1, C, S, S] -> `logits` [1, classes]; batch norms are kept.
+
+    Normalization stays outside of the graph: `metadata` says it (`ModelMetadata.to_strings`).
+    Constants are folded, batch norms are not: the file holds exactly the module's parameters, so
+    that `count_onnx` can certify them; onnxruntime folds them when it loads the file.
+    """
+    training = module.training
+    module.eval()
+    try:
+        model = _to_proto(module, image_size, channels, dynamic_batch)
+    finally:
+        module.train(training)
+    _drop_invented_biases(model, {name for name, _ in module.named_parameters()})
+    _drop_exporter_notes(model)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def check_parity(
+    module: nn.Module, path: Path, batches: Iterable[Tensor], threads: int = 1
+) -> Parity:
+    """Compare the module with the file in onnxruntime on float32 [N, C, S, S], one image a call."""
+    runner = session(path, threads)
+    device = next(module.parameters()).device
+    differences, same, images = [0.0], 0, 0
+    training = module.training
+    module.eval()
+    try:
+        for batch in batches:
+            with torch.inference_mode():
+                expected = module(batch.to(device)).cpu().numpy()
+            values = batch.cpu().numpy()
+            for image, logits in zip(values, expected, strict=True):
+                (found,) = runner.run(None, {INPUT: image[None]})
+                differences.append(float(np.abs(found[0] - logits).max()))
+                same += int(found[0].argmax() == logits.argmax())
+                images += 1
+    finally:
+        module.train(training)
+    if not images:
+        raise DataError(f"there are no images to compare {path} with its module on")
+    return Parity(
+        # numpy's max keeps a NaN, which must not pass for agreement
+        max_abs_difference=float(np.max(differences)),
+        top1_agreement=100 * same / images,
+        images=images,
+    )
+
+
+def evaluate_onnx(path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads: int = 1) -> float:
+    """Top-1 in percent over (float32 [N, C, S, S], labels [N]), one image a call."""
+    runner = session(path, threads)
+    right, images = 0, 0
+    for batch, labels in batches:
+        for image, label in zip(batch.cpu().numpy(), labels.tolist(), strict=True):
+            (logits,) = runner.run(None, {INPUT: image[None]})
+            right += int(logits[0].argmax() == label)
+            images += 1
+    if not images:
+        raise DataError(f"there are no images to evaluate {path} on")
+    return 100 * right / images
+
+
+def read_props(path: Path) -> dict[str, str]:
+    """All metadata of a file as it was passed to `export_onnx`."""
+    return dict(session(path).get_modelmeta().custom_metadata_map)
+
+
+def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: bool) -> ModelProto:
+    # a batch of one would be taken for a constant
+    batch = 2 if dynamic_batch else 1
+    image = torch.zeros(
+        batch, channels, image_size, image_size, device=next(module.parameters()).device
+    )
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (image,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+            opset_version=OPSET,
+            # the exporter's own optimization would fold batch norms; the passes below do the rest
+            optimize=False,
+            verbose=False,
+        )
+        if program is None:
+            raise FileError("torch.onnx.export returned no model")
+        import onnxscript.optimizer
+
+        onnxscript.optimizer.fold_constants_ir(program.model)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
+        return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporter logs and its use of torch's and onnxscript's deprecated names."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _drop_invented_biases(model: ModelProto, parameters: set[str]) -> None:
+    """The exporter gives a convolution without bias one of zeros; it is no weight of the module."""
+    zeros = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.name not in parameters and not onnx.numpy_helper.to_array(tensor).any()
+    }
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _drop_exporter_notes(model: ModelProto) -> None:
+    """Stack traces and paths of the machine that exported: larger than a small network."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    for group in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        for item in group:
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")

@@ -1,0 +1,66 @@
+"""Labels for image files from an exported network, with onnxruntime, numpy and Pillow alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.export.metadata import ModelMetadata
+from mobilenas.images import decode
+from mobilenas.profiling.session import session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network says about one image."""
+
+    path: Path
+    """The image."""
+    labels: tuple[tuple[str, float], ...]
+    """Label and probability, the most probable first."""
+
+
+def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list[Prediction]:
+    """Give each image its `top` labels, or all there are; the error names a file that is bad."""
+    if top < 1:
+        raise MobileNASError(f"top is {top}; it must be at least 1")
+    runner = session(model_path)
+    strings = runner.get_modelmeta().custom_metadata_map
+    metadata = ModelMetadata.from_strings(strings, str(model_path))
+    channels = len(metadata.mean)
+    size = metadata.image_size
+    (entry,) = runner.get_inputs()
+    if channels != 3 or entry.type != "tensor(float)" or entry.shape[1:] != [channels, size, size]:
+        raise FileError(
+            f"{model_path}: the input is {entry.type} {entry.shape}; for its metadata it must be "
+            f"float [1, 3, {size}, {size}]"
+        )
+    predictions = []
+    for path in image_paths:
+        (logits,) = runner.run(None, {entry.name: prepare(decode(path, size), metadata)})
+        if logits.shape != (1, len(metadata.labels)):
+            raise FileError(
+                f"{model_path}: the output is {list(logits.shape)}; for its metadata it must be "
+                f"[1, {len(metadata.labels)}]"
+            )
+        probabilities = _softmax(logits[0])
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        labels = tuple((metadata.labels[index], float(probabilities[index])) for index in best)
+        predictions.append(Prediction(path=path, labels=labels))
+    return predictions
+
+
+def prepare(pixels: NDArray[np.uint8], metadata: ModelMetadata) -> NDArray[np.float32]:
+    """(pixels / 255 - mean) / std: uint8 [size, size, C] -> float32 [1, C, size, size]."""
+    mean, std = np.array(metadata.mean), np.array(metadata.std)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    values = pixels.astype(np.float32) * scale + shift
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    return np.asarray(exponentials / exponentials.sum())

@@ -1,0 +1,104 @@
+"""The layers every network of the mobile family is made of."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "hard_swish": lambda: nn.Hardswish(inplace=True),
+}
+"""Activations by the name an arch states."""
+
+ALIGNMENT = 8
+"""Channels are multiples of this: others fall off the runtimes' blocked layouts and are slower."""
+
+
+def make_divisible(channels: float, minimum: int = ALIGNMENT) -> int:
+    """Round to the nearest multiple of 8, never more than 10 % down (MobileNetV2, appendix)."""
+    rounded = max(minimum, int(channels + ALIGNMENT / 2) // ALIGNMENT * ALIGNMENT)
+    return rounded + ALIGNMENT if rounded < 0.9 * channels else rounded
+
+
+def squeeze_channels(hidden: int) -> int:
+    """Width of the squeeze layer for `hidden` channels (MobileNetV3: a quarter)."""
+    return make_divisible(hidden / 4)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm, and an activation unless it is None."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str | None = None,
+    ) -> None:
+        conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=kernel // 2,
+            groups=groups,
+            bias=False,
+        )
+        layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels)]
+        if activation is not None:
+            layers.append(ACTIVATIONS[activation]())
+        super().__init__(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """h * hardsigmoid(W2 relu(W1 mean(h))), with 1x1 convolutions as in MobileNetV3."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeeze, 1)
+        self.expand = nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h: [N, C, H, W] -> [N, C, H, W]."""
+        pooled = h.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
+        gate = nn.functional.hardsigmoid(self.expand(torch.relu(self.reduce(pooled))))
+        return h * gate
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise, squeeze-excite, project 1x1 (MobileNetV2, V3).
+
+    There is no expansion layer where hidden equals the input channels, and a shortcut where shape
+    is kept.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        squeeze: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.expand = (
+            ConvNorm(in_channels, hidden, activation=activation)
+            if hidden != in_channels
+            else nn.Identity()
+        )
+        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, hidden, activation)
+        self.squeeze_excite = SqueezeExcite(hidden, squeeze) if squeeze else nn.Identity()
+        self.project = ConvNorm(hidden, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, Cin, H, W] -> [N, Cout, H/stride, W/stride]."""
+        y: Tensor = self.project(self.squeeze_excite(self.depthwise(self.expand(x))))
+        return x + y if self.shortcut else y

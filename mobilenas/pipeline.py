@@ -1,0 +1,343 @@
+"""run = search -> train -> export -> compare -> report, over a run folder.
+
+Every stage reads files of the folder and writes files of the folder; one that is done is not done
+again.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
+from mobilenas.config import COUNTING_RULE, to_plain
+from mobilenas.cost import costs
+from mobilenas.cost.recount import count_onnx
+from mobilenas.data import batches
+from mobilenas.errors import FileError
+from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.onnx import check_parity, evaluate_onnx, export_onnx
+from mobilenas.files import read_json, write_bytes, write_json, write_text
+from mobilenas.profiling.timing import time_models
+from mobilenas.runs import Run, versions
+from mobilenas.search import search
+from mobilenas.spaces import MobileArch, read_arch
+from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
+
+ARCH_FILE = "arch.json"
+WEIGHTS_FILE = "model.safetensors"
+EXPORT_FILE = "export/export.json"
+ONNX_FILE = "export/model.onnx"
+COMPARE_FILE = "compare.json"
+REPORT_FILE = "report.html"
+RESULT_FILE = "result.json"
+
+_PARITY_IMAGES = 256
+
+
+def run_all(run: Run) -> dict[str, Any]:
+    """Do every stage that is not done, and return result.json."""
+    search_stage(run)
+    train_stage(run)
+    export_stage(run)
+    compare_stage(run)
+    result = write_result(run)
+    report_stage(run)
+    return result
+
+
+def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+    """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap."""
+    settings = run.settings
+    seed = settings.seed if seed is None else seed
+    folder = run.seed_folder(seed)
+    if (folder / ARCH_FILE).exists():
+        return read_json(folder / ARCH_FILE)
+    found = search(
+        run.budgets,
+        run.data,
+        settings.search,
+        settings.finalists,
+        settings.recipe,
+        folder=folder / "search",
+        seed=seed,
+        device=settings.device,
+        reporter=run.reporter,
+        rank=settings.rank if seed == settings.seed else 0,
+    )
+    arch = run.space.arch(found.choice)
+    exact = costs(arch)
+    record = {
+        "arch": arch.to_dict(),
+        "costs": asdict(exact),
+        "counting_rule": COUNTING_RULE,
+        "budgets": [
+            {
+                "cost": budget.cost,
+                "limit": budget.limit,
+                "predicted": getattr(exact, budget.cost),
+                "holds": getattr(exact, budget.cost) <= budget.limit,
+            }
+            for budget in settings.budgets
+        ],
+        "discretization_gap": found.gap,
+        "candidates": found.candidates,
+        "seconds": found.seconds,
+        "seed": seed,
+    }
+    write_json(folder / ARCH_FILE, record)
+    return record
+
+
+def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+    """Train the found arch and write model.safetensors and train/train.json."""
+    seed = run.settings.seed if seed is None else seed
+    folder = run.seed_folder(seed)
+    arch = _found_arch(folder)
+    result = _train(run, arch, folder / "train", seed, "train")
+    write_bytes(folder / WEIGHTS_FILE, (folder / "train" / BEST_WEIGHTS).read_bytes())
+    return result
+
+
+def export_stage(run: Run) -> dict[str, Any]:
+    """Write export/model.onnx and export/export.json: parity, size, latency, top-1."""
+    path = run.folder / EXPORT_FILE
+    if path.exists():
+        return read_json(path)
+    if not (run.folder / WEIGHTS_FILE).exists():
+        raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
+    run.reporter.start("export", 1)
+    arch = _found_arch(run.folder)
+    model = load_weights(arch, run.folder / WEIGHTS_FILE)
+    onnx_path = run.folder / ONNX_FILE
+    _write_onnx(run, arch, model, onnx_path)
+    data = run.data
+    images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
+    parity = check_parity(model, onnx_path, _first(images, _PARITY_IMAGES))
+    (timing,) = time_models([onnx_path])
+    given = batches(data.test, data, batch_size=256, seed=None)
+    record = {
+        "files": {
+            "onnx": {
+                "path": ONNX_FILE,
+                "top1": evaluate_onnx(onnx_path, given),
+                "size_bytes": onnx_path.stat().st_size,
+                "latency_ms": timing.median_ms,
+            }
+        },
+        "parity": asdict(parity),
+        "timing": asdict(timing),
+        "labels": list(data.classes),
+    }
+    write_json(path, record)
+    run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
+    return record
+
+
+def compare_stage(run: Run) -> list[dict[str, Any]]:
+    """Train all that the result is held against in the same way, and write compare.json."""
+    path = run.folder / COMPARE_FILE
+    if path.exists():
+        return read_networks(path)
+    for seed in run.seeds:
+        search_stage(run, seed)
+        train_stage(run, seed)
+    entries = [_trained(run, contender) for contender in _contenders(run)]
+    paths = [run.folder / entry["onnx"] for entry in entries]
+    distinct = list(dict.fromkeys(paths))
+    run.reporter.start("latency", 1)
+    timings = dict(zip(distinct, time_models(distinct), strict=True))
+    for entry, onnx_path in zip(entries, paths, strict=True):
+        entry["latency_ms"] = timings[onnx_path].median_ms
+        entry["latency_spread_ms"] = timings[onnx_path].spread_ms
+        entry["size_bytes"] = onnx_path.stat().st_size
+    run.reporter.step(1, {})
+    write_text(path, json.dumps(entries, indent=1) + "\n")
+    return entries
+
+
+def report_stage(run: Run) -> Path:
+    """Write report.html."""
+    path = run.folder / REPORT_FILE
+    write_report(run.folder, path)
+    return path
+
+
+def write_result(run: Run) -> dict[str, Any]:
+    """Count the final file again, hold every budget against it, and write result.json."""
+    entries = compare_stage(run)
+    found = next(entry for entry in entries if entry["kind"] == "found")
+    exported = export_stage(run)
+    certificate = certify(run)
+    result = {
+        "budgets": certificate,
+        "flops": found["flops"],
+        "params": found["params"],
+        "memory": found["memory"],
+        "latency_ms": found["latency_ms"],
+        "top1": found["top1"],
+        "baselines": [entry for entry in entries if entry is not found],
+        "files": {name: file["path"] for name, file in exported["files"].items()}
+        | {"arch": ARCH_FILE, "weights": WEIGHTS_FILE, "report": REPORT_FILE},
+        "counting_rule": COUNTING_RULE,
+    }
+    write_json(run.folder / RESULT_FILE, result)
+    return result
+
+
+def certify(run: Run) -> list[dict[str, Any]]:
+    """Return requested, predicted and recounted value of every budget.
+
+    FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
+    Memory depends on
+    how a runtime allocates: there it is the prediction that is held against the limit, and
+    `recounted` is null.
+    """
+    counted = count_onnx(run.folder / ONNX_FILE)
+    recounts = {"flops": counted.flops, "params": counted.params, "memory": None}
+    exact = costs(_found_arch(run.folder))
+    rows = []
+    for budget in run.settings.budgets:
+        predicted, recounted = getattr(exact, budget.cost), recounts[budget.cost]
+        decisive = predicted if recounted is None else max(predicted, recounted)
+        rows.append(
+            to_plain(budget)
+            | {
+                "predicted": predicted,
+                "recounted": recounted,
+                "holds": decisive <= budget.limit,
+            }
+        )
+    return rows
+
+
+def read_networks(path: Path) -> list[dict[str, Any]]:
+    """Read compare.json."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    if not isinstance(entries, list):
+        raise FileError(f"{path} must hold a list of networks")
+    return entries
+
+
+def _contenders(run: Run) -> list[Contender]:
+    settings, data = run.settings, run.data
+    found = [
+        Contender(name="found", kind="found", arch=_found_arch(run.seed_folder(seed)), seed=seed)
+        for seed in run.seeds
+    ]
+    others: list[Contender] = []
+    for seed in run.seeds:
+        fit, too_large = mobilenets(
+            settings.baselines, settings.budgets, data.image_size, len(data.classes), seed
+        )
+        others += fit
+        if seed == settings.seed:
+            for name in too_large:
+                run.reporter.say(f"{name} keeps the budgets at no width: left out")
+        if settings.rival:
+            others.append(_rival(run, seed))
+    return found + others + random_networks(run.budgets, settings.random, list(run.seeds))
+
+
+def _rival(run: Run, seed: int) -> Contender:
+    folder = run.folder / f"compare/rival-seed-{seed}"
+    path = folder / "rival.json"
+    if not path.exists():
+        spent = sum(read_json(run.seed_folder(seed) / ARCH_FILE)["seconds"].values())
+        arch, entered, seconds = rival(
+            run.budgets,
+            run.data,
+            run.settings.finalists,
+            run.settings.recipe,
+            seconds=spent,
+            checkpoint=folder / "finalists.pt",
+            seed=seed,
+            device=run.settings.device,
+            reporter=run.reporter,
+        )
+        record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
+        write_json(path, record | {"seconds_of_search": spent})
+    return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
+
+
+def _trained(run: Run, contender: Contender) -> dict[str, Any]:
+    """Train one network of the comparison, look at the test images once, write its ONNX file."""
+    seed, arch = contender.seed, contender.arch
+    found = contender.kind == "found"
+    folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
+    training = folder / "train"
+    trained = _train(run, arch, training, seed, contender.name)
+    model = load_weights(arch, training / BEST_WEIGHTS)
+    device = run.settings.device
+    top1 = evaluate(model.to(device), run.data.test, run.data, device).top1
+    onnx_path = run.folder / ONNX_FILE if found and seed == run.settings.seed else None
+    if onnx_path is None:
+        onnx_path = folder / "model.onnx"
+        if not onnx_path.exists():
+            _write_onnx(run, arch, model.cpu(), onnx_path)
+    return {
+        "name": contender.name,
+        "kind": contender.kind,
+        "seed": seed,
+        **asdict(costs(arch)),
+        "top1": top1,
+        "val_top1": trained["val_top1"],
+        "train_seconds": trained["seconds"],
+        "onnx": str(onnx_path.relative_to(run.folder)),
+        "arch": arch.to_dict(),
+    }
+
+
+def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
+    result = train(
+        arch,
+        run.data,
+        run.settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=run.settings.device,
+        reporter=run.reporter,
+        stage=stage,
+    )
+    record = asdict(result)
+    write_json(folder / "train.json", record)
+    return record
+
+
+def _write_onnx(run: Run, arch: MobileArch, model: Any, path: Path) -> None:
+    data = run.data
+    described = ModelMetadata(
+        labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
+    ).to_strings()
+    described |= {
+        "arch": json.dumps(arch.to_dict()),
+        "budgets": json.dumps(to_plain(run.settings.budgets)),
+        "counting_rule": COUNTING_RULE,
+        "versions": json.dumps(versions()),
+    }
+    export_onnx(
+        model,
+        path,
+        image_size=data.image_size,
+        channels=data.channels,
+        metadata=described,
+        dynamic_batch=run.settings.dynamic_batch,
+    )
+
+
+def _found_arch(folder: Path) -> MobileArch:
+    path = folder / ARCH_FILE
+    if not path.exists():
+        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
+    return read_arch(path)
+
+
+def _first(given: Any, images: int) -> Any:
+    for x in given:
+        if images <= 0:
+            return
+        yield x[:images]
+        images -= len(x)

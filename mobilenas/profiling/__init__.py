@@ -1,0 +1,1 @@
+"""Measured latency. Imports nothing: the measuring process and `predict` do without torch."""

@@ -1,0 +1,29 @@
+"""How a stage tells what it is doing; the library itself never prints."""
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """What every stage calls; the command line draws it, tests ignore it."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` units of work begins (epochs, networks, files)."""
+
+    def step(self, done: int, figures: dict[str, str]) -> None:
+        """So many units are finished; `figures` are ready to read: {"val top-1": "71.3 %"}."""
+
+    def say(self, message: str) -> None:
+        """One line worth reading once."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Nothing."""
+
+    def step(self, done: int, figures: dict[str, str]) -> None:
+        """Nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""

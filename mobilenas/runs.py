@@ -1,0 +1,232 @@
+"""The run folder: what one job was asked for, and where each stage reads and writes."""
+
+import platform
+import shutil
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas import __version__
+from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
+from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.data import DataSettings, ImageData, load_data
+from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
+from mobilenas.files import read_json, write_json
+from mobilenas.progress import Reporter, Silent
+from mobilenas.search import FinalistSettings, SearchSettings, space_for
+from mobilenas.spaces import MOBILENETS, MobileSpace
+from mobilenas.train import Recipe
+
+RUN_FILE = "run.json"
+DEVICES = ("cpu", "cuda")
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything a job was asked for; with the same machine, it decides every result."""
+
+    data: DataSettings
+    """Which images."""
+    budgets: tuple[Budget, ...]
+    """Upper limits, one a cost."""
+    search: SearchSettings
+    """How to search."""
+    finalists: FinalistSettings
+    """How the finalists are compared."""
+    recipe: Recipe
+    """How the found network and all it is compared with are trained."""
+    activation: str = "hard_swish"
+    """Activation of the space's blocks."""
+    squeeze: str = "searched"
+    """Squeeze-excite: searched, on or off."""
+    baselines: tuple[str, ...] = tuple(MOBILENETS)
+    """MobileNets to compare with, each at the largest width that keeps the budgets."""
+    random: int = 3
+    """Random networks of the budgets to compare with."""
+    rival: bool = False
+    """Whether random networks also get the search's time, through the same finalists stage."""
+    seed: int = 0
+    """Seed of search and training."""
+    seeds: int = 1
+    """How many seeds, counted up from `seed`, the comparison repeats."""
+    rank: int = 0
+    """Networks to measure the supernet's ranking on; 0 for none."""
+    dynamic_batch: bool = False
+    """Whether the ONNX file takes any number of images."""
+    threads: int = 1
+    """Threads of torch."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.budgets:
+            raise BudgetError("no budget was given: say --flops, --params or --memory")
+        costs = [budget.cost for budget in self.budgets]
+        if len(set(costs)) < len(costs):
+            raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
+        for name in self.baselines:
+            check_choice("baseline", name, tuple(MOBILENETS))
+        check_between(self, "random", 0, 10_000)
+        check_between(self, "seed", 0, 2**31 - 1)
+        check_between(self, "seeds", 1, 1000)
+        check_between(self, "rank", 0, 10_000)
+        check_between(self, "threads", 1, 1024)
+        check_choice("device", self.device, DEVICES)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise MobileNASError("--device cuda: torch finds no CUDA device here")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """An open run folder."""
+
+    folder: Path
+    """RUN."""
+    settings: RunSettings
+    """What was asked for."""
+    reporter: Reporter = field(default_factory=Silent)
+    """Hears of progress."""
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images; refused when they are not those the run began with."""
+        data = load_data(self.settings.data, self.reporter)
+        recorded = read_json(self.folder / RUN_FILE)["data"]["fingerprint"]
+        if data.fingerprint != recorded:
+            raise DataError(f"the images of {data.name} are not those {self.folder} began with")
+        return data
+
+    @cached_property
+    def space(self) -> MobileSpace:
+        """The space that the budgets ask for."""
+        space: MobileSpace = from_plain(
+            MobileSpace, read_json(self.folder / RUN_FILE)["space"], f"{RUN_FILE}: space"
+        )
+        return space
+
+    @cached_property
+    def budgets(self) -> Budgets:
+        """The budgets over the space."""
+        return Budgets(self.space, self.settings.budgets)
+
+    @property
+    def seeds(self) -> range:
+        """Every seed of the comparison."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    def seed_folder(self, seed: int) -> Path:
+        """RUN itself for the first seed; repeats live below it."""
+        return self.folder if seed == self.settings.seed else self.folder / f"repeats/seed-{seed}"
+
+
+def make_space(settings: RunSettings, data: ImageData) -> MobileSpace:
+    """Return the space for a job's budgets and images."""
+    return space_for(
+        settings.budgets,
+        image_size=data.image_size,
+        classes=len(data.classes),
+        in_channels=data.channels,
+        activation=settings.activation,
+        squeeze=settings.squeeze,
+    )
+
+
+def create_run(
+    folder: Path,
+    settings: RunSettings,
+    *,
+    data: ImageData,
+    command: str,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Start a run in `folder`, or go on with the one there; only `overwrite` replaces one."""
+    torch.set_num_threads(settings.threads)
+    check_folder(folder, resume=resume, overwrite=overwrite)
+    path = folder / RUN_FILE
+    if path.exists() and not overwrite:
+        there = open_run(folder, reporter)
+        if there.settings != settings:
+            raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
+        there.__dict__["data"] = data
+        return there
+    space = make_space(settings, data)
+    record = {
+        "command": command,
+        "settings": to_plain(settings),
+        "seed": settings.seed,
+        "budgets": to_plain(settings.budgets),
+        "counting_rule": COUNTING_RULE,
+        "data": data.describe(),
+        "space": to_plain(space),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    if folder.exists() and overwrite:
+        shutil.rmtree(folder)
+    write_json(path, record)
+    run = Run(folder=folder, settings=settings, reporter=reporter)
+    run.__dict__["data"] = data  # already read: spares the cached property a second reading
+    return run
+
+
+def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless a run may be started in `folder`, or gone on with."""
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"{folder} is no folder; choose another --out")
+    if (folder / RUN_FILE).exists():
+        if not resume and not overwrite:
+            raise FileError(
+                f"{folder} holds a run; go on with --resume, or replace it: --overwrite"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileError(f"{folder} is not empty and holds no run; choose another --out")
+
+
+def open_run(folder: Path, reporter: Reporter) -> Run:
+    """Open a run that exists."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        raise FileError(f"{folder} holds no run: there is no {path}")
+    record = read_json(path)
+    try:
+        settings: RunSettings = from_plain(RunSettings, record.get("settings"), "settings")
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+    torch.set_num_threads(settings.threads)
+    return Run(folder=folder, settings=settings, reporter=reporter)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {"mobilenas": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in _PACKAGES
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the results were made on."""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return " ".join(["mobilenas", *sys.argv[1:]])
+
+
+def _difference(there: RunSettings, asked: RunSettings) -> str:
+    before, after = to_plain(there), to_plain(asked)
+    names = [name for name in before if before[name] != after[name]]
+    return f"{', '.join(names)} differ from what --resume was asked for"

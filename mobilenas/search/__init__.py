@@ -1,0 +1,15 @@
+"""Bilevel search, discretization, finalists."""
+
+from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
+from mobilenas.search.run import SearchResult, search
+from mobilenas.search.settings import SearchSettings
+from mobilenas.search.space import space_for
+
+__all__ = [
+    "FinalistSettings",
+    "SearchResult",
+    "SearchSettings",
+    "SuccessiveHalving",
+    "search",
+    "space_for",
+]

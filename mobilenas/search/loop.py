@@ -1,0 +1,215 @@
+"""The bilevel loop: weights on one half of the training images, alphas on the other, in turn."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobilenas.cost import DECISIONS, Probabilities
+from mobilenas.cost.budget import Budgets, ConstraintLoss
+from mobilenas.data import Augmentation, ImageData, Split, batches, halves
+from mobilenas.errors import DivergedError
+from mobilenas.search.settings import SearchSettings
+from mobilenas.spaces.mobile import Choice
+from mobilenas.supernet import Alphas, SuperNetwork
+
+_CLIP = 5.0
+_WIDEST_LOAD = 1.5
+_TRIES = 50
+
+
+class Searcher:
+    """A supernet, its alphas and all that a later epoch needs to know."""
+
+    def __init__(
+        self,
+        budgets: Budgets,
+        data: ImageData,
+        settings: SearchSettings,
+        *,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        self.budgets, self.data, self.settings = budgets, data, settings
+        self.seed, self.device = seed, device
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.net = SuperNetwork(budgets.space, settings.sampler)
+        # torch's stubs do not know `memory_format`
+        self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.alphas = Alphas(budgets.space).to(device)
+        self.weight_half, self.alpha_half = halves(data.train, seed)
+        self.constraint = ConstraintLoss(
+            settings.constraint, budgets, strength=settings.strength, rho=settings.rho
+        )
+        decayed = [w for w in self.net.parameters() if w.ndim > 1]
+        others = [w for w in self.net.parameters() if w.ndim <= 1]
+        self.weight_optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+        )
+        self.alpha_optimizer = torch.optim.Adam(
+            self.alphas.parameters(), lr=settings.alpha_learning_rate, betas=(0.5, 0.999)
+        )
+        self.epochs_done = 0
+
+    @property
+    def tau(self) -> float:
+        """Temperature of the coming epoch."""
+        s = self.settings
+        return s.temperature.at(min(self.epochs_done, s.epochs - 1), s.warmup, s.epochs)
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train one epoch and return what the log keeps of it."""
+        began = time.perf_counter()
+        epoch, warm = self.epochs_done, self.epochs_done >= self.settings.warmup
+        self.start_epoch(epoch)
+        self.net.train()
+        alpha_batches = self._batches(self.alpha_half, epoch, 1)
+        steps = max(1, len(self.weight_half) // self.settings.batch_size)
+        sums = {"loss": 0.0, "alpha_loss": 0.0}
+        done = 0
+        for x, y in self._batches(self.weight_half, epoch, 0):
+            self._set_rate((epoch + done / steps) / self.settings.epochs)
+            sums["loss"] += self.weight_step(x, y, epoch, done)
+            if warm:
+                batch = next(alpha_batches, None)
+                if batch is not None:
+                    sums["alpha_loss"] += self.alpha_step(*batch)
+            done += 1
+        record = self._record(epoch, {name: value / done for name, value in sums.items()})
+        self.epochs_done += 1
+        return record | {"seconds": time.perf_counter() - began}
+
+    def _batches(self, half: Split, epoch: int, which: int) -> Any:
+        augmentation = Augmentation(crop_padding=self.data.image_size // 8, flip=self.data.flip)
+        return batches(
+            half,
+            self.data,
+            batch_size=min(self.settings.batch_size, len(half)),
+            seed=(self.seed, which, epoch),
+            augmentation=augmentation,
+            device=self.device,
+            drop_last=True,
+        )
+
+    def start_epoch(self, epoch: int) -> None:
+        # every epoch starts its own generators, so that a killed search goes on as if it had not
+        # been
+        self._choices = random.Random(f"{self.seed}/{epoch}")
+        self._gumbel = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        self.net.channels_generator.manual_seed(self.seed * 1_000_003 + epoch)
+
+    def _set_rate(self, done: float) -> None:
+        warm = min(1.0, done * self.settings.epochs)
+        rate = self.settings.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = max(rate, 1e-4 * self.settings.learning_rate)
+
+    def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
+        if self.settings.paths == "single":
+            logits = self.net.run(x, self._draw(epoch))
+        else:
+            with torch.no_grad():
+                p = self._relaxed()
+            logits = self.net(x, p)
+        loss = functional.cross_entropy(logits, y, label_smoothing=0.1)
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1} of the search; "
+                "the last good checkpoint is kept: try a lower learning rate"
+            )
+        self.weight_optimizer.step()
+        return loss.item()
+
+    def _relaxed(self) -> Probabilities:
+        if self.settings.paths == "mixture":
+            return self.alphas.soft(self.tau)
+        hard = self.settings.paths == "single"
+        return self.alphas.gumbel(self.tau, self._gumbel, hard=hard)
+
+    def _draw(self, epoch: int) -> Choice:
+        """Draw a network to train, not far over the budget: such ones teach little."""
+        warm = epoch >= self.settings.warmup
+        for _ in range(_TRIES):
+            choice = (
+                self.alphas.draw(self._choices, 1.0)
+                if warm
+                else self.budgets.space.random(self._choices)
+            )
+            if self.budgets.load(choice) <= _WIDEST_LOAD:
+                break
+        return choice
+
+    def alpha_step(self, x: Tensor, y: Tensor) -> float:
+        s = self.settings
+        with self.net.frozen():
+            p = self._relaxed()
+            loss = functional.cross_entropy(self.net(x, p), y)
+            total = loss + self.constraint(self.alphas.soft(self.tau))
+            factor = s.entropy.at(self.epochs_done, s.warmup, s.epochs)
+            if factor:
+                total = total + factor * self.alphas.entropy(self.tau)
+            self.alpha_optimizer.zero_grad(set_to_none=True)
+            total.backward()
+        self.alpha_optimizer.step()
+        self.constraint.update()
+        return loss.item()
+
+    def _record(self, epoch: int, losses: Mapping[str, float]) -> dict[str, Any]:
+        with torch.no_grad():
+            p = self.alphas.soft(self.tau)
+            expected = {cost: float(v) for cost, v in self.budgets.expected(p).items()}
+            return {
+                "epoch": epoch + 1,
+                **losses,
+                "tau": self.tau,
+                "entropy": float(self.alphas.entropy(self.tau)),
+                "expected": expected,
+                "multipliers": self.constraint.state_dict(),
+                "alphas": {
+                    name: [[round(v, 4) for v in row] for row in self.alphas.logits[name].tolist()]
+                    for name in DECISIONS
+                },
+            }
+
+    @torch.no_grad()
+    def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
+        """Percent of `split` that `forward` classifies correctly."""
+        right = 0
+        for x, y in batches(split, self.data, batch_size=512, seed=None, device=self.device):
+            right += int((forward(x).argmax(1) == y).sum())
+        return 100 * right / len(split)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a later epoch depends on."""
+        return {
+            "net": self.net.state_dict(),
+            "alphas": self.alphas.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "constraint": self.constraint.state_dict(),
+            "epochs_done": self.epochs_done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.net.load_state_dict(state["net"])
+        self.alphas.load_state_dict(state["alphas"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.constraint.load_state_dict(state["constraint"])
+        self.epochs_done = state["epochs_done"]

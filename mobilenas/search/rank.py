@@ -1,0 +1,69 @@
+"""How well a supernet ranks networks: its accuracy for them against their own short training."""
+
+import random
+from typing import Any
+
+from scipy.stats import kendalltau, spearmanr
+
+from mobilenas.cost import DECISIONS
+from mobilenas.errors import MobileNASError
+from mobilenas.progress import Reporter
+from mobilenas.search.gap import supernet_top1
+from mobilenas.search.loop import Searcher
+from mobilenas.spaces.mobile import Choice
+from mobilenas.train import Recipe, Trainer
+
+FEWEST = 3
+
+
+def ranking_quality(
+    searcher: Searcher, count: int, recipe: Recipe, reporter: Reporter
+) -> dict[str, Any]:
+    """Return correlations and regret over `count` random networks of the budget.
+
+    The regret is the best trained top-1 less that of the network which the supernet would pick.
+    """
+    if count < FEWEST:
+        raise MobileNASError(f"a ranking needs {FEWEST} networks or more, not {count}")
+    source = random.Random(searcher.seed)
+    choices = [searcher.budgets.random(source) for _ in range(count)]
+    shared = supernet_top1(searcher, choices, searcher.data.val)
+    scores = [alpha_score(searcher, choice) for choice in choices]
+    reporter.start("ranking", count)
+    trained = []
+    for choice in choices:
+        arch = searcher.budgets.space.arch(choice)
+        trainer = Trainer(arch, searcher.data, recipe, seed=searcher.seed, device=searcher.device)
+        for _ in range(recipe.epochs):
+            trainer.run_epoch()
+        trained.append(trainer.evaluate(searcher.data.val).top1)
+        reporter.step(len(trained), {"val top-1": f"{trained[-1]:.1f} %"})
+    return {
+        "networks": count,
+        "epochs": recipe.epochs,
+        "supernet": _agreement(shared, trained),
+        "alphas": _agreement(scores, trained),
+        "supernet_top1": shared,
+        "alpha_score": scores,
+        "trained_top1": trained,
+    }
+
+
+def alpha_score(searcher: Searcher, choice: Choice) -> float:
+    """Return the summed log probability of a choice, relative to the likeliest."""
+    total = 0.0
+    for name in DECISIONS:
+        rows = searcher.alphas.log_soft()[name]
+        for number, option in enumerate(getattr(choice, name)):
+            total += float(rows[number, int(option)] - rows[number].max())
+    return total
+
+
+def _agreement(guess: list[float], truth: list[float]) -> dict[str, float]:
+    pick = max(range(len(guess)), key=guess.__getitem__)
+    return {
+        "spearman": float(spearmanr(guess, truth).statistic),
+        "kendall": float(kendalltau(guess, truth).statistic),
+        "regret": max(truth) - truth[pick],
+        "pick_over_mean": truth[pick] - sum(truth) / len(truth),
+    }

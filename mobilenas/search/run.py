@@ -1,0 +1,137 @@
+"""The search stage: space and budgets in, arch out, over the folder RUN/search."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.config import to_plain
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData
+from mobilenas.errors import FileError
+from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
+from mobilenas.progress import Reporter
+from mobilenas.search.discretize import ArchProgram
+from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
+from mobilenas.search.gap import discretization_gap
+from mobilenas.search.loop import Searcher
+from mobilenas.search.rank import ranking_quality
+from mobilenas.search.settings import SearchSettings
+from mobilenas.spaces.mobile import Choice
+from mobilenas.train import Recipe
+
+_DISTANCE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found."""
+
+    choice: Choice
+    """The network, as options of the space."""
+    gap: dict[str, Any]
+    """Discretization gap: see `discretization_gap`."""
+    candidates: int
+    """Archs that entered the finalists."""
+    seconds: dict[str, float]
+    """Wall time of supernet, candidates and finalists, summed over resumes."""
+
+
+def search(
+    budgets: Budgets,
+    data: ImageData,
+    settings: SearchSettings,
+    finalists: FinalistSettings,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    seed: int,
+    device: str,
+    reporter: Reporter,
+    rank: int = 0,
+) -> SearchResult:
+    """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
+
+    `recipe` is that of the final training; finalists and `rank` use a shorter one of its kind.
+    With `rank` > 2 the ranking quality of the supernet
+    over so many random networks goes to rank.json.
+    """
+    searcher = Searcher(budgets, data, settings, seed=seed, device=device)
+    identity = _identity(searcher, finalists, recipe)
+    seconds = {"supernet": _train_supernet(searcher, folder, identity, reporter)}
+    began = time.perf_counter()
+    choices = candidates(searcher, max(1, finalists.count))
+    gap = discretization_gap(searcher, choices[0])
+    seconds["candidates"] = time.perf_counter() - began
+    winner = 0
+    if len(choices) > 1:
+        halving = SuccessiveHalving(
+            data,
+            finalists,
+            recipe,
+            checkpoint=folder / "finalists.pt",
+            seed=seed,
+            device=device,
+            reporter=reporter,
+        )
+        archs = [budgets.space.arch(choice) for choice in choices]
+        winner = halving.best(archs)
+        seconds["finalists"] = halving.seconds
+        record = {
+            "winner": winner,
+            "scores": halving.scores,
+            "archs": [arch.to_dict() for arch in archs],
+        }
+        write_json(folder / "finalists.json", record)
+    if rank:
+        quality = ranking_quality(searcher, rank, finalists.recipe(recipe), reporter)
+        write_json(folder / "rank.json", quality)
+    return SearchResult(choice=choices[winner], gap=gap, candidates=len(choices), seconds=seconds)
+
+
+def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -> str:
+    parts = {
+        "space": to_plain(searcher.budgets.space),
+        "budgets": to_plain(searcher.budgets.budgets),
+        "settings": to_plain(searcher.settings),
+        "finalists": to_plain(finalists),
+        "recipe": recipe.to_dict(),
+        "seed": searcher.seed,
+        "data": searcher.data.fingerprint,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: Reporter) -> float:
+    path = folder / "checkpoint.pt"
+    state = load_checkpoint(path) or {"identity": identity, "log": []}
+    if state["identity"] != identity:
+        raise FileError(f"{path} is of another search; choose another folder")
+    log: list[dict[str, Any]] = state["log"]
+    if log:
+        searcher.load_state_dict(state["searcher"])
+    reporter.start("search", searcher.settings.epochs)
+    while searcher.epochs_done < searcher.settings.epochs:
+        log.append(searcher.run_epoch())
+        state = {"identity": identity, "log": log, "searcher": searcher.state_dict()}
+        save_checkpoint(path, state)
+        write_jsonl(folder / "log.jsonl", log)
+        reporter.step(searcher.epochs_done, _figures(log[-1], searcher.budgets))
+    return float(sum(record["seconds"] for record in log))
+
+
+def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
+    loads = {b.cost: record["expected"][b.cost] / b.limit for b in budgets.budgets}
+    figures = {"loss": f"{record['loss']:.3f}", "entropy": f"{record['entropy']:.1f}"}
+    return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
+
+
+def candidates(searcher: Searcher, count: int) -> list[Choice]:
+    """Return up to `count` distinct networks under the budgets, the likeliest first.
+
+    They are optima of one program, each a few decisions away from those before.
+    """
+    program = ArchProgram(searcher.budgets, searcher.alphas.log_soft())
+    return program.solve(count, _DISTANCE)

@@ -1,0 +1,57 @@
+"""What a search can be told."""
+
+from dataclasses import dataclass, field
+
+from mobilenas.config import check_between, check_choice
+from mobilenas.cost.budget import CONSTRAINTS
+from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
+
+PATHS = ("gumbel", "mixture", "single")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Everything but space, budgets, data and seed."""
+
+    epochs: int = 10
+    """Passes over the images, half of them for weights and half for alphas."""
+    warmup: int = 4
+    """First epochs, which train weights only, on uniformly drawn networks."""
+    batch_size: int = 64
+    """Images a step."""
+    paths: str = "gumbel"
+    """What a step runs: `mixture` all at once, `gumbel` a soft draw, `single` one network."""
+    learning_rate: float = 0.1
+    """Peak rate of the weights: SGD with Nesterov momentum, cosine."""
+    momentum: float = 0.9
+    """Momentum of the weights."""
+    weight_decay: float = 4e-5
+    """Decay of the weights, not of norms and biases."""
+    alpha_learning_rate: float = 0.03
+    """Rate of the alphas: Adam, constant."""
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    """Which channels enter the mixed operation."""
+    temperature: Temperature = field(default_factory=Temperature)
+    """tau over time."""
+    entropy: EntropySchedule = field(default_factory=EntropySchedule)
+    """Weight of the entropy loss over time."""
+    constraint: str = "lagrangian"
+    """How budgets enter the loss: lagrangian, hinge or penalty."""
+    strength: float = 1.0
+    """lambda of `hinge` and `penalty`."""
+    rho: float = 0.1
+    """Step of the multipliers of `lagrangian`."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "epochs", 1, 10_000)
+        check_between(self, "warmup", 0, self.epochs)
+        check_between(self, "batch_size", 2, 65536)
+        check_choice("paths", self.paths, PATHS)
+        check_between(self, "learning_rate", 1e-6, 100)
+        check_between(self, "momentum", 0, 0.9999)
+        check_between(self, "weight_decay", 0, 1)
+        check_between(self, "alpha_learning_rate", 1e-6, 100)
+        check_choice("constraint", self.constraint, CONSTRAINTS)
+        check_between(self, "strength", 0, 1e6)
+        check_between(self, "rho", 1e-6, 1e6)

@@ -1,0 +1,249 @@
+"""The mobile space: stem, stages of inverted residuals, head.
+
+Every block chooses its operations, every stage its width.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mobilenas.config import check_choice
+from mobilenas.nn import ACTIVATIONS, ALIGNMENT, make_divisible, squeeze_channels
+from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobilenets import small_image_strides
+
+SQUEEZE_POLICIES = ("searched", "on", "off")
+
+# width at multiplier 1, stride, most blocks
+_STAGES = ((16, 1, 2), (24, 2, 4), (40, 2, 4), (80, 2, 4), (112, 1, 4), (160, 2, 4))
+_SMALL_STAGES = ((16, 1, 2), (24, 2, 4), (48, 2, 4), (64, 1, 4))
+_SMALL_STAGES_BELOW = 64
+_STEM, _HEAD = 16, 960
+_NARROWEST_HEAD = 192
+_FEWEST_MULTIPLIER = 0.35
+_NARROWEST, _WIDEST, _HALVINGS = 0.02, 16.0, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A run of blocks of one width; the first may halve the image, the others may be left out."""
+
+    widths: tuple[int, ...]
+    """Channel options, increasing multiples of 8."""
+    stride: int
+    """Stride of the first block."""
+    depth: int
+    """Largest number of blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place for one block, with what the space lets it be."""
+
+    stage: int
+    """Index of its stage."""
+    first: bool
+    """Whether it is its stage's first block: then it cannot be left out."""
+    stride: int
+    """1 or 2."""
+    side: int
+    """Side of its input in pixels."""
+    in_widths: tuple[int, ...]
+    """Options of its input's channels."""
+    out_widths: tuple[int, ...]
+    """Options of its output's channels."""
+    expansions: tuple[int, ...]
+    """Hidden channels as multiples of the input's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One option for every decision of a space, as indices."""
+
+    width: tuple[int, ...]
+    """Per stage, into its widths."""
+    kernel: tuple[int, ...]
+    """Per slot, into the space's kernels."""
+    expansion: tuple[int, ...]
+    """Per slot, into the slot's expansions."""
+    squeeze: tuple[int, ...]
+    """Per slot, into the space's squeeze options."""
+    keep: tuple[bool, ...]
+    """Per slot: False leaves the block out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileSpace:
+    """The set of networks that can be found."""
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    stem: Stem
+    """The fixed first convolution."""
+    stages: tuple[Stage, ...]
+    """The searched chain."""
+    head: Head
+    """The fixed end."""
+    activation: str
+    """Activation of every block."""
+    kernels: tuple[int, ...] = (3, 5, 7)
+    """Sides of the depthwise kernel to choose from."""
+    expansions: tuple[int, ...] = (1, 3, 6)
+    """Expansions to choose from; the first block of the network has 1."""
+    squeeze: tuple[bool, ...] = (False, True)
+    """Squeeze-excite options."""
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every place for a block, in order."""
+        slots: list[Slot] = []
+        side = -(-self.image_size // self.stem.stride)
+        before: tuple[int, ...] = (self.stem.channels,)
+        for number, stage in enumerate(self.stages):
+            for index in range(stage.depth):
+                stride = stage.stride if index == 0 else 1
+                slots.append(
+                    Slot(
+                        stage=number,
+                        first=index == 0,
+                        stride=stride,
+                        side=side,
+                        in_widths=before,
+                        out_widths=stage.widths,
+                        expansions=self.expansions if slots else (1,),
+                    )
+                )
+                side, before = -(-side // stride), stage.widths
+        return tuple(slots)
+
+    def block(
+        self, slot: Slot, in_width: int, out_width: int, expansion: int, kernel: int, squeeze: bool
+    ) -> Block:
+        """Return the block that fills a slot with these options (values, not indices)."""
+        hidden = in_width * expansion
+        return Block(
+            kernel=kernel,
+            hidden=hidden,
+            out=out_width,
+            stride=slot.stride,
+            squeeze=squeeze_channels(hidden) if squeeze else 0,
+            activation=self.activation,
+        )
+
+    def arch(self, choice: Choice) -> MobileArch:
+        """Return the network of a choice."""
+        blocks = []
+        before = self.stem.channels
+        for index, slot in enumerate(self.slots):
+            if not choice.keep[index]:
+                continue
+            width = self.stages[slot.stage].widths[choice.width[slot.stage]]
+            blocks.append(
+                self.block(
+                    slot,
+                    before,
+                    width,
+                    slot.expansions[choice.expansion[index]],
+                    self.kernels[choice.kernel[index]],
+                    self.squeeze[choice.squeeze[index]],
+                )
+            )
+            before = width
+        return MobileArch(
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            classes=self.classes,
+            stem=self.stem,
+            blocks=tuple(blocks),
+            head=self.head,
+        )
+
+    def random(self, source: random.Random) -> Choice:
+        """Draw every decision uniformly."""
+        return self._pick(lambda options: source.randrange(options))
+
+    def smallest(self) -> Choice:
+        """Return the choice whose every decision is the cheapest."""
+        return self._pick(lambda options: 0)
+
+    def largest(self) -> Choice:
+        """Return the choice whose every decision is the dearest."""
+        return self._pick(lambda options: options - 1)
+
+    def _pick(self, pick: Callable[[int], int]) -> Choice:
+        slots = self.slots
+        return Choice(
+            width=tuple(pick(len(stage.widths)) for stage in self.stages),
+            kernel=tuple(pick(len(self.kernels)) for _ in slots),
+            expansion=tuple(pick(len(slot.expansions)) for slot in slots),
+            squeeze=tuple(pick(len(self.squeeze)) for _ in slots),
+            keep=tuple(slot.first or bool(pick(2)) for slot in slots),
+        )
+
+
+def template(
+    multiplier: float,
+    *,
+    image_size: int,
+    classes: int,
+    in_channels: int = 3,
+    most_blocks: int = 4,
+    activation: str = "hard_swish",
+    squeeze: str = "searched",
+) -> MobileSpace:
+    """Return the space whose widths lie around the template's times `multiplier`."""
+    check_choice("activation", activation, tuple(ACTIVATIONS))
+    check_choice("squeeze", squeeze, SQUEEZE_POLICIES)
+    rows = _SMALL_STAGES if image_size < _SMALL_STAGES_BELOW else _STAGES
+    strides = small_image_strides([2, *(stride for _, stride, _ in rows)], image_size)
+    stages = tuple(
+        Stage(widths=_around(width * multiplier), stride=stride, depth=min(depth, most_blocks))
+        for (width, _, depth), stride in zip(rows, strides[1:], strict=True)
+    )
+    return MobileSpace(
+        image_size=image_size,
+        in_channels=in_channels,
+        classes=classes,
+        stem=Stem(
+            channels=make_divisible(_STEM * multiplier), stride=strides[0], activation=activation
+        ),
+        stages=stages,
+        head=Head(
+            channels=max(_NARROWEST_HEAD, make_divisible(_HEAD * multiplier)),
+            hidden=0,
+            activation=activation,
+            dropout=0.2,
+        ),
+        activation=activation,
+        squeeze={"searched": (False, True), "on": (True,), "off": (False,)}[squeeze],
+    )
+
+
+def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
+    """Return the space whose typical load is nearest 1.
+
+    `load(space)` is the median over uniformly drawn archs of the largest cost / budget; it grows
+    with the widths. Stages get fewer blocks when even the narrowest widths are too dear.
+    """
+    for most_blocks in (4, 3, 2, 1):
+        low, high = _NARROWEST, _WIDEST
+        for _ in range(_HALVINGS):
+            middle = (low * high) ** 0.5
+            space = template(middle, most_blocks=most_blocks, **options)
+            low, high = (middle, high) if load(space) < 1 else (low, middle)
+        if middle >= _FEWEST_MULTIPLIER:
+            break
+    return space
+
+
+def _around(width: float) -> tuple[int, ...]:
+    """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side."""
+    middle = make_divisible(width)
+    step = make_divisible(width / 4)
+    return tuple(range(max(ALIGNMENT, middle - step), middle + step + 1, step))

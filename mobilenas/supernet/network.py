@@ -1,0 +1,109 @@
+"""The supernet: every network of a space in one set of weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobilenas.cost import Probabilities
+from mobilenas.nn import ConvNorm
+from mobilenas.spaces.build import initialize
+from mobilenas.spaces.mobile import Choice, MobileSpace
+from mobilenas.supernet.mixed import BlockPick, BlockProbabilities, MixedBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Which channels enter the mixed operation."""
+
+    name: str = "attention"
+    """full, random, attention or ranked."""
+    partial: int = 4
+    """K: 1/K of the channels enter, in the blocks that keep shape."""
+
+
+class SuperNetwork(nn.Module):
+    """Stem, mixed blocks, head; the alphas are kept apart from the weights."""
+
+    def __init__(self, space: MobileSpace, sampler: SamplerSettings) -> None:
+        super().__init__()
+        self.space = space
+        stem, head, last = space.stem, space.head, space.stages[-1].widths[-1]
+        self.stem = ConvNorm(space.in_channels, stem.channels, 3, stem.stride, 1, stem.activation)
+        self.blocks = nn.ModuleList(
+            MixedBlock(space, slot, sampler.name, sampler.partial) for slot in space.slots
+        )
+        self.head = ConvNorm(last, head.channels, activation=head.activation)
+        self.classifier = nn.Linear(head.channels, space.classes)
+        initialize(self)
+        for block in self.mixed():
+            if not block.slot.first:
+                nn.init.zeros_(block.project_norm.weight)
+        self.channels_generator = torch.Generator()
+
+    def forward(self, x: Tensor, p: Probabilities) -> Tensor:
+        """x: [N, C, side, side] -> logits [N, classes] of the mixture under `p`."""
+        x = self.stem(x)
+        before = p.width.new_ones(1)
+        for index, block in enumerate(self.mixed()):
+            slot = block.slot
+            out = p.width[slot.stage, : len(slot.out_widths)]
+            seen = BlockProbabilities(
+                in_width=before if slot.first else out,
+                out_width=out,
+                kernel=p.kernel[index],
+                expansion=p.expansion[index, : len(slot.expansions)],
+                squeeze=p.squeeze[index] @ p.squeeze.new_tensor(self.space.squeeze),
+                keep=p.keep[index, 1],
+            )
+            x = block(x, seen, self.channels_generator)
+            before = out
+        return self._classify(self.head(x))
+
+    def run(self, x: Tensor, choice: Choice) -> Tensor:
+        """x: [N, C, side, side] -> logits [N, classes] of one network, at its own cost."""
+        x = self.stem(x)
+        before = self.space.stem.channels
+        for index, block in enumerate(self.mixed()):
+            slot = block.slot
+            if not choice.keep[index]:
+                continue
+            out = slot.out_widths[choice.width[slot.stage]]
+            pick = BlockPick(
+                in_width=before if slot.first else out,
+                out_width=out,
+                kernel=self.space.kernels[choice.kernel[index]],
+                expansion=slot.expansions[choice.expansion[index]],
+                squeeze=self.space.squeeze[choice.squeeze[index]],
+            )
+            x = block.run(x, pick, self.channels_generator)
+            before = out
+        convolution, norm, activation = self.head
+        assert isinstance(convolution, nn.Conv2d)
+        x = functional.conv2d(x, convolution.weight[:, : x.shape[1]])
+        return self._classify(activation(norm(x)))
+
+    def _classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(features.mean((2, 3)))
+        return logits
+
+    def mixed(self) -> Iterator[MixedBlock]:
+        """Yield the blocks in order."""
+        for block in self.blocks:
+            assert isinstance(block, MixedBlock)
+            yield block
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, weights get no gradients: a step of the alphas computes only what it uses."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        for weight in weights:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)

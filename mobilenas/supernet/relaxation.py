@@ -1,0 +1,175 @@
+"""Alphas, the probabilities made from them, and the schedules of temperature and entropy."""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.config import check_between, check_choice
+from mobilenas.cost import DECISIONS, Probabilities
+from mobilenas.errors import MobileNASError
+from mobilenas.spaces.mobile import Choice, MobileSpace
+
+ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
+
+# finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100
+_NEVER = -1e5
+
+
+class Alphas(nn.Module):
+    """One row of logits per decision; options that a decision does not have get probability 0."""
+
+    def __init__(self, space: MobileSpace) -> None:
+        super().__init__()
+        self.space = space
+        slots = space.slots
+        sizes = {
+            "width": [range(len(stage.widths)) for stage in space.stages],
+            "kernel": [range(len(space.kernels)) for _ in slots],
+            "expansion": [range(len(slot.expansions)) for slot in slots],
+            "squeeze": [range(len(space.squeeze)) for _ in slots],
+            "keep": [range(1, 2) if slot.first else range(2) for slot in slots],
+        }
+        self.logits = nn.ParameterDict()
+        for name in DECISIONS:
+            columns = max(options.stop for options in sizes[name])
+            legal = torch.tensor([[c in row for c in range(columns)] for row in sizes[name]])
+            self.register_buffer(f"legal_{name}", legal, persistent=False)
+            self.logits[name] = nn.Parameter(torch.zeros(legal.shape))
+
+    def masked(self, name: str) -> Tensor:
+        """[decisions, options]: logits, so low where there is no option that it gets 0."""
+        legal: Tensor = getattr(self, f"legal_{name}")
+        logits: Tensor = self.logits[name]
+        return logits.masked_fill(~legal, _NEVER)
+
+    def soft(self, tau: float) -> Probabilities:
+        """Return softmax(alpha / tau)."""
+        return Probabilities(**{name: (self.masked(name) / tau).softmax(-1) for name in DECISIONS})
+
+    def log_soft(self) -> dict[str, Tensor]:
+        """Return log softmax(alpha) of every decision, without gradient."""
+        return {name: self.masked(name).detach().double().log_softmax(-1) for name in DECISIONS}
+
+    def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Probabilities:
+        """Draw rows of the Gumbel softmax (Jang et al. 2017); `hard`: one-hot in value."""
+        rows = {}
+        for name in DECISIONS:
+            logits = self.masked(name)
+            noise = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
+            gumbel = -(-noise.log()).log()
+            soft = ((logits + gumbel.to(logits.device)) / tau).softmax(-1)
+            if hard:
+                one_hot = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
+                soft = one_hot + (soft - soft.detach())  # the difference is 0, exactly
+            rows[name] = soft
+        return Probabilities(**rows)
+
+    def draw(self, source: random.Random, tau: float) -> Choice:
+        """Draw one option for every decision from softmax(alpha / tau)."""
+        p = self.soft(tau)
+        picks = {
+            name: [source.choices(range(len(row)), row)[0] for row in p[name].tolist()]
+            for name in DECISIONS
+        }
+        return choice_of(picks)
+
+    def most_likely(self) -> Choice:
+        """Return the most probable option of every decision, whatever it costs."""
+        return choice_of({name: self.masked(name).argmax(-1).tolist() for name in DECISIONS})
+
+    def entropy(self, tau: float) -> Tensor:
+        """L_O of DA2S: entropy of the operations' probabilities in nats, summed over decisions."""
+        total = torch.zeros(())
+        for name in DECISIONS:
+            log_p = (self.masked(name) / tau).log_softmax(-1)
+            total = total - (log_p.exp() * log_p).sum().cpu()
+        return total
+
+
+def choice_of(picks: Mapping[str, list[int]]) -> Choice:
+    """Make a choice of one index per decision."""
+    return Choice(
+        width=tuple(picks["width"]),
+        kernel=tuple(picks["kernel"]),
+        expansion=tuple(picks["expansion"]),
+        squeeze=tuple(picks["squeeze"]),
+        keep=tuple(bool(value) for value in picks["keep"]),
+    )
+
+
+def one_hot(choice: Choice, alphas: Alphas) -> Probabilities:
+    """Return the relaxation that is certain of `choice`."""
+    rows = {}
+    for name in DECISIONS:
+        row = torch.zeros_like(alphas.logits[name])
+        picks = torch.tensor([int(value) for value in getattr(choice, name)], device=row.device)
+        rows[name] = row.scatter(-1, picks[:, None], 1.0)
+    return Probabilities(**rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """tau0 during warm-up, then geometric to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
+
+    start: float = 1.0
+    """tau0."""
+    end: float = 0.1
+    """tauT; equal to `start`: the fixed temperature of the ablation."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "start", 0.01, 100)
+        check_between(self, "end", 0.01, 100)
+
+    @classmethod
+    def parse(cls, text: str) -> "Temperature":
+        """Read `1:0.1`, or `1` for a fixed temperature."""
+        try:
+            first, *rest = (float(part) for part in text.split(":"))
+            (last,) = rest or (first,)
+        except ValueError as error:
+            raise MobileNASError(
+                f"temperature {text!r} cannot be read: write START:END such as 1:0.1, or one number"
+            ) from error
+        return cls(start=first, end=last)
+
+    def at(self, epoch: float, warmup: int, epochs: int) -> float:
+        """Return tau at `epoch` of `epochs`, of which the first `warmup` train weights only."""
+        done = (epoch - warmup) / max(1, epochs - 1 - warmup)
+        return float(self.start * (self.end / self.start) ** min(1.0, max(0.0, done)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropySchedule:
+    """Weight of the entropy loss over time (DA2S): lambda w1(t) w2(t) L_O."""
+
+    weight: float = 0.1
+    """lambda, per decision: 0 turns the loss off."""
+    shape: str = "log"
+    """How w2 rises after its start: const, linear, log or step."""
+    start: float = 0.5
+    """Share of the epochs after warm-up during which w2 is 0."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "weight", 0, 100)
+        check_between(self, "start", 0, 1)
+        check_choice("entropy schedule", self.shape, ENTROPY_SCHEDULES)
+
+    def at(self, epoch: float, warmup: int, epochs: int) -> float:
+        """Return the whole factor before L_O at `epoch`."""
+        done = min(1.0, max(0.0, (epoch - warmup) / max(1, epochs - 1 - warmup)))
+        if done < self.start or epoch < warmup:
+            return 0.0
+        late = (done - self.start) / max(1e-9, 1 - self.start)
+        rise = {
+            "const": 1.0,
+            "linear": late,
+            "log": math.log1p((math.e - 1) * late),
+            "step": float(late >= 0.5),
+        }[self.shape]
+        return self.weight * done * rise

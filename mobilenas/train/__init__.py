@@ -1,0 +1,28 @@
+"""Training from scratch: recipe, trainer, and a resumable run in a folder."""
+
+from mobilenas.train.recipe import Recipe
+from mobilenas.train.run import (
+    BEST_WEIGHTS,
+    CHECKPOINT,
+    LAST_WEIGHTS,
+    LOG,
+    TrainResult,
+    load_weights,
+    train,
+)
+from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
+
+__all__ = [
+    "BEST_WEIGHTS",
+    "CHECKPOINT",
+    "LAST_WEIGHTS",
+    "LOG",
+    "Evaluation",
+    "Recipe",
+    "TrainResult",
+    "Trainer",
+    "evaluate",
+    "load_weights",
+    "parameter_groups",
+    "train",
+]

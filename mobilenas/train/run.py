@@ -1,0 +1,211 @@
+"""Training in a folder: a checkpoint after every epoch, a log, and the weights at the end."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from mobilenas.cost.exact import costs
+from mobilenas.data import ImageData
+from mobilenas.errors import FileError
+from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
+from mobilenas.progress import Reporter, Silent
+from mobilenas.spaces.arch import MobileArch
+from mobilenas.spaces.build import build
+from mobilenas.train.recipe import Recipe
+from mobilenas.train.trainer import Trainer
+
+CHECKPOINT = "checkpoint.pt"
+"""All that a killed training needs to go on."""
+LOG = "log.jsonl"
+"""One line an epoch: epoch, loss, val_top1, lr, seconds."""
+BEST_WEIGHTS = "best.safetensors"
+"""Averaged weights of the epoch with the highest validation top-1."""
+LAST_WEIGHTS = "last.safetensors"
+"""Averaged weights of the last epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training came to; accuracies are of averaged weights on validation images."""
+
+    epochs: int
+    """Epochs trained."""
+    best_epoch: int
+    """The one with the highest top-1, counted from 1; the later one where two are equal."""
+    val_top1: float
+    """Percent, at the best epoch."""
+    last_val_top1: float
+    """Percent, at the last epoch."""
+    seconds: float
+    """Wall time of all epochs with their validation, whatever number of times it was resumed."""
+    params: int
+    """Trainable numbers of the network."""
+
+
+def train(
+    arch: MobileArch,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    seed: int,
+    device: str = "cpu",
+    resume: bool = True,
+    reporter: Reporter | None = None,
+    stage: str = "train",
+) -> TrainResult:
+    """Train `arch` and write its weights; a finished training is read from its files.
+
+    Raises FileError where `folder` holds another training, DivergedError where the loss does
+    not stay finite. `resume=False` starts again and discards what is in `folder`.
+    """
+    reporter = Silent() if reporter is None else reporter
+    identity = _identity(arch, data, recipe, seed)
+    state = _read_checkpoint(folder / CHECKPOINT, identity) if resume else None
+    if state is None:
+        _discard(folder)
+        state = {"identity": identity, "trainer": {}, "log": [], "best": {}, "last": {}}
+    log: list[dict[str, Any]] = state["log"]
+    # the checkpoint has the log, too: a kill between the two files leaves no line out or double
+    write_jsonl(folder / LOG, log)
+    reporter.start(stage, recipe.epochs)
+    if log:
+        reporter.step(len(log), _figures(log[-1]))
+    if len(log) < recipe.epochs:
+        trainer = Trainer(arch, data, recipe, seed=seed, device=device)
+        _finish(trainer, state, folder, reporter)
+    _write_missing(folder, state)
+    return TrainResult(
+        epochs=len(log),
+        best_epoch=_best(log)["epoch"],
+        val_top1=_best(log)["val_top1"],
+        last_val_top1=log[-1]["val_top1"],
+        seconds=sum(line["seconds"] for line in log),
+        params=costs(arch).params,
+    )
+
+
+def load_weights(arch: MobileArch, path: Path) -> nn.Module:
+    """Build `arch` with the weights of a safetensors file, in eval mode.
+
+    Raises FileError that names the file and the first weight that does not fit.
+    """
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise FileError(f"{path} is not a whole safetensors file: {error}") from error
+    # the start weights, drawn and dropped, move no generator
+    with torch.random.fork_rng(devices=[]):
+        network = build(arch)
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise FileError(f"{path} lacks {name!r}; its weights are another network's")
+        if tensors[name].shape != tensor.shape:
+            raise FileError(
+                f"{path}: {name!r} has shape {list(tensors[name].shape)}; "
+                f"this network needs {list(tensor.shape)}"
+            )
+    unknown = next((name for name in tensors if name not in wanted), None)
+    if unknown is not None:
+        raise FileError(f"{path} has {unknown!r}, which this network does not")
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def _identity(arch: MobileArch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What must not change between the parts of one training, in JSON's types."""
+    identity = {
+        "arch": arch.to_dict(),
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "data": data.fingerprint,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
+
+
+def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    state = load_checkpoint(path)
+    if state is None:
+        return None
+    if not isinstance(state, dict) or {"identity", "trainer", "log", "best", "last"} - set(state):
+        raise FileError(
+            f"{path} is not a checkpoint of a training; delete it or choose another folder"
+        )
+    other = [part for part in identity if state["identity"].get(part) != identity[part]]
+    if other:
+        raise FileError(
+            f"{path} is of another training: its {' and '.join(other)} differ; "
+            "choose another folder, or start this one again without resuming"
+        )
+    return state
+
+
+def _restore(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    try:
+        trainer.load_state_dict(state["trainer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise FileError(f"{path} does not fit this release; delete it to start again") from error
+
+
+def _finish(trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter) -> None:
+    """Run the epochs that `state` lacks; `state` and the folder follow."""
+    log = state["log"]
+    if log:
+        _restore(trainer, state, folder / CHECKPOINT)
+    while trainer.epochs_done < trainer.recipe.epochs:
+        log.append(_run_epoch(trainer))
+        state["trainer"], state["last"] = trainer.state_dict(), trainer.weights()
+        if _best(log) is log[-1]:
+            state["best"] = state["last"]
+        save_checkpoint(folder / CHECKPOINT, state)
+        write_jsonl(folder / LOG, log)
+        reporter.step(len(log), _figures(log[-1]))
+
+
+def _run_epoch(trainer: Trainer) -> dict[str, Any]:
+    start = time.perf_counter()
+    figures = trainer.run_epoch()
+    val_top1 = trainer.evaluate(trainer.data.val).top1
+    return {
+        "epoch": trainer.epochs_done,
+        "loss": figures["loss"],
+        "val_top1": val_top1,
+        "lr": figures["lr"],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _best(log: list[dict[str, Any]]) -> dict[str, Any]:
+    # of two equal epochs the later: it has seen more images at a lower rate
+    return max(log, key=lambda line: (line["val_top1"], line["epoch"]))
+
+
+def _figures(line: dict[str, Any]) -> dict[str, str]:
+    return {"loss": f"{line['loss']:.3f}", "val top-1": f"{line['val_top1']:.1f} %"}
+
+
+def _write_missing(folder: Path, state: dict[str, Any]) -> None:
+    for name, key in ((BEST_WEIGHTS, "best"), (LAST_WEIGHTS, "last")):
+        tensors: dict[str, Tensor] = state[key]
+        if not (folder / name).exists():
+            write_bytes(folder / name, save_tensors(tensors))
+
+
+def _discard(folder: Path) -> None:
+    # the checkpoint first: a kill on the way leaves nothing that looks finished
+    for name in (CHECKPOINT, LOG, BEST_WEIGHTS, LAST_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,247 @@
+"""Training epoch by epoch; between two epochs everything that matters is in `state_dict`."""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from mobilenas.data import ImageData, Split, batches, batches_per_pass
+from mobilenas.errors import DataError, DivergedError, MobileNASError
+from mobilenas.spaces.arch import MobileArch
+from mobilenas.spaces.build import build
+from mobilenas.train.recipe import Recipe
+
+EVALUATION_BATCH_SIZE = 256
+"""Images at once where no gradient is needed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What a network does on a split."""
+
+    top1: float
+    """Percent of the images whose highest logit is their label's."""
+    loss: float
+    """Mean cross-entropy, without label smoothing."""
+    predictions: Tensor
+    """int64 [N], in the split's order."""
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu") -> Evaluation:
+    """Measure `model` on `split` in eval mode and float32; its mode is restored."""
+    if not len(split):
+        raise DataError(f"{data.name}: there are no images to measure on")
+    was_training = model.training
+    model.eval()
+    loss, predictions = 0.0, []
+    given = batches(
+        split, data, batch_size=EVALUATION_BATCH_SIZE, seed=None, device=device, drop_last=False
+    )
+    for x, y in given:  # x: [B, 3, H, W], y: [B]
+        logits = model(x).float()
+        loss += F.cross_entropy(logits, y, reduction="sum").item()
+        predictions.append(logits.argmax(1).cpu())
+    model.train(was_training)
+    predicted = torch.cat(predictions)
+    right = int((predicted == split.labels).sum())
+    return Evaluation(top1=100 * right / len(split), loss=loss / len(split), predictions=predicted)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: weights that decay, and the rest.
+
+    Norms and biases do not decay, and neither do depthwise kernels: there are few numbers in
+    them, and decay costs accuracy (MobileNet, Howard et al. 2017, section 4).
+    """
+    depthwise = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+    }
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for weight in model.parameters():
+        # norms and biases are the parameters of one dimension
+        decays = weight.dim() > 1 and id(weight) not in depthwise
+        (decaying if decays else others).append(weight)
+    return [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+class Trainer:
+    """Trains one arch; the same arguments give the same weights on the same machine."""
+
+    def __init__(
+        self,
+        arch: MobileArch,
+        data: ImageData,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: str = "cpu",
+        split: Split | None = None,
+    ) -> None:
+        self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
+        self.split = data.train if split is None else split
+        if len(self.split) < 2:  # batch norm has no variance over one image
+            raise DataError(f"{data.name}: {len(self.split)} images are too few to train on")
+        _check_fit(arch, data)
+        self.epochs_done = 0
+        with self._randomness("start"):
+            network = build(arch)
+        # torch's stubs do not know `memory_format`
+        self._network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._average = AveragedModel(
+            self._network, multi_avg_fn=self._update_average, use_buffers=True
+        )
+        self._average.eval().requires_grad_(False)
+        self._optimizer = torch.optim.SGD(
+            parameter_groups(self._network, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The network with averaged weights, in eval mode; it changes as training goes on."""
+        return self._average.module
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass."""
+        return batches_per_pass(self.split, self.recipe.batch_size, drop_last=self._drops_last)
+
+    @property
+    def _drops_last(self) -> bool:
+        # a set smaller than one batch is one step, not none
+        return len(self.split) >= self.recipe.batch_size
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one pass; return `loss` (mean), `lr` (of the last step) and `seconds`.
+
+        Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
+        """
+        start = time.perf_counter()
+        self._network.train()
+        loss, steps, lr = 0.0, 0, 0.0
+        with self._randomness(f"epoch {self.epochs_done}"):
+            for x, y in self._batches():  # x: [B, 3, H, W], y: [B]
+                # the middle of a step: neither the first nor the last is wasted on a rate of 0
+                progress = self.epochs_done + (steps + 0.5) / self.steps_per_epoch
+                lr = self.recipe.learning_rate_at(progress)
+                loss += self._step(x, y, lr, steps)
+                steps += 1
+        self.epochs_done += 1
+        return {"loss": loss / steps, "lr": lr, "seconds": time.perf_counter() - start}
+
+    def evaluate(self, split: Split) -> Evaluation:
+        """Measure the averaged weights on `split`."""
+        return evaluate(self.model, split, self.data, self.device)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copy the averaged weights and statistics to the CPU, by `build(arch)`'s names."""
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy all that later epochs depend on; their randomness follows from seed and epoch."""
+        return copy.deepcopy(
+            {
+                "epochs_done": self.epochs_done,
+                "network": self._network.state_dict(),
+                "average": self._average.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; arch, data, recipe and seed must be the same."""
+        self._network.load_state_dict(state["network"])
+        self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.epochs_done = state["epochs_done"]
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = self.recipe
+        return iter(
+            batches(
+                self.split,
+                self.data,
+                batch_size=recipe.batch_size,
+                seed=(self.seed, self.epochs_done),
+                augmentation=recipe.augmentation(),
+                device=self.device,
+                drop_last=self._drops_last,
+            )
+        )
+
+    def _step(self, x: Tensor, y: Tensor, lr: float, step: int) -> float:
+        self._optimizer.zero_grad()
+        on_cuda = torch.device(self.device).type == "cuda"
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_cuda):
+            loss = F.cross_entropy(self._network(x), y, label_smoothing=self.recipe.label_smoothing)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.gradient_clip)
+        loss_value, norm_value = loss.item(), norm.item()
+        if not math.isfinite(loss_value) or not math.isfinite(norm_value):
+            raise DivergedError(
+                f"epoch {self.epochs_done + 1}, step {step + 1}: the loss is {loss_value:g} and "
+                f"its gradient {norm_value:g}; "
+                f"a learning rate below {self.recipe.learning_rate:g} may help"
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._average.update_parameters(self._network)
+        return loss_value
+
+    def _update_average(self, averages: Any, values: Any, updates: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # batch norm's step counter
+            torch._foreach_copy_(averages, values)
+            return
+        decay = self.recipe.ema_decay_at(int(updates))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+    @contextmanager
+    def _randomness(self, purpose: str) -> Iterator[None]:
+        """Seed torch (dropout, start weights) by seed and purpose; put its state back after."""
+        digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
+        seed = int.from_bytes(digest[:7], "big")
+        device = torch.device(self.device)
+        with ExitStack() as stack:
+            if device.type == "cuda":
+                stack.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+                )
+                stack.enter_context(torch.random.fork_rng(devices=[device]))
+                torch.cuda.manual_seed(seed)
+            else:
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+            # not torch.manual_seed, which moves the generators of all devices
+            torch.default_generator.manual_seed(seed)
+            yield
+
+
+def _check_fit(arch: MobileArch, data: ImageData) -> None:
+    for name, wanted, given in (
+        ("image_size", arch.image_size, data.image_size),
+        ("in_channels", arch.in_channels, data.channels),
+        ("classes", arch.classes, len(data.classes)),
+    ):
+        if wanted != given:
+            raise MobileNASError(f"{name} is {wanted} in the arch and {given} in {data.name}")

@@ -1,0 +1,1 @@
+"""Device profiles shipped as JSON; read through `importlib.resources`."""

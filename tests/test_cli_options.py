@@ -1,0 +1,115 @@
+"""The group, its help, the shared options: what the library says, the options say, too."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mobilenas import __version__
+from mobilenas.cli import main as entry
+from mobilenas.cli import options
+from mobilenas.config import COUNTING_RULE
+from mobilenas.cost.budget import CONSTRAINTS
+from mobilenas.nn import ACTIVATIONS
+from mobilenas.request import EFFORTS, Request
+from mobilenas.runs import DEVICES
+from mobilenas.search.settings import PATHS
+from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.mobile import SQUEEZE_POLICIES
+from mobilenas.supernet import SAMPLERS
+from mobilenas.supernet.relaxation import ENTROPY_SCHEDULES
+
+COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"]]
+
+
+def command_named(name: str) -> click.Command:
+    command = entry.cli.get_command(click.Context(entry.cli), name)
+    assert command is not None
+    return command
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        (options.EFFORTS, EFFORTS),
+        (options.DEVICES, DEVICES),
+        (options.PATHS, PATHS),
+        (options.SAMPLERS, SAMPLERS),
+        (options.ENTROPY_SCHEDULES, ENTROPY_SCHEDULES),
+        (options.CONSTRAINTS, CONSTRAINTS),
+        (options.ACTIVATIONS, ACTIVATIONS),
+        (options.SQUEEZE_POLICIES, SQUEEZE_POLICIES),
+        (options.MOBILENETS, MOBILENETS),
+    ],
+)
+def test_the_written_out_choices_are_the_library_s(
+    written: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    assert sorted(written) == sorted(known)
+
+
+@pytest.mark.parametrize("name", ["run", "search"])
+def test_every_field_of_a_request_is_an_option(name: str) -> None:
+    others = {"out", "resume", "overwrite", "quiet", "as_json"}
+    others |= {"dry_run"} if name == "search" else set()
+    given = {param.name for param in command_named(name).params}
+    assert given - others == {field.name for field in fields(Request)}
+
+
+def test_flops_and_macs_are_one_option() -> None:
+    (flops,) = (param for param in command_named("run").params if param.name == "flops")
+    assert flops.opts == ["--flops", "--macs"]
+
+
+def test_the_list_of_commands_is_complete() -> None:
+    for name in entry.COMMANDS:
+        assert command_named(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500k", 500_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), ("7", 7)]
+)
+def test_sizes_are_read(text: str, number: int) -> None:
+    assert options.size(text) == number
+
+
+def test_baselines_are_read() -> None:
+    names = options.mobilenets("mobilenet_v2, mobilenet_v3_small,mobilenet_v2")
+    assert names == ("mobilenet_v2", "mobilenet_v3_small")
+    assert options.mobilenets("none") == ()
+
+
+def test_at_least_one_thread_is_available() -> None:
+    assert options.available_threads() >= 1
+
+
+def test_the_version_is_said() -> None:
+    result = CliRunner().invoke(entry.cli, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"mobilenas, version {__version__}\n")
+
+
+def test_the_help_says_the_counting_rule_and_every_command() -> None:
+    result = CliRunner().invoke(entry.cli, ["--help"])
+    assert result.exit_code == 0
+    assert " ".join(result.stdout.split()).count(COUNTING_RULE) == 1
+    for name in entry.COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_fits_80_columns(words: list[str]) -> None:
+    result = CliRunner().invoke(entry.cli, [*words, "--help"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: mobilenas {' '.join(words)}")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["profile", "flops"], ["predict"]], ids=" ".join)
+def test_help_imports_neither_torch_nor_rich(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "numpy", "onnx", "onnxruntime", "rich.console"} & imported

@@ -1,0 +1,104 @@
+"""`mobilenas profile flops` and `mobilenas predict`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from mobilenas.cli.main import cli
+from mobilenas.config import COUNTING_RULE
+from mobilenas.cost import costs
+from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.onnx import export_onnx
+from mobilenas.spaces import MOBILENETS, MobileArch, build
+
+SHAPE = ("--width", "0.35", "--image-size", "32", "--classes", "10")
+
+
+def small(name: str = "mobilenet_v3_small") -> MobileArch:
+    return MOBILENETS[name](0.35, 32, 10)
+
+
+@pytest.mark.parametrize("name", list(MOBILENETS))
+def test_both_counts_agree_layer_by_layer(name: str) -> None:
+    result = CliRunner().invoke(cli, ["profile", "flops", name, *SHAPE, "--json"])
+    assert result.exit_code == 0
+    counted, exact = json.loads(result.stdout), costs(small(name))
+    assert (counted["flops"], counted["params"]) == (exact.flops, exact.params)
+    assert counted["fvcore_flops"] == exact.flops
+    assert counted["counting_rule"] == COUNTING_RULE
+    assert len(counted["layers"]) > 20
+    for layer in counted["layers"]:
+        assert layer["fvcore_flops"] == layer["flops"] > 0, layer["name"]
+
+
+def test_the_table_fits_80_columns_and_has_no_control_characters() -> None:
+    result = CliRunner().invoke(cli, ["profile", "flops", "mobilenet_v3_large"])
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert all(char.isprintable() for line in result.stdout.splitlines() for char in line)
+    assert "blocks.14.squeeze_excite.expand" in result.stdout
+    assert "216,589,760" in " ".join(result.stdout.split())
+    assert COUNTING_RULE in " ".join(result.stdout.split())
+
+
+def test_an_arch_file_and_a_run_folder_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "arch.json"
+    record = {"schema_version": 1, "arch": small().to_dict()}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    for target in (path, tmp_path):
+        result = CliRunner().invoke(cli, ["profile", "flops", str(target), "--json"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["flops"] == costs(small()).flops
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    labels = tuple(f"digit [{number}]" for number in range(10))
+    described = ModelMetadata(
+        labels=labels, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), image_size=32
+    )
+    export_onnx(
+        build(small()).eval(), path, image_size=32, channels=3, metadata=described.to_strings()
+    )
+    return path
+
+
+def test_an_onnx_file_is_counted(model: Path) -> None:
+    result = CliRunner().invoke(cli, ["profile", "flops", str(model), "--json"])
+    counted, exact = json.loads(result.stdout), costs(small())
+    assert (counted["flops"], counted["params"]) == (exact.flops, exact.params)
+    table = CliRunner().invoke(cli, ["profile", "flops", str(model)]).stdout
+    assert f"{exact.flops:,}" in table
+
+
+def test_predict_labels_images_without_torch(model: Path, tmp_path: Path) -> None:
+    image = tmp_path / "grey.png"
+    Image.new("L", (40, 30), 90).save(image)
+    code = (
+        "import sys\nfrom mobilenas.cli.main import cli\n"
+        "try:\n    cli()\n"
+        "finally:\n    assert not {'torch', 'onnx', 'scipy'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, "predict", str(model), str(image), "--top", "2"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["path"] == str(image)
+    assert len(found["labels"]) == 2
+    assert done.stderr == ""
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found["labels"][0]["label"] in table
+
+
+def test_predict_names_a_bad_image(model: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG cut")
+    result = CliRunner().invoke(cli, ["predict", str(model), str(bad)])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(bad) in result.stderr

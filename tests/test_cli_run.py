@@ -1,0 +1,169 @@
+"""`mobilenas run` from images to report as a program of its own, and its interruption."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mobilenas.cli.main import cli
+from mobilenas.cost.recount import count_onnx
+
+PROGRAM = (sys.executable, "-m", "mobilenas")
+TINY = (
+    *("--data", "digits", "--flops", "300k", "--threads", "1", "--epochs", "1"),
+    *("--search-epochs", "2", "--finalists", "2", "--random", "1", "--baselines", "none"),
+)
+
+pytestmark = pytest.mark.slow
+
+
+def mobilenas(*words: object, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    for char in "\r\x1b":
+        assert char not in done.stdout + done.stderr
+    return done
+
+
+def answer(*words: str, cwd: Path, status: int = 0) -> Result:
+    """As `mobilenas`, in this process, where warnings are errors."""
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(cli, words)
+    assert result.exit_code == status, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run `whole` is."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = mobilenas("run", *TINY, "--out", "whole", "--json", cwd=folder)
+    assert json.loads(done.stdout) == json.loads((folder / "whole/result.json").read_text())
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("search ")]) == 2
+    return folder
+
+
+def test_the_result_holds_what_scripts_read(folder: Path) -> None:
+    result = json.loads((folder / "whole/result.json").read_text())
+    (budget,) = result["budgets"]
+    assert budget["holds"]
+    assert budget["recounted"] == budget["predicted"] == result["flops"] <= 300_000
+    assert count_onnx(folder / "whole/export/model.onnx").flops == result["flops"]
+    for name in result["files"].values():
+        assert (folder / "whole" / name).is_file(), name
+
+
+def test_a_run_that_is_done_is_shown_again(folder: Path) -> None:
+    done = answer("run", "--out", "whole", "--resume", "--quiet", cwd=folder)
+    assert done.stderr == ""
+    for word in (
+        "found",
+        "random",
+        "300,000",
+        "yes",
+        "whole/report.html",
+        "whole/export/model.onnx",
+    ):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_same_request_resumes_and_another_is_refused(folder: Path) -> None:
+    answer("run", *TINY, "--out", "whole", "--resume", "--quiet", cwd=folder)
+    kept = (folder / "whole/result.json").read_bytes()
+    for words in (("--resume", "--seed", "7"), ()):
+        done = answer("run", *TINY, "--out", "whole", *words, cwd=folder, status=2)
+        (line,) = done.stderr.splitlines()
+        assert "whole holds" in line
+    assert (folder / "whole/result.json").read_bytes() == kept
+
+
+def test_every_stage_answers_on_the_run(folder: Path) -> None:
+    arch = json.loads(answer("search", "--out", "whole", "--resume", "--json", cwd=folder).stdout)
+    assert arch == json.loads((folder / "whole/arch.json").read_text())
+    expected = {
+        "train": {"epochs", "val_top1"},
+        "export": {"files", "parity"},
+        "report": {"report"},
+    }
+    for name, keys in expected.items():
+        done = answer(name, "whole", "--json", "--quiet", cwd=folder)
+        assert keys <= set(json.loads(done.stdout)), name
+        assert answer(name, "whole", "--quiet", cwd=folder).stdout
+    networks = json.loads(answer("compare", "whole", "--json", cwd=folder).stdout)
+    assert {network["kind"] for network in networks} == {"found", "random"}
+    counted = json.loads(answer("profile", "flops", "whole", "--json", cwd=folder).stdout)
+    assert counted["flops"] == arch["costs"]["flops"]
+    assert "blocks.0" in answer("search", "--out", "whole", "--resume", cwd=folder).stdout
+
+
+def test_a_broken_budget_is_status_3(folder: Path) -> None:
+    path = folder / "whole/run.json"
+    kept = path.read_text()
+    record = json.loads(kept)
+    record["settings"]["budgets"][0]["limit"] = 1000
+    path.write_text(json.dumps(record))
+    try:
+        done = answer("run", "--out", "whole", "--resume", "--quiet", cwd=folder, status=3)
+        assert "NO" in done.stdout
+    finally:
+        path.write_text(kept)
+
+
+def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
+    words = ("search", "--data", "digits", "--flops", "300k", "--dry-run")
+    ranges = json.loads(mobilenas(*words, "--json", cwd=tmp_path).stdout)
+    assert set(ranges) == {"flops", "params", "memory"}
+    assert ranges["flops"]["smallest"] < 300_000 < ranges["flops"]["largest"]
+    assert "Reachable" in mobilenas(*words, cwd=tmp_path).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_for(line_start: str, stream: IO[str]) -> None:
+    for line in stream:
+        if line.startswith(line_start):
+            return
+    raise AssertionError(f"the program ended before {line_start!r}")
+
+
+def test_ctrl_c_names_the_command_that_goes_on(tmp_path: Path) -> None:
+    command = [*PROGRAM, "run", *TINY, "--random", "0", "--out", "cut"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        wait_for("search 1/2", process.stderr)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        out, errors = process.communicate()
+        seconds = time.monotonic() - sent
+    assert process.returncode == 130
+    assert seconds < 2
+    assert out == ""
+    assert errors.splitlines()[-1] == (
+        "mobilenas: interrupted; go on with: mobilenas run --out cut --resume"
+    )
+    done = mobilenas("run", "--out", "cut", "--resume", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["budgets"][0]["holds"]
+    assert "search 1/2" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
+    command = [*PROGRAM, "profile", "flops", "mobilenet_v3_small"]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

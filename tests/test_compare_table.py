@@ -1,0 +1,158 @@
+import re
+import statistics
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilenas.compare.table import KINDS, summarize, verdict
+from mobilenas.errors import MobileNASError
+
+
+def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> dict[str, Any]:
+    figures = {"flops": 300_000, "params": 5000, "size_bytes": 40_000, "latency_ms": 0.5}
+    return {"name": name or kind, "kind": kind, "seed": seed, "top1": top1} | figures | costs
+
+
+def over_seeds(kind: str, *top1: float, name: str = "") -> list[dict[str, Any]]:
+    return [entry(kind, value, name=name, seed=seed) for seed, value in enumerate(top1)]
+
+
+def test_rows_come_in_order_with_the_best_mobilenet_first() -> None:
+    entries = [
+        entry("mobilenet", 80, name="mobilenet_v2 x0.2"),
+        entry("random", 70, name="random-1"),
+        entry("mobilenet", 85, name="mobilenet_v3_small x0.1"),
+        entry("random", 74, name="random-2"),
+        entry("rival", 88),
+        entry("found", 90),
+    ]
+    assert [row.name for row in summarize(entries)] == [
+        "found",
+        "rival",
+        "random (2 networks)",
+        "mobilenet_v3_small x0.1",
+        "mobilenet_v2 x0.2",
+    ]
+
+
+def test_costs_are_the_first_networks_except_for_random_and_rival() -> None:
+    pairs = [(100, 3.0), (201, 4.0)]
+    entries = [
+        entry(kind, 50, seed=seed, flops=flops, params=flops, size_bytes=flops, latency_ms=ms)
+        for kind in KINDS
+        for seed, (flops, ms) in enumerate(pairs)
+    ]
+    rows = {row.kind: row for row in summarize(entries)}
+    for kind in ("found", "mobilenet"):
+        assert (rows[kind].flops, rows[kind].params, rows[kind].latency_ms) == (100, 100, 3.0)
+    for kind in ("random", "rival"):
+        assert (rows[kind].flops, rows[kind].size_bytes, rows[kind].latency_ms) == (150, 150, 3.5)
+
+
+def test_one_network_has_no_spread() -> None:
+    (row,) = summarize([entry("random", 61.5)])
+    assert (row.name, row.top1_spread, row.top1_mean) == ("random (1 network)", None, 61.5)
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(MobileNASError, match="kind is 'guess'"):
+        summarize([entry("guess", 1)])
+
+
+percents = st.floats(0, 100, allow_subnormal=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), percents), min_size=1, max_size=30))
+def test_every_network_is_in_one_row_with_its_statistics(given: list[tuple[str, float]]) -> None:
+    rows = summarize([entry(kind, top1) for kind, top1 in given])
+    assert [row.kind for row in rows] == [kind for kind in KINDS if kind in dict(given)]
+    for row in rows:
+        top1 = [value for kind, value in given if kind == row.kind]
+        assert row.networks == len(top1)
+        assert row.top1_best == max(top1)
+        assert row.top1_mean == pytest.approx(sum(top1) / len(top1))
+        if len(top1) == 1:
+            assert row.top1_spread is None
+        else:
+            assert row.top1_spread == pytest.approx(statistics.stdev(top1))
+
+
+def test_one_seed_is_said_plainly() -> None:
+    entries = [
+        entry("found", 92.5, flops=293_418),
+        entry("mobilenet", 90.0, name="mobilenet_v2 x0.2"),
+        entry("mobilenet", 91.0, name="mobilenet_v3_small x0.1"),
+        entry("random", 93.0),
+        entry("random", 94.0),
+        entry("rival", 92.5),
+    ]
+    assert verdict(entries) == (
+        "The found network (293.4k FLOPs) reaches 92.50 % top-1: "
+        "ahead of the best MobileNet (mobilenet_v3_small x0.1) by 1.50 points, one seed; "
+        "behind the mean of 2 random networks by 1.00 points, one seed; "
+        "level with the rival given the search's time, one seed."
+    )
+
+
+def test_better_needs_every_seed_to_lead_by_more_than_the_spread() -> None:
+    entries = over_seeds("found", 92, 93, 94) + over_seeds("mobilenet", 90, 90.5, 90, name="v2")
+    assert verdict(entries) == (
+        "The found networks (300k FLOPs) reach 93.00 ± 1.00 % top-1 over 3 seeds: "
+        "better than the best MobileNet (v2) in every seed, by 2.00 to 4.00 points (spread 1.00)."
+    )
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (91.5, 92, 93),  # leads in every seed, within the spread
+        (80, 80, 94.5),  # leads by far, but not in every seed
+        (92, 93, 94),  # level
+    ],
+)
+def test_less_than_that_is_not_called_better(others: tuple[float, ...]) -> None:
+    said = verdict(over_seeds("found", 92, 93, 94) + over_seeds("random", *others))
+    assert "better" not in said
+    assert "not clearly apart from the mean of 3 random networks" in said
+
+
+def test_worse_is_said_too() -> None:
+    said = verdict(over_seeds("found", 70, 70.5) + over_seeds("random", 80, 80.2))
+    assert "worse than the mean of 2 random networks in every seed, by 9.70 to 10.00 points" in said
+
+
+def test_the_best_mobilenet_is_the_best_of_each_seed() -> None:
+    entries = over_seeds("found", 90, 90)
+    entries += over_seeds("mobilenet", 80, 91, name="a") + over_seeds("mobilenet", 85, 70, name="b")
+    assert "not clearly apart from the best MobileNet: -1.00 to +5.00 points" in verdict(entries)
+
+
+def test_seeds_without_an_opponent_allow_no_claim_about_every_seed() -> None:
+    two = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50, 50))
+    assert "better" not in two
+    assert "+42.00 points over 2 of the 3 seeds" in two
+    one = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50))
+    assert "ahead of one random network by 42.00 points, one seed" in one
+
+
+def test_without_anything_to_compare_nothing_is_claimed() -> None:
+    assert verdict([]) == "The comparison holds no found network."
+    assert verdict([entry("found", 90)]).endswith(
+        "90.00 % top-1: there is nothing to hold it against."
+    )
+    stranger = [entry("found", 90), entry("random", 80, seed=7)]
+    assert "not compared with one random network, which shares no seed with it" in verdict(stranger)
+
+
+@given(st.lists(st.tuples(percents, percents), min_size=1, max_size=6))
+def test_the_word_better_keeps_its_promise(pairs: list[tuple[float, float]]) -> None:
+    found, others = zip(*pairs, strict=True)
+    said = verdict(over_seeds("found", *found) + over_seeds("mobilenet", *others))
+    assert said.count(".") == len(re.findall(r"\d\.\d", said)) + 1  # one sentence
+    promised = len(pairs) > 1 and all(
+        mine - other > max(statistics.stdev(found), statistics.stdev(others))
+        for mine, other in pairs
+    )
+    assert ("better" in said) == promised

@@ -1,0 +1,151 @@
+"""What is installed is what stands in the tree: the package list, the wheel, its script."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+    "setuptools"
+]
+
+
+def packages_of(root: Path) -> set[str]:
+    """Every folder with an `__init__.py`, by the name it installs under."""
+    mapping = SETUPTOOLS["package-dir"]
+    return {
+        ".".join((package, *init.parent.relative_to(root / folder).parts))
+        for package, folder in mapping.items()
+        for init in (root / folder).rglob("__init__.py")
+    }
+
+
+def run(*command: object, cwd: Path) -> str:
+    """Run a command away from the repository; the test shows its output where it fails."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_package_list_is_the_tree() -> None:
+    assert sorted(SETUPTOOLS["packages"]) == sorted(packages_of(ROOT))
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    folders = [ROOT / folder for folder in SETUPTOOLS["package-dir"].values()]
+    for folder in folders:
+        for path in folder.rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), f"{path.parent} has no __init__.py"
+
+
+def test_the_version_is_said_once() -> None:
+    import mobilenas
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == mobilenas.__version__
+
+
+@pytest.mark.parametrize("module", ["mobilenas", "mobilenas.cli.main"])
+def test_importing_the_command_line_imports_no_torch(module: str, tmp_path: Path) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'onnx', 'scipy'}} & set(sys.modules)))"
+    assert run(sys.executable, "-c", code, cwd=tmp_path) == "[]\n"
+
+
+# From the root of the repository the working folder comes first on sys.path, and mobilenas/ there
+# has no cli/ in it: the editable installation must answer for it.
+@pytest.mark.parametrize("where", ["root", "elsewhere"])
+def test_python_m_mobilenas_answers_and_imports_no_torch(where: str, tmp_path: Path) -> None:
+    cwd = ROOT if where == "root" else tmp_path
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mobilenas", "--help"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "mobilenas.cli.main" in imported
+    assert not {"torch", "torchvision", "onnx", "onnxruntime", "scipy"} & imported
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts' folder of an environment that holds the wheel and sees our dependencies."""
+    folder = tmp_path_factory.mktemp("wheel")
+    environment = folder / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=folder)
+    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
+    # The build writes build/ and *.egg-info into its source, so it gets a copy of its own.
+    source = folder / "source"
+    source.mkdir()
+    wanted = ["pyproject.toml", "LICENSE", "README.md", *SETUPTOOLS["package-dir"].values()]
+    for name in dict.fromkeys(wanted):
+        copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source, cwd=folder)
+    (wheel,) = folder.glob("mobilenas-*.whl")
+    python = scripts / "python"
+    run(*pip, "--python", python, "install", "--no-index", "--no-deps", wheel, cwd=folder)
+    # A folder named in a .pth file does not have its own .pth files read: third-party packages are
+    # seen, the editable mobilenas beside them is not.
+    site = sysconfig.get_paths()["purelib"]
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    (Path(run(python, "-c", code, cwd=folder).strip()) / "dependencies.pth").write_text(
+        site + "\n", encoding="utf-8"
+    )
+    return scripts
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, or a folder without what Python compiled."""
+    if source.is_file():
+        target.write_bytes(source.read_bytes())
+        return
+    for path in source.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            inner = target / path.relative_to(source)
+            inner.parent.mkdir(parents=True, exist_ok=True)
+            inner.write_bytes(path.read_bytes())
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_package_and_the_profiles(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import importlib, json, mobilenas, importlib.resources as r;"
+        f"m = [importlib.import_module(n) for n in {sorted(SETUPTOOLS['packages'])!r}];"
+        "print(json.dumps({'files': [x.__file__ for x in m],"
+        " 'typed': r.files('mobilenas').joinpath('py.typed').is_file(),"
+        " 'profiles': sorted(p.name for p in r.files('mobilenas.profiles').iterdir()"
+        " if p.name.endswith('.json'))}))"
+    )
+    found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))
+    for file in found["files"]:
+        assert Path(file).is_relative_to(installed.parent), f"{file} is not from the wheel"
+    assert found["typed"]
+    assert found["profiles"] == sorted(path.name for path in (ROOT / "profiles").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_the_installed_script_answers(installed: Path, tmp_path: Path) -> None:
+    assert "Usage: mobilenas" in run(installed / "mobilenas", "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_installed_script_searches(installed: Path, tmp_path: Path) -> None:
+    run(
+        *(installed / "mobilenas", "search", "--data", "digits", "--flops", "300k"),
+        *("--effort", "quick", "--out", "found"),
+        cwd=tmp_path,
+    )
+    arch = json.loads((tmp_path / "found" / "arch.json").read_text(encoding="utf-8"))
+    assert 0 < arch["costs"]["flops"] <= 300_000

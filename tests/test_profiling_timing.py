@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.export.onnx import export_onnx
+from mobilenas.profiling import worker
+from mobilenas.profiling.timing import time_models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A light and a heavy model; the heavy one has a symbolic batch."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = []
+    for name, channels in (("light", 4), ("heavy", 256)):
+        module = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Conv2d(channels, channels, 3))
+        paths.append(folder / f"{name}.onnx")
+        export_onnx(
+            module,
+            paths[-1],
+            image_size=24,
+            channels=3,
+            metadata={},
+            dynamic_batch=name == "heavy",
+        )
+    return paths
+
+
+def test_models_are_timed_in_their_order(models: list[Path]) -> None:
+    light, heavy = time_models(models, rounds=5, warmup=1)
+    assert light.median_ms < heavy.median_ms
+    for timing in (light, heavy):
+        assert 0 < timing.minimum_ms <= timing.median_ms
+        assert timing.spread_ms >= 0
+        assert (timing.rounds, timing.threads, timing.provider) == (5, 1, "CPUExecutionProvider")
+    assert time_models([]) == []
+
+
+def test_rounds_are_interleaved(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Runner:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, outputs: None, feed: dict[str, object]) -> None:
+            calls.append(self.name)
+
+    monkeypatch.setattr(worker, "_job", lambda path, threads, rng: (Runner(path.stem), {}))
+    monkeypatch.setattr(worker.gc, "disable", lambda: None)
+    request = {"paths": ["a", "b", "c"], "threads": 1, "rounds": 20, "warmup": 0, "limit_s": 60}
+    times = worker.measure(request)
+    assert [len(series) for series in times] == [20, 20, 20]
+    rounds = [calls[start : start + 3] for start in range(0, 60, 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+
+
+def test_the_time_is_bounded(models: list[Path]) -> None:
+    timings = time_models(models, rounds=10**9, warmup=1, limit_s=0.5)
+    assert timings[0].rounds == timings[1].rounds < 10**9
+
+
+def test_a_planted_wrong_file_is_named(models: list[Path], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"this is not a model")
+    with pytest.raises(FileError, match=r"wrong\.onnx is not an ONNX file"):
+        time_models([models[0], wrong], rounds=1)
+    with pytest.raises(FileError, match=r"gone\.onnx does not exist"):
+        time_models([tmp_path / "gone.onnx"], rounds=1)
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"rounds": 0}, {"warmup": -1}])
+def test_settings_are_checked(models: list[Path], wrong: dict[str, int]) -> None:
+    with pytest.raises(MobileNASError, match=next(iter(wrong))):
+        time_models(models, **wrong)
+
+
+def test_the_worker_does_without_torch() -> None:
+    code = "import sys, mobilenas.profiling.worker; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_worker_that_dies_is_an_error(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(Path("/bin/false")))
+    with pytest.raises(MobileNASError, match="exit status 1"):
+        time_models(models, rounds=1)

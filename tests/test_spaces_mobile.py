@@ -1,0 +1,96 @@
+import json
+import random
+import statistics
+
+import pytest
+import torch
+
+from mobilenas.config import from_plain, to_plain
+from mobilenas.cost import CostTable, costs
+from mobilenas.errors import MobileNASError
+from mobilenas.spaces import Choice, MobileSpace, build
+from mobilenas.spaces.mobile import sized, template
+
+JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]
+
+
+def median_load(space: MobileSpace, budget: int, seed: int = 0, draws: int = 64) -> float:
+    table, source = CostTable(space, "flops"), random.Random(seed)
+    return statistics.median(table.exact(space.random(source)) / budget for _ in range(draws))
+
+
+@pytest.mark.parametrize(("budget", "size"), JOBS)
+def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
+    space = sized(lambda s: median_load(s, budget), image_size=size, classes=10)
+    for stage in space.stages:
+        assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
+    assert space.stem.channels % 8 == space.head.channels % 8 == 0
+    load = median_load(space, budget, seed=1, draws=200)
+    narrowest = all(stage.depth == 1 and stage.widths == (8, 16) for stage in space.stages)
+    assert 0.75 <= load <= 1.25 or (narrowest and load > 1)
+    assert costs(space.arch(space.smallest())).flops < budget
+    assert costs(space.arch(space.largest())).flops > 2 * budget
+
+
+def test_a_larger_budget_gives_more_blocks_and_wider_stages() -> None:
+    spaces = [
+        sized(lambda s, b=budget: median_load(s, b), image_size=32, classes=10)
+        for budget in (300_000, 3_000_000, 30_000_000)
+    ]
+    flops = [costs(space.arch(space.largest())).flops for space in spaces]
+    assert flops == sorted(flops)
+    assert [len(space.slots) for space in spaces] == [4, 14, 14]
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_random_choices_build_and_run(size: int) -> None:
+    space, source = template(0.3, image_size=size, classes=4), random.Random(0)
+    for _ in range(3):
+        arch = space.arch(space.random(source))
+        with torch.no_grad():
+            assert build(arch)(torch.randn(2, 3, size, size)).shape == (2, 4)
+
+
+def test_a_choice_that_leaves_blocks_out_is_a_shorter_arch(tiny_space: MobileSpace) -> None:
+    largest = tiny_space.largest()
+    keep = [slot.first for slot in tiny_space.slots]
+    short = Choice(**vars(largest) | {"keep": tuple(keep)})
+    full_arch, short_arch = tiny_space.arch(largest), tiny_space.arch(short)
+    assert len(full_arch.blocks) == len(tiny_space.slots)
+    assert short_arch.blocks == tuple(
+        block for block, kept in zip(full_arch.blocks, keep, strict=True) if kept
+    )
+
+
+def test_slots_state_what_each_block_may_be(tiny_space: MobileSpace) -> None:
+    slots = tiny_space.slots
+    assert [slot.side for slot in slots] == [8, 8, 8, 4, 4, 4, 4]
+    assert [slot.stride for slot in slots] == [1, 1, 2, 1, 1, 1, 1]
+    assert [slot.first for slot in slots] == [True, False, True, False, False, True, False]
+    assert slots[0].expansions == (1,)
+    assert slots[0].in_widths == (8,)
+    assert slots[2].in_widths == (8, 16)
+    assert all(slot.in_widths == slot.out_widths for slot in slots if not slot.first)
+    for choice in (tiny_space.smallest(), tiny_space.random(random.Random(3))):
+        assert all(k for k, slot in zip(choice.keep, slots, strict=True) if slot.first)
+
+
+def test_squeeze_policies_and_activation() -> None:
+    on, off = (
+        template(1, image_size=32, classes=4, squeeze=policy, activation="relu")
+        for policy in ("on", "off")
+    )
+    assert all(block.squeeze for block in on.arch(on.smallest()).blocks)
+    assert not any(block.squeeze for block in off.arch(off.largest()).blocks)
+    assert {block.activation for block in on.arch(on.largest()).blocks} == {"relu"}
+    with pytest.raises(MobileNASError, match="activation is 'gelu'; it must be one of relu"):
+        template(1, image_size=32, classes=4, activation="gelu")
+    with pytest.raises(MobileNASError, match="squeeze is 'maybe'; it must be one of searched"):
+        template(1, image_size=32, classes=4, squeeze="maybe")
+
+
+@pytest.mark.parametrize("size", [8, 32, 224])
+def test_a_space_round_trips_as_json(size: int) -> None:
+    space = template(0.7, image_size=size, classes=12)
+    assert space.slots  # a cached property is no part of the JSON form
+    assert from_plain(MobileSpace, json.loads(json.dumps(to_plain(space))), "space") == space

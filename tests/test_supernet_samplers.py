@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from mobilenas.errors import MobileNASError
+from mobilenas.supernet import SAMPLERS
+from mobilenas.supernet.samplers import (
+    AttentionSampler,
+    ChannelSampler,
+    RankedSampler,
+    make_sampler,
+)
+
+CHANNELS = 16
+PARTIAL = ["random", "attention", "ranked"]
+
+
+def make(name: str, partial: int = 4) -> ChannelSampler:
+    torch.manual_seed(0)
+    sampler = make_sampler(name, CHANNELS, partial)
+    assert sampler is not None
+    return sampler
+
+
+def images(seed: int = 0) -> torch.Tensor:
+    return torch.randn(5, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+@pytest.mark.parametrize("partial", [2, 4, 8])
+def test_one_in_k_channels_enter_in_order(name: str, partial: int) -> None:
+    entering, places = make(name, partial)(images(), generator())
+    assert entering.shape == (5, CHANNELS // partial, 4, 4)
+    assert len(places) == CHANNELS // partial
+    assert places.tolist() == sorted(set(places.tolist()))
+    assert places.min() >= 0 and places.max() < CHANNELS
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_channel_enters_where_k_is_1_or_the_sampler_is_full(name: str) -> None:
+    assert make_sampler(name, CHANNELS, 1) is None
+    assert make_sampler("full", CHANNELS, 4) is None
+
+
+def test_names_and_k_are_checked() -> None:
+    with pytest.raises(MobileNASError, match="sampler is 'best'; it must be one of full, random"):
+        make_sampler("best", CHANNELS, 4)
+    with pytest.raises(MobileNASError, match="K is 3; it must be one of 1, 2, 4, 8"):
+        make_sampler("random", CHANNELS, 3)
+
+
+def test_random_differs_between_steps_and_repeats_with_the_seed() -> None:
+    sampler, source = make("random"), generator()
+    steps = [sampler(images(), source)[1].tolist() for _ in range(8)]
+    again = generator()
+    assert [sampler(images(), again)[1].tolist() for _ in range(8)] == steps
+    assert len({tuple(places) for places in steps}) > 1
+    counts = torch.zeros(CHANNELS)
+    for _ in range(400):
+        counts[sampler(images(), source)[1]] += 1
+    assert counts.min() > 60 and counts.max() < 140  # 100 expected of each channel
+
+
+def test_random_passes_channels_as_they_are() -> None:
+    entering, places = make("random")(images(), generator())
+    assert torch.equal(entering, images()[:, places])
+
+
+def test_attention_weighs_all_and_lets_the_largest_enter() -> None:
+    sampler, x = make("attention"), images()
+    assert isinstance(sampler, AttentionSampler)
+    entering, places = sampler(x, generator())
+    scores = sampler.mlp(x.mean((2, 3))) + sampler.mlp(x.flatten(2).max(-1).values)
+    a = 1 / (1 + (-scores).exp())
+    order = sorted(range(CHANNELS), key=lambda c: -a[:, c].sum().item())
+    assert places.tolist() == sorted(order[:4])
+    torch.testing.assert_close(entering, (x * a[:, :, None, None])[:, places])
+
+
+def test_ranked_smooths_its_ranking_over_steps() -> None:
+    sampler = make("ranked")
+    assert isinstance(sampler, RankedSampler)
+    importance = torch.full((CHANNELS,), 0.5)
+    for step in range(3):
+        x = images(step)
+        score = torch.sigmoid(sampler.mlp(x.mean((2, 3))))
+        importance = 0.9 * importance + 0.1 * score.mean(0)
+        entering, places = sampler(x, generator())
+        torch.testing.assert_close(sampler.importance, importance.detach())
+        assert places.tolist() == sorted(importance.topk(4).indices.tolist())
+        torch.testing.assert_close(entering, (x * score[:, :, None, None])[:, places])
+    assert "importance" in sampler.state_dict()  # a resumed search ranks as it did
+
+
+def test_ranked_does_not_learn_its_ranking_in_evaluation() -> None:
+    sampler = make("ranked").eval()
+    assert isinstance(sampler, RankedSampler)
+    before = sampler.importance.clone()
+    sampler(images(), generator())
+    assert torch.equal(sampler.importance, before)
+
+
+@pytest.mark.parametrize("name", ["attention", "ranked"])
+def test_the_choice_passes_no_gradient_but_the_weights_do(name: str) -> None:
+    sampler = make(name)
+    x = images().requires_grad_()
+    entering, places = sampler(x, generator())
+    assert not places.requires_grad
+    entering.sum().backward()
+    assert all(w.grad is not None and bool(w.grad.any()) for w in sampler.parameters())
+    last = sampler.mlp[2].bias.grad
+    left = sorted(set(range(CHANNELS)) - set(places.tolist()))
+    assert not last[left].any()  # nothing tells a channel that stayed out to enter
+    assert last[places].all()
