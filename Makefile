@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/mobilenas run --data digits --flops 300k --effort quick --out runs/demo --overwrite
+	$(BIN)/mobilenas run --data digits --flops 500k --effort quick --out runs/demo --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

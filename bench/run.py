@@ -2,9 +2,9 @@
 
     python bench/run.py [--rounds 12] [--side 32] [--flops 2000000] [--batch 64]
 
-Every round times each workload once, in turn, so that drift hits all alike; the first round is thrown away. One
-thread, processor seconds. Peak memory is that of a process of its own per workload, above the same process before its step.
-Writes bench/steps.json and prints it as a table.
+Every round times each workload once, in turn, so that drift hits all alike; the first round is
+thrown away. One thread, processor seconds. Peak memory is that of a process of its own per
+workload, above the same process before its step (Linux). Writes bench/steps.json.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, 
 
 
 def peak_mib(name: str, options: list[str]) -> float:
-    """Peak memory of a workload in a process of its own, above what it held before its first step."""
+    """Peak memory of a workload in a process of its own, above what it held before."""
     command = [sys.executable, __file__, "--only", name, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["mib"])

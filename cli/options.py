@@ -69,7 +69,11 @@ def _count(name: str, least: int, text: str) -> Callable[[F], F]:
 
 
 _REQUEST = (
-    click.option("--data", metavar="DATA", help="digits (unless said), cifar10, cifar100 or a folder of images."),
+    click.option(
+        "--data",
+        metavar="DATA",
+        help="digits (unless said), cifar10, cifar100 or a folder of images.",
+    ),
     _budget(
         "--flops",
         "--macs",

@@ -292,6 +292,9 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
 
 
 def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
+    path = folder / "train.json"
+    if path.exists():
+        return read_json(path)
     result = train(
         arch,
         run.data,
@@ -303,7 +306,7 @@ def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> d
         stage=stage,
     )
     record = asdict(result)
-    write_json(folder / "train.json", record)
+    write_json(path, record)
     return record
 
 

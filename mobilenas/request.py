@@ -20,7 +20,7 @@ from mobilenas.train import Recipe
 
 _SMALL_SET = 5000
 # so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 1 / 3, 1 / 15, 0.6
+_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 1 / 3, 0.11, 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(epochs=6, least_steps=400, finalists=4),
-    "standard": Effort(epochs=15, least_steps=1200, finalists=5),
-    "full": Effort(epochs=60, least_steps=6000, finalists=8),
+    "quick": Effort(epochs=6, least_steps=400, finalists=3),
+    "standard": Effort(epochs=15, least_steps=1200, finalists=3),
+    "full": Effort(epochs=60, least_steps=6000, finalists=4),
 }
 """By name."""
 
@@ -70,7 +70,7 @@ class Request:
     search_epochs: int | None = None
     """Epochs of the supernet."""
     paths: str | None = None
-    """sampled or mixture."""
+    """gumbel, mixture or single."""
     sampler: str | None = None
     """full, random, attention or ranked."""
     keep: str | None = None

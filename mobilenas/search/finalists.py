@@ -17,6 +17,7 @@ from mobilenas.spaces.arch import MobileArch
 from mobilenas.train import Recipe, Trainer
 
 _RUNGS = 3
+_FEW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class FinalistSettings:
     count: int = 6
     """Archs that enter; 0 and 1 turn the round off."""
     epochs: int = 2
-    """Epochs of each of the three rungs."""
+    """Epochs of each rung: there are three, or two for four archs and fewer."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -35,7 +36,8 @@ class FinalistSettings:
 
     def rungs(self, count: int) -> list[int]:
         """Return how many of `count` archs train in each rung: a geometric row that ends at two."""
-        return [round(count * (2 / count) ** (rung / (_RUNGS - 1))) for rung in range(_RUNGS)]
+        last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
+        return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the recipe of an arch that reaches the last rung: the final one, shorter."""

@@ -18,15 +18,19 @@ _REESTIMATION_IMAGES = 2048
 
 @contextmanager
 def fresh_statistics(net: nn.Module) -> Iterator[None]:
-    """Inside, batch norms average the statistics of what they see; the old ones come back."""
+    """Inside, batch norms average the statistics of what they see; the old ones come back.
+
+    So does every other buffer, such as the importance of a ranked sampler.
+    """
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
     momenta = [norm.momentum for norm in norms]
     try:
         yield
     finally:
-        for norm, state, momentum in zip(norms, kept, momenta, strict=True):
-            norm.load_state_dict(state)
+        for name, buffer in net.named_buffers():
+            buffer.data.copy_(kept[name])
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         net.eval()
 

@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from mobilenas.cost import DECISIONS, Probabilities
 from mobilenas.cost.budget import Budgets, ConstraintLoss
-from mobilenas.data import Augmentation, ImageData, Split, batches, halves
+from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
 from mobilenas.errors import DivergedError
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile import Choice
 from mobilenas.supernet import Alphas, SuperNetwork
 
 _CLIP = 5.0
+_GLANCE_IMAGES = 512
 _WIDEST_LOAD = 1.5
 _TRIES = 50
 
@@ -44,6 +45,8 @@ class Searcher:
         self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.alphas = Alphas(budgets.space).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
+        # only looked at: the log shows how the supernet does, nothing is chosen by it
+        self._glance = stratified_subset(data.val, min(_GLANCE_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
         )
@@ -85,7 +88,7 @@ class Searcher:
             if warm:
                 batch = next(alpha_batches, None)
                 if batch is not None:
-                    sums["alpha_loss"] += self.alpha_step(*batch)
+                    sums["alpha_loss"] += self.alpha_step(*batch, done)
             done += 1
         record = self._record(epoch, {name: value / done for name, value in sums.items()})
         self.epochs_done += 1
@@ -104,8 +107,7 @@ class Searcher:
         )
 
     def start_epoch(self, epoch: int) -> None:
-        # every epoch starts its own generators, so that a killed search goes on as if it had not
-        # been
+        """Seed the generators anew, so that a killed search goes on as if it had not been."""
         self._choices = random.Random(f"{self.seed}/{epoch}")
         self._gumbel = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         self.net.channels_generator.manual_seed(self.seed * 1_000_003 + epoch)
@@ -117,6 +119,7 @@ class Searcher:
             group["lr"] = max(rate, 1e-4 * self.settings.learning_rate)
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
+        """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
         if self.settings.paths == "single":
             logits = self.net.run(x, self._draw(epoch))
         else:
@@ -126,12 +129,8 @@ class Searcher:
         loss = functional.cross_entropy(logits, y, label_smoothing=0.1)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(
-                f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1} of the search; "
-                "the last good checkpoint is kept: try a lower learning rate"
-            )
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+        _check_finite(loss.item(), norm.item(), epoch, step)
         self.weight_optimizer.step()
         return loss.item()
 
@@ -154,7 +153,8 @@ class Searcher:
                 break
         return choice
 
-    def alpha_step(self, x: Tensor, y: Tensor) -> float:
+    def alpha_step(self, x: Tensor, y: Tensor, step: int = 0) -> float:
+        """Move the alphas by one batch, x [N, C, H, W] and y [N]; return the cross entropy."""
         s = self.settings
         with self.net.frozen():
             p = self._relaxed()
@@ -165,6 +165,7 @@ class Searcher:
                 total = total + factor * self.alphas.entropy(self.tau)
             self.alpha_optimizer.zero_grad(set_to_none=True)
             total.backward()
+        _check_finite(loss.item(), total.item(), self.epochs_done, step)
         self.alpha_optimizer.step()
         self.constraint.update()
         return loss.item()
@@ -176,6 +177,7 @@ class Searcher:
             return {
                 "epoch": epoch + 1,
                 **losses,
+                "val_top1": self._supernet_top1(p),
                 "tau": self.tau,
                 "entropy": float(self.alphas.entropy(self.tau)),
                 "expected": expected,
@@ -185,6 +187,10 @@ class Searcher:
                     for name in DECISIONS
                 },
             }
+
+    def _supernet_top1(self, p: Probabilities) -> float:
+        self.net.eval()
+        return self.top1(lambda x: self.net(x, p), self._glance)
 
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
@@ -213,3 +219,13 @@ class Searcher:
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         self.constraint.load_state_dict(state["constraint"])
         self.epochs_done = state["epochs_done"]
+
+
+def _check_finite(loss: float, other: float, epoch: int, step: int) -> None:
+    """Raise before a step that would spoil weights or alphas; `other` is a norm or whole loss."""
+    if not (math.isfinite(loss) and math.isfinite(other)):
+        wrong = f"loss is {loss}" if not math.isfinite(loss) else f"loss's gradient is {other}"
+        raise DivergedError(
+            f"the {wrong} at epoch {epoch + 1}, step {step + 1} of the search; "
+            "the last good checkpoint is kept: try a lower learning rate"
+        )

@@ -124,7 +124,7 @@ def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: R
 
 def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
     loads = {b.cost: record["expected"][b.cost] / b.limit for b in budgets.budgets}
-    figures = {"loss": f"{record['loss']:.3f}", "entropy": f"{record['entropy']:.1f}"}
+    figures = {"loss": f"{record['loss']:.3f}", "val top-1": f"{record['val_top1']:.1f} %"}
     return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
 
 

@@ -115,7 +115,7 @@ def one_hot(choice: Choice, alphas: Alphas) -> Probabilities:
 class Temperature:
     """tau0 during warm-up, then geometric to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
 
-    start: float = 1.0
+    start: float = 2.0
     """tau0."""
     end: float = 0.1
     """tauT; equal to `start`: the fixed temperature of the ablation."""

@@ -1,0 +1,211 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilenas.compare import mobilenets, random_networks, rival, scaled_mobilenet
+from mobilenas.compare.baselines import keeps
+from mobilenas.cost import costs
+from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.data import ImageData, Split
+from mobilenas.errors import BudgetError
+from mobilenas.progress import Silent
+from mobilenas.search import FinalistSettings, finalists
+from mobilenas.spaces import MOBILENETS, MobileArch
+from mobilenas.train import Recipe, trainer
+from mobilenas.train.trainer import Evaluation
+
+SIDE, CLASSES = 32, 10
+BUDGETS = [
+    (Budget(cost="flops", limit=1_000_000),),
+    (Budget(cost="params", limit=150_000),),
+    (Budget(cost="flops", limit=3_000_000), Budget(cost="memory", limit=60_000)),
+]
+RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, warmup_epochs=0.0)
+
+
+def keeps_all(arch: MobileArch, budgets: tuple[Budget, ...]) -> bool:
+    exact = costs(arch)
+    return all(getattr(exact, budget.cost) <= budget.limit for budget in budgets)
+
+
+@pytest.mark.parametrize("budgets", BUDGETS, ids=lambda b: "+".join(x.cost for x in b))
+@pytest.mark.parametrize("name", MOBILENETS)
+def test_the_largest_width_in_hundredths_that_keeps_the_budgets(
+    name: str, budgets: tuple[Budget, ...]
+) -> None:
+    def at(hundredths: int) -> MobileArch:
+        return MOBILENETS[name](hundredths / 100, SIDE, CLASSES)
+
+    scaled = scaled_mobilenet(name, budgets, SIDE, CLASSES)
+    fitting = [step for step in range(1, 301) if keeps_all(at(step), budgets)]
+    if not fitting:
+        assert scaled is None
+        return
+    assert scaled is not None
+    width, arch = scaled
+    step = round(100 * width)
+    assert width == step / 100
+    assert arch == at(step) == at(fitting[-1])
+    assert keeps(arch, budgets)
+    # the next width that is another network breaks a budget, the one below is another network
+    assert not keeps_all(at(fitting[-1] + 1), budgets)
+    assert step == 1 or at(step - 1) != arch
+
+
+@pytest.mark.parametrize("name", MOBILENETS)
+def test_none_where_not_even_the_narrowest_fits(name: str) -> None:
+    assert scaled_mobilenet(name, (Budget(cost="flops", limit=10_000),), SIDE, CLASSES) is None
+
+
+def test_mobilenets_that_fit_and_those_that_do_not() -> None:
+    narrow = {n: costs(MOBILENETS[n](0.01, SIDE, CLASSES)).flops for n in MOBILENETS}
+    budgets = (Budget(cost="flops", limit=sorted(narrow.values())[1]),)
+    fit, too_large = mobilenets(tuple(MOBILENETS), budgets, SIDE, CLASSES, seed=5)
+    largest = max(narrow, key=narrow.__getitem__)
+    assert too_large == [largest]
+    assert [(c.kind, c.seed) for c in fit] == [("mobilenet", 5)] * 2
+    for contender in fit:
+        name, _, width = contender.name.partition(" x")
+        assert contender.arch == MOBILENETS[name](float(width), SIDE, CLASSES)
+        assert contender.folder == f"{name}-x{width}-seed-5"
+
+
+def test_random_networks_keep_the_budget_and_use_it(tiny_budgets: Budgets) -> None:
+    (budget,) = tiny_budgets.budgets
+    networks = random_networks(tiny_budgets, 5, [4, 5])
+    for network in networks:
+        assert 0.9 * budget.limit <= costs(network.arch).flops <= budget.limit
+    assert len({network.arch for network in networks}) > 1
+    assert [network.seed for network in networks] == [4, 5, 4, 5, 4]
+    assert [network.name for network in networks] == [f"random-{n}" for n in range(1, 6)]
+    assert len({network.folder for network in networks}) == 5
+    assert random_networks(tiny_budgets, 5, [4, 5]) == networks
+    # more of them begin with the same ones; another seed gives others
+    assert random_networks(tiny_budgets, 3, [4, 5]) == networks[:3]
+    assert random_networks(tiny_budgets, 5, [5, 4]) != networks
+
+
+def test_no_random_network_under_an_impossible_budget(
+    micro_budgets: Budgets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 50)
+    impossible = Budgets(micro_budgets.space, [Budget(cost="flops", limit=10)])
+    with pytest.raises(BudgetError, match="none of 50 random networks"):
+        random_networks(impossible, 1, [0])
+
+
+class Clock:
+    """Stands for time: an epoch lasts one second."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class TimedTrainer:
+    """Trains in no time and by the clock."""
+
+    clock: Clock
+
+    def __init__(
+        self, arch: MobileArch, data: ImageData, recipe: Recipe, *, seed: int, device: str
+    ) -> None:
+        self.arch, self.data, self.done = arch, data, 0
+
+    def run_epoch(self) -> None:
+        self.clock.now += 1
+        self.done += 1
+
+    def evaluate(self, split: Split) -> Evaluation:
+        assert split is self.data.val
+        return Evaluation(top1=costs(self.arch).params / 1e4, loss=0.0, predictions=None)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    TimedTrainer.clock = Clock()
+    monkeypatch.setattr(finalists, "Trainer", TimedTrainer)
+    monkeypatch.setattr(finalists, "time", TimedTrainer.clock)
+    return TimedTrainer.clock
+
+
+def race(
+    budgets: Budgets, data: ImageData, folder: Path, seconds: float, epochs: int = 2, **more: Any
+) -> tuple[MobileArch, int, float]:
+    given = {"seed": 3, "reporter": Silent()} | more
+    return rival(
+        budgets,
+        data,
+        FinalistSettings(count=4, epochs=epochs),
+        RECIPE,
+        seconds=seconds,
+        checkpoint=folder / "finalists.pt",
+        device="cpu",
+        **given,
+    )
+
+
+@pytest.mark.parametrize("seconds", [12, 40, 100, 333])
+def test_as_many_rivals_enter_as_the_time_allows(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock, seconds: float
+) -> None:
+    arch, entered, spent = race(tiny_budgets, tiny_images, tmp_path, seconds)
+    settings = FinalistSettings(count=4, epochs=2)
+    assert spent == clock.now == 2 * sum(settings.rungs(entered)) <= seconds
+    assert 2 * sum(settings.rungs(entered + 1)) > seconds
+    source = random.Random("rival/3")
+    archs = [
+        tiny_budgets.space.arch(tiny_budgets.random(source)) for _ in range(entered)
+    ]
+    assert arch == max(archs, key=lambda a: costs(a).params)
+
+
+def test_two_rivals_enter_however_little_time_there_is(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock
+) -> None:
+    assert race(tiny_budgets, tiny_images, tmp_path, 0)[1] == 2
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 17])
+def test_a_killed_rival_goes_on(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock, killed_after: int
+) -> None:
+    whole = race(tiny_budgets, tiny_images, tmp_path / "whole", 60)
+
+    class Kill(Silent):
+        def step(self, done: int, figures: dict[str, str]) -> None:
+            if done == killed_after:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        race(tiny_budgets, tiny_images, tmp_path, 60, reporter=Kill())
+    assert race(tiny_budgets, tiny_images, tmp_path, 60) == whole
+    assert clock.now == 2 * whole[2]
+
+
+def test_rivals_train_on_training_images_only(
+    micro_budgets: Budgets,
+    micro_images: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    plain = trainer.batches
+
+    def spy(split: Split, *given: Any, **more: Any) -> Any:
+        seen.append((split, more["seed"] is not None))
+        return plain(split, *given, **more)
+
+    monkeypatch.setattr(trainer, "batches", spy)
+    race(micro_budgets, micro_images, tmp_path, 0, epochs=1)
+    for split, trains in seen:
+        assert split is (micro_images.train if trains else micro_images.val)

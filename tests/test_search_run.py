@@ -1,0 +1,211 @@
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData
+from mobilenas.errors import FileError
+from mobilenas.files import read_json, read_jsonl
+from mobilenas.progress import Silent
+from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
+from mobilenas.search.loop import Searcher
+from mobilenas.search.run import candidates
+from mobilenas.train import Recipe
+
+SETTINGS = SearchSettings(epochs=3, warmup=1, batch_size=16)
+FINALISTS = FinalistSettings(count=3, epochs=1)
+RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.05, warmup_epochs=0.0)
+
+
+class KilledError(Exception):
+    """Stands for a kill between two files."""
+
+
+class Kill(Silent):
+    """Kills at the n-th step of a stage."""
+
+    def __init__(self, stage: str, after: int) -> None:
+        self.wanted, self.after, self.stage = stage, after, ""
+
+    def start(self, stage: str, total: int) -> None:
+        self.stage = stage
+
+    def step(self, done: int, figures: dict[str, str]) -> None:
+        if (self.stage, done) == (self.wanted, self.after):
+            raise KilledError
+
+
+def run(
+    budgets: Budgets, data: ImageData, folder: Path, reporter: Any = None, **changes: Any
+) -> SearchResult:
+    given = {"settings": SETTINGS, "finalists": FINALISTS, "recipe": RECIPE, "seed": 0} | changes
+    positional = [given.pop(name) for name in ("settings", "finalists", "recipe")]
+    reporter = reporter or Silent()
+    return search(
+        budgets, data, *positional, folder=folder, device="cpu", reporter=reporter, **given
+    )
+
+
+@pytest.fixture(scope="module")
+def done(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, SearchResult]:
+    folder = tmp_path_factory.mktemp("search")
+    return folder, run(tiny_budgets, tiny_images, folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("this trains")
+
+    monkeypatch.setattr(Searcher, "run_epoch", refuse)
+    monkeypatch.setattr(finalists, "Trainer", refuse)
+
+
+def test_the_found_network_keeps_the_budget_and_uses_it(
+    done: tuple[Path, SearchResult], tiny_budgets: Budgets
+) -> None:
+    folder, result = done
+    assert 0.9 <= tiny_budgets.load(result.choice) <= 1
+    assert result.candidates == FINALISTS.count
+    assert result.seconds.keys() == {"supernet", "candidates", "finalists"}
+    assert all(seconds > 0 for seconds in result.seconds.values())
+    record = read_json(folder / "finalists.json")
+    assert record["archs"][record["winner"]] == tiny_budgets.space.arch(result.choice).to_dict()
+    log = read_jsonl(folder / "log.jsonl")
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+
+
+def test_the_winner_has_the_best_score_of_the_last_rung(done: tuple[Path, SearchResult]) -> None:
+    record = read_json(done[0] / "finalists.json")
+    last = max(score["rung"] for score in record["scores"])
+    scores = {s["arch"]: s["val_top1"] for s in record["scores"] if s["rung"] == last}
+    assert scores[record["winner"]] == max(scores.values())
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_finished_search_is_read_and_not_done_again(
+    done: tuple[Path, SearchResult], tiny_budgets: Budgets, tiny_images: ImageData
+) -> None:
+    folder, result = done
+    again = run(tiny_budgets, tiny_images, folder)
+    assert again.choice == result.choice
+    assert again.gap == result.gap
+    assert again.seconds["supernet"] == result.seconds["supernet"]
+    assert again.seconds["finalists"] == result.seconds["finalists"]
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": replace(SETTINGS, epochs=4)},
+        {"settings": replace(SETTINGS, rho=0.2)},
+        {"finalists": replace(FINALISTS, count=4)},
+        {"recipe": replace(RECIPE, learning_rate=0.06)},
+        {"seed": 1},
+    ],
+    ids=["epochs", "rho", "finalists", "recipe", "seed"],
+)
+def test_other_settings_in_the_same_folder_are_refused(
+    done: tuple[Path, SearchResult],
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(FileError, match=r"checkpoint\.pt is of another search"):
+        run(tiny_budgets, tiny_images, done[0], **changes)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_other_images_or_budgets_in_the_same_folder_are_refused(
+    done: tuple[Path, SearchResult], tiny_budgets: Budgets, tiny_images: ImageData
+) -> None:
+    with pytest.raises(FileError, match="another search"):
+        run(tiny_budgets, replace(tiny_images, fingerprint="other"), done[0])
+    (budget,) = tiny_budgets.budgets
+    other = Budgets(tiny_budgets.space, [replace(budget, limit=budget.limit + 1)])
+    with pytest.raises(FileError, match="another search"):
+        run(other, tiny_images, done[0])
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"), [("search", 1), ("search", 3), ("finalists", 1), ("finalists", 5)]
+)
+def test_a_killed_search_ends_as_one_that_was_not(
+    done: tuple[Path, SearchResult],
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    stage: str,
+    after: int,
+) -> None:
+    with pytest.raises(KilledError):
+        run(tiny_budgets, tiny_images, tmp_path, Kill(stage, after))
+    result = run(tiny_budgets, tiny_images, tmp_path)
+    assert result.choice == done[1].choice
+    assert result.gap == done[1].gap
+    assert read_json(tmp_path / "finalists.json") == read_json(done[0] / "finalists.json")
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", ["checkpoint.pt", "finalists.pt"])
+def test_a_checkpoint_cut_in_half_is_named(
+    done: tuple[Path, SearchResult],
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    for file in done[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileError, match="cut or damaged") as caught:
+        run(tiny_budgets, tiny_images, tmp_path)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_finalists_the_likeliest_network_wins(
+    done: tuple[Path, SearchResult],
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    monkeypatch.setattr(finalists, "Trainer", None)
+    result = run(
+        tiny_budgets, tiny_images, tmp_path, finalists=FinalistSettings(count=count, epochs=1)
+    )
+    assert result.candidates == 1
+    first = read_json(done[0] / "finalists.json")["archs"][0]
+    assert tiny_budgets.space.arch(result.choice).to_dict() == first
+    assert not (tmp_path / "finalists.json").exists()
+
+
+def test_candidates_are_distinct_and_all_keep_the_budget(
+    tiny_budgets: Budgets, tiny_images: ImageData
+) -> None:
+    searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
+    source = random.Random(0)
+    for logits in searcher.alphas.parameters():
+        logits.data.add_(source.random())
+    found = candidates(searcher, 4)
+    assert len(set(found)) == len({tiny_budgets.space.arch(choice) for choice in found}) == 4
+    assert all(tiny_budgets.fits(choice) for choice in found)
+
+
+def test_rank_writes_the_ranking(
+    done: tuple[Path, SearchResult], tiny_budgets: Budgets, tiny_images: ImageData
+) -> None:
+    run(tiny_budgets, tiny_images, done[0], rank=3)
+    quality = json.loads((done[0] / "rank.json").read_text())
+    assert quality["networks"] == 3
+    assert quality["epochs"] == FINALISTS.recipe(RECIPE).epochs
