@@ -98,16 +98,14 @@ class Run:
     def data(self) -> ImageData:
         """The images; refused when they are not those the run began with."""
         data = load_data(self.settings.data, self.reporter)
-        recorded = read_json(self.folder / RUN_FILE)["data"]["fingerprint"]
-        if data.fingerprint != recorded:
-            raise DataError(f"the images of {data.name} are not those {self.folder} began with")
+        _check_same_images(self.folder, data)
         return data
 
     @cached_property
     def space(self) -> MobileSpace:
         """The space that the budgets ask for."""
         space: MobileSpace = from_plain(
-            MobileSpace, read_json(self.folder / RUN_FILE)["space"], f"{RUN_FILE}: space"
+            MobileSpace, read_json(self.folder / RUN_FILE).get("space"), f"{RUN_FILE}: space"
         )
         return space
 
@@ -156,6 +154,7 @@ def create_run(
         there = open_run(folder, reporter)
         if there.settings != settings:
             raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
+        _check_same_images(folder, data)
         there.__dict__["data"] = data
         return there
     space = make_space(settings, data)
@@ -187,7 +186,7 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             raise FileError(
                 f"{folder} holds a run; go on with --resume, or replace it: --overwrite"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not _is_empty(folder):
         raise FileError(f"{folder} is not empty and holds no run; choose another --out")
 
 
@@ -224,6 +223,17 @@ def machine() -> dict[str, Any]:
 def command_line() -> str:
     """The command as it was typed."""
     return " ".join(["mobilenas", *sys.argv[1:]])
+
+
+def _check_same_images(folder: Path, data: ImageData) -> None:
+    recorded = read_json(folder / RUN_FILE).get("data")
+    if not isinstance(recorded, dict) or data.fingerprint != recorded.get("fingerprint"):
+        raise DataError(f"the images of {data.name} are not those {folder} began with")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing lies there but what a start that was killed in its first write left."""
+    return all(path.match(f".{RUN_FILE}.*.tmp") for path in folder.iterdir())
 
 
 def _difference(there: RunSettings, asked: RunSettings) -> str:

@@ -33,6 +33,16 @@ def value(space: MobileSpace, log_p: dict[str, Tensor], choice: Choice) -> float
     return total
 
 
+def several(program: ArchProgram, count: int, distance: int) -> list[Choice]:
+    found: list[Choice] = []
+    while len(found) < count:
+        choice = program.solve(unlike=found, distance=distance)
+        if choice is None:
+            break
+        found.append(choice)
+    return found
+
+
 def limits(space: MobileSpace, costs: tuple[str, ...], seed: int) -> Budgets:
     """Budgets around the costs of a random network."""
     any_budget = Budgets(space, [Budget(cost="flops", limit=1)])
@@ -50,7 +60,7 @@ def test_the_optimum_is_that_of_trying_every_network(
 ) -> None:
     budgets, log_p = limits(micro_space, costs, seed), scores(micro_space, seed)
     best = max(value(micro_space, log_p, c) for c in every_choice if budgets.fits(c))
-    (found,) = ArchProgram(budgets, log_p).solve()
+    found = ArchProgram(budgets, log_p).best()
     assert budgets.fits(found)
     assert value(micro_space, log_p, found) == pytest.approx(best, rel=2e-4, abs=1e-6)
 
@@ -60,7 +70,7 @@ def test_further_optima_are_distinct_fit_and_come_in_order(
     micro_space: MobileSpace, every_choice: list[Choice], costs: tuple[str, ...]
 ) -> None:
     budgets, log_p = limits(micro_space, costs, 1), scores(micro_space, 1)
-    found = ArchProgram(budgets, log_p).solve(6)
+    found = several(ArchProgram(budgets, log_p), 6, 1)
     archs = {micro_space.arch(c): value(micro_space, log_p, c) for c in every_choice}
     fit = {micro_space.arch(c) for c in every_choice if budgets.fits(c)}
     best = sorted((archs[arch] for arch in fit), reverse=True)
@@ -72,7 +82,7 @@ def test_further_optima_are_distinct_fit_and_come_in_order(
 
 def test_distance_asks_for_that_many_other_slots(tiny_space: MobileSpace) -> None:
     budgets, log_p = limits(tiny_space, ("flops", "params"), 0), scores(tiny_space, 0)
-    found = ArchProgram(budgets, log_p).solve(3, distance=3)
+    found = several(ArchProgram(budgets, log_p), 3, 3)
     assert len(found) == 3
 
     def seen(choice: Choice) -> list[object]:
@@ -89,11 +99,20 @@ def test_distance_asks_for_that_many_other_slots(tiny_space: MobileSpace) -> Non
             assert sum(a != b for a, b in pairs) >= 3
 
 
+def test_least_blocks_are_kept(tiny_space: MobileSpace) -> None:
+    program = ArchProgram(limits(tiny_space, ("flops",), 0), scores(tiny_space, 0))
+    most = len(tiny_space.slots)
+    for least in range(most + 1):
+        choice = program.solve(least_blocks=least)
+        assert choice is None or sum(choice.keep) >= least
+    assert program.solve(least_blocks=most + 1) is None
+
+
 @pytest.mark.parametrize("size", [32, 224])
 def test_every_solution_of_a_whole_space_fits(size: int) -> None:
     space = template(0.5, image_size=size, classes=10, most_blocks=2)
     budgets, log_p = limits(space, ("flops", "params", "memory"), 5), scores(space, 5)
-    for choice in ArchProgram(budgets, log_p).solve(2, distance=2):
+    for choice in several(ArchProgram(budgets, log_p), 2, 2):
         assert budgets.fits(choice)
 
 
@@ -108,7 +127,7 @@ def test_one_flop_over_the_limit_is_over() -> None:
     exactly = int(table.exact(largest))
     for limit in (exactly, exactly - 1):
         budgets = Budgets(space, [Budget(cost="flops", limit=limit)])
-        (found,) = ArchProgram(budgets, alphas.log_soft()).solve()
+        found = ArchProgram(budgets, alphas.log_soft()).best()
         assert (found == largest) is (limit == exactly)
         assert budgets.fits(found)
 
@@ -121,7 +140,7 @@ def test_a_budget_may_be_loose_where_memory_is_the_tight_one(
     budgets = Budgets(
         micro_space, [Budget(cost="flops", limit=10**9), Budget(cost="memory", limit=limit)]
     )
-    (found,) = ArchProgram(budgets, scores(micro_space, 0)).solve()
+    found = ArchProgram(budgets, scores(micro_space, 0)).best()
     assert budgets.fits(found)
 
 
@@ -136,7 +155,7 @@ def test_an_impossible_budget_names_the_smallest(
         micro_space, [Budget(cost=other, limit=10**5), Budget(cost=cost, limit=least - 1)]
     )
     with pytest.raises(BudgetError) as raised:
-        ArchProgram(budgets, scores(micro_space, 0)).solve()
+        ArchProgram(budgets, scores(micro_space, 0)).best()
     assert f"cannot be kept: the smallest network of the space has {least / 1000:.4g}k" in str(
         raised.value
     )
@@ -145,12 +164,12 @@ def test_an_impossible_budget_names_the_smallest(
 def test_a_budget_that_nothing_uses_says_so(micro_space: MobileSpace) -> None:
     budgets = Budgets(micro_space, [Budget(cost="flops", limit=10**9)])
     with pytest.raises(BudgetError, match="no network of the space keeps flops <= 1G and uses 90"):
-        ArchProgram(budgets, scores(micro_space, 0)).solve()
+        ArchProgram(budgets, scores(micro_space, 0)).best()
 
 
 def test_memory_alone_need_not_be_used(micro_space: MobileSpace) -> None:
     # peaks lie far apart: there may be none between 90 and 100 % of a limit
     budgets = Budgets(micro_space, [Budget(cost="memory", limit=10**6)])
     log_p = scores(micro_space, 0)
-    (found,) = ArchProgram(budgets, log_p).solve()
+    found = ArchProgram(budgets, log_p).best()
     assert value(micro_space, log_p, found) == pytest.approx(0.0, abs=1e-6)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.spaces import MOBILENETS, MobileArch
+from mobilenas.spaces import MOBILENETS, PLACEMENTS, MobileArch
 
 _WIDTH_STEP = 0.01
 _WIDEST = 6.0
@@ -38,7 +38,11 @@ def keeps(arch: MobileArch, budgets: Sequence[Budget]) -> bool:
 
 
 def scaled_mobilenet(
-    name: str, budgets: Sequence[Budget], image_size: int, classes: int
+    name: str,
+    budgets: Sequence[Budget],
+    image_size: int,
+    classes: int,
+    placement: str = "early",
 ) -> tuple[float, MobileArch] | None:
     """Return the largest width multiplier that keeps the budgets, with its arch; None: none does.
 
@@ -48,7 +52,7 @@ def scaled_mobilenet(
     best: tuple[float, MobileArch] | None = None
     for step in range(1, round(_WIDEST / _WIDTH_STEP) + 1):
         width = round(step * _WIDTH_STEP, 2)
-        arch = MOBILENETS[name](width, image_size, classes)
+        arch = MOBILENETS[name](width, image_size, classes, placement)
         if keeps(arch, budgets):
             best = best if best and best[1] == arch else (width, arch)
         elif width > 1 and best is None:
@@ -59,16 +63,21 @@ def scaled_mobilenet(
 def mobilenets(
     names: Sequence[str], budgets: Sequence[Budget], image_size: int, classes: int, seed: int
 ) -> tuple[list[Contender], list[str]]:
-    """Return the baselines that fit, and the names of those that fit at no width."""
-    fit, too_large = [], []
+    """Return the baselines that fit, and the names of those that fit at no width.
+
+    On small images each comes with its strides kept early and kept late: which one suits a
+    budget differs from network to network, by more than ten points.
+    """
+    fit: list[Contender] = []
     for name in names:
-        scaled = scaled_mobilenet(name, budgets, image_size, classes)
-        if scaled is None:
-            too_large.append(name)
-            continue
-        width, arch = scaled
-        fit.append(Contender(name=f"{name} x{width:g}", kind="mobilenet", arch=arch, seed=seed))
-    return fit, too_large
+        for placement in PLACEMENTS:
+            scaled = scaled_mobilenet(name, budgets, image_size, classes, placement)
+            if scaled is None or any(scaled[1] == other.arch for other in fit):
+                continue
+            label = f"{name} x{scaled[0]:g}" + (" late" if placement == "late" else "")
+            fit.append(Contender(name=label, kind="mobilenet", arch=scaled[1], seed=seed))
+    fitting = {contender.name.split()[0] for contender in fit}
+    return fit, [name for name in names if name not in fitting]
 
 
 def random_networks(budgets: Budgets, count: int, seeds: Sequence[int]) -> list[Contender]:

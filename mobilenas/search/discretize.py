@@ -140,15 +140,21 @@ class ArchProgram:
             near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
             self.rows.append((near | {used: 1.0}, -np.inf, 0))
 
-    def solve(self, count: int = 1, distance: int = 1) -> list[Choice]:
-        """Return up to `count` best choices, each at least `distance` slots from those before."""
-        self.budgets.check_reachable()
-        found: list[Choice] = []
-        rows = list(self.rows)
-        for _ in range(count + _MOST_REJECTED):
-            solution = self._solve(rows) if len(found) < count else None
+    def solve(
+        self, *, least_blocks: int = 0, unlike: Sequence[Choice] = (), distance: int = 3
+    ) -> Choice | None:
+        """Return the best choice with so many blocks or more, or None.
+
+        It differs from each of `unlike` in `distance` slots or more.
+        """
+        rows = [*self.rows, self._least_blocks(least_blocks)]
+        for other in unlike:
+            places = self._places(other)
+            rows.append((dict.fromkeys(places, 1.0), 0, len(places) - distance))
+        for _ in range(_MOST_REJECTED):
+            solution = self._solve(rows)
             if solution is None:
-                break
+                return None
             chosen = [
                 n
                 for n in np.flatnonzero(solution > 0.5).tolist()
@@ -156,12 +162,33 @@ class ArchProgram:
             ]
             choice = self._choice(chosen)
             # the solver keeps a limit to 1e-6 of it only: the exact cost decides
-            fits = self.budgets.fits(choice)
-            found += [choice] * fits
-            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - (distance if fits else 1)))
-        if not found:
+            if self.budgets.fits(choice):
+                return choice
+            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
+        return None
+
+    def best(self) -> Choice:
+        """Return the best choice; BudgetError where no network keeps the budgets."""
+        self.budgets.check_reachable()
+        choice = self.solve()
+        if choice is None:
             raise BudgetError(f"no network of the space {self.budgets.wanted()}")
-        return found
+        return choice
+
+    def _least_blocks(self, count: int) -> tuple[dict[int, float], float, float]:
+        left_out = {n: 1.0 for n, key in enumerate(self.keys) if key[0] == "out"}
+        return left_out, 0, len(self.space.slots) - count
+
+    def _places(self, choice: Choice) -> list[int]:
+        """Return the variables that a choice sets, one for every slot."""
+        places = []
+        for number, slot in enumerate(self.space.slots):
+            out = choice.width[slot.stage]
+            into = out if not slot.first else choice.width[slot.stage - 1] if slot.stage else 0
+            operation = (choice.expansion[number], choice.kernel[number], choice.squeeze[number])
+            kept = ("block", number, into, out, *operation)
+            places.append(self.index[kept if choice.keep[number] else ("out", number, out)])
+        return places
 
     def _solve(self, rows: Sequence[tuple[dict[int, float], float, float]]) -> np.ndarray | None:
         places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]

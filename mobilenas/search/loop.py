@@ -2,7 +2,6 @@
 
 import math
 import random
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from mobilenas.cost import DECISIONS, Probabilities
 from mobilenas.cost.budget import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
 from mobilenas.errors import DivergedError
+from mobilenas.progress import clock
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile import Choice
 from mobilenas.supernet import Alphas, SuperNetwork
@@ -74,7 +74,7 @@ class Searcher:
 
     def run_epoch(self) -> dict[str, Any]:
         """Train one epoch and return what the log keeps of it."""
-        began = time.perf_counter()
+        began = clock(self.device)
         epoch, warm = self.epochs_done, self.epochs_done >= self.settings.warmup
         self.start_epoch(epoch)
         self.net.train()
@@ -92,7 +92,7 @@ class Searcher:
             done += 1
         record = self._record(epoch, {name: value / done for name, value in sums.items()})
         self.epochs_done += 1
-        return record | {"seconds": time.perf_counter() - began}
+        return record | {"seconds": clock(self.device) - began}
 
     def _batches(self, half: Split, epoch: int, which: int) -> Any:
         augmentation = Augmentation(crop_padding=self.data.image_size // 8, flip=self.data.flip)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
-from mobilenas.progress import Reporter
+from mobilenas.progress import Reporter, clock
 from mobilenas.search.discretize import ArchProgram
 from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
@@ -21,8 +20,6 @@ from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile import Choice
 from mobilenas.train import Recipe
-
-_DISTANCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +58,10 @@ def search(
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     identity = _identity(searcher, finalists, recipe)
     seconds = {"supernet": _train_supernet(searcher, folder, identity, reporter)}
-    began = time.perf_counter()
+    began = clock(device)
     choices = candidates(searcher, max(1, finalists.count))
     gap = discretization_gap(searcher, choices[0])
-    seconds["candidates"] = time.perf_counter() - began
+    seconds["candidates"] = clock(device) - began
     winner = 0
     if len(choices) > 1:
         halving = SuccessiveHalving(
@@ -129,9 +126,17 @@ def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
 
 
 def candidates(searcher: Searcher, count: int) -> list[Choice]:
-    """Return up to `count` distinct networks under the budgets, the likeliest first.
+    """Return up to `count` networks under the budgets: the likeliest, then ever deeper ones.
 
-    They are optima of one program, each a few decisions away from those before.
+    A block may be left out only where it keeps its shape. With partial channels just such blocks
+    work on 1/K of the channels, at the full price: the alphas see too little of what depth
+    gives. So the others are the likeliest of ever more blocks, and training from scratch decides.
     """
     program = ArchProgram(searcher.budgets, searcher.alphas.log_soft())
-    return program.solve(count, _DISTANCE)
+    found = [program.best()]
+    fewest, most = sum(found[0].keep), len(searcher.budgets.space.slots)
+    for number in range(1, count):
+        least = fewest + round(number * (most - fewest) / count)
+        choice = program.solve(least_blocks=least, unlike=found)
+        found += [] if choice is None else [choice]
+    return found

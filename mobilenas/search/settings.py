@@ -13,15 +13,15 @@ PATHS = ("gumbel", "mixture", "single")
 class SearchSettings:
     """Everything but space, budgets, data and seed."""
 
-    epochs: int = 10
+    epochs: int = 4
     """Passes over the images, half of them for weights and half for alphas."""
-    warmup: int = 4
+    warmup: int = 2
     """First epochs, which train weights only, on uniformly drawn networks."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images a step."""
     paths: str = "gumbel"
     """What a step runs: `mixture` all at once, `gumbel` a soft draw, `single` one network."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.07
     """Peak rate of the weights: SGD with Nesterov momentum, cosine."""
     momentum: float = 0.9
     """Momentum of the weights."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from mobilenas.config import check_choice
 from mobilenas.nn import make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
 
@@ -10,6 +11,8 @@ SMALL_SIDE = 128
 """Images with a shorter side than this get fewer stride-2 layers."""
 LAST_SIDE = 4
 """The last feature map of a small image is at least this wide."""
+PLACEMENTS = ("early", "late")
+"""Which strides of 2 a small image keeps."""
 
 # expansion, channels, repeats, stride (Sandler et al. 2018, table 2)
 _V2 = (
@@ -54,22 +57,28 @@ _V3_SMALL = (
 )
 
 
-def small_image_strides(strides: Sequence[int], image_size: int) -> tuple[int, ...]:
-    """Turn the last strides of 2 into 1 until the last feature map is at least 4x4.
+def small_image_strides(
+    strides: Sequence[int], image_size: int, placement: str = "early"
+) -> tuple[int, ...]:
+    """Turn strides of 2 into 1 until the last feature map of a small image is at least 4x4.
 
-    Only for sides under 128; the same rule for every network that is compared.
+    `early` keeps the first ones, `late` the last ones, as the usual CIFAR variants do. Only for
+    sides under 128; the same rule for every network that is compared.
     """
+    check_choice("stride placement", placement, PLACEMENTS)
     if image_size >= SMALL_SIDE:
         return tuple(strides)
-    side, kept = image_size, []
-    for stride in strides:
-        halved = (side + 1) // 2
-        kept.append(2 if stride == 2 and halved >= LAST_SIDE else 1)
-        side = halved if kept[-1] == 2 else side
-    return tuple(kept)
+    side, most = image_size, 0
+    while (side + 1) // 2 >= LAST_SIDE:
+        side, most = (side + 1) // 2, most + 1
+    halving = [place for place, stride in enumerate(strides) if stride == 2]
+    kept = halving[:most] if placement == "early" else halving[max(0, len(halving) - most) :]
+    return tuple(2 if place in kept else 1 for place in range(len(strides)))
 
 
-def mobilenet_v2(width: float, image_size: int, classes: int, in_channels: int = 3) -> MobileArch:
+def mobilenet_v2(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
     """MobileNetV2; below width 1 the 1280 head channels shrink, too, which suits small budgets."""
     blocks: list[Block] = []
     strides = [2]
@@ -90,29 +99,29 @@ def mobilenet_v2(width: float, image_size: int, classes: int, in_channels: int =
             )
             before = out
     head = Head(channels=make_divisible(1280 * width), hidden=0, activation="relu6", dropout=0.2)
-    return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, in_channels)
+    return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, placement)
 
 
 def mobilenet_v3_large(
-    width: float, image_size: int, classes: int, in_channels: int = 3
+    width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
     """MobileNetV3-Large."""
-    return _v3(_V3_LARGE, 1280, width, image_size, classes, in_channels)
+    return _v3(_V3_LARGE, 1280, width, image_size, classes, placement)
 
 
 def mobilenet_v3_small(
-    width: float, image_size: int, classes: int, in_channels: int = 3
+    width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
     """MobileNetV3-Small."""
-    return _v3(_V3_SMALL, 1024, width, image_size, classes, in_channels)
+    return _v3(_V3_SMALL, 1024, width, image_size, classes, placement)
 
 
-MOBILENETS: dict[str, Callable[[float, int, int], MobileArch]] = {
+MOBILENETS: dict[str, Callable[..., MobileArch]] = {
     "mobilenet_v2": mobilenet_v2,
     "mobilenet_v3_small": mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet_v3_large,
 }
-"""The baselines by name: (width multiplier, image side, classes) -> arch."""
+"""The baselines by name: (width multiplier, image side, classes, stride placement) -> arch."""
 
 
 def _v3(
@@ -121,7 +130,7 @@ def _v3(
     width: float,
     image_size: int,
     classes: int,
-    in_channels: int,
+    placement: str,
 ) -> MobileArch:
     blocks = []
     for kernel, hidden, channels, squeeze, activation, _ in rows:
@@ -144,7 +153,7 @@ def _v3(
     )
     strides = [2, *(row[-1] for row in rows)]
     stem = make_divisible(16 * width)
-    return _assemble(stem, "hard_swish", blocks, strides, head, image_size, classes, in_channels)
+    return _assemble(stem, "hard_swish", blocks, strides, head, image_size, classes, placement)
 
 
 def _assemble(
@@ -155,12 +164,12 @@ def _assemble(
     head: Head,
     image_size: int,
     classes: int,
-    in_channels: int,
+    placement: str,
 ) -> MobileArch:
-    first, *rest = small_image_strides(strides, image_size)
+    first, *rest = small_image_strides(strides, image_size, placement)
     return MobileArch(
         image_size=image_size,
-        in_channels=in_channels,
+        in_channels=3,
         classes=classes,
         stem=Stem(channels=stem, stride=first, activation=activation),
         blocks=tuple(

@@ -1,7 +1,6 @@
 """Training in a folder: a checkpoint after every epoch, a log, and the weights at the end."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mobilenas.cost.exact import costs
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
-from mobilenas.progress import Reporter, Silent
+from mobilenas.progress import Reporter, Silent, clock
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import build
 from mobilenas.train.recipe import Recipe
@@ -177,7 +176,7 @@ def _finish(trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Rep
 
 
 def _run_epoch(trainer: Trainer) -> dict[str, Any]:
-    start = time.perf_counter()
+    start = clock(trainer.device)
     figures = trainer.run_epoch()
     val_top1 = trainer.evaluate(trainer.data.val).top1
     return {
@@ -185,7 +184,7 @@ def _run_epoch(trainer: Trainer) -> dict[str, Any]:
         "loss": figures["loss"],
         "val_top1": val_top1,
         "lr": figures["lr"],
-        "seconds": time.perf_counter() - start,
+        "seconds": clock(trainer.device) - start,
     }
 
 

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import math
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.errors import DataError, DivergedError, MobileNASError
+from mobilenas.progress import clock
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import build
 from mobilenas.train.recipe import Recipe
@@ -134,7 +134,7 @@ class Trainer:
 
         Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
         """
-        start = time.perf_counter()
+        start = clock(self.device)
         self._network.train()
         loss, steps, lr = 0.0, 0, 0.0
         with self._randomness(f"epoch {self.epochs_done}"):
@@ -145,7 +145,7 @@ class Trainer:
                 loss += self._step(x, y, lr, steps)
                 steps += 1
         self.epochs_done += 1
-        return {"loss": loss / steps, "lr": lr, "seconds": time.perf_counter() - start}
+        return {"loss": loss / steps, "lr": lr, "seconds": clock(self.device) - start}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Measure the averaged weights on `split`."""
