@@ -4,7 +4,7 @@
 
 Every round times each workload once, in turn, so that drift hits all alike; the first round is
 thrown away. One thread, processor seconds. Peak memory is that of a process of its own per
-workload, above the same process before its step (Linux). Writes bench/steps.json.
+workload, above the same process before its step (Linux). Writes bench/steps-SIDE.json.
 """
 
 import argparse
@@ -212,6 +212,8 @@ def main() -> None:
         "data loading / K=4 (under 0.05)": ratio(times["data loading"], attention),
     }
     load = CostTable(bench.space, "flops").exact(bench.space.largest()) / given.flops
+    help_seconds = [help_time() for _ in range(5)]
+    ratios["mobilenas --help, seconds (under 0.3)"] = help_seconds
     print(f"largest network of the space: {load:.1f} times the budget; batch {given.batch}")
     for name, times_of in times.items():
         print(f"{name:45} {1e3 * statistics.median(times_of):8.1f} ms")
@@ -220,7 +222,14 @@ def main() -> None:
         print(f"{name:45} {statistics.median(values):8.3f}   ({spread})")
     record = {"options": vars(given), "largest_load": load, "seconds": times}
     record |= {"peak_mib": memory, "ratios": ratios, "torch": torch.__version__}
-    write_json(HERE / "steps.json", record)
+    write_json(HERE / f"steps-{given.side}.json", record)
+
+
+def help_time() -> float:
+    """Wall seconds of `mobilenas --help`."""
+    before = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mobilenas", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - before
 
 
 def ratio(first: list[float], second: list[float]) -> list[float]:

@@ -223,23 +223,27 @@ def read_networks(path: Path) -> list[dict[str, Any]]:
 
 
 def _contenders(run: Run) -> list[Contender]:
-    settings, data = run.settings, run.data
+    settings = run.settings
     found = [
         Contender(name="found", kind="found", arch=_found_arch(run.seed_folder(seed)), seed=seed)
         for seed in run.seeds
     ]
-    others: list[Contender] = []
+    rivals = [_rival(run, seed) for seed in run.seeds] if settings.rival else []
+    randoms = random_networks(run.budgets, settings.random, list(run.seeds))
+    return found + rivals + randoms + _mobilenets(run)
+
+
+def _mobilenets(run: Run) -> list[Contender]:
+    settings, data = run.settings, run.data
+    contenders: list[Contender] = []
     for seed in run.seeds:
         fit, too_large = mobilenets(
             settings.baselines, settings.budgets, data.image_size, len(data.classes), seed
         )
-        others += fit
-        if seed == settings.seed:
-            for name in too_large:
-                run.reporter.say(f"{name} keeps the budgets at no width: left out")
-        if settings.rival:
-            others.append(_rival(run, seed))
-    return found + others + random_networks(run.budgets, settings.random, list(run.seeds))
+        contenders += fit
+    for name in too_large:
+        run.reporter.say(f"{name} keeps the budgets at no width: left out")
+    return contenders
 
 
 def _rival(run: Run, seed: int) -> Contender:

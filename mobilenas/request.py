@@ -20,7 +20,7 @@ from mobilenas.train import Recipe
 
 _SMALL_SET = 5000
 # so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.27, 0.07, 0.5
+_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.27, 0.13, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
