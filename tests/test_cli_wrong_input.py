@@ -57,7 +57,6 @@ def test_two_budgets_of_one_cost() -> None:
 
 def test_what_is_missing_is_named() -> None:
     assert "--flops" in refused("run", *DIGITS, "--out", "X")
-    assert "--data" in refused("run", "--flops", "1M", "--out", "X")
     assert "--out" in refused("run", *DIGITS, "--flops", "1M")
     assert "X holds no run" in refused("run", "--out", "X", "--resume")
     assert "exclude" in refused(*JOB, "--resume", "--overwrite")

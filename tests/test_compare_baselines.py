@@ -12,7 +12,7 @@ from mobilenas.data import ImageData, Split
 from mobilenas.errors import BudgetError
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, finalists
-from mobilenas.spaces import MOBILENETS, MobileArch
+from mobilenas.spaces import MOBILENETS, PLACEMENTS, MobileArch
 from mobilenas.train import Recipe, trainer
 from mobilenas.train.trainer import Evaluation
 
@@ -32,13 +32,14 @@ def keeps_all(arch: MobileArch, budgets: tuple[Budget, ...]) -> bool:
 
 @pytest.mark.parametrize("budgets", BUDGETS, ids=lambda b: "+".join(x.cost for x in b))
 @pytest.mark.parametrize("name", MOBILENETS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_largest_width_in_hundredths_that_keeps_the_budgets(
-    name: str, budgets: tuple[Budget, ...]
+    placement: str, name: str, budgets: tuple[Budget, ...]
 ) -> None:
     def at(hundredths: int) -> MobileArch:
-        return MOBILENETS[name](hundredths / 100, SIDE, CLASSES)
+        return MOBILENETS[name](hundredths / 100, SIDE, CLASSES, placement)
 
-    scaled = scaled_mobilenet(name, budgets, SIDE, CLASSES)
+    scaled = scaled_mobilenet(name, budgets, SIDE, CLASSES, placement)
     fitting = [step for step in range(1, 301) if keeps_all(at(step), budgets)]
     if not fitting:
         assert scaled is None
@@ -60,16 +61,24 @@ def test_none_where_not_even_the_narrowest_fits(name: str) -> None:
 
 
 def test_mobilenets_that_fit_and_those_that_do_not() -> None:
-    narrow = {n: costs(MOBILENETS[n](0.01, SIDE, CLASSES)).flops for n in MOBILENETS}
-    budgets = (Budget(cost="flops", limit=sorted(narrow.values())[1]),)
-    fit, too_large = mobilenets(tuple(MOBILENETS), budgets, SIDE, CLASSES, seed=5)
+    narrow = {
+        name: min(costs(MOBILENETS[name](0.01, SIDE, CLASSES, p)).flops for p in PLACEMENTS)
+        for name in MOBILENETS
+    }
     largest = max(narrow, key=narrow.__getitem__)
+    budgets = (Budget(cost="flops", limit=narrow[largest] - 1),)
+    fit, too_large = mobilenets(tuple(MOBILENETS), budgets, SIDE, CLASSES, seed=5)
     assert too_large == [largest]
-    assert [(c.kind, c.seed) for c in fit] == [("mobilenet", 5)] * 2
+    assert {c.name.split()[0] for c in fit} == set(MOBILENETS) - {largest}
+    assert {(c.kind, c.seed) for c in fit} == {("mobilenet", 5)}
+    assert len({c.arch for c in fit}) == len({c.folder for c in fit}) == len(fit)
     for contender in fit:
-        name, _, width = contender.name.partition(" x")
-        assert contender.arch == MOBILENETS[name](float(width), SIDE, CLASSES)
-        assert contender.folder == f"{name}-x{width}-seed-5"
+        name, width, *late = contender.name.split()
+        placement = "late" if late else "early"
+        at_width = MOBILENETS[name](float(width[1:]), SIDE, CLASSES, placement)
+        assert contender.arch == at_width
+        assert keeps_all(contender.arch, budgets)
+        assert " " not in contender.folder
 
 
 def test_random_networks_keep_the_budget_and_use_it(tiny_budgets: Budgets) -> None:
@@ -101,9 +110,6 @@ class Clock:
 
     now = 0.0
 
-    def perf_counter(self) -> float:
-        return self.now
-
 
 class TimedTrainer:
     """Trains in no time and by the clock."""
@@ -134,7 +140,7 @@ class TimedTrainer:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     TimedTrainer.clock = Clock()
     monkeypatch.setattr(finalists, "Trainer", TimedTrainer)
-    monkeypatch.setattr(finalists, "time", TimedTrainer.clock)
+    monkeypatch.setattr(finalists, "clock", lambda device: TimedTrainer.clock.now)
     return TimedTrainer.clock
 
 
@@ -163,9 +169,7 @@ def test_as_many_rivals_enter_as_the_time_allows(
     assert spent == clock.now == 2 * sum(settings.rungs(entered)) <= seconds
     assert 2 * sum(settings.rungs(entered + 1)) > seconds
     source = random.Random("rival/3")
-    archs = [
-        tiny_budgets.space.arch(tiny_budgets.random(source)) for _ in range(entered)
-    ]
+    archs = [tiny_budgets.space.arch(tiny_budgets.random(source)) for _ in range(entered)]
     assert arch == max(archs, key=lambda a: costs(a).params)
 
 

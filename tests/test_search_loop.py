@@ -134,7 +134,8 @@ def test_a_step_of_one_kind_leaves_the_other_alone(make: Any, paths: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("paths", "name"), [*((paths, "full") for paths in PATHS), ("gumbel", "random"), ("gumbel", "ranked")]
+    ("paths", "name"),
+    [*((paths, "full") for paths in PATHS), ("gumbel", "random"), ("gumbel", "ranked")],
 )
 @pytest.mark.parametrize("killed_after", [1, 2])
 def test_a_resumed_search_is_the_same_to_the_bit(

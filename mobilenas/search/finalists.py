@@ -39,7 +39,7 @@ class FinalistSettings:
         return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return the recipe of an arch that reaches the last rung: few epochs of many small steps.
+        """Return the recipe of three rungs, of which few archs see two: epochs of many small steps.
 
         After few large steps the shallow archs lead, which learn fast and end lower.
         """
@@ -83,7 +83,7 @@ class SuccessiveHalving:
         for rung, size in enumerate(sizes):
             alive = alive[:size]
             scores = {index: self.score(archs[index], index, rung) for index in alive}
-            # a tie goes to the arch that came first: the program's own order
+            # the sort is stable: a tie goes to the arch that was ahead before
             alive.sort(key=lambda index: -scores[index])
         return alive[0]
 

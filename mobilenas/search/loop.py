@@ -88,7 +88,7 @@ class Searcher:
             if warm:
                 batch = next(alpha_batches, None)
                 if batch is not None:
-                    sums["alpha_loss"] += self.alpha_step(*batch, done)
+                    sums["alpha_loss"] += self.alpha_step(batch[0], batch[1], done)
             done += 1
         record = self._record(epoch, {name: value / done for name, value in sums.items()})
         self.epochs_done += 1

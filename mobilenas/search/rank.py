@@ -61,7 +61,7 @@ def alpha_score(searcher: Searcher, choice: Choice) -> float:
 
 def _agreement(guess: list[float], truth: list[float]) -> dict[str, float]:
     pick = max(range(len(guess)), key=guess.__getitem__)
-    # scores that are all equal rank nothing: scipy's answer would be nan, which JSON has no word for
+    # scores that are all equal rank nothing: scipy answers nan, which JSON has no word for
     ranked = min(guess) < max(guess) and min(truth) < max(truth)
     return {
         "spearman": float(spearmanr(guess, truth).statistic) if ranked else 0.0,

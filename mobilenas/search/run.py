@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenas.config import to_plain
+from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
-from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
+from mobilenas.files import (
+    load_checkpoint,
+    read_json,
+    save_checkpoint,
+    write_json,
+    write_jsonl,
+)
 from mobilenas.progress import Reporter, clock
 from mobilenas.search.discretize import ArchProgram
 from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
@@ -52,16 +58,12 @@ def search(
     """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training; finalists and `rank` use a shorter one of its kind.
-    With `rank` > 2 the ranking quality of the supernet
-    over so many random networks goes to rank.json.
+    With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     identity = _identity(searcher, finalists, recipe)
     seconds = {"supernet": _train_supernet(searcher, folder, identity, reporter)}
-    began = clock(device)
-    choices = candidates(searcher, max(1, finalists.count))
-    gap = discretization_gap(searcher, choices[0])
-    seconds["candidates"] = clock(device) - began
+    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder)
     winner = 0
     if len(choices) > 1:
         halving = SuccessiveHalving(
@@ -73,19 +75,43 @@ def search(
             device=device,
             reporter=reporter,
         )
-        archs = [budgets.space.arch(choice) for choice in choices]
-        winner = halving.best(archs)
+        winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.seconds
-        record = {
-            "winner": winner,
-            "scores": halving.scores,
-            "archs": [arch.to_dict() for arch in archs],
-        }
-        write_json(folder / "finalists.json", record)
+        _write_finalists(folder, budgets, choices, halving, winner)
     if rank:
         quality = ranking_quality(searcher, rank, finalists.recipe(recipe), reporter)
         write_json(folder / "rank.json", quality)
     return SearchResult(choice=choices[winner], gap=gap, candidates=len(choices), seconds=seconds)
+
+
+def _made_discrete(
+    searcher: Searcher, count: int, folder: Path
+) -> tuple[list[Choice], dict[str, Any], float]:
+    """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
+    path = folder / "candidates.json"
+    if not path.exists():
+        began = clock(searcher.device)
+        choices = candidates(searcher, max(1, count))
+        gap = discretization_gap(searcher, choices[0])
+        seconds = clock(searcher.device) - began
+        record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
+        write_json(path, record)
+    kept = read_json(path)
+    places = enumerate(kept["choices"])
+    found = [from_plain(Choice, choice, f"{path}: choices[{n}]") for n, choice in places]
+    return found, kept["gap"], kept["seconds"]
+
+
+def _write_finalists(
+    folder: Path,
+    budgets: Budgets,
+    choices: list[Choice],
+    halving: SuccessiveHalving,
+    winner: int,
+) -> None:
+    archs = [budgets.space.arch(choice).to_dict() for choice in choices]
+    record = {"winner": winner, "scores": halving.scores, "archs": archs}
+    write_json(folder / "finalists.json", record)
 
 
 def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -> str:

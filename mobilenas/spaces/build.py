@@ -48,8 +48,8 @@ class MobileNetwork(nn.Module):
 def initialize(network: nn.Module) -> None:
     """Start convolutions with He's deviation by fan-out, and every shortcut block as the identity.
 
-    The last norm of a block with a shortcut starts at zero (Goyal et al. 2017, section 5.1): small
-    networks then leave the plateau at the start of a short training in about half of the steps.
+    The last norm of a block with a shortcut starts at zero (Goyal et al. 2017, section 5.1):
+    deep networks leave the plateau at the start of a short training sooner.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

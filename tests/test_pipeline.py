@@ -1,0 +1,201 @@
+"""All stages over one small run that `whole_run` made, and what they refuse."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilenas import pipeline
+from mobilenas.cost import costs
+from mobilenas.cost.recount import count_onnx
+from mobilenas.errors import FileError
+from mobilenas.files import read_json
+from mobilenas.pipeline import certify, read_networks, run_all, write_result
+from mobilenas.progress import Silent
+from mobilenas.runs import open_run
+from mobilenas.spaces import MobileArch, read_arch
+from mobilenas.train import evaluate, load_weights
+
+slow = pytest.mark.slow
+
+
+def arch_of(entry: dict[str, Any]) -> MobileArch:
+    return MobileArch.from_dict(entry["arch"])
+
+
+@pytest.fixture
+def copy(whole_run: Any, tmp_path: Path) -> Path:
+    """A copy of the run to spoil."""
+    return Path(shutil.copytree(whole_run.folder, tmp_path / "copy"))
+
+
+@slow
+def test_every_budget_is_certified(whole_run: Any) -> None:
+    (row,) = whole_run.result["budgets"]
+    assert row == {
+        "cost": "flops",
+        "limit": whole_run.request["flops"],
+        "predicted": whole_run.result["flops"],
+        "recounted": whole_run.result["flops"],
+        "holds": True,
+    }
+    assert 0.9 * row["limit"] <= row["predicted"] <= row["limit"]
+    counted = count_onnx(whole_run.folder / "export/model.onnx")
+    assert counted.flops == whole_run.result["flops"]
+    assert counted.params == whole_run.result["params"]
+
+
+@slow
+def test_arch_json_says_what_the_arch_costs(whole_run: Any) -> None:
+    record = read_json(whole_run.folder / "arch.json")
+    exact = costs(read_arch(whole_run.folder / "arch.json"))
+    assert record["costs"] == {
+        "flops": exact.flops,
+        "params": exact.params,
+        "memory": exact.memory,
+    }
+    assert record["budgets"][0]["holds"]
+    assert record["budgets"][0]["predicted"] == exact.flops
+    assert isinstance(record["discretization_gap"]["points"], float)
+    assert record["candidates"] == whole_run.request["finalists"]
+    assert record["seconds"].keys() == {"supernet", "candidates", "finalists"}
+
+
+@slow
+def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: Any) -> None:
+    entries = json.loads((whole_run.folder / "compare.json").read_text())
+    kinds = [entry["kind"] for entry in entries]
+    assert kinds[0] == "found"
+    assert set(kinds[1:]) == {"mobilenet", "random"}
+    assert kinds.count("random") == whole_run.request["random"]
+    assert entries == read_networks(whole_run.folder / "compare.json")
+    limit = whole_run.request["flops"]
+    for entry in entries:
+        exact = costs(arch_of(entry))
+        assert (entry["flops"], entry["params"]) == (exact.flops, exact.params)
+        assert entry["flops"] <= limit
+        onnx = whole_run.folder / entry["onnx"]
+        assert count_onnx(onnx).flops == entry["flops"]
+        assert entry["size_bytes"] == onnx.stat().st_size
+        assert entry["latency_ms"] > 0
+        assert 0 <= entry["top1"] <= 100
+    found, mobilenet, drawn = (entries[kinds.index(k)] for k in ("found", "mobilenet", "random"))
+    assert found["onnx"] == "export/model.onnx"
+    assert found["arch"] == read_json(whole_run.folder / "arch.json")["arch"]
+    assert mobilenet["name"].startswith("mobilenet_v3_small x0.")
+    assert drawn["flops"] >= 0.9 * limit
+
+
+@slow
+def test_result_json_has_what_scripts_read(whole_run: Any) -> None:
+    result = json.loads((whole_run.folder / "result.json").read_text())
+    assert result == {"schema_version": 1} | whole_run.result
+    entries = read_networks(whole_run.folder / "compare.json")
+    assert result["baselines"] == entries[1:]
+    for figure in ("flops", "params", "memory", "latency_ms", "top1"):
+        assert result[figure] == entries[0][figure]
+    for path in result["files"].values():
+        assert (whole_run.folder / path).is_file()
+
+
+@slow
+def test_the_reported_accuracy_is_that_of_the_final_weights_on_test_images(whole_run: Any) -> None:
+    run = open_run(whole_run.folder, Silent())
+    model = load_weights(
+        read_arch(whole_run.folder / "arch.json"), whole_run.folder / "model.safetensors"
+    )
+    top1 = evaluate(model, run.data.test, run.data).top1
+    assert whole_run.result["top1"] == top1
+    export = read_json(whole_run.folder / "export/export.json")
+    one_image = 100 / len(run.data.test)
+    assert export["files"]["onnx"]["top1"] == pytest.approx(top1, abs=1.5 * one_image)
+    assert export["parity"]["top1_agreement"] > 0.99
+    assert export["labels"] == list(run.data.classes)
+
+
+@slow
+def test_test_images_are_looked_at_once_per_network_and_train_nothing(whole_run: Any) -> None:
+    entries = read_networks(whole_run.folder / "compare.json")
+    tested = [(stage, trains) for stage, split, trains in whole_run.batches if split == "test"]
+    assert not any(trains for _, trains in tested)
+    # found's evaluation in compare follows the last stage that was begun, export
+    looks = Counter(stage for stage, _ in tested)
+    assert not looks.keys() & {"start", "search", "finalists", "train"}
+    assert sum(looks.values()) == 1 + len(entries)
+    assert {looks[entry["name"]] for entry in entries[1:]} == {1}
+    assert {split for _, split, trains in whole_run.batches if trains} == {"train"}
+
+
+@slow
+def test_a_finished_run_trains_nothing_and_gives_the_same_result(
+    copy: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("this is done already")
+
+    for name in ("search", "export_onnx", "time_models", "evaluate"):
+        monkeypatch.setattr(pipeline, name, refuse)
+    monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
+    assert run_all(open_run(copy, Silent())) == whole_run.result
+
+
+@slow
+def test_a_budget_that_the_file_breaks_does_not_hold(
+    copy: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = whole_run.request["flops"]
+    real = count_onnx(copy / "export/model.onnx")
+    monkeypatch.setattr(pipeline, "count_onnx", lambda path: replace(real, flops=limit + 1))
+    run = open_run(copy, Silent())
+    (row,) = certify(run)
+    assert row["predicted"] <= limit < row["recounted"] == limit + 1
+    assert row["holds"] is False
+    assert write_result(run)["budgets"] == [row]
+    assert json.loads((copy / "result.json").read_text())["budgets"][0]["holds"] is False
+
+
+@slow
+def test_memory_is_certified_by_prediction(copy: Path) -> None:
+    record = json.loads((copy / "run.json").read_text())
+    record["settings"]["budgets"].append({"cost": "memory", "limit": 1})
+    (copy / "run.json").write_text(json.dumps(record))
+    row = certify(open_run(copy, Silent()))[1]
+    assert row["recounted"] is None
+    assert row["predicted"] > 1
+    assert row["holds"] is False
+
+
+@slow
+@pytest.mark.parametrize(
+    ("missing", "stage", "message"),
+    [
+        ("arch.json", pipeline.train_stage, "has no arch.json; run `mobilenas search` first"),
+        ("arch.json", pipeline.certify, "has no arch.json; run `mobilenas search` first"),
+        ("model.safetensors", pipeline.export_stage, "has no model.safetensors; run `mobilenas tr"),
+    ],
+)
+def test_a_stage_says_which_one_comes_first(
+    copy: Path, missing: str, stage: Any, message: str
+) -> None:
+    (copy / missing).unlink()
+    shutil.rmtree(copy / "train")
+    (copy / "export/export.json").unlink()
+    with pytest.raises(FileError, match=message):
+        stage(open_run(copy, Silent()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[{", "cannot read"), ("{}", "must hold a list of networks"), (None, "cannot read")],
+)
+def test_a_damaged_compare_json_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "compare.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(FileError, match=message) as caught:
+        read_networks(path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,192 @@
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
+from mobilenas.progress import Silent
+from mobilenas.request import EFFORTS, Request, go_on, parse_keep, reachable, start
+from mobilenas.runs import RunSettings
+from mobilenas.supernet import Temperature
+
+
+def settings(images: int = 1000, **given: Any) -> RunSettings:
+    return Request(**({"flops": 300_000} | given)).settings(images)
+
+
+@pytest.mark.parametrize(("text", "k"), [("1", 1), ("1/1", 1), ("1/2", 2), ("1/4", 4), ("1/8", 8)])
+def test_keep_is_read(text: str, k: int) -> None:
+    assert parse_keep(text) == k
+
+
+@pytest.mark.parametrize("text", ["", "4", "1/3", "1/16", "2/4", "1/", "/4", "0.25", "1/4/1"])
+def test_other_shares_are_refused(text: str) -> None:
+    with pytest.raises(MobileNASError, match="write 1, 1/2, 1/4 or 1/8"):
+        parse_keep(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "no budget was given: say --flops, --params or --memory"),
+        ({"flops": 0}, "flops budget is 0; it must be above zero"),
+        ({"flops": 1, "effort": "great"}, "effort is 'great'; it must be one of quick"),
+        ({"flops": 1, "epochs": 0}, "epochs is 0"),
+        ({"flops": 1, "search_epochs": -1}, "search_epochs is -1"),
+    ],
+)
+def test_requests_are_checked_before_the_images_are_read(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        Request(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"paths": "all"}, "paths is 'all'; it must be one of gumbel, mixture, single"),
+        ({"sampler": "full", "keep": "1/4"}, "--sampler full keeps every channel"),
+        ({"sampler": "random", "keep": "1/3"}, "keep '1/3' cannot be read"),
+        ({"temperature": "hot"}, "temperature 'hot' cannot be read"),
+        ({"constraint": "hope"}, "constraint is 'hope'"),
+        ({"strength": -1.0}, "strength is -1"),
+        ({"entropy": -1.0}, "weight is -1"),
+        ({"finalists": -1}, "count is -1"),
+        ({"baselines": ["resnet"]}, "baseline is 'resnet'"),
+        ({"seed": 2**31}, "seed is 2147483648"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        settings(**given)
+
+
+def test_every_budget_is_passed_on() -> None:
+    asked = Request(flops=3, params=2, memory=1)
+    assert {b.cost: b.limit for b in asked.budgets} == {"flops": 3, "params": 2, "memory": 1}
+    assert asked.settings(1000).budgets == asked.budgets
+    assert [b.cost for b in Request(params=2).budgets] == ["params"]
+
+
+def test_what_was_said_is_what_is_done() -> None:
+    full = settings(
+        epochs=7,
+        search_epochs=5,
+        paths="mixture",
+        sampler="random",
+        keep="1/2",
+        temperature="2:0.5",
+        entropy=0.25,
+        entropy_schedule="step",
+        constraint="hinge",
+        strength=3.0,
+        finalists=9,
+        baselines=["mobilenet_v2"],
+        random=4,
+        rival=True,
+        rank=6,
+        seed=8,
+        seeds=2,
+        threads=3,
+        squeeze="off",
+        activation="relu",
+        dynamic_batch=True,
+        image_size=16,
+        flip=True,
+    )
+    search = full.search
+    assert (full.recipe.epochs, search.epochs) == (7, 5)
+    assert (search.paths, search.constraint, search.strength) == ("mixture", "hinge", 3.0)
+    assert (search.sampler.name, search.sampler.partial) == ("random", 2)
+    assert search.temperature == Temperature(start=2.0, end=0.5)
+    assert (search.entropy.weight, search.entropy.shape) == (0.25, "step")
+    assert full.finalists.count == 9
+    assert full.baselines == ("mobilenet_v2",)
+    assert (full.random, full.rival, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
+    assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
+    assert full.dynamic_batch
+    assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
+
+
+def test_zero_is_not_unsaid() -> None:
+    full = settings(entropy=0.0, finalists=0, random=0, seed=0, strength=0.0)
+    assert full.search.entropy.weight == 0
+    assert full.search.strength == 0
+    assert full.finalists.count == 0
+    assert full.random == 0
+
+
+def test_the_full_sampler_takes_every_channel() -> None:
+    for keep in (None, "1", "1/1"):
+        sampler = settings(sampler="full", keep=keep).search.sampler
+        assert (sampler.name, sampler.partial) == ("full", 1)
+
+
+@given(st.sampled_from(sorted(EFFORTS)), st.integers(1, 200_000))
+def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int) -> None:
+    full = settings(images, effort=effort)
+    level = EFFORTS[effort]
+    assert full.recipe.epochs >= level.epochs
+    assert full.recipe.epochs * max(1, images // full.recipe.batch_size) >= level.least_steps
+    assert full.finalists.count == level.finalists
+    assert full.search.epochs >= 2
+    assert 0 <= full.search.warmup < full.search.epochs
+    assert 2 <= full.search.batch_size <= full.recipe.batch_size
+    assert 0 < full.search.learning_rate <= full.recipe.learning_rate
+
+
+def test_more_effort_is_more_training() -> None:
+    for images in (500, 50_000):
+        epochs = [
+            settings(images, effort=effort).recipe.epochs
+            for effort in ("quick", "standard", "full")
+        ]
+        assert epochs == sorted(set(epochs))
+
+
+def test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    asked = Request(data=str(tmp_path / "nothing"), flops=1000)
+    with pytest.raises(DataError, match="is no folder and none of digits"):
+        start(tmp_path / "run", asked, command="test", reporter=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreachable_budget_names_the_smallest_and_writes_nothing(tmp_path: Path) -> None:
+    asked = Request(data="digits", flops=1000)
+    with pytest.raises(BudgetError, match="the smallest network of the space has"):
+        start(tmp_path / "run", asked, command="test", reporter=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
+    asked = Request(data="digits", flops=300_000, effort="quick", seed=4)
+    run = start(tmp_path / "run", asked, command="test", reporter=Silent())
+    opened = go_on(tmp_path / "run", Silent())
+    assert opened.settings == run.settings == asked.settings(len(run.data.train))
+    assert opened.space == run.space
+    assert opened.data.fingerprint == run.data.fingerprint
+    again = start(tmp_path / "run", asked, command="test", reporter=Silent(), resume=True)
+    assert again.settings == run.settings
+    with pytest.raises(FileError, match="seed"):
+        other = Request(data="digits", flops=300_000, effort="quick", seed=5)
+        start(tmp_path / "run", other, command="test", reporter=Silent(), resume=True)
+
+
+def test_reachable_ranges_bracket_the_budgets() -> None:
+    rows = reachable(Request(data="digits", flops=300_000, params=40_000), Silent())
+    assert rows.keys() == {"flops", "params", "memory"}
+    for cost, limit in (("flops", 300_000), ("params", 40_000)):
+        assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
+    assert rows["memory"].keys() == {"smallest", "largest"}
+
+
+def test_every_field_says_what_it_is() -> None:
+    source = Path(Request.__module__.replace(".", "/") + ".py")
+    text = (Path(__file__).parents[1] / source).read_text(encoding="utf-8")
+    for field in fields(Request):
+        after = text.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)[1]
+        assert after.strip().startswith('"""')
