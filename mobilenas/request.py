@@ -20,7 +20,7 @@ from mobilenas.train import Recipe
 
 _SMALL_SET = 5000
 # so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.27, 0.13, 0.5
+_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.4, 0.13, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(epochs=6, least_steps=400, finalists=3),
-    "standard": Effort(epochs=15, least_steps=1200, finalists=4),
+    "standard": Effort(epochs=15, least_steps=1200, finalists=3),
     "full": Effort(epochs=60, least_steps=6000, finalists=6),
 }
 """By name."""
@@ -148,7 +148,7 @@ class Request:
         return RunSettings(
             data=self.data_settings,
             budgets=self.budgets,
-            search=self._search(searching, batch // 4, 0.35 * rate),
+            search=self._search(searching, batch // 2, rate / 2),
             finalists=FinalistSettings(count=count, epochs=max(1, round(epochs * _RUNG_SHARE))),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
             **{name: getattr(self, name) for name in _PASSED_ON},

@@ -13,15 +13,15 @@ PATHS = ("gumbel", "mixture", "single")
 class SearchSettings:
     """Everything but space, budgets, data and seed."""
 
-    epochs: int = 4
+    epochs: int = 6
     """Passes over the images, half of them for weights and half for alphas."""
-    warmup: int = 2
+    warmup: int = 3
     """First epochs, which train weights only, on uniformly drawn networks."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Images a step."""
     paths: str = "gumbel"
     """What a step runs: `mixture` all at once, `gumbel` a soft draw, `single` one network."""
-    learning_rate: float = 0.07
+    learning_rate: float = 0.1
     """Peak rate of the weights: SGD with Nesterov momentum, cosine."""
     momentum: float = 0.9
     """Momentum of the weights."""
