@@ -1,12 +1,22 @@
 """Quantities as people write them, and the checks that settings share."""
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.config import check_between, check_choice, format_count, parse_count, parse_time_ms
+from mobilenas.config import (
+    check_between,
+    check_choice,
+    format_count,
+    from_plain,
+    parse_count,
+    parse_time_ms,
+    to_plain,
+)
 from mobilenas.errors import MobileNASError
 
 
@@ -125,3 +135,42 @@ def test_a_choice_is_one_of_the_legal_values() -> None:
     check_choice("effort", "quick", ("quick", "standard"))
     with pytest.raises(MobileNASError, match="effort is 'slow'; it must be one of quick, standard"):
         check_choice("effort", "slow", ("quick", "standard"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    share: float
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    folder: Path | None
+    count: int
+
+
+PLAIN = {"inner": {"share": 0.5, "names": ["a", "b"]}, "folder": "x/y", "count": 3}
+
+
+def test_settings_round_trip_through_plain_values() -> None:
+    settings = Outer(inner=Inner(share=0.5, names=("a", "b")), folder=Path("x/y"), count=3)
+    assert to_plain(settings) == PLAIN
+    assert from_plain(Outer, PLAIN, "settings") == settings
+    assert from_plain(Outer, PLAIN | {"folder": None}, "settings").folder is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": "3"}, r"settings\.count is '3'; it must be int"),
+        ({"count": True}, r"settings\.count is True; it must be int"),
+        ({"inner": []}, r"settings\.inner is \[\]; it must be an object"),
+        ({"inner": {"share": 1}}, r"settings\.inner lacks 'names'; its fields are share, names"),
+        ({"color": 1}, r"settings has an unknown field 'color'"),
+        ({"inner": {"share": 1, "names": "ab"}}, r"settings\.inner\.names is 'ab'.*a list"),
+    ],
+)
+def test_a_wrong_plain_value_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        from_plain(Outer, PLAIN | change, "settings")

@@ -120,7 +120,7 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
         "budgets": to_plain(searcher.budgets.budgets),
         "settings": to_plain(searcher.settings),
         "finalists": to_plain(finalists),
-        "recipe": recipe.to_dict(),
+        "recipe": to_plain(recipe),
         "seed": searcher.seed,
         "data": searcher.data.fingerprint,
     }

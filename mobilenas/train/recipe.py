@@ -1,12 +1,11 @@
 """How a network is trained: one recipe serves the found network and every baseline."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from mobilenas.config import check_between
 from mobilenas.data import Augmentation
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.errors import MobileNASError
 
 _WHOLE_NUMBERS = ("epochs", "batch_size", "crop_padding", "randaugment")
 
@@ -71,22 +70,3 @@ class Recipe:
     def augmentation(self) -> Augmentation:
         """Return what is done to training images; the data decide on flips."""
         return Augmentation(crop_padding=self.crop_padding, randaugment=self.randaugment)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Any, source: str = "recipe") -> "Recipe":
-        """Read the JSON form; an absent field takes its default; `source` is named in errors."""
-        if not isinstance(data, dict):
-            raise FileError(f"{source}: a recipe is an object, not {data!r}")
-        names = [field.name for field in fields(cls)]
-        unknown = [name for name in data if name not in names]
-        if unknown or "epochs" not in data:
-            wrong = f"unknown field {unknown[0]!r}" if unknown else "'epochs' is missing"
-            raise FileError(f"{source}: {wrong}; a recipe's fields are {', '.join(names)}")
-        try:
-            return cls(**data)
-        except MobileNASError as error:
-            raise FileError(f"{source}: {error}") from error

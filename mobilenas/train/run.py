@@ -11,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from mobilenas.config import to_plain
 from mobilenas.cost.exact import costs
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
@@ -128,7 +129,7 @@ def _identity(arch: MobileArch, data: ImageData, recipe: Recipe, seed: int) -> d
     """What must not change between the parts of one training, in JSON's types."""
     identity = {
         "arch": arch.to_dict(),
-        "recipe": recipe.to_dict(),
+        "recipe": to_plain(recipe),
         "seed": seed,
         "data": data.fingerprint,
     }
