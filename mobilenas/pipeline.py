@@ -11,8 +11,8 @@ from typing import Any
 
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
 from mobilenas.config import COUNTING_RULE, to_plain
-from mobilenas.cost import costs
-from mobilenas.cost.recount import count_onnx
+from mobilenas.cost import Costs, costs
+from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
 from mobilenas.errors import FileError
 from mobilenas.export.metadata import ModelMetadata
@@ -21,7 +21,7 @@ from mobilenas.files import read_json, write_bytes, write_json, write_text
 from mobilenas.profiling.timing import time_models
 from mobilenas.runs import Run, versions
 from mobilenas.search import search
-from mobilenas.spaces import MobileArch, read_arch
+from mobilenas.spaces import MobileArch, build, read_arch
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 ARCH_FILE = "arch.json"
@@ -67,6 +67,7 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     )
     arch = run.space.arch(found.choice)
     exact = costs(arch)
+    _check_built(arch, exact)
     record = {
         "arch": arch.to_dict(),
         "costs": asdict(exact),
@@ -265,6 +266,17 @@ def _rival(run: Run, seed: int) -> Contender:
         record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
         write_json(path, record | {"seconds_of_search": spent})
     return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
+
+
+def _check_built(arch: MobileArch, exact: Costs) -> None:
+    """Count FLOPs and params again on the built module; a difference is a bug of the cost model."""
+    module = build(arch)
+    flops = sum(count_fvcore(module, arch.image_size, arch.in_channels).values())
+    params = sum(weight.numel() for weight in module.parameters())
+    if (flops, params) != (exact.flops, exact.params):
+        raise RuntimeError(
+            f"the built module has {flops} FLOPs and {params} params, the cost model says {exact}"
+        )
 
 
 def _trained(run: Run, contender: Contender) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def test_the_installed_script_answers(installed: Path, tmp_path: Path) -> None:
 def test_the_installed_script_searches(installed: Path, tmp_path: Path) -> None:
     run(
         *(installed / "mobilenas", "search", "--data", "digits", "--flops", "300k"),
-        *("--effort", "quick", "--out", "found"),
+        *("--epochs", "1", "--search-epochs", "2", "--finalists", "0"),
+        *("--threads", "1", "--out", "found"),
         cwd=tmp_path,
     )
     arch = json.loads((tmp_path / "found" / "arch.json").read_text(encoding="utf-8"))
