@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -116,5 +117,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if damaged is not None:
         raise FileError(f"{path} is cut or damaged; delete it to start this stage again")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FileError(f"{path} holds more than tensors and plain values") from error
     return state
