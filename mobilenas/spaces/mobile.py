@@ -18,11 +18,11 @@ SQUEEZE_POLICIES = ("searched", "on", "off")
 
 # width at multiplier 1, stride, most blocks
 _STAGES = ((16, 1, 2), (24, 2, 4), (40, 2, 4), (80, 2, 4), (112, 1, 4), (160, 2, 4))
-_SMALL_STAGES = ((16, 1, 2), (24, 2, 4), (48, 2, 4), (64, 1, 4))
+_SMALL_STAGES = ((16, 1, 1), (24, 2, 2), (32, 2, 3), (64, 1, 4), (96, 1, 3), (160, 1, 3))
 _SMALL_STAGES_BELOW = 64
 _STEM, _HEAD = 16, 960
 _NARROWEST_HEAD = 192
-_FEWEST_MULTIPLIER = 0.35
+_HIGHEST_LOAD = 1.25
 _NARROWEST, _WIDEST, _HALVINGS = 0.02, 16.0, 14
 
 
@@ -229,15 +229,17 @@ def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
     """Return the space whose typical load is nearest 1.
 
     `load(space)` is the median over uniformly drawn archs of the largest cost / budget; it grows
-    with the widths. Stages get fewer blocks when even the narrowest widths are too dear.
+    with the widths. Stages get fewer blocks when even the narrowest widths are too dear: a deep
+    narrow network ends higher than a shallow wide one of the same cost.
     """
     for most_blocks in (4, 3, 2, 1):
         low, high = _NARROWEST, _WIDEST
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
             space = template(middle, most_blocks=most_blocks, **options)
-            low, high = (middle, high) if load(space) < 1 else (low, middle)
-        if middle >= _FEWEST_MULTIPLIER:
+            typical = load(space)
+            low, high = (middle, high) if typical < 1 else (low, middle)
+        if typical <= _HIGHEST_LOAD:
             break
     return space
 
