@@ -7,23 +7,31 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from mobilenas.config import check_choice
 from mobilenas.nn import ACTIVATIONS, ALIGNMENT, make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.mobilenets import small_image_strides
+from mobilenas.spaces.mobilenets import PLACEMENTS, small_image_strides
 
 SQUEEZE_POLICIES = ("searched", "on", "off")
 
-# width at multiplier 1, stride, most blocks
-_STAGES = ((16, 1, 2), (24, 2, 4), (40, 2, 4), (80, 2, 4), (112, 1, 4), (160, 2, 4))
-_SMALL_STAGES = ((16, 1, 1), (24, 2, 2), (32, 2, 3), (64, 1, 4), (96, 1, 3), (160, 1, 3))
+# width at multiplier 1, stride, most blocks, largest expansion
+_STAGES = (
+    (16, 1, 2, 6),
+    (24, 2, 4, 6),
+    (40, 2, 4, 6),
+    (80, 2, 4, 6),
+    (112, 1, 4, 6),
+    (160, 2, 4, 6),
+)
+_SMALL_STAGES = ((16, 1, 1, 1), (24, 2, 2, 3), (40, 2, 4, 3), (48, 1, 3, 6), (96, 2, 3, 6))
 _SMALL_STAGES_BELOW = 64
 _STEM, _HEAD = 16, 960
 _NARROWEST_HEAD = 192
-_HIGHEST_LOAD = 1.25
-_NARROWEST, _WIDEST, _HALVINGS = 0.02, 16.0, 14
+_HIGHEST_LOAD = 1.3
+_NARROWEST, _WIDEST, _HALVINGS = 0.1, 16.0, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,8 @@ class Stage:
     """Stride of the first block."""
     depth: int
     """Largest number of blocks."""
+    most_expansion: int = 6
+    """Largest expansion; large feature maps allow little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +118,7 @@ class MobileSpace:
         for number, stage in enumerate(self.stages):
             for index in range(stage.depth):
                 stride = stage.stride if index == 0 else 1
+                allowed = self.expansions if slots else (1,)
                 slots.append(
                     Slot(
                         stage=number,
@@ -116,7 +127,7 @@ class MobileSpace:
                         side=side,
                         in_widths=before,
                         out_widths=stage.widths,
-                        expansions=self.expansions if slots else (1,),
+                        expansions=tuple(e for e in allowed if e <= stage.most_expansion),
                     )
                 )
                 side, before = -(-side // stride), stage.widths
@@ -194,6 +205,7 @@ def template(
     classes: int,
     in_channels: int = 3,
     most_blocks: int = 4,
+    placement: str = "late",
     activation: str = "hard_swish",
     squeeze: str = "searched",
 ) -> MobileSpace:
@@ -201,10 +213,15 @@ def template(
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("squeeze", squeeze, SQUEEZE_POLICIES)
     rows = _SMALL_STAGES if image_size < _SMALL_STAGES_BELOW else _STAGES
-    strides = small_image_strides([2, *(stride for _, stride, _ in rows)], image_size)
+    strides = small_image_strides([2, *(row[1] for row in rows)], image_size, placement)
     stages = tuple(
-        Stage(widths=_around(width * multiplier), stride=stride, depth=min(depth, most_blocks))
-        for (width, _, depth), stride in zip(rows, strides[1:], strict=True)
+        Stage(
+            widths=_around(width * multiplier),
+            stride=stride,
+            depth=min(depth, most_blocks),
+            most_expansion=most,
+        )
+        for (width, _, depth, most), stride in zip(rows, strides[1:], strict=True)
     )
     return MobileSpace(
         image_size=image_size,
@@ -229,14 +246,14 @@ def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
     """Return the space whose typical load is nearest 1.
 
     `load(space)` is the median over uniformly drawn archs of the largest cost / budget; it grows
-    with the widths. Stages get fewer blocks when even the narrowest widths are too dear: a deep
-    narrow network ends higher than a shallow wide one of the same cost.
+    with the widths. Where even the narrowest widths are too dear, stages get fewer blocks; where
+    that is not enough, a small image loses its resolution early.
     """
-    for most_blocks in (4, 3, 2, 1):
+    for placement, most_blocks in product(reversed(PLACEMENTS), (4, 3, 2, 1)):
         low, high = _NARROWEST, _WIDEST
         for _ in range(_HALVINGS):
             middle = (low * high) ** 0.5
-            space = template(middle, most_blocks=most_blocks, **options)
+            space = template(middle, placement=placement, most_blocks=most_blocks, **options)
             typical = load(space)
             low, high = (middle, high) if typical < 1 else (low, middle)
         if typical <= _HIGHEST_LOAD:
@@ -245,7 +262,12 @@ def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
 
 
 def _around(width: float) -> tuple[int, ...]:
-    """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side."""
+    """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side.
+
+    Widths under 8 have no neighbour, so that a small budget can be met.
+    """
+    if width < ALIGNMENT:
+        return (ALIGNMENT,)
     middle = make_divisible(width)
     step = make_divisible(width / 4)
     return tuple(range(max(ALIGNMENT, middle - step), middle + step + 1, step))
