@@ -39,7 +39,9 @@ def test_a_larger_budget_gives_more_blocks_and_wider_stages() -> None:
     ]
     flops = [costs(space.arch(space.largest())).flops for space in spaces]
     assert flops == sorted(flops)
-    assert [len(space.slots) for space in spaces] == [4, 14, 14]
+    slots = [len(space.slots) for space in spaces]
+    assert slots == sorted(slots)
+    assert slots[0] < slots[-1]
 
 
 @pytest.mark.parametrize("size", [8, 32])
