@@ -138,7 +138,13 @@ def wait_for(line_start: str, stream: IO[str]) -> None:
 def test_ctrl_c_names_the_command_that_goes_on(tmp_path: Path) -> None:
     command = [*PROGRAM, "run", *TINY, "--random", "0", "--out", "cut"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs ignore SIGINT, and their children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         wait_for("search 1/2", process.stderr)
