@@ -36,7 +36,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(epochs=6, least_steps=400, finalists=3),
+    "quick": Effort(epochs=6, least_steps=300, finalists=3),
     "standard": Effort(epochs=15, least_steps=1200, finalists=3),
     "full": Effort(epochs=60, least_steps=6000, finalists=6),
 }
