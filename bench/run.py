@@ -2,8 +2,8 @@
 
     python bench/run.py [--rounds 12] [--side 32] [--flops 2000000] [--batch 64]
 
-Every round times each workload once, in turn, so that drift hits all alike; the first round is
-thrown away. One thread, processor seconds. Peak memory is that of a process of its own per
+Every round times each workload once, in turn, so that drift hits all alike; the first rounds are
+thrown away: until the process has touched its largest memory, steps are up to three times slower. One thread, processor seconds. Peak memory is that of a process of its own per
 workload, above the same process before its step (Linux). Writes bench/steps-SIDE.json.
 """
 
@@ -33,6 +33,7 @@ from mobilenas.train import Recipe, parameter_groups
 
 HERE = Path(__file__).parent
 CLASSES = 47
+WARM_UP_ROUNDS = 4
 SEARCHES = ("search full", "search attention K=4", "search ranked K=4", "search random K=4")
 TRAINING = "two training steps of the largest network"
 MEASURED_MEMORY = (*SEARCHES[:2], TRAINING)
@@ -149,13 +150,13 @@ class Bench:
 
 
 def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each workload in each round but the first."""
+    """Processor seconds of each workload in each round but the first few."""
     times: dict[str, list[float]] = {name: [] for name in workloads}
-    for number in range(rounds + 1):
+    for number in range(WARM_UP_ROUNDS + rounds):
         for name, step in workloads.items():
             before = time.process_time()
             step()
-            if number:
+            if number >= WARM_UP_ROUNDS:
                 times[name].append(time.process_time() - before)
     return times
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mobilenas.nn import ACTIVATIONS, squeeze_channels
 from mobilenas.spaces.mobile import MobileSpace, Slot
-from mobilenas.supernet.samplers import ChannelSampler, make_sampler, put_back
+from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
 
 _VECTOR = 16
 
@@ -196,7 +196,7 @@ class MixedBlock(nn.Module):
         return torch.stack(rings).sum(0)
 
     def _gate(self, h: Tensor, hidden: Tensor, squeeze: Tensor) -> Tensor:
-        pooled = h.mean((2, 3), keepdim=True) * hidden  # [N, H, 1, 1]
+        pooled = mean(h)[..., None, None] * hidden  # [N, H, 1, 1]
         inner = torch.relu(self.reduce(pooled)) * squeeze
         return functional.hardsigmoid(self.excite(inner))
 
@@ -234,7 +234,7 @@ class MixedBlock(nn.Module):
         h = self.activation(self.depthwise_norm.part(h, span))
         if pick.squeeze:
             squeeze = slice(0, squeeze_channels(hidden))
-            pooled = h.mean((2, 3), keepdim=True)
+            pooled = mean(h)[..., None, None]
             inner = torch.relu(_conv(self.reduce, pooled, squeeze, span))
             h = h * functional.hardsigmoid(_conv(self.excite, inner, span, squeeze))
         leading = slice(0, outside)

@@ -13,6 +13,7 @@ from mobilenas.nn import ConvNorm
 from mobilenas.spaces.build import initialize
 from mobilenas.spaces.mobile import Choice, MobileSpace
 from mobilenas.supernet.mixed import BlockPick, BlockProbabilities, MixedBlock
+from mobilenas.supernet.samplers import mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class SuperNetwork(nn.Module):
         return self._classify(activation(norm(x)))
 
     def _classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(features.mean((2, 3)))
+        logits: Tensor = self.classifier(mean(features))
         return logits
 
     def mixed(self) -> Iterator[MixedBlock]:

@@ -45,7 +45,7 @@ class AttentionSampler(ChannelSampler):
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> a * x of the C/K largest batch sums of a, and their places."""
-        a = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))  # [N, C]
+        a = torch.sigmoid(self.mlp(mean(x)) + self.mlp(x.amax((2, 3))))  # [N, C]
         places = _largest(a.detach().sum(0), self.entering)
         return take(x, places) * a[:, places, None, None], places
 
@@ -62,11 +62,16 @@ class RankedSampler(ChannelSampler):
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> s * x of the C/K channels ranked first, and their places."""
-        score = torch.sigmoid(self.mlp(x.mean((2, 3))))  # [N, C]
+        score = torch.sigmoid(self.mlp(mean(x)))  # [N, C]
         if self.training:
             self.importance.lerp_(score.detach().mean(0), 1 - _SMOOTHING)
         places = _largest(self.importance, self.entering)
         return take(x, places) * score[:, places, None, None], places
+
+
+def mean(x: Tensor) -> Tensor:
+    """x: [N, C, H, W] -> [N, C]; its gradient lies in memory as x does, channels last."""
+    return x.permute(0, 2, 3, 1).mean((1, 2))
 
 
 def take(x: Tensor, places: Tensor) -> Tensor:
