@@ -3,8 +3,9 @@
     python bench/run.py [--rounds 12] [--side 32] [--flops 2000000] [--batch 64]
 
 Every round times each workload once, in turn, so that drift hits all alike; the first rounds are
-thrown away: until the process has touched its largest memory, steps are up to three times slower. One thread, processor seconds. Peak memory is that of a process of its own per
-workload, above the same process before its step (Linux). Writes bench/steps-SIDE.json.
+thrown away: until the process has touched its largest memory, steps are up to three times slower.
+One thread, processor seconds. Peak memory is that of a process of its own per workload, above the
+same process before its step (Linux). Writes bench/steps-SIDE.json.
 """
 
 import argparse

@@ -21,7 +21,7 @@ COMMANDS = {
     "export": "Write the trained network as an ONNX file and check it.",
     "compare": "Train what the result is held against, and recount the budgets.",
     "report": "Write report.html.",
-    "profile": "Count what a network costs, layer by layer.",
+    "profile": "Count what a network costs, or measure how long it takes.",
     "predict": "Label images with an exported network.",
 }
 """Every command with its line of `--help`, so that the list imports no command."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mobilenas.config import COUNTING_RULE, parse_count
+from mobilenas.config import COUNTING_RULE, parse_count, parse_time_ms
 from mobilenas.errors import MobileNASError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,6 +20,7 @@ PATHS = ("gumbel", "mixture", "single")
 SAMPLERS = ("full", "random", "attention", "ranked")
 ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
 CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+PRECISIONS = ("fp32", "int8")
 ACTIVATIONS = ("hard_swish", "relu", "relu6")
 SQUEEZE_POLICIES = ("searched", "on", "off")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
@@ -29,6 +30,14 @@ def size(text: str) -> int:
     """Read 500k, 1.5M or 2G; for click, as the type of an option."""
     try:
         return parse_count(text)
+    except MobileNASError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def milliseconds(text: str) -> float:
+    """Read 8ms, 0.5s or 900us; for click, as the type of an option."""
+    try:
+        return parse_time_ms(text)
     except MobileNASError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -82,6 +91,16 @@ _REQUEST = (
     ),
     _budget("--params", text="Most parameters, such as 500k."),
     _budget("--memory", text="Most bytes of activations alive at once, such as 2M."),
+    click.option(
+        "--latency",
+        type=milliseconds,
+        multiple=True,
+        callback=_once,
+        metavar="TIME",
+        help="Most time for one image on --profile's device, such as 8ms.",
+    ),
+    click.option("--profile", metavar="NAME", help="Device profile; see `mobilenas profile`."),
+    _choice("--precision", PRECISIONS, "What the device runs; fp32 unless said."),
     _choice("--effort", EFFORTS, "How much is trained; standard unless said."),
     click.option(
         "--seed",
@@ -112,7 +131,11 @@ _REQUEST = (
     _choice("--constraint", CONSTRAINTS, "How budgets enter the loss."),
     click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty."),
     _count("--finalists", 0, "Archs compared by short training; 0 turns it off."),
-    _choice("--activation", ACTIVATIONS, "Activation of the blocks; hard_swish unless said."),
+    _choice(
+        "--activation",
+        ACTIVATIONS,
+        "Activation of the blocks; hard_swish, for int8 relu, unless said.",
+    ),
     _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
     click.option(
         "--baselines",

@@ -1,4 +1,4 @@
-"""`mobilenas profile`: what a network costs."""
+"""`mobilenas profile`: what a network costs, and how long it takes on a device."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,9 @@ import click
 
 from mobilenas.config import COUNTING_RULE
 
+from .latency import calibrate, import_, kit, latency
 from .options import MOBILENETS, RULE, json_option
+from .profiles import check, list_, show
 
 if TYPE_CHECKING:
     from .layers import Counted
@@ -25,7 +27,7 @@ def width(text: str) -> float:
 
 @click.group(name="profile", no_args_is_help=False)
 def command() -> None:
-    """Count what a network costs, layer by layer."""
+    """Count what a network costs; measure how long it takes, here or on another device."""
 
 
 @command.command(name="flops", epilog=RULE)
@@ -82,3 +84,7 @@ def _show(counted: "Counted") -> None:
     rows.append(("total", "", f"{counted.flops:,}", fvcore, f"{counted.params:,}"))
     show_table(counted.name, ("layer", "output", "FLOPs", "fvcore", "params"), rows)
     show_rule()
+
+
+for part in (latency, list_, show, check, kit, import_, calibrate):
+    command.add_command(part)

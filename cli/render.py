@@ -77,21 +77,33 @@ def show_networks(rows: Iterable["Row"]) -> None:
 
 
 def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
-    """Print every budget: what was asked for, predicted, and counted again on the file."""
+    """Print every budget: what was asked for, predicted, and found on the file."""
     show_table(
         "Budgets",
-        ("cost", "requested", "predicted", "recounted", "holds"),
+        ("cost", "requested", "predicted", "on the file", "holds"),
         (
             (
-                "memory (bytes)" if budget["cost"] == "memory" else budget["cost"],
-                f"{budget['limit']:,}",
-                f"{budget['predicted']:,}",
-                "-" if budget.get("recounted") is None else f"{budget['recounted']:,}",
+                _UNITS.get(budget["cost"], budget["cost"]),
+                *map(_figure, (budget["limit"], budget["predicted"], _on_file(budget))),
                 "yes" if budget["holds"] else "NO",
             )
             for budget in budgets
         ),
     )
+
+
+_UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
+
+
+def _on_file(budget: dict[str, Any]) -> float | None:
+    """Return what was counted on the file, or measured of it."""
+    return budget.get("measured", budget.get("recounted"))
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def show_arch(arch: dict[str, Any]) -> None:

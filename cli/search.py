@@ -5,8 +5,6 @@ from typing import Any
 
 import click
 
-from mobilenas.config import format_count
-
 from .options import RULE, folder_options, output_options, request_options
 
 
@@ -55,9 +53,11 @@ def _show_ranges(ranges: dict[str, dict[str, float]], as_json: bool) -> None:
     if as_json:
         show_json(ranges)
         return
+    from mobilenas.cost.budget import format_cost
+
     columns = ("smallest", "largest", "budget")
     rows = (
-        (cost, *(format_count(row[name]) if name in row else "-" for name in columns))
+        (cost, *(format_cost(cost, row[name]) if name in row else "-" for name in columns))
         for cost, row in ranges.items()
     )
     show_table("Reachable costs", ("cost", *columns), rows)

@@ -12,14 +12,25 @@ from typing import Any
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
+from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
+from mobilenas.deployment import (
+    CALIBRATION_IMAGES,
+    conditions,
+    confirmation,
+    deployed,
+    file_top1,
+    predicted,
+    predicted_ms,
+    times,
+    write_onnx,
+)
 from mobilenas.errors import FileError
-from mobilenas.export.metadata import ModelMetadata
-from mobilenas.export.onnx import check_parity, evaluate_onnx, export_onnx
+from mobilenas.export.onnx import check_parity
 from mobilenas.files import read_json, write_bytes, write_json, write_text
-from mobilenas.profiling.timing import time_models
-from mobilenas.runs import Run, versions
+from mobilenas.profiling.confirm import is_here
+from mobilenas.runs import Run
 from mobilenas.search import search
 from mobilenas.spaces import MobileArch, build, read_arch
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
@@ -64,20 +75,21 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
         device=settings.device,
         reporter=run.reporter,
         rank=settings.rank if seed == settings.seed else 0,
+        confirm=confirmation(run),
     )
     arch = run.space.arch(found.choice)
-    exact = costs(arch)
-    _check_built(arch, exact)
+    _check_built(arch, costs(arch))
+    expected = predicted(run, arch)
     record = {
         "arch": arch.to_dict(),
-        "costs": asdict(exact),
+        "costs": expected,
         "counting_rule": COUNTING_RULE,
         "budgets": [
             {
                 "cost": budget.cost,
                 "limit": budget.limit,
-                "predicted": getattr(exact, budget.cost),
-                "holds": getattr(exact, budget.cost) <= budget.limit,
+                "predicted": expected[budget.cost],
+                "holds": expected[budget.cost] <= budget.limit,
             }
             for budget in settings.budgets
         ],
@@ -111,25 +123,35 @@ def export_stage(run: Run) -> dict[str, Any]:
     arch = _found_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
-    _write_onnx(run, arch, model, onnx_path)
+    write_onnx(run, arch, model, onnx_path)
     data = run.data
     images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
     parity = check_parity(model, onnx_path, _first(images, _PARITY_IMAGES))
-    (timing,) = time_models([onnx_path])
-    given = batches(data.test, data, batch_size=256, seed=None)
+    files = {"onnx": onnx_path}
+    if run.settings.precision == "int8":
+        files["int8"] = deployed(run, onnx_path)
+    timed = times(run, list(files.values()))
     record = {
         "files": {
-            "onnx": {
-                "path": ONNX_FILE,
-                "top1": evaluate_onnx(onnx_path, given),
-                "size_bytes": onnx_path.stat().st_size,
-                "latency_ms": timing.median_ms,
+            name: {
+                "path": str(file.relative_to(run.folder)),
+                "top1": file_top1(run, file),
+                "size_bytes": file.stat().st_size,
+                "latency_ms": timed[file].median_ms,
+                "latency_interval_ms": timed[file].interval_ms,
             }
+            for name, file in files.items()
         },
+        "deployed": list(files)[-1],
         "parity": asdict(parity),
-        "timing": asdict(timing),
+        "timing": conditions(run),
         "labels": list(data.classes),
     }
+    if run.settings.precision == "int8":
+        record["quantization"] = {"method": "static QDQ, MinMax, per channel"} | {
+            "calibration_images": CALIBRATION_IMAGES,
+            "seed": run.settings.seed,
+        }
     write_json(path, record)
     run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
     return record
@@ -147,10 +169,10 @@ def compare_stage(run: Run) -> list[dict[str, Any]]:
     paths = [run.folder / entry["onnx"] for entry in entries]
     distinct = list(dict.fromkeys(paths))
     run.reporter.start("latency", 1)
-    timings = dict(zip(distinct, time_models(distinct), strict=True))
+    timed = times(run, distinct)
     for entry, onnx_path in zip(entries, paths, strict=True):
-        entry["latency_ms"] = timings[onnx_path].median_ms
-        entry["latency_spread_ms"] = timings[onnx_path].spread_ms
+        entry["latency_ms"] = timed[onnx_path].median_ms
+        entry["latency_spread_ms"] = timed[onnx_path].spread_ms
         entry["size_bytes"] = onnx_path.stat().st_size
     run.reporter.step(1, {})
     write_text(path, json.dumps(entries, indent=1) + "\n")
@@ -190,25 +212,25 @@ def certify(run: Run) -> list[dict[str, Any]]:
     """Return requested, predicted and recounted value of every budget.
 
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
-    Memory depends on
-    how a runtime allocates: there it is the prediction that is held against the limit, and
-    `recounted` is null.
+    Memory depends on how a runtime allocates: there it is the prediction that is held against the
+    limit, and `recounted` is null. So it is for latency on a device that is not this machine; here
+    the exported file is measured.
     """
     counted = count_onnx(run.folder / ONNX_FILE)
-    recounts = {"flops": counted.flops, "params": counted.params, "memory": None}
-    exact = costs(_found_arch(run.folder))
+    recounts = {"flops": counted.flops, "params": counted.params}
+    expected = predicted(run, _found_arch(run.folder))
+    exported = export_stage(run)
+    file = exported["files"][exported["deployed"]]
+    here = run.latency is not None and is_here(run.latency.profile)
     rows = []
     for budget in run.settings.budgets:
-        predicted, recounted = getattr(exact, budget.cost), recounts[budget.cost]
-        decisive = predicted if recounted is None else max(predicted, recounted)
-        rows.append(
-            to_plain(budget)
-            | {
-                "predicted": predicted,
-                "recounted": recounted,
-                "holds": decisive <= budget.limit,
-            }
-        )
+        row = {"predicted": expected[budget.cost], "recounted": recounts.get(budget.cost)}
+        decisive = max(value for value in row.values() if value is not None)
+        if budget.cost == LATENCY and here:
+            row["measured"] = file["latency_ms"]
+            # a median is known to its interval only: over is what lies over with all of it
+            decisive = file["latency_ms"] - file["latency_interval_ms"]
+        rows.append(to_plain(budget) | row | {"holds": decisive <= budget.limit})
     return rows
 
 
@@ -239,7 +261,12 @@ def _mobilenets(run: Run) -> list[Contender]:
     contenders: list[Contender] = []
     for seed in run.seeds:
         fit, too_large = mobilenets(
-            settings.baselines, settings.budgets, data.image_size, len(data.classes), seed
+            settings.baselines,
+            settings.budgets,
+            data.image_size,
+            len(data.classes),
+            seed,
+            confirmation(run),
         )
         contenders += fit
     for name in too_large:
@@ -288,21 +315,25 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
     trained = _train(run, arch, training, seed, contender.name)
     model = load_weights(arch, training / BEST_WEIGHTS)
     device = run.settings.device
-    top1 = evaluate(model.to(device), run.data.test, run.data, device).top1
+    top1_fp32 = evaluate(model.to(device), run.data.test, run.data, device).top1
     onnx_path = run.folder / ONNX_FILE if found and seed == run.settings.seed else None
     if onnx_path is None:
         onnx_path = folder / "model.onnx"
         if not onnx_path.exists():
-            _write_onnx(run, arch, model.cpu(), onnx_path)
+            write_onnx(run, arch, model.cpu(), onnx_path)
+    file = deployed(run, onnx_path)
+    top1 = top1_fp32 if file == onnx_path else file_top1(run, file)
     return {
         "name": contender.name,
         "kind": contender.kind,
         "seed": seed,
         **asdict(costs(arch)),
+        "predicted_ms": predicted_ms(run, arch),
         "top1": top1,
+        "top1_fp32": top1_fp32,
         "val_top1": trained["val_top1"],
         "train_seconds": trained["seconds"],
-        "onnx": str(onnx_path.relative_to(run.folder)),
+        "onnx": str(file.relative_to(run.folder)),
         "arch": arch.to_dict(),
     }
 
@@ -324,27 +355,6 @@ def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> d
     record = asdict(result)
     write_json(path, record)
     return record
-
-
-def _write_onnx(run: Run, arch: MobileArch, model: Any, path: Path) -> None:
-    data = run.data
-    described = ModelMetadata(
-        labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
-    ).to_strings()
-    described |= {
-        "arch": json.dumps(arch.to_dict()),
-        "budgets": json.dumps(to_plain(run.settings.budgets)),
-        "counting_rule": COUNTING_RULE,
-        "versions": json.dumps(versions()),
-    }
-    export_onnx(
-        model,
-        path,
-        image_size=data.image_size,
-        channels=data.channels,
-        metadata=described,
-        dynamic_batch=run.settings.dynamic_batch,
-    )
 
 
 def _found_arch(folder: Path) -> MobileArch:

@@ -8,16 +8,28 @@ from typing import Any
 
 from mobilenas.config import check_between, check_choice
 from mobilenas.cost import COSTS
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
 from mobilenas.data import DataSettings, load_data
 from mobilenas.errors import BudgetError, MobileNASError
+from mobilenas.profiling.graphs import PRECISIONS
+from mobilenas.profiling.profile import find_profile
 from mobilenas.progress import Reporter
-from mobilenas.runs import Run, RunSettings, check_folder, create_run, make_space, open_run
+from mobilenas.runs import (
+    Run,
+    RunSettings,
+    check_folder,
+    create_run,
+    latency_model,
+    make_space,
+    open_run,
+)
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.spaces import MOBILENETS
 from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
 from mobilenas.train import Recipe
 
+ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
+"""By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _SMALL_SET = 5000
 # so that supernet and finalists together take no longer than about twice the final training
 _SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.4, 0.13, 0.5
@@ -55,6 +67,12 @@ class Request:
     """Budget of parameters."""
     memory: int | None = None
     """Budget of peak activation memory in bytes."""
+    latency: float | None = None
+    """Budget of latency in milliseconds, on the device of `profile`."""
+    profile: str | None = None
+    """Name or file of a device profile."""
+    precision: str = "fp32"
+    """What the device runs: fp32 or int8."""
     effort: str = "standard"
     """quick, standard or full."""
     epochs: int | None = None
@@ -87,8 +105,8 @@ class Request:
     """lambda of hinge and penalty."""
     finalists: int | None = None
     """Archs that enter the finalists; 0 turns them off."""
-    activation: str = "hard_swish"
-    """Activation of the space's blocks."""
+    activation: str | None = None
+    """Activation of the space's blocks; what suits the precision unless said."""
     squeeze: str = "searched"
     """searched, on or off."""
     baselines: Sequence[str] = tuple(MOBILENETS)
@@ -114,7 +132,10 @@ class Request:
         """Check what can be checked before the images are read."""
         check_choice("effort", self.effort, tuple(EFFORTS))
         if not self.budgets:
-            raise BudgetError("no budget was given: say --flops, --params or --memory")
+            raise BudgetError(NO_BUDGET)
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.latency is not None and self.profile is None:
+            raise BudgetError(NO_PROFILE)
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
@@ -122,7 +143,7 @@ class Request:
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """The limits that were given."""
-        given = ((cost, getattr(self, cost)) for cost in COSTS)
+        given = ((cost, getattr(self, cost)) for cost in (*COSTS, LATENCY))
         return tuple(Budget(cost=cost, limit=limit) for cost, limit in given if limit is not None)
 
     @property
@@ -152,6 +173,7 @@ class Request:
             finalists=FinalistSettings(count=count, epochs=max(1, round(epochs * _RUNG_SHARE))),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
             **{name: getattr(self, name) for name in _PASSED_ON},
+            activation=self.activation or ACTIVATION_FOR[self.precision],
             baselines=tuple(self.baselines),
         )
 
@@ -180,7 +202,8 @@ class Request:
 
 
 _PASSED_ON = (
-    "activation",
+    "profile",
+    "precision",
     "squeeze",
     "random",
     "rival",
@@ -212,11 +235,13 @@ def start(
 ) -> Run:
     """Start the run that was asked for in `folder`, or with `resume` go on with it."""
     check_folder(folder, resume=resume, overwrite=overwrite)  # before images are decoded
+    profile = None if request.profile is None else find_profile(request.profile)
     data = load_data(request.data_settings, reporter)
     return create_run(
         folder,
         request.settings(len(data.train)),
         data=data,
+        profile=profile,
         command=command,
         reporter=reporter,
         resume=resume,
@@ -231,9 +256,12 @@ def go_on(folder: Path, reporter: Reporter) -> Run:
 
 def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float]]:
     """Return smallest, largest and budget for every cost of the space; trains nothing."""
+    profile = None if request.profile is None else find_profile(request.profile)
     data = load_data(request.data_settings, reporter)
-    space = make_space(request.settings(len(data.train)), data)
-    budgets = Budgets(space, request.budgets)
+    settings = request.settings(len(data.train))
+    latency = latency_model(settings, profile)
+    budgets = Budgets(make_space(settings, data, latency), request.budgets, latency)
+    space = budgets.space
     limits = {budget.cost: budget.limit for budget in request.budgets}
     rows: dict[str, dict[str, float]] = {}
     for cost, table in budgets.tables.items():

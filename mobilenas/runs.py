@@ -13,16 +13,20 @@ import torch
 
 from mobilenas import __version__
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
+from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, load_data
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json
+from mobilenas.profiling.graphs import PRECISIONS
+from mobilenas.profiling.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.progress import Reporter, Silent
 from mobilenas.search import FinalistSettings, SearchSettings, space_for
 from mobilenas.spaces import MOBILENETS, MobileSpace
 from mobilenas.train import Recipe
 
 RUN_FILE = "run.json"
+PROFILE_FILE = "profile.json"
 DEVICES = ("cpu", "cuda")
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
 
@@ -41,6 +45,10 @@ class RunSettings:
     """How the finalists are compared."""
     recipe: Recipe
     """How the found network and all it is compared with are trained."""
+    profile: str | None = None
+    """Device profile as it was asked for; RUN/profile.json is what it held then."""
+    precision: str = "fp32"
+    """What the device runs: fp32 or int8."""
     activation: str = "hard_swish"
     """Activation of the space's blocks."""
     squeeze: str = "searched"
@@ -67,10 +75,13 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.budgets:
-            raise BudgetError("no budget was given: say --flops, --params or --memory")
+            raise BudgetError(NO_BUDGET)
         costs = [budget.cost for budget in self.budgets]
         if len(set(costs)) < len(costs):
             raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
+        if LATENCY in costs and self.profile is None:
+            raise BudgetError(NO_PROFILE)
+        check_choice("precision", self.precision, PRECISIONS)
         for name in self.baselines:
             check_choice("baseline", name, tuple(MOBILENETS))
         check_between(self, "random", 0, 10_000)
@@ -112,7 +123,13 @@ class Run:
     @cached_property
     def budgets(self) -> Budgets:
         """The budgets over the space."""
-        return Budgets(self.space, self.settings.budgets)
+        return Budgets(self.space, self.settings.budgets, self.latency)
+
+    @cached_property
+    def latency(self) -> Latency | None:
+        """Latency on the device of the profile, where there is one."""
+        path = self.folder / PROFILE_FILE
+        return latency_model(self.settings, read_profile(path) if path.exists() else None)
 
     @property
     def seeds(self) -> range:
@@ -124,10 +141,25 @@ class Run:
         return self.folder if seed == self.settings.seed else self.folder / f"repeats/seed-{seed}"
 
 
-def make_space(settings: RunSettings, data: ImageData) -> MobileSpace:
+def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | None:
+    """Return what predicts latency in the precision that was asked for; None without a profile."""
+    if profile is None:
+        return None
+    if not profile.has(settings.precision):
+        raise ProfileError(
+            f"profile {profile.name} has no {settings.precision} times; it has "
+            f"{', '.join(profile.blocks)}"
+        )
+    return Latency(profile, settings.precision)
+
+
+def make_space(
+    settings: RunSettings, data: ImageData, latency: Latency | None = None
+) -> MobileSpace:
     """Return the space for a job's budgets and images."""
     return space_for(
         settings.budgets,
+        latency,
         image_size=data.image_size,
         classes=len(data.classes),
         in_channels=data.channels,
@@ -143,6 +175,7 @@ def create_run(
     data: ImageData,
     command: str,
     reporter: Reporter,
+    profile: Profile | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
@@ -157,7 +190,7 @@ def create_run(
         _check_same_images(folder, data)
         there.__dict__["data"] = data
         return there
-    space = make_space(settings, data)
+    space = make_space(settings, data, latency_model(settings, profile))
     record = {
         "command": command,
         "settings": to_plain(settings),
@@ -171,6 +204,8 @@ def create_run(
     }
     if folder.exists() and overwrite:
         shutil.rmtree(folder)
+    if profile is not None:
+        write_profile(profile, folder / PROFILE_FILE)
     write_json(path, record)
     run = Run(folder=folder, settings=settings, reporter=reporter)
     run.__dict__["data"] = data  # already read: spares the cached property a second reading

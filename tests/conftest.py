@@ -14,6 +14,10 @@ from hypothesis import settings
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
+from mobilenas.profiling.calibration import NetworkTime
+from mobilenas.profiling.meter import Measured
+from mobilenas.profiling.profile import Profile
+from mobilenas.profiling.units import space_units
 from mobilenas.progress import Silent
 from mobilenas.spaces import Choice, Head, MobileSpace, Stage, Stem
 
@@ -134,6 +138,44 @@ def micro_budgets(micro_space: MobileSpace) -> Budgets:
     return middling(micro_space)
 
 
+def took(median_ms: float) -> Measured:
+    return Measured(
+        median_ms=median_ms,
+        minimum_ms=median_ms,
+        spread_ms=0.0,
+        interval_ms=0.0,
+        rounds=16,
+        halves_ms=(median_ms, median_ms),
+    )
+
+
+@pytest.fixture(scope="session")
+def made_up_profile(micro_space: MobileSpace) -> Profile:
+    """Of no device: unit number i takes i + 1 ms, networks twice their sum and half a ms more."""
+    units = space_units(micro_space)
+    networks = [
+        NetworkTime(
+            image_size=8, flops=1000 * n, summed_ms=n, measured_ms=2 * n + 0.5, fitted=n <= 2
+        )
+        for n in range(1, 5)
+    ]
+    return Profile(
+        name="shelf-1",
+        device={"cpu": "a processor", "cores": 2},
+        runtime="onnxruntime 1.22.0",
+        provider="CPUExecutionProvider",
+        threads=1,
+        opset=18,
+        date="2026-01-31T12:00:00+00:00",
+        command="mobilenas profile latency",
+        references={},
+        calibration={},
+        networks={},
+        spaces=(micro_space,),
+        blocks={"fp32": {unit.key: took(index + 1.0) for index, unit in enumerate(units)}},
+    ).calibrated({"fp32": tuple(networks)})
+
+
 TINY_REQUEST = {
     "data": "digits",
     "flops": 300_000,
@@ -167,7 +209,7 @@ class Stages(Silent):
 
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    from mobilenas import pipeline
+    from mobilenas import deployment, pipeline
     from mobilenas.request import Request, start
     from mobilenas.search import gap, loop
     from mobilenas.train import trainer
@@ -184,7 +226,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
         return batches(split, data, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pipeline, gap, loop, trainer):
+        for module in (deployment, pipeline, gap, loop, trainer):
             patch.setattr(module, "batches", spy)
         result = pipeline.run_all(run)
     return WholeRun(folder=folder, request=TINY_REQUEST, result=result, batches=passes)

@@ -14,6 +14,7 @@ from mobilenas.cli import options
 from mobilenas.config import COUNTING_RULE
 from mobilenas.cost.budget import CONSTRAINTS
 from mobilenas.nn import ACTIVATIONS
+from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.request import EFFORTS, Request
 from mobilenas.runs import DEVICES
 from mobilenas.search.settings import PATHS
@@ -41,6 +42,7 @@ def command_named(name: str) -> click.Command:
         (options.ENTROPY_SCHEDULES, ENTROPY_SCHEDULES),
         (options.CONSTRAINTS, CONSTRAINTS),
         (options.ACTIVATIONS, ACTIVATIONS),
+        (options.PRECISIONS, PRECISIONS),
         (options.SQUEEZE_POLICIES, SQUEEZE_POLICIES),
         (options.MOBILENETS, MOBILENETS),
     ],

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,27 @@ def test_the_largest_width_in_hundredths_that_keeps_the_budgets(
     # the next width that is another network breaks a budget, the one below is another network
     assert not keeps_all(at(fitting[-1] + 1), budgets)
     assert step == 1 or at(step - 1) != arch
+
+
+def by_flops(archs: Sequence[MobileArch]) -> list[float]:
+    """A device that takes a millisecond for a million FLOPs."""
+    return [costs(arch).flops / 1e6 for arch in archs]
+
+
+@pytest.mark.parametrize("name", MOBILENETS)
+def test_under_a_latency_budget_networks_around_the_limit_are_measured(name: str) -> None:
+    latency = (Budget(cost="latency", limit=3.0),)
+    scaled = scaled_mobilenet(name, latency, SIDE, CLASSES, "early", by_flops)
+    counted = (Budget(cost="flops", limit=3_000_000),)
+    exact = scaled_mobilenet(name, counted, SIDE, CLASSES, "early")
+    assert scaled is not None and exact is not None
+    assert 0.9 * costs(exact[1]).flops <= costs(scaled[1]).flops <= 3_000_000
+
+
+def test_none_where_the_narrowest_is_too_slow_or_nothing_can_be_measured() -> None:
+    budgets = (Budget(cost="latency", limit=1e-6),)
+    assert scaled_mobilenet("mobilenet_v2", budgets, SIDE, CLASSES, "early", by_flops) is None
+    assert mobilenets(["mobilenet_v2"], budgets, SIDE, CLASSES, 0) == ([], ["mobilenet_v2"])
 
 
 @pytest.mark.parametrize("name", MOBILENETS)

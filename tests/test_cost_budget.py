@@ -42,7 +42,7 @@ def test_a_budget_checks_itself() -> None:
 
 
 def test_no_budget_is_an_error(tiny_space: MobileSpace) -> None:
-    with pytest.raises(BudgetError, match="say --flops, --params or --memory"):
+    with pytest.raises(BudgetError, match="say --flops, --params, --memory or --latency"):
         Budgets(tiny_space, [])
 
 

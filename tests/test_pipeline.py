@@ -137,7 +137,7 @@ def test_a_finished_run_trains_nothing_and_gives_the_same_result(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "export_onnx", "time_models", "evaluate"):
+    for name in ("search", "write_onnx", "times", "evaluate"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
     assert run_all(open_run(copy, Silent())) == whole_run.result

@@ -1,13 +1,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
 
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.export.onnx import export_onnx
-from mobilenas.profiling import worker
+from mobilenas.profiling import meter, worker
 from mobilenas.profiling.timing import time_models
 
 
@@ -50,12 +51,37 @@ def test_rounds_are_interleaved(models: list[Path], monkeypatch: pytest.MonkeyPa
         def run(self, outputs: None, feed: dict[str, object]) -> None:
             calls.append(self.name)
 
-    monkeypatch.setattr(worker, "_job", lambda path, threads, rng: (Runner(path.stem), {}))
-    monkeypatch.setattr(worker.gc, "disable", lambda: None)
-    request = {"paths": ["a", "b", "c"], "threads": 1, "rounds": 20, "warmup": 0, "limit_s": 60}
-    times = worker.measure(request)
-    assert [len(series) for series in times] == [20, 20, 20]
-    rounds = [calls[start : start + 3] for start in range(0, 60, 3)]
+        def get_inputs(self) -> list[object]:
+            return []
+
+    class Here:
+        """The worker's bench in this process."""
+
+        def __init__(self, settings: dict[str, Any]) -> None:
+            self.bench = worker.Bench(**settings)
+
+        def __enter__(self) -> "Here":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def load(self, path: Path, name: str, *, held: bool) -> dict[str, int]:
+            self.bench.load(path)
+            calls.clear()
+            return {"run_ns": 1}
+
+        def time(self, order: list[int], expected_s: float) -> list[int]:
+            return self.bench.time(order)
+
+    monkeypatch.setattr(worker, "shared_session", lambda path, *rest: Runner(path.stem))
+    monkeypatch.setattr(worker, "TIMING_NS", 1)
+    monkeypatch.setattr(meter, "_Worker", Here)
+    timings = time_models([Path("a"), Path("b"), Path("c")], rounds=20, warmup=0)
+    assert [timing.rounds for timing in timings] == [20, 20, 20]
+    # each model's untimed run, then its timed one
+    assert calls[::2] == calls[1::2]
+    rounds = [calls[start : start + 6 : 2] for start in range(0, 120, 6)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
 

@@ -31,7 +31,7 @@ def test_other_shares_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "no budget was given: say --flops, --params or --memory"),
+        ({}, "no budget was given: say --flops, --params, --memory or --latency"),
         ({"flops": 0}, "flops budget is 0; it must be above zero"),
         ({"flops": 1, "effort": "great"}, "effort is 'great'; it must be one of quick"),
         ({"flops": 1, "epochs": 0}, "epochs is 0"),

@@ -1,19 +1,24 @@
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost import CostTable
+from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.latency import Latency
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import read_json, read_jsonl
+from mobilenas.profiling.profile import Profile
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.loop import Searcher
-from mobilenas.search.run import candidates
+from mobilenas.search.run import candidates, confirmed
+from mobilenas.spaces import MobileArch, MobileSpace
 from mobilenas.train import Recipe
 
 SETTINGS = SearchSettings(epochs=3, warmup=1, batch_size=16)
@@ -197,7 +202,7 @@ def test_candidates_are_distinct_and_all_keep_the_budget(
     source = random.Random(0)
     for logits in searcher.alphas.parameters():
         logits.data.add_(source.random())
-    found = candidates(searcher, 4)
+    found = candidates(searcher, searcher.budgets, 4)
     assert len(set(found)) == len({tiny_budgets.space.arch(choice) for choice in found}) == 4
     assert all(tiny_budgets.fits(choice) for choice in found)
 
@@ -209,3 +214,60 @@ def test_rank_writes_the_ranking(
     quality = json.loads((done[0] / "rank.json").read_text())
     assert quality["networks"] == 3
     assert quality["epochs"] == FINALISTS.recipe(RECIPE).epochs
+
+
+class Stopwatch:
+    """Measures archs: so much above what the profile foretells, and remembers how often."""
+
+    def __init__(self, latency: Latency, over: Sequence[float]) -> None:
+        self.latency, self.over, self.calls = latency, over, 0
+
+    def __call__(self, archs: Sequence[MobileArch]) -> list[float]:
+        factor = self.over[min(self.calls, len(self.over) - 1)]
+        self.calls += 1
+        return [factor * self.latency.arch(arch) for arch in archs]
+
+
+@pytest.fixture
+def on_time(micro_space: MobileSpace, made_up_profile: Profile) -> tuple[Budgets, Latency]:
+    latency, source = Latency(made_up_profile, "fp32"), random.Random(0)
+    table = CostTable(micro_space, "latency", latency)
+    middle = sorted(table.exact(micro_space.random(source)) for _ in range(51))[25]
+    return Budgets(micro_space, [Budget(cost="latency", limit=middle)], latency), latency
+
+
+def test_candidates_that_are_measured_to_be_slower_tighten_the_budget(
+    on_time: tuple[Budgets, Latency], micro_images: ImageData
+) -> None:
+    budgets, latency = on_time
+    searcher = Searcher(budgets, micro_images, SETTINGS, seed=0)
+    limit, watch = budgets.budgets[0].limit, Stopwatch(latency, [1.15])
+    found, rounds = confirmed(searcher, 2, watch)
+    assert found and watch.calls == len(rounds) == 2
+    assert max(rounds[0]["measured_ms"]) > limit >= max(rounds[1]["measured_ms"])
+    assert all(1.15 * latency.arch(budgets.space.arch(choice)) <= limit for choice in found)
+
+
+def test_candidates_that_keep_the_budget_are_measured_once(
+    on_time: tuple[Budgets, Latency], micro_images: ImageData
+) -> None:
+    budgets, latency = on_time
+    searcher, watch = Searcher(budgets, micro_images, SETTINGS, seed=0), Stopwatch(latency, [0.99])
+    assert confirmed(searcher, 2, watch)[0] == candidates(searcher, budgets, 2)
+    assert watch.calls == 1
+
+
+def test_the_budget_is_tightened_three_times_at_most(
+    on_time: tuple[Budgets, Latency], micro_images: ImageData
+) -> None:
+    budgets, _ = on_time
+    searcher = Searcher(budgets, micro_images, SETTINGS, seed=0)
+    # always 3 % over what was asked for, whatever the network
+    limit, calls = budgets.budgets[0].limit, []
+
+    def stubborn(archs: Sequence[MobileArch]) -> list[float]:
+        calls.append(len(archs))
+        return [1.03 * limit for _ in archs]
+
+    found, rounds = confirmed(searcher, 2, stubborn)
+    assert found and len(rounds) == len(calls) == 4

@@ -18,7 +18,12 @@ from mobilenas.spaces import MobileArch
 
 _MOST_CLASSES = 50
 _NONE = "-"
-_COST_NAMES = {"flops": "FLOPs", "memory": "memory, bytes"}
+_COST_NAMES = {"flops": "FLOPs", "memory": "memory, bytes", "latency": "latency, ms"}
+_TOLD = {
+    "memory": "Memory depends on how a runtime allocates: the prediction is held to the limit.",
+    "latency": "The profile is of another device: the predicted latency is held against the limit.",
+}
+"""Why a cost has no value on the file."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +124,14 @@ def _verdict(files: _RunFiles) -> str:
         parts.append(html.paragraph(verdict(files.entries), "verdict"))
     else:
         parts.append(html.missing("The comparison with other networks", "mobilenas compare"))
-    header = ("budget", "holds", "requested", "predicted", "recounted on the ONNX file")
+    header = ("budget", "holds", "requested", "predicted", "on the ONNX file")
     cells = [
         (
             _COST_NAMES.get(row["cost"], row["cost"]),
             {True: "yes", False: "NO", None: "not known yet"}[row.get("holds")],
-            f"{row['limit']:,}",
+            _number(row["limit"]),
             _number(row.get("predicted")),
-            _number(row.get("recounted")),
+            _number(row.get("measured", row.get("recounted"))),
         )
         for row in rows
     ]
@@ -135,11 +140,9 @@ def _verdict(files: _RunFiles) -> str:
         parts.append(html.missing("The found network", "mobilenas search"))
     elif files.result is None:
         parts.append(html.missing("The recount on the ONNX file", "mobilenas run --resume"))
-    elif any(row["recounted"] is None for row in rows):
-        told = (
-            "Memory depends on how a runtime allocates: its prediction is held against the limit."
-        )
-        parts.append(html.paragraph(told, "note"))
+    else:
+        open_ones = (row["cost"] for row in rows if row.get("measured", row["recounted"]) is None)
+        parts += [html.paragraph(_TOLD[cost], "note") for cost in open_ones]
     return "\n".join(parts)
 
 
@@ -165,9 +168,11 @@ def _comparison(files: _RunFiles) -> str:
     if images := files.run.get("data", {}).get("counts", {}).get("test"):
         notes.append(f"There are {images:,} test images: one is {100 / images:.2g} points.")
     if timing := (files.export or {}).get("timing"):
+        scaled = timing["profile"]
         notes.append(
             f"Latency: median, {timing['provider']}, {timing['threads']} thread(s), all networks "
-            "in turn on the machine named below."
+            "in turn on the machine named below"
+            + (f", in the milliseconds of profile {scaled}." if scaled else ".")
         )
     plot = accuracy_plot(files.entries, files.limits.get("flops"))
     return (
@@ -385,4 +390,6 @@ _SECTIONS: tuple[tuple[str, Callable[[_RunFiles], str]], ...] = (
 
 
 def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:,}"
+    if value is None:
+        return _NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

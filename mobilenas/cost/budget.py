@@ -1,8 +1,10 @@
 """Budgets, and the three ways a constraint enters the loss."""
 
+import copy
+import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,12 +12,17 @@ from torch import Tensor
 
 from mobilenas.config import check_choice, format_count
 from mobilenas.cost.expected import COSTS, CostTable, Probabilities
+from mobilenas.cost.models import CostModel
 from mobilenas.errors import BudgetError
 from mobilenas.spaces.mobile import Choice, MobileSpace
 
 CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+LATENCY = "latency"
+"""The cost that needs a profile."""
 FLOOR = 0.9
 """A found network uses at least this share of one of its budgets."""
+NO_BUDGET = "no budget was given: say --flops, --params, --memory or --latency"
+NO_PROFILE = "a latency budget needs the profile of a device: say --profile NAME"
 _MOST_DRAWS = 100_000
 
 
@@ -24,28 +31,41 @@ class Budget:
     """An upper limit on one cost."""
 
     cost: str
-    """flops, params or memory (bytes)."""
-    limit: int
-    """In units of the cost."""
+    """flops, params, memory (bytes) or latency (milliseconds)."""
+    limit: float
+    """In units of the cost; whole but for latency."""
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
-        check_choice("cost", self.cost, COSTS)
-        if self.limit <= 0:
+        check_choice("cost", self.cost, (*COSTS, LATENCY))
+        if not 0 < self.limit < math.inf:
             raise BudgetError(f"the {self.cost} budget is {self.limit}; it must be above zero")
+        if self.cost != LATENCY:
+            object.__setattr__(self, "limit", int(self.limit))  # files keep it without a point
 
     def __str__(self) -> str:
-        return f"{self.cost} <= {format_count(self.limit)}"
+        return f"{self.cost} <= {format_cost(self.cost, self.limit)}"
+
+
+def format_cost(cost: str, value: float) -> str:
+    """Write 8.123 ms of latency as `8.12 ms`, and any other cost as `format_count` does."""
+    return f"{value:.3g} ms" if cost == LATENCY else format_count(value)
 
 
 class Budgets:
     """All limits of a job over one space: expectation and exact costs behind one interface."""
 
-    def __init__(self, space: MobileSpace, budgets: Iterable[Budget]) -> None:
+    def __init__(
+        self, space: MobileSpace, budgets: Iterable[Budget], latency: CostModel | None = None
+    ) -> None:
         self.budgets = tuple(budgets)
         if not self.budgets:
-            raise BudgetError("no budget was given: say --flops, --params or --memory")
+            raise BudgetError(NO_BUDGET)
         self.tables = {cost: CostTable(space, cost) for cost in COSTS}
+        if latency is not None:
+            self.tables[LATENCY] = CostTable(space, LATENCY, latency)
+        elif any(budget.cost == LATENCY for budget in self.budgets):
+            raise BudgetError(NO_PROFILE)
         self.space = space
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
         self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self.budgets) else FLOOR
@@ -53,6 +73,13 @@ class Budgets:
     def expected(self, p: Probabilities) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
         return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
+
+    def tightened(self, cost: str, share: float) -> "Budgets":
+        """Return the same with one limit at `share` of what it is."""
+        limits = [replace(b, limit=b.limit * share) if b.cost == cost else b for b in self.budgets]
+        tight = copy.copy(self)
+        tight.budgets = tuple(limits)
+        return tight
 
     def load(self, choice: Choice) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
@@ -82,7 +109,7 @@ class Budgets:
             if least > budget.limit:
                 raise BudgetError(
                     f"{budget} cannot be kept: the smallest network of the space has "
-                    f"{format_count(least)} {budget.cost}"
+                    f"{format_cost(budget.cost, least)} {budget.cost}"
                 )
 
 

@@ -7,24 +7,21 @@ F(p) = F0 + sum_l keep_l <T_l, p_l>. Memory is a maximum and not a sum: its expe
 slot by slot and the largest counts.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from mobilenas.cost.exact import LayerCost, block_costs, head_costs, output_side, stem_cost
+from mobilenas.cost.exact import output_side
+from mobilenas.cost.models import CostModel, Counted
 from mobilenas.spaces.mobile import Choice, MobileSpace
 
 COSTS = ("flops", "params", "memory")
 """Costs that follow from an arch alone."""
 
-_JOIN: dict[str, Callable[[list[LayerCost]], int]] = {
-    "flops": lambda layers: sum(layer.flops for layer in layers),
-    "params": lambda layers: sum(layer.params for layer in layers),
-    "memory": lambda layers: max(layer.memory for layer in layers),
-}
+_UNUSABLE = 10.0
+"""What an option that the device cannot run is expected to cost, in dearest options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +49,13 @@ DECISIONS = ("width", "kernel", "expansion", "squeeze", "keep")
 
 
 class CostTable:
-    """One cost over a space."""
+    """One cost over a space; an analytic one needs only its name, a measured one its model."""
 
-    def __init__(self, space: MobileSpace, cost: str) -> None:
+    def __init__(self, space: MobileSpace, cost: str, model: CostModel | None = None) -> None:
         slots, stages = space.slots, space.stages
+        model = Counted(cost) if model is None else model
         self.cost = cost
-        self.is_peak = cost == "memory"
-        join = _JOIN[cost]
+        self.is_peak = model.is_peak
         shape = (
             len(slots),
             max(len(stage.widths) for stage in stages),
@@ -82,15 +79,16 @@ class CostTable:
                     space.kernels[k],
                     space.squeeze[q],
                 )
-                self.slots[number, i, o, e, k, q] = join(
-                    block_costs(block, slot.in_widths[i], slot.side)
-                )
+                self.slots[number, i, o, e, k, q] = model.block(block, slot.in_widths[i], slot.side)
         side = output_side(slots[-1].side, slots[-1].stride)
         self.head = torch.tensor(
-            [join(head_costs(space.head, w, side, space.classes)) for w in stages[-1].widths],
+            [model.head(space.head, w, side, space.classes) for w in stages[-1].widths],
             dtype=torch.float64,
         )
-        self.stem = float(join([stem_cost(space.stem, space.in_channels, space.image_size)]))
+        self.stem = float(model.stem(space.stem, space.in_channels, space.image_size))
+        dearest = self.slots[self.slots.isfinite()].max()
+        # finite, so that 0 x it is 0: the gradient leads away from what cannot be run
+        self.finite = self.slots.clamp(max=float(_UNUSABLE * dearest))
         self._stage = [slot.stage for slot in slots]
         self._first = torch.tensor([slot.first for slot in slots])
         self._enters = torch.zeros(shape[1], dtype=torch.float64)
@@ -124,7 +122,7 @@ class CostTable:
         p = self._here(p)
         slots = p.keep[:, 1] * torch.einsum(
             "lioekq,lio,le,lk,lq->l",
-            self.slots,
+            self.finite,
             self._width_pairs(p),
             p.expansion,
             p.kernel,
@@ -144,9 +142,12 @@ class CostTable:
         if self.is_peak:
             raise TypeError(f"{self.cost} is a maximum; its gradient has no closed form here")
         p = self._here(p)
-        table, pairs = self.slots * p.keep[:, 1, None, None, None, None, None], self._width_pairs(p)
+        table, pairs = (
+            self.finite * p.keep[:, 1, None, None, None, None, None],
+            self._width_pairs(p),
+        )
         e, k, q = p.expansion, p.kernel, p.squeeze
-        kept = torch.einsum("lioekq,lio,le,lk,lq->l", self.slots, pairs, e, k, q)
+        kept = torch.einsum("lioekq,lio,le,lk,lq->l", self.finite, pairs, e, k, q)
         slopes = {
             "width": self._width_slopes(p, torch.einsum("lioekq,le,lk,lq->lio", table, e, k, q)),
             "kernel": torch.einsum("lioekq,lio,le,lq->lk", table, pairs, e, q),

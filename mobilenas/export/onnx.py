@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from mobilenas.errors import DataError, FileError
 from mobilenas.files import write_bytes
+from mobilenas.profiling.graphs import OPSET
 from mobilenas.profiling.session import session
-
-OPSET = 18
-"""The exporter's own opset: it writes it without converting, and older phone runtimes read it."""
 
 INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input and output."""

@@ -1,18 +1,21 @@
 """An onnxruntime session with nothing left to chance: provider, threads, no log lines."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from mobilenas.errors import FileError
+from mobilenas.errors import FileError, MobileNASError
 
 PROVIDER = "CPUExecutionProvider"
-"""The execution provider of every session."""
+"""The execution provider of every session, unless one is asked for."""
+XNNPACK = "XnnpackExecutionProvider"
+"""The other provider that can be measured, in builds of onnxruntime that have it."""
 
 _FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     _state.EPFail,
     _state.Fail,
     _state.InvalidArgument,
@@ -22,22 +25,90 @@ _LOAD_ERRORS = (
     _state.NoSuchFile,
     _state.NotImplemented,
     _state.RuntimeException,
+    MemoryError,
+    RuntimeError,  # what pybind makes of any other C++ exception
 )
+"""What onnxruntime raises for a model that it does not load or run."""
+
+
+class RefusedError(MobileNASError):
+    """A model that onnxruntime does not load or run; the message goes on after the model's name."""
 
 
 def session(path: Path, threads: int = 1) -> Any:
     """Open a model on the CPU with `threads` threads; FileError names a file that does not load."""
-    if not path.is_file():
-        raise FileError(f"{path} does not exist")
-    options = onnxruntime.SessionOptions()
+    options = _options()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    try:
+        return _open(path, options, [PROVIDER])
+    except RefusedError as error:
+        raise FileError(f"{path} {error}") from error
+
+
+def share(threads: int, provider: str) -> None:
+    """Make this process's threads and memory arena, once, for all its `shared_session`s.
+
+    Of its own, each of 1300 sessions would keep the memory of its largest tensors and, with more
+    than one thread, threads.
+    """
+    onnxruntime.set_global_thread_pool_sizes(1 if provider == XNNPACK else threads, 1)
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        ),
+        onnxruntime.OrtArenaCfg({}),
+    )
+
+
+def shared_session(path: Path, threads: int, provider: str) -> Any:
+    """Open a model with what `share` made; RefusedError says why one does not load."""
+    options = _options()
+    options.use_per_session_threads = False
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Weights stay as long as the session: in the arena they would split its memory.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # XNNPACK brings threads of its own; onnxruntime's would only be in their way.
+    own = {"intra_op_num_threads": str(threads)} if provider == XNNPACK else {}
+    return _open(path, options, [(provider, own)])
+
+
+def check_machine(threads: int, provider: str) -> None:
+    """Raise unless this machine has so many cores and this onnxruntime the provider."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not 1 <= threads <= (cores or 1):
+        raise MobileNASError(
+            f"threads is {threads}; it must be at least 1 and at most {cores}, the cores there are"
+        )
+    available = [
+        name for name in onnxruntime.get_available_providers() if name in (PROVIDER, XNNPACK)
+    ]
+    if provider not in available:
+        raise MobileNASError(
+            f"provider is {provider!r}; this onnxruntime has {', '.join(available)}"
+        )
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _FATAL
     # Threads that go on spinning after a run would slow down the next session's run.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _open(path: Path, options: Any, providers: list[Any]) -> Any:
+    if not path.is_file():
+        raise RefusedError("does not exist")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
-    except _LOAD_ERRORS as error:
+        # Its fallback would print to stdout and then measure another provider.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=0
+        )
+    except LOAD_ERRORS as error:
         reason = str(error).partition("\n")[0]
-        raise FileError(f"{path} is not an ONNX file that onnxruntime loads: {reason}") from error
+        raise RefusedError(f"is not an ONNX file that onnxruntime loads: {reason}") from error

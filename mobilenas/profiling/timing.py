@@ -1,19 +1,11 @@
 """Latency of ONNX files, measured side by side in one process of their own."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.errors import FileError
+from mobilenas.profiling.meter import Failed, Measured, measure
 from mobilenas.profiling.session import PROVIDER
-
-_GRACE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,64 +38,25 @@ def time_models(
 
     No round begins after `limit_s` seconds; `Timing.rounds` says how many there were.
     """
-    for name, value, low in (("threads", threads, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        if value < low:
-            raise MobileNASError(f"{name} is {value}; it must be at least {low}")
-    if not paths:
-        return []
-    request = {
-        "paths": [str(path) for path in paths],
-        "threads": threads,
-        "rounds": rounds,
-        "warmup": warmup,
-        "limit_s": limit_s,
-    }
-    answer = _ask_worker(request)
-    if "error" in answer:
-        raise FileError(answer["error"])
-    return [_summary(nanoseconds, threads) for nanoseconds in answer["nanoseconds"]]
+    found = measure(
+        {str(path): path for path in paths},
+        threads=threads,
+        rounds=rounds,
+        most_rounds=rounds,
+        warmup=warmup,
+        limit_s=limit_s,
+    )
+    return [_timing(path, found[str(path)], threads) for path in paths]
 
 
-def _summary(nanoseconds: list[int], threads: int) -> Timing:
-    milliseconds = np.array(nanoseconds) / 1e6
-    first, median, third = np.percentile(milliseconds, (25, 50, 75))
+def _timing(path: Path, found: Measured | Failed, threads: int) -> Timing:
+    if isinstance(found, Failed):
+        raise FileError(f"{path} {found.reason}")
     return Timing(
-        median_ms=float(median),
-        minimum_ms=float(milliseconds.min()),
-        spread_ms=float(third - first),
-        rounds=len(nanoseconds),
+        median_ms=found.median_ms,
+        minimum_ms=found.minimum_ms,
+        spread_ms=found.spread_ms,
+        rounds=found.rounds,
         threads=threads,
         provider=PROVIDER,
     )
-
-
-def _ask_worker(request: dict[str, Any]) -> dict[str, Any]:
-    # The worker runs this same package, wherever the caller's working directory is.
-    home = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(request["threads"]),
-        "PYTHONPATH": os.pathsep.join([home, inherited] if inherited else [home]),
-    }
-    names = f"{len(request['paths'])} models, the first {request['paths'][0]}"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "mobilenas.profiling.worker"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=request["limit_s"] + _GRACE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MobileNASError(
-            f"timing of {names}, did not finish in {error.timeout:.0f} s"
-        ) from error
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MobileNASError(
-            f"timing of {names}, ended with exit status {done.returncode}: {reason}"
-        )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer

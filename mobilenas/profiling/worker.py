@@ -1,77 +1,143 @@
-"""The process that measures: no torch, fixed threads, models in interleaved rounds.
+"""The process that measures: no torch, fixed threads, models side by side.
 
-`python -m mobilenas.profiling.worker` reads one JSON request from stdin and writes one JSON answer.
+`python -m mobilenas.profiling.worker` reads one JSON object a line from stdin and answers each with
+one line, until stdin ends. It has nothing to do but wait while its parent works, so that the
+parent's work is not in the times:
+
+    {"threads": 1, "provider": "...", "warmup": 5}   the first line; answer {}
+    {"path": "...", "held": true}                    load; {"run_ns": ...} or {"failed": "reason"}
+    {"order": [4, 0, 2]}                             time what is loaded; {"nanoseconds": [...]}
 """
 
+import functools
 import gc
 import json
+import math
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.errors import FileError
-from mobilenas.profiling.session import session
+from mobilenas.profiling.session import LOAD_ERRORS, RefusedError, share, shared_session
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TIMING_NS = 1_000_000
+"""A timing lasts at least this long, in runs one after another: shorter ones are clock noise."""
+
+_WARMUP_NS = 1_000_000_000
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
 
 
-def measure(request: dict[str, Any]) -> list[list[int]]:
-    """Nanoseconds of each round, one list a model; FileError where a model cannot be run.
+class Bench:
+    """The loaded models, in the order they came."""
 
-    `request` has paths, threads, rounds, warmup and limit_s. When limit_s is over, no further round
-    begins, so that all models have equally many; there is always one.
-    """
-    stop = time.monotonic() + request["limit_s"]
-    rng = np.random.default_rng(0)
-    jobs = [_job(Path(path), request["threads"], rng) for path in request["paths"]]
-    for runner, feed in jobs:
-        for _ in range(request["warmup"]):
+    def __init__(self, threads: int, provider: str, warmup: int) -> None:
+        self._threads, self._provider, self._warmup = threads, provider, warmup
+        self._rng = np.random.default_rng(0)
+        self._values: dict[str, NDArray[Any]] = {}
+        self._jobs: list[tuple[Any, Callable[[], Any], dict[str, NDArray[Any]], int]] = []
+
+    def load(self, path: Path, *, held: bool = True) -> int:
+        """Load and warm up a model: nanoseconds of its fastest run; RefusedError if it has none.
+
+        One that is not held is loaded again from its file for every timing, to save memory.
+        """
+        load = functools.partial(shared_session, path, self._threads, self._provider)
+        runner = load()
+        feed = {entry.name: self._input(entry) for entry in runner.get_inputs()}
+        stop = time.perf_counter_ns() + _WARMUP_NS
+        try:
+            fastest = _time(runner, feed, 1)
+            for _ in range(1, self._warmup):
+                if time.perf_counter_ns() > stop:
+                    break
+                fastest = min(fastest, _time(runner, feed, 1))
+        except LOAD_ERRORS as error:
+            reason = str(error).partition("\n")[0]
+            raise RefusedError(f"does not run in onnxruntime: {reason}") from error
+        self._jobs.append(
+            (runner if held else None, load, feed, math.ceil(TIMING_NS / max(fastest, 1)))
+        )
+        return fastest
+
+    def time(self, order: list[int]) -> list[int]:
+        """Nanoseconds of one run of each model, in this order."""
+        times = []
+        for index in order:
+            runner, load, feed, repeats = self._jobs[index]
+            if runner is None:
+                runner = load()
+                runner.run(None, feed)  # the first run of all sets memory up
+            # An untimed run: its weights and inputs are back in the processor's caches.
             runner.run(None, feed)
-            if time.monotonic() > stop:
-                break
-    times: list[list[int]] = [[] for _ in jobs]
-    gc.disable()
-    for number in range(request["rounds"]):
-        if number and time.monotonic() > stop:
-            break
-        # A fresh order each round: no model always follows the same one.
-        for index in rng.permutation(len(jobs)):
-            runner, feed = jobs[index]
-            start = time.perf_counter_ns()
-            runner.run(None, feed)
-            times[index].append(time.perf_counter_ns() - start)
-    return times
+            times.append(_time(runner, feed, repeats))
+        return times
 
-
-def _job(
-    path: Path, threads: int, rng: np.random.Generator
-) -> tuple[Any, dict[str, NDArray[np.floating[Any]]]]:
-    runner = session(path, threads)
-    feed = {}
-    for entry in runner.get_inputs():
-        first, *rest = entry.shape
+    def _input(self, entry: Any) -> NDArray[Any]:
+        first, *rest = entry.shape or [1]
         batch = first if isinstance(first, int) else 1  # a symbolic batch is one image
         if entry.type not in _DTYPES or not all(isinstance(size, int) for size in rest):
-            raise FileError(
-                f"{path}: input {entry.name!r} is {entry.type} {entry.shape}; only float inputs "
-                "with fixed sizes can be timed"
+            raise RefusedError(
+                f"has input {entry.name!r} of {entry.type} {entry.shape}; only float and 8-bit "
+                "inputs with fixed sizes can be timed"
             )
-        feed[entry.name] = rng.standard_normal((batch, *rest)).astype(_DTYPES[entry.type])
-    return runner, feed
+        shape = (batch, *rest) if entry.shape else ()
+        return self._random(entry.type, math.prod(shape)).reshape(shape)
+
+    def _random(self, kind: str, count: int) -> NDArray[Any]:
+        # All models read the same memory: an input of its own for each would be as much as weights.
+        values = self._values.get(kind)
+        if values is None or values.size < count:
+            size = max(count, 2 * values.size if values is not None else 0)
+            values = self._rng.uniform(0, 100, size).astype(_DTYPES[kind])
+            self._values[kind] = values
+        return values[:count]
+
+
+def _time(runner: Any, feed: dict[str, NDArray[Any]], repeats: int) -> int:
+    start = time.perf_counter_ns()
+    for _ in range(repeats):
+        runner.run(None, feed)
+    return round((time.perf_counter_ns() - start) / repeats)
 
 
 def main() -> int:
-    """Answer one request; what the caller can mend comes back as {"error": message}."""
+    """Answer requests until there are no more."""
+    # Whatever a library prints to stdout goes to stderr; the answers have a file of their own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    settings = json.loads(sys.stdin.readline())
+    share(settings["threads"], settings["provider"])
+    bench = Bench(**settings)
+    answer: dict[str, Any] = {}
+    gc.disable()
     try:
-        answer: dict[str, Any] = {"nanoseconds": measure(json.load(sys.stdin))}
-    except FileError as error:
-        answer = {"error": str(error)}
-    json.dump(answer, sys.stdout)
-    return 0
+        while True:
+            print(json.dumps(answer), file=answers, flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                return 0
+            answer = _answer(bench, json.loads(line))
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1  # the parent is gone or going
+
+
+def _answer(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
+    if "order" in request:
+        return {"nanoseconds": bench.time(request["order"])}
+    try:
+        return {"run_ns": bench.load(Path(request["path"]), held=request["held"])}
+    except RefusedError as error:
+        return {"failed": str(error)}
 
 
 if __name__ == "__main__":

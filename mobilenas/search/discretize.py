@@ -7,6 +7,7 @@ probability less the largest of its decision: a kept block does not pay for havi
 than a block left out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -86,7 +87,10 @@ class ArchProgram:
             for i, o in product(range(len(slot.in_widths)), range(len(slot.out_widths))):
                 if not slot.first and i != o:
                     continue
-                row = {self._option(number, i, o, *rest): 1.0 for rest in self._operations(number)}
+                options = [
+                    rest for rest in self._operations(number) if self._runs(number, i, o, *rest)
+                ]
+                row = {self._option(number, i, o, *rest): 1.0 for rest in options}
                 if not slot.first:
                     row[self._variable(("out", number, o), float(keep[0]), {})] = 1.0
                 owner = ("pair", slot.stage, i, o) if slot.first and slot.stage else None
@@ -98,6 +102,11 @@ class ArchProgram:
         options = (slot.expansions, self.space.kernels, self.space.squeeze)
         e, k, q = (range(len(values)) for values in options)
         return list(product(e, k, q))
+
+    def _runs(self, number: int, i: int, o: int, e: int, k: int, q: int) -> bool:
+        """Whether the device can run this block: one it cannot has no finite latency."""
+        tables = (self.budgets.tables[name] for name in self.costs)
+        return all(math.isfinite(table.slots[number, i, o, e, k, q]) for table in tables)
 
     def _option(self, number: int, i: int, o: int, e: int, k: int, q: int) -> int:
         scores = self.scores

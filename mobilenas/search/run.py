@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mobilenas.config import from_plain, to_plain
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import (
@@ -24,8 +25,14 @@ from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
+from mobilenas.spaces import MobileArch
 from mobilenas.spaces.mobile import Choice
 from mobilenas.train import Recipe
+
+Confirm = Callable[[Sequence[MobileArch]], list[float]]
+"""Measures archs: milliseconds of each."""
+
+_TIGHTENINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +61,18 @@ def search(
     device: str,
     reporter: Reporter,
     rank: int = 0,
+    confirm: Confirm | None = None,
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training; finalists and `rank` use a shorter one of its kind.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
+    `confirm` measures the latencies of archs, where that can be done here.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     identity = _identity(searcher, finalists, recipe)
     seconds = {"supernet": _train_supernet(searcher, folder, identity, reporter)}
-    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder)
+    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, confirm)
     winner = 0
     if len(choices) > 1:
         halving = SuccessiveHalving(
@@ -85,16 +94,17 @@ def search(
 
 
 def _made_discrete(
-    searcher: Searcher, count: int, folder: Path
+    searcher: Searcher, count: int, folder: Path, confirm: Confirm | None
 ) -> tuple[list[Choice], dict[str, Any], float]:
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
     path = folder / "candidates.json"
     if not path.exists():
         began = clock(searcher.device)
-        choices = candidates(searcher, max(1, count))
+        choices, rounds = confirmed(searcher, max(1, count), confirm)
         gap = discretization_gap(searcher, choices[0])
         seconds = clock(searcher.device) - began
         record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
+        record |= {"confirmations": rounds}
         write_json(path, record)
     kept = read_json(path)
     places = enumerate(kept["choices"])
@@ -151,16 +161,39 @@ def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
     return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
 
 
-def candidates(searcher: Searcher, count: int) -> list[Choice]:
+def confirmed(
+    searcher: Searcher, count: int, confirm: Confirm | None
+) -> tuple[list[Choice], list[dict[str, Any]]]:
+    """Return candidates that keep a latency budget when they are measured, and what was measured.
+
+    As long as one is over, the budget is tightened by what it was over and the program solved
+    again, three times at most; then those go on that keep it, or all: the certificate will say so.
+    """
+    budgets, rounds = searcher.budgets, list[dict[str, Any]]()
+    limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
+    if confirm is None or limit is None:
+        return candidates(searcher, budgets, count), rounds
+    while True:
+        choices = candidates(searcher, budgets, count)
+        predicted = [budgets.tables[LATENCY].exact(choice) for choice in choices]
+        measured = confirm([budgets.space.arch(choice) for choice in choices])
+        rounds.append({"predicted_ms": predicted, "measured_ms": measured})
+        within = [c for c, ms in zip(choices, measured, strict=True) if ms <= limit]
+        if len(within) == len(choices) or len(rounds) > _TIGHTENINGS:
+            return within or choices, rounds
+        budgets = budgets.tightened(LATENCY, limit / max(measured))
+
+
+def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[Choice]:
     """Return up to `count` networks under the budgets: the likeliest, then ever deeper ones.
 
     A block may be left out only where it keeps its shape. With partial channels just such blocks
     work on 1/K of the channels, at the full price: the alphas see too little of what depth
     gives. So the others are the likeliest of ever more blocks, and training from scratch decides.
     """
-    program = ArchProgram(searcher.budgets, searcher.alphas.log_soft())
+    program = ArchProgram(budgets, searcher.alphas.log_soft())
     found = [program.best()]
-    fewest, most = sum(found[0].keep), len(searcher.budgets.space.slots)
+    fewest, most = sum(found[0].keep), len(budgets.space.slots)
     for number in range(1, count):
         least = fewest + round(number * (most - fewest) / count)
         choice = program.solve(least_blocks=least, unlike=found)

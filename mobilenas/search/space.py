@@ -1,34 +1,80 @@
 """The space a budget asks for."""
 
+import math
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mobilenas.cost import CostTable
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
+from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError
-from mobilenas.spaces.mobile import MobileSpace, sized
+from mobilenas.profiling.profile import ProfileError
+from mobilenas.profiling.units import space_units
+from mobilenas.spaces.mobile import MobileSpace, sized, squeeze_options
 
 _DRAWS = 64
 
 
-def space_for(budgets: Sequence[Budget], **options: Any) -> MobileSpace:
+def space_for(
+    budgets: Sequence[Budget], latency: Latency | None = None, **options: Any
+) -> MobileSpace:
     """Return the mobile space whose uniformly drawn archs lie around the budgets.
 
-    `options` are those of `mobilenas.spaces.mobile.template`.
+    `options` are those of `mobilenas.spaces.mobile.template`. With a profile it is the nearest of
+    the spaces that were measured: a block of any other has no time.
     """
     if not budgets:
-        raise BudgetError("no budget was given: say --flops, --params or --memory")
+        raise BudgetError(NO_BUDGET)
 
     def load(space: MobileSpace) -> float:
-        tables = [CostTable(space, budget.cost) for budget in budgets]
+        tables = [CostTable(space, b.cost, latency if b.cost == LATENCY else None) for b in budgets]
         source = random.Random(0)
         draws = [space.random(source) for _ in range(_DRAWS)]
         return statistics.median(
             max(t.exact(c) / b.limit for t, b in zip(tables, budgets, strict=True)) for c in draws
         )
 
-    space = sized(load, **options)
-    Budgets(space, budgets).check_reachable()
+    if latency is None:
+        space = sized(load, **options)
+    else:
+        spaces = measured_spaces(latency, **options)
+        space = min(spaces, key=lambda space: abs(math.log(load(space))))
+    Budgets(space, budgets, latency).check_reachable()
     return space
+
+
+def measured_spaces(
+    latency: Latency,
+    *,
+    image_size: int,
+    classes: int,
+    in_channels: int = 3,
+    activation: str = "hard_swish",
+    squeeze: str = "searched",
+) -> list[MobileSpace]:
+    """Return the profile's spaces for such images; ProfileError says what it lacks."""
+    profile, precision = latency.profile, latency.precision
+    asked = (image_size, in_channels, activation)
+    spaces = [
+        replace(space, classes=classes, squeeze=squeeze_options(squeeze))
+        for space in profile.spaces
+        if (space.image_size, space.in_channels, space.activation) == asked
+    ]
+    lacking = [profile.lacking(space_units(space), precision) for space in spaces]
+    whole = [space for space, units in zip(spaces, lacking, strict=True) if not units]
+    if whole:
+        return whole
+    channels = f" --channels {in_channels}" if in_channels != 3 else ""
+    command = (
+        f"mobilenas profile latency --space mobile --image-size {image_size}{channels} "
+        f"--precision {precision} --activation {activation} --name {profile.name}"
+    )
+    missing = min(lacking, key=len) if lacking else []
+    what = f"{missing[0].key!r} and {len(missing) - 1} other blocks" if missing else "any block"
+    raise ProfileError(
+        f"profile {profile.name} lacks {what} of the {precision} space for {image_size}x"
+        f"{image_size} images with {in_channels} channels and {activation}; `{command}` measures it"
+    )

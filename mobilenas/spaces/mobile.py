@@ -211,7 +211,6 @@ def template(
 ) -> MobileSpace:
     """Return the space whose widths lie around the template's times `multiplier`."""
     check_choice("activation", activation, tuple(ACTIVATIONS))
-    check_choice("squeeze", squeeze, SQUEEZE_POLICIES)
     rows = _SMALL_STAGES if image_size < _SMALL_STAGES_BELOW else _STAGES
     strides = small_image_strides([2, *(row[1] for row in rows)], image_size, placement)
     stages = tuple(
@@ -238,8 +237,14 @@ def template(
             dropout=0.2,
         ),
         activation=activation,
-        squeeze={"searched": (False, True), "on": (True,), "off": (False,)}[squeeze],
+        squeeze=squeeze_options(squeeze),
     )
+
+
+def squeeze_options(policy: str) -> tuple[bool, ...]:
+    """Return what a block may choose from: with squeeze-excite, without, or both."""
+    check_choice("squeeze", policy, SQUEEZE_POLICIES)
+    return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
 
 
 def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:

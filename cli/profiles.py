@@ -1,0 +1,155 @@
+"""`mobilenas profile list`, `show` and `check`, and how profiles and times are printed."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option, output_options
+
+if TYPE_CHECKING:
+    from mobilenas.profiling.meter import Measured
+    from mobilenas.profiling.profile import Profile
+
+
+@click.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the latency profiles there are."""
+    from mobilenas.errors import MobileNASError
+    from mobilenas.profiling.profile import list_profiles, read_profile
+
+    from .render import show_json, show_table
+
+    found = []
+    for name, path in list_profiles().items():
+        row = {"name": name, "file": str(path), "error": ""}
+        try:
+            profile = read_profile(path)
+        except MobileNASError as error:  # one that is broken does not hide the others
+            row["error"] = str(error)
+        else:
+            row |= _described(profile)
+        found.append(row)
+    if as_json:
+        show_json({"profiles": found})
+        return
+    if not found:
+        click.echo("There are no profiles; `mobilenas profile latency` measures this device.")
+        return
+    columns = ("name", "device", "runtime", "threads", "precisions", "sides")
+    show_table(
+        "Profiles",
+        columns,
+        ([str(row.get(name, "unreadable")) for name in columns] for row in found),
+    )
+
+
+def _described(profile: "Profile") -> dict[str, str]:
+    return {
+        "device": str(profile.device.get("cpu", "")),
+        "runtime": profile.runtime,
+        "threads": str(profile.threads),
+        "precisions": ", ".join(profile.blocks),
+        "sides": ", ".join(str(side) for side in profile.summary()["image_sizes"]),
+    }
+
+
+@click.command(name="show")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what a profile holds and how good its predictions are.
+
+    NAME is one of `mobilenas profile list` or a file.
+    """
+    from mobilenas.profiling.profile import find_profile
+
+    show_profile(find_profile(name), as_json=as_json)
+
+
+def show_profile(profile: "Profile", *, as_json: bool) -> None:
+    """Print a profile without its single times."""
+    from .render import show_json, show_table
+
+    summary = profile.summary()
+    if as_json:
+        show_json(summary)
+        return
+    sides = ", ".join(f"{side}x{side}" for side in summary["image_sizes"])
+    device = ", ".join(str(value) for value in profile.device.values())
+    click.echo(f"{profile.name}: {device}")
+    click.echo(f"{profile.runtime}, {profile.provider}, threads {profile.threads}")
+    click.echo(f"Images {sides}, measured {profile.date}")
+    click.echo()
+    rows = [
+        (
+            precision,
+            str(len(profile.blocks[precision])),
+            str(len(summary["failed"][precision])),
+            f"{fit.networks}+{fit.held_out}",
+            f"{fit.mape_percent:.1f}",
+            f"{fit.kendall_tau:.2f}",
+            f"{fit.flops_mape_percent:.1f}",
+            f"{fit.flops_kendall_tau:.2f}",
+            f"{fit.noise_percent:.1f}",
+        )
+        for precision, fit in profile.calibration.items()
+    ]
+    names = ("parts", "failed", "networks", "error %", "tau", "by FLOPs", "tau", "noise %")
+    show_table("", ("precision", *names), rows)
+    click.echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
+    click.echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
+    for warning in summary["warnings"]:
+        click.echo(f"Warning: {warning}")
+
+
+def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_json: bool) -> None:
+    """Print how long models take."""
+    from .render import show_json, show_table
+
+    if as_json:
+        measured = [{"model": name} | asdict(time) for name, time in times.items()]
+        show_json({"threads": threads, "provider": provider, "models": measured})
+        return
+    rows = (
+        (
+            name,
+            f"{time.median_ms:.4g}",
+            f"± {time.interval_ms:.2g}",
+            f"{time.minimum_ms:.4g}",
+            f"{time.spread_ms:.2g}",
+            str(time.rounds),
+        )
+        for name, time in times.items()
+    )
+    columns = ("model", "median ms", "95 %", "fastest", "spread", "rounds")
+    show_table(f"Latency of one image, {provider}, threads {threads}", columns, rows)
+
+
+@click.command(name="check")
+@click.argument("name")
+@output_options
+def check(name: str, quiet: bool, as_json: bool) -> None:
+    """Measure a few parts again and compare with the profile."""
+    from .progress import make_reporter
+
+    with make_reporter(quiet) as reporter:
+        from mobilenas.profiling.building import check as measure_again
+        from mobilenas.profiling.profile import find_profile
+
+        found = measure_again(find_profile(name), reporter=reporter)
+    from .render import show_json, show_table
+
+    if as_json:
+        show_json(found)
+        return
+    rows = (
+        (row["precision"], row["key"], *(f"{row[n]:.3g}" for n in ("then_ms", "now_ms", "ratio")))
+        for row in found["parts"]
+    )
+    show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows)
+    click.echo(f"Ratio: median {found['ratio_median']:.3g}, spread {found['ratio_spread']:.2g}")
+    if not found["same_device"]:
+        click.echo("Warning: the profile was measured on another device")
+    click.echo(f"{found['name']}: {found['verdict']}")

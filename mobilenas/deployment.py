@@ -1,0 +1,122 @@
+"""What of a run reaches the device: its file in the device's precision, and how fast that is."""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mobilenas.config import COUNTING_RULE, to_plain
+from mobilenas.cost import costs
+from mobilenas.cost.budget import LATENCY
+from mobilenas.data import batches, stratified_subset
+from mobilenas.errors import FileError
+from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.onnx import evaluate_onnx, export_onnx
+from mobilenas.profiling.confirm import confirm, is_here
+from mobilenas.profiling.graphs import arch_model
+from mobilenas.profiling.meter import Failed, Measured, measure
+from mobilenas.profiling.quantize import quantize
+from mobilenas.profiling.session import PROVIDER
+from mobilenas.profiling.units import arch_units
+from mobilenas.runs import Run, versions
+from mobilenas.search import Confirm
+from mobilenas.spaces import MobileArch
+
+CALIBRATION_IMAGES = 128
+"""Training images from which the quantizer takes its ranges."""
+
+
+def write_onnx(run: Run, arch: MobileArch, model: Any, path: Path) -> None:
+    """Export a trained module, with all that an app needs to know in the metadata."""
+    data = run.data
+    described = ModelMetadata(
+        labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
+    ).to_strings()
+    described |= {
+        "arch": json.dumps(arch.to_dict()),
+        "budgets": json.dumps(to_plain(run.settings.budgets)),
+        "counting_rule": COUNTING_RULE,
+        "versions": json.dumps(versions()),
+    }
+    export_onnx(
+        model,
+        path,
+        image_size=data.image_size,
+        channels=data.channels,
+        metadata=described,
+        dynamic_batch=run.settings.dynamic_batch,
+    )
+
+
+def deployed(run: Run, onnx_path: Path) -> Path:
+    """Return the file that the device gets: the one exported, or its quantized form."""
+    if run.settings.precision == "fp32":
+        return onnx_path
+    path = onnx_path.with_suffix(".int8.onnx")
+    if not path.exists():
+        data = run.data
+        images = stratified_subset(data.train, CALIBRATION_IMAGES, run.settings.seed)
+        given = batches(images, data, batch_size=CALIBRATION_IMAGES, seed=None)
+        quantize(onnx_path, path, (image[None].numpy() for x, _ in given for image in x))
+    return path
+
+
+def file_top1(run: Run, path: Path) -> float:
+    """Percent of the test images that a file classifies correctly in onnxruntime."""
+    given = batches(run.data.test, run.data, batch_size=256, seed=None)
+    return evaluate_onnx(path, given)
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """Say how `times` measures."""
+    if run.latency is None or not is_here(run.latency.profile):
+        return {"provider": PROVIDER, "threads": 1, "profile": None}
+    profile = run.latency.profile
+    return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
+
+
+def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
+    """Latency of files, side by side; in the profile's milliseconds where this is its machine."""
+    if run.latency is not None and is_here(run.latency.profile):
+        latency = run.latency
+        times = confirm(latency.profile, latency.precision, {str(path): path for path in paths})
+        return {path: times[str(path)] for path in paths}
+    timed = {}
+    for name, time in measure({str(path): path for path in paths}).items():
+        if isinstance(time, Failed):
+            raise FileError(f"{name} {time.reason}")
+        timed[Path(name)] = time
+    return timed
+
+
+def predicted(run: Run, arch: MobileArch) -> dict[str, float]:
+    """Every cost of an arch by the cost model; latency where there is a profile."""
+    latency = {} if run.latency is None else {LATENCY: run.latency.arch(arch)}
+    return asdict(costs(arch)) | latency
+
+
+def predicted_ms(run: Run, arch: MobileArch) -> float | None:
+    """Predicted latency; None without a profile, or where it lacks a block of the arch."""
+    if run.latency is None:
+        return None
+    profile, precision = run.latency.profile, run.latency.precision
+    return None if profile.lacking(arch_units(arch), precision) else run.latency.arch(arch)
+
+
+def confirmation(run: Run) -> Confirm | None:
+    """Return what measures archs in the profile's milliseconds, if this is its machine."""
+    latency = run.latency
+    if latency is None or not is_here(latency.profile):
+        return None
+
+    def measured(archs: Sequence[MobileArch]) -> list[float]:
+        models = {
+            f"network {number}": functools.partial(arch_model, arch, latency.precision)
+            for number, arch in enumerate(archs)
+        }
+        times = confirm(latency.profile, latency.precision, models)
+        return [times[name].median_ms for name in models]
+
+    return measured

@@ -1,0 +1,125 @@
+"""Finished rounds on disk, so that a killed measurement goes on with those it lacks."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from mobilenas.errors import FileError
+from mobilenas.files import append_jsonl, read_jsonl
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def device() -> dict[str, str | int]:
+    """Describe this machine: cpu, architecture, cores, os, onnxruntime."""
+    return {
+        "cpu": _cpu_name(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "os": platform.system(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def fingerprint(described: Mapping[str, str | int]) -> str:
+    """Return a short hash of what `device` says."""
+    text = json.dumps(dict(described), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _cpu_name() -> str:
+    # platform.processor() is empty or only "x86_64" on Linux; ARM kernels give numbers, not names
+    text = ""
+    with contextlib.suppress(OSError):
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    for field in ("model name", "Hardware", "CPU part"):
+        match = re.search(rf"^{field}\s*:\s*(\S.*)$", text, re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or "unknown"
+
+
+class Cache:
+    """A folder of logs of rounds: one for each device, runtime, provider and number of threads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = home / "mobilenas" / "latency" if folder is None else folder
+
+    def rounds(self, provider: str, threads: int) -> "Rounds":
+        """Open this machine's log; FileError names a line that is damaged."""
+        described = device()
+        runtime = described["onnxruntime"]
+        name = f"{fingerprint(described)}-ort{runtime}-{provider}-t{threads}.jsonl"
+        return Rounds(self.folder / name)
+
+
+class Rounds:
+    """An append-only log: {"ns": {key: nanoseconds}} for a round, {"failed": {key: reason}}.
+
+    A key is the sha256 of a model's bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rounds: list[dict[str, int]] = []
+        self._failed: dict[str, str] = {}
+        _cut_torn_line(path)
+        for number, record in enumerate(read_jsonl(path), 1):
+            self._take(record, number)
+
+    def among(self, keys: Collection[str]) -> list[dict[str, int]]:
+        """Return every finished round of these models, oldest first: nanoseconds by key."""
+        rounds = ({k: ns for k, ns in times.items() if k in keys} for times in self._rounds)
+        return [times for times in rounds if times]
+
+    def failure(self, key: str) -> str | None:
+        """Why a model does not run here, where it was found not to."""
+        return self._failed.get(key)
+
+    def add(self, times: Mapping[str, int]) -> None:
+        """Keep one round: nanoseconds of each model in it."""
+        append_jsonl(self.path, {"ns": dict(times)})
+        self._rounds.append(dict(times))
+
+    def fail(self, key: str, reason: str) -> None:
+        """Keep that a model does not run here."""
+        append_jsonl(self.path, {"failed": {key: reason}})
+        self._failed[key] = reason
+
+    def _take(self, record: Any, number: int) -> None:
+        times = record.get("ns", {}) if isinstance(record, dict) else None
+        failed = record.get("failed", {}) if isinstance(record, dict) else None
+        if not (
+            isinstance(times, dict)
+            and isinstance(failed, dict)
+            and set(record) <= {"ns", "failed"}
+            and all(type(value) is int and value > 0 for value in times.values())
+            and all(type(reason) is str for reason in failed.values())
+        ):
+            raise FileError(
+                f"{self.path}, line {number} is not a round of whole nanoseconds above zero or a "
+                "failure; delete the line or the file to measure again"
+            )
+        self._rounds.append(times)
+        self._failed.update(failed)
+
+
+def _cut_torn_line(path: Path) -> None:
+    # What a kill left of a line; the next line would be written onto it and be lost as well.
+    try:
+        with path.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,0 +1,411 @@
+"""Latency of many models, measured side by side in one process of their own."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.profiling.cache import Cache, Rounds
+from mobilenas.profiling.session import PROVIDER, check_machine
+from mobilenas.profiling.worker import TIMING_NS
+from mobilenas.progress import Reporter, Silent
+
+Source = Callable[[], bytes] | Path
+"""A model: a function that makes its ONNX file, or the file."""
+
+_PATIENCE_S = 60.0
+"""A worker that says nothing for so long, beyond what its work should take, hangs."""
+_HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
+"""Once so much is loaded, models of a megabyte or more are loaded anew for every timing.
+
+That spreads their times: 20 % between the quartiles instead of 6."""
+_FEWEST = 5
+_MOST_DEATHS = 3
+"""Deaths of the worker that no model can be blamed for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How long one model takes for one input."""
+
+    median_ms: float
+    """Median over the rounds."""
+    minimum_ms: float
+    """Fastest round: the least disturbed one."""
+    spread_ms: float
+    """Third quartile minus first quartile."""
+    interval_ms: float
+    """Half the width of the median's 95 % confidence interval, from order statistics."""
+    rounds: int
+    """Rounds that were measured."""
+    halves_ms: tuple[float, float]
+    """Medians of the even and of the odd rounds: what differs between them is noise."""
+
+    @classmethod
+    def of(cls, nanoseconds: Sequence[float]) -> "Measured":
+        """Summarize the times of one round or more."""
+        times_ms = np.array(nanoseconds) / 1e6
+        first, median, third = np.percentile(times_ms, (25, 50, 75))
+        return cls(
+            median_ms=float(median),
+            minimum_ms=float(times_ms.min()),
+            spread_ms=float(third - first),
+            interval_ms=_interval(times_ms),
+            rounds=len(times_ms),
+            halves_ms=(
+                float(np.median(times_ms[::2])),
+                float(np.median(times_ms[1::2] if len(times_ms) > 1 else times_ms)),
+            ),
+        )
+
+    def scaled(self, factor: float) -> "Measured":
+        """Return the same times at another speed of the machine."""
+        first, second = self.halves_ms
+        return Measured(
+            median_ms=self.median_ms * factor,
+            minimum_ms=self.minimum_ms * factor,
+            spread_ms=self.spread_ms * factor,
+            interval_ms=self.interval_ms * factor,
+            rounds=self.rounds,
+            halves_ms=(first * factor, second * factor),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A model that onnxruntime does not run here."""
+
+    reason: str
+    """Goes on after the model's name: what onnxruntime said of it, or how the worker ended."""
+
+
+def measure(
+    models: Mapping[str, Source],
+    *,
+    threads: int = 1,
+    provider: str = PROVIDER,
+    rounds: int = 16,
+    most_rounds: int = 48,
+    tolerance: float = 0.02,
+    warmup: int = 5,
+    limit_s: float = 7200.0,
+    reference: str | None = None,
+    cache: Cache | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Measured | Failed]:
+    """Time models in interleaved rounds, so that drift hits all alike; in the order of `models`.
+
+    After `rounds` rounds a model is finished whose interval is within `tolerance` of its median,
+    after `most_rounds` every one. The `reference`, one of the models, is in every round. No round
+    begins after `limit_s` seconds, except the first. Rounds in the cache count.
+    """
+    check_machine(threads, provider)
+    _check_least("rounds", rounds, 1)
+    _check_least("tolerance", tolerance, 0)
+    _check_least("warmup", warmup, 0)
+    if reference is not None and reference not in models:
+        raise MobileNASError(f"the reference {reference!r} is not one of the models")
+    most_rounds = max(rounds, most_rounds)
+    run = _Run(
+        models=models,
+        settings={"threads": threads, "provider": provider, "warmup": warmup},
+        enough=lambda times: _enough(times, rounds, most_rounds, tolerance),
+        most_rounds=most_rounds,
+        reference=reference,
+        log=cache.rounds(provider, threads) if cache else None,
+        reporter=reporter or Silent(),
+    )
+    run.measure(rounds, limit_s)
+    return run.results()
+
+
+def steady(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return the times of each model without what slowed all models of a round.
+
+    A machine changes its speed between rounds, by up to half. The median over a round's models of
+    time / median time of the model says by how much; of fewer than five it would be their noise.
+    """
+    times: dict[str, list[float]] = {}
+    for measured in rounds:
+        for name, ns in measured.items():
+            times.setdefault(name, []).append(ns)
+    usual = {name: float(np.median(values)) for name, values in times.items()}
+    steadied: dict[str, list[float]] = {name: [] for name in times}
+    for measured in rounds:
+        slow = [ns / usual[name] for name, ns in measured.items()]
+        factor = float(np.median(slow)) if len(slow) >= _FEWEST else 1.0
+        for name, ns in measured.items():
+            steadied[name].append(ns / factor)
+    return steadied
+
+
+def _check_least(name: str, value: float, least: int) -> None:
+    if not value >= least:  # which NaN is not, either
+        raise MobileNASError(f"{name} is {value}; it must be at least {least}")
+
+
+def _interval(times_ms: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
+    # distribution (normal approximation of the binomial); a few rounds give their whole range.
+    count = len(times_ms)
+    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
+    ordered = np.sort(times_ms)
+    return float(ordered[count - 1 - rank] - ordered[rank]) / 2
+
+
+def _enough(times: Sequence[float], rounds: int, most_rounds: int, tolerance: float) -> bool:
+    if not rounds <= len(times) < most_rounds:
+        return len(times) >= most_rounds
+    measured = Measured.of(times)
+    return measured.interval_ms <= tolerance * measured.median_ms
+
+
+class _Run:
+    """What is known of each model so far, and how to learn more."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Source],
+        settings: dict[str, Any],
+        enough: Callable[[Sequence[float]], bool],
+        most_rounds: int,
+        reference: str | None,
+        log: Rounds | None,
+        reporter: Reporter,
+    ) -> None:
+        self._models, self._settings, self._enough = models, settings, enough
+        self._reference, self._log, self._reporter = reference, log, reporter
+        self._most = most_rounds
+        self._rng = np.random.default_rng(0)
+        self._rounds: list[dict[str, int]] = []
+        self._times: dict[str, list[float]] = {name: [] for name in models}
+        self._failed: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
+        self._run_ns: dict[str, int] = {}
+        if log:
+            self._recall(log)
+
+    def results(self) -> dict[str, Measured | Failed]:
+        """Say how each model did."""
+        return {
+            name: Failed(reason=self._failed[name])
+            if name in self._failed
+            else Measured.of(self._times[name])
+            for name in self._models
+        }
+
+    def measure(self, rounds: int, limit_s: float) -> None:
+        """Time every model enough, in as many workers as have to die for it."""
+        stop = time.monotonic() + limit_s
+        suspect, deaths = "", 0
+        while wanted := self._open():
+            if self._reference is not None and self._reference not in [*wanted, *self._failed]:
+                wanted.append(self._reference)
+            # The suspect first: if it is to blame, little is lost.
+            wanted.sort(key=lambda name: name != suspect)
+            try:
+                with _Worker(self._settings) as worker, _folder() as folder:
+                    self._load(worker, wanted, Path(folder))
+                    self._time(worker, rounds, stop)
+                return
+            except _DeathError as death:
+                if death.name and death.name == suspect:
+                    self._fail(suspect, f"ends the process that measures: {death}")
+                    suspect, deaths = "", deaths - 1
+                    continue
+                suspect, deaths = death.name, deaths + 1
+                if deaths > _MOST_DEATHS:
+                    raise MobileNASError(
+                        f"the measuring process ended {deaths} times: {death}"
+                    ) from death
+
+    def _open(self) -> list[str]:
+        return [
+            name
+            for name, times in self._times.items()
+            if name not in self._failed and not self._enough(times)
+        ]
+
+    def _load(self, worker: "_Worker", names: list[str], folder: Path) -> None:
+        self._reporter.start("loading models", len(names))
+        self._run_ns = {}
+        held_bytes = 0
+        for done, name in enumerate(names, 1):
+            source = self._models[name]
+            path = source if isinstance(source, Path) else folder / f"{done}.onnx"
+            if not isinstance(source, Path):
+                path.write_bytes(source())
+            size_bytes = path.stat().st_size if path.exists() else 0
+            held = size_bytes < _SMALL_BYTES or held_bytes + size_bytes <= _HELD_BYTES
+            held_bytes += size_bytes * held
+            answer = worker.load(path, name, held=held)
+            if held and not isinstance(source, Path):
+                path.unlink()
+            if "failed" in answer:
+                self._fail(name, answer["failed"])
+            else:
+                self._run_ns[name] = answer["run_ns"]
+            self._reporter.step(done, {})
+
+    def _time(self, worker: "_Worker", rounds: int, stop: float) -> None:
+        numbers = {name: number for number, name in enumerate(self._run_ns)}
+        stage = ""
+        while names := self._open():
+            fewest = min(len(self._times[name]) for name in names)
+            if fewest and time.monotonic() > stop:
+                break
+            if stage != (stage := "timing" if fewest < rounds else "timing what varies"):
+                first, total = (0, rounds) if fewest < rounds else (rounds, self._most - rounds)
+                self._reporter.start(stage, total)
+            if self._reference in numbers and self._reference not in names:
+                names.append(self._reference)
+            # A fresh order each round: no model always follows the same one.
+            order = [names[index] for index in self._rng.permutation(len(names))]
+            begin = time.monotonic()
+            expected_s = sum(2 * self._run_ns[name] + TIMING_NS for name in order) / 1e9
+            times = worker.time([numbers[name] for name in order], expected_s)
+            self._keep(dict(zip(order, times, strict=True)))
+            round_s = time.monotonic() - begin
+            self._tell(names, fewest + 1 - first, total, round_s)
+
+    def _tell(self, names: list[str], done: int, total: int, round_s: float) -> None:
+        shown = self._reference or names[0]
+        self._reporter.step(
+            done,
+            {
+                "models": str(len(names)),
+                shown: f"{np.median(np.array(self._times[shown] or math.nan)) / 1e6:.3g} ms",
+                "left": f"{(total - done) * round_s:.0f} s",
+            },
+        )
+
+    def _recall(self, log: Rounds) -> None:
+        for name, source in self._models.items():
+            content = _read(source) if isinstance(source, Path) else source()
+            self._keys[name] = hashlib.sha256(content).hexdigest()
+            reason = log.failure(self._keys[name])
+            if reason is not None:
+                self._failed[name] = reason
+        names: dict[str, list[str]] = {}
+        for name, key in self._keys.items():
+            names.setdefault(key, []).append(name)
+        self._rounds = [
+            {name: ns for key, ns in times.items() for name in names[key]}
+            for times in log.among(names.keys())
+        ]
+        self._times |= steady(self._rounds)
+
+    def _keep(self, times: dict[str, int]) -> None:
+        self._rounds.append(times)
+        self._times |= steady(self._rounds)
+        if self._log:
+            self._log.add({self._keys[name]: value for name, value in times.items()})
+
+    def _fail(self, name: str, reason: str) -> None:
+        self._failed[name] = reason
+        if self._log:
+            self._log.fail(self._keys[name], reason)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mobilenas-")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _DeathError(Exception):
+    """The worker ended, or was ended, before its answer."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name  # of the model that was being loaded; "" while many were timed
+
+
+class _Worker:
+    """The process that measures, one request at a time."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        # The worker runs this same package, wherever the caller's working directory is.
+        home = str(Path(__file__).resolve().parents[2])
+        inherited = os.environ.get("PYTHONPATH")
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(settings["threads"]),
+            "PYTHONPATH": os.pathsep.join([home, inherited] if inherited else [home]),
+        }
+        self._settings = settings
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mobilenas.profiling.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> "_Worker":
+        try:
+            self._ask(self._settings, "")
+        except _DeathError as death:
+            self.__exit__()
+            raise MobileNASError(f"the process that measures does not start: {death}") from death
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def load(self, path: Path, name: str, *, held: bool) -> dict[str, Any]:
+        """Load a model: {"run_ns": ...} or {"failed": reason}."""
+        return self._ask({"path": str(path), "held": held}, name)
+
+    def time(self, order: list[int], expected_s: float) -> list[int]:
+        """Nanoseconds of the loaded models with these numbers, in this order."""
+        times: list[int] = self._ask({"order": order}, "", 10 * expected_s)["nanoseconds"]
+        return times
+
+    def _ask(self, request: dict[str, Any], name: str, work_s: float = 0.0) -> dict[str, Any]:
+        given, answers = self._process.stdin, self._process.stdout
+        assert given is not None and answers is not None  # they are pipes
+        patience_s = _PATIENCE_S + work_s
+        watch = threading.Timer(patience_s, self._process.kill)
+        watch.start()
+        try:
+            given.write(json.dumps(request) + "\n")
+            given.flush()
+            line = answers.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            late = not watch.is_alive()
+            watch.cancel()
+        if not line.endswith("\n"):
+            raise _DeathError(name, f"no answer in {patience_s:.0f} s" if late else self._end())
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _end(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        return f"{how}: {lines[-1]}" if lines else how

@@ -1,0 +1,160 @@
+"""A device that ran a few networks gets a profile from another's unit times."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mobilenas.errors import FileError
+from mobilenas.files import write_json
+from mobilenas.profiling.meter import Measured
+from mobilenas.profiling.profile import (
+    Profile,
+    ProfileError,
+    read_profile,
+    write_profile,
+)
+from mobilenas.profiling.transfer import read_times, transfer
+from mobilenas.profiling.units import arch_units, space_units
+from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace
+
+
+@pytest.fixture(scope="module")
+def archs(tiny_space: MobileSpace) -> list[MobileArch]:
+    source = random.Random(0)
+    return [tiny_space.arch(tiny_space.random(source)) for _ in range(8)]
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_space: MobileSpace) -> Profile:
+    source, units = random.Random(1), space_units(tiny_space)
+    times = {unit.key: source.uniform(0.1, 0.2) for unit in units}
+    return Profile(
+        name="here",
+        device={"cpu": "a processor"},
+        runtime="onnxruntime 1.22.0",
+        provider="CPUExecutionProvider",
+        threads=1,
+        opset=18,
+        date="2026-01-31",
+        command="",
+        references={},
+        calibration={},
+        networks={},
+        spaces=(tiny_space,),
+        blocks={
+            "fp32": {
+                key: Measured(
+                    median_ms=ms,
+                    minimum_ms=ms,
+                    spread_ms=0.0,
+                    interval_ms=0.0,
+                    rounds=16,
+                    halves_ms=(ms, ms),
+                )
+                for key, ms in times.items()
+            },
+            "int8": {},
+        },
+    )
+
+
+def test_another_device_gets_a_line_of_its_own(
+    tmp_path: Path, profile: Profile, archs: list[MobileArch]
+) -> None:
+    true = {arch: 3 * profile.summed_ms(arch_units(arch), "fp32") + 0.7 for arch in archs}
+    phone = transfer(profile, [(arch, true[arch]) for arch in archs[:5]], "phone")
+    assert (phone.name, list(phone.blocks)) == ("phone", ["fp32"])
+    for arch in archs:
+        assert phone.predict_ms(arch_units(arch), "fp32") == pytest.approx(true[arch])
+    found = phone.calibration["fp32"]
+    assert (found.networks, found.held_out) == (5, 0)
+    assert found.mape_percent == pytest.approx(0, abs=1e-6)
+    assert phone.device["name"] == "phone"
+    assert phone.device["unit_times_of"] == "here"
+    write_profile(phone, tmp_path / "phone.json")
+    assert read_profile(tmp_path / "phone.json") == phone
+
+
+def test_noise_of_the_few_networks_shows_in_the_error(
+    profile: Profile, archs: list[MobileArch]
+) -> None:
+    off = [1.2, 0.8, 1.2, 0.8, 1.2]
+    times = [
+        (arch, factor * profile.summed_ms(arch_units(arch), "fp32"))
+        for arch, factor in zip(archs, off, strict=False)
+    ]
+    assert transfer(profile, times, "phone").calibration["fp32"].mape_percent > 15
+
+
+def test_what_cannot_be_transferred_is_said(profile: Profile, archs: list[MobileArch]) -> None:
+    times = [(arch, 1.0 + index) for index, arch in enumerate(archs)]
+    with pytest.raises(ProfileError, match="1 timed networks are too few"):
+        transfer(profile, times[:1], "phone")
+    with pytest.raises(ProfileError, match="here has no fp16 times; it has fp32, int8"):
+        transfer(profile, times, "phone", precision="fp16")
+    with pytest.raises(ProfileError, match="here has no int8 time of 'stem 16px"):
+        transfer(profile, times, "phone", precision="int8")
+    with pytest.raises(ProfileError, match="'my phone' is not a profile's name"):
+        transfer(profile, times, "my phone")
+
+
+def test_a_table_of_times_is_read(tmp_path: Path, archs: list[MobileArch]) -> None:
+    write_json(tmp_path / "nets" / "a.json", archs[0].to_dict())
+    table = tmp_path / "times.csv"
+    table.write_text(
+        "\ufeffnetwork,latency_ms\nnets/a.json,1.5\n\nmobilenet_v2, 20\n"
+        "mobilenet_v3_small:0.5,3e0\nmobilenet_v3_large:0.75:96,4\n"
+    )
+    assert read_times(table) == [
+        (archs[0], 1.5),
+        (MOBILENETS["mobilenet_v2"](1.0, 224, 1000), 20.0),
+        (MOBILENETS["mobilenet_v3_small"](0.5, 224, 1000), 3.0),
+        (MOBILENETS["mobilenet_v3_large"](0.75, 96, 1000), 4.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mobilenet_v2,soon", "line 3: latency_ms is 'soon'; it must be a number above 0"),
+        ("mobilenet_v2,0", "line 3: latency_ms is '0'"),
+        ("mobilenet_v2,nan", "line 3: latency_ms is 'nan'"),
+        ("mobilenet_v2", "line 3: there are 1 values; there must be 2"),
+        ("mobilenet_v4,3", "line 3: network is 'mobilenet_v4'; it must be an arch.json or one of"),
+        ("mobilenet_v2:x,3", "line 3: width is 'x'"),
+        ("mobilenet_v2:1:3.5,3", "line 3: side is '3.5'; it must be a whole number"),
+        ("mobilenet_v2:1:2,3", "line 3: image_size is 2"),
+        ("absent.json,3", "line 3: "),
+    ],
+)
+def test_a_wrong_line_of_a_table_is_named(tmp_path: Path, line: str, message: str) -> None:
+    table = tmp_path / "times.csv"
+    table.write_text(f"network,latency_ms\nmobilenet_v2,20\n{line}\n")
+    with pytest.raises(FileError) as raised:
+        read_times(table)
+    assert f"{table}, {message}" in str(raised.value)
+
+
+def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "times.csv"
+    with pytest.raises(FileError, match=r"times\.csv does not exist"):
+        read_times(table)
+    for content in ("", "mobilenet_v2,20\n"):
+        table.write_text(content)
+        with pytest.raises(FileError, match="the first line must be network,latency_ms"):
+            read_times(table)
+    table.write_bytes(b"\xff\xfe")
+    with pytest.raises(FileError, match=r"cannot read .*times\.csv"):
+        read_times(table)
+
+
+def test_a_network_with_a_unit_that_was_not_measured_is_refused(
+    profile: Profile, archs: list[MobileArch]
+) -> None:
+    key = arch_units(archs[0])[1].key
+    times = {k: t for k, t in profile.blocks["fp32"].items() if k != key}
+    lacking = replace(profile, blocks={"fp32": times})
+    with pytest.raises(ProfileError, match="measure it with"):
+        transfer(lacking, [(archs[0], 1.0), (archs[1], 2.0)], "phone")
