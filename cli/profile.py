@@ -13,6 +13,9 @@ from .profiles import check, list_, show
 if TYPE_CHECKING:
     from .layers import Counted
 
+# written out like the choices of options.py: reading them from the library would import torch
+CELL_NETWORKS = ("darts_v2", "pc_darts_cifar", "pc_darts_imagenet")
+
 
 def width(text: str) -> float:
     """Read a width multiplier; for click, as the type of an option."""
@@ -32,30 +35,33 @@ def command() -> None:
 
 @command.command(name="flops", epilog=RULE)
 @click.argument("target")
-@click.option("--width", type=width, metavar="X", help="Width of NAME; 1.")
+@click.option("--width", type=width, metavar="X", help="Width of a MobileNet; 1.")
 @click.option(
     "--image-size",
     type=click.IntRange(4, 4096),
     metavar="N",
-    help="Side for NAME; 224.",
+    help="Side for NAME; 224, for CIFAR 32.",
 )
 @click.option(
     "--classes",
     type=click.IntRange(2, 65536),
     metavar="N",
-    help="Classes of NAME; 1000.",
+    help="Classes of NAME; 1000, for CIFAR 10.",
 )
 @json_option
 @click.pass_context
 def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> None:
     """Count FLOPs and parameters of TARGET.
 
-    TARGET: mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, an arch.json, a model.onnx, or a
-    run folder.
+    TARGET: the NAME of a MobileNet (mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large) or of a
+    published cell network (darts_v2, pc_darts_cifar, pc_darts_imagenet), an arch.json, a
+    model.onnx, or a run folder.
     """
     given = {name: value for name, value in shape.items() if value is not None}
-    if given and target not in MOBILENETS:
+    if given and target not in (*MOBILENETS, *CELL_NETWORKS):
         raise click.UsageError("--width, --image-size and --classes go with a NAME only", ctx)
+    if "width" in given and target not in MOBILENETS:
+        raise click.UsageError("--width goes with a MobileNet only", ctx)
     from .layers import count
 
     counted = count(target, **given)

@@ -3,18 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from mobilenas.cli import profile
 from mobilenas.cli.main import cli
 from mobilenas.config import COUNTING_RULE
-from mobilenas.cost import costs
+from mobilenas.cost import cell_costs, costs
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.onnx import export_onnx
-from mobilenas.spaces import MOBILENETS, MobileArch, build
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, MobileArch, build
 
 SHAPE = ("--width", "0.35", "--image-size", "32", "--classes", "10")
 
@@ -54,6 +56,54 @@ def test_an_arch_file_and_a_run_folder_are_counted(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli, ["profile", "flops", str(target), "--json"])
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["flops"] == costs(small()).flops
+
+
+def test_the_cell_networks_are_the_library_s() -> None:
+    assert sorted(profile.CELL_NETWORKS) == sorted(CELL_NETWORKS)
+    listed = " ".join(CliRunner().invoke(cli, ["profile", "flops", "--help"]).stdout.split())
+    assert all(name in listed for name in CELL_NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shape"),
+    [
+        ("darts_v2", ("--image-size", "16", "--classes", "7"), (16, 7)),
+        ("pc_darts_cifar", (), (32, 10)),
+        ("pc_darts_imagenet", ("--image-size", "33"), (33, 1000)),
+    ],
+)
+def test_cell_networks_are_counted_layer_by_layer(
+    name: str, given: tuple[str, ...], shape: tuple[int, int]
+) -> None:
+    arch = CELL_NETWORKS[name](*shape)
+    result = CliRunner().invoke(cli, ["profile", "flops", name, *given, "--json"])
+    assert result.exit_code == 0, result.output
+    counted, exact = json.loads(result.stdout), cell_costs(arch)
+    assert (counted["flops"], counted["params"]) == (exact.flops, exact.params)
+    assert counted["fvcore_flops"] == exact.flops
+    for layer in counted["layers"]:
+        assert layer["fvcore_flops"] == layer["flops"] > 0, layer["name"]
+
+
+def test_a_cell_arch_file_is_counted_in_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch = replace(CELL_NETWORKS["pc_darts_imagenet"](), layers=3)
+    monkeypatch.chdir(tmp_path)
+    record = {"schema_version": 1, "arch": arch.to_dict()}
+    Path("arch.json").write_text(json.dumps(record), encoding="utf-8")
+    for target in ("arch.json", "."):
+        result = CliRunner().invoke(cli, ["profile", "flops", target])
+        assert result.exit_code == 0, result.output
+        assert f"{cell_costs(arch).flops:,}" in result.stdout
+        assert "cells.2.nodes.3.1.1.depthwise" in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_a_width_goes_with_a_mobilenet_only() -> None:
+    result = CliRunner().invoke(cli, ["profile", "flops", "darts_v2", "--width", "0.5"])
+    assert result.exit_code == 2
+    assert "--width goes with a MobileNet only" in result.stderr
 
 
 @pytest.fixture(scope="module")

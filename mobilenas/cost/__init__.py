@@ -1,6 +1,7 @@
 """FLOPs, params, memory: exact on an arch, expected on a relaxation, recounted on the file."""
 
 from mobilenas.cost.exact import Costs, LayerCost, costs, layer_costs
+from mobilenas.cost.exact_cells import cell_costs, cell_layer_costs
 from mobilenas.cost.expected import COSTS, DECISIONS, CostTable, Probabilities
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "Costs",
     "LayerCost",
     "Probabilities",
+    "cell_costs",
+    "cell_layer_costs",
     "costs",
     "layer_costs",
 ]

@@ -2,14 +2,22 @@
 
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem, read_arch
 from mobilenas.spaces.build import build
+from mobilenas.spaces.build_cell import build_cell
+from mobilenas.spaces.cell import Cell, CellArch, Edge, Genotype, read_any_arch
+from mobilenas.spaces.genotypes import CELL_NETWORKS, format_genotype, parse_genotype
 from mobilenas.spaces.mobile import Choice, MobileSpace, Slot, Stage
 from mobilenas.spaces.mobilenets import MOBILENETS, PLACEMENTS, small_image_strides
 
 __all__ = [
+    "CELL_NETWORKS",
     "MOBILENETS",
     "PLACEMENTS",
     "Block",
+    "Cell",
+    "CellArch",
     "Choice",
+    "Edge",
+    "Genotype",
     "Head",
     "MobileArch",
     "MobileSpace",
@@ -17,6 +25,10 @@ __all__ = [
     "Stage",
     "Stem",
     "build",
+    "build_cell",
+    "format_genotype",
+    "parse_genotype",
+    "read_any_arch",
     "read_arch",
     "small_image_strides",
 ]
