@@ -12,7 +12,7 @@ from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budget
 from mobilenas.data import DataSettings, load_data
 from mobilenas.errors import BudgetError, MobileNASError
 from mobilenas.profiling.graphs import PRECISIONS
-from mobilenas.profiling.profile import find_profile
+from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.runs import (
     Run,
@@ -235,7 +235,7 @@ def start(
 ) -> Run:
     """Start the run that was asked for in `folder`, or with `resume` go on with it."""
     check_folder(folder, resume=resume, overwrite=overwrite)  # before images are decoded
-    profile = None if request.profile is None else find_profile(request.profile)
+    profile = _profile(request, reporter)
     data = load_data(request.data_settings, reporter)
     return create_run(
         folder,
@@ -249,6 +249,17 @@ def start(
     )
 
 
+def _profile(request: Request, reporter: Reporter) -> Profile | None:
+    """Find the device profile that was asked for, and tell what is wrong with its predictions."""
+    if request.profile is None:
+        return None
+    profile = find_profile(request.profile)
+    for warning in profile.warnings():
+        if warning.startswith(f"{request.precision}:"):
+            reporter.say(f"profile {profile.name}, {warning}")
+    return profile
+
+
 def go_on(folder: Path, reporter: Reporter) -> Run:
     """Open the run in `folder` with what it was asked for."""
     return open_run(folder, reporter)
@@ -256,7 +267,7 @@ def go_on(folder: Path, reporter: Reporter) -> Run:
 
 def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float]]:
     """Return smallest, largest and budget for every cost of the space; trains nothing."""
-    profile = None if request.profile is None else find_profile(request.profile)
+    profile = _profile(request, reporter)
     data = load_data(request.data_settings, reporter)
     settings = request.settings(len(data.train))
     latency = latency_model(settings, profile)

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
+from mobilenas.profiling.profile import Profile, write_profile
 from mobilenas.progress import Silent
 from mobilenas.request import EFFORTS, Request, go_on, parse_keep, reachable, start
 from mobilenas.runs import RunSettings
@@ -36,6 +37,8 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "effort": "great"}, "effort is 'great'; it must be one of quick"),
         ({"flops": 1, "epochs": 0}, "epochs is 0"),
         ({"flops": 1, "search_epochs": -1}, "search_epochs is -1"),
+        ({"latency": 8.0}, "a latency budget needs the profile of a device: say --profile NAME"),
+        ({"flops": 1, "precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, int8"),
     ],
 )
 def test_requests_are_checked_before_the_images_are_read(
@@ -182,6 +185,30 @@ def test_reachable_ranges_bracket_the_budgets() -> None:
     for cost, limit in (("flops", 300_000), ("params", 40_000)):
         assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
     assert rows["memory"].keys() == {"smallest", "largest"}
+
+
+def test_a_profile_whose_predictions_are_poor_is_told(
+    made_up_profile: Profile, tmp_path: Path
+) -> None:
+    poor = replace(made_up_profile.calibration["fp32"], mape_percent=12.5, kendall_tau=0.5)
+    path, told = tmp_path / "poor.json", list[str]()
+    write_profile(replace(made_up_profile, calibration={"fp32": poor}), path)
+
+    class Hears(Silent):
+        def say(self, message: str) -> None:
+            told.append(message)
+
+    asked = Request(data="digits", latency=1e4, profile=str(path))
+    assert reachable(asked, Hears())["latency"]["budget"] == 1e4
+    poor_words = [line for line in told if line.startswith("profile shelf-1, fp32: ")]
+    assert len(poor_words) == 2 and "12.5 %" in poor_words[0] and "0.50" in poor_words[1]
+
+
+def test_int8_needs_a_profile_that_has_it(made_up_profile: Profile, tmp_path: Path) -> None:
+    write_profile(made_up_profile, tmp_path / "one.json")
+    asked = Request(latency=1e4, profile=str(tmp_path / "one.json"), precision="int8")
+    with pytest.raises(MobileNASError, match="profile shelf-1 has no int8 times; it has fp32"):
+        reachable(asked, Silent())
 
 
 def test_every_field_says_what_it_is() -> None:
