@@ -191,3 +191,12 @@ def test_graphs_are_stable(tiny_space: MobileSpace) -> None:
 def test_a_wrong_precision_names_the_legal_ones(tiny_space: MobileSpace) -> None:
     with pytest.raises(MobileNASError, match="precision is 'fp16'; it must be one of fp32, int8"):
         unit_model(space_units(tiny_space)[0], "fp16")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MOBILENETS)
+def test_whole_mobilenets_load(name: str, precision: str, tmp_path: Path) -> None:
+    path = tmp_path / "whole.onnx"
+    path.write_bytes(arch_model(MOBILENETS[name](0.35, 32, 10, "early"), precision))
+    (entry,) = session(path).get_inputs()
+    assert entry.shape == [1, 3, 32, 32]

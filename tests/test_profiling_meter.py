@@ -394,3 +394,22 @@ def test_what_slows_a_whole_round_is_taken_out() -> None:
     assert meter.steady(rounds)["3"][0] == pytest.approx(2 * usual["3"], rel=0.03)
     few = [{name: times[name] for name in "01"} for times in rounds]
     assert meter.steady(few)["1"] == [times["1"] for times in rounds]
+
+
+def test_what_was_enough_once_stays_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    steadied = {"count": 0}
+
+    def shaky(rounds: list[dict[str, int]]) -> dict[str, list[float]]:
+        # every new round makes all earlier ones look wilder
+        steadied["count"] += 1
+        names = {name for times in rounds for name in times}
+        spread = 1.0 if len(rounds) <= 16 else 3.0
+        return {
+            name: [1000.0 * (spread if n % 2 else 1) for n, r in enumerate(rounds) if name in r]
+            for name in names
+        }
+
+    monkeypatch.setattr(meter, "steady", shaky)
+    found = measure(QUICK, rounds=16, most_rounds=48)
+    assert steadied["count"] == 16
+    assert {one.rounds for one in found.values()} == {16}  # type: ignore[union-attr]

@@ -158,7 +158,7 @@ class _Graph:
             # the grid of 8-bit values clips: the quantizer leaves relu and relu6 out
             return self.multiply(x, self.hard_sigmoid(x)) if name == "hard_swish" else x
         if name == "relu6":
-            limits = [self.constant(f"clip_{value}", value, np.float32) for value in (0, 6)]
+            limits = [self.constant(f"limit {value}", value, np.float32) for value in (0, 6)]
             return self.node("Clip", [x, *limits])
         return self.node(_OPERATORS[name], [x]) if name else x
 

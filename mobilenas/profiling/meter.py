@@ -193,6 +193,7 @@ class _Run:
         self._rounds: list[dict[str, int]] = []
         self._times: dict[str, list[float]] = {name: [] for name in models}
         self._failed: dict[str, str] = {}
+        self._done: set[str] = set()
         self._keys: dict[str, str] = {}
         self._run_ns: dict[str, int] = {}
         if log:
@@ -233,11 +234,9 @@ class _Run:
                     ) from death
 
     def _open(self) -> list[str]:
-        return [
-            name
-            for name, times in self._times.items()
-            if name not in self._failed and not self._enough(times)
-        ]
+        # Later rounds can steady earlier ones otherwise: what was enough once stays enough.
+        self._done |= {name for name, times in self._times.items() if self._enough(times)}
+        return [name for name in self._models if name not in (self._failed.keys() | self._done)]
 
     def _load(self, worker: "_Worker", names: list[str], folder: Path) -> None:
         self._reporter.start("loading models", len(names))
