@@ -44,7 +44,7 @@ def rival(
     for index in range(_MOST):
         known = sum(record["rung"] == 0 for record in halving.scores)
         whole = sum(settings.rungs(max(2, index + 1)))
-        if index >= max(2, known) and halving.seconds / index * whole > seconds:
+        if index >= max(2, known) and halving.seconds / len(halving.scores) * whole > seconds:
             break
         archs.append(budgets.space.arch(budgets.random(source)))
         halving.score(archs[-1], index, 0)

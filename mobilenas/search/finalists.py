@@ -16,7 +16,7 @@ from mobilenas.spaces.arch import MobileArch
 from mobilenas.train import Recipe, Trainer
 
 _RUNGS = 3
-_FEW = 4
+_FEW = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FinalistSettings:
     count: int = 4
     """Archs that enter; 0 and 1 turn the round off."""
     epochs: int = 1
-    """Epochs of each rung: there are three, or two for four archs and fewer."""
+    """Epochs of each rung: there are three, or two for six archs and fewer."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
