@@ -107,7 +107,8 @@ def test_a_space_becomes_a_profile(here: str, micro_space: MobileSpace) -> None:
     assert max(len(line) for line in table.splitlines() if "Warning" not in line) <= 80
     assert f"{fit.mape_percent:.1f}" in table
     assert here in done("list")
-    (row,) = json.loads(done("list", "--json"))["profiles"]
+    listed = json.loads(done("list", "--json"))["profiles"]
+    (row,) = (row for row in listed if row["name"] == here)
     assert (row["name"], row["error"]) == (here, "")
 
 

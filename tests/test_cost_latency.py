@@ -10,8 +10,9 @@ from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError
 from mobilenas.profiling.meter import Failed
-from mobilenas.profiling.profile import Profile, ProfileError
+from mobilenas.profiling.profile import Profile, ProfileError, find_profile
 from mobilenas.profiling.units import Unit, arch_units
+from mobilenas.request import ACTIVATION_FOR
 from mobilenas.search.discretize import ArchProgram
 from mobilenas.search.space import space_for
 from mobilenas.spaces import MobileSpace
@@ -131,3 +132,14 @@ def test_a_space_that_was_not_measured_is_named_with_the_command_that_does(
     with pytest.raises(ProfileError, match="mobilenas profile latency") as raised:
         space_for([Budget(cost="latency", limit=1e4)], latency, **options)
     assert named in str(raised.value) and "--name shelf-1" in str(raised.value)
+
+
+@pytest.mark.parametrize(("precision", "activation"), ACTIVATION_FOR.items())
+def test_the_shipped_profile_serves_images_of_its_size(precision: str, activation: str) -> None:
+    latency = Latency(find_profile("x86-1thread"), precision)
+    assert latency.profile.warnings() == []
+    options = {"image_size": 224, "classes": 47, "in_channels": 3, "activation": activation}
+    space = space_for([Budget(cost="latency", limit=6.0)], latency, **options)
+    assert space.classes == 47
+    table = CostTable(space, "latency", latency)
+    assert table.least() < 6 < table.exact(space.largest()) < 100
