@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.profiling.calibration import NetworkTime
 from mobilenas.profiling.meter import Failed, Measured
 from mobilenas.profiling.profile import (
     Profile,
@@ -22,51 +21,18 @@ from mobilenas.profiling.profile import (
     read_profile,
     write_profile,
 )
-from mobilenas.profiling.units import Unit, arch_units, linear_unit, space_units
+from mobilenas.profiling.units import Unit, arch_units, linear_unit
 from mobilenas.spaces import MobileSpace
 
-NETWORKS = tuple(
-    NetworkTime(
-        image_size=16,
-        flops=1000 * (index + 1),
-        summed_ms=index + 1.0,
-        measured_ms=2 * (index + 1.0) + 0.5,
-        fitted=index < 2,
-    )
-    for index in range(4)
-)
+
+def took(profile: Profile, median_ms: float) -> Measured:
+    times = (time for time in profile.blocks["fp32"].values() if isinstance(time, Measured))
+    return replace(next(times), median_ms=median_ms)
 
 
-def took(median_ms: float) -> Measured:
-    return Measured(
-        median_ms=median_ms,
-        minimum_ms=median_ms,
-        spread_ms=0.0,
-        interval_ms=0.0,
-        rounds=16,
-        halves_ms=(median_ms, median_ms),
-    )
-
-
-@pytest.fixture(scope="module")
-def profile(micro_space: MobileSpace) -> Profile:
-    """Unit number i takes i + 1 milliseconds; networks take twice the sum and half a ms more."""
-    units = space_units(micro_space)
-    return Profile(
-        name="shelf-1",
-        device={"cpu": "a processor", "cores": 2},
-        runtime="onnxruntime 1.22.0",
-        provider="CPUExecutionProvider",
-        threads=1,
-        opset=18,
-        date="2026-01-31T12:00:00+00:00",
-        command="mobilenas profile latency",
-        references={},
-        calibration={},
-        networks={},
-        spaces=(micro_space,),
-        blocks={"fp32": {unit.key: took(index + 1.0) for index, unit in enumerate(units)}},
-    ).calibrated({"fp32": NETWORKS})
+@pytest.fixture
+def profile(made_up_profile: Profile) -> Profile:
+    return made_up_profile
 
 
 @pytest.fixture
@@ -132,20 +98,20 @@ def test_a_classifier_is_interpolated_between_numbers_of_classes(
 ) -> None:
     known = profile
     for count, median_ms in ((10, 2.0), (100, 3.0), (1000, 9.0)):
-        known = with_block(known, linear_unit(16, count), took(median_ms))
+        known = with_block(known, linear_unit(16, count), took(known, median_ms))
     assert known.time_ms(linear_unit(16, classes), "fp32") == pytest.approx(expected)
 
 
 def test_noise_never_makes_a_classifier_free_or_a_larger_one_cheaper(profile: Profile) -> None:
     known = profile
     for count, median_ms in ((10, 0.01), (100, 3.0), (1000, 2.0)):
-        known = with_block(known, linear_unit(16, count), took(median_ms))
+        known = with_block(known, linear_unit(16, count), took(known, median_ms))
     assert known.time_ms(linear_unit(16, 2), "fp32") > 0
     assert known.time_ms(linear_unit(16, 60000), "fp32") == 2.0
 
 
 def test_a_classifier_that_was_measured_itself_is_not_interpolated(profile: Profile) -> None:
-    known = with_block(profile, linear_unit(16, 55), took(77.0))
+    known = with_block(profile, linear_unit(16, 55), took(profile, 77.0))
     assert known.time_ms(linear_unit(16, 55), "fp32") == 77.0
     # without its own time and with one of three points, it is not known
     known = with_block(profile, linear_unit(16, 100), None)
