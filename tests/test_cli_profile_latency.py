@@ -171,7 +171,7 @@ def test_a_kit_goes_round(folders: Path, tmp_path: Path) -> None:
     assert "board" in done(*back, "--kit", kit)
     assert "--overwrite" in refused(*back)
     done(*back, "--overwrite")
-    assert find_profile("board").command.startswith("mobilenas ")
+    assert find_profile("board").command.startswith("mobilenas")
     results.write_text("{}", encoding="utf-8")
     assert str(results) in refused(*back, "--overwrite")
 
