@@ -17,7 +17,8 @@ from mobilenas.cost import costs
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.profiling import kit_runner, meter
 from mobilenas.profiling.kit import Manifest, import_results, read_manifest, write_kit
-from mobilenas.profiling.meter import Failed, Measured, steady
+from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.steady import steady
 from mobilenas.profiling.units import arch_units, space_units
 from mobilenas.spaces import MobileSpace
 

@@ -19,6 +19,7 @@ import numpy as np
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.profiling.cache import Cache, Rounds
 from mobilenas.profiling.session import PROVIDER, check_machine
+from mobilenas.profiling.steady import steady
 from mobilenas.profiling.worker import TIMING_NS
 from mobilenas.progress import Reporter, Silent
 
@@ -31,7 +32,6 @@ _HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
 """Once so much is loaded, models of a megabyte or more are loaded anew for every timing.
 
 That spreads their times: 20 % between the quartiles instead of 6."""
-_FEWEST = 5
 _MOST_DEATHS = 3
 """Deaths of the worker that no model can be blamed for."""
 
@@ -129,26 +129,6 @@ def measure(
     )
     run.measure(rounds, limit_s)
     return run.results()
-
-
-def steady(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the times of each model without what slowed all models of a round.
-
-    A machine changes its speed between rounds, by up to half. The median over a round's models of
-    time / median time of the model says by how much; of fewer than five it would be their noise.
-    """
-    times: dict[str, list[float]] = {}
-    for measured in rounds:
-        for name, ns in measured.items():
-            times.setdefault(name, []).append(ns)
-    usual = {name: float(np.median(values)) for name, values in times.items()}
-    steadied: dict[str, list[float]] = {name: [] for name in times}
-    for measured in rounds:
-        slow = [ns / usual[name] for name, ns in measured.items()]
-        factor = float(np.median(slow)) if len(slow) >= _FEWEST else 1.0
-        for name, ns in measured.items():
-            steadied[name].append(ns / factor)
-    return steadied
 
 
 def _check_least(name: str, value: float, least: int) -> None:

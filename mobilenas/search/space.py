@@ -67,10 +67,13 @@ def measured_spaces(
     whole = [space for space, units in zip(spaces, lacking, strict=True) if not units]
     if whole:
         return whole
+    # a profile is of one image size
+    sizes = {space.image_size for space in profile.spaces}
+    name = profile.name if image_size in sizes else f"{profile.name}-{image_size}"
     channels = f" --channels {in_channels}" if in_channels != 3 else ""
     command = (
         f"mobilenas profile latency --space mobile --image-size {image_size}{channels} "
-        f"--precision {precision} --activation {activation} --name {profile.name}"
+        f"--precision {precision} --activation {activation} --name {name}"
     )
     missing = min(lacking, key=len) if lacking else []
     what = f"{missing[0].key!r} and {len(missing) - 1} other blocks" if missing else "any block"
