@@ -9,8 +9,6 @@ same process before its step (Linux). Writes bench/steps-SIDE.json.
 """
 
 import argparse
-import json
-import statistics
 import subprocess
 import sys
 import time
@@ -19,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show
 from torch import nn
 from torch.nn import functional
 
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
-from mobilenas.data import Augmentation, ImageData, Split, TensorStore, batches
+from mobilenas.data import Augmentation, batches
 from mobilenas.files import write_json
 from mobilenas.search import SearchSettings, space_for
 from mobilenas.search.loop import Searcher
@@ -33,32 +32,9 @@ from mobilenas.supernet import SamplerSettings
 from mobilenas.train import Recipe, parameter_groups
 
 HERE = Path(__file__).parent
-CLASSES = 47
-WARM_UP_ROUNDS = 4
 SEARCHES = ("search full", "search attention K=4", "search ranked K=4", "search random K=4")
 TRAINING = "two training steps of the largest network"
 MEASURED_MEMORY = (*SEARCHES[:2], TRAINING)
-
-
-def make_data(side: int, images: int) -> ImageData:
-    """Random pixels: speed does not depend on what is seen."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 3, side, side), generator=generator).to(torch.uint8)
-    labels = torch.arange(images) % CLASSES
-    split = Split(TensorStore(pixels, side), torch.arange(images), labels)
-    return ImageData(
-        name="random pixels",
-        classes=tuple(str(number) for number in range(CLASSES)),
-        image_size=side,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        flip=False,
-        train=split,
-        val=split,
-        test=split,
-        fingerprint="",
-        split_rule="none",
-    )
 
 
 class Bench:
@@ -150,42 +126,6 @@ class Bench:
         }[name]()
 
 
-def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each workload in each round but the first few."""
-    times: dict[str, list[float]] = {name: [] for name in workloads}
-    for number in range(WARM_UP_ROUNDS + rounds):
-        for name, step in workloads.items():
-            before = time.process_time()
-            step()
-            if number >= WARM_UP_ROUNDS:
-                times[name].append(time.process_time() - before)
-    return times
-
-
-def peak_mib(name: str, options: list[str]) -> float:
-    """Peak memory of a workload in a process of its own, above what it held before."""
-    command = [sys.executable, __file__, "--only", name, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout)["mib"])
-
-
-def only(bench: Bench, name: str) -> None:
-    """Run one workload and print its peak memory."""
-    step = bench.workload(name)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark anew
-    before = _resident_kib("VmRSS")
-    step()
-    step()
-    print(json.dumps({"mib": (_resident_kib("VmHWM") - before) / 1024}))
-
-
-def _resident_kib(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1])
-    raise LookupError(field)
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -198,13 +138,13 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench(given.side, given.flops, given.batch)
     if given.only:
-        only(bench, given.only)
+        only(bench.workload(given.only))
         return
     names = (*SEARCHES, TRAINING, "cost and gradient", "data loading")
     times = seconds({name: bench.workload(name) for name in names}, given.rounds)
     full, attention = times[SEARCHES[0]], times[SEARCHES[1]]
     options = [f"--{name}={getattr(given, name)}" for name in ("side", "flops", "batch")]
-    memory = {name: peak_mib(name, options) for name in MEASURED_MEMORY}
+    memory = {name: peak_mib(__file__, name, options) for name in MEASURED_MEMORY}
     ratios = {
         "K=4 / full, time (at most 0.45)": ratio(attention, full),
         "K=4 / full, peak memory (at most 0.5)": [memory[SEARCHES[1]] / memory[SEARCHES[0]]],
@@ -217,11 +157,7 @@ def main() -> None:
     help_seconds = [help_time() for _ in range(5)]
     ratios["mobilenas --help, seconds (under 0.3)"] = help_seconds
     print(f"largest network of the space: {load:.1f} times the budget; batch {given.batch}")
-    for name, times_of in times.items():
-        print(f"{name:45} {1e3 * statistics.median(times_of):8.1f} ms")
-    for name, values in ratios.items():
-        spread = f"{min(values):.3f} to {max(values):.3f}"
-        print(f"{name:45} {statistics.median(values):8.3f}   ({spread})")
+    show(times, ratios)
     record = {"options": vars(given), "largest_load": load, "seconds": times}
     record |= {"peak_mib": memory, "ratios": ratios, "torch": torch.__version__}
     write_json(HERE / f"steps-{given.side}.json", record)
@@ -232,11 +168,6 @@ def help_time() -> float:
     before = time.perf_counter()
     subprocess.run([sys.executable, "-m", "mobilenas", "--help"], capture_output=True, check=True)
     return time.perf_counter() - before
-
-
-def ratio(first: list[float], second: list[float]) -> list[float]:
-    """Ratios round by round."""
-    return [a / b for a, b in zip(first, second, strict=True)]
 
 
 if __name__ == "__main__":

@@ -5,18 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenas.cost import cell_layer_costs, layer_costs
+from mobilenas.cost import layer_costs
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.errors import MobileNASError
-from mobilenas.spaces import (
-    CELL_NETWORKS,
-    MOBILENETS,
-    CellArch,
-    MobileArch,
-    build,
-    build_cell,
-    read_any_arch,
-)
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, build, read_arch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +59,15 @@ def count(target: str, **shape: Any) -> Counted:
         return _of_arch(target, CELL_NETWORKS[target](**shape))
     path = Path(target)
     if path.is_dir():
-        return _of_arch(target, read_any_arch(path / "arch.json"))
+        return _of_arch(target, read_arch(path / "arch.json"))
     if not path.exists():
         legal = ", ".join((*MOBILENETS, *CELL_NETWORKS))
         raise MobileNASError(f"{target!r} is no file or run folder and none of {legal}")
-    return _of_onnx(path) if path.suffix == ".onnx" else _of_arch(target, read_any_arch(path))
+    return _of_onnx(path) if path.suffix == ".onnx" else _of_arch(target, read_arch(path))
 
 
-def _of_arch(name: str, arch: MobileArch | CellArch) -> Counted:
-    module = build_cell(arch) if isinstance(arch, CellArch) else build(arch)
-    rows = cell_layer_costs(arch) if isinstance(arch, CellArch) else layer_costs(arch)
-    by_module = count_fvcore(module, arch.image_size, arch.in_channels)
+def _of_arch(name: str, arch: Arch) -> Counted:
+    by_module = count_fvcore(build(arch), arch.image_size, arch.in_channels)
     by_layer: Counter[str] = Counter()
     for place, flops in by_module.items():
         by_layer[_layer_of(place)] += flops
@@ -89,7 +79,7 @@ def _of_arch(name: str, arch: MobileArch | CellArch) -> Counted:
             fvcore_flops=by_layer[layer.name],
             out_shape=layer.out_shape,
         )
-        for layer in rows
+        for layer in layer_costs(arch)
     )
     return _summed(name, layers, sum(by_module.values()))
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "export": "Write the trained network as an ONNX file and check it.",
     "compare": "Train what the result is held against, and recount the budgets.",
     "report": "Write report.html.",
+    "ablate": "Compare search methods over seeds.",
+    "methods": "Show the search methods and their parts.",
     "profile": "Count what a network costs, or measure how long it takes.",
     "predict": "Label images with an exported network.",
 }

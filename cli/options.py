@@ -16,6 +16,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 # tests/test_cli_options.py holds these against them.
 EFFORTS = ("quick", "standard", "full")
 DEVICES = ("cpu", "cuda")
+SPACES = ("mobile", "cell")
+METHODS = ("darts", "pc-darts", "cpm", "adarts", "da2s", "mobilenas")
+ATTENTIONS = ("se", "eca", "cbam")
+EDGE_WEIGHTS = ("none", "softmax", "clipped")
+ON_COLLAPSE = ("warn", "stop", "rollback")
 PATHS = ("gumbel", "mixture", "single")
 SAMPLERS = ("full", "random", "attention", "ranked")
 ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
@@ -122,12 +127,32 @@ _REQUEST = (
     click.option("--download", is_flag=True, help="Fetch CIFAR where it is missing."),
     _count("--epochs", 1, "Epochs of the final training."),
     _count("--search-epochs", 1, "Epochs of the supernet."),
+    _choice("--space", SPACES, "What can be found: mobile unless said."),
+    _choice("--method", METHODS, "Preset of the parts below; see `mobilenas methods`."),
+    _count("--warmup", 0, "First epochs of the supernet, which train weights only."),
+    click.option(
+        "--order", type=click.IntRange(1, 2), metavar="1|2", help="Order of the alphas' step."
+    ),
     _choice("--paths", PATHS, "What a search step runs: all paths, softly drawn or not, or one."),
     _choice("--sampler", SAMPLERS, "Which channels enter a mixed operation."),
+    _choice("--attention", ATTENTIONS, "How the sampler scores channels."),
     click.option("--keep", metavar="1/K", help="Share of the channels that enter, such as 1/4."),
     click.option("--temperature", metavar="A:B", help="Relaxation's start and end, as 1:0.1."),
     click.option("--entropy", type=float, metavar="X", help="Weight of the entropy loss."),
     _choice("--entropy-schedule", ENTROPY_SCHEDULES, "How that weight rises."),
+    click.option(
+        "--entropy-terms", metavar="TERMS", help="operations, edges, or both with a comma."
+    ),
+    _choice("--on-collapse", ON_COLLAPSE, "What an alarm does; warn unless said."),
+    click.option("--edges", metavar="K/N", help="Cells: edges kept, as 2/node or 3/14."),
+    _choice("--edge-weights", EDGE_WEIGHTS, "Cells: how a node weighs its edges."),
+    click.option("--none/--no-none", default=None, help="Cells: let edges do nothing in search."),
+    _count("--layers", 1, "Cells of the networks; 8 unless said."),
+    _count("--channels", 2, "Cells: first channels of the networks; by the budgets, or 16."),
+    _count("--search-layers", 1, "Cells of the supernet; 8 unless said."),
+    _count("--search-channels", 2, "Cells: first channels of the supernet; 16 unless said."),
+    click.option("--auxiliary/--no-auxiliary", default=None, help="Cells: a second classifier."),
+    click.option("--drop-path", type=float, metavar="P", help="Cells: chance to drop an edge."),
     _choice("--constraint", CONSTRAINTS, "How budgets enter the loss."),
     click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty."),
     _count("--finalists", 0, "Archs compared by short training; 0 turns it off."),

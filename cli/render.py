@@ -1,6 +1,7 @@
 """Tables for people; nothing here computes."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,10 @@ def show_networks(rows: Iterable["Row"]) -> None:
 
 
 def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
-    """Print every budget: what was asked for, predicted, and found on the file."""
+    """Print every budget, if there is one: asked for, predicted, and found on the file."""
+    budgets = list(budgets)
+    if not budgets:
+        return
     show_table(
         "Budgets",
         ("cost", "requested", "predicted", "on the file", "holds"),
@@ -107,7 +111,33 @@ def _figure(value: float | None) -> str:
 
 
 def show_arch(arch: dict[str, Any]) -> None:
-    """Print stem, blocks and head of an arch."""
+    """Print what an arch is made of."""
+    if arch["space"] == "cell":
+        _show_cells(arch)
+    else:
+        _show_blocks(arch)
+
+
+def _show_cells(plain: dict[str, Any]) -> None:
+    """Print size and costs, and both cells in the notation of the papers."""
+    from mobilenas.cost import costs
+    from mobilenas.spaces import CellArch, format_genotype
+
+    arch = CellArch.from_dict(plain)
+    exact, channels = costs(arch), (arch.places[0].channels, arch.places[-1].channels)
+    columns = ("stem", "cells", "channels", "FLOPs", "params", "memory (bytes)")
+    counts = (f"{number:,}" for number in (exact.flops, exact.params, exact.memory))
+    row = (arch.stem, str(arch.layers), "{} to {}".format(*channels), *counts)
+    show_table(f"Network for {arch.image_size}x{arch.image_size} images", columns, [row])
+    # textwrap keeps what a no-break space joins: an operation and its input
+    whole_edges = format_genotype(arch.genotype).replace("', ", "',\N{NO-BREAK SPACE}")
+    for line in textwrap.wrap(whole_edges, 80):
+        click.echo(line.replace("\N{NO-BREAK SPACE}", " "))
+    click.echo()
+
+
+def _show_blocks(arch: dict[str, Any]) -> None:
+    """Print stem, blocks and head."""
     stem, head = arch["stem"], arch["head"]
     rows = [("stem", "3", "-", str(stem["channels"]), str(stem["stride"]), "-", stem["activation"])]
     for index, block in enumerate(arch["blocks"]):

@@ -63,7 +63,7 @@ def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":
         raise click.UsageError("no run folder was given: say --out", ctx)
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
-    if resume and not _states_a_request(ctx):
+    if resume and not states_a_request(ctx):
         return go_on(out, reporter)
     return start(
         out,
@@ -75,7 +75,8 @@ def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":
     )
 
 
-def _states_a_request(ctx: click.Context) -> bool:
+def states_a_request(ctx: click.Context) -> bool:
+    """Whether any option was given that says what is wanted."""
     others = {"out", "resume", "overwrite", "quiet", "as_json", "dry_run"}
     return any(
         ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE

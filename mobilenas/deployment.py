@@ -22,13 +22,13 @@ from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
 from mobilenas.runs import Run, versions
 from mobilenas.search import Confirm
-from mobilenas.spaces import MobileArch
+from mobilenas.spaces import Arch, MobileArch
 
 CALIBRATION_IMAGES = 128
 """Training images from which the quantizer takes its ranges."""
 
 
-def write_onnx(run: Run, arch: MobileArch, model: Any, path: Path) -> None:
+def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> None:
     """Export a trained module, with all that an app needs to know in the metadata."""
     data = run.data
     described = ModelMetadata(
@@ -91,18 +91,25 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
     return timed
 
 
-def predicted(run: Run, arch: MobileArch) -> dict[str, float]:
+def predicted(run: Run, arch: Arch) -> dict[str, float]:
     """Every cost of an arch by the cost model; latency where there is a profile."""
-    latency = {} if run.latency is None else {LATENCY: run.latency.arch(arch)}
+    latency = {} if run.latency is None else {LATENCY: run.latency.arch(_timed(arch))}
     return asdict(costs(arch)) | latency
 
 
-def predicted_ms(run: Run, arch: MobileArch) -> float | None:
+def _timed(arch: Arch) -> MobileArch:
+    """A profile holds blocks of the mobile space; a run over cells has none."""
+    assert isinstance(arch, MobileArch)
+    return arch
+
+
+def predicted_ms(run: Run, arch: Arch) -> float | None:
     """Predicted latency; None without a profile, or where it lacks a block of the arch."""
     if run.latency is None:
         return None
     profile, precision = run.latency.profile, run.latency.precision
-    return None if profile.lacking(arch_units(arch), precision) else run.latency.arch(arch)
+    lacking = profile.lacking(arch_units(_timed(arch)), precision)
+    return None if lacking else run.latency.arch(_timed(arch))
 
 
 def confirmation(run: Run) -> Confirm | None:
@@ -111,9 +118,9 @@ def confirmation(run: Run) -> Confirm | None:
     if latency is None or not is_here(latency.profile):
         return None
 
-    def measured(archs: Sequence[MobileArch]) -> list[float]:
+    def measured(archs: Sequence[Arch]) -> list[float]:
         models = {
-            f"network {number}": functools.partial(arch_model, arch, latency.precision)
+            f"network {number}": functools.partial(arch_model, _timed(arch), latency.precision)
             for number, arch in enumerate(archs)
         }
         times = confirm(latency.profile, latency.precision, models)

@@ -12,7 +12,7 @@ from typing import Any
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
-from mobilenas.cost.budget import LATENCY
+from mobilenas.cost.budget import LATENCY, Budget, Budgets
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
 from mobilenas.deployment import (
@@ -26,13 +26,13 @@ from mobilenas.deployment import (
     times,
     write_onnx,
 )
-from mobilenas.errors import FileError
+from mobilenas.errors import BudgetError, FileError
 from mobilenas.export.onnx import check_parity
 from mobilenas.files import read_json, write_bytes, write_json, write_text
 from mobilenas.profiling.confirm import is_here
 from mobilenas.runs import Run
 from mobilenas.search import search
-from mobilenas.spaces import MobileArch, build, read_arch
+from mobilenas.spaces import Arch, CellArch, build, format_genotype, read_arch
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 ARCH_FILE = "arch.json"
@@ -58,7 +58,10 @@ def run_all(run: Run) -> dict[str, Any]:
 
 
 def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
-    """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap."""
+    """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap.
+
+    Cells stand there a second time, in the notation of the papers.
+    """
     settings = run.settings
     seed = settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
@@ -77,11 +80,12 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
         rank=settings.rank if seed == settings.seed else 0,
         confirm=confirmation(run),
     )
-    arch = run.space.arch(found.choice)
+    arch: Arch = run.budgets.space.arch(found.choice)
     _check_built(arch, costs(arch))
     expected = predicted(run, arch)
     record = {
         "arch": arch.to_dict(),
+        **({"genotype": format_genotype(arch.genotype)} if isinstance(arch, CellArch) else {}),
         "costs": expected,
         "counting_rule": COUNTING_RULE,
         "budgets": [
@@ -95,6 +99,7 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
         ],
         "discretization_gap": found.gap,
         "candidates": found.candidates,
+        "alarms": found.alarms,
         "seconds": found.seconds,
         "seed": seed,
     }
@@ -251,18 +256,32 @@ def _contenders(run: Run) -> list[Contender]:
         Contender(name="found", kind="found", arch=_found_arch(run.seed_folder(seed)), seed=seed)
         for seed in run.seeds
     ]
-    rivals = [_rival(run, seed) for seed in run.seeds] if settings.rival else []
-    randoms = random_networks(run.budgets, settings.random, list(run.seeds))
-    return found + rivals + randoms + _mobilenets(run)
+    limits = _limits(run)
+    try:
+        randoms = random_networks(limits, settings.random, list(run.seeds))
+        rivals = [_rival(run, limits, seed) for seed in run.seeds] if settings.rival else []
+    except BudgetError as error:
+        # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
+        run.reporter.say(f"{error}: random networks are left out")
+        randoms, rivals = [], []
+    return found + rivals + randoms + _mobilenets(run, limits)
 
 
-def _mobilenets(run: Run) -> list[Contender]:
+def _limits(run: Run) -> Budgets:
+    """Return the budgets of all that is compared; without any, the FLOPs of what was found."""
+    if run.settings.budgets:
+        return run.budgets
+    flops = costs(_found_arch(run.folder)).flops
+    return Budgets(run.space, [Budget(cost="flops", limit=flops)])
+
+
+def _mobilenets(run: Run, limits: Budgets) -> list[Contender]:
     settings, data = run.settings, run.data
     contenders: list[Contender] = []
     for seed in run.seeds:
         fit, too_large = mobilenets(
             settings.baselines,
-            settings.budgets,
+            limits.budgets,
             data.image_size,
             len(data.classes),
             seed,
@@ -274,13 +293,13 @@ def _mobilenets(run: Run) -> list[Contender]:
     return contenders
 
 
-def _rival(run: Run, seed: int) -> Contender:
+def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
     folder = run.folder / f"compare/rival-seed-{seed}"
     path = folder / "rival.json"
     if not path.exists():
         spent = sum(read_json(run.seed_folder(seed) / ARCH_FILE)["seconds"].values())
         arch, entered, seconds = rival(
-            run.budgets,
+            limits,
             run.data,
             run.settings.finalists,
             run.settings.recipe,
@@ -295,11 +314,11 @@ def _rival(run: Run, seed: int) -> Contender:
     return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
 
 
-def _check_built(arch: MobileArch, exact: Costs) -> None:
+def _check_built(arch: Arch, exact: Costs) -> None:
     """Count FLOPs and params again on the built module; a difference is a bug of the cost model."""
     module = build(arch)
     flops = sum(count_fvcore(module, arch.image_size, arch.in_channels).values())
-    params = sum(weight.numel() for weight in module.parameters())
+    params = sum(weight.numel() for weight in module.deployed_parameters())
     if (flops, params) != (exact.flops, exact.params):
         raise RuntimeError(
             f"the built module has {flops} FLOPs and {params} params, the cost model says {exact}"
@@ -338,7 +357,7 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
+def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
     path = folder / "train.json"
     if path.exists():
         return read_json(path)
@@ -357,7 +376,7 @@ def _train(run: Run, arch: MobileArch, folder: Path, seed: int, stage: str) -> d
     return record
 
 
-def _found_arch(folder: Path) -> MobileArch:
+def _found_arch(folder: Path) -> Arch:
     path = folder / ARCH_FILE
     if not path.exists():
         raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mobilenas.config import check_between, check_choice
 from mobilenas.cost import COSTS
@@ -15,6 +14,7 @@ from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.runs import (
+    CellSettings,
     Run,
     RunSettings,
     check_folder,
@@ -23,16 +23,18 @@ from mobilenas.runs import (
     make_space,
     open_run,
 )
-from mobilenas.search import FinalistSettings, SearchSettings
+from mobilenas.search import FinalistSettings
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS, PARTS, settings_for
 from mobilenas.spaces import MOBILENETS
-from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
+from mobilenas.spaces.any import SPACES
+from mobilenas.spaces.cell_space import EdgeTarget
 from mobilenas.train import Recipe
 
 ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _SMALL_SET = 5000
 # so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE, _WARMUP_SHARE = 0.4, 0.13, 0.5
+_SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,10 @@ class Request:
 
     data: str = "digits"
     """digits, cifar10, cifar100 or a folder of images."""
+    space: str = "mobile"
+    """mobile or cell."""
+    method: str | None = None
+    """A name from `mobilenas.search.methods.METHODS`; its parts can be changed one by one."""
     flops: int | None = None
     """Budget of multiply-adds."""
     params: int | None = None
@@ -91,6 +97,8 @@ class Request:
     """gumbel, mixture or single."""
     sampler: str | None = None
     """full, random, attention or ranked."""
+    attention: str | None = None
+    """How a sampler scores channels: se, eca or cbam."""
     keep: str | None = None
     """Share of the channels that enter, such as 1/4."""
     temperature: str | None = None
@@ -99,6 +107,32 @@ class Request:
     """Weight of the entropy loss."""
     entropy_schedule: str | None = None
     """const, linear, log or step."""
+    entropy_terms: str | None = None
+    """operations, edges, or both with a comma between."""
+    warmup: int | None = None
+    """First epochs of the search, which train weights only."""
+    order: int | None = None
+    """1 or 2: order of the alphas' step."""
+    on_collapse: str | None = None
+    """warn, stop or rollback."""
+    none: bool | None = None
+    """Cells: whether an edge may do nothing while searching."""
+    edges: str | None = None
+    """Cells: edges that are kept, such as 2/node or 3/14."""
+    edge_weights: str | None = None
+    """Cells: none, softmax or clipped."""
+    layers: int | None = None
+    """Cells: how many the networks that are found have."""
+    channels: int | None = None
+    """Cells: their first channels."""
+    search_layers: int | None = None
+    """Cells: how many the supernet has."""
+    search_channels: int | None = None
+    """Cells: its first channels."""
+    auxiliary: bool | None = None
+    """Cells: whether final training has a second classifier."""
+    drop_path: float | None = None
+    """Cells: most probability of dropping an edge in final training."""
     constraint: str | None = None
     """lagrangian, hinge or penalty."""
     strength: float | None = None
@@ -107,8 +141,8 @@ class Request:
     """Archs that enter the finalists; 0 turns them off."""
     activation: str | None = None
     """Activation of the space's blocks; what suits the precision unless said."""
-    squeeze: str = "searched"
-    """searched, on or off."""
+    squeeze: str | None = None
+    """searched, on or off; searched unless said."""
     baselines: Sequence[str] = tuple(MOBILENETS)
     """MobileNets to compare with."""
     random: int = 3
@@ -131,7 +165,11 @@ class Request:
     def __post_init__(self) -> None:
         """Check what can be checked before the images are read."""
         check_choice("effort", self.effort, tuple(EFFORTS))
-        if not self.budgets:
+        check_choice("space", self.space, tuple(SPACES))
+        if self.method is not None:
+            check_choice("method", self.method, tuple(METHODS))
+        self._refuse_other_spaces()
+        if not self.budgets and self.space == "mobile":
             raise BudgetError(NO_BUDGET)
         check_choice("precision", self.precision, PRECISIONS)
         if self.latency is not None and self.profile is None:
@@ -139,6 +177,20 @@ class Request:
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
+
+    def _refuse_other_spaces(self) -> None:
+        """Refuse by name the parts that the space does not have."""
+        others = _CELLS_ONLY if self.space == "mobile" else _MOBILE_ONLY
+        for name in others:
+            if getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise MobileNASError(f"{option} is not for --space {self.space}: {others[name]}")
+        if self.space == "mobile" and "edges" in (self.entropy_terms or ""):
+            raise MobileNASError(
+                f"--entropy-terms {self.entropy_terms} is not for --space mobile: {_CHAIN}"
+            )
+        if self.space == "cell" and self.paths == "single":
+            raise MobileNASError("--paths single is not for --space cell: say mixture or gumbel")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -165,46 +217,64 @@ class Request:
         epochs = self.epochs or max(effort.epochs, math.ceil(effort.least_steps / steps))
         searching = self.search_epochs or max(2, round(epochs * _SEARCH_SHARE))
         rate = Recipe(epochs=epochs).learning_rate * batch / 128
-        count = effort.finalists if self.finalists is None else self.finalists
+        # the published methods on cells have no finalists
+        usual = effort.finalists if self.space == "mobile" else 0
+        count = usual if self.finalists is None else self.finalists
         return RunSettings(
             data=self.data_settings,
             budgets=self.budgets,
-            search=self._search(searching, batch // 2, rate / 2),
+            search=settings_for(
+                self.method or DEFAULT_METHOD,
+                {part: getattr(self, part) for part in PARTS},
+                cells=self.space == "cell",
+                epochs=searching,
+                batch_size=batch // 2,
+                learning_rate=rate / 2,
+                alpha_steps=train_images // 2 // (batch // 2),
+            ),
             finalists=FinalistSettings(count=count, epochs=max(1, round(epochs * _RUNG_SHARE))),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
+            cell=self._cell_settings(),
+            method=self.method or DEFAULT_METHOD,
+            squeeze=self.squeeze or "searched",
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation or ACTIVATION_FOR[self.precision],
             baselines=tuple(self.baselines),
         )
 
-    def _search(self, epochs: int, batch: int, rate: float) -> SearchSettings:
-        plain = SearchSettings(epochs=epochs, warmup=round(epochs * _WARMUP_SHARE))
-        given: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("paths", "constraint", "strength")
-            if getattr(self, name) is not None
-        }
-        if self.sampler == "full" and self.keep not in (None, "1", "1/1"):
-            raise MobileNASError(f"--sampler full keeps every channel; --keep {self.keep} does not")
-        if self.sampler is not None or self.keep is not None:
-            name = self.sampler or plain.sampler.name
-            partial = 1 if name == "full" else parse_keep(self.keep or "1/4")
-            given["sampler"] = SamplerSettings(name=name, partial=partial)
-        if self.temperature is not None:
-            given["temperature"] = Temperature.parse(self.temperature)
-        entropy = plain.entropy
-        given["entropy"] = EntropySchedule(
-            weight=entropy.weight if self.entropy is None else self.entropy,
-            shape=self.entropy_schedule or entropy.shape,
-            start=entropy.start,
-        )
-        return replace(plain, batch_size=batch, learning_rate=rate, **given)
+    def _cell_settings(self) -> CellSettings:
+        names = ("layers", "channels", "search_layers", "search_channels", "auxiliary", "drop_path")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.edges is not None:
+            given["edges"] = EdgeTarget.parse(self.edges)
+        return CellSettings(**given)
 
 
+_CHAIN = "it is a chain of blocks, and has no edges to choose between"
+_CELLS_ONLY = {
+    "edges": _CHAIN,
+    "edge_weights": _CHAIN,
+    "none": _CHAIN,
+    "layers": "the budgets decide on its depth",
+    "channels": "the budgets decide on its widths",
+    "search_layers": "its supernet is the space's largest network",
+    "search_channels": "its supernet is the space's largest network",
+    "auxiliary": "its networks have one classifier",
+    "drop_path": "its networks have no parallel edges",
+}
+"""Options that the mobile space refuses, and why."""
+_MOBILE_ONLY = {
+    "activation": "cells have ReLU everywhere",
+    "squeeze": "cells have no squeeze-excite",
+    "memory": "limit --flops or --params",
+    "latency": "no profile has the blocks of cells; limit --flops or --params",
+    "profile": "no profile has the blocks of cells",
+}
+"""Options that the cell space refuses, and why."""
 _PASSED_ON = (
+    "space",
     "profile",
     "precision",
-    "squeeze",
     "random",
     "rival",
     "rank",
@@ -214,14 +284,6 @@ _PASSED_ON = (
     "threads",
     "device",
 )
-
-
-def parse_keep(text: str) -> int:
-    """Read `1/4` as K = 4."""
-    top, slash, bottom = text.partition("/")
-    if text == "1" or (top == "1" and slash and bottom in ("1", "2", "4", "8")):
-        return int(bottom or 1)
-    raise MobileNASError(f"keep {text!r} cannot be read: write 1, 1/2, 1/4 or 1/8")
 
 
 def start(

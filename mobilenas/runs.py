@@ -22,13 +22,41 @@ from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.profiling.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.progress import Reporter, Silent
 from mobilenas.search import FinalistSettings, SearchSettings, space_for
-from mobilenas.spaces import MOBILENETS, MobileSpace
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS
+from mobilenas.search.space_cells import cell_space_for
+from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.any import SPACES, AnySpace
+from mobilenas.spaces.cell_space import EdgeTarget
 from mobilenas.train import Recipe
 
 RUN_FILE = "run.json"
 PROFILE_FILE = "profile.json"
 DEVICES = ("cpu", "cuda")
+NO_LATENCY_OF_CELLS = (
+    "a latency budget is for the mobile space: no profile has the blocks of cells; "
+    "limit --flops or --params"
+)
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSettings:
+    """Sizes of the cell space; None leaves one to the budgets."""
+
+    edges: EdgeTarget = field(default_factory=EdgeTarget)
+    """How many edges a network keeps."""
+    layers: int | None = None
+    """Cells of the networks that can be found."""
+    channels: int | None = None
+    """Their first channels."""
+    search_layers: int = 8
+    """Cells of the supernet."""
+    search_channels: int = 16
+    """Its first channels."""
+    auxiliary: bool = False
+    """Whether final training has a second classifier."""
+    drop_path: float = 0.0
+    """Most probability of dropping an edge in final training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +73,12 @@ class RunSettings:
     """How the finalists are compared."""
     recipe: Recipe
     """How the found network and all it is compared with are trained."""
+    space: str = "mobile"
+    """mobile or cell."""
+    cell: CellSettings = field(default_factory=CellSettings)
+    """Sizes of the cell space."""
+    method: str = DEFAULT_METHOD
+    """The preset that `search` was made from; its parts decide, not its name."""
     profile: str | None = None
     """Device profile as it was asked for; RUN/profile.json is what it held then."""
     precision: str = "fp32"
@@ -74,13 +108,22 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not self.budgets:
+        check_choice("space", self.space, tuple(SPACES))
+        check_choice("method", self.method, tuple(METHODS))
+        if not self.budgets and self.space == "mobile":
             raise BudgetError(NO_BUDGET)
         costs = [budget.cost for budget in self.budgets]
         if len(set(costs)) < len(costs):
             raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
+        if self.space == "cell" and (LATENCY in costs or self.profile is not None):
+            raise BudgetError(NO_LATENCY_OF_CELLS)
         if LATENCY in costs and self.profile is None:
             raise BudgetError(NO_PROFILE)
+        partial = self.search.sampler.partial
+        if self.space == "cell" and self.cell.search_channels < partial:
+            raise MobileNASError(
+                f"--keep 1/{partial} of --search-channels {self.cell.search_channels} is no channel"
+            )
         check_choice("precision", self.precision, PRECISIONS)
         for name in self.baselines:
             check_choice("baseline", name, tuple(MOBILENETS))
@@ -113,10 +156,12 @@ class Run:
         return data
 
     @cached_property
-    def space(self) -> MobileSpace:
+    def space(self) -> AnySpace:
         """The space that the budgets ask for."""
-        space: MobileSpace = from_plain(
-            MobileSpace, read_json(self.folder / RUN_FILE).get("space"), f"{RUN_FILE}: space"
+        space: AnySpace = from_plain(
+            SPACES[self.settings.space],
+            read_json(self.folder / RUN_FILE).get("space"),
+            f"{RUN_FILE}: space",
         )
         return space
 
@@ -153,10 +198,17 @@ def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | N
     return Latency(profile, settings.precision)
 
 
-def make_space(
-    settings: RunSettings, data: ImageData, latency: Latency | None = None
-) -> MobileSpace:
+def make_space(settings: RunSettings, data: ImageData, latency: Latency | None = None) -> AnySpace:
     """Return the space for a job's budgets and images."""
+    if settings.space == "cell":
+        given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
+        return cell_space_for(
+            settings.budgets,
+            image_size=data.image_size,
+            classes=len(data.classes),
+            in_channels=data.channels,
+            **given,
+        )
     return space_for(
         settings.budgets,
         latency,

@@ -3,17 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.cost import cell_costs
-from mobilenas.cost.recount import count_onnx
+from mobilenas.cost import costs
+from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.errors import MobileNASError
-from mobilenas.export.onnx import export_onnx
-from mobilenas.spaces import CELL_NETWORKS, CellArch, build_cell, parse_genotype
+from mobilenas.export.onnx import check_parity, export_onnx
+from mobilenas.spaces import CELL_NETWORKS, CellArch, build, parse_genotype
 from mobilenas.spaces.build_cell import DropPath, FactorizedReduce, SeparableConv
 
 # every operation at both strides, an empty node, one that is not concatenated, an unread input 0
@@ -57,7 +56,7 @@ def deployed(network: nn.Module) -> int:
 def test_published_networks_have_their_published_size(
     name: str, params: int, published: float
 ) -> None:
-    network = build_cell(CELL_NETWORKS[name]())
+    network = build(CELL_NETWORKS[name]())
     assert deployed(network) == params
     assert round(params / 1e6, 1) == published
     assert sum(weight.numel() for weight in network.parameters()) > params
@@ -70,7 +69,7 @@ def test_the_cifar_cells_in_the_imagenet_setting_have_their_published_size() -> 
         ("pc_darts_cifar", 5_270_560, 5.3),
     ):
         arch = replace(imagenet, genotype=CELL_NETWORKS[name]().genotype)
-        assert deployed(build_cell(arch)) == params
+        assert deployed(build(arch)) == params
         assert round(params / 1e6, 1) == published
 
 
@@ -82,7 +81,7 @@ def test_every_size_runs_and_every_weight_learns(
     stem: str, size: int, in_channels: int, layers: int
 ) -> None:
     arch = small(stem=stem, image_size=size, in_channels=in_channels, layers=layers)
-    network = build_cell(arch)
+    network = build(arch)
     logits, auxiliary = network.forward_both(images(arch))
     assert logits.shape == auxiliary.shape == (3, 5)
     (logits.sum() + auxiliary.sum()).backward()
@@ -94,7 +93,7 @@ def test_a_cell_is_wired_as_its_arch_says() -> None:
         "[[('dil_conv_3x3', 1), ('skip_connect', 1)], [('avg_pool_3x3', 2), ('skip_connect', 0)]]"
     )
     arch = small(TWO_NODES.format(nodes), layers=3)
-    network = build_cell(arch).eval()
+    network = build(arch).eval()
     cell = network.cells[0]  # the normal one
     stem = network.stem(images(arch))
     first, second = cell.enter[0](stem), cell.enter[1](stem)
@@ -107,7 +106,7 @@ def test_the_network_passes_both_last_outputs_on() -> None:
     genotype = CELL_NETWORKS["darts_v2"]().genotype
     for stem, size in (("cifar", 8), ("imagenet", 32)):
         arch = small(stem=stem, image_size=size, layers=8, genotype=genotype)
-        network = build_cell(arch).eval()
+        network = build(arch).eval()
         before = network.stem(images(arch))
         last = before if stem == "cifar" else network.second_stem(before)
         outputs = [before, last]
@@ -155,7 +154,7 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
 def test_drop_path_spares_skips_and_evaluation() -> None:
     nodes = "[[('skip_connect', 1)], [('max_pool_3x3', 1)]]"
     arch = small(TWO_NODES.format(nodes), drop_path=0.99, layers=3)
-    network = build_cell(arch)
+    network = build(arch)
     cell, stem = network.cells[0], torch.randn(8, 12, 16, 16)
     with torch.no_grad():
         kept, dropped = cell(stem, stem).split(4, 1)
@@ -171,10 +170,10 @@ def test_drop_path_spares_skips_and_evaluation() -> None:
 
 
 def test_logits_come_alone_and_the_auxiliary_ones_when_the_arch_has_them() -> None:
-    network = build_cell(small())
+    network = build(small())
     for mode in (True, False):
         assert network.train(mode)(images(small())).shape == (3, 5)
-    bare = build_cell(small(auxiliary=False))
+    bare = build(small(auxiliary=False))
     assert deployed(bare) == sum(weight.numel() for weight in bare.parameters())
     assert deployed(bare) == deployed(network)
     with pytest.raises(MobileNASError, match="auxiliary is False in the arch"):
@@ -185,21 +184,32 @@ def test_the_start_weights_follow_the_global_seed() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(build_cell(small()).state_dict()["stem.0.weight"])
+        states.append(build(small()).state_dict()["stem.0.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
 
 @pytest.mark.slow
-def test_the_exported_file_costs_and_says_the_same(tmp_path: Path) -> None:
-    arch = small(image_size=15, layers=3)
-    network = build_cell(arch).eval()
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_the_exported_file_costs_and_says_the_same(stem: str, tmp_path: Path) -> None:
+    side = 15 if stem == "cifar" else 33
+    arch = small(image_size=side, layers=3, stem=stem, drop_path=0.5)
+    network, exact = build(arch), costs(arch)
+    with torch.no_grad():  # statistics of its own for every norm
+        network(images(arch, 8))
     path = tmp_path / "model.onnx"
-    export_onnx(network, path, image_size=15, channels=3, metadata={})
-    counted, exact = count_onnx(path), cell_costs(arch)
+    export_onnx(network, path, image_size=side, channels=3, metadata={})
+    counted = count_onnx(path)
     assert (counted.flops, counted.params) == (exact.flops, exact.params)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    x = images(arch, 1)
-    (logits,) = session.run(None, {"image": x.numpy()})
-    with torch.no_grad():
-        np.testing.assert_allclose(logits, network(x).numpy(), rtol=1e-3, atol=1e-4)
+    by_module = count_fvcore(network, side, 3)
+    assert sum(by_module.values()) == exact.flops
+    assert not [name for name in by_module if name.startswith("auxiliary")]
+    # the auxiliary classifier is not in the file, and neither is drop path
+    model = onnx.load(str(path))
+    assert not [item.name for item in model.graph.initializer if "auxiliary" in item.name]
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Dropout", "RandomUniformLike", "Bernoulli", "If", "Shape"}
+    parity = check_parity(network, path, images(arch, 4).split(2))
+    assert parity.max_abs_difference < 1e-4
+    assert (parity.top1_agreement, parity.images) == (100.0, 4)
+    assert network.training

@@ -17,11 +17,14 @@ from mobilenas.nn import ACTIVATIONS
 from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.request import EFFORTS, Request
 from mobilenas.runs import DEVICES
+from mobilenas.search.collapse import ON_COLLAPSE
+from mobilenas.search.methods import METHODS
 from mobilenas.search.settings import PATHS
 from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.any import SPACES
 from mobilenas.spaces.mobile import SQUEEZE_POLICIES
-from mobilenas.supernet import SAMPLERS
-from mobilenas.supernet.relaxation import ENTROPY_SCHEDULES
+from mobilenas.supernet import ATTENTIONS, EDGE_WEIGHTS, SAMPLERS
+from mobilenas.supernet.schedules import ENTROPY_SCHEDULES
 
 COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"]]
 
@@ -45,6 +48,11 @@ def command_named(name: str) -> click.Command:
         (options.PRECISIONS, PRECISIONS),
         (options.SQUEEZE_POLICIES, SQUEEZE_POLICIES),
         (options.MOBILENETS, MOBILENETS),
+        (options.SPACES, SPACES),
+        (options.METHODS, METHODS),
+        (options.ATTENTIONS, ATTENTIONS),
+        (options.EDGE_WEIGHTS, EDGE_WEIGHTS),
+        (options.ON_COLLAPSE, ON_COLLAPSE),
     ],
 )
 def test_the_written_out_choices_are_the_library_s(

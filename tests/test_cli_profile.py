@@ -13,7 +13,7 @@ from PIL import Image
 from mobilenas.cli import profile
 from mobilenas.cli.main import cli
 from mobilenas.config import COUNTING_RULE
-from mobilenas.cost import cell_costs, costs
+from mobilenas.cost import costs
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.onnx import export_onnx
 from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, MobileArch, build
@@ -78,7 +78,7 @@ def test_cell_networks_are_counted_layer_by_layer(
     arch = CELL_NETWORKS[name](*shape)
     result = CliRunner().invoke(cli, ["profile", "flops", name, *given, "--json"])
     assert result.exit_code == 0, result.output
-    counted, exact = json.loads(result.stdout), cell_costs(arch)
+    counted, exact = json.loads(result.stdout), costs(arch)
     assert (counted["flops"], counted["params"]) == (exact.flops, exact.params)
     assert counted["fvcore_flops"] == exact.flops
     for layer in counted["layers"]:
@@ -95,7 +95,7 @@ def test_a_cell_arch_file_is_counted_in_80_columns(
     for target in ("arch.json", "."):
         result = CliRunner().invoke(cli, ["profile", "flops", target])
         assert result.exit_code == 0, result.output
-        assert f"{cell_costs(arch).flops:,}" in result.stdout
+        assert f"{costs(arch).flops:,}" in result.stdout
         assert "cells.2.nodes.3.1.1.depthwise" in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
 

@@ -1,12 +1,15 @@
 import random
 
 import pytest
+import torch
 
-from mobilenas.cost import Probabilities, costs
-from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
+from mobilenas.cost import Probabilities, cell_costs, costs
+from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets, ConstraintLoss, cost_table
+from mobilenas.cost.expected_cells import CellProbabilities
 from mobilenas.errors import BudgetError, MobileNASError
 from mobilenas.spaces import Choice, MobileSpace
-from mobilenas.supernet import Alphas, one_hot
+from mobilenas.spaces.cell_space import KINDS, CellSpace, EdgeTarget
+from mobilenas.supernet import Alphas
 
 RHO = 0.5
 
@@ -21,7 +24,7 @@ def budgets_at(space: MobileSpace, choice: Choice, **ratios: float) -> Budgets:
 
 
 def certain(budgets: Budgets, choice: Choice) -> Probabilities:
-    return one_hot(choice, Alphas(budgets.space))
+    return Alphas(budgets.space).one_hot(choice)
 
 
 def loss(kind: str, budgets: Budgets, strength: float = 3.0) -> ConstraintLoss:
@@ -200,3 +203,77 @@ def test_an_unknown_kind_is_named(tiny_space: MobileSpace, choice: Choice) -> No
     budgets = budgets_at(tiny_space, choice, flops=1.0)
     with pytest.raises(MobileNASError, match="constraint is 'wall'; it must be one of lagrangian"):
         loss("wall", budgets)
+
+
+@pytest.fixture(params=["2/node", "3/cell"])
+def cell_space(request: pytest.FixtureRequest) -> CellSpace:
+    return CellSpace(
+        image_size=16,
+        in_channels=3,
+        classes=5,
+        channels=4,
+        edges=EdgeTarget.parse(request.param),
+    )
+
+
+def even(space: CellSpace) -> CellProbabilities:
+    edges, kept = len(space.wires), torch.zeros(len(space.wires))
+    for group in space.groups():
+        kept[group] = min(1.0, space.edges.kept / len(group))
+    rows = torch.full((edges, len(space.operations)), 1 / len(space.operations))
+    return CellProbabilities(
+        operations=dict.fromkeys(KINDS, rows),
+        edges=dict.fromkeys(KINDS, torch.ones(edges)),
+        kept=dict.fromkeys(KINDS, kept.requires_grad_()),
+    )
+
+
+def test_budgets_hold_in_the_cell_space_too(cell_space: CellSpace) -> None:
+    source = random.Random(0)
+    exact = cell_costs(cell_space.arch(cell_space.random(source)))
+    limits = {"flops": exact.flops, "params": exact.params}
+    budgets = Budgets(cell_space, [Budget(cost=c, limit=n) for c, n in limits.items()])
+    for _ in range(20):
+        choice = budgets.random(source)
+        costs = cell_costs(cell_space.arch(choice))
+        loads = [costs.flops / exact.flops, costs.params / exact.params]
+        assert budgets.load(choice) == max(loads)
+        assert 0.9 <= max(loads) <= 1
+    p = even(cell_space)
+    expected = budgets.expected(p)
+    assert list(expected) == ["flops", "params"]
+    term = loss("penalty", budgets)(p)
+    by_hand = sum(3 * expected[cost].item() / limit for cost, limit in limits.items())
+    assert term.item() == pytest.approx(by_hand)
+    term.backward()
+    assert bool(p.kept["normal"].grad.gt(0).all())  # type: ignore[union-attr]
+
+
+def test_the_cell_space_needs_no_budget(cell_space: CellSpace) -> None:
+    budgets = Budgets(cell_space, ())
+    assert budgets.floor == 0
+    assert list(budgets.tables) == ["flops", "params"]
+    budgets.check_reachable()
+    for choice in (cell_space.smallest(), cell_space.largest(), budgets.random(random.Random(0))):
+        assert budgets.load(choice) == 0
+        assert budgets.fits(choice)
+    p = even(cell_space)
+    assert budgets.expected(p) == {}
+    for kind in CONSTRAINTS:
+        constraint = loss(kind, budgets)
+        term = constraint(p)
+        constraint.update()
+        assert term.shape == ()
+        assert term.item() == 0
+        assert constraint.state_dict() == {}
+
+
+def test_memory_and_latency_are_of_the_mobile_space(
+    cell_space: CellSpace, tiny_space: MobileSpace
+) -> None:
+    for cost in ("memory", "latency"):
+        message = f"a {cost} budget is for the mobile space only; the cell space has flops and par"
+        with pytest.raises(BudgetError, match=message):
+            Budgets(cell_space, [Budget(cost=cost, limit=10)])
+    with pytest.raises(BudgetError, match="a latency budget needs the profile of a device"):
+        cost_table(tiny_space, "latency")

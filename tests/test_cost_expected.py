@@ -10,7 +10,7 @@ from mobilenas.cost import COSTS, DECISIONS, CostTable, Probabilities, costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.spaces import Choice, MobileSpace, Stage
 from mobilenas.spaces.mobile import template
-from mobilenas.supernet import Alphas, one_hot
+from mobilenas.supernet import Alphas
 
 SUMS = ("flops", "params")
 TAU = 0.7
@@ -40,7 +40,7 @@ def test_certainty_costs_exactly_what_the_arch_costs(tiny_space: MobileSpace, co
             choice = space.random(source)
             exact = getattr(costs(space.arch(choice)), cost)
             assert table.exact(choice) == exact
-            assert table.expected(one_hot(choice, alphas)).item() == exact
+            assert table.expected(alphas.one_hot(choice)).item() == exact
 
 
 def probability(p: Probabilities, choice: Choice) -> float:

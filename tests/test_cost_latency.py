@@ -70,7 +70,7 @@ def test_a_block_that_the_device_cannot_run_is_never_found(
     alphas = Alphas(micro_space)
     with torch.no_grad():
         alphas.logits["squeeze"][:, -1] = 5.0  # the alphas want what the device refuses
-    found = [ArchProgram(budgets, alphas.log_soft()).best(), budgets.random(random.Random(1))]
+    found = [ArchProgram(budgets, alphas.scores()).best(), budgets.random(random.Random(1))]
     for choice in found:
         keys = {unit.key for unit in arch_units(micro_space.arch(choice))}
         assert not keys & refused
@@ -90,7 +90,7 @@ def test_latency_and_flops_bind_at_once(micro_space: MobileSpace, made_up_profil
         [Budget(cost="latency", limit=limits[0]), Budget(cost="flops", limit=limits[1])],
         latency,
     )
-    choice = ArchProgram(both, Alphas(micro_space).log_soft()).best()
+    choice = ArchProgram(both, Alphas(micro_space).scores()).best()
     assert all(table.exact(choice) <= limit for table, limit in zip(tables, limits, strict=True))
 
 

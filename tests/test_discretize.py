@@ -19,7 +19,7 @@ def scores(space: MobileSpace, seed: int) -> dict[str, Tensor]:
     alphas, generator = Alphas(space), torch.Generator().manual_seed(seed)
     for logits in alphas.parameters():
         logits.data.normal_(std=2, generator=generator)
-    return alphas.log_soft()
+    return alphas.scores()
 
 
 def value(space: MobileSpace, log_p: dict[str, Tensor], choice: Choice) -> float:
@@ -127,7 +127,7 @@ def test_one_flop_over_the_limit_is_over() -> None:
     exactly = int(table.exact(largest))
     for limit in (exactly, exactly - 1):
         budgets = Budgets(space, [Budget(cost="flops", limit=limit)])
-        found = ArchProgram(budgets, alphas.log_soft()).best()
+        found = ArchProgram(budgets, alphas.scores()).best()
         assert (found == largest) is (limit == exactly)
         assert budgets.fits(found)
 

@@ -16,7 +16,7 @@ from mobilenas.export.onnx import (
     read_props,
     session,
 )
-from mobilenas.spaces.build import build
+from mobilenas.spaces import build
 from mobilenas.spaces.mobilenets import mobilenet_v3_small
 
 SIZE = 32

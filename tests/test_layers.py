@@ -34,6 +34,7 @@ LAYERS = {
     "mobilenas.export": 5,
     "mobilenas.search": 5,
     "mobilenas.train": 5,
+    "mobilenas.ablation": 6,
     "mobilenas.deployment": 6,
     "mobilenas.pipeline": 6,
     "mobilenas.request": 6,

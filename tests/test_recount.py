@@ -7,11 +7,11 @@ import torch
 from onnx import TensorProto, helper
 
 import mobilenas.cost.recount as recount
-from mobilenas.cost.exact import costs, layer_costs
+from mobilenas.cost import costs, layer_costs
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.errors import FileError
 from mobilenas.export.onnx import export_onnx
-from mobilenas.spaces.build import build
+from mobilenas.spaces import build
 from mobilenas.spaces.mobilenets import MOBILENETS
 
 SIZE = 64

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.profiling.profile import Profile, write_profile
 from mobilenas.progress import Silent
-from mobilenas.request import EFFORTS, Request, go_on, parse_keep, reachable, start
-from mobilenas.runs import RunSettings
+from mobilenas.request import EFFORTS, Request, go_on, reachable, start
+from mobilenas.runs import CellSettings, RunSettings
+from mobilenas.search.methods import parse_keep
+from mobilenas.spaces.cell_space import EdgeTarget
 from mobilenas.supernet import Temperature
 
 
@@ -39,6 +41,18 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "search_epochs": -1}, "search_epochs is -1"),
         ({"latency": 8.0}, "a latency budget needs the profile of a device: say --profile NAME"),
         ({"flops": 1, "precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, int8"),
+        ({"flops": 1, "space": "chain"}, "space is 'chain'; it must be one of mobile, cell"),
+        ({"flops": 1, "method": "dartz"}, "method is 'dartz'; it must be one of darts, pc-darts"),
+        ({"flops": 1, "edges": "3/14"}, "--edges is not for --space mobile: it is a chain"),
+        ({"flops": 1, "edge_weights": "none"}, "--edge-weights is not for --space mobile"),
+        ({"flops": 1, "none": False}, "--none is not for --space mobile"),
+        ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
+        ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
+        ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
+        ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
+        ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),
+        ({"space": "cell", "paths": "single"}, "--paths single is not for --space cell"),
     ],
 )
 def test_requests_are_checked_before_the_images_are_read(
@@ -52,7 +66,7 @@ def test_requests_are_checked_before_the_images_are_read(
     ("given", "message"),
     [
         ({"paths": "all"}, "paths is 'all'; it must be one of gumbel, mixture, single"),
-        ({"sampler": "full", "keep": "1/4"}, "--sampler full keeps every channel"),
+        ({"sampler": "full", "keep": "1/4"}, "full keeps every channel"),
         ({"sampler": "random", "keep": "1/3"}, "keep '1/3' cannot be read"),
         ({"temperature": "hot"}, "temperature 'hot' cannot be read"),
         ({"constraint": "hope"}, "constraint is 'hope'"),
@@ -61,6 +75,10 @@ def test_requests_are_checked_before_the_images_are_read(
         ({"finalists": -1}, "count is -1"),
         ({"baselines": ["resnet"]}, "baseline is 'resnet'"),
         ({"seed": 2**31}, "seed is 2147483648"),
+        (
+            {"space": "cell", "method": "adarts", "keep": "1/8", "search_channels": 4},
+            "--keep 1/8 of --search-channels 4 is no channel",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
@@ -113,6 +131,38 @@ def test_what_was_said_is_what_is_done() -> None:
     assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
     assert full.dynamic_batch
     assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
+
+
+def test_cells_need_no_budget_and_have_no_finalists_of_their_own() -> None:
+    plain = Request(space="cell", method="da2s").settings(1000)
+    assert plain.budgets == ()
+    assert plain.finalists.count == 0
+    assert plain.method == "da2s"
+    assert plain.search.edge_weights == "clipped"
+    said = Request(
+        space="cell",
+        method="darts",
+        edges="3/14",
+        layers=5,
+        channels=8,
+        search_layers=3,
+        search_channels=4,
+        auxiliary=True,
+        drop_path=0.2,
+        finalists=4,
+        order=2,
+        none=False,
+    ).settings(1000)
+    assert said.cell == CellSettings(
+        edges=EdgeTarget(kept=3, of="cell"),
+        layers=5,
+        channels=8,
+        search_layers=3,
+        search_channels=4,
+        auxiliary=True,
+        drop_path=0.2,
+    )
+    assert (said.finalists.count, said.search.order, said.search.none) == (4, 2, False)
 
 
 def test_zero_is_not_unsaid() -> None:

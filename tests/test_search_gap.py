@@ -85,7 +85,7 @@ def test_the_gap_is_the_difference_of_two_accuracies(
     searcher: Searcher, choices: list[Choice]
 ) -> None:
     figures = discretization_gap(searcher, choices[0])
-    assert figures.keys() == {"supernet", "operations_discrete", "points"}
+    assert figures.keys() == {"supernet", "operations_discrete", "points", "points_before"}
     for name in ("supernet", "operations_discrete"):
         assert figures[name].keys() == {"before_reestimation", "after_reestimation"}
         assert all(0 <= top1 <= 100 for top1 in figures[name].values())
@@ -93,6 +93,10 @@ def test_the_gap_is_the_difference_of_two_accuracies(
         figures[name]["after_reestimation"] for name in ("supernet", "operations_discrete")
     )
     assert figures["points"] == supernet - discrete
+    assert figures["points_before"] == (
+        figures["supernet"]["before_reestimation"]
+        - figures["operations_discrete"]["before_reestimation"]
+    )
     assert discretization_gap(searcher, choices[0]) == figures
 
 

@@ -80,8 +80,8 @@ def drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
 CHANNEL_RANGE = "a whole number, 1 to 65536"
 BLOCK_FIELDS = "kernel, hidden, out, stride, squeeze, activation"
 BAD_EDITS = {
-    "no-space": (drop("space"), "arch.space is None; it must be mobile"),
-    "space": (put("space", value="cell"), "arch.space is 'cell'; it must be mobile"),
+    "no-space": (drop("space"), "arch.space is None; it must be one of mobile, cell"),
+    "space": (put("space", value="chain"), "arch.space is 'chain'; it must be one of mobile, cell"),
     "size": (put("image_size", value=3), "image_size is 3; it must be a whole number, 4 to 4096"),
     "missing": (drop("classes"), "arch lacks 'classes'; its fields are image_size, in_channels"),
     "missing-in-block": (
@@ -141,12 +141,8 @@ def test_a_bad_hand_edit_names_file_place_value_and_what_is_legal(
     assert str(raised.value).startswith(f"{path}: {message}")
 
 
-def test_an_arch_that_is_no_object_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "arch.json", {"arch": 3})
-    with pytest.raises(FileError, match="arch is 3; it must be an object"):
-        read_arch(tmp_path / "arch.json")
-
-
 def test_python_callers_get_the_same_checks() -> None:
     with pytest.raises(MobileNASError, match="in_channels is True; it must be a whole number"):
         MobileArch(**vars(mobilenet_v3_small(0.5, 32, 10)) | {"in_channels": True})
+    with pytest.raises(FileError, match=r"here: arch.space is 'cell'; it must be mobile"):
+        MobileArch.from_dict({"space": "cell"}, "here")

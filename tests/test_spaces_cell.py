@@ -15,14 +15,13 @@ from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import write_json
 from mobilenas.spaces import (
     CELL_NETWORKS,
-    MOBILENETS,
     Cell,
     CellArch,
     Edge,
     Genotype,
     format_genotype,
     parse_genotype,
-    read_any_arch,
+    read_arch,
 )
 from mobilenas.spaces.cell import OPERATIONS, STEMS
 
@@ -285,19 +284,8 @@ def test_a_bad_hand_edit_names_file_place_value_and_what_is_legal(
     path = tmp_path / "arch.json"
     write_json(path, {"arch": data} if in_run else data)
     with pytest.raises(FileError) as raised:
-        read_any_arch(path)
+        read_arch(path)
     assert str(raised.value).startswith(f"{path}: {message}")
-
-
-def test_archs_of_both_spaces_are_read(tmp_path: Path) -> None:
-    for arch in (CELL_NETWORKS["darts_v2"](), MOBILENETS["mobilenet_v2"](1.0, 32, 10)):
-        write_json(tmp_path / "bare.json", arch.to_dict())
-        write_json(tmp_path / "arch.json", {"arch": arch.to_dict()})
-        assert read_any_arch(tmp_path / "bare.json") == arch
-        assert read_any_arch(tmp_path / "arch.json") == arch
-    write_json(tmp_path / "arch.json", {"arch": 3})
-    with pytest.raises(FileError, match="arch is 3; it must be an object"):
-        read_any_arch(tmp_path / "arch.json")
 
 
 def test_python_callers_get_the_same_checks() -> None:

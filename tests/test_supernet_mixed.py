@@ -10,7 +10,7 @@ from torch.nn import functional
 from mobilenas.nn import InvertedResidual, squeeze_channels
 from mobilenas.spaces import Choice, MobileSpace, build
 from mobilenas.spaces.build import MobileNetwork
-from mobilenas.supernet import SAMPLERS, Alphas, SamplerSettings, SuperNetwork, one_hot
+from mobilenas.supernet import SAMPLERS, Alphas, SamplerSettings, SuperNetwork
 from mobilenas.supernet.mixed import BlockProbabilities, MixedBlock
 
 SAMPLED = [(name, k) for name in SAMPLERS for k in (1, 2, 4) if name != "full" or k == 1]
@@ -34,7 +34,7 @@ def images(count: int = 3) -> Tensor:
 
 
 def probabilities(space: MobileSpace, choice: Choice):
-    return one_hot(choice, Alphas(space).double())
+    return Alphas(space).double().one_hot(choice)
 
 
 def choices(space: MobileSpace, *, all_kept: bool) -> Iterator[Choice]:

@@ -7,7 +7,7 @@ import torch
 from mobilenas.cost import DECISIONS
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces import MobileSpace
-from mobilenas.supernet import Alphas, EntropySchedule, Temperature, one_hot
+from mobilenas.supernet import Alphas, Temperature
 
 
 @pytest.fixture
@@ -51,31 +51,6 @@ def test_an_unreadable_temperature_is_quoted(text: str) -> None:
 def test_a_temperature_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(MobileNASError, match=r"(start|end) is .*; it must be between 0.01 and 100"):
         Temperature.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("shape", "rise"),
-    [
-        ("const", lambda late: 1.0),
-        ("linear", lambda late: late),
-        ("log", lambda late: math.log(1 + (math.e - 1) * late)),
-        ("step", lambda late: float(late >= 0.5)),
-    ],
-)
-def test_the_entropy_weight_over_time(shape: str, rise) -> None:
-    schedule = EntropySchedule(weight=2.0, shape=shape, start=0.5)
-    for epoch in range(11):  # warm-up 0 to 1, then 2 to 10: done is 0, 1/8, ... 1
-        done = max(0.0, (epoch - 2) / 8)
-        value = 2.0 * done * rise((done - 0.5) / 0.5) if done >= 0.5 else 0.0
-        assert schedule.at(epoch, 2, 11) == pytest.approx(value)
-    assert schedule.at(10, 2, 11) == pytest.approx(2.0)
-
-
-def test_entropy_settings_are_checked() -> None:
-    for wrong in ({"weight": -1}, {"start": 1.5}, {"shape": "cubic"}):
-        with pytest.raises(MobileNASError, match=r"it must be"):
-            EntropySchedule(**wrong)
-    assert EntropySchedule(weight=0).at(9, 0, 10) == 0.0
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.0, 3.0])
@@ -170,14 +145,14 @@ def test_draws_are_legal_and_follow_the_alphas(alphas: Alphas, tiny_space: Mobil
 
 def test_one_hot_is_certain_of_the_choice(alphas: Alphas, tiny_space: MobileSpace) -> None:
     choice = tiny_space.random(random.Random(2))
-    p = one_hot(choice, alphas)
+    p = alphas.one_hot(choice)
     for name in DECISIONS:
         assert p[name].argmax(-1).tolist() == [int(pick) for pick in getattr(choice, name)]
         assert bool((p[name].sum(-1) == 1).all()) and p[name].shape == legal(alphas, name).shape
 
 
 def test_log_soft_is_the_log_of_the_probabilities(alphas: Alphas) -> None:
-    log_p, p = alphas.log_soft(), alphas.soft(1.0)
+    log_p, p = alphas.scores(), alphas.soft(1.0)
     for name in DECISIONS:
         assert not log_p[name].requires_grad
         torch.testing.assert_close(log_p[name].exp().float(), p[name].detach())

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from mobilenas.errors import MobileNASError
-from mobilenas.supernet import SAMPLERS
+from mobilenas.supernet import ATTENTIONS, SAMPLERS, SamplerSettings
 from mobilenas.supernet.samplers import (
     AttentionSampler,
     ChannelSampler,
     RankedSampler,
+    ScoredSampler,
     make_sampler,
 )
 
@@ -14,9 +15,10 @@ CHANNELS = 16
 PARTIAL = ["random", "attention", "ranked"]
 
 
-def make(name: str, partial: int = 4) -> ChannelSampler:
+def make(name: str, partial: int = 4, attention: str | None = None) -> ChannelSampler:
     torch.manual_seed(0)
-    sampler = make_sampler(name, CHANNELS, partial)
+    settings = SamplerSettings(name=name, partial=partial, attention=attention)
+    sampler = make_sampler(settings, CHANNELS)
     assert sampler is not None
     return sampler
 
@@ -41,15 +43,22 @@ def test_one_in_k_channels_enter_in_order(name: str, partial: int) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_channel_enters_where_k_is_1_or_the_sampler_is_full(name: str) -> None:
-    assert make_sampler(name, CHANNELS, 1) is None
-    assert make_sampler("full", CHANNELS, 4) is None
+    assert make_sampler(SamplerSettings(name=name, partial=1), CHANNELS) is None
+    assert make_sampler(SamplerSettings(name="full", partial=4), CHANNELS) is None
 
 
 def test_names_and_k_are_checked() -> None:
     with pytest.raises(MobileNASError, match="sampler is 'best'; it must be one of full, random"):
-        make_sampler("best", CHANNELS, 4)
+        SamplerSettings(name="best")
     with pytest.raises(MobileNASError, match="K is 3; it must be one of 1, 2, 4, 8"):
-        make_sampler("random", CHANNELS, 3)
+        SamplerSettings(name="random", partial=3)
+    with pytest.raises(MobileNASError, match="attention is 'sse'; it must be one of se, eca, cbam"):
+        SamplerSettings(attention="sse")
+    for name in ("full", "random"):
+        with pytest.raises(MobileNASError, match=f"sampler {name} has no scores"):
+            SamplerSettings(name=name, attention="se")
+    with pytest.raises(MobileNASError, match="K is 8, but there are 4 channels"):
+        make_sampler(SamplerSettings(name="random", partial=8), 4)
 
 
 def test_random_differs_between_steps_and_repeats_with_the_seed() -> None:
@@ -115,3 +124,34 @@ def test_the_choice_passes_no_gradient_but_the_weights_do(name: str) -> None:
     left = sorted(set(range(CHANNELS)) - set(places.tolist()))
     assert not last[left].any()  # nothing tells a channel that stayed out to enter
     assert last[places].all()
+
+
+@pytest.mark.parametrize("name", ["attention", "ranked"])
+@pytest.mark.parametrize("form", ATTENTIONS)
+def test_forms_of_attention_are_as_published(name: str, form: str) -> None:
+    sampler, x = make(name, attention=form), images()
+    assert isinstance(sampler, ScoredSampler)
+    if form == "eca":
+        kernel = sampler.convolution.weight[0, 0]
+        assert len(kernel) == 3  # |log2(16) / 2 + 1 / 2| = 2.5, the nearest odd number above 2
+        padded = torch.nn.functional.pad(x.mean((2, 3)), (1, 1))
+        plain = sum(kernel[k] * padded[:, k : k + CHANNELS] for k in range(3))
+    else:
+        plain = sampler.mlp(x.mean((2, 3)))
+        if form == "cbam":
+            plain = plain + sampler.mlp(x.flatten(2).max(-1).values)
+    torch.testing.assert_close(sampler.scores(x), torch.as_tensor(plain).sigmoid())
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_choices_are_counted_in_training_until_they_are_forgotten(name: str) -> None:
+    sampler, source, counts = make(name), generator(), torch.zeros(CHANNELS)
+    assert not sampler.frequencies().any()
+    for seed in range(6):
+        counts[sampler(images(seed), source)[1]] += 1
+    torch.testing.assert_close(sampler.frequencies(), counts / 6)
+    sampler.eval()(images(9), source)
+    torch.testing.assert_close(sampler.frequencies(), counts / 6)
+    assert "chosen" not in sampler.state_dict()
+    sampler.reset_counts()
+    assert not sampler.frequencies().any()

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobilenas.cost.exact import costs
+from mobilenas.cost import costs
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.errors import DivergedError, FileError
 from mobilenas.files import load_checkpoint, read_jsonl
-from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
 from mobilenas.train import Recipe, Trainer, evaluate, load_weights, train
 
 ARCH = MobileArch(
@@ -26,6 +26,20 @@ ARCH = MobileArch(
     stem=Stem(channels=8, stride=2, activation="relu"),
     blocks=(Block(kernel=3, hidden=16, out=8, stride=1, squeeze=8, activation="hard_swish"),),
     head=Head(channels=16, hidden=0, activation="relu", dropout=0.2),
+)
+CELLS = CellArch(
+    image_size=8,
+    in_channels=3,
+    classes=3,
+    stem="cifar",
+    layers=3,
+    channels=4,
+    genotype=parse_genotype(
+        "Genotype(normal=[[('sep_conv_3x3', 1)], [('skip_connect', 0), ('max_pool_3x3', 2)]], "
+        "normal_concat=[2, 3], reduce=[[('dil_conv_3x3', 1)]], reduce_concat=[2])"
+    ),
+    auxiliary=True,
+    drop_path=0.3,
 )
 RECIPE = Recipe(epochs=4, batch_size=16, warmup_epochs=0.5, learning_rate=0.05)
 LONG = replace(RECIPE, epochs=12)
@@ -100,9 +114,9 @@ def assert_same_files(first, second):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def stopped(folder, after, recipe=RECIPE):
+def stopped(folder, after, recipe=RECIPE, arch=ARCH):
     with pytest.raises(StopError):
-        train(ARCH, DATA, recipe, folder=folder, seed=0, reporter=Recorder(after))
+        train(arch, DATA, recipe, folder=folder, seed=0, reporter=Recorder(after))
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +154,21 @@ def test_a_stopped_training_goes_on_bit_for_bit(whole, tmp_path, after):
     figures = ("loss", "val top-1")
     steps = [(done, figures) for done in range(after, 5)]
     assert recorder.calls == [("train", 4), *steps]
+
+
+def test_cells_go_on_bit_for_bit_with_the_drop_path_of_their_epoch(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    result = train(CELLS, DATA, RECIPE, folder=whole, seed=0)
+    stopped(resumed, 2, arch=CELLS)
+    train(CELLS, DATA, RECIPE, folder=resumed, seed=0)
+    assert_same_files(whole, resumed)
+    # the files hold the auxiliary classifier, which nothing counts
+    network = load_weights(CELLS, whole / "best.safetensors")
+    assert evaluate(network, DATA.val, DATA).top1 == result.val_top1
+    assert any(name.startswith("auxiliary.") for name in load_file(whole / "best.safetensors"))
+    assert result.params == sum(weight.numel() for weight in network.deployed_parameters())
+    bare = build(replace(CELLS, auxiliary=False))
+    assert result.params == sum(weight.numel() for weight in bare.parameters())
 
 
 def test_log_lines_without_a_checkpoint_are_dropped(whole, tmp_path):

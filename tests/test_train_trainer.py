@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.errors import DataError, DivergedError, MobileNASError
-from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.build import build
+from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
+from mobilenas.spaces.build_cell import DropPath
 from mobilenas.train import Recipe, Trainer, evaluate, parameter_groups
 
 ARCH = MobileArch(
@@ -22,6 +23,22 @@ ARCH = MobileArch(
     ),
     head=Head(channels=16, hidden=16, activation="hard_swish", dropout=0.2),
 )
+# drop path acts on all but the skip, and the third node is not there
+CELLS = CellArch(
+    image_size=8,
+    in_channels=3,
+    classes=3,
+    stem="cifar",
+    layers=3,
+    channels=4,
+    genotype=parse_genotype(
+        "Genotype(normal=[[('sep_conv_3x3', 1)], [('skip_connect', 0), ('max_pool_3x3', 2)], []], "
+        "normal_concat=[2, 3, 4], reduce=[[('dil_conv_3x3', 1)]], reduce_concat=[2])"
+    ),
+    auxiliary=True,
+    drop_path=0.3,
+)
+ARCHS = pytest.mark.parametrize("arch", [ARCH, CELLS], ids=["mobile", "cell"])
 RECIPE = Recipe(epochs=3, batch_size=16, warmup_epochs=0.5, learning_rate=0.05)
 
 
@@ -66,8 +83,9 @@ def same(first, second):
     )
 
 
-def test_the_classes_are_learned():
-    trainer = Trainer(ARCH, DATA, replace(RECIPE, epochs=20, learning_rate=0.2), seed=0)
+@ARCHS
+def test_the_classes_are_learned(arch):
+    trainer = Trainer(arch, DATA, replace(RECIPE, epochs=20, learning_rate=0.2), seed=0)
     losses = [trainer.run_epoch()["loss"] for _ in range(20)]
     assert losses[-1] < losses[0]
     assert trainer.epochs_done == 20
@@ -88,13 +106,14 @@ def test_seed_decides_everything_and_the_global_generator_is_left_alone():
     assert not same(weights(0, 1), weights(1, 1))
 
 
-def test_a_reloaded_trainer_goes_on_bit_for_bit():
-    whole = Trainer(ARCH, DATA, RECIPE, seed=0)
+@ARCHS
+def test_a_reloaded_trainer_goes_on_bit_for_bit(arch):
+    whole = Trainer(arch, DATA, RECIPE, seed=0)
     whole.run_epoch()
     state = whole.state_dict()
     log = [whole.run_epoch(), whole.run_epoch()]
 
-    rest = Trainer(ARCH, DATA, RECIPE, seed=0)
+    rest = Trainer(arch, DATA, RECIPE, seed=0)
     rest.load_state_dict(state)
     assert rest.epochs_done == 1
     again = [rest.run_epoch(), rest.run_epoch()]
@@ -103,6 +122,41 @@ def test_a_reloaded_trainer_goes_on_bit_for_bit():
     ]
     assert same(rest.weights(), whole.weights())
     assert same(rest.state_dict()["network"], whole.state_dict()["network"])
+
+
+def rates(network):
+    return {module.rate for module in network.modules() if isinstance(module, DropPath)}
+
+
+def test_drop_path_rises_linearly_from_nothing_with_the_epochs():
+    trainer = Trainer(CELLS, DATA, RECIPE, seed=0)
+    seen = []
+    for _ in range(3):
+        trainer.run_epoch()
+        seen += rates(trainer._network)
+    assert seen == pytest.approx([0, 0.1, 0.2])
+    other = Trainer(replace(CELLS, drop_path=0.0), DATA, RECIPE, seed=0)
+    assert other.run_epoch()["loss"] == Trainer(CELLS, DATA, RECIPE, seed=0).run_epoch()["loss"]
+    # in the second epoch something is dropped
+    again = Trainer(CELLS, DATA, RECIPE, seed=0)
+    again.run_epoch()
+    assert other.run_epoch()["loss"] != again.run_epoch()["loss"]
+
+
+def test_the_auxiliary_classifier_adds_four_tenths_of_its_loss():
+    trainer = Trainer(CELLS, DATA, RECIPE, seed=0)
+    network = trainer._network.train()
+    network.start_epoch(0.0)
+    x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 3
+    logits, auxiliary = network.forward_both(x)
+    expected = F.cross_entropy(logits, y, label_smoothing=RECIPE.label_smoothing)
+    expected += 0.4 * F.cross_entropy(auxiliary, y, label_smoothing=RECIPE.label_smoothing)
+    assert trainer._step(x, y, 0.1, 0) == pytest.approx(expected.item())
+    assert all(weight.grad.abs().sum() > 0 for weight in network.auxiliary.parameters())
+    # nobody else sees it
+    bare = Trainer(replace(CELLS, auxiliary=False, drop_path=0.0), DATA, RECIPE, seed=0)
+    alone = F.cross_entropy(bare._network(x), y, label_smoothing=RECIPE.label_smoothing)
+    assert bare._step(x, y, 0.1, 0) == pytest.approx(alone.item())
 
 
 def test_only_dense_weights_decay():

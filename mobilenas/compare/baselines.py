@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
 from mobilenas.search import Confirm
-from mobilenas.spaces import MOBILENETS, PLACEMENTS, MobileArch
+from mobilenas.spaces import MOBILENETS, PLACEMENTS, Arch, MobileArch
 
 _WIDTH_STEP = 0.01
 _WIDEST = 6.0
@@ -23,7 +23,7 @@ class Contender:
     """Such as mobilenet_v2 x0.35 or random-3."""
     kind: str
     """found, mobilenet, random or rival."""
-    arch: MobileArch
+    arch: Arch
     """The network."""
     seed: int
     """Seed of its training."""
@@ -34,7 +34,7 @@ class Contender:
         return f"{self.name.replace(' ', '-')}-seed-{self.seed}"
 
 
-def keeps(arch: MobileArch, budgets: Sequence[Budget]) -> bool:
+def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:
     """Whether an arch keeps every budget that can be counted; latency is measured."""
     exact = costs(arch)
     return all(getattr(exact, b.cost) <= b.limit for b in budgets if b.cost != LATENCY)

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mobilenas.compare import report_page as html
+from mobilenas.compare.cell_drawing import draw_cell
+from mobilenas.compare.diagnostics_plots import diagnostics_plots
+from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot, arch_drawing, ranking_plot, search_plots
 from mobilenas.compare.table import Row, summarize, verdict
 from mobilenas.config import COUNTING_RULE, format_count
 from mobilenas.cost import costs, layer_costs
 from mobilenas.errors import FileError
-from mobilenas.files import read_json, read_jsonl, write_text
-from mobilenas.spaces import MobileArch
+from mobilenas.files import write_text
+from mobilenas.spaces import Cell, CellArch, arch_from_dict, format_genotype
 
 _MOST_CLASSES = 50
 _NONE = "-"
@@ -24,70 +25,7 @@ _TOLD = {
     "latency": "The profile is of another device: the predicted latency is held against the limit.",
 }
 """Why a cost has no value on the file."""
-
-
-@dataclass(frozen=True)
-class _RunFiles:
-    """The files of a run folder; None or empty where a stage is not done."""
-
-    folder: Path
-
-    @cached_property
-    def run(self) -> dict[str, Any]:
-        return self._json("run.json") or {}
-
-    @cached_property
-    def found(self) -> dict[str, Any] | None:
-        return self._json("arch.json")
-
-    @cached_property
-    def arch(self) -> MobileArch | None:
-        source = str(self.folder / "arch.json")
-        return MobileArch.from_dict(self.found["arch"], source) if self.found else None
-
-    @cached_property
-    def log(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.folder / "search/log.jsonl")
-
-    @cached_property
-    def finalists(self) -> dict[str, Any] | None:
-        return self._json("search/finalists.json")
-
-    @cached_property
-    def rank(self) -> dict[str, Any] | None:
-        return self._json("search/rank.json")
-
-    @cached_property
-    def export(self) -> dict[str, Any] | None:
-        return self._json("export/export.json")
-
-    @cached_property
-    def result(self) -> dict[str, Any] | None:
-        return self._json("result.json")
-
-    @cached_property
-    def entries(self) -> list[dict[str, Any]]:
-        path = self.folder / "compare.json"
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {path}: {error}") from error
-        if not isinstance(entries, list):
-            raise FileError(f"{path} must hold a list of networks")
-        return entries
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.run.get("settings", {})
-        return settings
-
-    @property
-    def limits(self) -> dict[str, int]:
-        return {budget["cost"]: budget["limit"] for budget in self.run.get("budgets", [])}
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name
-        return read_json(path) if path.exists() else None
+_NO_BUDGETS = "There was no budget: what the found network is compared with keeps to its FLOPs."
 
 
 def write_report(folder: Path, path: Path) -> None:
@@ -96,7 +34,7 @@ def write_report(folder: Path, path: Path) -> None:
     Sections whose stage is not done name the command that does it. FileError where a file of the
     folder is not what the stages write.
     """
-    files = _RunFiles(folder)
+    files = RunFiles(folder=folder)
     if not files.run and not files.found:
         raise FileError(f"{folder} holds no run: there is neither run.json nor arch.json")
     parts = []
@@ -111,7 +49,7 @@ def write_report(folder: Path, path: Path) -> None:
     write_text(path, html.page(f"mobilenas report: {source}", "\n".join(parts)))
 
 
-def _verdict(files: _RunFiles) -> str:
+def _verdict(files: RunFiles) -> str:
     parts = []
     rows = _budgets(files)
     decided = [row["holds"] for row in rows if row.get("holds") is not None]
@@ -124,18 +62,7 @@ def _verdict(files: _RunFiles) -> str:
         parts.append(html.paragraph(verdict(files.entries), "verdict"))
     else:
         parts.append(html.missing("The comparison with other networks", "mobilenas compare"))
-    header = ("budget", "holds", "requested", "predicted", "on the ONNX file")
-    cells = [
-        (
-            _COST_NAMES.get(row["cost"], row["cost"]),
-            {True: "yes", False: "NO", None: "not known yet"}[row.get("holds")],
-            _number(row["limit"]),
-            _number(row.get("predicted")),
-            _number(row.get("measured", row.get("recounted"))),
-        )
-        for row in rows
-    ]
-    parts.append(html.table(header, cells))
+    parts.append(_budget_table(rows) if rows else html.paragraph(_NO_BUDGETS, "note"))
     if files.found is None:
         parts.append(html.missing("The found network", "mobilenas search"))
     elif files.result is None:
@@ -146,13 +73,28 @@ def _verdict(files: _RunFiles) -> str:
     return "\n".join(parts)
 
 
-def _budgets(files: _RunFiles) -> list[dict[str, Any]]:
+def _budget_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ("budget", "holds", "requested", "predicted", "on the ONNX file")
+    cells = (
+        (
+            _COST_NAMES.get(row["cost"], row["cost"]),
+            {True: "yes", False: "NO", None: "not known yet"}[row.get("holds")],
+            _number(row["limit"]),
+            _number(row.get("predicted")),
+            _number(row.get("measured", row.get("recounted"))),
+        )
+        for row in rows
+    )
+    return html.table(header, cells)
+
+
+def _budgets(files: RunFiles) -> list[dict[str, Any]]:
     """From the last stage that speaks of them."""
     rows: list[dict[str, Any]] = (files.result or files.found or files.run)["budgets"]
     return rows
 
 
-def _comparison(files: _RunFiles) -> str:
+def _comparison(files: RunFiles) -> str:
     if not files.entries:
         return html.missing("compare.json", "mobilenas compare")
     rows = summarize(files.entries)
@@ -196,9 +138,11 @@ def _comparison_cells(row: Row) -> tuple[object, ...]:
     )
 
 
-def _network(files: _RunFiles) -> str:
+def _network(files: RunFiles) -> str:
     if files.arch is None:
         return html.missing("arch.json", "mobilenas search")
+    if isinstance(files.arch, CellArch):
+        return _cells(files.arch)
     caption = (
         "Height: output channels. Colour: kernel. Expansion: hidden channels over input channels. "
         "SE: squeeze-excite. ÷2: stride. Stem and head in grey; the head is not to scale."
@@ -206,14 +150,38 @@ def _network(files: _RunFiles) -> str:
     return html.figure(arch_drawing(files.arch), caption, wide=True)
 
 
-def _search(files: _RunFiles) -> str:
+def _cells(arch: CellArch) -> str:
+    reductions = " and ".join(str(number + 1) for number in sorted(arch.reductions))
+    first, last = arch.places[0].channels, arch.places[-1].channels
+    size = (
+        f"{arch.layers} cells behind the {arch.stem} stem; a node has {first} channels in the "
+        f"first and {last} in the last. Reductions: {reductions}."
+    )
+    cells = (("Normal cell", arch.genotype.normal), ("Reduction cell", arch.genotype.reduce))
+    figures = "".join(
+        html.figure(draw_cell(cell, title), f"{title}. {_cell_caption(cell)}", wide=True)
+        for title, cell in cells
+    )
+    copied = f"<pre>{html.text(format_genotype(arch.genotype))}</pre>"
+    return html.paragraph(size) + figures + html.paragraph("Both, to copy:", "note") + copied
+
+
+def _cell_caption(cell: Cell) -> str:
+    told = "A node is the sum of its edges, the output c_k the concatenation of nodes."
+    if not all(cell.nodes):
+        told += " An empty node is not there: the concatenation leaves it out."
+    return told
+
+
+def _search(files: RunFiles) -> str:
     if not files.log:
         return html.missing("search/log.jsonl", "mobilenas search")
     settings = files.settings.get("search", {})
     limits = files.limits or dict.fromkeys(files.log[-1]["expected"], 1)
-    plots = search_plots(files.log, limits, settings.get("warmup", 0))
+    warmup = settings.get("warmup", 0)
+    plots = search_plots(files.log, limits, warmup) + diagnostics_plots(files.log, warmup)
     notes = []
-    if settings.get("warmup"):
+    if warmup:
         notes.append("Shaded: warm-up, which trains weights only.")
     if (constraint := settings.get("constraint", "lagrangian")) != "lagrangian":
         notes.append(f"The constraint is {constraint}, which has no multipliers.")
@@ -224,11 +192,15 @@ def _search(files: _RunFiles) -> str:
     else:
         spent = ", ".join(f"{name} {s:,.0f} s" for name, s in files.found["seconds"].items())
         notes.append(f"Time: {spent}.")
+    alarms = "".join(
+        html.paragraph(f"Alarm of the last epoch: {alarm}.", "bad")
+        for alarm in files.log[-1].get("alarms", ())
+    )
     figures = html.grid(html.figure(svg, title) for title, svg in plots)
-    return figures + html.paragraph(" ".join(notes), "note")
+    return alarms + figures + html.paragraph(" ".join(notes), "note")
 
 
-def _finalists(files: _RunFiles) -> str:
+def _finalists(files: RunFiles) -> str:
     if files.finalists is None:
         if files.found is not None:
             return html.paragraph("One candidate entered, so there was no round of finalists.")
@@ -239,7 +211,7 @@ def _finalists(files: _RunFiles) -> str:
     winner = files.finalists["winner"]
     rows = []
     for number, plain in enumerate(files.finalists["archs"]):
-        exact = costs(MobileArch.from_dict(plain, f"search/finalists.json: archs[{number}]"))
+        exact = costs(arch_from_dict(plain, f"search/finalists.json: archs[{number}]"))
         reached = [scores.get((number, rung)) for rung in rungs]
         name = f"{number + 1}{' (wins)' if number == winner else ''}"
         rows.append(
@@ -256,7 +228,7 @@ def _finalists(files: _RunFiles) -> str:
     return table + html.paragraph(told, "note")
 
 
-def _gap(files: _RunFiles) -> str:
+def _gap(files: RunFiles) -> str:
     if files.found is None:
         return html.missing("The discretization gap", "mobilenas search")
     gap = files.found["discretization_gap"]
@@ -267,18 +239,22 @@ def _gap(files: _RunFiles) -> str:
         "becomes the first candidate, with the supernet's weights and re-estimated batch-norm "
         "statistics."
     )
+    # a chain has no edges: there one operation for each block is an arch
+    labels = {"supernet": "supernet", "operations_discrete": "one arch"}
+    if "edges_discrete" in gap:
+        labels |= {"operations_discrete": "operations discrete", "edges_discrete": "edges discrete"}
     rows = [
         (
             label,
             *(f"{gap[key][when]:.2f}" for when in ("before_reestimation", "after_reestimation")),
         )
-        for label, key in (("supernet", "supernet"), ("one arch", "operations_discrete"))
+        for key, label in labels.items()
     ]
     header = ("validation top-1, %", "before re-estimation", "after re-estimation")
     return html.paragraph(told) + html.table(header, rows)
 
 
-def _ranking(files: _RunFiles) -> str:
+def _ranking(files: RunFiles) -> str:
     if files.rank is None:
         return html.missing("search/rank.json", "mobilenas search --rank N")
     rank = files.rank
@@ -297,7 +273,7 @@ def _ranking(files: _RunFiles) -> str:
     return html.table(header, rows) + html.paragraph(told, "note") + html.figure(plot, caption)
 
 
-def _layers(files: _RunFiles) -> str:
+def _layers(files: RunFiles) -> str:
     if files.arch is None:
         return html.missing("arch.json", "mobilenas search")
     layers, exact = layer_costs(files.arch), costs(files.arch)
@@ -320,7 +296,7 @@ def _layers(files: _RunFiles) -> str:
     return html.details(f"{len(layers)} layers", table) + html.paragraph(told, "note")
 
 
-def _exported(files: _RunFiles) -> str:
+def _exported(files: RunFiles) -> str:
     if files.export is None:
         return html.missing("export/export.json", "mobilenas export")
     rows = [
@@ -342,7 +318,7 @@ def _exported(files: _RunFiles) -> str:
     return html.table(header, rows) + html.paragraph(told, "note")
 
 
-def _reproduce(files: _RunFiles) -> str:
+def _reproduce(files: RunFiles) -> str:
     if not files.run:
         return html.missing("run.json", "mobilenas run")
     run, settings = files.run, files.settings
@@ -369,12 +345,12 @@ def _reproduce(files: _RunFiles) -> str:
     )
 
 
-def _counting(_: _RunFiles) -> str:
+def _counting(_: RunFiles) -> str:
     return html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
 
 
 _TOP = "Verdict"
-_SECTIONS: tuple[tuple[str, Callable[[_RunFiles], str]], ...] = (
+_SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
     (_TOP, _verdict),
     ("Comparison", _comparison),
     ("The found network", _network),

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # A colour nobody draws with: in the finished SVG it becomes currentColor, which follows the page.
-_INK = "#010203"
-_COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
-_GREY = "#858d99"
-_KERNEL_COLOURS = {1: _GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
+INK = "#010203"
+COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
+GREY = "#858d99"
+_KERNEL_COLOURS = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
 _KIND_STYLES = {
-    "found": {"color": _COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
-    "rival": {"color": _COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
-    "random": {"color": _GREY, "marker": "o", "s": 22, "zorder": 2},
+    "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
+    "rival": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
+    "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
 }
 _MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
 
@@ -31,19 +31,19 @@ _RC: Any = {
     "svg.hashsalt": "mobilenas",
     "font.family": "sans-serif",
     "font.size": 9.0,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": _INK,
+    "grid.color": INK,
     "grid.alpha": 0.15,
     "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
@@ -51,28 +51,28 @@ _RC: Any = {
 
 def accuracy_plot(entries: Sequence[Mapping[str, Any]], flops_limit: float | None) -> str:
     """Draw top-1 of the test images against FLOPs, one mark a network."""
-    with _rc():
-        fig, axes = _axes(3.9, 3.7)
+    with page_style():
+        fig, axes = new_axes(3.9, 3.7)
         markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
         for label, kind, group in _groups(entries):
             # mypy knows scatter's arguments by name, not as an unpacked mapping
             style: dict[str, Any] = _KIND_STYLES.get(kind) or {
-                "color": _COLOURS[1],
+                "color": COLOURS[1],
                 "marker": next(markers),
                 "s": 34,
                 "zorder": 3,
             }
             x, y = [entry["flops"] for entry in group], [entry["top1"] for entry in group]
-            axes.scatter(x, y, label=_plain(label), linewidths=0, alpha=0.9, **style)
+            axes.scatter(x, y, label=plain(label), linewidths=0, alpha=0.9, **style)
         if flops_limit is not None:
-            axes.axvline(flops_limit, color=_INK, linewidth=1, linestyle="--", label="FLOPs budget")
+            axes.axvline(flops_limit, color=INK, linewidth=1, linestyle="--", label="FLOPs budget")
         axes.margins(0.08)
         axes.set_xlabel("FLOPs (multiply-adds)")
         axes.set_ylabel("top-1 on test images, %")
-        axes.xaxis.set_major_locator(_locator(5))
+        axes.xaxis.set_major_locator(locator(5))
         axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
         fig.legend(loc="outside lower center", ncols=2, handletextpad=0.3, columnspacing=1)
-        return _svg(fig, "accuracy", "Top-1 against FLOPs of every network of the comparison")
+        return figure_svg(fig, "accuracy", "Top-1 against FLOPs of every network of the comparison")
 
 
 def search_plots(
@@ -94,46 +94,48 @@ def search_plots(
         ("Multipliers", multipliers, None),
     ]
     epochs = [record["epoch"] for record in log]
-    with _rc():
+    with page_style():
         return [
-            (title, _curve(title, epochs, lines, level, warmup)) for title, lines, level in curves
+            (title, curve(title, epochs, lines, level, warmup))
+            for title, lines, level in curves
+            if lines  # without budgets there is nothing to hold costs against
         ]
 
 
-def _curve(
+def curve(
     title: str,
     epochs: Sequence[int],
     lines: Mapping[str, Sequence[float]],
     level: float | None,
     warmup: int,
 ) -> str:
-    fig, axes = _axes(3.4, 2.2)
+    fig, axes = new_axes(3.4, 2.2)
     if warmup:
-        axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=_INK, alpha=0.07, linewidth=0)
+        axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
     if level is not None:
-        axes.axhline(level, color=_INK, linewidth=1, linestyle="--")
+        axes.axhline(level, color=INK, linewidth=1, linestyle="--")
     marker = "o" if len(epochs) < 30 else ""
-    for (label, values), colour in zip(lines.items(), _COLOURS, strict=False):
-        axes.plot(epochs, values, color=colour, marker=marker, markersize=2.5, label=_plain(label))
+    for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=2.5, label=plain(label))
     axes.set_xlim(0.5, epochs[-1] + 0.5)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(_locator(6))
+    axes.xaxis.set_major_locator(locator(6))
     if len(lines) > 1:
         axes.legend()
     else:
-        axes.set_ylabel(_plain(next(iter(lines), "")))
-    return _svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by epoch")
+        axes.set_ylabel(plain(next(iter(lines), "")))
+    return figure_svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by epoch")
 
 
 def ranking_plot(supernet: Sequence[float], trained: Sequence[float]) -> str:
     """Draw top-1 with the supernet's weights against top-1 after own training, a mark a network."""
-    with _rc():
-        fig, axes = _axes(3.4, 2.8)
-        axes.scatter(supernet, trained, color=_COLOURS[1], s=22, linewidths=0)
+    with page_style():
+        fig, axes = new_axes(3.4, 2.8)
+        axes.scatter(supernet, trained, color=COLOURS[1], s=22, linewidths=0)
         axes.margins(0.08)
         axes.set_xlabel("top-1 with the supernet's weights, %")
         axes.set_ylabel("top-1 after own training, %")
-        return _svg(fig, "ranking", "Supernet accuracy against own accuracy")
+        return figure_svg(fig, "ranking", "Supernet accuracy against own accuracy")
 
 
 def _groups(
@@ -147,13 +149,15 @@ def _groups(
     return [(label, kind, group) for (label, kind), group in groups.items()]
 
 
-def _rc() -> Any:
+def page_style() -> Any:
+    """Return a context in which matplotlib draws for the page."""
     import matplotlib as mpl
 
     return mpl.rc_context(_RC)
 
 
-def _axes(width: float, height: float) -> tuple["Figure", "Axes"]:
+def new_axes(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """Return a figure of so many inches that lets the page through."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height), layout="constrained")
@@ -163,30 +167,37 @@ def _axes(width: float, height: float) -> tuple["Figure", "Axes"]:
     return fig, axes
 
 
-def _locator(most: int) -> Any:
+def locator(most: int) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     # matplotlib warns of glyphs that its own font lacks; labels starting with _ it leaves out
     return label.encode("ascii", "replace").decode().lstrip("_") or "?"
 
 
-def _svg(fig: "Figure", name: str, label: str) -> str:
-    """Return the figure as an element to stand in a page: own ids, the page's ink, no preamble."""
+def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> str:
+    """Return the figure as `page_svg` does."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
+    return page_svg(buffer.getvalue(), name, label, sized=sized)
+
+
+def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> str:
+    """Return an SVG file as an element of a page: own ids, the page's ink, no preamble.
+
+    It takes the width there is; a `sized` one keeps its own.
+    """
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
-    svg = re.sub(r'(<svg [^>]*?) ?\bwidth="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?) ?\bheight="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace(_INK, "currentColor")
+    for side in () if sized else ("width", "height"):
+        svg = re.sub(rf'(<svg [^>]*?) ?\b{side}="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1)
 
 
@@ -200,13 +211,13 @@ def arch_drawing(arch: MobileArch) -> str:
     channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
     side = -(-arch.image_size // arch.stem.stride)
     # the stem is dense: it has no expansion
-    columns = [_column(0, "stem", _GREY, 3, channels[0], max(channels), side, arch.stem.stride)]
+    columns = [_column(0, "stem", GREY, 3, channels[0], max(channels), side, arch.stem.stride)]
     for number, block in enumerate(arch.blocks, 1):
         side = -(-side // block.stride)
         columns.append(_block(number, block, channels[number - 1], max(channels), side))
     last = len(columns)
     head = arch.head.channels
-    columns.append(_column(last, "head", _GREY, 1, head, head, side, 1, dashed=True))
+    columns.append(_column(last, "head", GREY, 1, head, head, side, 1, dashed=True))
     names = {16: "stride", 34: "squeeze-excite", 52: "expansion", _BASE + 18: "kernel"}
     names |= {_BASE + 36: "channels", _BASE + 54: "side, pixels", _BASE + 72: "block"}
     labels = "".join(

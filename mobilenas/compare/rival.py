@@ -7,7 +7,7 @@ from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.progress import Reporter
 from mobilenas.search import FinalistSettings, SuccessiveHalving
-from mobilenas.spaces import MobileArch
+from mobilenas.spaces import Arch
 from mobilenas.train import Recipe
 
 _MOST = 1000
@@ -24,7 +24,7 @@ def rival(
     seed: int,
     device: str,
     reporter: Reporter,
-) -> tuple[MobileArch, int, float]:
+) -> tuple[Arch, int, float]:
     """Return the winner among random networks, how many entered, and the seconds that were spent.
 
     Networks are taken in as long as all rungs of so many are expected to end within `seconds`.
@@ -40,7 +40,7 @@ def rival(
         reporter=reporter,
     )
     reporter.start("rival", _MOST)
-    archs: list[MobileArch] = []
+    archs: list[Arch] = []
     for index in range(_MOST):
         known = sum(record["rung"] == 0 for record in halving.scores)
         whole = sum(settings.rungs(max(2, index + 1)))

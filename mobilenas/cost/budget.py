@@ -12,9 +12,13 @@ from torch import Tensor
 
 from mobilenas.config import check_choice, format_count
 from mobilenas.cost.expected import COSTS, CostTable, Probabilities
+from mobilenas.cost.expected_cells import CELL_COSTS, CellCostTable, CellProbabilities
 from mobilenas.cost.models import CostModel
 from mobilenas.errors import BudgetError
-from mobilenas.spaces.mobile import Choice, MobileSpace
+from mobilenas.spaces.any import AnyChoice, AnySpace
+from mobilenas.spaces.cell_space import CellSpace
+
+Relaxation = Probabilities | CellProbabilities
 
 CONSTRAINTS = ("lagrangian", "hinge", "penalty")
 LATENCY = "latency"
@@ -52,25 +56,46 @@ def format_cost(cost: str, value: float) -> str:
     return f"{value:.3g} ms" if cost == LATENCY else format_count(value)
 
 
+def cost_table(
+    space: AnySpace, cost: str, latency: CostModel | None = None
+) -> CostTable | CellCostTable:
+    """Return the table of one cost over a space of either kind."""
+    if isinstance(space, CellSpace):
+        if cost not in CELL_COSTS:
+            raise BudgetError(
+                f"a {cost} budget is for the mobile space only; the cell space has "
+                f"{' and '.join(CELL_COSTS)}"
+            )
+        return CellCostTable(space, cost)
+    if cost == LATENCY and latency is None:
+        raise BudgetError(NO_PROFILE)
+    return CostTable(space, cost, latency if cost == LATENCY else None)
+
+
 class Budgets:
-    """All limits of a job over one space: expectation and exact costs behind one interface."""
+    """All limits of a job over one space: expectation and exact costs behind one interface.
+
+    A cell space needs none: then every network fits.
+    """
 
     def __init__(
-        self, space: MobileSpace, budgets: Iterable[Budget], latency: CostModel | None = None
+        self, space: AnySpace, budgets: Iterable[Budget], latency: CostModel | None = None
     ) -> None:
         self.budgets = tuple(budgets)
-        if not self.budgets:
+        is_cell = isinstance(space, CellSpace)
+        if not self.budgets and not is_cell:
             raise BudgetError(NO_BUDGET)
-        self.tables = {cost: CostTable(space, cost) for cost in COSTS}
-        if latency is not None:
-            self.tables[LATENCY] = CostTable(space, LATENCY, latency)
-        elif any(budget.cost == LATENCY for budget in self.budgets):
-            raise BudgetError(NO_PROFILE)
-        self.space = space
+        measured = (LATENCY,) if latency is not None else ()
+        names = (*(CELL_COSTS if is_cell else COSTS), *measured, *(b.cost for b in self.budgets))
+        # Any: what goes with a space (its choices, relaxations and tables) goes with it alone
+        self.tables: dict[str, Any] = {
+            cost: cost_table(space, cost, latency) for cost in dict.fromkeys(names)
+        }
+        self.space: Any = space
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
         self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self.budgets) else FLOOR
 
-    def expected(self, p: Probabilities) -> dict[str, Tensor]:
+    def expected(self, p: Relaxation) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
         return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
 
@@ -81,15 +106,16 @@ class Budgets:
         tight.budgets = tuple(limits)
         return tight
 
-    def load(self, choice: Choice) -> float:
+    def load(self, choice: AnyChoice) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
-        return max(self.tables[b.cost].exact(choice) / b.limit for b in self.budgets)
+        loads = (self.tables[b.cost].exact(choice) / b.limit for b in self.budgets)
+        return max(loads, default=0.0)
 
-    def fits(self, choice: Choice) -> bool:
+    def fits(self, choice: AnyChoice) -> bool:
         """Whether every budget holds and, unless only memory counts, one is used to 90 %."""
         return self.floor <= self.load(choice) <= 1
 
-    def random(self, source: random.Random) -> Choice:
+    def random(self, source: random.Random) -> Any:
         """Draw a choice uniformly among those that fit."""
         for _ in range(_MOST_DRAWS):
             choice = self.space.random(source)
@@ -126,13 +152,13 @@ class ConstraintLoss:
         self.multipliers = {budget.cost: 0.0 for budget in budgets.budgets}
         self._excess: dict[str, float] = {}
 
-    def __call__(self, p: Probabilities) -> Tensor:
+    def __call__(self, p: Relaxation) -> Tensor:
         """Return the scalar that is added to the cross entropy."""
         costs = self.budgets.expected(p)
         ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}
         self._excess = {cost: float(ratio.detach()) - 1 for cost, ratio in ratios.items()}
         terms = [self._term(ratio, self.multipliers[cost]) for cost, ratio in ratios.items()]
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def _term(self, ratio: Tensor, multiplier: float) -> Tensor:
         if self.kind == "penalty":

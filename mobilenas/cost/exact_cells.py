@@ -31,6 +31,33 @@ def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
     return tape.layers()
 
 
+def ends_cost(arch: CellArch, cost: str, features: int) -> int:
+    """Return what stems and classifier cost where the last cell has so many output channels.
+
+    `cost` is flops or params, here and in the next two; over all its parts they are `cell_costs`.
+    """
+    tape = _Tape()
+    _stems(tape, tape.map((), arch.in_channels, arch.image_size), arch)
+    tape.linear("classifier", tape.map((), features, 1), arch.classes)
+    return tape.total(cost)
+
+
+def entrance_cost(place: CellPlace, cost: str, number: int, channels: int) -> int:
+    """Return what bringing in an input (0 or 1) costs where it has so many channels."""
+    tape = _Tape()
+    _entrance(tape, "enter", place, number, tape.map((), channels, place.in_sides[number]))
+    return tape.total(cost)
+
+
+def edge_cost(place: CellPlace, cost: str, edge: Edge) -> int:
+    """Return what an edge of a cell costs."""
+    tape = _Tape()
+    side = place.in_sides[1] if edge.input < INPUTS else place.out_side
+    read = tape.map((), place.channels, side)
+    _edge(tape, "edge", edge, place, {edge.input: read})
+    return tape.total(cost)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Step:
     """Makes one map, whose number is the step's."""
@@ -94,6 +121,9 @@ class _Tape:
     def side(self, number: int) -> int:
         return self._steps[number].side
 
+    def total(self, cost: str) -> int:
+        return sum(getattr(step, cost) for step in self._steps)
+
     def layers(self) -> list[LayerCost]:
         """Rows of the steps with weights."""
         last_reads = {
@@ -133,13 +163,8 @@ def _stems(tape: _Tape, image: int, arch: CellArch) -> tuple[int, int]:
 def _cell(tape: _Tape, name: str, place: CellPlace, inputs: tuple[int, int]) -> int:
     states: dict[int, int] = {}
     for number, read in enumerate(inputs):
-        if number not in place.cell.reads:
-            continue
-        entrance = f"{name}.enter.{number}"
-        if place.in_sides[number] != place.in_sides[1]:
-            states[number] = _factorized_reduce(tape, entrance, read, place.channels)
-        else:
-            states[number] = tape.conv(entrance, read, place.channels)
+        if number in place.cell.reads:
+            states[number] = _entrance(tape, f"{name}.enter.{number}", place, number, read)
     for number, edges in enumerate(place.cell.nodes):
         node = number + INPUTS
         for index, edge in enumerate(edges):
@@ -149,6 +174,12 @@ def _cell(tape: _Tape, name: str, place: CellPlace, inputs: tuple[int, int]) -> 
             states[node] = result
     parts = tuple(states[output] for output in place.cell.outputs)
     return tape.map(parts, place.out_channels, place.out_side)
+
+
+def _entrance(tape: _Tape, name: str, place: CellPlace, number: int, read: int) -> int:
+    if place.in_sides[number] != place.in_sides[1]:
+        return _factorized_reduce(tape, name, read, place.channels)
+    return tape.conv(name, read, place.channels)
 
 
 def _edge(tape: _Tape, name: str, edge: Edge, place: CellPlace, states: dict[int, int]) -> int:

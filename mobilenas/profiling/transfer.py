@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mobilenas.errors import FileError, MobileNASError
+from mobilenas.files import read_json
 from mobilenas.profiling.profile import Profile, ProfileError
-from mobilenas.spaces import MOBILENETS, MobileArch, read_arch
+from mobilenas.spaces import MOBILENETS, MobileArch
 
 LEAST_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""
@@ -81,7 +82,8 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
 def read_network(text: str, folder: Path) -> MobileArch:
     """Return the network of an arch.json, its path from `folder`, or of NAME[:WIDTH[:SIDE]]."""
     if text.endswith(".json"):
-        return read_arch(folder / text)
+        data = read_json(folder / text)
+        return MobileArch.from_dict(data.get("arch", data), str(folder / text))
     name, *numbers = text.split(":")
     if name not in MOBILENETS or len(numbers) > 2:
         raise MobileNASError(

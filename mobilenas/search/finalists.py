@@ -12,7 +12,7 @@ from mobilenas.config import check_between
 from mobilenas.data import ImageData
 from mobilenas.files import load_checkpoint, save_checkpoint
 from mobilenas.progress import Reporter, clock
-from mobilenas.spaces.arch import MobileArch
+from mobilenas.spaces import Arch
 from mobilenas.train import Recipe, Trainer
 
 _RUNGS = 3
@@ -75,7 +75,7 @@ class SuccessiveHalving:
         self.trainers: dict[str, Any] = state["trainers"]
         self.seconds: float = state["seconds"]
 
-    def best(self, archs: Sequence[MobileArch]) -> int:
+    def best(self, archs: Sequence[Arch]) -> int:
         """Return the index of the arch that wins."""
         alive = list(range(len(archs)))
         sizes = self.settings.rungs(len(archs))
@@ -87,7 +87,7 @@ class SuccessiveHalving:
             alive.sort(key=lambda index: -scores[index])
         return alive[0]
 
-    def score(self, arch: MobileArch, index: int, rung: int) -> float:
+    def score(self, arch: Arch, index: int, rung: int) -> float:
         """Return validation top-1 after `rung` + 1 rungs, from the file or by training on."""
         for record in self.scores:
             if (record["arch"], record["rung"]) == (index, rung):

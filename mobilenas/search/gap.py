@@ -1,38 +1,22 @@
 """Supernet accuracy of single networks, and what is lost when a relaxation becomes an arch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mobilenas.cost import Probabilities
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
+from mobilenas.search.statistics import fresh_statistics
+from mobilenas.spaces.any import AnyChoice
+from mobilenas.spaces.cell_space import CellChoice
 from mobilenas.spaces.mobile import Choice
-from mobilenas.supernet import one_hot
+from mobilenas.supernet import SuperNetwork
+from mobilenas.supernet.cell_relaxation import CellAlphas
 
 _REESTIMATION_IMAGES = 2048
-
-
-@contextmanager
-def fresh_statistics(net: nn.Module) -> Iterator[None]:
-    """Inside, batch norms average the statistics of what they see; the old ones come back.
-
-    So does every other buffer, such as the importance of a ranked sampler.
-    """
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    momenta = [norm.momentum for norm in norms]
-    try:
-        yield
-    finally:
-        for name, buffer in net.named_buffers():
-            buffer.data.copy_(kept[name])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        net.eval()
 
 
 @torch.no_grad()
@@ -50,37 +34,51 @@ def reestimate(searcher: Searcher, forward: Callable[[Tensor], Tensor]) -> None:
     net.eval()
 
 
-def discretization_gap(searcher: Searcher, choice: Choice) -> dict[str, Any]:
+def discretization_gap(searcher: Searcher, choice: AnyChoice) -> dict[str, Any]:
     """Return validation top-1 of supernet and arch, before and after re-estimated norms.
 
-    The mobile space is a chain: it has operations to make discrete and no edges.
+    In cells first the operations become discrete on every edge, then the edges that are left out
+    go. The mobile space is a chain: it has operations to make discrete and no edges. `points` is
+    the whole gap with re-estimated norms, `points_before` without, as it was published (DA2S).
     """
-    net, val = searcher.net, searcher.data.val
-    soft = searcher.alphas.soft(searcher.tau)
-    hard = one_hot(choice, searcher.alphas)
-    figures: dict[str, Any] = {}
-    for name, p in (("supernet", soft), ("operations_discrete", hard)):
-
-        def forward(x: Tensor, p: Probabilities = p) -> Tensor:
-            net.channels_generator.manual_seed(searcher.seed)
-            logits: Tensor = net(x, p)
-            return logits
-
-        net.eval()
-        before = searcher.top1(forward, val)
-        with fresh_statistics(net):
-            reestimate(searcher, forward)
-            after = searcher.top1(forward, val)
-        figures[name] = {"before_reestimation": before, "after_reestimation": after}
-    figures["points"] = (
-        figures["supernet"]["after_reestimation"]
-        - figures["operations_discrete"]["after_reestimation"]
-    )
+    figures: dict[str, Any] = {
+        name: _accuracies(searcher, p) for name, p in _stages(searcher, choice).items()
+    }
+    first, last = (list(figures.values())[place] for place in (0, -1))
+    figures["points"] = first["after_reestimation"] - last["after_reestimation"]
+    figures["points_before"] = first["before_reestimation"] - last["before_reestimation"]
     return figures
 
 
+def _stages(searcher: Searcher, choice: AnyChoice) -> dict[str, Any]:
+    """Relaxations on the way from supernet to arch."""
+    alphas, tau = searcher.alphas, searcher.tau
+    soft, hard = alphas.soft(tau), alphas.one_hot(choice)
+    if isinstance(alphas, CellAlphas) and isinstance(choice, CellChoice):
+        operations = alphas.operations_discrete(choice, tau)
+        return {"supernet": soft, "operations_discrete": operations, "edges_discrete": hard}
+    return {"supernet": soft, "operations_discrete": hard}
+
+
+def _accuracies(searcher: Searcher, p: Any) -> dict[str, float]:
+    """Validation top-1 of one relaxation."""
+    net, val = searcher.net, searcher.data.val
+
+    def forward(x: Tensor) -> Tensor:
+        net.channels_generator.manual_seed(searcher.seed)
+        logits: Tensor = net(x, p)
+        return logits
+
+    net.eval()
+    before = searcher.top1(forward, val)
+    with fresh_statistics(net):
+        reestimate(searcher, forward)
+        after = searcher.top1(forward, val)
+    return {"before_reestimation": before, "after_reestimation": after}
+
+
 @torch.no_grad()
-def supernet_top1(searcher: Searcher, choices: Sequence[Choice], split: Split) -> list[float]:
+def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
     """Percent of `split` that each network classifies correctly with the supernet's weights.
 
     Batch norms use the statistics of the batch, so that no network needs a pass of its own for
@@ -92,5 +90,13 @@ def supernet_top1(searcher: Searcher, choices: Sequence[Choice], split: Split) -
         net.train()
         for choice in choices:
             net.channels_generator.manual_seed(searcher.seed)
-            scores.append(searcher.top1(lambda x, c=choice: net.run(x, c), split))  # type: ignore[misc]
+            scores.append(searcher.top1(_alone(searcher, choice), split))
     return scores
+
+
+def _alone(searcher: Searcher, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
+    """Return what runs one network with the supernet's weights, at its own cost."""
+    net = searcher.net
+    if isinstance(net, SuperNetwork) and isinstance(choice, Choice):
+        return partial(net.run, choice=choice)
+    return partial(net, p=searcher.alphas.one_hot(choice))

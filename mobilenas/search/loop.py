@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.cost import DECISIONS, Probabilities
 from mobilenas.cost.budget import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
 from mobilenas.errors import DivergedError
 from mobilenas.progress import clock
+from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.mobile import Choice
+from mobilenas.search.unrolled import unrolled_gradients
+from mobilenas.spaces.mobile import Choice, MobileSpace
 from mobilenas.supernet import Alphas, SuperNetwork
+from mobilenas.supernet.of_space import make_alphas, make_supernet
+from mobilenas.supernet.samplers import ChannelSampler
 
 _CLIP = 5.0
 _GLANCE_IMAGES = 512
@@ -37,16 +40,19 @@ class Searcher:
         device: str = "cpu",
     ) -> None:
         self.budgets, self.data, self.settings = budgets, data, settings
+        self.space = budgets.space
         self.seed, self.device = seed, device
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = SuperNetwork(budgets.space, settings.sampler)
+            self.net = make_supernet(self.space, settings.sampler)
         # torch's stubs do not know `memory_format`
         self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.alphas = Alphas(budgets.space).to(device)
+        self.alphas = make_alphas(
+            self.space, none=settings.none, edge_weights=settings.edge_weights, device=device
+        )
         self.weight_half, self.alpha_half = halves(data.train, seed)
         # only looked at: the log shows how the supernet does, nothing is chosen by it
-        self._glance = stratified_subset(data.val, min(_GLANCE_IMAGES, len(data.val)), seed)
+        self.glance = stratified_subset(data.val, min(_GLANCE_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
         )
@@ -62,18 +68,25 @@ class Searcher:
             nesterov=settings.momentum > 0,
         )
         self.alpha_optimizer = torch.optim.Adam(
-            self.alphas.parameters(), lr=settings.alpha_learning_rate, betas=(0.5, 0.999)
+            self.alphas.parameters(),
+            lr=settings.alpha_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=settings.alpha_weight_decay,
         )
         self.epochs_done = 0
 
     @property
     def tau(self) -> float:
         """Temperature of the coming epoch."""
+        return self.tau_at(self.epochs_done)
+
+    def tau_at(self, epoch: int) -> float:
+        """Temperature of an epoch, counted from 0; after the last one it stays."""
         s = self.settings
-        return s.temperature.at(min(self.epochs_done, s.epochs - 1), s.warmup, s.epochs)
+        return s.temperature.at(min(epoch, s.epochs - 1), s.warmup, s.epochs)
 
     def run_epoch(self) -> dict[str, Any]:
-        """Train one epoch and return what the log keeps of it."""
+        """Train one epoch; return mean losses, the last gradients' norms and seconds."""
         began = clock(self.device)
         epoch, warm = self.epochs_done, self.epochs_done >= self.settings.warmup
         self.start_epoch(epoch)
@@ -85,14 +98,18 @@ class Searcher:
         for x, y in self._batches(self.weight_half, epoch, 0):
             self._set_rate((epoch + done / steps) / self.settings.epochs)
             sums["loss"] += self.weight_step(x, y, epoch, done)
-            if warm:
-                batch = next(alpha_batches, None)
-                if batch is not None:
-                    sums["alpha_loss"] += self.alpha_step(batch[0], batch[1], done)
+            batch = next(alpha_batches, None) if warm else None
+            if batch is not None:
+                sums["alpha_loss"] += self.alpha_step(*batch, step=done, train=(x, y))
             done += 1
-        record = self._record(epoch, {name: value / done for name, value in sums.items()})
         self.epochs_done += 1
-        return record | {"seconds": clock(self.device) - began}
+        return {
+            "epoch": self.epochs_done,
+            **{name: value / done for name, value in sums.items()},
+            "weight_gradient_norm": gradient_norm(self.net.parameters()),
+            "alpha_gradient_norm": gradient_norm(self.alphas.parameters()) if warm else None,
+            "seconds": clock(self.device) - began,
+        }
 
     def _batches(self, half: Split, epoch: int, which: int) -> Any:
         augmentation = Augmentation(crop_padding=self.data.image_size // 8, flip=self.data.flip)
@@ -111,6 +128,9 @@ class Searcher:
         self._choices = random.Random(f"{self.seed}/{epoch}")
         self._gumbel = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         self.net.channels_generator.manual_seed(self.seed * 1_000_003 + epoch)
+        for module in self.net.modules():
+            if isinstance(module, ChannelSampler):
+                module.reset_counts()
 
     def _set_rate(self, done: float) -> None:
         warm = min(1.0, done * self.settings.epochs)
@@ -120,7 +140,7 @@ class Searcher:
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
         """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
-        if self.settings.paths == "single":
+        if self.settings.paths == "single" and isinstance(self.net, SuperNetwork):
             logits = self.net.run(x, self._draw(epoch))
         else:
             with torch.no_grad():
@@ -134,7 +154,7 @@ class Searcher:
         self.weight_optimizer.step()
         return loss.item()
 
-    def _relaxed(self) -> Probabilities:
+    def _relaxed(self) -> Any:
         if self.settings.paths == "mixture":
             return self.alphas.soft(self.tau)
         hard = self.settings.paths == "single"
@@ -142,55 +162,66 @@ class Searcher:
 
     def _draw(self, epoch: int) -> Choice:
         """Draw a network to train, not far over the budget: such ones teach little."""
+        alphas, space = self.alphas, self.space
+        assert isinstance(alphas, Alphas)
+        assert isinstance(space, MobileSpace)
         warm = epoch >= self.settings.warmup
         for _ in range(_TRIES):
-            choice = (
-                self.alphas.draw(self._choices, 1.0)
-                if warm
-                else self.budgets.space.random(self._choices)
-            )
+            choice = alphas.draw(self._choices, 1.0) if warm else space.random(self._choices)
             if self.budgets.load(choice) <= _WIDEST_LOAD:
                 break
         return choice
 
-    def alpha_step(self, x: Tensor, y: Tensor, step: int = 0) -> float:
-        """Move the alphas by one batch, x [N, C, H, W] and y [N]; return the cross entropy."""
-        s = self.settings
-        with self.net.frozen():
-            p = self._relaxed()
-            loss = functional.cross_entropy(self.net(x, p), y)
-            total = loss + self.constraint(self.alphas.soft(self.tau))
-            factor = s.entropy.at(self.epochs_done, s.warmup, s.epochs)
-            if factor:
-                total = total + factor * self.alphas.entropy(self.tau)
-            self.alpha_optimizer.zero_grad(set_to_none=True)
-            total.backward()
-        _check_finite(loss.item(), total.item(), self.epochs_done, step)
+    def alpha_step(
+        self, x: Tensor, y: Tensor, *, step: int = 0, train: tuple[Tensor, Tensor] | None = None
+    ) -> float:
+        """Move the alphas by one batch, x [N, C, H, W] and y [N]; return the cross entropy.
+
+        The second order also needs the batch `train` that the weights would move by.
+        """
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        if self.settings.order == 2 and train is not None:
+            loss = self._look_ahead((x, y), train)
+            total = self._regularization()
+        else:
+            with self.net.frozen():
+                loss = functional.cross_entropy(self.net(x, self._relaxed()), y)
+                total = loss + self._regularization()
+        if total.requires_grad:
+            total.backward()  # adds to what looking ahead has found
+        norm = gradient_norm(self.alphas.parameters())
+        _check_finite(loss.item(), norm + total.item(), self.epochs_done, step)
         self.alpha_optimizer.step()
         self.constraint.update()
         return loss.item()
 
-    def _record(self, epoch: int, losses: Mapping[str, float]) -> dict[str, Any]:
-        with torch.no_grad():
-            p = self.alphas.soft(self.tau)
-            expected = {cost: float(v) for cost, v in self.budgets.expected(p).items()}
-            return {
-                "epoch": epoch + 1,
-                **losses,
-                "val_top1": self._supernet_top1(p),
-                "tau": self.tau,
-                "entropy": float(self.alphas.entropy(self.tau)),
-                "expected": expected,
-                "multipliers": self.constraint.state_dict(),
-                "alphas": {
-                    name: [[round(v, 4) for v in row] for row in self.alphas.logits[name].tolist()]
-                    for name in DECISIONS
-                },
-            }
+    def _look_ahead(self, val: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]) -> Tensor:
+        """Set the alphas' gradients of the loss after one step of the weights; return that loss."""
 
-    def _supernet_top1(self, p: Probabilities) -> float:
-        self.net.eval()
-        return self.top1(lambda x: self.net(x, p), self._glance)
+        def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0], self._relaxed()), batch[1])
+
+        gradients, loss = unrolled_gradients(
+            self.net,
+            list(self.alphas.parameters()),
+            self.weight_optimizer,
+            lambda: loss_of(train),
+            lambda: loss_of(val),
+        )
+        for alpha, gradient in zip(self.alphas.parameters(), gradients, strict=True):
+            alpha.grad = gradient
+        return loss.detach()
+
+    def _regularization(self) -> Tensor:
+        """Constraint and entropy losses."""
+        s = self.settings
+        total = self.constraint(self.alphas.soft(self.tau))
+        factors = s.entropy.factors(self.epochs_done, s.warmup, s.epochs)
+        if factors.get("operations"):
+            total = total + factors["operations"] * self.alphas.entropy(self.tau)
+        if factors.get("edges"):
+            total = total + factors["edges"] * self.alphas.edge_entropy()
+        return total
 
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:

@@ -5,12 +5,12 @@ from typing import Any
 
 from scipy.stats import kendalltau, spearmanr
 
-from mobilenas.cost import DECISIONS
 from mobilenas.errors import MobileNASError
 from mobilenas.progress import Reporter
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
-from mobilenas.spaces.mobile import Choice
+from mobilenas.spaces.any import AnyChoice
+from mobilenas.spaces.cell_space import LEFT_OUT
 from mobilenas.train import Recipe, Trainer
 
 FEWEST = 3
@@ -49,13 +49,12 @@ def ranking_quality(
     }
 
 
-def alpha_score(searcher: Searcher, choice: Choice) -> float:
-    """Return the summed log probability of a choice, relative to the likeliest."""
+def alpha_score(searcher: Searcher, choice: AnyChoice) -> float:
+    """Return the summed log probability of a choice; in cells, of the edges that are kept."""
     total = 0.0
-    for name in DECISIONS:
-        rows = searcher.alphas.log_soft()[name]
-        for number, option in enumerate(getattr(choice, name)):
-            total += float(rows[number, int(option)] - rows[number].max())
+    for name, rows in searcher.alphas.scores().items():
+        for row, option in zip(rows, getattr(choice, name), strict=True):
+            total += float(row[int(option)]) if option != LEFT_OUT else 0.0
     return total
 
 

@@ -14,22 +14,26 @@ from mobilenas.errors import FileError
 from mobilenas.files import (
     load_checkpoint,
     read_json,
+    read_jsonl,
     save_checkpoint,
     write_json,
     write_jsonl,
 )
 from mobilenas.progress import Reporter, clock
-from mobilenas.search.discretize import ArchProgram
+from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
+from mobilenas.search.observe import observe
+from mobilenas.search.program import make_program
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces import MobileArch
-from mobilenas.spaces.mobile import Choice
+from mobilenas.search.watch import Watch
+from mobilenas.spaces import Arch
+from mobilenas.spaces.any import AnyChoice, choice_type
 from mobilenas.train import Recipe
 
-Confirm = Callable[[Sequence[MobileArch]], list[float]]
+Confirm = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
 
 _TIGHTENINGS = 3
@@ -39,7 +43,7 @@ _TIGHTENINGS = 3
 class SearchResult:
     """What a search found."""
 
-    choice: Choice
+    choice: AnyChoice
     """The network, as options of the space."""
     gap: dict[str, Any]
     """Discretization gap: see `discretization_gap`."""
@@ -47,6 +51,8 @@ class SearchResult:
     """Archs that entered the finalists."""
     seconds: dict[str, float]
     """Wall time of supernet, candidates and finalists, summed over resumes."""
+    alarms: list[str]
+    """Signs of a collapse at the last epoch of the supernet."""
 
 
 def search(
@@ -90,12 +96,18 @@ def search(
     if rank:
         quality = ranking_quality(searcher, rank, finalists.recipe(recipe), reporter)
         write_json(folder / "rank.json", quality)
-    return SearchResult(choice=choices[winner], gap=gap, candidates=len(choices), seconds=seconds)
+    return SearchResult(
+        choice=choices[winner],
+        gap=gap,
+        candidates=len(choices),
+        seconds=seconds,
+        alarms=read_jsonl(folder / "log.jsonl")[-1]["alarms"],
+    )
 
 
 def _made_discrete(
     searcher: Searcher, count: int, folder: Path, confirm: Confirm | None
-) -> tuple[list[Choice], dict[str, Any], float]:
+) -> tuple[list[AnyChoice], dict[str, Any], float]:
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
     path = folder / "candidates.json"
     if not path.exists():
@@ -108,14 +120,15 @@ def _made_discrete(
         write_json(path, record)
     kept = read_json(path)
     places = enumerate(kept["choices"])
-    found = [from_plain(Choice, choice, f"{path}: choices[{n}]") for n, choice in places]
+    kind = choice_type(searcher.space)
+    found = [from_plain(kind, choice, f"{path}: choices[{n}]") for n, choice in places]
     return found, kept["gap"], kept["seconds"]
 
 
 def _write_finalists(
     folder: Path,
     budgets: Budgets,
-    choices: list[Choice],
+    choices: list[AnyChoice],
     halving: SuccessiveHalving,
     winner: int,
 ) -> None:
@@ -143,15 +156,22 @@ def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: R
     if state["identity"] != identity:
         raise FileError(f"{path} is of another search; choose another folder")
     log: list[dict[str, Any]] = state["log"]
+    watch = Watch(searcher)
     if log:
         searcher.load_state_dict(state["searcher"])
+        watch.load_state_dict(state["watch"])
     reporter.start("search", searcher.settings.epochs)
-    while searcher.epochs_done < searcher.settings.epochs:
-        log.append(searcher.run_epoch())
+    while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
+        record = searcher.run_epoch()
+        record |= observe(searcher)
+        record["alarms"] = watch.heed(record)
+        log.append(record)
         state = {"identity": identity, "log": log, "searcher": searcher.state_dict()}
-        save_checkpoint(path, state)
+        save_checkpoint(path, state | {"watch": watch.state_dict()})
         write_jsonl(folder / "log.jsonl", log)
-        reporter.step(searcher.epochs_done, _figures(log[-1], searcher.budgets))
+        for alarm in record["alarms"]:
+            reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
+        reporter.step(searcher.epochs_done, _figures(record, searcher.budgets))
     return float(sum(record["seconds"] for record in log))
 
 
@@ -163,7 +183,7 @@ def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
 
 def confirmed(
     searcher: Searcher, count: int, confirm: Confirm | None
-) -> tuple[list[Choice], list[dict[str, Any]]]:
+) -> tuple[list[AnyChoice], list[dict[str, Any]]]:
     """Return candidates that keep a latency budget when they are measured, and what was measured.
 
     As long as one is over, the budget is tightened by what it was over and the program solved
@@ -184,18 +204,24 @@ def confirmed(
         budgets = budgets.tightened(LATENCY, limit / max(measured))
 
 
-def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[Choice]:
+def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoice]:
     """Return up to `count` networks under the budgets: the likeliest, then ever deeper ones.
 
+    In cells, which have no depth to choose, the likeliest that differ in two edges or more.
     A block may be left out only where it keeps its shape. With partial channels just such blocks
     work on 1/K of the channels, at the full price: the alphas see too little of what depth
     gives. So the others are the likeliest of ever more blocks, and training from scratch decides.
     """
-    program = ArchProgram(budgets, searcher.alphas.log_soft())
+    program = make_program(budgets, searcher.alphas)
+    if isinstance(program, CellProgram):
+        cells = [program.best()]
+        while len(cells) < count and (cell := program.solve(unlike=cells)) is not None:
+            cells.append(cell)
+        return list(cells)
     found = [program.best()]
-    fewest, most = sum(found[0].keep), len(budgets.space.slots)
+    fewest, most = sum(found[0].keep), len(program.space.slots)
     for number in range(1, count):
         least = fewest + round(number * (most - fewest) / count)
         choice = program.solve(least_blocks=least, unlike=found)
         found += [] if choice is None else [choice]
-    return found
+    return list(found)

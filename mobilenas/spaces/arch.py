@@ -1,12 +1,10 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mobilenas.config import from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json
 from mobilenas.nn import ACTIVATIONS
 
 _KERNELS = (1, 3, 5, 7)
@@ -117,12 +115,6 @@ class MobileArch:
         except MobileNASError as error:
             raise FileError(f"{source}: {error}") from error
         return arch
-
-
-def read_arch(path: Path) -> MobileArch:
-    """Read an arch from its own JSON file or a run's arch.json (there under the key `arch`)."""
-    data = read_json(path)
-    return MobileArch.from_dict(data.get("arch", data), str(path))
 
 
 def _check_int(place: str, value: object, low: int, high: int) -> None:

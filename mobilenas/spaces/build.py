@@ -1,5 +1,6 @@
-"""From an arch to a plain nn.Module."""
+"""From a mobile arch to a plain nn.Module, and what all built networks have in common."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -8,11 +9,34 @@ from mobilenas.nn import ACTIVATIONS, ConvNorm, InvertedResidual
 from mobilenas.spaces.arch import MobileArch
 
 
-class MobileNetwork(nn.Module):
+class Network(nn.Module):
+    """A network as an arch states it; what only training sees can be told from the rest."""
+
+    auxiliary: nn.Module | None
+    """A second classifier that only training sees; it is neither exported nor counted."""
+
+    def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x: [N, in_channels, side, side] -> logits, and the second classifier's if there is one.
+
+        Each is [N, classes].
+        """
+        return (self(x),)
+
+    def start_epoch(self, share: float) -> None:
+        """Hear before each epoch which share of the training is done, 0 to 1."""
+
+    def deployed_parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters that are exported and counted."""
+        hidden = set() if self.auxiliary is None else set(self.auxiliary.parameters())
+        return (weight for weight in self.parameters() if weight not in hidden)
+
+
+class MobileNetwork(Network):
     """The network an arch states; nothing of the search is in it."""
 
     def __init__(self, arch: MobileArch) -> None:
         super().__init__()
+        self.auxiliary = None
         stem, head = arch.stem, arch.head
         self.stem = ConvNorm(arch.in_channels, stem.channels, 3, stem.stride, 1, stem.activation)
         widths = [stem.channels, *(block.out for block in arch.blocks)]
@@ -60,8 +84,3 @@ def initialize(network: nn.Module) -> None:
             norm = module.project[1]
             assert isinstance(norm, nn.BatchNorm2d)
             nn.init.zeros_(norm.weight)
-
-
-def build(arch: MobileArch) -> MobileNetwork:
-    """Build the module; its start weights come from torch's global generator."""
-    return MobileNetwork(arch)

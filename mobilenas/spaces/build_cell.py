@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mobilenas.errors import MobileNASError
 from mobilenas.nn import ConvNorm
-from mobilenas.spaces.build import initialize
+from mobilenas.spaces.build import Network, initialize
 from mobilenas.spaces.cell import INPUTS, CellArch, CellPlace, Edge
 
 _AUXILIARY = (128, 768)  # channels of the auxiliary classifier's convolutions, as in DARTS
@@ -137,7 +137,7 @@ class AuxiliaryClassifier(nn.Module):
         return logits
 
 
-class CellNetwork(nn.Module):
+class CellNetwork(Network):
     """The network a cell arch states; nothing of the search is in it."""
 
     def __init__(self, arch: CellArch) -> None:
@@ -154,6 +154,7 @@ class CellNetwork(nn.Module):
             self.second_stem = ReluConvNorm(channels, channels, 3, 2)
         self.cells = nn.ModuleList(CellModule(place, arch.drop_path) for place in arch.places)
         self.last_reduction = max(arch.reductions)
+        self.drop_path = arch.drop_path
         middle = arch.places[self.last_reduction].out_channels
         self.auxiliary = AuxiliaryClassifier(middle, arch.classes) if arch.auxiliary else None
         self.classifier = nn.Linear(arch.places[-1].out_channels, arch.classes)
@@ -162,6 +163,14 @@ class CellNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, side, side] -> logits [N, classes]."""
         return self._logits(self._features(x)[0])
+
+    def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x: [N, in_channels, side, side] -> logits, and the auxiliary ones if there are any."""
+        return (self(x),) if self.auxiliary is None else self.forward_both(x)
+
+    def start_epoch(self, share: float) -> None:
+        """Raise drop path linearly from 0 to the arch's over the training, as DARTS does."""
+        self.set_drop_path(self.drop_path * share)
 
     def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: [N, in_channels, side, side] -> logits, auxiliary logits, each [N, classes]."""
@@ -172,7 +181,7 @@ class CellNetwork(nn.Module):
         return self._logits(last), auxiliary
 
     def set_drop_path(self, rate: float) -> None:
-        """Change the probability of dropping an edge; DARTS raises it linearly from 0."""
+        """Change the probability of dropping an edge."""
         if not 0 <= rate < 1:
             raise MobileNASError(f"drop_path is {rate!r}; it must be in [0, 1)")
         for module in self.modules():

@@ -8,13 +8,10 @@ concatenation of the nodes in `concat`, leaves it out.
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mobilenas.config import check_between, check_choice, from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json
-from mobilenas.spaces.arch import MobileArch
 
 OPERATIONS = (
     *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
@@ -191,18 +188,6 @@ class CellArch:
         except MobileNASError as error:
             raise FileError(f"{source}: {error}") from error
         return arch
-
-
-def read_any_arch(path: Path) -> MobileArch | CellArch:
-    """Read an arch of either space as `read_arch` does: from its own file or a run's arch.json."""
-    data = read_json(path)
-    data = data.get("arch", data)
-    space = data.get("space") if isinstance(data, dict) else "mobile"
-    if space == "cell":
-        return CellArch.from_dict(data, str(path))
-    if space == "mobile":
-        return MobileArch.from_dict(data, str(path))
-    raise FileError(f"{path}: arch.space is {space!r}; it must be one of mobile, cell")
 
 
 def _half(side: int) -> int:

@@ -1,15 +1,21 @@
 """Mixed operations, channel samplers, relaxation."""
 
-from mobilenas.supernet.network import SamplerSettings, SuperNetwork
-from mobilenas.supernet.relaxation import Alphas, EntropySchedule, Temperature, one_hot
-from mobilenas.supernet.samplers import SAMPLERS
+from mobilenas.supernet.cell_relaxation import EDGE_WEIGHTS, CellAlphas
+from mobilenas.supernet.cells import CellSuperNetwork
+from mobilenas.supernet.network import SuperNetwork
+from mobilenas.supernet.relaxation import Alphas, Temperature
+from mobilenas.supernet.samplers import ATTENTIONS, SAMPLERS, SamplerSettings
+from mobilenas.supernet.schedules import EntropySchedule
 
 __all__ = [
+    "ATTENTIONS",
+    "EDGE_WEIGHTS",
     "SAMPLERS",
     "Alphas",
+    "CellAlphas",
+    "CellSuperNetwork",
     "EntropySchedule",
     "SamplerSettings",
     "SuperNetwork",
     "Temperature",
-    "one_hot",
 ]

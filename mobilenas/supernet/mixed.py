@@ -15,7 +15,13 @@ from torch.nn import functional
 
 from mobilenas.nn import ACTIVATIONS, squeeze_channels
 from mobilenas.spaces.mobile import MobileSpace, Slot
-from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
+from mobilenas.supernet.samplers import (
+    ChannelSampler,
+    SamplerSettings,
+    make_sampler,
+    mean,
+    put_back,
+)
 
 _VECTOR = 16
 
@@ -81,7 +87,7 @@ class MixedBlock(nn.Module):
     out_mask: Tensor
     same_width: Tensor
 
-    def __init__(self, space: MobileSpace, slot: Slot, sampler: str, partial: int) -> None:
+    def __init__(self, space: MobileSpace, slot: Slot, sampler: SamplerSettings) -> None:
         super().__init__()
         self.slot, self.kernels = slot, space.kernels
         self.stride = slot.stride
@@ -89,9 +95,9 @@ class MixedBlock(nn.Module):
         widest_in, widest_out = slot.in_widths[-1], slot.out_widths[-1]
         keeps_shape = not slot.first
         self.sampler: ChannelSampler | None = (
-            make_sampler(sampler, widest_in, partial) if keeps_shape else None
+            make_sampler(sampler, widest_in) if keeps_shape else None
         )
-        self.partial = partial if self.sampler else 1
+        self.partial = sampler.partial if self.sampler else 1
         self.inside = widest_in // self.partial
         self.outside = widest_out // self.partial
         # expansion 1 has no expansion layer: its hidden channels are the input's own, and lie

@@ -1,10 +1,7 @@
 """The supernet: every network of a space in one set of weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,20 +10,11 @@ from mobilenas.nn import ConvNorm
 from mobilenas.spaces.build import initialize
 from mobilenas.spaces.mobile import Choice, MobileSpace
 from mobilenas.supernet.mixed import BlockPick, BlockProbabilities, MixedBlock
-from mobilenas.supernet.samplers import mean
+from mobilenas.supernet.samplers import SamplerSettings, mean
+from mobilenas.supernet.shared import Supernet
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """Which channels enter the mixed operation."""
-
-    name: str = "attention"
-    """full, random, attention or ranked."""
-    partial: int = 4
-    """K: 1/K of the channels enter, in the blocks that keep shape."""
-
-
-class SuperNetwork(nn.Module):
+class SuperNetwork(Supernet):
     """Stem, mixed blocks, head; the alphas are kept apart from the weights."""
 
     def __init__(self, space: MobileSpace, sampler: SamplerSettings) -> None:
@@ -34,16 +22,13 @@ class SuperNetwork(nn.Module):
         self.space = space
         stem, head, last = space.stem, space.head, space.stages[-1].widths[-1]
         self.stem = ConvNorm(space.in_channels, stem.channels, 3, stem.stride, 1, stem.activation)
-        self.blocks = nn.ModuleList(
-            MixedBlock(space, slot, sampler.name, sampler.partial) for slot in space.slots
-        )
+        self.blocks = nn.ModuleList(MixedBlock(space, slot, sampler) for slot in space.slots)
         self.head = ConvNorm(last, head.channels, activation=head.activation)
         self.classifier = nn.Linear(head.channels, space.classes)
         initialize(self)
         for block in self.mixed():
             if not block.slot.first:
                 nn.init.zeros_(block.project_norm.weight)
-        self.channels_generator = torch.Generator()
 
     def forward(self, x: Tensor, p: Probabilities) -> Tensor:
         """x: [N, C, side, side] -> logits [N, classes] of the mixture under `p`."""
@@ -96,15 +81,3 @@ class SuperNetwork(nn.Module):
         for block in self.blocks:
             assert isinstance(block, MixedBlock)
             yield block
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Inside, weights get no gradients: a step of the alphas computes only what it uses."""
-        weights = [weight for weight in self.parameters() if weight.requires_grad]
-        for weight in weights:
-            weight.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for weight in weights:
-                weight.requires_grad_(True)

@@ -1,6 +1,5 @@
 """Alphas, the probabilities made from them, and the schedules of temperature and entropy."""
 
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import check_between, check_choice
+from mobilenas.config import check_between
 from mobilenas.cost import DECISIONS, Probabilities
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces.mobile import Choice, MobileSpace
-
-ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
 
 # finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100
 _NEVER = -1e5
@@ -40,17 +37,21 @@ class Alphas(nn.Module):
             self.register_buffer(f"legal_{name}", legal, persistent=False)
             self.logits[name] = nn.Parameter(torch.zeros(legal.shape))
 
+    def legal(self, name: str) -> Tensor:
+        """[decisions, options]: where there is an option."""
+        legal: Tensor = getattr(self, f"legal_{name}")
+        return legal
+
     def masked(self, name: str) -> Tensor:
         """[decisions, options]: logits, so low where there is no option that it gets 0."""
-        legal: Tensor = getattr(self, f"legal_{name}")
         logits: Tensor = self.logits[name]
-        return logits.masked_fill(~legal, _NEVER)
+        return logits.masked_fill(~self.legal(name), _NEVER)
 
     def soft(self, tau: float) -> Probabilities:
         """Return softmax(alpha / tau)."""
         return Probabilities(**{name: (self.masked(name) / tau).softmax(-1) for name in DECISIONS})
 
-    def log_soft(self) -> dict[str, Tensor]:
+    def scores(self) -> dict[str, Tensor]:
         """Return log softmax(alpha) of every decision, without gradient."""
         return {name: self.masked(name).detach().double().log_softmax(-1) for name in DECISIONS}
 
@@ -89,6 +90,26 @@ class Alphas(nn.Module):
             total = total - (log_p.exp() * log_p).sum().cpu()
         return total
 
+    def edge_entropy(self) -> Tensor:
+        """L_E of DA2S: a chain has no edges to choose between."""
+        return torch.zeros(())
+
+    def one_hot(self, choice: Choice) -> Probabilities:
+        """Return the relaxation that is certain of `choice`."""
+        rows = {}
+        for name in DECISIONS:
+            row = torch.zeros_like(self.logits[name])
+            picks = torch.tensor([int(value) for value in getattr(choice, name)], device=row.device)
+            rows[name] = row.scatter(-1, picks[:, None], 1.0)
+        return Probabilities(**rows)
+
+    def table(self) -> dict[str, list[list[float]]]:
+        """Return the logits for the log."""
+        return {
+            name: [[round(v, 4) for v in row] for row in self.logits[name].tolist()]
+            for name in DECISIONS
+        }
+
 
 def choice_of(picks: Mapping[str, list[int]]) -> Choice:
     """Make a choice of one index per decision."""
@@ -99,16 +120,6 @@ def choice_of(picks: Mapping[str, list[int]]) -> Choice:
         squeeze=tuple(picks["squeeze"]),
         keep=tuple(bool(value) for value in picks["keep"]),
     )
-
-
-def one_hot(choice: Choice, alphas: Alphas) -> Probabilities:
-    """Return the relaxation that is certain of `choice`."""
-    rows = {}
-    for name in DECISIONS:
-        row = torch.zeros_like(alphas.logits[name])
-        picks = torch.tensor([int(value) for value in getattr(choice, name)], device=row.device)
-        rows[name] = row.scatter(-1, picks[:, None], 1.0)
-    return Probabilities(**rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,35 +152,3 @@ class Temperature:
         """Return tau at `epoch` of `epochs`, of which the first `warmup` train weights only."""
         done = (epoch - warmup) / max(1, epochs - 1 - warmup)
         return float(self.start * (self.end / self.start) ** min(1.0, max(0.0, done)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntropySchedule:
-    """Weight of the entropy loss over time (DA2S): lambda w1(t) w2(t) L_O."""
-
-    weight: float = 0.1
-    """lambda, per decision: 0 turns the loss off."""
-    shape: str = "log"
-    """How w2 rises after its start: const, linear, log or step."""
-    start: float = 0.5
-    """Share of the epochs after warm-up during which w2 is 0."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_between(self, "weight", 0, 100)
-        check_between(self, "start", 0, 1)
-        check_choice("entropy schedule", self.shape, ENTROPY_SCHEDULES)
-
-    def at(self, epoch: float, warmup: int, epochs: int) -> float:
-        """Return the whole factor before L_O at `epoch`."""
-        done = min(1.0, max(0.0, (epoch - warmup) / max(1, epochs - 1 - warmup)))
-        if done < self.start or epoch < warmup:
-            return 0.0
-        late = (done - self.start) / max(1e-9, 1 - self.start)
-        rise = {
-            "const": 1.0,
-            "linear": late,
-            "log": math.log1p((math.e - 1) * late),
-            "step": float(late >= 0.5),
-        }[self.shape]
-        return self.weight * done * rise

@@ -1,29 +1,80 @@
 """Channel samplers: which 1/K of the channels enter a mixed operation; the rest pass by."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from mobilenas.config import check_choice
+from mobilenas.errors import MobileNASError
 
 SAMPLERS = ("full", "random", "attention", "ranked")
 PARTIALS = (1, 2, 4, 8)
 """Legal K: 1/K of the channels enter."""
+ATTENTIONS = ("se", "eca", "cbam")
+"""Forms of a sampler's scores, see `ScoredSampler`."""
 
+_OWN_ATTENTION = {"attention": "cbam", "ranked": "se"}
 _SMOOTHING = 0.9
 _REDUCTION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Which channels enter the mixed operation."""
+
+    name: str = "attention"
+    """full, random, attention or ranked."""
+    partial: int = 4
+    """K: 1/K of the channels enter, in the blocks that keep shape and in all cells."""
+    attention: str | None = None
+    """Form of the scores: se, eca or cbam; None: the sampler's own, cbam or (ranked) se."""
+
+    def __post_init__(self) -> None:
+        """Check the names and that they go together."""
+        check_choice("sampler", self.name, SAMPLERS)
+        check_choice("partial channels K", self.partial, PARTIALS)
+        if self.attention is None:
+            return
+        check_choice("attention", self.attention, ATTENTIONS)
+        if self.name not in _OWN_ATTENTION:
+            raise MobileNASError(
+                f"attention is {self.attention!r}, but sampler {self.name} has no scores; "
+                f"samplers with scores are {', '.join(_OWN_ATTENTION)}"
+            )
 
 
 class ChannelSampler(nn.Module):
     """Names the channels that enter, and returns them, weighted where the method does that."""
 
+    chosen: Tensor
+    steps: Tensor
+
     def __init__(self, channels: int, partial: int) -> None:
         super().__init__()
         self.channels = channels
         self.entering = channels // partial
+        self.register_buffer("chosen", torch.zeros(channels), persistent=False)
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> channels that enter [N, C/K, H, W] and their sorted places [C/K]."""
         raise TypeError(f"{type(self).__name__} chooses no channels")
+
+    def frequencies(self) -> Tensor:
+        """Return how often each channel was chosen in training, 0 to 1: [C]."""
+        return self.chosen / self.steps.clamp(min=1)
+
+    def reset_counts(self) -> None:
+        """Forget how often each channel was chosen."""
+        self.chosen.zero_()
+        self.steps.zero_()
+
+    def _count(self, places: Tensor) -> None:
+        if self.training:
+            self.chosen[places] += 1
+            self.steps += 1
 
 
 class RandomSampler(ChannelSampler):
@@ -33,40 +84,75 @@ class RandomSampler(ChannelSampler):
         """x: [N, C, H, W] -> channels that enter and their places."""
         order = torch.randperm(self.channels, generator=generator)[: self.entering]
         places = order.sort().values.to(x.device)
+        self._count(places)
         return take(x, places), places
 
 
-class AttentionSampler(ChannelSampler):
-    """a = sigmoid(MLP(mean x) + MLP(max x)); the largest enter (ADARTS, equations 4 to 6)."""
+class ScoredSampler(ChannelSampler):
+    """Scores each channel of an image, 0 to 1, and weighs with the score what enters.
 
-    def __init__(self, channels: int, partial: int) -> None:
+    - se: sigmoid(MLP(mean x)) (squeeze-excite, Hu et al. 2018);
+    - eca: sigmoid(convolution over the channels of mean x) (Wang et al. 2020);
+    - cbam: sigmoid(MLP(mean x) + MLP(max x)), one MLP (Woo et al. 2018, equation 2).
+    """
+
+    def __init__(self, channels: int, partial: int, attention: str) -> None:
         super().__init__(channels, partial)
-        self.mlp = _mlp(channels)
+        self.attention = attention
+        if attention == "eca":
+            # |log2(C)/2 + 1/2| channels wide, made odd (Wang et al. 2020, equation 12)
+            kernel = int(abs((math.log2(channels) + 1) / 2))
+            kernel += 1 - kernel % 2
+            self.convolution = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+        else:
+            inner = max(channels // _REDUCTION, 4)
+            layers = nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels)
+            self.mlp = nn.Sequential(*layers)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> [N, C]."""
+        if self.attention == "eca":
+            score: Tensor = self.convolution(mean(x)[:, None])[:, 0]
+            return score.sigmoid()
+        score = self.mlp(mean(x))
+        if self.attention == "cbam":
+            # of a flat image: its gradient needs the places of the maxima and not the whole x
+            score = score + self.mlp(x.permute(0, 2, 3, 1).flatten(1, 2).max(1).values)
+        return score.sigmoid()
+
+    def _enter(self, x: Tensor, score: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        self._count(places)
+        return take(x, places) * score[:, places, None, None], places
+
+
+class AttentionSampler(ScoredSampler):
+    """The C/K largest batch sums of the scores enter (ADARTS, equations 4 to 6: cbam)."""
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> a * x of the C/K largest batch sums of a, and their places."""
-        a = torch.sigmoid(self.mlp(mean(x)) + self.mlp(x.amax((2, 3))))  # [N, C]
-        places = _largest(a.detach().sum(0), self.entering)
-        return take(x, places) * a[:, places, None, None], places
+        """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
+        score = self.scores(x)
+        return self._enter(x, score, _largest(score.detach().sum(0), self.entering))
 
 
-class RankedSampler(ChannelSampler):
-    """Squeeze-excite scores, smoothed over steps, rank the channels (performance measurement)."""
+class RankedSampler(ScoredSampler):
+    """Batch means of the scores, smoothed over steps, rank the channels: performance measurement.
+
+    Published with the squeeze-excite form (Pan, Zheng, Zou 2024).
+    """
 
     importance: Tensor
 
-    def __init__(self, channels: int, partial: int) -> None:
-        super().__init__(channels, partial)
-        self.mlp = _mlp(channels)
+    def __init__(self, channels: int, partial: int, attention: str) -> None:
+        super().__init__(channels, partial, attention)
         self.register_buffer("importance", torch.full((channels,), 0.5))
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> s * x of the C/K channels ranked first, and their places."""
-        score = torch.sigmoid(self.mlp(mean(x)))  # [N, C]
+        """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
+        score = self.scores(x)
         if self.training:
-            self.importance.lerp_(score.detach().mean(0), 1 - _SMOOTHING)
-        places = _largest(self.importance, self.entering)
-        return take(x, places) * score[:, places, None, None], places
+            batch = score.detach().mean(0).to(self.importance)
+            self.importance.lerp_(batch, 1 - _SMOOTHING)
+        return self._enter(x, score, _largest(self.importance, self.entering))
 
 
 def mean(x: Tensor) -> Tensor:
@@ -85,19 +171,19 @@ def put_back(x: Tensor, places: Tensor, y: Tensor) -> Tensor:
     return added.permute(0, 3, 1, 2)
 
 
-def make_sampler(name: str, channels: int, partial: int) -> ChannelSampler | None:
-    """Return the sampler of that name for `channels` channels; None where every one enters."""
-    check_choice("sampler", name, SAMPLERS)
-    check_choice("partial channels K", partial, PARTIALS)
+def make_sampler(settings: SamplerSettings, channels: int) -> ChannelSampler | None:
+    """Return the sampler for `channels` channels; None where every one of them enters."""
+    name, partial = settings.name, settings.partial
     if name == "full" or partial == 1:
         return None
-    kinds = {"random": RandomSampler, "attention": AttentionSampler, "ranked": RankedSampler}
-    return kinds[name](channels, partial)
-
-
-def _mlp(channels: int) -> nn.Sequential:
-    inner = max(channels // _REDUCTION, 4)
-    return nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels))
+    if channels < partial:
+        raise MobileNASError(
+            f"partial channels K is {partial}, but there are {channels} channels: none would enter"
+        )
+    if name == "random":
+        return RandomSampler(channels, partial)
+    kinds = {"attention": AttentionSampler, "ranked": RankedSampler}
+    return kinds[name](channels, partial, settings.attention or _OWN_ATTENTION[name])
 
 
 def _largest(score: Tensor, count: int) -> Tensor:

@@ -12,13 +12,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from mobilenas.config import to_plain
-from mobilenas.cost.exact import costs
+from mobilenas.cost import costs
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
 from mobilenas.progress import Reporter, Silent, clock
-from mobilenas.spaces.arch import MobileArch
-from mobilenas.spaces.build import build
+from mobilenas.spaces import Arch, build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
 
@@ -47,11 +46,11 @@ class TrainResult:
     seconds: float
     """Wall time of all epochs with their validation, whatever number of times it was resumed."""
     params: int
-    """Trainable numbers of the network."""
+    """Trainable numbers of the network, without what only training sees."""
 
 
 def train(
-    arch: MobileArch,
+    arch: Arch,
     data: ImageData,
     recipe: Recipe,
     *,
@@ -93,7 +92,7 @@ def train(
     )
 
 
-def load_weights(arch: MobileArch, path: Path) -> nn.Module:
+def load_weights(arch: Arch, path: Path) -> nn.Module:
     """Build `arch` with the weights of a safetensors file, in eval mode.
 
     Raises FileError that names the file and the first weight that does not fit.
@@ -125,7 +124,7 @@ def load_weights(arch: MobileArch, path: Path) -> nn.Module:
     return network.eval()
 
 
-def _identity(arch: MobileArch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(arch: Arch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What must not change between the parts of one training, in JSON's types."""
     identity = {
         "arch": arch.to_dict(),

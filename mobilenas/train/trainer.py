@@ -16,12 +16,13 @@ from torch.optim.swa_utils import AveragedModel
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.errors import DataError, DivergedError, MobileNASError
 from mobilenas.progress import clock
-from mobilenas.spaces.arch import MobileArch
-from mobilenas.spaces.build import build
+from mobilenas.spaces import Arch, build
 from mobilenas.train.recipe import Recipe
 
 EVALUATION_BATCH_SIZE = 256
 """Images at once where no gradient is needed."""
+AUXILIARY_WEIGHT = 0.4
+"""Of the loss of an auxiliary classifier, as in DARTS (Liu et al. 2019)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +86,7 @@ class Trainer:
 
     def __init__(
         self,
-        arch: MobileArch,
+        arch: Arch,
         data: ImageData,
         recipe: Recipe,
         *,
@@ -100,9 +101,9 @@ class Trainer:
         _check_fit(arch, data)
         self.epochs_done = 0
         with self._randomness("start"):
-            network = build(arch)
+            self._network = build(arch)
         # torch's stubs do not know `memory_format`
-        self._network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
@@ -132,10 +133,13 @@ class Trainer:
     def run_epoch(self) -> dict[str, float]:
         """Train for one pass; return `loss` (mean), `lr` (of the last step) and `seconds`.
 
+        The loss includes that of an auxiliary classifier.
+
         Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
         """
         start = clock(self.device)
         self._network.train()
+        self._network.start_epoch(self.epochs_done / self.recipe.epochs)
         loss, steps, lr = 0.0, 0, 0.0
         with self._randomness(f"epoch {self.epochs_done}"):
             for x, y in self._batches():  # x: [B, 3, H, W], y: [B]
@@ -194,7 +198,7 @@ class Trainer:
         self._optimizer.zero_grad()
         on_cuda = torch.device(self.device).type == "cuda"
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_cuda):
-            loss = F.cross_entropy(self._network(x), y, label_smoothing=self.recipe.label_smoothing)
+            loss = self._loss(x, y)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.gradient_clip)
         loss_value, norm_value = loss.item(), norm.item()
@@ -209,6 +213,14 @@ class Trainer:
         self._optimizer.step()
         self._average.update_parameters(self._network)
         return loss_value
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        logits, *auxiliary = self._network.training_logits(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
+        for others in auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(others, y, label_smoothing=smoothing)
+        return loss
 
     def _update_average(self, averages: Any, values: Any, updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # batch norm's step counter
@@ -237,7 +249,7 @@ class Trainer:
             yield
 
 
-def _check_fit(arch: MobileArch, data: ImageData) -> None:
+def _check_fit(arch: Arch, data: ImageData) -> None:
     for name, wanted, given in (
         ("image_size", arch.image_size, data.image_size),
         ("in_channels", arch.in_channels, data.channels),

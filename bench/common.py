@@ -1,0 +1,86 @@
+"""What the benchmarks share: images, interleaved timing, peak memory of a process of its own."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from mobilenas.data import ImageData, Split, TensorStore
+
+CLASSES = 47
+WARM_UP_ROUNDS = 4
+
+
+def make_data(side: int, images: int) -> ImageData:
+    """Random pixels: speed does not depend on what is seen."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, side, side), generator=generator).to(torch.uint8)
+    labels = torch.arange(images) % CLASSES
+    split = Split(TensorStore(pixels, side), torch.arange(images), labels)
+    return ImageData(
+        name="random pixels",
+        classes=tuple(str(number) for number in range(CLASSES)),
+        image_size=side,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        flip=False,
+        train=split,
+        val=split,
+        test=split,
+        fingerprint="",
+        split_rule="none",
+    )
+
+
+def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each workload in each round but the first few."""
+    times: dict[str, list[float]] = {name: [] for name in workloads}
+    for number in range(WARM_UP_ROUNDS + rounds):
+        for name, step in workloads.items():
+            before = time.process_time()
+            step()
+            if number >= WARM_UP_ROUNDS:
+                times[name].append(time.process_time() - before)
+    return times
+
+
+def peak_mib(script: str, name: str, options: list[str]) -> float:
+    """Peak memory of a workload in a process of its own, above what it held before."""
+    command = [sys.executable, script, "--only", name, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["mib"])
+
+
+def only(step: Callable[[], None]) -> None:
+    """Run one workload and print its peak memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark anew
+    before = _resident_kib("VmRSS")
+    step()
+    step()
+    print(json.dumps({"mib": (_resident_kib("VmHWM") - before) / 1024}))
+
+
+def _resident_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1])
+    raise LookupError(field)
+
+
+def ratio(first: list[float], second: list[float]) -> list[float]:
+    """Ratios round by round."""
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+def show(times: Mapping[str, list[float]], ratios: Mapping[str, list[float]]) -> None:
+    """Print medians, and ratios with their smallest and largest."""
+    for name, times_of in times.items():
+        print(f"{name:45} {1e3 * statistics.median(times_of):8.1f} ms")
+    for name, values in ratios.items():
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        print(f"{name:45} {statistics.median(values):8.3f}   ({spread})")

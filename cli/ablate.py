@@ -1,0 +1,125 @@
+"""`mobilenas ablate`: search methods against each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import RULE, folder_options, output_options, request_options
+
+if TYPE_CHECKING:
+    from mobilenas.ablation import Ablation
+    from mobilenas.progress import Reporter
+
+
+@click.command(name="ablate", epilog=RULE)
+@click.option(
+    "--methods",
+    metavar="ARMS",
+    help="Arms with commas between them: METHOD, METHOD:part=value:..., or random, "
+    "which draws its networks and searches nothing.",
+)
+@click.option("--control", metavar="ARM", help="What all others are held against; the first arm.")
+@request_options
+@folder_options
+@output_options
+@click.pass_context
+def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
+    """Compare search methods over seeds: same data, same training, same final cost.
+
+    Every seed of every arm searches, trains what it found, and looks at the test images once.
+    Found cells get the most channels that keep --flops or --params.
+
+    mobilenas ablate --space cell --methods darts,pc-darts:keep=1/2,random
+    --seeds 3 --flops 2M --out RUN
+    """
+    from .session import Interrupted, resume_command, working
+
+    again = resume_command("ablate", out)
+    with working(again, out, quiet=quiet) as reporter:
+        from mobilenas.ablation import ABLATION_FILE, PAGE_FILE, REQUEST_FILE, run_ablation
+
+        try:
+            ablation = _open_or_start(ctx, reporter)
+            record = run_ablation(ablation)
+        except KeyboardInterrupt:
+            if out is not None and (out / REQUEST_FILE).exists():
+                raise Interrupted(f"interrupted; go on with: {again}") from None
+            raise
+    from .render import show_file, show_rule
+
+    if as_json:
+        show_file(ablation.folder / ABLATION_FILE)
+        return
+    _show(record)
+    show_rule()
+    click.echo(f"Report: {ablation.folder / PAGE_FILE}")
+
+
+def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
+    """Start the ablation that the options state in --out, or go on with the one there."""
+    from mobilenas.ablation import open_ablation, start_ablation
+    from mobilenas.runs import command_line
+
+    from .session import asked_for, states_a_request
+
+    names = ("out", "resume", "overwrite", "methods", "control")
+    out, resume, overwrite, methods, control = (ctx.params[name] for name in names)
+    if out is None:
+        raise click.UsageError("no folder was given: say --out", ctx)
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
+    if resume and not states_a_request(ctx):
+        return open_ablation(out, reporter)
+    if ctx.params["method"] is not None:
+        raise click.UsageError("--method is for one search: name the arms with --methods", ctx)
+    if methods is None:
+        raise click.UsageError("no arms were given: say --methods, as in darts,pc-darts", ctx)
+    return start_ablation(
+        out,
+        asked_for(ctx),
+        methods,
+        control=control,
+        command=command_line(),
+        reporter=reporter,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from mobilenas.compare.ablation_table import costs_sentence, sentences
+
+    from .render import show_table
+
+    columns = ("arm", "top-1 %", "gap, points", "skips", "agreement", "search s")
+    show_table("Ablation", columns, map(_row, record["arms"]))
+    cells = "normal" in record["arms"][0]["skips"]
+    counted = "skip connections, normal + reduction cell" if cells else "blocks left out"
+    told = (
+        "top-1: test images, ±: standard deviation over seeds. gap: validation points lost by "
+        f"discretization, as published -> with batch norms estimated again. skips: {counted}. "
+        "agreement: of the networks over seeds, 0 to 1."
+    )
+    for text in (told, costs_sentence(record), f"Control: {record['control']}."):
+        click.echo(click.wrap_text(text, 80))
+    for sentence in sentences(record):
+        click.echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
+    click.echo()
+
+
+def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
+    from mobilenas.compare.ablation_table import parts_of
+
+    from .render import percent
+
+    gap, agreement = arm["gap"], arm["agreement"]
+    return (
+        "\n".join(parts_of(arm["name"])),
+        percent(arm["top1"]["mean"], arm["top1"]["sd"]),
+        f"{gap['points_before']['mean']:.1f} -> {gap['points']['mean']:.1f}" if gap else "-",
+        " + ".join(f"{figures['mean']:.1f}" for figures in arm["skips"].values()),
+        "-" if agreement is None else f"{agreement:.2f}",
+        f"{arm['seconds']['search']['mean']:.0f}",
+    )

@@ -1,0 +1,53 @@
+"""`mobilenas methods`: the presets of `--method`."""
+
+import textwrap
+from typing import Any
+
+import click
+
+from .options import json_option
+
+
+@click.command(name="methods")
+@json_option
+def command(as_json: bool) -> None:
+    """Show the search methods, their parts, and what they were published to improve."""
+    from mobilenas.config import to_plain
+    from mobilenas.search.methods import METHODS
+
+    from .render import show_json
+
+    if as_json:
+        show_json({name: to_plain(method) for name, method in METHODS.items()})
+        return
+    for name, method in METHODS.items():
+        click.echo(name)
+        for label, words in (
+            ("parts", _parts(method)),
+            ("improves", method.improves),
+            ("paper", method.paper),
+        ):
+            lines = textwrap.wrap(words, 68, break_on_hyphens=False)
+            click.echo(f"  {label:10}" + f"\n{' ' * 12}".join(lines))
+    click.echo("\nEntropy on edges, edge weights and none are parts of --space cell.")
+
+
+def _parts(method: Any) -> str:
+    """The parts as options."""
+    sampler, tau = method.sampler, method.temperature
+    parts = [f"--sampler {sampler.name}"]
+    if sampler.attention:
+        parts.append(f"--attention {sampler.attention}")
+    if sampler.partial > 1:
+        parts.append(f"--keep 1/{sampler.partial}")
+    parts.append(f"--temperature {tau.start:g}" + f":{tau.end:g}" * (tau.end != tau.start))
+    if method.entropy.weight:
+        parts.append(f"--entropy {method.entropy.weight:g}")
+        parts.append(f"--entropy-terms {','.join(method.entropy.terms)}")
+    parts.append(f"--paths {method.paths}")
+    if method.edge_weights != "none":
+        parts.append(f"--edge-weights {method.edge_weights}")
+    parts += ["--none"] if method.none else []
+    if 2 in method.orders:
+        parts.append("--order 1|2")
+    return " ".join(parts)

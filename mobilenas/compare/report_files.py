@@ -1,0 +1,87 @@
+"""The files of a run folder as the report reads them."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mobilenas.errors import FileError
+from mobilenas.files import read_json, read_jsonl
+from mobilenas.spaces import Arch, arch_from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """The files of a run folder; None or empty where a stage is not done."""
+
+    folder: Path
+    """RUN."""
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """What was asked for."""
+        return self._json("run.json") or {}
+
+    @cached_property
+    def found(self) -> dict[str, Any] | None:
+        """The found network."""
+        return self._json("arch.json")
+
+    @cached_property
+    def arch(self) -> Arch | None:
+        """Its arch."""
+        source = str(self.folder / "arch.json")
+        return arch_from_dict(self.found["arch"], source) if self.found else None
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """A line for each epoch of the search."""
+        return read_jsonl(self.folder / "search/log.jsonl")
+
+    @cached_property
+    def finalists(self) -> dict[str, Any] | None:
+        """The round of finalists."""
+        return self._json("search/finalists.json")
+
+    @cached_property
+    def rank(self) -> dict[str, Any] | None:
+        """Ranking quality."""
+        return self._json("search/rank.json")
+
+    @cached_property
+    def export(self) -> dict[str, Any] | None:
+        """The exported files."""
+        return self._json("export/export.json")
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What scripts read."""
+        return self._json("result.json")
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """Every network of the comparison."""
+        path = self.folder / "compare.json"
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        except (OSError, ValueError) as error:
+            raise FileError(f"cannot read {path}: {error}") from error
+        if not isinstance(entries, list):
+            raise FileError(f"{path} must hold a list of networks")
+        return entries
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of the run."""
+        settings: dict[str, Any] = self.run.get("settings", {})
+        return settings
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The budgets by cost."""
+        return {budget["cost"]: budget["limit"] for budget in self.run.get("budgets", [])}
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
+        return read_json(path) if path.exists() else None

@@ -1,0 +1,93 @@
+"""What an ablation compares, as the command line writes it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenas.errors import MobileNASError
+from mobilenas.search.methods import METHODS, PARTS
+
+RANDOM = "random"
+"""The arm that draws its networks uniformly and searches nothing."""
+
+# parts that are no text
+_KINDS = {"order": int, "warmup": int, "entropy": float, "strength": float, "none": bool}
+_YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of what is compared: a method with some of its parts changed, or random networks."""
+
+    name: str
+    """METHOD:part=value:part=value, with the values as they were written."""
+    method: str | None
+    """A name from METHODS; None for random networks."""
+    parts: Mapping[str, Any]
+    """By their names in PARTS."""
+
+    @property
+    def file_name(self) -> str:
+        """The name without what file systems or shells take for something else."""
+        return self.name.replace(":", "_").replace("/", "of").replace(",", "+")
+
+    def is_like(self, other: "Arm") -> bool:
+        """Whether both are the same, however they are written."""
+        return (self.method, self.parts) == (other.method, other.parts)
+
+
+def parse_arms(text: str) -> tuple[Arm, ...]:
+    """Read `darts,pc-darts:sampler=attention:keep=1/2,random`."""
+    # the one value with a comma in it is that of entropy_terms
+    arms = tuple(map(parse_arm, re.split(r",(?!\s*(?:operations|edges)\b)", text)))
+    for number, arm in enumerate(arms):
+        for other in arms[:number]:
+            if arm.is_like(other):
+                raise MobileNASError(f"an arm is there twice: {other.name} and {arm.name}")
+    return arms
+
+
+def parse_arm(text: str) -> Arm:
+    """Read one arm."""
+    # the one value with a colon in it is that of temperature
+    method, *words = (word.strip() for word in re.split(r":(?=[^:=]*=)", text.strip()))
+    if method not in METHODS and method != RANDOM:
+        raise MobileNASError(
+            f"{method!r} is no arm; write METHOD or METHOD:part=value:part=value, where METHOD "
+            f"is one of {', '.join(METHODS)}, {RANDOM}"
+        )
+    if method == RANDOM and words:
+        raise MobileNASError(f"arm {text.strip()}: {RANDOM} has no parts to change")
+    given: dict[str, str] = {}
+    for word in words:
+        part, value = (side.strip() for side in word.split("=", 1))
+        part = part.replace("-", "_")
+        if part not in PARTS:
+            raise MobileNASError(
+                f"arm {text.strip()}: {part!r} is no part; it must be one of {', '.join(PARTS)}"
+            )
+        if part in given:
+            raise MobileNASError(f"arm {text.strip()}: {part} is there twice")
+        given[part] = value
+    return Arm(
+        name=":".join([method, *map("=".join, given.items())]),
+        method=None if method == RANDOM else method,
+        parts={part: _value(part, value, text.strip()) for part, value in given.items()},
+    )
+
+
+def _value(part: str, text: str, arm: str) -> Any:
+    """Return a part's value in its own type."""
+    kind = _KINDS.get(part, str)
+    wrong = f"arm {arm}: {part} is {text!r}; it must be"
+    if kind is bool:
+        if text not in _YES_NO:
+            raise MobileNASError(f"{wrong} yes or no")
+        return _YES_NO[text]
+    if not text:
+        raise MobileNASError(f"{wrong} a value of --{part.replace('_', '-')}")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise MobileNASError(f"{wrong} a {'whole ' * (kind is int)}number") from error

@@ -1,0 +1,184 @@
+"""The published methods as presets: each is a set of parts, and the loop knows none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenas.errors import MobileNASError
+from mobilenas.search.settings import SearchSettings
+from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
+from mobilenas.supernet.schedules import parse_terms
+
+OFF = EntropySchedule(weight=0.0)
+FIXED = Temperature(start=1.0, end=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Parts that go together; any of them can be changed by its own option."""
+
+    paper: str
+    """Where it was published."""
+    improves: str
+    """What it was published to improve."""
+    sampler: SamplerSettings
+    """Which channels enter a mixed operation."""
+    paths: str = "mixture"
+    """What a step runs."""
+    temperature: Temperature = FIXED
+    """tau over time."""
+    entropy: EntropySchedule = OFF
+    """Entropy losses over time."""
+    none: bool = False
+    """Cells: whether an edge's operations include `none`, which no network that is found has."""
+    edge_weights: str = "none"
+    """Cells: how a node weighs its edges."""
+    warmup: float = 0.3
+    """Share of the epochs that train weights only."""
+    orders: tuple[int, ...] = (1,)
+    """Orders of the alphas' step that were published."""
+
+
+METHODS = {
+    "darts": Method(
+        paper="Liu, Simonyan, Yang 2019, arXiv 1806.09055",
+        improves="search by gradients instead of by sampling",
+        sampler=SamplerSettings(name="full", partial=1),
+        none=True,
+        warmup=0.0,
+        orders=(1, 2),
+    ),
+    "pc-darts": Method(
+        paper="Xu et al. 2020, arXiv 1907.05737",
+        improves="memory and time: a random part of the channels",
+        sampler=SamplerSettings(name="random", partial=4),
+        none=True,
+        edge_weights="softmax",
+    ),
+    "cpm": Method(
+        paper="Pan, Zheng, Zou 2024",
+        improves="which channels: ranked by importance; certainty by temperature",
+        sampler=SamplerSettings(name="ranked", partial=4, attention="se"),
+        temperature=Temperature(start=1.0, end=0.1),
+        edge_weights="softmax",
+    ),
+    "adarts": Method(
+        paper="Xue, Qin 2022, arXiv 2208.00791",
+        improves="which channels: chosen by attention; fewer skip connections",
+        sampler=SamplerSettings(name="attention", partial=4, attention="cbam"),
+        edge_weights="softmax",
+    ),
+    "da2s": Method(
+        paper="Tian et al. 2020, arXiv 2007.03154",
+        improves="the discretization gap, by entropy losses",
+        sampler=SamplerSettings(name="full", partial=1),
+        entropy=EntropySchedule(weight=0.3),
+        edge_weights="clipped",
+        warmup=0.0,
+    ),
+    "mobilenas": Method(
+        paper="this project's own combination",
+        improves="networks under a budget (docs/search.md)",
+        sampler=SamplerSettings(name="attention", partial=4),
+        paths="gumbel",
+        temperature=Temperature(),
+        entropy=EntropySchedule(weight=0.1, terms=("operations",)),
+        edge_weights="softmax",
+        warmup=0.5,
+    ),
+}
+"""By the name that `--method` takes."""
+DEFAULT_METHOD = "mobilenas"
+
+PARTS = (
+    *("paths", "sampler", "attention", "keep", "temperature", "order", "none", "edge_weights"),
+    *("entropy", "entropy_schedule", "entropy_terms", "constraint", "strength", "warmup"),
+    "on_collapse",
+)
+"""What can be said in place of a method's own part, as text or number; None leaves it."""
+
+# DARTS moves its alphas by Adam, 3e-4 a step for 20,000 steps: by 6 at most, in logits
+_TRAVEL, _FASTEST = 6.0, 0.1
+_MOBILE_ALPHA_RATE = 0.03
+_USUAL_K = 4
+
+
+def settings_for(
+    name: str,
+    parts: Mapping[str, Any],
+    *,
+    cells: bool,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    alpha_steps: int,
+) -> SearchSettings:
+    """Return the settings of a method with some of its parts changed.
+
+    `alpha_steps` is how many an epoch has. Parts of a method that belong to edges are left out
+    where there are none.
+    """
+    method = METHODS[name]
+    given = {part: value for part, value in parts.items() if value is not None}
+    order = given.get("order", 1)
+    if order not in method.orders:
+        known = ", ".join(name for name, other in METHODS.items() if order in other.orders)
+        raise MobileNASError(
+            f"--order {order} is not published for {name}" + f"; it is for {known}" * bool(known)
+        )
+    warmup = min(given.get("warmup", round(epochs * method.warmup)), epochs)
+    steps = max(1, alpha_steps * (epochs - warmup))
+    temperature = given.get("temperature")
+    plain = {part: given[part] for part in ("constraint", "strength", "on_collapse") & given.keys()}
+    return SearchSettings(
+        epochs=epochs,
+        warmup=warmup,
+        batch_size=batch_size,
+        paths=given.get("paths", method.paths),
+        learning_rate=learning_rate,
+        alpha_learning_rate=min(_TRAVEL / steps, _FASTEST) if cells else _MOBILE_ALPHA_RATE,
+        order=order,
+        none=cells and given.get("none", method.none),
+        edge_weights=given.get("edge_weights", method.edge_weights) if cells else "none",
+        sampler=_sampler(method.sampler, given),
+        temperature=Temperature.parse(temperature) if temperature else method.temperature,
+        entropy=_entropy(method.entropy, given, cells),
+        **plain,
+    )
+
+
+def _sampler(own: SamplerSettings, given: Mapping[str, Any]) -> SamplerSettings:
+    name, keep = given.get("sampler", own.name), given.get("keep")
+    if name == "full":
+        if keep not in (None, "1", "1/1"):
+            raise MobileNASError(
+                f"--keep {keep} needs --sampler random, attention or ranked: full keeps every "
+                "channel"
+            )
+        return SamplerSettings(name=name, partial=1, attention=given.get("attention"))
+    usual = own.partial if own.partial > 1 else _USUAL_K
+    return SamplerSettings(
+        name=name,
+        partial=usual if keep is None else parse_keep(keep),
+        attention=given.get("attention", own.attention if name == own.name else None),
+    )
+
+
+def _entropy(own: EntropySchedule, given: Mapping[str, Any], cells: bool) -> EntropySchedule:
+    terms = own.terms
+    if "entropy_terms" in given:
+        terms = parse_terms(given["entropy_terms"])
+    return EntropySchedule(
+        weight=given.get("entropy", own.weight),
+        terms=terms if cells else ("operations",),
+        shape=given.get("entropy_schedule", own.shape),
+        start=own.start,
+    )
+
+
+def parse_keep(text: str) -> int:
+    """Read `1/4` as K = 4."""
+    top, slash, bottom = text.partition("/")
+    if text == "1" or (top == "1" and slash and bottom in ("1", "2", "4", "8")):
+        return int(bottom or 1)
+    raise MobileNASError(f"keep {text!r} cannot be read: write 1, 1/2, 1/4 or 1/8")

@@ -1,0 +1,58 @@
+"""The cell space a budget asks for."""
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.errors import BudgetError
+from mobilenas.spaces.cell_space import CellSpace
+
+LAYERS, CHANNELS = 8, 16
+"""Cells and first channels of the networks where nothing else says them."""
+
+_DRAWS = 64
+_MOST_CHANNELS = 4096
+
+
+def cell_space_for(
+    budgets: Sequence[Budget],
+    *,
+    layers: int | None = None,
+    channels: int | None = None,
+    **options: Any,
+) -> CellSpace:
+    """Return the cell space whose uniformly drawn archs lie around the budgets, if there are any.
+
+    `options` are other fields of the space. Channels that are not given are the even number for
+    which the median over drawn archs of the largest cost / limit is nearest 1.
+    """
+
+    def space(channels: int) -> CellSpace:
+        depth = LAYERS if layers is None else layers
+        return CellSpace(layers=depth, channels=channels, **options)
+
+    def load(channels: int) -> float:
+        """Return the median over archs that are the same for all channels: it grows with them."""
+        limits, source = Budgets(space(channels), budgets), random.Random(0)
+        return statistics.median(limits.load(limits.space.random(source)) for _ in range(_DRAWS))
+
+    def reachable(channels: int) -> bool:
+        try:
+            Budgets(space(channels), budgets).check_reachable()
+        except BudgetError:
+            return False
+        return True
+
+    if channels is None and budgets:
+        low, high = 1, _MOST_CHANNELS // 2  # halves of channels
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if load(2 * middle) < 1 else (low, middle)
+        candidates = sorted({2 * low, max(2, 2 * low - 2)}, key=lambda n: abs(math.log(load(n))))
+        channels = next(filter(reachable, candidates), min(candidates))
+    found = space(CHANNELS if channels is None else channels)
+    Budgets(found, budgets).check_reachable()
+    return found

@@ -1,0 +1,72 @@
+"""Watches a search for a collapse, and acts on one as the settings say."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mobilenas.config import from_plain, to_plain
+from mobilenas.search.collapse import Signals, alarms, last_good
+from mobilenas.search.loop import Searcher
+from mobilenas.spaces.cell_space import CellSpace
+
+
+class Watch:
+    """The signals of every epoch since the warm-up, and the alphas as they were then."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+        self.stopped = False
+        self._signals: list[Signals] = []
+        self._alphas: list[dict[str, Any]] = []
+
+    def heed(self, record: Mapping[str, Any]) -> list[str]:
+        """Take in an epoch's line of the log; return what is wrong, after acting on it."""
+        searcher, settings = self.searcher, self.searcher.settings
+        if searcher.epochs_done <= settings.warmup:
+            return []
+        self._signals.append(self._signals_of(record))
+        self._alphas.append(copy.deepcopy(dict(searcher.alphas.state_dict())))
+        seen = alarms(self._signals)
+        if seen and settings.on_collapse != "warn":
+            self.stopped = True
+            if settings.on_collapse == "rollback":
+                epochs = [past.epoch for past in self._signals]
+                good = last_good(self._signals)
+                # alarms from the start on leave nothing better than the first epoch
+                then = epochs.index(good) if good in epochs else 0
+                searcher.alphas.load_state_dict(self._alphas[then])
+        return seen
+
+    def _signals_of(self, record: Mapping[str, Any]) -> Signals:
+        searcher, skips = self.searcher, record["skips"]
+        s = searcher.settings
+        presses = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
+        space = searcher.space
+        if isinstance(space, CellSpace):
+            kept = sum(min(space.edges.kept, len(group)) for group in space.groups())
+        else:
+            kept = sum(not slot.first for slot in space.slots)
+        return Signals(
+            epoch=record["epoch"],
+            skips=skips["normal" if isinstance(space, CellSpace) else "blocks"],
+            kept=kept,
+            entropy=record["uncertainty"],
+            entropy_wanted=presses,
+            gap_points=record["gap_estimate"],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a later epoch depends on."""
+        return {
+            "stopped": self.stopped,
+            "signals": to_plain(self._signals),
+            "alphas": self._alphas,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.stopped, self._alphas = state["stopped"], state["alphas"]
+        self._signals = [
+            from_plain(Signals, past, f"signals[{number}]")
+            for number, past in enumerate(state["signals"])
+        ]

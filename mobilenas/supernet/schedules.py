@@ -1,0 +1,69 @@
+"""How much the entropy losses press over a search."""
+
+import math
+from dataclasses import dataclass
+
+from mobilenas.config import check_between, check_choice
+from mobilenas.errors import MobileNASError
+
+ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
+ENTROPY_TERMS = ("operations", "edges")
+"""L_O: every decision should be certain; L_E: k edges should be kept, and certainly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropySchedule:
+    """Factors of the entropy losses over time (DA2S): lambda w1(t) [w2(t) L_O + w3 L_E], w3 = 1."""
+
+    weight: float = 0.1
+    """lambda: 0 turns every term off."""
+    terms: tuple[str, ...] = ENTROPY_TERMS
+    """Which losses are on: `operations` is L_O, `edges` is L_E."""
+    shape: str = "log"
+    """How w2 rises after its start: const, linear, log or step."""
+    start: float = 0.5
+    """Share of the epochs after warm-up during which w2 is 0."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "weight", 0, 100)
+        check_between(self, "start", 0, 1)
+        check_choice("entropy schedule", self.shape, ENTROPY_SCHEDULES)
+        _check_terms(self.terms)
+
+    def factors(self, epoch: float, warmup: int, epochs: int) -> dict[str, float]:
+        """Return the factor before each loss that is on, at `epoch`; all are 0 during warm-up.
+
+        w1 rises linearly from 0 at the end of warm-up to 1 at the last epoch.
+        """
+        w1 = min(1.0, max(0.0, (epoch - warmup) / max(1, epochs - 1 - warmup)))
+        late = (w1 - self.start) / max(1e-9, 1 - self.start)
+        w2 = {
+            "const": 1.0,
+            "linear": late,
+            "log": math.log1p((math.e - 1) * max(0.0, late)),
+            "step": float(late >= 0.5),
+        }[self.shape]
+        w2 = w2 if late >= 0 else 0.0
+        factors = {"operations": self.weight * w1 * w2, "edges": self.weight * w1}
+        return {term: factors[term] for term in self.terms}
+
+
+def parse_terms(text: str) -> tuple[str, ...]:
+    """Read `operations,edges`, or one of the two."""
+    terms = tuple(part.strip() for part in text.split(","))
+    try:
+        _check_terms(terms)
+    except MobileNASError as error:
+        raise MobileNASError(f"entropy terms {text!r} cannot be read: {error}") from error
+    return terms
+
+
+def _check_terms(terms: tuple[str, ...]) -> None:
+    for term in terms:
+        check_choice("entropy term", term, ENTROPY_TERMS)
+    if not terms or len(set(terms)) < len(terms):
+        raise MobileNASError(
+            f"entropy terms are {list(terms)!r}; name each once, at least one of "
+            f"{', '.join(ENTROPY_TERMS)}; a weight of 0 turns them off"
+        )

@@ -1,0 +1,150 @@
+"""What the log keeps of an epoch, and what a watch does about it."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets
+from mobilenas.data import ImageData
+from mobilenas.search import SearchSettings
+from mobilenas.search.collapse import ON_COLLAPSE
+from mobilenas.search.loop import Searcher
+from mobilenas.search.observe import likeliest, observe
+from mobilenas.search.watch import Watch
+from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
+from mobilenas.supernet import SamplerSettings, Temperature
+
+PLAIN = {"epochs": 3, "warmup": 0, "batch_size": 16, "paths": "mixture", "learning_rate": 0.05}
+
+
+@pytest.fixture(params=["mobile", "cell"])
+def budgets(request: Any, micro_budgets: Budgets, micro_images: ImageData) -> Budgets:
+    if request.param == "mobile":
+        return micro_budgets
+    space = CellSpace(
+        image_size=micro_images.image_size,
+        in_channels=3,
+        classes=len(micro_images.classes),
+        layers=3,
+        channels=4,
+        search_layers=3,
+        search_channels=8,
+    )
+    return Budgets(space, [Budget(cost="params", limit=10_000)])
+
+
+@pytest.fixture
+def make(budgets: Budgets, micro_images: ImageData) -> Any:
+    def make(**changes: Any) -> Searcher:
+        edges = "softmax" if isinstance(budgets.space, CellSpace) else "none"
+        settings = SearchSettings(**{**PLAIN, "edge_weights": edges, **changes})
+        return Searcher(budgets, micro_images, settings, seed=3)
+
+    return make
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_an_observation_has_the_expected_costs_of_the_alphas(make: Any, constraint: str) -> None:
+    searcher = make(constraint=constraint)
+    for _ in range(2):
+        searcher.run_epoch()
+        record = observe(searcher)
+        p = searcher.alphas.soft(record["tau"])
+        expected = {name: v.item() for name, v in searcher.budgets.expected(p).items()}
+        assert record["expected"] == expected
+        assert all(0 < value < float("inf") for value in expected.values())
+        assert record["multipliers"].keys() == expected.keys()
+
+
+def test_an_observation_is_plain_and_changes_nothing(make: Any) -> None:
+    searcher = make(sampler=SamplerSettings(name="ranked", partial=2))
+    searcher.run_epoch()
+    before = copy.deepcopy(searcher.state_dict())
+    record = observe(searcher)
+    assert json.loads(json.dumps(record)) == record
+    after = searcher.state_dict()
+    for part in ("net", "alphas"):
+        assert all(torch.equal(before[part][name], after[part][name]) for name in before[part])
+    assert observe(searcher) == record
+
+
+def test_entropies_and_channels_of_an_observation(make: Any) -> None:
+    searcher = make(sampler=SamplerSettings(name="attention", partial=2))
+    searcher.run_epoch()
+    record = observe(searcher)
+    total = sum(sum(rows) for rows in record["entropies"].values())
+    assert total == pytest.approx(record["entropy"], rel=1e-2)
+    assert 0 < record["uncertainty"] <= 1
+    assert record["channels"]
+    for frequencies in record["channels"].values():
+        # half of the channels enter at every step
+        assert sum(frequencies) == pytest.approx(len(frequencies) / 2, abs=0.01)
+
+
+def test_the_likeliest_network_follows_the_alphas(make: Any) -> None:
+    searcher = make()
+    choice = likeliest(searcher)
+    with torch.no_grad():
+        for alpha in searcher.alphas.parameters():
+            alpha.copy_(torch.randn(alpha.shape, generator=torch.Generator().manual_seed(1)))
+    assert likeliest(searcher) != choice
+    if isinstance(choice, CellChoice):
+        best = searcher.alphas.scores()["normal"].argmax(-1)
+        found = likeliest(searcher).normal
+        assert all(option in (-1, int(best[edge])) for edge, option in enumerate(found))
+
+
+def lines(searcher: Searcher, epochs: int, skips: int) -> list[dict[str, Any]]:
+    names = KINDS if isinstance(searcher.space, CellSpace) else ("blocks",)
+    return [
+        {
+            "epoch": epoch + 1,
+            "skips": dict.fromkeys(names, skips),
+            "uncertainty": 0.9 - 0.1 * epoch,
+            "gap_estimate": 1.0,
+        }
+        for epoch in range(epochs)
+    ]
+
+
+@pytest.mark.parametrize("action", ON_COLLAPSE)
+def test_what_an_alarm_does(make: Any, action: str) -> None:
+    searcher = make(on_collapse=action, temperature=Temperature(start=1.0, end=0.1))
+    watch = Watch(searcher)
+    (calm,) = lines(searcher, 1, skips=0)
+    (bad,) = lines(searcher, 1, skips=99)
+    searcher.epochs_done = 1
+    assert watch.heed(calm) == []
+    good = copy.deepcopy(dict(searcher.alphas.state_dict()))
+    with torch.no_grad():
+        for alpha in searcher.alphas.parameters():
+            alpha.add_(1.0)
+    searcher.epochs_done = 2
+    assert watch.heed(bad | {"epoch": 2}) != []
+    assert watch.stopped == (action != "warn")
+    now = searcher.alphas.state_dict()
+    restored = all(torch.equal(good[name], now[name]) for name in good)
+    assert restored == (action == "rollback")
+
+
+def test_a_watch_goes_on_from_its_state(make: Any) -> None:
+    searcher = make()
+    watch, other = Watch(searcher), Watch(searcher)
+    given = lines(searcher, 3, skips=0)
+    for line in given[:2]:
+        searcher.epochs_done = line["epoch"]
+        watch.heed(line)
+    other.load_state_dict(json.loads(json.dumps(watch.state_dict() | {"alphas": []})))
+    assert other.state_dict()["signals"] == watch.state_dict()["signals"]
+
+
+def test_the_warm_up_is_not_watched(make: Any) -> None:
+    searcher = make(warmup=2)
+    watch = Watch(searcher)
+    (bad,) = lines(searcher, 1, skips=99)
+    searcher.epochs_done = 2
+    assert watch.heed(bad) == []
+    assert not watch.state_dict()["signals"]
