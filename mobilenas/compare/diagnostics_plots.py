@@ -8,11 +8,11 @@ from mobilenas.compare.report_plots import (
     COLOURS,
     INK,
     curve,
-    locator,
-    plain,
     figure_svg,
+    locator,
     new_axes,
     page_style,
+    plain,
 )
 from mobilenas.spaces.cell_space import KINDS
 

@@ -109,6 +109,7 @@ def curve(
     level: float | None,
     warmup: int,
 ) -> str:
+    """Draw lines by name over epochs; warm-up epochs are shaded, `level` is dashed."""
     fig, axes = new_axes(3.4, 2.2)
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
@@ -168,12 +169,14 @@ def new_axes(width: float, height: float) -> tuple["Figure", "Axes"]:
 
 
 def locator(most: int) -> Any:
+    """Return what places at most so many ticks, on whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
 
 
 def plain(label: str) -> str:
+    """Return a label that every font has."""
     # matplotlib warns of glyphs that its own font lacks; labels starting with _ it leaves out
     return label.encode("ascii", "replace").decode().lstrip("_") or "?"
 
