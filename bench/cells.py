@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show
+from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two_steps
 from torch import nn
-from torch.nn import functional
 
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import Augmentation, batches
@@ -27,7 +26,6 @@ from mobilenas.search.loop import Searcher
 from mobilenas.spaces import CELL_NETWORKS, build
 from mobilenas.spaces.cell_space import CellSpace
 from mobilenas.supernet import SamplerSettings
-from mobilenas.train import Recipe, parameter_groups
 
 HERE = Path(__file__).parent
 SEARCHES = ("search full", "search random K=4", "search attention K=4", "search ranked K=4")
@@ -91,20 +89,7 @@ class Bench:
             drop_path=0.0,
         )
         model: nn.Module = build(arch)
-        model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        recipe = Recipe(epochs=1)
-        optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.weight_decay), lr=0.025, momentum=0.9, nesterov=True
-        )
-
-        def step() -> None:
-            for _ in range(2):
-                loss = functional.cross_entropy(model(self.x), self.y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-        return step
+        return two_steps(model, self.x, self.y, rate=0.025)
 
     def workload(self, name: str) -> Callable[[], None]:
         """Return a workload by name."""

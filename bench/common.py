@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mobilenas.data import ImageData, Split, TensorStore
+from mobilenas.train import Recipe, parameter_groups
 
 CLASSES = 47
 WARM_UP_ROUNDS = 4
@@ -35,6 +38,23 @@ def make_data(side: int, images: int) -> ImageData:
         fingerprint="",
         split_rule="none",
     )
+
+
+def two_steps(model: nn.Module, x: Tensor, y: Tensor, *, rate: float) -> Callable[[], None]:
+    """Return two steps of an ordinary training."""
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, Recipe(epochs=1).weight_decay), lr=rate, momentum=0.9, nesterov=True
+    )
+
+    def step() -> None:
+        for _ in range(2):
+            loss = functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return step
 
 
 def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

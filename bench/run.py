@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show
+from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two_steps
 from torch import nn
-from torch.nn import functional
 
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
@@ -29,7 +28,6 @@ from mobilenas.search import SearchSettings, space_for
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces import build
 from mobilenas.supernet import SamplerSettings
-from mobilenas.train import Recipe, parameter_groups
 
 HERE = Path(__file__).parent
 SEARCHES = ("search full", "search attention K=4", "search ranked K=4", "search random K=4")
@@ -75,20 +73,7 @@ class Bench:
     def training(self) -> Callable[[], None]:
         """Two steps of the largest network of the space."""
         model: nn.Module = build(self.space.arch(self.space.largest()))
-        model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        recipe = Recipe(epochs=1)
-        optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.weight_decay), lr=0.1, momentum=0.9, nesterov=True
-        )
-
-        def step() -> None:
-            for _ in range(2):
-                loss = functional.cross_entropy(model(self.x), self.y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-        return step
+        return two_steps(model, self.x, self.y, rate=0.1)
 
     def cost(self) -> Callable[[], None]:
         """Expected cost, its gradient for all alphas, and the multiplier's step."""
