@@ -15,10 +15,12 @@ CHANNELS = 16
 PARTIAL = ["random", "attention", "ranked"]
 
 
-def make(name: str, partial: int = 4, attention: str | None = None) -> ChannelSampler:
+def make(
+    name: str, partial: int = 4, attention: str | None = None, channels: int = CHANNELS
+) -> ChannelSampler:
     torch.manual_seed(0)
     settings = SamplerSettings(name=name, partial=partial, attention=attention)
-    sampler = make_sampler(settings, CHANNELS)
+    sampler = make_sampler(settings, channels)
     assert sampler is not None
     return sampler
 
@@ -141,6 +143,19 @@ def test_forms_of_attention_are_as_published(name: str, form: str) -> None:
         if form == "cbam":
             plain = plain + sampler.mlp(x.flatten(2).max(-1).values)
     torch.testing.assert_close(sampler.scores(x), torch.as_tensor(plain).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(4, 1), (8, 3), (16, 3), (64, 3), (128, 5), (512, 5), (1024, 5)]
+)
+def test_the_eca_kernel_grows_with_the_channels(channels: int, kernel: int) -> None:
+    sampler = make("ranked", attention="eca", channels=channels)
+    assert sampler.convolution.kernel_size == (kernel,)
+    assert sampler.scores(torch.zeros(2, channels, 3, 3)).shape == (2, channels)
+
+
+def test_each_sampler_has_its_own_form_of_scores() -> None:
+    assert [make(name).attention for name in ("attention", "ranked")] == ["cbam", "se"]
 
 
 @pytest.mark.parametrize("name", PARTIAL)

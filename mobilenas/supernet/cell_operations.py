@@ -208,8 +208,10 @@ class _MaxPool2x2(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Return the gradient for x."""
         (places,) = ctx.saved_tensors
-        kind = {"dtype": gradient.dtype, "device": gradient.device}
-        blank = torch.empty(ctx.size, memory_format=torch.channels_last, **kind)  # for its shape
+        # only its shape counts; `empty_permuted` is channels last
+        blank = torch.empty_permuted(
+            ctx.size, (0, 2, 3, 1), dtype=gradient.dtype, device=gradient.device
+        )
         options = (2, 2), (2, 2), (0, 0), (1, 1), True
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         for_x: Tensor = backward(gradient, blank, *options, places)

@@ -86,7 +86,8 @@ class CellAlphas(nn.Module):
             for group in self.space.groups():
                 clipped = beta[group].clamp(max=1)
                 log_b = clipped.log_softmax(0)
-                excess = clipped.relu().sum() - self._count(group)
+                # not relu, whose gradient is 0 at 0: there betas start, and the count lifts them
+                excess = clipped.clamp(min=0).sum() - self._count(group)
                 loss = _COUNT_FACTOR * excess.square() - (log_b.exp() * log_b).sum()
                 total = total + loss.cpu()
         return total

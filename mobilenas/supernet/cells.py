@@ -80,6 +80,7 @@ class CellSuperNetwork(Supernet):
         edges = p.edges[kind]
         # without `none`, which takes its probability and adds nothing
         weights = edges[:, None] * p.operations[kind][:, : len(self.space.operations)]
+        weights = weights * (weights != 0)  # no gradient for what is not computed
         known, there = weights.tolist(), edges.tolist()
         mixtures = []
         for place in range(INPUTS + self.space.nodes - 1):
