@@ -1,0 +1,133 @@
+"""The model whose channel sizes are searched: from torchvision, or from a user's function."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from mobilenas._torchvision import models
+from mobilenas.channels.tracing import trace
+from mobilenas.errors import FileError, MobileNASError
+
+TORCHVISION = "torchvision:"
+"""Starts the name of a torchvision classification model."""
+FORMS = "torchvision:NAME or package.module:factory"
+"""What a model can be given as."""
+
+# Auxiliary classifiers would be a second output. init_weights is given because torchvision warns
+# where it is not, and takes the published initialization.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def load_model(
+    spec: str,
+    *,
+    classes: int | None,
+    image_size: int,
+    in_channels: int = 3,
+    weights: Path | None = None,
+) -> nn.Module:
+    """Build the model that `spec` names, and load its weights if a file is given.
+
+    `torchvision:NAME` is built for `classes` (torchvision's own number where None), without
+    pretrained weights. `package.module:factory` is called without arguments; the current folder is
+    on its import path. MobileNASError where the model cannot be built, does not take images
+    [N, in_channels, image_size, image_size] or does not give logits [N, classes].
+    """
+    if spec.startswith(TORCHVISION):
+        model = _from_torchvision(spec.removeprefix(TORCHVISION), classes)
+    else:
+        model = _from_factory(spec)
+    if weights is not None:
+        _load_weights(model, spec, weights)
+    traced = trace(model, image_size=image_size, in_channels=in_channels)
+    (last,) = (node for node in traced.graph.nodes if node.op == "output")
+    logits = traced.results[last].shape[1]
+    if classes is not None and logits != classes:
+        raise MobileNASError(f"{spec} gives {logits} logits; the data has {classes} classes")
+    return model
+
+
+def _from_torchvision(name: str, classes: int | None) -> nn.Module:
+    known = models.list_models(module=models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"try {known[0]}"
+        raise MobileNASError(f"torchvision has no classification model {name!r}; {hint}")
+    options = _OPTIONS.get(name, {})
+    if classes is not None:
+        options = options | {"num_classes": classes}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def _from_factory(spec: str) -> nn.Module:
+    module_name, colon, name = spec.partition(":")
+    if not (colon and module_name and name.isidentifier()):
+        raise MobileNASError(f"model is {spec!r}; it must be {FORMS}")
+    with _current_folder_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise MobileNASError(
+                f"cannot import {module_name} of {spec}: {_reason(error)}"
+            ) from error
+        factory = getattr(module, name, None)
+        if not callable(factory):
+            what = "has no" if factory is None else "has no function"
+            raise MobileNASError(f"{module_name} {what} {name!r}, which {spec} names")
+        try:
+            model = factory()
+        except Exception as error:
+            raise MobileNASError(f"{spec} failed: {_reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise MobileNASError(f"{spec} returned a {type(model).__name__}; it must be an nn.Module")
+    return model
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    # an installed script has only its own folder on the path
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _load_weights(model: nn.Module, spec: str, path: Path) -> None:
+    tensors = _read(path)
+    own: dict[str, Tensor] = model.state_dict()
+    for key in [*own, *tensors]:
+        have, want = (list(side[key].shape) if key in side else None for side in (tensors, own))
+        if have != want:
+            problem = f"{key} has shape {have} in the file and {want} in the model"
+            if have is None or want is None:
+                problem = f"{'the file' if have is None else 'the model'} has no {key}"
+            raise MobileNASError(f"{path} does not fit {spec}: {problem}")
+    model.load_state_dict(tensors)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise FileError(f"{path} is not a whole safetensors file: {error}") from error
