@@ -29,6 +29,9 @@ PRECISIONS = ("fp32", "int8")
 ACTIVATIONS = ("hard_swish", "relu", "relu6")
 SQUEEZE_POLICIES = ("searched", "on", "off")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+FORMATS = ("onnx", "fp16", "int8", "ort")
+TARGETS = ("cpu", "xnnpack", "nnapi", "coreml")
+INPUTS = ("float-nchw", "uint8-nhwc")
 
 
 def size(text: str) -> int:

@@ -51,6 +51,46 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     click.echo()
 
 
+def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
+    """Print these files of an export, and what each target makes of them."""
+    targets = tuple(dict.fromkeys(targets))
+    shown = {name: files[name] for name in dict.fromkeys(names)}
+    top1 = files["onnx"]["top1"]
+    rows = (
+        (
+            Path(file["path"]).name,
+            format_count(file["size_bytes"]),
+            f"{file['latency_ms']:.3g}",
+            f"{file['top1']:.1f}",
+            "-" if name == "onnx" else f"{round(top1 - file['top1'], 1) + 0:.1f}",
+            *(_parts(file.get("targets", {}).get(target)) for target in targets),
+        )
+        for name, file in shown.items()
+    )
+    show_table("Export", ("file", "bytes", "ms", "top-1", "drop", *targets), rows)
+    notes = [
+        "ms: median latency of one image. top-1 in percent of the test images, drop in points."
+    ]
+    if targets:
+        notes.append(
+            f"{', '.join(targets)}: the parts of the graph that it runs, 1 being best, or whether "
+            "it runs the file where parts are not counted."
+        )
+    reports = [report for file in shown.values() for report in file.get("targets", {}).values()]
+    caveats = [report["caveat"] for report in reports if report["caveat"]]
+    notes += [f"{caveats[0]}."] if targets and caveats else []
+    for note in notes:
+        click.echo(click.wrap_text(note, 80))
+    click.echo()
+
+
+def _parts(report: dict[str, Any] | None) -> str:
+    """Parts that a target runs, or the verdict where it has no list."""
+    if report is None:
+        return "-"
+    return str(report["verdict" if report["partitions"] is None else "partitions"])
+
+
 def show_rule() -> None:
     """Print the counting rule."""
     click.echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))

@@ -33,14 +33,20 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
     channels = len(metadata.mean)
     size = metadata.image_size
     (entry,) = runner.get_inputs()
-    if channels != 3 or entry.type != "tensor(float)" or entry.shape[1:] != [channels, size, size]:
+    layouts = {"tensor(float)": [3, size, size], "tensor(uint8)": [size, size, 3]}
+    if channels != 3 or entry.type not in layouts or entry.shape[1:] != layouts[entry.type]:
         raise FileError(
             f"{model_path}: the input is {entry.type} {entry.shape}; for its metadata it must be "
-            f"float [1, 3, {size}, {size}]"
+            f"float [1, 3, {size}, {size}] or uint8 [1, {size}, {size}, 3]"
         )
+    # a file that takes pixels normalizes them itself
+    folded = entry.type == "tensor(uint8)"
     predictions = []
     for path in image_paths:
-        (logits,) = runner.run(None, {entry.name: prepare(decode(path, size), metadata)})
+        pixels = decode(path, size)
+        (logits,) = runner.run(
+            None, {entry.name: pixels[None] if folded else prepare(pixels, metadata)}
+        )
         if logits.shape != (1, len(metadata.labels)):
             raise FileError(
                 f"{model_path}: the output is {list(logits.shape)}; for its metadata it must be "

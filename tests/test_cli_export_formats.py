@@ -1,0 +1,137 @@
+"""`mobilenas export --formats ...`: what is printed, what is refused; the page's own program."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from mobilenas import formats
+from mobilenas.cli import options
+from mobilenas.cli.main import cli
+from mobilenas.export.targets import CAVEAT, TARGETS
+from mobilenas.files import write_json
+from mobilenas.pipeline import train_stage
+from mobilenas.progress import Silent
+from mobilenas.request import Request, start
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/deploy.md"
+BLOCK = {"kernel": 3, "hidden": 8, "out": 16, "stride": 1, "squeeze": 8, "activation": "relu"}
+ARCH = {
+    "space": "mobile",
+    "image_size": 8,
+    "in_channels": 3,
+    "classes": 10,
+    "stem": {"channels": 8, "stride": 1, "activation": "relu"},
+    "blocks": [BLOCK],
+    "head": {"channels": 32, "hidden": 0, "activation": "relu", "dropout": 0.0},
+}
+ALL = ("--formats", "onnx,fp16,int8,ort", "--targets", "cpu,xnnpack,nnapi,coreml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    request = Request(flops=300_000, effort="quick", epochs=1, threads=1)
+    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    write_json(folder / "arch.json", {"arch": ARCH})
+    train_stage(run)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def printed(trained: Path) -> str:
+    """The terminal output of an export of all files that take pixels."""
+    return export(trained, *ALL, "--input", "uint8-nhwc", "--max-drop", "9").stdout
+
+
+def export(folder: Path, *words: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["export", str(folder), "--quiet", *words])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def test_one_table_within_80_columns_and_the_caveat_once(printed: str) -> None:
+    lines = printed.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    words = {line.split()[0]: line.split() for line in lines if line.startswith("model.")}
+    assert list(words) == [
+        "model.onnx",
+        "model.uint8.onnx",
+        "model.fp16.uint8.onnx",
+        "model.int8.uint8.onnx",
+        "model.uint8.ort",
+    ]
+    header = next(line.split() for line in lines if line.startswith("file "))
+    assert header == ["file", "bytes", "ms", "top-1", "drop", *TARGETS]
+    for row in words.values():
+        assert len(row) == len(header)
+        float(row[2]), float(row[3])
+    assert words["model.onnx"][4:] == ["-"] * 5  # not asked for: the reference
+    assert words["model.uint8.onnx"][5:7] == ["yes", "unknown"]
+    assert words["model.uint8.ort"][3] == words["model.uint8.onnx"][3] == words["model.onnx"][3]
+    assert int(words["model.int8.uint8.onnx"][7]) >= 1
+    assert words["model.uint8.ort"][5:] == ["-", "-", "-", "-"]
+    assert " ".join(printed.split()).count(CAVEAT) == 1
+
+
+def test_json_is_export_json(printed: str, trained: Path) -> None:
+    words = ("--formats", "int8", "--input", "uint8-nhwc", "--max-drop", "9", "--json")
+    document = json.loads(export(trained, *words).stdout)
+    assert document == json.loads((trained / "export/export.json").read_text())
+    assert set(document["files"]) >= {"onnx", "int8-uint8"}
+
+
+def test_without_options_the_command_is_what_it_was(printed: str, trained: Path) -> None:
+    before = (trained / "export/export.json").read_bytes()
+    with contextlib.chdir(trained.parent):
+        output = export(Path("run")).stdout
+    assert "test top-1 %" in output
+    assert "run/export/model.onnx " in output
+    assert (trained / "export/export.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--formats", "onnx,tflite"), ("'tflite'", "onnx, fp16, int8, ort")),
+        (("--formats", ""), ("''", "onnx, fp16, int8, ort")),
+        (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, nnapi, coreml")),
+        (("--input", "nchw"), ("'nchw'", "uint8-nhwc")),
+        (("--max-drop", "-1"), ("--max-drop",)),
+    ],
+)
+def test_what_is_unknown_is_refused_in_one_line(
+    words: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    (line,) = export(tmp_path, *words, status=2).stderr.splitlines()
+    for part in parts:
+        assert part in line
+
+
+def test_the_written_out_names_are_the_library_s() -> None:
+    assert options.FORMATS == formats.FORMATS
+    assert options.INPUTS == formats.INPUTS
+    assert options.TARGETS == TARGETS
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_page_s_python_program_says_what_predict_says(trained: Path, tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    image = tmp_path / "image.png"
+    gradient = Image.linear_gradient("L").resize((8, 8))
+    Image.merge("RGB", (gradient, gradient.rotate(90), gradient.rotate(180))).save(image)
+    model = trained / "export/model.int8.uint8.onnx"
+    command = [sys.executable, "-c", program, str(model), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    label, share = done.stdout.split()
+    answer = CliRunner().invoke(cli, ["predict", str(model), str(image), "--json"])
+    expected: dict[str, Any] = json.loads(answer.stdout)["predictions"][0]["labels"][0]
+    assert label == expected["label"]
+    assert float(share) == pytest.approx(expected["probability"], abs=1e-3)

@@ -1,0 +1,225 @@
+"""The forms of a trained network: names, accuracy, checks, what is done again and what refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mobilenas.errors import MobileNASError
+from mobilenas.export.input_layout import INPUT_KEY, UINT8_NHWC
+from mobilenas.export.onnx import read_props
+from mobilenas.export.predict import predict
+from mobilenas.files import read_json, write_json
+from mobilenas.formats import FORMATS, FormatSettings, write_formats
+from mobilenas.pipeline import EXPORT_FILE, WEIGHTS_FILE, train_stage
+from mobilenas.profiling.session import session
+from mobilenas.progress import Silent
+from mobilenas.request import Request, start
+from mobilenas.runs import Run, open_run
+
+BLOCK = {"kernel": 3, "squeeze": 0, "activation": "hard_swish"}
+ARCH = {
+    "space": "mobile",
+    "image_size": 8,
+    "in_channels": 3,
+    "classes": 10,
+    "stem": {"channels": 8, "stride": 1, "activation": "hard_swish"},
+    "blocks": [
+        BLOCK | {"hidden": 8, "out": 16, "stride": 1, "squeeze": 8},
+        BLOCK | {"hidden": 48, "out": 16, "stride": 2},
+    ],
+    "head": {"channels": 64, "hidden": 0, "activation": "hard_swish", "dropout": 0.0},
+}
+FILES = {
+    "onnx": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "ort": "model.ort",
+    "onnx-uint8": "model.uint8.onnx",
+    "fp16-uint8": "model.fp16.uint8.onnx",
+    "int8-uint8": "model.int8.uint8.onnx",
+}
+TARGETS = ("cpu", "nnapi")
+FIELDS = {"path", "top1", "size_bytes", "latency_ms", "latency_interval_ms", "checks", "targets"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run up to its training, of an arch that nobody searched."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    request = Request(flops=300_000, effort="quick", epochs=8, threads=1)
+    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    write_json(folder / "arch.json", {"arch": ARCH})
+    train_stage(run)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Run:
+    """The same with all files."""
+    folder = Path(shutil.copytree(trained, trained.with_name("exported")))
+    run = open_run(folder, Silent())
+    for layout, names in (("float-nchw", FORMATS), ("uint8-nhwc", FORMATS[:3])):
+        write_formats(run, FormatSettings(formats=names, targets=TARGETS, input=layout, max_drop=5))
+    return run
+
+
+@pytest.fixture
+def fresh(trained: Path, tmp_path: Path) -> Run:
+    return open_run(Path(shutil.copytree(trained, tmp_path / "fresh")), Silent())
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    return read_json(run.folder / EXPORT_FILE)
+
+
+def states(run: Run) -> dict[str, tuple[int, int]]:
+    paths = sorted((run.folder / "export").iterdir())
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
+
+
+def test_every_file_is_named_measured_and_checked(exported: Run) -> None:
+    record = record_of(exported)
+    files = record["files"]
+    assert {name: Path(entry["path"]).name for name, entry in files.items()} == FILES
+    assert record["deployed"] == "onnx"
+    for name, entry in files.items():
+        ort = name.startswith("ort")
+        assert set(entry) == (FIELDS - {"targets"} | {"required_operators"} if ort else FIELDS)
+        size = (exported.folder / entry["path"]).stat().st_size
+        assert entry["size_bytes"] == entry["checks"]["size_bytes"] == size
+        assert entry["checks"]["images"] == 64
+        assert entry["checks"]["static"]
+        assert entry["checks"]["top1_agreement"] >= 90
+        assert entry["latency_ms"] > 0
+        if ort:
+            assert "ai.onnx" in (exported.folder / entry["required_operators"]).read_text()
+        else:
+            assert set(entry["targets"]) == set(TARGETS)
+            assert entry["targets"]["nnapi"]["partitions"] >= 1
+    assert files["onnx"]["checks"]["max_abs_difference"] == 0
+    assert "QuantizeLinear" in files["int8-uint8"]["checks"]["operators"]
+    assert files["fp16"]["size_bytes"] < files["onnx"]["size_bytes"]
+    assert record["quantization"] == {
+        "method": "static QDQ, minmax, per channel, equalized ranges",
+        "calibration_images": 128,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS[:3])
+def test_pixels_in_give_the_accuracy_of_floats_in(exported: Run, name: str) -> None:
+    files = record_of(exported)["files"]
+    one_image = 100 / len(exported.data.test)
+    assert files["onnx"]["top1"] > 60
+    assert files[f"{name}-uint8"]["top1"] == pytest.approx(files[name]["top1"], abs=2 * one_image)
+    path = exported.folder / files[f"{name}-uint8"]["path"]
+    (entry,) = session(path).get_inputs()
+    assert (entry.type, entry.shape) == ("tensor(uint8)", [1, 8, 8, 3])
+    assert UINT8_NHWC in read_props(path)[INPUT_KEY]
+
+
+@pytest.mark.parametrize("name", ["onnx-uint8", "int8-uint8", "ort"])
+def test_predict_normalizes_once(exported: Run, name: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    images = []
+    for number in range(8):
+        pixels: NDArray[np.uint8] = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        images.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(images[-1])
+    expected = predict(exported.folder / "export/model.onnx", images, top=10)
+    found = predict(exported.folder / "export" / FILES[name], images, top=10)
+    for ours, theirs in zip(found, expected, strict=True):
+        shares = dict(theirs.labels)
+        tolerance = 0.15 if name.startswith("int8") else 1e-3
+        assert dict(ours.labels) == pytest.approx(shares, abs=tolerance)
+
+
+def test_what_is_there_is_not_written_again(exported: Run) -> None:
+    before = states(exported)
+    settings = FormatSettings(formats=FORMATS, targets=TARGETS, max_drop=5)
+    assert write_formats(exported, settings) == record_of(exported)
+    assert states(exported) == before
+
+
+def test_another_target_or_a_lost_file_is_added_alone(exported: Run, tmp_path: Path) -> None:
+    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), Silent())
+    before, old = states(run), record_of(run)
+    write_formats(run, FormatSettings(targets=("coreml",)))
+    files = record_of(run)["files"]
+    assert set(files["onnx"]["targets"]) == {*TARGETS, "coreml"}
+    assert files["onnx"]["latency_ms"] == old["files"]["onnx"]["latency_ms"]
+    (run.folder / "export/model.fp16.onnx").unlink()
+    write_formats(run, FormatSettings(formats=("fp16",), max_drop=5))
+    after = states(run)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"model.fp16.onnx", "export.json"}
+
+
+def spoil(run: Run) -> None:
+    """Let one channel that nothing reads take the whole range of the stem's activations."""
+    weights = load_file(run.folder / WEIGHTS_FILE)
+    weights["stem.1.weight"][0] *= 1e4
+    weights["blocks.0.depthwise.0.weight"][0] = 0
+    weights["blocks.0.depthwise.1.running_mean"][0] = 0
+    weights["blocks.0.project.0.weight"][:, 0] = 0
+    save_file(weights, run.folder / WEIGHTS_FILE)
+
+
+def test_a_file_that_loses_too_much_is_refused_and_the_others_kept(fresh: Run) -> None:
+    spoil(fresh)
+    with pytest.raises(MobileNASError) as raised:
+        write_formats(fresh, FormatSettings(formats=("int8", "fp16")))
+    files = record_of(fresh)["files"]
+    assert set(files) == {"onnx", "fp16"}
+    assert set(states(fresh)) == {"model.onnx", "model.fp16.onnx", "export.json"}
+    message = str(raised.value)
+    for part in ("int8 has ", f"model.onnx {files['onnx']['top1']:.2f} %", "may lose 1;"):
+        assert part in message
+    for advice in ("--max-drop", "correct_bias", "calibration images"):
+        assert advice in message
+    assert "quantization" not in record_of(fresh)
+    # what the advice says is enough
+    allowed = float(message.partition("--max-drop ")[2].partition(",")[0])
+    write_formats(fresh, FormatSettings(formats=("int8",), max_drop=allowed))
+    assert set(record_of(fresh)["files"]) == {"onnx", "fp16", "int8"}
+    # asked for again with less, it is refused and stays
+    with pytest.raises(MobileNASError, match="int8 has"):
+        write_formats(fresh, FormatSettings(formats=("int8",)))
+    assert (fresh.folder / "export/model.int8.onnx").exists()
+
+
+def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    settings = read_json(folder / "run.json")
+    settings["settings"]["precision"] = "int8"
+    write_json(folder / "run.json", settings)
+    run = open_run(folder, Silent())
+    record = write_formats(run, FormatSettings(formats=("int8",), input="uint8-nhwc", max_drop=100))
+    assert set(record["files"]) == {"onnx", "int8", "int8-uint8"}
+    assert record["deployed"] == "int8"
+    assert record["quantization"]["method"] == "static QDQ, MinMax, per channel"
+    whole = onnx.load(str(folder / "export/model.int8.onnx")).graph
+    folded = onnx.load(str(folder / "export/model.int8.uint8.onnx")).graph
+    assert {tensor.name for tensor in whole.initializer} <= {t.name for t in folded.initializer}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"formats": ("onnx", "tflite")}, "'tflite'; it must be one of onnx, fp16, int8, ort"),
+        ({"targets": ("tpu",)}, "'tpu'; it must be one of cpu, xnnpack, nnapi, coreml"),
+        ({"input": "nchw"}, "'nchw'; it must be one of float-nchw, uint8-nhwc"),
+        ({"max_drop": -1}, "max_drop is -1; it must be between 0 and 100"),
+    ],
+)
+def test_unknown_settings_name_what_is_known(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(MobileNASError) as raised:
+        FormatSettings(**settings)
+    assert message in str(raised.value)
