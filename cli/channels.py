@@ -11,7 +11,7 @@ from mobilenas.errors import MobileNASError
 from .options import RULE, json_option
 
 if TYPE_CHECKING:
-    from mobilenas.channels import Graph, Group
+    from mobilenas.dependencies import Graph, Group
 
 IMAGE_SIZE = 224
 _NAME, _WHY, _LAYERS = 26, 16, 21  # characters: most of a name and a reason, least of the layers
@@ -67,7 +67,7 @@ def command(
         raise click.UsageError(f"--out is {str(out)!r}; it must end with .svg", ctx)
     graph = _extract(model, **how)
     if out is not None:
-        from mobilenas.channels.drawing import groups_drawing
+        from mobilenas.dependencies.drawing import groups_drawing
         from mobilenas.files import write_text
 
         write_text(out, groups_drawing(graph, model))
@@ -84,8 +84,8 @@ def command(
 def _extract(
     model: str, *, image_size: int | None, classes: int | None, weights: Path | None
 ) -> "Graph":
-    from mobilenas.channels import extract, load_model
-    from mobilenas.channels.models import FORMS
+    from mobilenas.dependencies import extract, load_model
+    from mobilenas.dependencies.models import FORMS
 
     path = Path(model)
     if path.exists():
@@ -102,7 +102,7 @@ def _extract(
 
 
 def _of_arch(path: Path, weights: Path | None) -> "Graph":
-    from mobilenas.channels import extract
+    from mobilenas.dependencies import extract
     from mobilenas.spaces import build, read_arch
     from mobilenas.train import load_weights
 
@@ -174,7 +174,7 @@ def _show(model: str, graph: "Graph") -> None:
 
 def _layers(group: "Group", width: int) -> str:
     """Their number, and as many of the first names as two lines take."""
-    from mobilenas.channels.drawing import layer_names
+    from mobilenas.dependencies.drawing import layer_names
 
     names = layer_names(group)
     first = [

@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from mobilenas.channels import load_model
 from mobilenas.cli.main import cli
 from mobilenas.config import COUNTING_RULE
 from mobilenas.cost import costs
+from mobilenas.dependencies import load_model
 from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, build
 
 V2 = ("--model", "torchvision:mobilenet_v2")

@@ -25,6 +25,7 @@ LAYERS = {
     "mobilenas.images": 0,
     "mobilenas.progress": 0,
     "mobilenas.data": 1,
+    "mobilenas.dependencies": 1,
     "mobilenas.nn": 1,
     "mobilenas.spaces": 2,
     "mobilenas.cost": 3,

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from mobilenas.channels.groups import Dimension, Graph, Layer, Part
-from mobilenas.channels.tracing import BATCH, Traced
-from mobilenas.channels.variables import Layout, Run, Unsupported, Variables
+from mobilenas.dependencies.groups import Dimension, Graph, Layer, Part
+from mobilenas.dependencies.tracing import BATCH, Traced
+from mobilenas.dependencies.variables import Layout, Run, Unsupported, Variables
 
 NO_LAYER = "no layer makes these channels"
 """Why the size of a constant or of a parameter on its own cannot change."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.channels import extract, load_model
-from mobilenas.channels.tracing import trace, without_data
+from mobilenas.dependencies import extract, load_model
+from mobilenas.dependencies.tracing import trace, without_data
 from mobilenas.errors import MobileNASError
 
 

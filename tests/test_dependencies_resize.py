@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.channels import Graph, Resizing, extract, load_model, resized, sizes
+from mobilenas.dependencies import Graph, Resizing, extract, load_model, resized, sizes
 from mobilenas.errors import MobileNASError
 
 SIDE = 8

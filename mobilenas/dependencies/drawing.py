@@ -2,7 +2,7 @@
 
 from html import escape
 
-from mobilenas.channels.groups import Graph, Group
+from mobilenas.dependencies.groups import Graph, Group
 
 _FREE, _FIXED = "#3d87cc", "#858d99"
 _FONT, _CHARACTER = 11, 6.7  # pixels; a fixed-width font, so that lengths of text are known

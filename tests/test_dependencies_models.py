@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mobilenas.channels import Graph, Group, extract, load_model, resized, sizes
-from mobilenas.channels.tracing import without_data
 from mobilenas.cost.recount import count_fvcore
+from mobilenas.dependencies import Graph, Group, extract, load_model, resized, sizes
+from mobilenas.dependencies.tracing import without_data
 from mobilenas.errors import FileError, MobileNASError
 
 QUICK = ["alexnet", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1"]

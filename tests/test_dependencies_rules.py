@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.channels import extract, resized, sizes
-from mobilenas.channels.groups import Graph
+from mobilenas.dependencies import extract, resized, sizes
+from mobilenas.dependencies.groups import Graph
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, build
 
@@ -178,7 +178,7 @@ A = {"a": conv(3, 4)}
         (
             lambda m, x: m.up(m.a(x)).mean((2, 3)),
             A | {"up": nn.PixelShuffle(2)},
-            r"PixelShuffle in up \(.*test_channels_rules.py:\d+\): there is no rule",
+            r"PixelShuffle in up \(.*test_dependencies_rules.py:\d+\): there is no rule",
         ),
         (
             lambda m, x: m.up(m.a(x)).mean((2, 3)),

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from torch import Tensor, nn
 
-from mobilenas.channels import extract
-from mobilenas.channels.drawing import groups_drawing, layer_names
+from mobilenas.dependencies import extract
+from mobilenas.dependencies.drawing import groups_drawing, layer_names
 
 
 class Net(nn.Module):

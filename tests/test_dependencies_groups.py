@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.channels import extract, resized, sizes
-from mobilenas.channels.groups import Graph
+from mobilenas.dependencies import extract, resized, sizes
+from mobilenas.dependencies.groups import Graph
 
 SIDE = 8
 
@@ -155,7 +155,7 @@ def test_a_size_written_in_the_code_fixes_its_channels() -> None:
     )
     graph = runs_at_other_sizes(model)
     assert list(sizes(graph)) == ["a"]
-    assert graph.fixed["b"].startswith("test_channels_groups.py:")
+    assert graph.fixed["b"].startswith("test_dependencies_groups.py:")
     assert graph.fixed["b"].endswith(" says 16")
 
 

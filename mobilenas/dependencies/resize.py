@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from mobilenas.channels.groups import Dimension, Graph
-from mobilenas.channels.tracing import trace
+from mobilenas.dependencies.groups import Dimension, Graph
+from mobilenas.dependencies.tracing import trace
 from mobilenas.errors import MobileNASError
 
 Keep = Mapping[str, Tensor]

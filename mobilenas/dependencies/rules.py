@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from mobilenas.channels import shapes
-from mobilenas.channels.extraction import Call, Extraction, Length, Value
-from mobilenas.channels.groups import Graph
-from mobilenas.channels.tracing import Traced, trace, where
-from mobilenas.channels.variables import Layout, Unsupported, repeated
+from mobilenas.dependencies import shapes
+from mobilenas.dependencies.extraction import Call, Extraction, Length, Value
+from mobilenas.dependencies.groups import Graph
+from mobilenas.dependencies.tracing import Traced, trace, where
+from mobilenas.dependencies.variables import Layout, Unsupported, repeated
 from mobilenas.errors import MobileNASError
 
 Rule = Callable[[Extraction, Call], Any]

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from mobilenas.channels.extraction import Call, Extraction, Length, Value
-from mobilenas.channels.variables import Layout, Unsupported, repeated
+from mobilenas.dependencies.extraction import Call, Extraction, Length, Value
+from mobilenas.dependencies.variables import Layout, Unsupported, repeated
 
 
 def size_of(_: Extraction, call: Call) -> Any:

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from mobilenas._torchvision import models
-from mobilenas.channels.tracing import trace
+from mobilenas.dependencies.tracing import trace
 from mobilenas.errors import FileError, MobileNASError
 
 TORCHVISION = "torchvision:"
