@@ -1,195 +1,86 @@
-"""`mobilenas channels`: which channel sizes of a model are tied."""
+"""`mobilenas channels`: the channel sizes of any traceable model."""
 
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from mobilenas.errors import MobileNASError
+from .options import RULE, folder_options, job_options, output_options
 
-from .options import RULE, json_option
+F = TypeVar("F", bound=Callable[..., Any])
 
-if TYPE_CHECKING:
-    from mobilenas.dependencies import Graph, Group
+# written out as those of options.py are
+STARTS = ("model", "small")
+SCHEDULES = ("annealed", "greedy")
+METRICS = ("qc", "constant")
+KEEP_WEIGHTS = ("svd", "magnitude", "fresh")
+_OF_GROUPS = {"model", "image_size", "classes", "weights", "graph_only", "out", "as_json"}
 
-IMAGE_SIZE = 224
-_NAME, _WHY, _LAYERS = 26, 16, 21  # characters: most of a name and a reason, least of the layers
+
+def _choice(name: str, legal: tuple[str, ...], text: str) -> Callable[[F], F]:
+    return click.option(name, type=click.Choice(legal), help=text)
 
 
 @click.command(name="channels", epilog=RULE)
 @click.option(
     "--model",
-    required=True,
     metavar="MODEL",
     help="torchvision:NAME, package.module:factory, a run folder or an arch.json.",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(4, 4096),
-    metavar="N",
-    help="Side in pixels; 224 unless said.",
-)
-@click.option(
-    "--classes",
-    type=click.IntRange(2, 65536),
-    metavar="N",
-    help="Classes; the model's own unless said.",
 )
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights of the model, a safetensors file; checked, they change no group.",
+    help="Weights the model comes with, a safetensors file; a run folder brings its own.",
 )
-@click.option("--graph-only", is_flag=True, help="Print the groups; needed.")
+@click.option("--controls", is_flag=True, help="Train uniform, random, constant-metric sizes too.")
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="Changes of the sizes.")
+@click.option("--trial-epochs", type=click.IntRange(1), metavar="N", help="Epochs of each trial.")
+@_choice("--start", STARTS, "Proportions to start from: the model's (unless said), or all small.")
+@_choice("--schedule", SCHEDULES, "annealed unless said; greedy never accepts a worse trial.")
+@_choice("--metric", METRICS, "qc unless said; constant is the control.")
+@click.option("--gamma", type=float, metavar="X", help="Momentum of the metric; 0.8 unless said.")
+@click.option("--delta", type=float, metavar="X", help="How far the metric moves a size; 1.")
+@_choice("--keep-weights", KEEP_WEIGHTS, "How weights are kept; svd unless said.")
+@click.option("--distill", type=float, metavar="X", help="Weight of distillation; 1 unless said.")
+@click.option("--distill-temperature", type=float, metavar="X", help="Of its logits; 2.")
+@job_options
+@click.option("--graph-only", is_flag=True, help="Print which sizes are tied; search nothing.")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE.svg",
-    help="Draw the groups into this file.",
+    "--classes", type=click.IntRange(2, 65536), metavar="N", help="With --graph-only: classes."
 )
-@json_option
+@folder_options
+@output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, model: str, graph_only: bool, out: Path | None, as_json: bool, **how: Any
-) -> None:
-    """Show which channel sizes of a model are tied.
+    ctx: click.Context, /, graph_only: bool, classes: int | None, out: Path | None, **how: Any
+) -> int:
+    """Search the channel sizes of a model under a budget, then train, export and compare.
 
-    Sizes that an addition, a depthwise convolution or the like makes equal are one group: they can
-    only change together. Nothing is searched or changed.
+    The model stays what it is but for its widths. Sizes that an addition, a depthwise convolution
+    or the like makes equal are one group and change together. With --graph-only, --out is an
+    .svg file.
     """
     if not graph_only:
-        raise click.UsageError(
-            "say --graph-only: this command shows the groups; there is no search over sizes", ctx
-        )
-    if out is not None and out.suffix != ".svg":
-        raise click.UsageError(f"--out is {str(out)!r}; it must end with .svg", ctx)
-    graph = _extract(model, **how)
-    if out is not None:
-        from mobilenas.dependencies.drawing import groups_drawing
-        from mobilenas.files import write_text
+        if classes is not None:
+            raise click.UsageError("--classes goes with --graph-only: the images have classes", ctx)
+        from mobilenas.request_channels import ChannelsRequest
 
-        write_text(out, groups_drawing(graph, model))
-    if as_json:
-        from .render import show_json
+        from .session import whole_job
 
-        show_json(_plain(model, graph))
-        return
-    _show(model, graph)
-    if out is not None:
-        click.echo(f"Drawing: {out}")
-
-
-def _extract(
-    model: str, *, image_size: int | None, classes: int | None, weights: Path | None
-) -> "Graph":
-    from mobilenas.dependencies import extract, load_model
-    from mobilenas.dependencies.models import FORMS
-
-    path = Path(model)
-    if path.exists():
-        if image_size is not None or classes is not None:
-            raise MobileNASError(
-                f"--image-size and --classes do not go with {model}, which says them itself"
-            )
-        return _of_arch(path / "arch.json" if path.is_dir() else path, weights)
-    if ":" not in model:
-        raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
-    side = IMAGE_SIZE if image_size is None else image_size
-    loaded = load_model(model, classes=classes, image_size=side, weights=weights)
-    return extract(loaded, image_size=side)
-
-
-def _of_arch(path: Path, weights: Path | None) -> "Graph":
-    from mobilenas.dependencies import extract
-    from mobilenas.spaces import build, read_arch
-    from mobilenas.train import load_weights
-
-    arch = read_arch(path)
-    network: Any = build(arch) if weights is None else load_weights(arch, weights)
-    network.auxiliary = None  # a cell's second classifier is for training only
-    return extract(network, image_size=arch.image_size, in_channels=arch.in_channels)
-
-
-def _plain(model: str, graph: "Graph") -> dict[str, Any]:
-    return {
-        "model": model,
-        "flops": graph.flops({}),
-        "params": graph.params({}),
-        "groups": [
-            {
-                "name": group.name,
-                "size": group.size,
-                "divisor": group.divisor,
-                "fixed": group.fixed,
-                "members": [
-                    {
-                        "module": member.module,
-                        "kind": member.kind,
-                        "offset": member.offset,
-                        "size": member.size,
-                        "repeat": member.repeat,
-                    }
-                    for member in group.members
-                ],
-            }
-            for group in graph.groups
-        ],
+        return whole_job(ctx, "channels", ChannelsRequest)
+    given = {
+        name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
+    if others := sorted(given - _OF_GROUPS):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise click.UsageError(f"{named}: not with --graph-only, which searches nothing", ctx)
+    if how["model"] is None:
+        raise click.UsageError("no model was given: say --model", ctx)
+    from .channel_groups import show_groups
 
-
-def _show(model: str, graph: "Graph") -> None:
-    # not `show_table`: it sets all columns but the first to the right, and these hold names
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from .render import show_rule
-
-    console = Console(highlight=False)
-    name = min(_NAME, max(len(group.name) for group in graph.groups))
-    why = min(_WHY, max([len("why fixed"), *map(len, graph.fixed.values())]))
-    layers = max(_LAYERS, console.width - name - why - len("size multiple of ") - 3)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("group", max_width=name, overflow="fold")
-    table.add_column("size", justify="right")
-    table.add_column("multiple of", justify="right", max_width=len("multiple"))
-    table.add_column("layers", max_width=layers, overflow="fold")
-    table.add_column("why fixed", max_width=why, overflow="fold")
-    for group in graph.groups:
-        multiple = "-" if group.fixed else str(group.divisor)
-        row = (group.name, str(group.size), multiple, _layers(group, layers), group.fixed or "")
-        table.add_row(*map(Text, row))
-    click.echo(f"Dependency groups of {model}")
-    console.print(table)
-    free = len(graph.groups) - len(graph.fixed)
-    click.echo(
-        f"\n{len(graph.groups)} groups, {free} can change. "
-        f"{graph.flops({}):,} FLOPs, {graph.params({}):,} params."
-    )
-    show_rule()
-
-
-def _layers(group: "Group", width: int) -> str:
-    """Their number, and as many of the first names as two lines take."""
-    from mobilenas.dependencies.drawing import layer_names
-
-    names = layer_names(group)
-    first = [
-        "itself" if name == group.name else _tail(name, width - len(", ...")) for name in names
-    ]
-    lines = textwrap.wrap(
-        f"{len(names)}: {', '.join(first)}",
-        width,
-        max_lines=2,
-        placeholder=" ...",
-        break_on_hyphens=False,
-    )
-    return "\n".join(lines)
-
-
-def _tail(name: str, width: int) -> str:
-    """The end of a name, which tells layers of one block apart."""
-    return name if len(name) <= width else "..." + name[3 - width :]
+    names = ("model", "image_size", "weights", "as_json")
+    show_groups(**{name: how[name] for name in names}, classes=classes, out=out)
+    return 0

@@ -85,7 +85,7 @@ def _count(name: str, least: int, text: str) -> Callable[[F], F]:
     return click.option(name, type=click.IntRange(min=least), metavar="N", help=text)
 
 
-_REQUEST = (
+_JOB = (
     click.option(
         "--data",
         metavar="DATA",
@@ -129,6 +129,19 @@ _REQUEST = (
     click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read."),
     click.option("--download", is_flag=True, help="Fetch CIFAR where it is missing."),
     _count("--epochs", 1, "Epochs of the final training."),
+    _count("--finalists", 0, "Archs compared by short training; 0 turns it off."),
+    click.option(
+        "--baselines",
+        type=mobilenets,
+        metavar="NAMES",
+        help="MobileNets to compare with, with commas between them, or none; all unless said.",
+    ),
+    _count("--random", 0, "Random networks to compare with; 3 unless said."),
+    _count("--seeds", 1, "Seeds of the comparison; 1 unless said."),
+    click.option("--dynamic-batch", is_flag=True, help="Let the ONNX file take any batch."),
+)
+
+_SEARCH = (
     _count("--search-epochs", 1, "Epochs of the supernet."),
     _choice("--space", SPACES, "What can be found: mobile unless said."),
     _choice("--method", METHODS, "Preset of the parts below; see `mobilenas methods`."),
@@ -158,24 +171,14 @@ _REQUEST = (
     click.option("--drop-path", type=float, metavar="P", help="Cells: chance to drop an edge."),
     _choice("--constraint", CONSTRAINTS, "How budgets enter the loss."),
     click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty."),
-    _count("--finalists", 0, "Archs compared by short training; 0 turns it off."),
     _choice(
         "--activation",
         ACTIVATIONS,
         "Activation of the blocks; hard_swish, for int8 relu, unless said.",
     ),
     _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
-    click.option(
-        "--baselines",
-        type=mobilenets,
-        metavar="NAMES",
-        help="MobileNets to compare with, with commas between them, or none; all unless said.",
-    ),
-    _count("--random", 0, "Random networks to compare with; 3 unless said."),
     click.option("--rival", is_flag=True, help="Give random networks the search's time, too."),
     _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),
-    _count("--seeds", 1, "Seeds of the comparison; 1 unless said."),
-    click.option("--dynamic-batch", is_flag=True, help="Let the ONNX file take any batch."),
 )
 
 _FOLDER = (
@@ -204,8 +207,10 @@ def _stacked(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     return decorate
 
 
-request_options: Callable[[Any], Any] = _stacked(_REQUEST)
+request_options: Callable[[Any], Any] = _stacked((*_JOB, *_SEARCH))
 """Every field of `mobilenas.request.Request`."""
+job_options: Callable[[Any], Any] = _stacked(_JOB)
+"""What a job needs to be told whatever is searched."""
 folder_options: Callable[[Any], Any] = _stacked(_FOLDER)
 """--out, --resume, --overwrite."""
 output_options: Callable[[Any], Any] = _stacked(_OUTPUT)

@@ -1,6 +1,5 @@
 """`mobilenas run`: the whole way."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,34 +12,11 @@ from .options import RULE, folder_options, output_options, request_options
 @folder_options
 @output_options
 @click.pass_context
-def command(ctx: click.Context, /, out: Path, quiet: bool, as_json: bool, **_: Any) -> int:
+def command(ctx: click.Context, /, **_: Any) -> int:
     """Search, train, export, compare and report in one go.
 
     Every stage is resumable: --out RUN --resume alone goes on with what RUN was asked for.
     """
-    from .session import open_or_start, resume_command, working
+    from .session import whole_job
 
-    with working(resume_command("run", out), out, quiet=quiet) as reporter:
-        from mobilenas.compare import summarize
-        from mobilenas.pipeline import (
-            COMPARE_FILE,
-            ONNX_FILE,
-            REPORT_FILE,
-            RESULT_FILE,
-            read_networks,
-            run_all,
-        )
-
-        result = run_all(open_or_start(ctx, reporter))
-        networks = read_networks(out / COMPARE_FILE)
-    from .render import show_certificate, show_file, show_networks, show_rule, status_of
-
-    if as_json:
-        show_file(out / RESULT_FILE)
-    else:
-        show_networks(summarize(networks))
-        show_certificate(result["budgets"])
-        show_rule()
-        click.echo(f"Report: {out / REPORT_FILE}")
-        click.echo(f"Model: {out / ONNX_FILE}")
-    return status_of(result["budgets"])
+    return whole_job(ctx, "run")

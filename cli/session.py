@@ -42,18 +42,21 @@ def resume_command(name: str, out: Path | None) -> str:
     return f"mobilenas {name} --out {shlex.quote(str(out))} --resume"
 
 
-def asked_for(ctx: click.Context) -> "Request":
-    """Make the Request that the options state."""
+def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":
+    """Make the Request, or one of its kinds, that the options state."""
     from mobilenas.request import Request
 
-    names = [field.name for field in fields(Request)]
+    kind = Request if kind is None else kind
+    names = [field.name for field in fields(kind)]
     given: dict[str, Any] = {
-        name: ctx.params[name] for name in names if ctx.params[name] is not None
+        name: ctx.params[name] for name in names if ctx.params.get(name) is not None
     }
-    return Request(**given)
+    return kind(**given)
 
 
-def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":
+def open_or_start(
+    ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
+) -> "Run":
     """Start the run that the options state in --out, or go on with the one there."""
     from mobilenas.request import go_on, start
     from mobilenas.runs import command_line
@@ -67,7 +70,7 @@ def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":
         return go_on(out, reporter)
     return start(
         out,
-        asked_for(ctx),
+        asked_for(ctx, kind),
         command=command_line(),
         reporter=reporter,
         resume=resume,
@@ -82,3 +85,32 @@ def states_a_request(ctx: click.Context) -> bool:
         ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         for name in set(ctx.params) - others
     )
+
+
+def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None) -> int:
+    """Do every stage of the job that the options state, show what came out, return the status."""
+    out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
+    with working(resume_command(name, out), out, quiet=quiet) as reporter:
+        from mobilenas.compare import summarize
+        from mobilenas.pipeline import (
+            COMPARE_FILE,
+            ONNX_FILE,
+            REPORT_FILE,
+            RESULT_FILE,
+            read_networks,
+            run_all,
+        )
+
+        result = run_all(open_or_start(ctx, reporter, kind))
+        networks = read_networks(out / COMPARE_FILE)
+    from .render import show_certificate, show_file, show_networks, show_rule, status_of
+
+    if as_json:
+        show_file(out / RESULT_FILE)
+    else:
+        show_networks(summarize(networks))
+        show_certificate(result["budgets"])
+        show_rule()
+        click.echo(f"Report: {out / REPORT_FILE}")
+        click.echo(f"Model: {out / ONNX_FILE}")
+    return status_of(result["budgets"])

@@ -28,7 +28,7 @@ from mobilenas.runs import Run, RunSettings, create_run, machine, make_space, ve
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS
-from mobilenas.spaces import Arch, CellArch, format_genotype
+from mobilenas.spaces import Arch, CellArch, WidthsSpace, format_genotype
 from mobilenas.spaces.any import AnyChoice, choice_type
 from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
 from mobilenas.spaces.mobile import Choice
@@ -290,6 +290,7 @@ def _drawn(run: Run) -> AnyChoice:
 def _found_choice(run: Run) -> AnyChoice:
     """Return the candidate that the search decided for; arch.json has it as an arch only."""
     kept = read_json(run.folder / "search/candidates.json")["choices"]
+    assert not isinstance(run.space, WidthsSpace)
     kind, found = choice_type(run.space), read_json(run.folder / "arch.json")["arch"]
     choices = [from_plain(kind, plain, f"choices[{n}]") for n, plain in enumerate(kept)]
     choice: AnyChoice = next(c for c in choices if run.space.arch(c).to_dict() == found)

@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
 from mobilenas.runs import Run, versions
 from mobilenas.search import Confirm
-from mobilenas.spaces import Arch, MobileArch
+from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
 
 CALIBRATION_IMAGES = 128
 """Training images from which the quantizer takes its ranges."""
@@ -92,9 +93,10 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
-    """Every cost of an arch by the cost model; latency where there is a profile."""
-    latency = {} if run.latency is None else {LATENCY: run.latency.arch(_timed(arch))}
-    return asdict(costs(arch)) | latency
+    """Every cost of an arch by the cost model; latency where a profile has its blocks."""
+    if run.latency is None or isinstance(arch, WidthsArch):
+        return asdict(costs(arch))
+    return asdict(costs(arch)) | {LATENCY: run.latency.arch(_timed(arch))}
 
 
 def _timed(arch: Arch) -> MobileArch:
@@ -105,7 +107,7 @@ def _timed(arch: Arch) -> MobileArch:
 
 def predicted_ms(run: Run, arch: Arch) -> float | None:
     """Predicted latency; None without a profile, or where it lacks a block of the arch."""
-    if run.latency is None:
+    if run.latency is None or isinstance(arch, WidthsArch):
         return None
     profile, precision = run.latency.profile, run.latency.precision
     lacking = profile.lacking(arch_units(_timed(arch)), precision)
@@ -119,11 +121,21 @@ def confirmation(run: Run) -> Confirm | None:
         return None
 
     def measured(archs: Sequence[Arch]) -> list[float]:
-        models = {
-            f"network {number}": functools.partial(arch_model, _timed(arch), latency.precision)
-            for number, arch in enumerate(archs)
-        }
-        times = confirm(latency.profile, latency.precision, models)
+        with tempfile.TemporaryDirectory() as folder:
+            models = {
+                f"network {number}": _measurable(run, arch, Path(folder) / f"{number}.onnx")
+                for number, arch in enumerate(archs)
+            }
+            times = confirm(latency.profile, latency.precision, models)
         return [times[name].median_ms for name in models]
 
     return measured
+
+
+def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
+    """Return a network that has the speed of the arch's, trained or not."""
+    if not isinstance(arch, WidthsArch):
+        assert run.latency is not None
+        return functools.partial(arch_model, _timed(arch), run.latency.precision)
+    write_onnx(run, arch, build(arch).eval(), path)
+    return deployed(run, path)

@@ -5,10 +5,12 @@ again.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mobilenas.channels.search import search_channels
+from mobilenas.channels.settings import ChannelSettings
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
@@ -62,27 +64,13 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
 
     Cells stand there a second time, in the notation of the papers.
     """
-    settings = run.settings
-    seed = settings.seed if seed is None else seed
+    seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
         return read_json(folder / ARCH_FILE)
-    found = search(
-        run.budgets,
-        run.data,
-        settings.search,
-        settings.finalists,
-        settings.recipe,
-        folder=folder / "search",
-        seed=seed,
-        device=settings.device,
-        reporter=run.reporter,
-        rank=settings.rank if seed == settings.seed else 0,
-        confirm=confirmation(run),
-    )
-    arch: Arch = run.budgets.space.arch(found.choice)
+    arch, found = _searched(run, folder / "search", seed)
     _check_built(arch, costs(arch))
-    expected = predicted(run, arch)
+    expected = predicted(run, arch) | found.pop("measured", {})
     record = {
         "arch": arch.to_dict(),
         **({"genotype": format_genotype(arch.genotype)} if isinstance(arch, CellArch) else {}),
@@ -95,16 +83,62 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
                 "predicted": expected[budget.cost],
                 "holds": expected[budget.cost] <= budget.limit,
             }
-            for budget in settings.budgets
+            for budget in run.settings.budgets
         ],
-        "discretization_gap": found.gap,
-        "candidates": found.candidates,
-        "alarms": found.alarms,
-        "seconds": found.seconds,
+        **found,
         "seed": seed,
     }
     write_json(folder / ARCH_FILE, record)
     return record
+
+
+def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
+    """Search, and return the arch and what arch.json says of the search."""
+    settings = run.settings
+    if settings.widths is not None:
+        sizes, told = _searched_channels(run, settings.widths, folder, seed)
+        return run.budgets.space.arch(sizes), told
+    found = search(
+        run.budgets,
+        run.data,
+        settings.search,
+        settings.finalists,
+        settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=settings.device,
+        reporter=run.reporter,
+        rank=settings.rank if seed == settings.seed else 0,
+        confirm=confirmation(run),
+    )
+    told = {
+        "discretization_gap": found.gap,
+        "candidates": found.candidates,
+        "alarms": found.alarms,
+        "seconds": found.seconds,
+    }
+    return run.budgets.space.arch(found.choice), told
+
+
+def _searched_channels(
+    run: Run, how: ChannelSettings, folder: Path, seed: int
+) -> tuple[dict[str, int], dict[str, Any]]:
+    found = search_channels(
+        run.budgets,
+        run.data,
+        how,
+        run.settings.finalists,
+        run.settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=run.settings.device,
+        reporter=run.reporter,
+        confirm=confirmation(run),
+    )
+    told = {"candidates": found.candidates, "seconds": found.seconds}
+    if LATENCY in found.costs:
+        told["measured"] = {LATENCY: found.costs[LATENCY]}
+    return found.sizes, told
 
 
 def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
@@ -223,7 +257,7 @@ def certify(run: Run) -> list[dict[str, Any]]:
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
-    expected = predicted(run, _found_arch(run.folder))
+    expected = read_json(run.folder / ARCH_FILE)["costs"]
     exported = export_stage(run)
     file = exported["files"][exported["deployed"]]
     here = run.latency is not None and is_here(run.latency.profile)
@@ -257,19 +291,44 @@ def _contenders(run: Run) -> list[Contender]:
         for seed in run.seeds
     ]
     limits = _limits(run)
+    controls = _controls(run, limits) if settings.widths is not None else []
+    # random sizes are one of the controls of channel sizes
+    count = settings.random if settings.widths is None or settings.widths.controls else 0
     try:
-        randoms = random_networks(limits, settings.random, list(run.seeds))
+        randoms = random_networks(limits, count, list(run.seeds))
         rivals = [_rival(run, limits, seed) for seed in run.seeds] if settings.rival else []
     except BudgetError as error:
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
         run.reporter.say(f"{error}: random networks are left out")
         randoms, rivals = [], []
-    return found + rivals + randoms + _mobilenets(run, limits)
+    return found + controls + rivals + randoms + _mobilenets(run, limits)
+
+
+def _controls(run: Run, limits: Budgets) -> list[Contender]:
+    """Return what channel sizes are held against: uniform ones, and a metric that says nothing."""
+    how = run.settings.widths
+    if how is None or not how.controls:
+        return []
+    uniform = limits.space.arch(limits.spread(limits.space.start()))
+    contenders = []
+    for seed in run.seeds:
+        constant = replace(how, metric="constant", controls=False)
+        folder = run.folder / f"compare/constant-seed-{seed}"
+        sizes, _ = _searched_channels(run, constant, folder / "search", seed)
+        for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
+            contenders.append(Contender(name=kind, kind=kind, arch=arch, seed=seed))
+    return contenders
 
 
 def _limits(run: Run) -> Budgets:
-    """Return the budgets of all that is compared; without any, the FLOPs of what was found."""
-    if run.settings.budgets:
+    """Return the budgets of all that is compared.
+
+    Without any, or where only measuring could tell whether they are kept, the FLOPs of what was
+    found.
+    """
+    budgets = run.settings.budgets
+    measured = run.settings.widths is not None and any(b.cost == LATENCY for b in budgets)
+    if budgets and not measured:
         return run.budgets
     flops = costs(_found_arch(run.folder)).flops
     return Budgets(run.space, [Budget(cost="flops", limit=flops)])

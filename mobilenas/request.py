@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenas.channels.settings import ChannelSettings
 from mobilenas.config import check_between, check_choice
 from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
@@ -165,11 +166,11 @@ class Request:
     def __post_init__(self) -> None:
         """Check what can be checked before the images are read."""
         check_choice("effort", self.effort, tuple(EFFORTS))
-        check_choice("space", self.space, tuple(SPACES))
+        check_choice("space", self.space, self._spaces)
         if self.method is not None:
             check_choice("method", self.method, tuple(METHODS))
         self._refuse_other_spaces()
-        if not self.budgets and self.space == "mobile":
+        if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)
         check_choice("precision", self.precision, PRECISIONS)
         if self.latency is not None and self.profile is None:
@@ -177,6 +178,10 @@ class Request:
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
+
+    @property
+    def _spaces(self) -> tuple[str, ...]:
+        return tuple(SPACES)
 
     def _refuse_other_spaces(self) -> None:
         """Refuse by name the parts that the space does not have."""
@@ -218,7 +223,7 @@ class Request:
         searching = self.search_epochs or max(2, round(epochs * _SEARCH_SHARE))
         rate = Recipe(epochs=epochs).learning_rate * batch / 128
         # the published methods on cells have no finalists
-        usual = effort.finalists if self.space == "mobile" else 0
+        usual = effort.finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
         return RunSettings(
             data=self.data_settings,
@@ -235,12 +240,17 @@ class Request:
             finalists=FinalistSettings(count=count, epochs=max(1, round(epochs * _RUNG_SHARE))),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
             cell=self._cell_settings(),
+            widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
             squeeze=self.squeeze or "searched",
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation or ACTIVATION_FOR[self.precision],
             baselines=tuple(self.baselines),
         )
+
+    def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
+        """Return how channel sizes are searched, which this request does not ask for."""
+        return None
 
     def _cell_settings(self) -> CellSettings:
         names = ("layers", "channels", "search_layers", "search_channels", "auxiliary", "drop_path")

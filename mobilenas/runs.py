@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from mobilenas import __version__
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.start import base_of
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
 from mobilenas.cost.latency import Latency
@@ -25,8 +27,9 @@ from mobilenas.search import FinalistSettings, SearchSettings, space_for
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS
 from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces import MOBILENETS
-from mobilenas.spaces.any import SPACES, AnySpace
+from mobilenas.spaces.any import RUN_SPACES, WIDTHS, AnySpace
 from mobilenas.spaces.cell_space import EdgeTarget
+from mobilenas.spaces.widths import WidthsSpace
 from mobilenas.train import Recipe
 
 RUN_FILE = "run.json"
@@ -74,9 +77,11 @@ class RunSettings:
     recipe: Recipe
     """How the found network and all it is compared with are trained."""
     space: str = "mobile"
-    """mobile or cell."""
+    """mobile, cell or widths."""
     cell: CellSettings = field(default_factory=CellSettings)
     """Sizes of the cell space."""
+    widths: ChannelSettings | None = None
+    """How channel sizes are searched; None in the other spaces."""
     method: str = DEFAULT_METHOD
     """The preset that `search` was made from; its parts decide, not its name."""
     profile: str | None = None
@@ -108,9 +113,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_choice("space", self.space, tuple(SPACES))
+        check_choice("space", self.space, tuple(RUN_SPACES))
+        if (self.space == WIDTHS) != (self.widths is not None):
+            raise MobileNASError("widths goes with the space widths, and with no other")
         check_choice("method", self.method, tuple(METHODS))
-        if not self.budgets and self.space == "mobile":
+        if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)
         costs = [budget.cost for budget in self.budgets]
         if len(set(costs)) < len(costs):
@@ -156,10 +163,10 @@ class Run:
         return data
 
     @cached_property
-    def space(self) -> AnySpace:
+    def space(self) -> AnySpace | WidthsSpace:
         """The space that the budgets ask for."""
-        space: AnySpace = from_plain(
-            SPACES[self.settings.space],
+        space: AnySpace | WidthsSpace = from_plain(
+            RUN_SPACES[self.settings.space],
             read_json(self.folder / RUN_FILE).get("space"),
             f"{RUN_FILE}: space",
         )
@@ -198,8 +205,14 @@ def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | N
     return Latency(profile, settings.precision)
 
 
-def make_space(settings: RunSettings, data: ImageData, latency: Latency | None = None) -> AnySpace:
+def make_space(
+    settings: RunSettings, data: ImageData, latency: Latency | None = None
+) -> AnySpace | WidthsSpace:
     """Return the space for a job's budgets and images."""
+    if settings.widths is not None:
+        widths = WidthsSpace(base=base_of(settings.widths.model, data))
+        Budgets(widths, settings.budgets).check_reachable()
+        return widths
     if settings.space == "cell":
         given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
         return cell_space_for(

@@ -51,6 +51,12 @@ class LayerQuality:
     out_condition: float
     """The same of the second unfolding."""
 
+    @classmethod
+    def constant(cls) -> "LayerQuality":
+        """Return what tells no layer from another: the control of a search."""
+        one = {"in_qc": 1.0, "out_qc": 1.0, "in_condition": 1.0, "out_condition": 1.0}
+        return cls(**one, in_rank=1, out_rank=1)
+
 
 def qualities(model: nn.Module) -> dict[str, LayerQuality]:
     """Return the quality of every 2-d convolution and linear layer of a model, by its name."""

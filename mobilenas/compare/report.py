@@ -10,12 +10,13 @@ from mobilenas.compare.cell_drawing import draw_cell
 from mobilenas.compare.diagnostics_plots import diagnostics_plots
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot, arch_drawing, ranking_plot, search_plots
+from mobilenas.compare.report_widths import trials_plots, widths_section
 from mobilenas.compare.table import Row, summarize, verdict
 from mobilenas.config import COUNTING_RULE, format_count
 from mobilenas.cost import costs, layer_costs
 from mobilenas.errors import FileError
 from mobilenas.files import write_text
-from mobilenas.spaces import Cell, CellArch, arch_from_dict, format_genotype
+from mobilenas.spaces import Cell, CellArch, WidthsArch, arch_from_dict, format_genotype
 
 _MOST_CLASSES = 50
 _NONE = "-"
@@ -44,7 +45,8 @@ def write_report(folder: Path, path: Path) -> None:
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
             raise FileError(f"{folder}: cannot show {title.lower()!r} ({what})") from error
-        parts.append(html.section(title, body) if title != _TOP else body)
+        if body:  # empty: it means nothing for the space of the run
+            parts.append(html.section(title, body) if title != _TOP else body)
     source = files.run.get("data", {}).get("source", folder.name)
     write_text(path, html.page(f"mobilenas report: {source}", "\n".join(parts)))
 
@@ -143,6 +145,8 @@ def _network(files: RunFiles) -> str:
         return html.missing("arch.json", "mobilenas search")
     if isinstance(files.arch, CellArch):
         return _cells(files.arch)
+    if isinstance(files.arch, WidthsArch):
+        return widths_section(files.arch)
     caption = (
         "Height: output channels. Colour: kernel. Expansion: hidden channels over input channels. "
         "SE: squeeze-excite. ÷2: stride. Stem and head in grey; the head is not to scale."
@@ -177,10 +181,13 @@ def _search(files: RunFiles) -> str:
     if not files.log:
         return html.missing("search/log.jsonl", "mobilenas search")
     settings = files.settings.get("search", {})
-    limits = files.limits or dict.fromkeys(files.log[-1]["expected"], 1)
-    warmup = settings.get("warmup", 0)
-    plots = search_plots(files.log, limits, warmup) + diagnostics_plots(files.log, warmup)
     notes = []
+    if "trial" in files.log[0]:
+        plots, warmup = trials_plots(files.log), 0
+    else:
+        limits = files.limits or dict.fromkeys(files.log[-1]["expected"], 1)
+        warmup = settings.get("warmup", 0)
+        plots = search_plots(files.log, limits, warmup) + diagnostics_plots(files.log, warmup)
     if warmup:
         notes.append("Shaded: warm-up, which trains weights only.")
     if (constraint := settings.get("constraint", "lagrangian")) != "lagrangian":
@@ -231,6 +238,8 @@ def _finalists(files: RunFiles) -> str:
 def _gap(files: RunFiles) -> str:
     if files.found is None:
         return html.missing("The discretization gap", "mobilenas search")
+    if isinstance(files.arch, WidthsArch):
+        return ""  # there is no supernet
     gap = files.found["discretization_gap"]
     points = gap["points"]
     change = "lost" if points >= 0 else "gained"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mobilenas.config import check_choice, format_count
 
-KINDS = ("found", "rival", "random", "mobilenet")
+KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet")
 """Kinds of networks in compare.json, in the order of the table."""
 
 Entry = Mapping[str, Any]

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from mobilenas.config import check_choice, format_count
+from mobilenas.cost.exact_widths import WIDTHS_COSTS, WidthsTable
 from mobilenas.cost.expected import COSTS, CostTable, Probabilities
 from mobilenas.cost.expected_cells import CELL_COSTS, CellCostTable, CellProbabilities
 from mobilenas.cost.models import CostModel
+from mobilenas.cost.projection import spread
 from mobilenas.errors import BudgetError
 from mobilenas.spaces.any import AnyChoice, AnySpace
 from mobilenas.spaces.cell_space import CellSpace
+from mobilenas.spaces.widths import Sizes, WidthsSpace
 
 Relaxation = Probabilities | CellProbabilities
 
@@ -57,9 +60,11 @@ def format_cost(cost: str, value: float) -> str:
 
 
 def cost_table(
-    space: AnySpace, cost: str, latency: CostModel | None = None
-) -> CostTable | CellCostTable:
-    """Return the table of one cost over a space of either kind."""
+    space: AnySpace | WidthsSpace, cost: str, latency: CostModel | None = None
+) -> CostTable | CellCostTable | WidthsTable:
+    """Return the table of one cost over a space of any kind."""
+    if isinstance(space, WidthsSpace):
+        return WidthsTable(space, cost)
     if isinstance(space, CellSpace):
         if cost not in CELL_COSTS:
             raise BudgetError(
@@ -79,21 +84,30 @@ class Budgets:
     """
 
     def __init__(
-        self, space: AnySpace, budgets: Iterable[Budget], latency: CostModel | None = None
+        self,
+        space: AnySpace | WidthsSpace,
+        budgets: Iterable[Budget],
+        latency: CostModel | None = None,
     ) -> None:
         self.budgets = tuple(budgets)
-        is_cell = isinstance(space, CellSpace)
-        if not self.budgets and not is_cell:
+        if not self.budgets and not isinstance(space, CellSpace):
             raise BudgetError(NO_BUDGET)
         measured = (LATENCY,) if latency is not None else ()
-        names = (*(CELL_COSTS if is_cell else COSTS), *measured, *(b.cost for b in self.budgets))
+        names = [*_costs_of(space), *measured, *(b.cost for b in self.budgets)]
+        if isinstance(space, WidthsSpace):
+            # nothing predicts the latency of any model: it is measured (channels/limits.py)
+            names = [name for name in names if name != LATENCY]
         # Any: what goes with a space (its choices, relaxations and tables) goes with it alone
         self.tables: dict[str, Any] = {
             cost: cost_table(space, cost, latency) for cost in dict.fromkeys(names)
         }
         self.space: Any = space
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
-        self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self.budgets) else FLOOR
+        self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self._counted) else FLOOR
+
+    @property
+    def _counted(self) -> list[Budget]:
+        return [budget for budget in self.budgets if budget.cost in self.tables]
 
     def expected(self, p: Relaxation) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
@@ -106,22 +120,28 @@ class Budgets:
         tight.budgets = tuple(limits)
         return tight
 
-    def load(self, choice: AnyChoice) -> float:
+    def load(self, choice: AnyChoice | Sizes) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
-        loads = (self.tables[b.cost].exact(choice) / b.limit for b in self.budgets)
+        loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
         return max(loads, default=0.0)
 
-    def fits(self, choice: AnyChoice) -> bool:
+    def fits(self, choice: AnyChoice | Sizes) -> bool:
         """Whether every budget holds and, unless only memory counts, one is used to 90 %."""
         return self.floor <= self.load(choice) <= 1
 
     def random(self, source: random.Random) -> Any:
-        """Draw a choice uniformly among those that fit."""
+        """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
+        if isinstance(self.space, WidthsSpace):
+            return self.spread(self.space.random(source))
         for _ in range(_MOST_DRAWS):
             choice = self.space.random(source)
             if self.fits(choice):
                 return choice
         raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
+
+    def spread(self, sizes: Sizes, priority: Mapping[str, float] | None = None) -> dict[str, int]:
+        """Return channel sizes in these proportions that use the budgets; see `spread` in cost."""
+        return spread(sizes, self.space.ranges, self.load, 1.0, priority)
 
     def wanted(self) -> str:
         """Return what `fits` asks for, for errors."""
@@ -130,13 +150,32 @@ class Budgets:
 
     def check_reachable(self) -> None:
         """Raise a BudgetError that names the smallest reachable cost, if a budget lies under it."""
-        for budget in self.budgets:
+        for budget in self._counted:
             least = self.tables[budget.cost].least()
             if least > budget.limit:
                 raise BudgetError(
                     f"{budget} cannot be kept: the smallest network of the space has "
                     f"{format_cost(budget.cost, least)} {budget.cost}"
                 )
+        if isinstance(self.space, WidthsSpace):
+            self._check_limiting(self.space.largest())
+
+    def _check_limiting(self, largest: Sizes) -> None:
+        if len(self._counted) == len(self.budgets) and self.load(largest) < 1:
+            most = ", ".join(
+                f"{format_cost(b.cost, self.tables[b.cost].exact(largest))} {b.cost}"
+                for b in self.budgets
+            )
+            raise BudgetError(
+                f"{', '.join(map(str, self.budgets))} limits nothing: the largest sizes, twice the "
+                f"model's own, have {most}"
+            )
+
+
+def _costs_of(space: AnySpace | WidthsSpace) -> tuple[str, ...]:
+    if isinstance(space, WidthsSpace):
+        return WIDTHS_COSTS
+    return CELL_COSTS if isinstance(space, CellSpace) else COSTS
 
 
 class ConstraintLoss:

@@ -9,15 +9,22 @@ from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network
 from mobilenas.spaces.build_cell import CellNetwork
 from mobilenas.spaces.cell import CellArch
+from mobilenas.spaces.widths import WidthsArch, WidthsNetwork
 
-Arch = MobileArch | CellArch
+Arch = MobileArch | CellArch | WidthsArch
 """One network of any space."""
 
-_ARCHS: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "cell": CellArch}
+_ARCHS: dict[str, type[MobileArch] | type[CellArch] | type[WidthsArch]] = {
+    "mobile": MobileArch,
+    "cell": CellArch,
+    "widths": WidthsArch,
+}
 
 
 def build(arch: Arch) -> Network:
     """Build the module; its start weights come from torch's global generator."""
+    if isinstance(arch, WidthsArch):
+        return WidthsNetwork.of(arch)
     return CellNetwork(arch) if isinstance(arch, CellArch) else MobileNetwork(arch)
 
 

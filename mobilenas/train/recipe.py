@@ -1,7 +1,7 @@
 """How a network is trained: one recipe serves the found network and every baseline."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mobilenas.config import check_between
 from mobilenas.data import Augmentation
@@ -62,6 +62,10 @@ class Recipe:
         falling = self.epochs - self.warmup_epochs
         share = min(1.0, (epoch - self.warmup_epochs) / falling) if falling else 1.0
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    def lasting(self, epochs: int) -> "Recipe":
+        """Return the same over so many epochs; the warm-up shrinks with them."""
+        return replace(self, epochs=epochs, warmup_epochs=min(self.warmup_epochs, epochs / 4))
 
     def ema_decay_at(self, step: int) -> float:
         """Decay at a step: min(decay, (1+t)/(10+t)), so that short trainings forget the start."""

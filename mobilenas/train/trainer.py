@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.errors import DataError, DivergedError, MobileNASError
 from mobilenas.progress import clock
-from mobilenas.spaces import Arch, build
+from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
 
 EVALUATION_BATCH_SIZE = 256
@@ -93,22 +93,26 @@ class Trainer:
         seed: int,
         device: str = "cpu",
         split: Split | None = None,
+        network: Network | None = None,
     ) -> None:
+        """Start from `network`, which must be of `arch`, or from weights drawn by the seed."""
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.split = data.train if split is None else split
         if len(self.split) < 2:  # batch norm has no variance over one image
             raise DataError(f"{data.name}: {len(self.split)} images are too few to train on")
         _check_fit(arch, data)
         self.epochs_done = 0
-        with self._randomness("start"):
-            self._network = build(arch)
+        if network is None:
+            with self._randomness("start"):
+                network = build(arch)
+        self._network = network
         # torch's stubs do not know `memory_format`
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
         self._average.eval().requires_grad_(False)
-        self._optimizer = torch.optim.SGD(
+        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(
             parameter_groups(self._network, recipe.weight_decay),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
@@ -220,7 +224,11 @@ class Trainer:
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
         for others in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(others, y, label_smoothing=smoothing)
-        return loss
+        return loss + self._guidance(x, logits)
+
+    def _guidance(self, x: Tensor, logits: Tensor) -> Tensor | float:
+        """Return what a teacher adds to the loss; there is none here."""
+        return 0.0
 
     def _update_average(self, averages: Any, values: Any, updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # batch norm's step counter

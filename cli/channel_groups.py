@@ -1,0 +1,157 @@
+"""`mobilenas channels --graph-only`: which channel sizes of a model are tied."""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mobilenas.errors import MobileNASError
+
+if TYPE_CHECKING:
+    from mobilenas.dependencies import Graph, Group
+
+IMAGE_SIZE = 224
+_NAME, _WHY, _LAYERS = 26, 16, 21  # characters: most of a name and a reason, least of the layers
+
+
+def show_groups(
+    model: str,
+    *,
+    image_size: int | None,
+    classes: int | None,
+    weights: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the groups of a model, and draw them into `out`."""
+    if out is not None and out.suffix != ".svg":
+        raise click.UsageError(f"--out is {str(out)!r}; with --graph-only it must end with .svg")
+    graph = _extract(model, image_size=image_size, classes=classes, weights=weights)
+    if out is not None:
+        from mobilenas.dependencies.drawing import groups_drawing
+        from mobilenas.files import write_text
+
+        write_text(out, groups_drawing(graph, model))
+    if as_json:
+        from .render import show_json
+
+        show_json(_plain(model, graph))
+        return
+    _show(model, graph)
+    if out is not None:
+        click.echo(f"Drawing: {out}")
+
+
+def _extract(
+    model: str, *, image_size: int | None, classes: int | None, weights: Path | None
+) -> "Graph":
+    from mobilenas.dependencies import extract, load_model
+    from mobilenas.dependencies.models import FORMS
+
+    path = Path(model)
+    if path.exists():
+        if image_size is not None or classes is not None:
+            raise MobileNASError(
+                f"--image-size and --classes do not go with {model}, which says them itself"
+            )
+        return _of_arch(path / "arch.json" if path.is_dir() else path, weights)
+    if ":" not in model:
+        raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+    side = IMAGE_SIZE if image_size is None else image_size
+    loaded = load_model(model, classes=classes, image_size=side, weights=weights)
+    return extract(loaded, image_size=side)
+
+
+def _of_arch(path: Path, weights: Path | None) -> "Graph":
+    from mobilenas.dependencies import extract
+    from mobilenas.spaces import build, read_arch
+    from mobilenas.train import load_weights
+
+    arch = read_arch(path)
+    network: Any = build(arch) if weights is None else load_weights(arch, weights)
+    network.auxiliary = None  # a cell's second classifier is for training only
+    return extract(network, image_size=arch.image_size, in_channels=arch.in_channels)
+
+
+def _plain(model: str, graph: "Graph") -> dict[str, Any]:
+    return {
+        "model": model,
+        "flops": graph.flops({}),
+        "params": graph.params({}),
+        "groups": [
+            {
+                "name": group.name,
+                "size": group.size,
+                "divisor": group.divisor,
+                "fixed": group.fixed,
+                "members": [
+                    {
+                        "module": member.module,
+                        "kind": member.kind,
+                        "offset": member.offset,
+                        "size": member.size,
+                        "repeat": member.repeat,
+                    }
+                    for member in group.members
+                ],
+            }
+            for group in graph.groups
+        ],
+    }
+
+
+def _show(model: str, graph: "Graph") -> None:
+    # not `show_table`: it sets all columns but the first to the right, and these hold names
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .render import show_rule
+
+    console = Console(highlight=False)
+    name = min(_NAME, max(len(group.name) for group in graph.groups))
+    why = min(_WHY, max([len("why fixed"), *map(len, graph.fixed.values())]))
+    layers = max(_LAYERS, console.width - name - why - len("size multiple of ") - 3)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("group", max_width=name, overflow="fold")
+    table.add_column("size", justify="right")
+    table.add_column("multiple of", justify="right", max_width=len("multiple"))
+    table.add_column("layers", max_width=layers, overflow="fold")
+    table.add_column("why fixed", max_width=why, overflow="fold")
+    for group in graph.groups:
+        multiple = "-" if group.fixed else str(group.divisor)
+        row = (group.name, str(group.size), multiple, _layers(group, layers), group.fixed or "")
+        table.add_row(*map(Text, row))
+    click.echo(f"Dependency groups of {model}")
+    console.print(table)
+    free = len(graph.groups) - len(graph.fixed)
+    click.echo(
+        f"\n{len(graph.groups)} groups, {free} can change. "
+        f"{graph.flops({}):,} FLOPs, {graph.params({}):,} params."
+    )
+    show_rule()
+
+
+def _layers(group: "Group", width: int) -> str:
+    """Their number, and as many of the first names as two lines take."""
+    from mobilenas.dependencies.drawing import layer_names
+
+    names = layer_names(group)
+    first = [
+        "itself" if name == group.name else _tail(name, width - len(", ...")) for name in names
+    ]
+    lines = textwrap.wrap(
+        f"{len(names)}: {', '.join(first)}",
+        width,
+        max_lines=2,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
+def _tail(name: str, width: int) -> str:
+    """The end of a name, which tells layers of one block apart."""
+    return name if len(name) <= width else "..." + name[3 - width :]

@@ -1,0 +1,279 @@
+"""The search for channel sizes: short trials under a budget, then the best sizes from scratch."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mobilenas.channels.annealing import propose, temperature
+from mobilenas.channels.limits import Confirm, Limits
+from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.start import start_network
+from mobilenas.channels.trial import TrialTrainer
+from mobilenas.config import to_plain
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData
+from mobilenas.dependencies import Graph
+from mobilenas.errors import FileError
+from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
+from mobilenas.progress import Reporter, clock
+from mobilenas.search import FinalistSettings, SuccessiveHalving
+from mobilenas.spaces.widths import WidthsSpace
+from mobilenas.train import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelResult:
+    """What a search for channel sizes found."""
+
+    sizes: dict[str, int]
+    """Channels of every group that can change."""
+    costs: dict[str, float]
+    """What they cost; with a latency budget also their milliseconds."""
+    candidates: int
+    """Sizes that entered the finalists."""
+    seconds: dict[str, float]
+    """Wall time of trials and finalists, summed over resumes."""
+
+
+def search_channels(
+    budgets: Budgets,
+    data: ImageData,
+    settings: ChannelSettings,
+    finalists: FinalistSettings,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    seed: int,
+    device: str,
+    reporter: Reporter,
+    confirm: Confirm | None = None,
+) -> ChannelResult:
+    """Search, let the finalists decide; goes on from the folder's last checkpoint.
+
+    `recipe` is that of the final training; trials take its rate, over their own epochs, and the
+    finalists a shorter one of its kind. `confirm` measures latencies, where that can be done here.
+    """
+    search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
+    search.run(reporter)
+    candidates = search.candidates(max(1, finalists.count))
+    seconds = {"trials": float(sum(line["seconds"] for line in search.log))}
+    winner = 0
+    if len(candidates) > 1:
+        halving = SuccessiveHalving(
+            data,
+            finalists,
+            recipe,
+            checkpoint=folder / "finalists.pt",
+            seed=seed,
+            device=device,
+            reporter=reporter,
+        )
+        archs = [budgets.space.arch(sizes) for sizes in candidates]
+        winner = halving.best(archs)
+        seconds["finalists"] = halving.seconds
+        record = {"winner": winner, "scores": halving.scores}
+        write_json(folder / "finalists.json", record | {"archs": [a.to_dict() for a in archs]})
+    line = next(line for line in search.log if line["sizes"] == candidates[winner])
+    return ChannelResult(
+        sizes=candidates[winner],
+        costs=line["costs"],
+        candidates=len(candidates),
+        seconds=seconds,
+    )
+
+
+class _Search:
+    """Trials in a row; whole in its checkpoint after each of them."""
+
+    def __init__(
+        self,
+        budgets: Budgets,
+        data: ImageData,
+        settings: ChannelSettings,
+        recipe: Recipe,
+        folder: Path,
+        seed: int,
+        device: str,
+        confirm: Confirm | None,
+    ) -> None:
+        self.space: WidthsSpace = budgets.space
+        self.data, self.settings, self.seed, self.device = data, settings, seed, device
+        self.folder = folder
+        self.recipe = recipe.lasting(settings.trials * settings.epochs)
+        self.limits = Limits(budgets, confirm)
+        self.momentum = Momentum(settings.gamma)
+        self.log: list[dict[str, Any]] = []
+        parts = {
+            "space": to_plain(self.space),
+            "budgets": to_plain(budgets.budgets),
+            "settings": to_plain(settings),
+            "recipe": to_plain(recipe),
+            "seed": seed,
+            "data": data.fingerprint,
+        }
+        self.identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def run(self, reporter: Reporter) -> None:
+        """Make every trial that the checkpoint lacks."""
+        trials = self.settings.trials
+        accepted = self._restore()
+        reporter.start("channels", trials)
+        while len(self.log) < trials:
+            began = clock(self.device)
+            accepted, line = self._trial(accepted)
+            self.log.append(line | {"seconds": clock(self.device) - began})
+            self._save(accepted)
+            figures = {"loss": f"{line['loss']:.3f}", "val top-1": f"{line['val_top1']:.1f} %"}
+            reporter.step(len(self.log), figures)
+
+    def candidates(self, count: int) -> list[dict[str, int]]:
+        """Return different accepted sizes, those of the best trials first; the start is the last.
+
+        The start, the model's own proportions under the budget, is what a search must beat.
+        """
+        accepted = [line for line in self.log if line["accepted"]]
+        accepted.sort(key=lambda line: (-line["val_top1"], -line["trial"]))
+        found: list[dict[str, int]] = []
+        for sizes in (line["sizes"] for line in accepted):
+            found += [] if sizes in found else [sizes]
+        start = self.log[0]["sizes"]
+        best = [sizes for sizes in found if sizes != start][: max(1, count - 1)]
+        return [*best, start] if count > 1 or not best else best
+
+    def _trial(self, before: TrialTrainer | None) -> tuple[TrialTrainer, dict[str, Any]]:
+        """Change the sizes, train, and accept the change or take it back."""
+        number, settings = len(self.log), self.settings
+        source = random.Random(f"trial/{self.seed}/{number}")
+        annealed = settings.schedule == "annealed"
+        heat = temperature(number, settings.trials) if annealed else 0.0
+        changes, pushed = dict[str, float](), tuple[str, ...]()
+        if before is None:
+            trial = self._start()
+        else:
+            changes = self._changes(before)
+            proposal = propose(
+                before.arch.sizes,
+                changes,
+                self.space.ranges,
+                delta=settings.delta,
+                heat=heat,
+                source=source,
+            )
+            pushed = proposal.pushed
+            trial = before.changed(self.space, self.limits.keep(proposal.sizes, changes))
+        loss = fmean(trial.run_epoch()["loss"] for _ in range(settings.epochs))
+        val_top1 = trial.evaluate(self.data.val).top1
+        self.momentum.update(self._measured(trial))
+        accepted = before is None or self._accepts(val_top1, heat, source)
+        line = {
+            "trial": number,
+            "sizes": dict(trial.arch.sizes),
+            "costs": self.limits.costs(trial.arch.sizes),
+            "temperature": heat,
+            "changes": changes,
+            "pushed": list(pushed),
+            "quality": self._quality(trial),
+            "loss": loss,
+            "val_top1": val_top1,
+            "accepted": accepted,
+        }
+        if before is not None and not accepted:
+            before.epochs_done = trial.epochs_done  # the rate and the images go on
+            trial = before
+        trial.teacher = None  # the next change makes its own
+        return trial, line
+
+    def _accepts(self, val_top1: float, heat: float, source: random.Random) -> bool:
+        """Metropolis's rule, in points of validation top-1 against the last accepted trial."""
+        last = next(line["val_top1"] for line in reversed(self.log) if line["accepted"])
+        drop = last - val_top1
+        return drop <= 0 or (heat > 0 and source.random() < math.exp(-drop / heat))
+
+    def _start(self) -> TrialTrainer:
+        """Make the model in start sizes; its weights before training are the metric's zero."""
+        wanted = self.space.start() if self.settings.start == "model" else self.space.smallest()
+        sizes = self.limits.keep(wanted)
+        given = start_network(self.space.base, self.settings.weights)
+        first = TrialTrainer(
+            self.space.arch(self.space.start() if given is not None else sizes),
+            self.data,
+            self.recipe,
+            self.settings,
+            seed=self.seed,
+            device=self.device,
+            network=given,
+        )
+        trial = first if given is None else first.changed(self.space, sizes)
+        self.momentum.update(self._measured(trial))
+        return trial
+
+    def _measured(self, trial: TrialTrainer) -> dict[str, LayerQuality]:
+        found = qualities(trial.inner)
+        if self.settings.metric == "constant":
+            return dict.fromkeys(found, LayerQuality.constant())
+        return found
+
+    def _changes(self, trial: TrialTrainer) -> dict[str, float]:
+        members = _members(self.space.base.graph)
+        return {name: self.momentum.change(members[name]) for name in trial.arch.sizes}
+
+    def _quality(self, trial: TrialTrainer) -> dict[str, float]:
+        """Mean momentum of the metric over each group."""
+        now, members = self.momentum.now, _members(self.space.base.graph)
+        return {
+            name: fmean(now[layer][side] for layer, side in members[name])
+            for name in trial.arch.sizes
+        }
+
+    def _save(self, accepted: TrialTrainer) -> None:
+        state = {
+            "identity": self.identity,
+            "log": self.log,
+            "sizes": dict(accepted.arch.sizes),
+            "trainer": accepted.state_dict(),
+            "momentum": self.momentum.state_dict(),
+            "limits": self.limits.state_dict(),
+        }
+        save_checkpoint(self.folder / "checkpoint.pt", state)
+        write_jsonl(self.folder / "log.jsonl", self.log)
+
+    def _restore(self) -> TrialTrainer | None:
+        path = self.folder / "checkpoint.pt"
+        state = load_checkpoint(path)
+        if state is None:
+            return None
+        if state["identity"] != self.identity:
+            raise FileError(f"{path} is of another search; choose another folder")
+        self.log = state["log"]
+        self.momentum.load_state_dict(state["momentum"])
+        self.limits.load_state_dict(state["limits"])
+        trial = TrialTrainer(
+            self.space.arch(state["sizes"]),
+            self.data,
+            self.recipe,
+            self.settings,
+            seed=self.seed,
+            device=self.device,
+        )
+        trial.load_state_dict(state["trainer"])
+        return trial
+
+
+def _members(graph: Graph) -> dict[str, Sequence[Member]]:
+    """Sides of convolutions and linear layers on which each group lies."""
+    layers = {layer.module for layer in graph.layers}
+    return {
+        group.name: [
+            (member.module, member.kind)
+            for member in group.members
+            if member.kind in ("in", "out") and member.module in layers
+        ]
+        for group in graph.groups
+    }

@@ -1,0 +1,68 @@
+"""Which model a search for channel sizes starts from."""
+
+from pathlib import Path
+
+from mobilenas.data import ImageData
+from mobilenas.dependencies import load_model
+from mobilenas.dependencies.models import FORMS
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.spaces import WidthsArch, read_arch
+from mobilenas.spaces.widths import Base, WidthsNetwork
+from mobilenas.train import load_weights
+
+
+def base_of(model: str, data: ImageData) -> Base:
+    """Return the model that `--model` names, for these images.
+
+    A run folder or an arch.json, torchvision:NAME, or package.module:factory.
+    """
+    path = Path(model)
+    if not path.exists():
+        if ":" not in model:
+            raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+        return Base(
+            name=model,
+            image_size=data.image_size,
+            in_channels=data.channels,
+            classes=len(data.classes),
+        )
+    file = path / "arch.json" if path.is_dir() else path
+    arch = read_arch(file)
+    if isinstance(arch, WidthsArch):
+        raise FileError(
+            f"{file} holds channel sizes of {arch.base}; search them anew from that model"
+        )
+    for name, own, given in (
+        ("image_size", arch.image_size, data.image_size),
+        ("in_channels", arch.in_channels, data.channels),
+        ("classes", arch.classes, len(data.classes)),
+    ):
+        if own != given:
+            raise MobileNASError(f"{name} is {own} in {file} and {given} in {data.name}")
+    return Base.of(arch)
+
+
+def weights_of(model: str, weights: Path | None) -> Path | None:
+    """Return the weights that were given, or those of the run folder that is the model."""
+    own = Path(model) / "model.safetensors"
+    return own if weights is None and own.exists() else weights
+
+
+def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
+    """Return the model with the weights it comes with, at its own sizes; None without any."""
+    if weights is None:
+        return None
+    if base.name is not None:
+        model = load_model(
+            base.name,
+            classes=base.classes,
+            image_size=base.image_size,
+            in_channels=base.in_channels,
+            weights=weights,
+        )
+    else:
+        arch = base.mobile or base.cell
+        assert arch is not None
+        model = load_weights(arch, weights)
+        model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
+    return WidthsNetwork(model)

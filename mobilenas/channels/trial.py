@@ -1,0 +1,70 @@
+"""One trial: a model in new sizes, its weights kept, taught by the model before the change."""
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.channels.distillation import distillation_loss
+from mobilenas.channels.keeping import apply, choose, follow
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.data import ImageData
+from mobilenas.spaces.widths import Sizes, WidthsArch, WidthsNetwork, WidthsSpace
+from mobilenas.train import Recipe, Trainer
+
+
+class TrialTrainer(Trainer):
+    """A trainer whose network has learned before, with the model before the change as teacher."""
+
+    _network: WidthsNetwork
+
+    def __init__(
+        self,
+        arch: WidthsArch,
+        data: ImageData,
+        recipe: Recipe,
+        settings: ChannelSettings,
+        *,
+        seed: int,
+        device: str,
+        network: WidthsNetwork | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        super().__init__(arch, data, recipe, seed=seed, device=device, network=network)
+        self.arch, self.settings, self.teacher = arch, settings, teacher
+
+    @property
+    def inner(self) -> nn.Module:
+        """The traceable model, with the weights of the last step."""
+        return self._network.model
+
+    def changed(self, space: WidthsSpace, sizes: Sizes) -> "TrialTrainer":
+        """Return the trainer of the same model in other sizes; weights and momentum follow."""
+        device, settings = self.device, self.settings
+        graph = space.base.graph.at(self.arch.sizes)
+        before = self.inner.cpu()
+        resizing = choose(before, graph, sizes, method=settings.keep)
+        generator = torch.Generator().manual_seed(self.seed + self.epochs_done)
+        after = apply(before, resizing, fresh=settings.keep == "fresh", generator=generator)
+        teacher = self.model if settings.distill else None
+        successor = TrialTrainer(
+            space.arch(sizes),
+            self.data,
+            self.recipe,
+            settings,
+            seed=self.seed,
+            device=device,
+            network=WidthsNetwork(after),
+            teacher=teacher,
+        )
+        if settings.keep != "fresh":
+            successor._optimizer = follow(self._optimizer, before, successor.inner, resizing)
+        successor.epochs_done = self.epochs_done
+        self.inner.to(device)
+        return successor
+
+    def _guidance(self, x: Tensor, logits: Tensor) -> Tensor | float:
+        if self.teacher is None:
+            return 0.0
+        with torch.no_grad():
+            wanted = self.teacher(x)
+        temperature = self.settings.distill_temperature
+        return self.settings.distill * distillation_loss(logits, wanted, temperature)

@@ -1,0 +1,109 @@
+"""Channel sizes under a budget: the largest of given proportions that keep it."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from mobilenas.config import format_count
+from mobilenas.errors import BudgetError
+from mobilenas.spaces.widths import SizeRange, Sizes
+
+Cost = Callable[[Sizes], float]
+"""What sizes cost; it should not fall when a size grows."""
+
+_HALVINGS = 30
+
+
+def project(
+    sizes: Sizes,
+    ranges: Mapping[str, SizeRange],
+    cost: Cost,
+    limit: float,
+    priority: Mapping[str, float],
+) -> dict[str, int]:
+    """Return legal sizes that cost at most `limit`, none larger than was proposed.
+
+    Sizes that fit only become legal. Others are scaled by the largest common factor that fits,
+    rounded down, and what is left is given back in steps to the groups first in `priority` (see
+    `fill`), so that no group could take one more step towards its proposal. Raises a BudgetError
+    that names the smallest cost if even the smallest sizes are over the limit.
+    """
+    wanted = {name: ranges[name].nearest(size) for name, size in sizes.items()}
+    if cost(wanted) <= limit:
+        return wanted
+    scaled = scale_back(wanted, ranges, cost, limit)
+    return fill(scaled, wanted, ranges, cost, limit, priority)
+
+
+def spread(
+    sizes: Sizes,
+    ranges: Mapping[str, SizeRange],
+    cost: Cost,
+    limit: float,
+    priority: Mapping[str, float] | None = None,
+) -> dict[str, int]:
+    """Return legal sizes in these proportions that use the limit: scaled down or up to it.
+
+    What a step of all groups together leaves over goes to the groups first in `priority`.
+    """
+    most = max(legal.largest / sizes[name] for name, legal in ranges.items())
+    wanted = {name: math.ceil(most * size) for name, size in sizes.items()}
+    scaled = scale_back(wanted, ranges, cost, limit)
+    largest = {name: legal.largest for name, legal in ranges.items()}
+    return fill(scaled, largest, ranges, cost, limit, priority or dict.fromkeys(sizes, 0.0))
+
+
+def scale_back(
+    sizes: Sizes, ranges: Mapping[str, SizeRange], cost: Cost, limit: float
+) -> dict[str, int]:
+    """Return the sizes times the largest common factor up to 1 with which they fit the limit.
+
+    Each is rounded down to a legal size, and none falls under its smallest. The factor is found by
+    halving, to 1e-9. What is returned was itself seen to fit, even if the cost is not monotone.
+    """
+
+    def scaled(factor: float) -> dict[str, int]:
+        return {name: ranges[name].under(factor * size) for name, size in sizes.items()}
+
+    fits, over = 0.0, 1.0
+    least = cost(scaled(fits))
+    if least > limit:
+        raise BudgetError(
+            f"no channel sizes keep the budget of {format_count(limit)}: "
+            f"the smallest cost {format_count(least)}"
+        )
+    if cost(scaled(over)) <= limit:
+        return scaled(over)
+    for _ in range(_HALVINGS):
+        middle = (fits + over) / 2
+        if cost(scaled(middle)) <= limit:
+            fits = middle
+        else:
+            over = middle
+    return scaled(fits)
+
+
+def fill(
+    sizes: Sizes,
+    most: Sizes,
+    ranges: Mapping[str, SizeRange],
+    cost: Cost,
+    limit: float,
+    priority: Mapping[str, float],
+) -> dict[str, int]:
+    """Return the sizes grown in steps, up to `most`, until no step of any group fits.
+
+    Groups take turns, one step each, so that proportions last: the highest priority first, and
+    among equals the one with the largest part of its `most` missing. A step that does not fit now
+    will not fit later, so its group is done.
+    """
+    filled = dict(sizes)
+    waiting = sorted(filled, key=lambda name: (-priority[name], filled[name] / most[name]))
+    while waiting:
+        served = []
+        for name in waiting:
+            grown = {**filled, name: filled[name] + ranges[name].step}
+            if grown[name] <= min(most[name], ranges[name].largest) and cost(grown) <= limit:
+                filled = grown
+                served.append(name)
+        waiting = served
+    return filled

@@ -1,0 +1,277 @@
+"""The widths space: the channel sizes of any traceable model, all else of it as it is."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from torch import Tensor, nn
+
+from mobilenas.config import from_plain
+from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.spaces.arch import MobileArch
+from mobilenas.spaces.build import MobileNetwork, Network
+from mobilenas.spaces.build_cell import CellNetwork
+from mobilenas.spaces.cell import CellArch
+
+Sizes = Mapping[str, int]
+"""Channels of groups, by the group's name."""
+
+ALIGNED = 8
+"""Sizes are multiples of it."""
+_GROWTH = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model whose sizes change: one that a name says, or a network of another space."""
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    name: str | None = None
+    """torchvision:NAME or package.module:factory."""
+    mobile: MobileArch | None = None
+    """A network of the mobile space."""
+    cell: CellArch | None = None
+    """A network of the cell space."""
+
+    def __post_init__(self) -> None:
+        """Check that it is one of the three."""
+        if sum(given is not None for given in (self.name, self.mobile, self.cell)) != 1:
+            raise MobileNASError("a base is one of name, mobile and cell")
+
+    @classmethod
+    def of(cls, arch: MobileArch | CellArch) -> "Base":
+        """Return the base that a network of another space is."""
+        return cls(
+            image_size=arch.image_size,
+            in_channels=arch.in_channels,
+            classes=arch.classes,
+            mobile=arch if isinstance(arch, MobileArch) else None,
+            cell=arch if isinstance(arch, CellArch) else None,
+        )
+
+    def __str__(self) -> str:
+        return self.name or f"a network of the {'mobile' if self.mobile else 'cell'} space"
+
+    def module(self) -> nn.Module:
+        """Build the model at its own sizes; start weights come from torch's global generator."""
+        if self.mobile is not None:
+            return MobileNetwork(self.mobile)
+        if self.cell is not None:
+            network = CellNetwork(self.cell)
+            network.auxiliary = None  # the second classifier is for training only
+            return network
+        assert self.name is not None
+        return load_model(
+            self.name,
+            classes=self.classes,
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+        )
+
+    @property
+    def graph(self) -> Graph:
+        """Which of its sizes are tied."""
+        return _graph(self)
+
+
+@lru_cache(maxsize=32)
+def _graph(base: Base) -> Graph:
+    return extract(base.module(), image_size=base.image_size, in_channels=base.in_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthsArch:
+    """A model with other channel sizes."""
+
+    base: Base
+    """The model."""
+    sizes: Sizes
+    """Channels of every group that can change."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.base.image_size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.base.in_channels
+
+    @property
+    def classes(self) -> int:
+        """Width of the output."""
+        return self.base.classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        own = self.base.mobile or self.base.cell
+        return {
+            "space": "widths",
+            "image_size": self.image_size,
+            "in_channels": self.in_channels,
+            "classes": self.classes,
+            "model": self.base.name if own is None else own.to_dict(),
+            "sizes": dict(self.sizes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "arch") -> "WidthsArch":
+        """Read the JSON form; `source` names the file in errors. `build` checks the sizes."""
+        try:
+            return cls._from_dict(data, source)
+        except FileError:
+            raise
+        except MobileNASError as error:
+            raise FileError(f"{source}: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, data: Any, source: str) -> "WidthsArch":
+        names = ("space", "image_size", "in_channels", "classes", "model", "sizes")
+        if not isinstance(data, dict) or set(data) != set(names):
+            raise MobileNASError(f"arch must be an object with the fields {', '.join(names)}")
+        if data["space"] != "widths":
+            raise MobileNASError(f"arch.space is {data['space']!r}; it must be widths")
+        shape = {
+            name: from_plain(int, data[name], f"arch.{name}")
+            for name in ("image_size", "in_channels", "classes")
+        }
+        model, kept = data["model"], data["sizes"]
+        if not isinstance(kept, dict):
+            raise MobileNASError(f"arch.sizes is {kept!r}; it must be an object")
+        if isinstance(model, str):
+            base = Base(name=model, **shape)
+        elif isinstance(model, dict) and model.get("space") in _INNER:
+            base = Base.of(_INNER[model["space"]].from_dict(model, source))
+        else:
+            raise MobileNASError(
+                f"arch.model is {model!r}; it must be a name or an arch of the spaces "
+                f"{', '.join(_INNER)}"
+            )
+        found = {name: from_plain(int, size, f"arch.sizes.{name}") for name, size in kept.items()}
+        return cls(base=base, sizes=found)
+
+
+_INNER: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "cell": CellArch}
+
+
+class WidthsNetwork(Network):
+    """A model at the sizes that an arch states."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.auxiliary = None
+        self.model = model
+
+    @classmethod
+    def of(cls, arch: WidthsArch) -> "WidthsNetwork":
+        """Build the model and resize it: a slice of a fresh model is a fresh model."""
+        return cls(resized(arch.base.module(), arch.base.graph, arch.sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, in_channels, side, side] -> logits [N, classes]."""
+        logits: Tensor = self.model(x)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeRange:
+    """The legal sizes of one group: the multiples of `step` from `low` to `high`."""
+
+    low: int
+    """Sizes under it are not legal."""
+    high: int
+    """Sizes over it are not legal."""
+    step: int = ALIGNED
+    """8, or what the group's convolutions need: a multiple of their number of groups."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a legal size."""
+        if self.step < 1 or self.low < 1 or self.smallest > self.largest:
+            raise MobileNASError(
+                f"no multiple of {self.step} lies between {self.low} and {self.high}"
+            )
+
+    @property
+    def smallest(self) -> int:
+        """The smallest legal size."""
+        return -(-self.low // self.step) * self.step
+
+    @property
+    def largest(self) -> int:
+        """The largest legal size."""
+        return self.high // self.step * self.step
+
+    def nearest(self, size: float) -> int:
+        """Return the nearest legal size, the larger of two."""
+        return self._clip(math.floor(size / self.step + 0.5))
+
+    def under(self, size: float) -> int:
+        """Return the largest legal size that is not over `size`, or the smallest one."""
+        return self._clip(math.floor(size / self.step))
+
+    def _clip(self, steps: int) -> int:
+        return min(max(steps * self.step, self.smallest), self.largest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthsSpace:
+    """All sizes of one model: multiples of 8, up to twice its own."""
+
+    base: Base
+    """The model."""
+
+    @property
+    def ranges(self) -> dict[str, SizeRange]:
+        """Legal sizes of every group that can change; MobileNASError where none can."""
+        graph = self.base.graph
+        free = sizes(graph)
+        if not free:
+            name, reason = next(iter(graph.fixed.items()))
+            raise MobileNASError(
+                f"no channel size of {self.base} can change: {name} is fixed because {reason}"
+            )
+        steps = {name: math.lcm(ALIGNED, graph.divisors[name]) for name in free}
+        return {
+            name: SizeRange(
+                low=steps[name],
+                high=-(-_GROWTH * size // steps[name]) * steps[name],
+                step=steps[name],
+            )
+            for name, size in free.items()
+        }
+
+    def arch(self, sizes: Sizes) -> WidthsArch:
+        """Return the model at these sizes."""
+        return WidthsArch(base=self.base, sizes=dict(sizes))
+
+    def start(self) -> dict[str, int]:
+        """Return the model's own sizes."""
+        return sizes(self.base.graph)
+
+    def smallest(self) -> dict[str, int]:
+        """Return the smallest legal sizes."""
+        return {name: legal.smallest for name, legal in self.ranges.items()}
+
+    def largest(self) -> dict[str, int]:
+        """Return the largest legal sizes."""
+        return {name: legal.largest for name, legal in self.ranges.items()}
+
+    def random(self, source: Random) -> dict[str, int]:
+        """Draw each size from an eighth of the largest to the largest, uniformly in its logarithm.
+
+        Only proportions matter: what is drawn is scaled to a budget.
+        """
+        return {
+            name: legal.nearest(legal.largest * 8 ** -source.random())
+            for name, legal in self.ranges.items()
+        }
