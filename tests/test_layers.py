@@ -41,6 +41,7 @@ LAYERS = {
     "mobilenas.formats": 6,
     "mobilenas.pipeline": 6,
     "mobilenas.request": 6,
+    "mobilenas.request_channels": 6,
     "mobilenas.runs": 6,
     "mobilenas.__main__": 7,
     "mobilenas.cli": 7,

@@ -5,13 +5,14 @@ inspired stochasticity", as the authors' published code has it. It is not a Metr
 proposal is taken back. Chance only adds to a group's change, always upward, and does so more often
 and more strongly where the metric moves much and while the search is hot.
 
-Here sizes are rounded to multiples of 8, not of 2, and every proposal is projected onto the budget.
+Here proposals are proportions, which the budget scales to sizes (cost/projection.py).
 """
 
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from mobilenas.spaces.widths import SizeRange, Sizes
 
@@ -24,8 +25,8 @@ _LEAST, _MOST = 0.5, 2.0  # factors of one trial
 class Proposal:
     """What one trial proposes."""
 
-    sizes: dict[str, int]
-    """Legal sizes of every group; no budget is known here."""
+    proportions: dict[str, float]
+    """Wanted sizes of every group, neither rounded nor held to a budget."""
     pushed: tuple[str, ...]
     """The groups whose change was pushed upward by chance."""
 
@@ -42,26 +43,42 @@ def push_probability(change: float, heat: float) -> float:
 
 
 def propose(
-    sizes: Sizes,
+    proportions: Mapping[str, float],
     changes: Mapping[str, float],
-    ranges: Mapping[str, SizeRange],
     *,
     delta: float,
     heat: float,
     source: random.Random,
 ) -> Proposal:
-    """Return C' = C clip(1 + delta D, 0.5, 2) of every group, rounded to a legal size.
+    """Return C' = C clip(1 + delta D, 0.5, 2) of every group.
 
     With p = exp(-1 / (|D| T)), D becomes D + p with probability p, drawn for each group. `greedy`
     is the same with heat T = 0. Each group takes one number from the source, whatever its D.
     """
     proposed, pushed = {}, []
-    for name, size in sizes.items():
+    for name, size in proportions.items():
         change = changes[name]
         probability = push_probability(change, heat)
         if source.random() < probability:
             change += probability
             pushed.append(name)
-        factor = min(max(1 + delta * change, _LEAST), _MOST)
-        proposed[name] = ranges[name].nearest(size * factor)
-    return Proposal(sizes=proposed, pushed=tuple(pushed))
+        proposed[name] = size * min(max(1 + delta * change, _LEAST), _MOST)
+    return Proposal(proportions=proposed, pushed=tuple(pushed))
+
+
+def remainder(
+    proportions: Mapping[str, float], sizes: Sizes, ranges: Mapping[str, SizeRange]
+) -> dict[str, float]:
+    """Return the proportions scaled to the sizes made of them, each within a step of its size.
+
+    Sizes are rounded to multiples of 8: what a small group was to change by is not lost so, but
+    adds up over the trials.
+    """
+    scale = math.exp(fmean(math.log(size / proportions[name]) for name, size in sizes.items()))
+    return {
+        name: min(
+            max(scale * proportions[name], size - ranges[name].step / 2),
+            size + ranges[name].step / 2,
+        )
+        for name, size in sizes.items()
+    }

@@ -1,5 +1,6 @@
 """What keeps channel sizes within their budgets at every step of a search."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,48 +18,61 @@ _USED = 0.95
 class Limits:
     """Scales sizes to the budgets: FLOPs and params by counting, latency by measuring.
 
-    Between two measurements latency is taken to be proportional to FLOPs.
+    Between measurements latency is taken for a line over FLOPs.
     """
 
     def __init__(self, budgets: Budgets, confirm: Confirm | None) -> None:
         self.budgets, self.confirm = budgets, confirm
         self.limit_ms = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
-        self.ms_per_flop: float | None = None
+        self.measured: list[tuple[int, float]] = []  # FLOPs and milliseconds, the last two
         if self.limit_ms is not None and confirm is None:
             raise BudgetError(
                 "a latency budget on channel sizes is kept by measuring, and this is not the "
                 "machine of the profile; limit --flops or --params"
             )
 
-    def keep(self, sizes: Sizes, priority: Mapping[str, float] | None = None) -> dict[str, int]:
-        """Return legal sizes in these proportions that keep every budget and use one of them."""
+    def keep(
+        self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
+    ) -> tuple[dict[str, int], dict[str, float]]:
+        """Return legal sizes in these proportions that use the budgets and keep them, and costs."""
         if self.limit_ms is None:
-            return self.budgets.spread(sizes, priority)
-        if self.ms_per_flop is None:
-            self._measure(sizes)
-        kept: dict[str, int] | None = None
+            found = self.budgets.spread(proportions, priority)
+            return found, self._counted(found)
+        if not self.measured:
+            self._measure(self.budgets.space.start())
+        fits, over = 0.0, math.inf  # FLOPs
+        kept: tuple[dict[str, int], dict[str, float]] | None = None
         for _ in range(_ROUNDS):
-            assert self.ms_per_flop is not None
-            found = self._under(self.limit_ms / self.ms_per_flop).spread(sizes, priority)
-            ms = self._measure(found)
+            found = self._under(self._guess(fits, over)).spread(proportions, priority)
+            flops, ms = self._measure(found)
             if ms <= self.limit_ms:
-                kept = found
+                kept, fits = (found, self._counted(found) | {LATENCY: ms}), float(flops)
                 if ms >= _USED * self.limit_ms:
                     break
-            elif kept is not None:
-                break
+            else:
+                over = float(flops)
         if kept is None:
             raise BudgetError(f"no channel sizes were measured to keep {self.limit_ms:.3g} ms")
         return kept
 
-    def _measure(self, sizes: Sizes) -> float:
+    def _guess(self, fits: float, over: float) -> float:
+        """FLOPs at which the line through the last measurements meets the limit."""
+        assert self.limit_ms is not None
+        (flops, ms), *earlier = reversed(self.measured)
+        slope = ms / flops
+        if earlier and earlier[0][0] != flops:
+            slope = (ms - earlier[0][1]) / (flops - earlier[0][0])
+        guess = flops + (self.limit_ms - ms) / slope if slope > 0 else -1.0
+        if fits < guess < over:
+            return guess
+        return (fits + over) / 2 if over < math.inf else 2 * max(fits, flops)
+
+    def _measure(self, sizes: Mapping[str, int]) -> tuple[int, float]:
         assert self.confirm is not None
         (ms,) = self.confirm([self.budgets.space.arch(sizes)])
-        self.ms_per_flop = ms / self._flops(sizes)
-        return ms
-
-    def _flops(self, sizes: Sizes) -> int:
-        return int(self.budgets.tables["flops"].exact(sizes))
+        point = int(self.budgets.tables["flops"].exact(sizes)), ms
+        self.measured = [*self.measured, point][-2:]
+        return point
 
     def _under(self, flops: float) -> Budgets:
         """Return the budgets that are counted, with the FLOPs that the latency allows."""
@@ -67,17 +81,13 @@ class Limits:
         others = [b for b in counted if b.cost != "flops"]
         return Budgets(self.budgets.space, [Budget(cost="flops", limit=limit), *others])
 
-    def costs(self, sizes: Sizes) -> dict[str, float]:
-        """Return the costs that can be limited; latency by its last measurement."""
-        found = {cost: float(table.exact(sizes)) for cost, table in self.budgets.tables.items()}
-        if self.ms_per_flop is not None:
-            found[LATENCY] = self.ms_per_flop * self._flops(sizes)
-        return found
+    def _counted(self, sizes: Sizes) -> dict[str, float]:
+        return {cost: table.exact(sizes) for cost, table in self.budgets.tables.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed search needs."""
-        return {"ms_per_flop": self.ms_per_flop}
+        return {"measured": self.measured}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self.ms_per_flop = state["ms_per_flop"]
+        self.measured = [(flops, ms) for flops, ms in state["measured"]]

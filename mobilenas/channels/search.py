@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mobilenas.channels.annealing import propose, temperature
+from mobilenas.channels.annealing import propose, remainder, temperature
 from mobilenas.channels.limits import Confirm, Limits
 from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
 from mobilenas.channels.settings import ChannelSettings
@@ -109,6 +109,7 @@ class _Search:
         self.recipe = recipe.lasting(settings.trials * settings.epochs)
         self.limits = Limits(budgets, confirm)
         self.momentum = Momentum(settings.gamma)
+        self.proportions: dict[str, float] = {}  # of the last accepted trial
         self.log: list[dict[str, Any]] = []
         parts = {
             "space": to_plain(self.space),
@@ -155,19 +156,17 @@ class _Search:
         heat = temperature(number, settings.trials) if annealed else 0.0
         changes, pushed = dict[str, float](), tuple[str, ...]()
         if before is None:
-            trial = self._start()
+            trial, costs = self._start()
+            proportions = dict[str, float](trial.arch.sizes)
         else:
             changes = self._changes(before)
             proposal = propose(
-                before.arch.sizes,
-                changes,
-                self.space.ranges,
-                delta=settings.delta,
-                heat=heat,
-                source=source,
+                self.proportions, changes, delta=settings.delta, heat=heat, source=source
             )
             pushed = proposal.pushed
-            trial = before.changed(self.space, self.limits.keep(proposal.sizes, changes))
+            sizes, costs = self.limits.keep(proposal.proportions, changes)
+            proportions = remainder(proposal.proportions, sizes, self.space.ranges)
+            trial = before.changed(self.space, sizes)
         loss = fmean(trial.run_epoch()["loss"] for _ in range(settings.epochs))
         val_top1 = trial.evaluate(self.data.val).top1
         self.momentum.update(self._measured(trial))
@@ -175,7 +174,7 @@ class _Search:
         line = {
             "trial": number,
             "sizes": dict(trial.arch.sizes),
-            "costs": self.limits.costs(trial.arch.sizes),
+            "costs": costs,
             "temperature": heat,
             "changes": changes,
             "pushed": list(pushed),
@@ -187,6 +186,8 @@ class _Search:
         if before is not None and not accepted:
             before.epochs_done = trial.epochs_done  # the rate and the images go on
             trial = before
+        else:
+            self.proportions = proportions
         trial.teacher = None  # the next change makes its own
         return trial, line
 
@@ -196,10 +197,10 @@ class _Search:
         drop = last - val_top1
         return drop <= 0 or (heat > 0 and source.random() < math.exp(-drop / heat))
 
-    def _start(self) -> TrialTrainer:
+    def _start(self) -> tuple[TrialTrainer, dict[str, float]]:
         """Make the model in start sizes; its weights before training are the metric's zero."""
         wanted = self.space.start() if self.settings.start == "model" else self.space.smallest()
-        sizes = self.limits.keep(wanted)
+        sizes, costs = self.limits.keep(wanted)
         given = start_network(self.space.base, self.settings.weights)
         first = TrialTrainer(
             self.space.arch(self.space.start() if given is not None else sizes),
@@ -212,7 +213,7 @@ class _Search:
         )
         trial = first if given is None else first.changed(self.space, sizes)
         self.momentum.update(self._measured(trial))
-        return trial
+        return trial, costs
 
     def _measured(self, trial: TrialTrainer) -> dict[str, LayerQuality]:
         found = qualities(trial.inner)
@@ -237,6 +238,7 @@ class _Search:
             "identity": self.identity,
             "log": self.log,
             "sizes": dict(accepted.arch.sizes),
+            "proportions": self.proportions,
             "trainer": accepted.state_dict(),
             "momentum": self.momentum.state_dict(),
             "limits": self.limits.state_dict(),
@@ -251,7 +253,7 @@ class _Search:
             return None
         if state["identity"] != self.identity:
             raise FileError(f"{path} is of another search; choose another folder")
-        self.log = state["log"]
+        self.log, self.proportions = state["log"], state["proportions"]
         self.momentum.load_state_dict(state["momentum"])
         self.limits.load_state_dict(state["limits"])
         trial = TrialTrainer(

@@ -139,9 +139,11 @@ class Budgets:
                 return choice
         raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
 
-    def spread(self, sizes: Sizes, priority: Mapping[str, float] | None = None) -> dict[str, int]:
-        """Return channel sizes in these proportions that use the budgets; see `spread` in cost."""
-        return spread(sizes, self.space.ranges, self.load, 1.0, priority)
+    def spread(
+        self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
+    ) -> dict[str, int]:
+        """Return channel sizes in these proportions that use the budgets (`cost/projection.py`)."""
+        return spread(proportions, self.space.ranges, self.load, 1.0, priority)
 
     def wanted(self) -> str:
         """Return what `fits` asks for, for errors."""

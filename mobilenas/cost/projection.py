@@ -1,6 +1,5 @@
 """Channel sizes under a budget: the largest of given proportions that keep it."""
 
-import math
 from collections.abc import Callable, Mapping
 
 from mobilenas.config import format_count
@@ -11,31 +10,11 @@ Cost = Callable[[Sizes], float]
 """What sizes cost; it should not fall when a size grows."""
 
 _HALVINGS = 30
-
-
-def project(
-    sizes: Sizes,
-    ranges: Mapping[str, SizeRange],
-    cost: Cost,
-    limit: float,
-    priority: Mapping[str, float],
-) -> dict[str, int]:
-    """Return legal sizes that cost at most `limit`, none larger than was proposed.
-
-    Sizes that fit only become legal. Others are scaled by the largest common factor that fits,
-    rounded down, and what is left is given back in steps to the groups first in `priority` (see
-    `fill`), so that no group could take one more step towards its proposal. Raises a BudgetError
-    that names the smallest cost if even the smallest sizes are over the limit.
-    """
-    wanted = {name: ranges[name].nearest(size) for name, size in sizes.items()}
-    if cost(wanted) <= limit:
-        return wanted
-    scaled = scale_back(wanted, ranges, cost, limit)
-    return fill(scaled, wanted, ranges, cost, limit, priority)
+_TINY = 1e-9  # so that the largest factor reaches the largest size
 
 
 def spread(
-    sizes: Sizes,
+    sizes: Mapping[str, float],
     ranges: Mapping[str, SizeRange],
     cost: Cost,
     limit: float,
@@ -46,14 +25,14 @@ def spread(
     What a step of all groups together leaves over goes to the groups first in `priority`.
     """
     most = max(legal.largest / sizes[name] for name, legal in ranges.items())
-    wanted = {name: math.ceil(most * size) for name, size in sizes.items()}
+    wanted = {name: (1 + _TINY) * most * size for name, size in sizes.items()}
     scaled = scale_back(wanted, ranges, cost, limit)
     largest = {name: legal.largest for name, legal in ranges.items()}
     return fill(scaled, largest, ranges, cost, limit, priority or dict.fromkeys(sizes, 0.0))
 
 
 def scale_back(
-    sizes: Sizes, ranges: Mapping[str, SizeRange], cost: Cost, limit: float
+    sizes: Mapping[str, float], ranges: Mapping[str, SizeRange], cost: Cost, limit: float
 ) -> dict[str, int]:
     """Return the sizes times the largest common factor up to 1 with which they fit the limit.
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mobilenas.config import from_plain
@@ -85,7 +86,8 @@ class Base:
 
 @lru_cache(maxsize=32)
 def _graph(base: Base) -> Graph:
-    return extract(base.module(), image_size=base.image_size, in_channels=base.in_channels)
+    with torch.random.fork_rng(devices=[]):  # its weights, drawn and dropped
+        return extract(base.module(), image_size=base.image_size, in_channels=base.in_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
