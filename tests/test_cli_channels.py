@@ -1,4 +1,4 @@
-"""`mobilenas channels --graph-only`."""
+"""`mobilenas channels`."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -28,6 +28,13 @@ def build():
     return nn.Sequential(
         nn.Conv2d(3, 12, 3, bias=False), nn.ReLU(), nn.Conv2d(12, 8, 3, groups=4, bias=False),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5, bias=False),
+    )
+
+def digits():
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )
 
 def fails():
@@ -173,22 +180,56 @@ def test_the_groups_are_drawn() -> None:
     assert Path("other.svg").read_bytes() == Path("new/groups.svg").read_bytes()
 
 
-def test_there_is_no_search_over_sizes() -> None:
-    line = refused(*V2)
-    assert "say --graph-only: " in line
-    assert "there is no search over sizes" in line
-    assert "--data" in refused(*V2, "--data", "digits")
+@pytest.mark.slow
+def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nets(monkeypatch, "channels_nets_run")
+    words = ["--model", "channels_nets_run:digits", "--data", "digits", "--flops", "100k"]
+    words += ["--epochs", "2", "--trials", "2", "--trial-epochs", "1", "--finalists", "2"]
+    words += ["--controls", "--random", "1", "--baselines", "none", "--quiet"]
+    result = invoke(*words, "--out", "found", "--json")
+    assert result.exit_code == 0, result.output
+    written = json.loads(result.stdout)
+    (row,) = written["budgets"]
+    assert row["holds"] and 80_000 < row["recounted"] == row["predicted"] <= 100_000
+    kinds = [entry["kind"] for entry in json.loads(Path("found/compare.json").read_text())]
+    assert kinds == ["found", "uniform", "constant", "random"]
+    for name in ("export/model.onnx", "search/log.jsonl", "model.safetensors", "report.html"):
+        assert (Path("found") / name).exists()
+    arch = json.loads(Path("found/arch.json").read_text())["arch"]
+    assert arch["space"] == "widths" and arch["model"] == "channels_nets_run:digits"
+    assert all(size % 8 == 0 for size in arch["sizes"].values())
+    page = Path("found/report.html").read_text(encoding="utf-8")
+    assert "Sizes / start sizes" in page and "taken back" in page
+    again = invoke("--out", "found", "--resume", "--quiet")
+    assert again.exit_code == 0, again.output
+    assert "uniform" in again.stdout and max(map(len, again.stdout.splitlines())) <= 80
+    assert "holds a run; go on with --resume" in refused(*words, "--out", "found")
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ((), "Missing option '--model'"),
+        ((), "no run folder was given: say --out"),
+        (("--out", "new"), "no model was given: say --model"),
+        ((*V2, "--out", "new"), "no budget was given"),
+        ((*V2, "--flops", "1M", "--classes", "5", "--out", "new"), "--classes goes with --graph"),
+        ((*V2, "--flops", "1k", "--out", "new"), "flops <= 1k cannot be kept: the smallest"),
+        ((*V2, "--flops", "9G", "--out", "new"), "flops <= 9G limits nothing"),
+        ((*V2, "--flops", "1M", "--memory", "1M", "--out", "new"), "a memory budget is for the"),
+        ((*V2, "--latency", "9ms", "--out", "new"), "needs the profile of a device"),
+        ((*V2, "--flops", "1M", "--gamma", "2", "--out", "new"), "gamma is 2.0"),
+        (("--model", "nowhere", "--flops", "1M", "--out", "new"), "model is 'nowhere': no run"),
+        (("--model", "torchvision:vgg11", "--flops", "1M", "--out", "new"), "not take 8x8 images"),
+        ((*V2, *GO, "--flops", "1M", "--trials", "3"), "--flops, --trials: not with --graph-only"),
+        (GO, "no model was given: say --model"),
         (("--model", "mobilenet_v2", *GO), "model is 'mobilenet_v2': no run folder or arch.json"),
         (("--model", "torchvision:mobilenet_v9", *GO), "did you mean mobilenet_v2"),
         (("--model", "no_such_package:build", *GO), "cannot import no_such_package"),
         (("--model", ".", *GO), "arch.json does not exist"),
-        ((*V2, *GO, "--out", "groups.png"), "--out is 'groups.png'; it must end with .svg"),
+        (
+            (*V2, *GO, "--out", "groups.png"),
+            "--out is 'groups.png'; with --graph-only it must end with .svg",
+        ),
         ((*V2, *GO, "--image-size", "3"), "--image-size"),
         ((*V2, *GO, "--classes", "1"), "--classes"),
         ((*V2, *GO, "--weights", "gone.safetensors"), "cannot read gone.safetensors"),
