@@ -2,30 +2,25 @@
 
 `changed` does all of it. Whoever has an optimizer, too, takes its two steps one by one:
 
-    resizing = choose(model, graph, sizes)
-    smaller = apply(model, resizing)
-    optimizer = follow(optimizer, model, smaller, resizing)
+    change = choose(model, graph, sizes)
+    other = apply(model, change)
+    optimizer = follow(optimizer, model, other, change)
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.linalg import qr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from mobilenas.dependencies import Graph, Group, Resizing, resized
+from mobilenas.channels.shrinking import Absorbed, Shrinking, norms_behind
+from mobilenas.dependencies import Dimension, Graph, Member, Resizing, resized
 from mobilenas.errors import MobileNASError
 
-Array = NDArray[np.float64]
-Method = str
-
-METHODS: tuple[Method, ...] = ("svd", "magnitude", "fresh")
+METHODS = ("svd", "magnitude", "fresh")
 """What is kept: channels that span the weights best, the largest ones, nothing."""
 
 
@@ -34,7 +29,7 @@ def changed(
     graph: Graph,
     sizes: Mapping[str, int],
     *,
-    method: Method = "svd",
+    method: str = "svd",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Return a copy of `model` with other sizes, its weights kept; the model stays as it is.
@@ -43,56 +38,71 @@ def changed(
     what the model computes, unless `inexact` names it. `generator` draws new weights.
     MobileNASError for sizes that are not legal.
     """
-    resizing = choose(model, graph, sizes, method=method)
-    return apply(model, resizing, fresh=method == "fresh", generator=generator)
+    return apply(model, choose(model, graph, sizes, method=method), generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What becomes of the channels of a model."""
+
+    resizing: Resizing
+    """Which ones stay."""
+    absorbed: Mapping[str, Absorbed]
+    """By group, how those that stay take over from those that go."""
+    fresh: bool
+    """Whether all weights are drawn anew."""
 
 
 @torch.no_grad()
 def choose(
-    model: nn.Module, graph: Graph, sizes: Mapping[str, int], *, method: Method = "svd"
-) -> Resizing:
+    model: nn.Module, graph: Graph, sizes: Mapping[str, int], *, method: str = "svd"
+) -> Change:
     """Say which channels stay: all of a group that grows, the chosen ones of one that shrinks."""
     if method not in METHODS:
         raise MobileNASError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     full = graph.checked(sizes)
+    keep: dict[str, Tensor] = {}
+    absorbed: dict[str, Absorbed] = {}
     if method == "fresh":
-        return Resizing(
-            graph, sizes, keep={name: torch.full((size,), -1) for name, size in full.items()}
-        )
-    scales = _norm_scales(model, graph)
-    keep = {}
+        keep = {name: torch.full((size,), -1) for name, size in full.items()}
+        return Change(resizing=Resizing(graph, sizes, keep=keep), absorbed={}, fresh=True)
+    shrinking = Shrinking(model, graph)
     for group in graph.groups:
         # behind a split of shuffled channels there is no telling one from another
-        ordered = all(member.aligned for member in group.members)
-        if full[group.name] < group.size and ordered:
-            keep[group.name] = _kept(_gram(model, group, scales), group, full[group.name], method)
-    return Resizing(graph, sizes, keep=keep)
+        if full[group.name] >= group.size or not all(member.aligned for member in group.members):
+            continue
+        if method == "magnitude":
+            kept = shrinking.by_magnitude(group, full[group.name])
+        else:
+            kept, taken_over = shrinking.by_span(group, full[group.name])
+            if taken_over is not None:
+                absorbed[group.name] = taken_over
+        keep[group.name] = torch.from_numpy(kept)
+    return Change(resizing=Resizing(graph, sizes, keep=keep), absorbed=absorbed, fresh=False)
 
 
 @torch.no_grad()
 def apply(
-    model: nn.Module,
-    resizing: Resizing,
-    *,
-    fresh: bool = False,
-    generator: torch.Generator | None = None,
+    model: nn.Module, change: Change, *, generator: torch.Generator | None = None
 ) -> nn.Module:
-    """Return the model in its new sizes; `fresh` initializes all of it anew.
+    """Return a copy of the model with the change made; the model stays as it is.
 
     New channels get values like the old ones', but old outputs take nothing from them at first.
     """
+    resizing = change.resizing
     result = resized(
         model, resizing.graph, resizing.sizes, keep=resizing.channels, generator=generator
     )
-    if fresh:
+    if change.fresh:
         _initialize(result, generator)
     else:
         _silence_new_inputs(model, result, resizing)
+        _take_over(model, result, change)
     return result
 
 
 def follow(
-    optimizer: torch.optim.Optimizer, model: nn.Module, new_model: nn.Module, resizing: Resizing
+    optimizer: torch.optim.Optimizer, model: nn.Module, new_model: nn.Module, change: Change
 ) -> torch.optim.Optimizer:
     """Return an optimizer of the same class and options for the parameters of `new_model`.
 
@@ -112,7 +122,7 @@ def follow(
             name = names[id(parameter)]
             parameters.append(new_model.get_parameter(name))
             states[parameters[-1]] = {
-                key: _moved(value, name, parameter, resizing)
+                key: _moved(value, name, parameter, change.resizing)
                 for key, value in optimizer.state.get(parameter, {}).items()
             }
         groups.append({**group, "params": parameters})
@@ -155,17 +165,71 @@ def inexact(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 def _silence_new_inputs(model: nn.Module, result: nn.Module, resizing: Resizing) -> None:
     """Give the weights from new inputs to old outputs the value 0."""
-    outputs = {
-        item.module: item for item in resizing.graph.dimensions if item.kind == "out" and item.axes
-    }
     for dimension in resizing.graph.dimensions:
         if dimension.kind != "in" or not dimension.axes:
             continue
         ((name, _),) = dimension.axes
         _, missing = resizing.move(name, model.get_parameter(name))
-        new = resizing.entries(outputs[dimension.module]) < 0
+        new = _outputs(dimension, resizing) < 0
         silent = missing & ~new.view(-1, *(1,) * (missing.dim() - 1)).to(missing.device)
         result.get_parameter(name).masked_fill_(silent, 0)
+
+
+def _outputs(dimension: Dimension, resizing: Resizing) -> Tensor:
+    """Return [outputs] of the layer of an input: the old ones they come from, -1 for new ones."""
+    return resizing.entries(resizing.graph.dimension(dimension.module, "out"))
+
+
+def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
+    """Let the layers behind make the channels that are gone from those that stay."""
+    resizing = change.resizing
+    old_norms, norms = (norms_behind(net, resizing.graph) for net in (model, result))
+    new_groups = resizing.graph.at(resizing.sizes).groups
+    for group, new_group in zip(resizing.graph.groups, new_groups, strict=True):
+        if group.name not in change.absorbed:
+            continue
+        absorbed = change.absorbed[group.name]
+        for old, new in zip(group.members, new_group.members, strict=True):
+            # not in a grouped convolution: most that stay are in other groups of it
+            if old.kind == "in" and old.dimension.axes and old.dimension.blocks == 1:
+                rows = _outputs(old.dimension, resizing)
+                weight = _columns(model, old)
+                share = _share(weight.sum(2), absorbed, old_norms.get(old.module))
+                weight = weight[rows.clamp(min=0)] * (rows >= 0)[:, None, None].to(weight.device)
+                weight = weight[:, torch.from_numpy(absorbed.gone)]  # [outputs, D, values]
+                mixing = torch.from_numpy(absorbed.weights).to(weight)
+                target: Tensor = result.get_parameter(f"{old.module}.weight")
+                columns = target[:, new.offset : new.offset + new.size]
+                columns += torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape)
+                amount = weight.sum(2) @ torch.from_numpy(absorbed.constant).to(weight)
+                _shift(result.get_submodule(old.module), norms.get(old.module), share * amount)
+
+
+def _columns(model: nn.Module, member: Member) -> Tensor:
+    """Return [outputs, channels, values], the weights that read a group."""
+    weight: Tensor = model.get_parameter(f"{member.module}.weight")
+    weight = weight[:, member.offset : member.offset + member.size]
+    return weight.reshape(len(weight), member.size // member.repeat, -1)
+
+
+def _share(weight: Tensor, absorbed: Absorbed, norm: _BatchNorm | None) -> float:
+    """Return how much of the means that are expected arrives at a layer, weight [outputs, C].
+
+    The norm behind it knows what did: less behind the gates of squeeze-excite, next to nothing
+    where no rectifier made the means.
+    """
+    if norm is None or norm.running_mean is None:
+        return 1.0
+    expected = weight @ torch.from_numpy(absorbed.mean).to(weight)
+    return float(expected @ norm.running_mean / expected.square().sum().clamp(min=1e-12))
+
+
+def _shift(layer: nn.Module, norm: _BatchNorm | None, amount: Tensor) -> None:
+    """Add [outputs] to what a layer gives, where there is a place for it."""
+    if norm is not None and norm.running_mean is not None:
+        norm.running_mean -= amount
+    elif isinstance(layer.bias, Tensor):
+        layer.bias += amount
 
 
 def _initialize(model: nn.Module, generator: torch.Generator | None) -> None:
@@ -177,60 +241,3 @@ def _initialize(model: nn.Module, generator: torch.Generator | None) -> None:
                 nn.init.zeros_(module.bias)
         elif callable(reset := getattr(module, "reset_parameters", None)):
             reset()  # norms and PReLU: nothing is drawn
-
-
-def _norm_scales(model: nn.Module, graph: Graph) -> dict[str, Tensor]:
-    """By layer, what the batch norm right behind it multiplies its outputs with."""
-    modules = dict(model.named_modules())
-    scales = {}
-    for layer, norm in pairwise(graph.dimensions):
-        follower = modules[norm.module]
-        if (
-            layer.kind == "out"
-            and norm.kind == "norm"
-            and norm.parts == layer.parts
-            and isinstance(follower, _BatchNorm)
-            and follower.running_var is not None
-        ):
-            scale = (follower.running_var + follower.eps).rsqrt()
-            scales[layer.module] = scale if follower.weight is None else scale * follower.weight
-    return scales
-
-
-def _gram(model: nn.Module, group: Group, scales: Mapping[str, Tensor]) -> Array:
-    """Return [C, C], products of the weights that make the channels, all producers' added."""
-    depthwise = {m.module for m in group.members if m.kind == "in" and not m.dimension.axes}
-    total = np.zeros((group.size, group.size))
-    for member in group.members:
-        if member.kind != "out" or member.module in depthwise:
-            continue
-        weight = model.get_parameter(f"{member.module}.weight").flatten(1)
-        if member.module in scales:
-            weight = weight * scales[member.module][:, None]
-        rows = weight[member.offset : member.offset + member.size].reshape(group.size, -1)
-        total += (rows @ rows.T).double().cpu().numpy()
-    return total
-
-
-def _kept(gram: Array, group: Group, size: int, method: Method) -> Tensor:
-    """Return [size], the channels of a group that stay, in order and within their blocks."""
-    # as `leading` has it: a block of a grouped convolution keeps its share of the channels
-    old, new = group.size // group.divisor, size // group.divisor
-    chosen = []
-    for start in range(0, group.size, old):
-        own = gram[start : start + old, start : start + old]
-        best = _spanning(own, new) if method == "svd" else np.argsort(-np.diag(own))[:new]
-        chosen.append(start + np.sort(best))
-    return torch.from_numpy(np.concatenate(chosen))
-
-
-def _spanning(gram: Array, size: int) -> NDArray[np.int64]:
-    """Choose the rows of a matrix, given its Gram matrix [C, C], that span its leading subspace.
-
-    The matrix is cut to its `size` largest singular values, and QR with pivoting takes the row that
-    is farthest from all before it, again and again (an interpolative decomposition).
-    """
-    squares, left = np.linalg.eigh(gram)
-    leading = left[:, -size:] * np.sqrt(squares[-size:].clip(min=0.0))
-    _, order = qr(leading.T, mode="r", pivoting=True)
-    return np.asarray(order[:size], dtype=np.int64)

@@ -41,9 +41,9 @@ class TrialTrainer(Trainer):
         device, settings = self.device, self.settings
         graph = space.base.graph.at(self.arch.sizes)
         before = self.inner.cpu()
-        resizing = choose(before, graph, sizes, method=settings.keep)
+        change = choose(before, graph, sizes, method=settings.keep)
         generator = torch.Generator().manual_seed(self.seed + self.epochs_done)
-        after = apply(before, resizing, fresh=settings.keep == "fresh", generator=generator)
+        after = apply(before, change, generator=generator)
         teacher = self.model if settings.distill else None
         successor = TrialTrainer(
             space.arch(sizes),
@@ -56,7 +56,7 @@ class TrialTrainer(Trainer):
             teacher=teacher,
         )
         if settings.keep != "fresh":
-            successor._optimizer = follow(self._optimizer, before, successor.inner, resizing)
+            successor._optimizer = follow(self._optimizer, before, successor.inner, change)
         successor.epochs_done = self.epochs_done
         self.inner.to(device)
         return successor

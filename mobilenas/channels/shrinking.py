@@ -1,0 +1,238 @@
+"""Which channels stay when a group shrinks, and what takes over the work of those that go.
+
+By `svd` a group keeps the channels that span its activations best, and the layers that read it are
+told to make those that go from those that stay. No data are needed: a batch norm says how its
+outputs are distributed, and the weights that make them how they are correlated.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import qr, solve
+from scipy.special import eval_hermitenorm, ndtr
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mobilenas.dependencies import Graph, Group, Member
+
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+_TERMS = 6  # of the Hermite series; what is cut off counts as each channel's own noise
+_RIDGE = 1e-4  # times the mean variance
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """How the activations of a group are distributed."""
+
+    mean: Array
+    """[C]."""
+    covariance: Array
+    """[C, C]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absorbed:
+    """The channels that go, made of those that stay: gone = weights kept + constant."""
+
+    gone: Places
+    """[D], old channels; those that stay are the group's other ones, in order."""
+    weights: Array
+    """[D, K]."""
+    constant: Array
+    """[D]."""
+    mean: Array
+    """[C], of the activations, by which the constant was found."""
+
+
+def norms_behind(model: nn.Module, graph: Graph) -> dict[str, _BatchNorm]:
+    """By layer, the batch norm that takes its outputs and nothing else."""
+    modules = dict(model.named_modules())
+    norms = {}
+    for layer, norm in pairwise(graph.dimensions):
+        follower = modules[norm.module]
+        if (
+            (layer.kind, norm.kind) == ("out", "norm")
+            and layer.parts == norm.parts
+            and isinstance(follower, _BatchNorm)
+            and follower.affine
+        ):
+            norms[layer.module] = follower
+    return norms
+
+
+class Shrinking:
+    """What is kept of the groups of one model."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self._model, self._graph = model, graph
+        self._norms = norms_behind(model, graph)
+
+    def by_magnitude(self, group: Group, size: int) -> Places:
+        """Return [size], the channels whose weights, times the norm's, have the largest L2 norm."""
+        squares = np.diag(self._products(group))
+        return _in_blocks(group, size, lambda own, count: np.argsort(-squares[own])[:count])
+
+    def by_span(self, group: Group, size: int) -> tuple[Places, Absorbed | None]:
+        """Return [size], the channels that span the group's activations best, and how they do.
+
+        A channel counts by what the layers behind it make of it. Where no batch norm tells of the
+        activations, weights are spanned instead, and nothing is absorbed.
+        """
+        moments = self._moments(group)
+        spanned = self._products(group) if moments is None else moments.covariance
+        use = self._use(group)
+        spanned = spanned * use[:, None] * use
+        kept = _in_blocks(group, size, lambda own, count: spanning(spanned[own][:, own], count))
+        return kept, None if moments is None else _absorb(moments, kept)
+
+    def _producers(self, group: Group) -> list[Member]:
+        """Layers that make the channels by mixing others, but for the gates of squeeze-excite."""
+        depthwise = {member.module for member in _depthwise(group)}
+        made = [m for m in group.members if m.kind == "out" and m.module not in depthwise]
+        normed = [member for member in made if member.module in self._norms]
+        return normed or made
+
+    def _rows(self, member: Member) -> Array:
+        """Return [C, values], the weights that make each channel."""
+        weight = self._model.get_parameter(f"{member.module}.weight")
+        rows = _numbers(weight[member.offset : member.offset + member.size])
+        return rows.reshape(len(rows), -1)
+
+    def _products(self, group: Group) -> Array:
+        """Return [C, C], scalar products of the weights times the norms'."""
+        total = np.zeros((group.size, group.size))
+        for member in self._producers(group):
+            rows = self._rows(member)
+            if member.module in self._norms:
+                rows = rows * self._scale(member)[:, None]
+            total += self._by_block(member, rows.reshape(group.size, -1))
+        return total
+
+    def _scale(self, member: Member) -> Array:
+        weight = _numbers(self._norms[member.module].weight)
+        return weight[member.offset : member.offset + member.size]
+
+    def _moments(self, group: Group) -> Moments | None:
+        """Return the moments of what the layers behind a group read, as far as norms tell them.
+
+        Norms' outputs are taken as normal, with the norm's bias as mean and its weight as
+        deviation, correlated as the rows of the weights before it, and then rectified.
+        """
+        makers, depthwise = self._producers(group), _depthwise(group)
+        norms = [self._norms.get(member.module) for member in (*makers, *depthwise)]
+        seen = {self._norms[m.module] for m in (*makers, *depthwise) if m.module in self._norms}
+        readers = {self._model.get_submodule(m.module) for m in group.members if m.kind == "norm"}
+        plain = all(m.repeat == 1 for m in group.members if m.kind in ("out", "norm"))
+        if None in norms or readers != seen or not plain or (depthwise and len(makers) > 1):
+            return None
+        mean, covariance = np.zeros(group.size), np.zeros((group.size, group.size))
+        for member in makers:
+            mean = mean + self._shift(member)
+            covariance = covariance + self._correlated(member)
+        moments = rectified(mean, covariance)
+        for member in depthwise:
+            like = self._correlated(member)
+            moments = rectified(self._shift(member), _correlation(moments.covariance) * like)
+        return moments
+
+    def _shift(self, member: Member) -> Array:
+        bias = _numbers(self._norms[member.module].bias)
+        return bias[member.offset : member.offset + member.size]
+
+    def _correlated(self, member: Member) -> Array:
+        """Return [C, C], covariances of a norm's outputs if the layer's inputs were white."""
+        rows = self._rows(member)
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+        return self._by_block(member, rows * self._scale(member)[:, None])
+
+    def _by_block(self, member: Member, rows: Array) -> Array:
+        """Return rows' products; those of a grouped convolution's groups see other inputs."""
+        blocks = self._graph.dimension(member.module, "in").blocks
+        block = np.arange(len(rows)) * blocks // len(rows)
+        return np.asarray((rows @ rows.T) * (block[:, None] == block))
+
+    def _use(self, group: Group) -> Array:
+        """Return [C], how much the layers that read the group make of each channel."""
+        use = np.zeros(group.size)
+        for member in group.members:
+            if member.kind == "in" and member.dimension.axes:
+                weight = _numbers(self._model.get_parameter(f"{member.module}.weight"))
+                blocks = member.dimension.blocks
+                squares = np.square(
+                    weight.reshape(blocks, len(weight) // blocks, weight.shape[1], -1)
+                )
+                sums = squares.sum((1, 3)).reshape(-1)[member.offset : member.offset + member.size]
+                use += sums.reshape(group.size, -1).sum(1) / max(sums.sum(), _TINY)
+        return np.sqrt(use)
+
+
+def rectified(mean: Array, covariance: Array) -> Moments:
+    """Return the moments of max(x, 0) for normal x with mean [C] and covariance [C, C].
+
+    The covariance is a power series in the correlation, by the Hermite expansion of the rectifier.
+    """
+    deviation = np.sqrt(np.maximum(np.diag(covariance), _TINY))
+    t = mean / deviation
+    density = np.exp(-0.5 * t**2) / math.sqrt(2 * math.pi)
+    below = ndtr(t)
+    first = t * below + density
+    correlation = _correlation(covariance)
+    power, result = np.ones_like(covariance), np.zeros_like(covariance)
+    for term in range(1, _TERMS + 1):
+        power = power * correlation
+        share = below if term == 1 else density * eval_hermitenorm(term - 2, -t)
+        result += power * np.outer(share, share) / math.factorial(term)
+    np.fill_diagonal(result, (t**2 + 1) * below + t * density - first**2)
+    return Moments(mean=deviation * first, covariance=result * np.outer(deviation, deviation))
+
+
+def spanning(products: Array, size: int) -> Places:
+    """Choose the rows of a matrix, given by their products [C, C], that span the matrix best.
+
+    The matrix is cut to its `size` largest singular values, and QR with pivoting takes the row that
+    is farthest from the span of those before it, again and again: an interpolative decomposition.
+    """
+    squares, left = np.linalg.eigh(products)
+    leading = left[:, -size:] * np.sqrt(squares[-size:].clip(min=0.0))
+    _, order = qr(leading.T, mode="r", pivoting=True)
+    return np.asarray(order[:size], dtype=np.int64)
+
+
+def _absorb(moments: Moments, kept: Places) -> Absorbed:
+    """Regress the channels that go on those that stay."""
+    gone = np.setdiff1d(np.arange(len(moments.mean)), kept)
+    own = moments.covariance[kept][:, kept]
+    ridge = max(_RIDGE * np.trace(own) / len(kept), _TINY) * np.eye(len(kept))
+    weights = solve(own + ridge, moments.covariance[kept][:, gone], assume_a="pos").T
+    constant = moments.mean[gone] - weights @ moments.mean[kept]
+    return Absorbed(gone=gone, weights=weights, constant=constant, mean=moments.mean)
+
+
+def _in_blocks(group: Group, size: int, best: Callable[[Places, int], Places]) -> Places:
+    """Choose in each block of a grouped convolution, as `leading` does; in order."""
+    old, new = group.size // group.divisor, size // group.divisor
+    blocks = np.arange(group.size).reshape(group.divisor, old)
+    return np.concatenate([own[np.sort(best(own, new))] for own in blocks])
+
+
+def _depthwise(group: Group) -> list[Member]:
+    """Outputs of the depthwise convolutions over a group."""
+    names = {m.module for m in group.members if m.kind == "in" and not m.dimension.axes}
+    return [m for m in group.members if m.kind == "out" and m.module in names]
+
+
+def _correlation(covariance: Array) -> Array:
+    deviation = np.sqrt(np.maximum(np.diag(covariance), _TINY))
+    return np.asarray(covariance / np.outer(deviation, deviation))
+
+
+def _numbers(tensor: Tensor) -> Array:
+    return np.asarray(tensor.detach().to("cpu", torch.float64).numpy())
