@@ -11,6 +11,7 @@ from typing import Any
 
 from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.start import kept_network
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
@@ -34,7 +35,15 @@ from mobilenas.files import read_json, write_bytes, write_json, write_text
 from mobilenas.profiling.confirm import is_here
 from mobilenas.runs import Run
 from mobilenas.search import search
-from mobilenas.spaces import Arch, CellArch, build, format_genotype, read_arch
+from mobilenas.spaces import (
+    Arch,
+    CellArch,
+    Network,
+    WidthsArch,
+    build,
+    format_genotype,
+    read_arch,
+)
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 ARCH_FILE = "arch.json"
@@ -429,10 +438,19 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
         device=run.settings.device,
         reporter=run.reporter,
         stage=stage,
+        network=_given_network(run, arch),
     )
     record = asdict(result)
     write_json(path, record)
     return record
+
+
+def _given_network(run: Run, arch: Arch) -> Network | None:
+    """Return what a model that came with weights starts from, at whatever sizes; else None."""
+    how = run.settings.widths
+    if how is None or how.weights is None or not isinstance(arch, WidthsArch):
+        return None
+    return kept_network(arch, how.weights, how.keep)
 
 
 def _found_arch(folder: Path) -> Arch:

@@ -12,7 +12,7 @@ from torch import nn
 from mobilenas.channels.limits import Limits
 from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.channels.start import base_of, start_network, weights_of
+from mobilenas.channels.start import base_of, kept_network, start_network, weights_of
 from mobilenas.channels.trial import TrialTrainer
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData
@@ -247,6 +247,9 @@ def test_a_model_comes_with_its_weights(micro_images: ImageData, tmp_path: Path)
     image = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(given.eval()(image), network.eval()(image))
+    kept = kept_network(SPACE.arch(SPACE.start()), own, "svd")
+    with torch.no_grad():
+        assert torch.allclose(kept.eval()(image), network.eval()(image), atol=1e-5)
     _, log = found(micro_images, tmp_path / "search", replace(SETTINGS, trials=2, weights=own))
     assert all(line["costs"]["flops"] <= BUDGET.limit for line in log)
     assert start_network(SPACE.base, None) is None

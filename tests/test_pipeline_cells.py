@@ -31,7 +31,12 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
     write_json(folder / "arch.json", {"arch": SPACE.arch(found).to_dict()})
     return SimpleNamespace(
         settings=SimpleNamespace(
-            budgets=budgets, seed=0, random=2, rival=False, baselines=("mobilenet_v3_small",)
+            budgets=budgets,
+            seed=0,
+            random=2,
+            rival=False,
+            baselines=("mobilenet_v3_small",),
+            widths=None,
         ),
         budgets=Budgets(SPACE, budgets),
         data=SimpleNamespace(image_size=16, classes=tuple("abcde")),

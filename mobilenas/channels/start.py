@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+
+from mobilenas.channels.keeping import changed
 from mobilenas.data import ImageData
 from mobilenas.dependencies import load_model
 from mobilenas.dependencies.models import FORMS
@@ -65,4 +68,13 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
         assert arch is not None
         model = load_weights(arch, weights)
         model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
+    return WidthsNetwork(model)
+
+
+def kept_network(arch: WidthsArch, weights: Path, method: str) -> WidthsNetwork:
+    """Return the model at the arch's sizes, with what they keep of the weights it comes with."""
+    given = start_network(arch.base, weights)
+    assert given is not None
+    generator = torch.Generator().manual_seed(0)
+    model = changed(given.model, arch.base.graph, arch.sizes, method=method, generator=generator)
     return WidthsNetwork(model)

@@ -17,7 +17,7 @@ from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
 from mobilenas.progress import Reporter, Silent, clock
-from mobilenas.spaces import Arch, build
+from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
 
@@ -60,8 +60,11 @@ def train(
     resume: bool = True,
     reporter: Reporter | None = None,
     stage: str = "train",
+    network: Network | None = None,
 ) -> TrainResult:
     """Train `arch` and write its weights; a finished training is read from its files.
+
+    It starts from `network`, which must be of `arch`, or from weights drawn by the seed.
 
     Raises FileError where `folder` holds another training, DivergedError where the loss does
     not stay finite. `resume=False` starts again and discards what is in `folder`.
@@ -79,7 +82,7 @@ def train(
     if log:
         reporter.step(len(log), _figures(log[-1]))
     if len(log) < recipe.epochs:
-        trainer = Trainer(arch, data, recipe, seed=seed, device=device)
+        trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
         _finish(trainer, state, folder, reporter)
     _write_missing(folder, state)
     return TrainResult(
