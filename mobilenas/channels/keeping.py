@@ -200,16 +200,16 @@ def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
                 weight = weight[rows.clamp(min=0)] * (rows >= 0)[:, None, None].to(weight.device)
                 weight = weight[:, torch.from_numpy(absorbed.gone)]  # [outputs, D, values]
                 mixing = torch.from_numpy(absorbed.weights).to(weight)
-                target: Tensor = result.get_parameter(f"{old.module}.weight")
+                target = result.get_parameter(f"{old.module}.weight")
                 columns = target[:, new.offset : new.offset + new.size]
-                columns += torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape)
+                columns.add_(torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape))
                 amount = weight.sum(2) @ torch.from_numpy(absorbed.constant).to(weight)
                 _shift(result.get_submodule(old.module), norms.get(old.module), share * amount)
 
 
 def _columns(model: nn.Module, member: Member) -> Tensor:
     """Return [outputs, channels, values], the weights that read a group."""
-    weight = model.get_parameter(f"{member.module}.weight")
+    weight: Tensor = model.get_parameter(f"{member.module}.weight")
     weight = weight[:, member.offset : member.offset + member.size]
     return weight.reshape(len(weight), member.size // member.repeat, -1)
 
