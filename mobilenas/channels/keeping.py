@@ -198,9 +198,9 @@ def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
                 weight = weight[rows.clamp(min=0)] * (rows >= 0)[:, None, None].to(weight.device)
                 weight = weight[:, torch.from_numpy(absorbed.gone)]  # [outputs, D, values]
                 mixing = torch.from_numpy(absorbed.weights).to(weight)
-                target: Tensor = result.get_parameter(f"{old.module}.weight")
+                target = result.get_parameter(f"{old.module}.weight")
                 columns = target[:, new.offset : new.offset + new.size]
-                columns += torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape)
+                columns.add_(torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape))
                 amount = weight.sum(2) @ torch.from_numpy(absorbed.constant).to(weight)
                 _shift(result.get_submodule(old.module), norms.get(old.module), share * amount)
 
