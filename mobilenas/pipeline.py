@@ -20,6 +20,7 @@ from mobilenas.deployment import (
     conditions,
     confirmation,
     deployed,
+    file_mistakes,
     file_top1,
     predicted,
     predicted_ms,
@@ -38,6 +39,7 @@ from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 ARCH_FILE = "arch.json"
 WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export/export.json"
+MISTAKES_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
 COMPARE_FILE = "compare.json"
 REPORT_FILE = "report.html"
@@ -118,9 +120,14 @@ def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
 
 
 def export_stage(run: Run) -> dict[str, Any]:
-    """Write export/model.onnx and export/export.json: parity, size, latency, top-1."""
+    """Write export/model.onnx, export/export.json (parity, size, latency, top-1) and mistakes.json.
+
+    A run of an older release gets the last alone.
+    """
     path = run.folder / EXPORT_FILE
     if path.exists():
+        if not (run.folder / MISTAKES_FILE).exists():
+            _top1(run, run.folder / ONNX_FILE)
         return read_json(path)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
@@ -140,7 +147,7 @@ def export_stage(run: Run) -> dict[str, Any]:
         "files": {
             name: {
                 "path": str(file.relative_to(run.folder)),
-                "top1": file_top1(run, file),
+                "top1": _top1(run, file),
                 "size_bytes": file.stat().st_size,
                 "latency_ms": timed[file].median_ms,
                 "latency_interval_ms": timed[file].interval_ms,
@@ -374,6 +381,15 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
     record = asdict(result)
     write_json(path, record)
     return record
+
+
+def _top1(run: Run, file: Path) -> float:
+    """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
+    if file != run.folder / ONNX_FILE:
+        return file_top1(run, file)
+    found = file_mistakes(run, file)
+    write_json(run.folder / MISTAKES_FILE, {"file": ONNX_FILE} | to_plain(found))
+    return found.top1
 
 
 def _found_arch(folder: Path) -> Arch:
