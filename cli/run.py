@@ -22,10 +22,10 @@ def command(ctx: click.Context, /, out: Path, quiet: bool, as_json: bool, **_: A
 
     with working(resume_command("run", out), out, quiet=quiet) as reporter:
         from mobilenas.compare import summarize
+        from mobilenas.compare.report import REPORT_FILE
         from mobilenas.pipeline import (
             COMPARE_FILE,
             ONNX_FILE,
-            REPORT_FILE,
             RESULT_FILE,
             read_networks,
             run_all,

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
+from mobilenas.compare.baselines import Contender, mobilenets, random_networks
+from mobilenas.compare.report import REPORT_FILE, write_report
+from mobilenas.compare.rival import rival
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
@@ -42,7 +44,6 @@ EXPORT_FILE = "export/export.json"
 MISTAKES_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
 COMPARE_FILE = "compare.json"
-REPORT_FILE = "report.html"
 RESULT_FILE = "result.json"
 
 _PARITY_IMAGES = 256

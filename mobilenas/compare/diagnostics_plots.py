@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mobilenas.compare.report_plots import (
+    AROUND_CURVE,
     COLOURS,
     INK,
     curve,
@@ -96,7 +97,7 @@ def _channels(channels: Mapping[str, Sequence[float]]) -> str:
 
 def _skips(log: Log, warmup: int) -> str:
     """Draw whole numbers of each cell; dashes show a line that lies under another."""
-    fig, axes = new_axes(_WIDTH, 2.2)
+    fig, axes = new_axes(_WIDTH, 2.2, AROUND_CURVE)
     epochs = [record["epoch"] for record in log]
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)

@@ -22,6 +22,7 @@ from mobilenas.config import COUNTING_RULE, format_count
 from mobilenas.errors import FileError
 from mobilenas.files import write_text
 
+REPORT_FILE = "report.html"
 _MOST_CLASSES = 50
 _NONE = "-"
 

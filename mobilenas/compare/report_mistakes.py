@@ -18,8 +18,8 @@ _MOST_CLASSES = 60
 _MOST_PAIRS = 10
 _LONGEST_NAME = 14
 _RIGHT, _WRONG = COLOURS[1], COLOURS[0]
-_ROW, _AROUND = 0.1, 1.1
-"""Inches: a class, and what axes and key need."""
+_ROW, _KEY, _LETTER = 0.1, 0.3, 0.0095
+"""Inches: a class, the key, and a letter for each point of its size."""
 
 
 def mistakes(files: RunFiles) -> str:
@@ -65,26 +65,28 @@ def _confusion_plot(confusion: Confusion, labels: Sequence[str]) -> str:
         wrong.append([*row[:place], 0.0, *row[place + 1 :]])
     most = max(map(max, wrong))
     with page_style():
-        side = _AROUND + max(1.4, _ROW * len(labels))
-        fig, axes = new_axes(side, side + 0.2)
+        names = [plain(_short(label)) for label in labels]
+        size = 8.5 if len(labels) <= 20 else 6
+        side = max(2.4, _ROW * len(labels))
+        label_room = 0.15 + max(map(len, names)) * size * _LETTER
+        fig, axes = new_axes(
+            side + label_room + 0.1, side + label_room + _KEY, (label_room, label_room + _KEY)
+        )
         axes.grid(visible=False)
         bounds = list(range(len(labels) + 1))
         shade(axes, wrong, bounds, most or 1, _WRONG)
         for place, share in enumerate(shares):
             _square(axes, place, share)
-        names = [plain(_short(label)) for label in labels]
         middles = [n + 0.5 for n in range(len(labels))]
-        size = 8.5 if len(labels) <= 20 else 6
         axes.set_xticks(middles, names, rotation=90, fontsize=size)
         axes.set_yticks(middles, names, fontsize=size)
         axes.tick_params(length=0)
         axes.set_xlim(0, len(labels))
         axes.set_ylim(len(labels), 0)
-        axes.set_aspect("equal")
         keys = (("right: 100 %", _RIGHT), (f"wrong: {100 * most:.0f} % of a class", _WRONG))
         fig.legend(
             handles=[Patch(**paint(SHADES, colour), label=name) for name, colour in keys],
-            loc="outside lower center",
+            loc="lower center",
             ncols=2,
         )
         return figure_svg(fig, "confusion", "Confusion matrix of the test images", sized=True)

@@ -25,11 +25,15 @@ _KIND_STYLES = {
     "uniform": {"color": COLOURS[3], "marker": "s", "s": 30, "zorder": 3},
     "constant": {"color": COLOURS[4], "marker": "^", "s": 34, "zorder": 3},
 }
+_MOBILENET_STYLE = {"color": COLOURS[1], "marker": "s", "s": 34, "zorder": 3}
 _COST_AXES = {
     "flops": ("flops", "FLOPs (multiply-adds)"),
     "latency": ("latency_ms", "latency of one image, ms"),
 }
 """By cost: the field of compare.json, and what the axis says."""
+AROUND_CURVE = (0.7, 0.45)
+"""Inches left of the axes of a curve and below them, for tick labels of six characters."""
+_RIM = 0.08
 _HALF_LEGEND, _LEGEND_ROW = 22, 0.18
 """Letters that fit in half a legend; inches of a line of it."""
 _MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
@@ -70,12 +74,9 @@ def accuracy_plot(
         markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
         for name, kind, group in groups:
             # mypy knows scatter's arguments by name, not as an unpacked mapping
-            style: dict[str, Any] = _KIND_STYLES.get(kind) or {
-                "color": COLOURS[1],
-                "marker": next(markers),
-                "s": 34,
-                "zorder": 3,
-            }
+            style: dict[str, Any] = _KIND_STYLES.get(kind) or (
+                _MOBILENET_STYLE | {"marker": next(markers)}
+            )
             x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
             axes.scatter(x, y, label=plain(name), linewidths=0, alpha=0.9, **style)
         if cost in limits:
@@ -86,6 +87,29 @@ def accuracy_plot(
         count_axis(axes, whole=cost == "flops")
         fig.legend(loc="outside lower center", ncols=columns, handletextpad=0.3, columnspacing=1)
         return figure_svg(fig, f"accuracy-{cost}", f"Top-1 against {label} of every network")
+
+
+def front_plot(
+    entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], cost: str
+) -> str:
+    """Draw all networks of several runs by kind, and the stairs of their front."""
+    field, label = _COST_AXES[cost]
+    with page_style():
+        fig, axes = new_axes(3.9, 3.7)
+        kinds = dict.fromkeys(entry["kind"] for entry in entries)
+        for kind in kinds:
+            group = [entry for entry in entries if entry["kind"] == kind]
+            style: dict[str, Any] = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
+            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=plain(kind), linewidths=0, alpha=0.9, **style)
+        x, y = [entry[field] for entry in front], [entry["top1"] for entry in front]
+        axes.step(x, y, where="post", color=INK, linewidth=1, alpha=0.6, label="front")
+        axes.margins(0.08)
+        axes.set_xlabel(label)
+        axes.set_ylabel("top-1 on test images, %")
+        count_axis(axes, whole=cost == "flops")
+        fig.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1)
+        return figure_svg(fig, f"front-{cost}", f"Top-1 against {label} of every run's networks")
 
 
 def count_axis(axes: "Axes", *, whole: bool) -> None:
@@ -131,7 +155,7 @@ def curve(
     warmup: int,
 ) -> str:
     """Draw lines by name over epochs; warm-up epochs are shaded, `level` is dashed."""
-    fig, axes = new_axes(3.4, 2.2)
+    fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
     if level is not None:
@@ -187,13 +211,24 @@ def page_style() -> Any:
     return mpl.rc_context(_RC)
 
 
-def new_axes(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """Return a figure of so many inches that lets the page through."""
+def new_axes(
+    width: float, height: float, around: tuple[float, float] | None = None
+) -> tuple["Figure", "Axes"]:
+    """Return a figure of so many inches that lets the page through.
+
+    `around` are the inches left of the axes and below them; without, matplotlib finds out what
+    labels and legends need, which takes three times as long.
+    """
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width, height), layout="constrained")
+    if around is None:
+        fig = Figure(figsize=(width, height), layout="constrained")
+        axes = fig.add_subplot()
+    else:
+        fig, (left, below) = Figure(figsize=(width, height)), around
+        inside = (width - left - _RIM, height - below - _RIM)
+        axes = fig.add_axes((left / width, below / height, inside[0] / width, inside[1] / height))
     fig.patch.set_alpha(0)
-    axes = fig.add_subplot()
     axes.patch.set_alpha(0)
     return fig, axes
 
