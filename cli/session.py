@@ -46,11 +46,15 @@ def asked_for(ctx: click.Context) -> "Request":
     """Make the Request that the options state."""
     from mobilenas.request import Request
 
-    names = [field.name for field in fields(Request)]
-    given: dict[str, Any] = {
-        name: ctx.params[name] for name in names if ctx.params[name] is not None
-    }
-    return Request(**given)
+    return Request(**given_fields(ctx))
+
+
+def given_fields(ctx: click.Context) -> dict[str, Any]:
+    """Return the fields of a Request that the command has options for, and that are stated."""
+    from mobilenas.request import Request
+
+    values = {field.name: ctx.params.get(field.name) for field in fields(Request)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def open_or_start(ctx: click.Context, reporter: Reporter) -> "Run":

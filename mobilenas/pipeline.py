@@ -14,7 +14,7 @@ from mobilenas.compare.report import REPORT_FILE, write_report
 from mobilenas.compare.rival import rival
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
-from mobilenas.cost.budget import LATENCY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
 from mobilenas.deployment import (
@@ -276,8 +276,11 @@ def _contenders(run: Run) -> list[Contender]:
 
 
 def _limits(run: Run) -> Budgets:
-    """Return the budgets of all that is compared; without any, the FLOPs of what was found."""
-    if run.settings.budgets:
+    """Return the budgets of all that is compared: without any, the FLOPs of what was found.
+
+    So it is under a penalty, which leaves it to the search how much of a budget is used.
+    """
+    if run.settings.budgets and run.settings.search.constraint != PENALTY:
         return run.budgets
     flops = costs(_found_arch(run.folder)).flops
     return Budgets(run.space, [Budget(cost="flops", limit=flops)])

@@ -13,7 +13,7 @@ import torch
 
 from mobilenas import __version__
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, load_data
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
@@ -167,8 +167,9 @@ class Run:
 
     @cached_property
     def budgets(self) -> Budgets:
-        """The budgets over the space."""
-        return Budgets(self.space, self.settings.budgets, self.latency)
+        """The budgets over the space; under a penalty its strength decides what is used of them."""
+        filled = self.settings.search.constraint != PENALTY
+        return Budgets(self.space, self.settings.budgets, self.latency, filled=filled)
 
     @cached_property
     def latency(self) -> Latency | None:

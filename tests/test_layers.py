@@ -42,6 +42,7 @@ LAYERS = {
     "mobilenas.pipeline": 6,
     "mobilenas.request": 6,
     "mobilenas.runs": 6,
+    "mobilenas.sweep": 6,
     "mobilenas.__main__": 7,
     "mobilenas.cli": 7,
 }

@@ -8,6 +8,7 @@ from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot
 from mobilenas.compare.table import Row, summarize, verdict
 from mobilenas.config import format_count
+from mobilenas.cost.budget import PENALTY
 
 _NONE = "-"
 _COST_NAMES = {"flops": "FLOPs", "memory": "memory, bytes", "latency": "latency, ms"}
@@ -18,6 +19,10 @@ _TOLD = {
 }
 """Why a cost has no value on the file."""
 _NO_BUDGETS = "There was no budget: what the found network is compared with keeps to its FLOPs."
+_PENALTY = (
+    "The strength of the penalty decides how much of a budget is used: what the found network is "
+    "compared with keeps to its FLOPs."
+)
 
 
 def headline(budgets: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> str:
@@ -76,6 +81,8 @@ def result(files: RunFiles) -> str:
     else:
         parts.append(html.missing("The comparison with other networks", "mobilenas compare"))
     parts.append(_budget_table(rows) if rows else html.paragraph(_NO_BUDGETS, "note"))
+    if rows and files.settings.get("search", {}).get("constraint") == PENALTY:
+        parts.append(html.paragraph(_PENALTY, "note"))
     if files.found is None:
         parts.append(html.missing("The found network", "mobilenas search"))
     elif files.result is None:

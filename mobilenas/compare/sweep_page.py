@@ -11,6 +11,7 @@ from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import front_plot
 from mobilenas.compare.table import Row, summarize
 from mobilenas.config import COUNTING_RULE, format_count
+from mobilenas.cost.budget import PENALTY
 from mobilenas.errors import FileError
 
 _NONE = "-"
@@ -65,8 +66,8 @@ def _read(path: Path, report: str) -> SweptRun:
     try:
         search = files.settings["search"]
         asked = [limit_text(budget) for budget in files.run["budgets"]] or ["no budget"]
-        if search["constraint"] == "penalty":
-            asked.append(f"penalty {search['strength']:g}")
+        if search["constraint"] == PENALTY:
+            asked.append(f"{PENALTY} {search['strength']:g}")
         return SweptRun(
             name=path.parent.name,
             report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",

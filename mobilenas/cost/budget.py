@@ -20,7 +20,9 @@ from mobilenas.spaces.cell_space import CellSpace
 
 Relaxation = Probabilities | CellProbabilities
 
-CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+PENALTY = "penalty"
+"""The constraint that pulls at the cost at every cost."""
+CONSTRAINTS = ("lagrangian", "hinge", PENALTY)
 LATENCY = "latency"
 """The cost that needs a profile."""
 FLOOR = 0.9
@@ -75,11 +77,17 @@ def cost_table(
 class Budgets:
     """All limits of a job over one space: expectation and exact costs behind one interface.
 
-    A cell space needs none: then every network fits.
+    A cell space needs none: then every network fits. Without `filled` a network need not use 90 %
+    of any.
     """
 
     def __init__(
-        self, space: AnySpace, budgets: Iterable[Budget], latency: CostModel | None = None
+        self,
+        space: AnySpace,
+        budgets: Iterable[Budget],
+        latency: CostModel | None = None,
+        *,
+        filled: bool = True,
     ) -> None:
         self.budgets = tuple(budgets)
         is_cell = isinstance(space, CellSpace)
@@ -93,7 +101,8 @@ class Budgets:
         }
         self.space: Any = space
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
-        self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self.budgets) else FLOOR
+        peaks_only = all(self.tables[b.cost].is_peak for b in self.budgets)
+        self.floor = FLOOR if filled and not peaks_only else 0.0
 
     def expected(self, p: Relaxation) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
@@ -112,7 +121,7 @@ class Budgets:
         return max(loads, default=0.0)
 
     def fits(self, choice: AnyChoice) -> bool:
-        """Whether every budget holds and, unless only memory counts, one is used to 90 %."""
+        """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.load(choice) <= 1
 
     def random(self, source: random.Random) -> Any:
@@ -161,7 +170,7 @@ class ConstraintLoss:
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def _term(self, ratio: Tensor, multiplier: float) -> Tensor:
-        if self.kind == "penalty":
+        if self.kind == PENALTY:
             return self.strength * ratio
         excess = ratio - 1
         if self.kind == "hinge":
