@@ -42,6 +42,19 @@ def size(text: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Read sizes with commas between them."""
+    return tuple(map(size, text.split(",")))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not numbers as in 0.1,0.3,1") from error
+
+
 def milliseconds(text: str) -> float:
     """Read 8ms, 0.5s or 900us; for click, as the type of an option."""
     try:
@@ -85,18 +98,20 @@ def _count(name: str, least: int, text: str) -> Callable[[F], F]:
     return click.option(name, type=click.IntRange(min=least), metavar="N", help=text)
 
 
+_FLOPS = _budget(
+    "--flops",
+    "--macs",
+    "flops",
+    text="Most FLOPs, such as 300k or 5M.",
+)
+_STRENGTH = click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty.")
 _JOB = (
     click.option(
         "--data",
         metavar="DATA",
         help="digits (unless said), cifar10, cifar100 or a folder of images.",
     ),
-    _budget(
-        "--flops",
-        "--macs",
-        "flops",
-        text="Most FLOPs, such as 300k or 5M.",
-    ),
+    _FLOPS,
     _budget("--params", text="Most parameters, such as 500k."),
     _budget("--memory", text="Most bytes of activations alive at once, such as 2M."),
     click.option(
@@ -170,7 +185,7 @@ _SEARCH = (
     click.option("--auxiliary/--no-auxiliary", default=None, help="Cells: a second classifier."),
     click.option("--drop-path", type=float, metavar="P", help="Cells: chance to drop an edge."),
     _choice("--constraint", CONSTRAINTS, "How budgets enter the loss."),
-    click.option("--strength", type=float, metavar="X", help="lambda of hinge and penalty."),
+    _STRENGTH,
     _choice(
         "--activation",
         ACTIVATIONS,
@@ -211,6 +226,10 @@ request_options: Callable[[Any], Any] = _stacked((*_JOB, *_SEARCH))
 """Every field of `mobilenas.request.Request`."""
 job_options: Callable[[Any], Any] = _stacked(_JOB)
 """What a job needs to be told whatever is searched."""
+swept_options: Callable[[Any], Any] = _stacked(
+    [option for option in (*_JOB, *_SEARCH) if option not in (_FLOPS, _STRENGTH)]
+)
+"""All of these but --flops and --strength, of which a sweep has several."""
 folder_options: Callable[[Any], Any] = _stacked(_FOLDER)
 """--out, --resume, --overwrite."""
 output_options: Callable[[Any], Any] = _stacked(_OUTPUT)

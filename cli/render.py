@@ -15,6 +15,7 @@ from rich.text import Text
 from mobilenas.config import COUNTING_RULE, format_count
 
 if TYPE_CHECKING:
+    from mobilenas.compare.sweep_page import SweptRun
     from mobilenas.compare.table import Row
 
 DONE = 0
@@ -114,6 +115,22 @@ def show_networks(rows: Iterable["Row"]) -> None:
         ),
     )
     click.echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+    click.echo()
+
+
+def show_sweep(runs: Iterable["SweptRun"]) -> None:
+    """Print the found network of every run beside the best MobileNet of that run."""
+    rows = []
+    for run in runs:
+        found, best = run.best("found"), run.best("mobilenet")
+        if found is not None:
+            figures = (format_count(found.flops), format_count(found.params))
+            top1 = percent(found.top1_mean, found.top1_spread)
+            other = percent(best.top1_mean, best.top1_spread) if best else "-"
+            rows.append((run.name, *figures, f"{found.latency_ms:.3g}", top1, other))
+    columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
+    show_table("Sweep", columns, rows)
+    click.echo("Test top-1 in percent. ms: median latency of one image.")
     click.echo()
 
 

@@ -1,26 +1,20 @@
 """`mobilenas report`: the page alone."""
 
-import shlex
 from pathlib import Path
 
 import click
 
-from .options import output_options, run_argument
+from .options import output_options
 
 
 @click.command(name="report")
-@run_argument
+@click.argument("folder", metavar="RUN|SWEEP", type=click.Path(path_type=Path))
 @output_options
-def command(folder: Path, quiet: bool, as_json: bool) -> None:
-    """Write RUN/report.html from the files of RUN."""
-    from .session import working
+def command(folder: Path, as_json: bool, **_: bool) -> None:
+    """Write report.html of a run, or of a folder whose folders are runs, from their files."""
+    from mobilenas.compare.report_of import report_of
 
-    again = f"mobilenas report {shlex.quote(str(folder))}"
-    with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.pipeline import report_stage
-        from mobilenas.runs import open_run
-
-        path = report_stage(open_run(folder, reporter))
+    path = report_of(folder)
     from .render import show_json
 
     if as_json:

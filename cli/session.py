@@ -47,11 +47,15 @@ def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Reque
     from mobilenas.request import Request
 
     kind = Request if kind is None else kind
-    names = [field.name for field in fields(kind)]
-    given: dict[str, Any] = {
-        name: ctx.params[name] for name in names if ctx.params.get(name) is not None
-    }
-    return kind(**given)
+    return kind(**given_fields(ctx, kind))
+
+
+def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
+    """Return the fields of a Request that the command has options for, and that are stated."""
+    from mobilenas.request import Request
+
+    values = {field.name: ctx.params.get(field.name) for field in fields(kind or Request)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def open_or_start(
@@ -92,10 +96,10 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
     with working(resume_command(name, out), out, quiet=quiet) as reporter:
         from mobilenas.compare import summarize
+        from mobilenas.compare.report import REPORT_FILE
         from mobilenas.pipeline import (
             COMPARE_FILE,
             ONNX_FILE,
-            REPORT_FILE,
             RESULT_FILE,
             read_networks,
             run_all,

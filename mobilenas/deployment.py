@@ -14,6 +14,7 @@ from mobilenas.cost.budget import LATENCY
 from mobilenas.data import batches, stratified_subset
 from mobilenas.errors import FileError
 from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.mistakes import Mistakes, find_mistakes
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
@@ -68,6 +69,13 @@ def file_top1(run: Run, path: Path) -> float:
     """Percent of the test images that a file classifies correctly in onnxruntime."""
     given = batches(run.data.test, run.data, batch_size=256, seed=None)
     return evaluate_onnx(path, given)
+
+
+def file_mistakes(run: Run, path: Path) -> Mistakes:
+    """What a file does with the test images in onnxruntime: the same pass as `file_top1`."""
+    data = run.data
+    given = batches(data.test, data, batch_size=256, seed=None)
+    return find_mistakes(path, given, data.test, data.classes, data.names)
 
 
 def conditions(run: Run) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Any
 from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import kept_network
-from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
+from mobilenas.compare.baselines import Contender, mobilenets, random_networks
+from mobilenas.compare.report import REPORT_FILE, write_report
+from mobilenas.compare.rival import rival
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
-from mobilenas.cost.budget import LATENCY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
 from mobilenas.deployment import (
@@ -23,6 +25,7 @@ from mobilenas.deployment import (
     conditions,
     confirmation,
     deployed,
+    file_mistakes,
     file_top1,
     predicted,
     predicted_ms,
@@ -49,9 +52,9 @@ from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 ARCH_FILE = "arch.json"
 WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export/export.json"
+MISTAKES_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
 COMPARE_FILE = "compare.json"
-REPORT_FILE = "report.html"
 RESULT_FILE = "result.json"
 
 _PARITY_IMAGES = 256
@@ -161,9 +164,14 @@ def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
 
 
 def export_stage(run: Run) -> dict[str, Any]:
-    """Write export/model.onnx and export/export.json: parity, size, latency, top-1."""
+    """Write export/model.onnx, export/export.json (parity, size, latency, top-1) and mistakes.json.
+
+    A run of an older release gets the last alone.
+    """
     path = run.folder / EXPORT_FILE
     if path.exists():
+        if not (run.folder / MISTAKES_FILE).exists():
+            _top1(run, run.folder / ONNX_FILE)
         return read_json(path)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
@@ -183,7 +191,7 @@ def export_stage(run: Run) -> dict[str, Any]:
         "files": {
             name: {
                 "path": str(file.relative_to(run.folder)),
-                "top1": file_top1(run, file),
+                "top1": _top1(run, file),
                 "size_bytes": file.stat().st_size,
                 "latency_ms": timed[file].median_ms,
                 "latency_interval_ms": timed[file].interval_ms,
@@ -330,14 +338,14 @@ def _controls(run: Run, limits: Budgets) -> list[Contender]:
 
 
 def _limits(run: Run) -> Budgets:
-    """Return the budgets of all that is compared.
+    """Return the budgets of all that is compared: without any, the FLOPs of what was found.
 
-    Without any, or where only measuring could tell whether they are kept, the FLOPs of what was
-    found.
+    So it is under a penalty, which leaves it to the search how much of a budget is used, and where
+    only measuring could tell whether a budget is kept.
     """
-    budgets = run.settings.budgets
-    measured = run.settings.widths is not None and any(b.cost == LATENCY for b in budgets)
-    if budgets and not measured:
+    settings = run.settings
+    measured = settings.widths is not None and any(b.cost == LATENCY for b in settings.budgets)
+    if settings.budgets and settings.search.constraint != PENALTY and not measured:
         return run.budgets
     flops = costs(_found_arch(run.folder)).flops
     return Budgets(run.space, [Budget(cost="flops", limit=flops)])
@@ -443,6 +451,15 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
     record = asdict(result)
     write_json(path, record)
     return record
+
+
+def _top1(run: Run, file: Path) -> float:
+    """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
+    if file != run.folder / ONNX_FILE:
+        return file_top1(run, file)
+    found = file_mistakes(run, file)
+    write_json(run.folder / MISTAKES_FILE, {"file": ONNX_FILE} | to_plain(found))
+    return found.top1
 
 
 def _given_network(run: Run, arch: Arch) -> Network | None:

@@ -15,7 +15,7 @@ from mobilenas import __version__
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import base_of
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, load_data
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
@@ -174,8 +174,9 @@ class Run:
 
     @cached_property
     def budgets(self) -> Budgets:
-        """The budgets over the space."""
-        return Budgets(self.space, self.settings.budgets, self.latency)
+        """The budgets over the space; under a penalty its strength decides what is used of them."""
+        filled = self.settings.search.constraint != PENALTY
+        return Budgets(self.space, self.settings.budgets, self.latency, filled=filled)
 
     @cached_property
     def latency(self) -> Latency | None:

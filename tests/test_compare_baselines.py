@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mobilenas.compare import mobilenets, random_networks, rival, scaled_mobilenet
-from mobilenas.compare.baselines import keeps
+from mobilenas.compare.baselines import keeps, mobilenets, random_networks, scaled_mobilenet
+from mobilenas.compare.rival import rival
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split

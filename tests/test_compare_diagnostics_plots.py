@@ -7,11 +7,11 @@ import pytest
 from mobilenas.compare.diagnostics_plots import _nodes, diagnostics_plots
 
 TITLES = [
-    "Entropy of each decision",
     "Skip connections",
     "Gradient norm of the alphas",
     "Gradient norm of the weights",
     "Estimate of the discretization gap",
+    "Entropy of each decision",
     "How often each channel was chosen",
 ]
 
@@ -50,13 +50,13 @@ def shades(svg: str) -> dict[float, str]:
 def test_every_diagnostic_of_a_cell_search_is_drawn() -> None:
     plots = diagnostics_plots(made_log(), warmup=3)
     assert [title for title, _ in plots] == TITLES
-    entropies, channels = plots[0][1], plots[-1][1]
+    entropies, channels = plots[-2][1], plots[-1][1]
     for node in range(4):
         assert f"normal, node {node}" in entropies and f"reduce, node {node}" in entropies
     assert "node 4" not in entropies
     assert "1.83 nats" in entropies  # the largest: 2 x 11/12
     assert ">cells.0<" in channels and ">cells.1<" in channels
-    assert ">reduce<" in plots[1][1]
+    assert ">reduce<" in plots[0][1]
 
 
 def test_edges_belong_to_nodes_with_one_more_input_each() -> None:
@@ -101,9 +101,9 @@ def test_a_log_without_diagnostics_has_no_drawings(log: list[dict[str, Any]]) ->
 def test_only_what_the_log_has_is_drawn() -> None:
     first = made_log(epochs=12)[:1]  # warm-up: the alphas have no gradient and no gap
     assert [title for title, _ in diagnostics_plots(first, 3)] == [
-        *TITLES[:2],
-        TITLES[3],
-        TITLES[5],
+        TITLES[0],
+        TITLES[2],
+        *TITLES[4:],
     ]
     full = [record | {"channels": {}} for record in made_log()]
     assert TITLES[-1] not in [title for title, _ in diagnostics_plots(full)]
@@ -118,14 +118,14 @@ def test_a_chain_names_its_decisions() -> None:
         }
         for epoch in (1, 2)
     ]
-    (_, entropies), (_, skips) = diagnostics_plots(log)
+    (_, skips), (_, entropies) = diagnostics_plots(log)
     assert ">width<" in entropies and ">kernel<" in entropies and "node" not in entropies
     assert ">blocks<" in skips
 
 
 def test_a_figure_of_a_few_epochs_is_one_line() -> None:
     log = made_log(epochs=40)
-    (gap,) = (svg for title, svg in diagnostics_plots(log) if title == TITLES[4])
+    (gap,) = (svg for title, svg in diagnostics_plots(log) if title == TITLES[3])
     lines = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: #e07b1a', gap)
     assert max(path.count("L") for path in lines) == 7  # 8 estimates
 

@@ -108,7 +108,7 @@ def test_without_budgets_nothing_is_said_of_them(tmp_path: Path) -> None:
     page = report(tmp_path)
     top = page[: page.index("<section>")]
     assert "There was no budget" in top
-    assert "<table>" not in top
+    assert "<table" not in top
     assert "keeps every budget" not in page
     searched = section(page, "The search over time")
     assert searched.count("<svg") == 3

@@ -77,6 +77,13 @@ def test_one_more_flop_than_the_limit_does_not_fit(tiny_space: MobileSpace) -> N
     assert not Budgets(tiny_space, [Budget(cost="flops", limit=limit - 1)]).fits(largest)
 
 
+def test_budgets_need_not_be_filled(tiny_space: MobileSpace) -> None:
+    least = tiny_space.smallest()
+    limit = [Budget(cost="flops", limit=10**9)]
+    assert not Budgets(tiny_space, limit).fits(least)
+    assert Budgets(tiny_space, limit, filled=False).fits(least)
+
+
 def test_random_networks_fit_and_repeat_with_the_seed(
     tiny_space: MobileSpace, choice: Choice
 ) -> None:

@@ -43,6 +43,7 @@ LAYERS = {
     "mobilenas.request": 6,
     "mobilenas.request_channels": 6,
     "mobilenas.runs": 6,
+    "mobilenas.sweep": 6,
     "mobilenas.__main__": 7,
     "mobilenas.cli": 7,
 }

@@ -13,8 +13,9 @@ from mobilenas import pipeline
 from mobilenas.cost import costs
 from mobilenas.cost.recount import count_onnx
 from mobilenas.errors import FileError
+from mobilenas.export.mistakes import MOST_SHOWN
 from mobilenas.files import read_json
-from mobilenas.pipeline import certify, read_networks, run_all, write_result
+from mobilenas.pipeline import EXPORT_FILE, certify, read_networks, run_all, write_result
 from mobilenas.progress import Silent
 from mobilenas.runs import open_run
 from mobilenas.spaces import MobileArch, read_arch
@@ -115,6 +116,28 @@ def test_the_reported_accuracy_is_that_of_the_final_weights_on_test_images(whole
     assert export["files"]["onnx"]["top1"] == pytest.approx(top1, abs=1.5 * one_image)
     assert export["parity"]["top1_agreement"] > 0.99
     assert export["labels"] == list(run.data.classes)
+
+
+@slow
+def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
+    record = read_json(whole_run.folder / "export/mistakes.json")
+    export = read_json(whole_run.folder / "export/export.json")
+    data = open_run(whole_run.folder, Silent()).data
+    counts = {label: sum(row.values()) for label, row in record["confusion"].items()}
+    assert counts == Counter(data.classes[label] for label in data.test.labels.tolist())
+    wrong = record["images"] - sum(row.get(name, 0) for name, row in record["confusion"].items())
+    assert record["file"] == export["files"]["onnx"]["path"]
+    assert record["top1"] == export["files"]["onnx"]["top1"]
+    assert record["top1"] == pytest.approx(100 - 100 * wrong / len(data.test))
+    assert len(record["worst"]) == min(wrong, MOST_SHOWN)
+
+
+@slow
+def test_a_run_of_an_older_release_gets_its_mistakes_from_export(copy: Path) -> None:
+    kept = {name: (copy / name).read_text() for name in ("export/mistakes.json", EXPORT_FILE)}
+    (copy / "export/mistakes.json").unlink()
+    pipeline.export_stage(open_run(copy, Silent()))
+    assert {name: (copy / name).read_text() for name in kept} == kept
 
 
 @slow

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mobilenas.compare.report_plots import (
+    AROUND_CURVE,
     COLOURS,
     INK,
     curve,
@@ -24,7 +25,8 @@ Log = Sequence[Mapping[str, Any]]
 
 _WIDTH, _ROW, _AROUND = 3.4, 0.1, 0.95
 """Inches: a heatmap's width, the height of its rows, and what its axis and key need."""
-_SHADES = 16
+SHADES = 16
+"""Opacities that are told apart."""
 _COLOUR = COLOURS[1]
 _CURVES = (
     ("Gradient norm of the alphas", "alpha_gradient_norm", "norm"),
@@ -40,8 +42,6 @@ def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, str]]:
     """
     plots: list[tuple[str, str]] = []
     with page_style():
-        if records := _having(log, "entropies"):
-            plots.append(("Entropy of each decision", _entropies(records)))
         if records := _having(log, "skips"):
             plots.append(("Skip connections", _skips(records, warmup)))
         for title, name, unit in _CURVES:
@@ -49,6 +49,9 @@ def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, str]]:
                 lines = {unit: [record[name] for record in records]}
                 epochs = [record["epoch"] for record in records]
                 plots.append((title, curve(title, epochs, lines, None, warmup)))
+        # the tall ones last, beside each other
+        if records := _having(log, "entropies"):
+            plots.append(("Entropy of each decision", _entropies(records)))
         if records := _having(log, "channels"):
             plots.append(("How often each channel was chosen", _channels(records[-1]["channels"])))
     return plots
@@ -94,7 +97,7 @@ def _channels(channels: Mapping[str, Sequence[float]]) -> str:
 
 def _skips(log: Log, warmup: int) -> str:
     """Draw whole numbers of each cell; dashes show a line that lies under another."""
-    fig, axes = new_axes(_WIDTH, 2.2)
+    fig, axes = new_axes(_WIDTH, 2.2, AROUND_CURVE)
     epochs = [record["epoch"] for record in log]
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
@@ -126,7 +129,7 @@ def _heatmap(
 
     fig, axes = new_axes(_WIDTH, _AROUND + _ROW * len(rows))
     axes.grid(visible=False)
-    _shade(axes, rows, bounds, most)
+    shade(axes, rows, bounds, most)
     middles, begin = [], 0
     for _, size in groups:
         axes.axhline(begin, color=INK, linewidth=0.5, alpha=0.5)
@@ -138,35 +141,43 @@ def _heatmap(
     axes.set_ylim(begin, 0)
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(locator(6))
-    ends = zip(key.split("|"), (0, _SHADES), strict=True)
+    ends = zip(key.split("|"), (0, SHADES), strict=True)
     fig.legend(
-        handles=[Patch(**_paint(shade), label=name) for name, shade in ends],
+        handles=[Patch(**paint(depth), label=name) for name, depth in ends],
         loc="outside lower center",
         ncols=2,
     )
     return fig
 
 
-def _shade(
-    axes: "Axes", rows: Sequence[Sequence[float]], bounds: Sequence[float], most: float
+def shade(
+    axes: "Axes",
+    rows: Sequence[Sequence[float]],
+    bounds: Sequence[float],
+    most: float,
+    colour: str = _COLOUR,
 ) -> None:
-    """Draw one path a shade; equal neighbours are one rectangle, which keeps the page small."""
+    """Draw rows of values as opacities of one colour; `most` is opaque, 0 a faint grey.
+
+    One path is one opacity, equal neighbours are one rectangle: that keeps the page small.
+    """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     boxes: dict[int, list[Path]] = {}
     for y, row in enumerate(rows):
-        shades = [round(_SHADES * min(1.0, max(0.0, value) / most)) for value in row]
-        for shade, columns in groupby(range(len(row)), key=shades.__getitem__):
+        depths = [round(SHADES * min(1.0, max(0.0, value) / most)) for value in row]
+        for depth, columns in groupby(range(len(row)), key=depths.__getitem__):
             run = list(columns)
             left, right = bounds[run[0]], bounds[run[-1] + 1]
             corners = [(left, y), (right, y), (right, y + 1), (left, y + 1), (left, y)]
-            boxes.setdefault(shade, []).append(Path(corners, closed=True))
-    for shade, paths in boxes.items():
-        axes.add_patch(PathPatch(Path.make_compound_path(*paths), **_paint(shade)))
+            boxes.setdefault(depth, []).append(Path(corners, closed=True))
+    for depth, paths in boxes.items():
+        axes.add_patch(PathPatch(Path.make_compound_path(*paths), **paint(depth, colour)))
 
 
-def _paint(shade: int) -> dict[str, Any]:
-    if not shade:
+def paint(depth: int, colour: str = _COLOUR) -> dict[str, Any]:
+    """Return how a patch of an opacity of 0 to `SHADES` looks."""
+    if not depth:
         return {"color": INK, "alpha": 0.06, "linewidth": 0}
-    return {"color": _COLOUR, "alpha": shade / _SHADES, "linewidth": 0}
+    return {"color": colour, "alpha": depth / SHADES, "linewidth": 0}

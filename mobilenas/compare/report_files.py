@@ -55,6 +55,21 @@ class RunFiles:
         return self._json("export/export.json")
 
     @cached_property
+    def mistakes(self) -> dict[str, Any] | None:
+        """What the exported file got wrong."""
+        return self._json("export/mistakes.json")
+
+    @cached_property
+    def candidates(self) -> dict[str, Any]:
+        """What discretization gave."""
+        return self._json("search/candidates.json") or {}
+
+    @cached_property
+    def profile(self) -> dict[str, Any] | None:
+        """The device profile as it was when the run began."""
+        return self._json("profile.json")
+
+    @cached_property
     def result(self) -> dict[str, Any] | None:
         """What scripts read."""
         return self._json("result.json")

@@ -22,7 +22,20 @@ _KIND_STYLES = {
     "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
     "rival": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
     "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
+    "uniform": {"color": COLOURS[3], "marker": "s", "s": 30, "zorder": 3},
+    "constant": {"color": COLOURS[4], "marker": "^", "s": 34, "zorder": 3},
 }
+_MOBILENET_STYLE = {"color": COLOURS[1], "marker": "s", "s": 34, "zorder": 3}
+_COST_AXES = {
+    "flops": ("flops", "FLOPs (multiply-adds)"),
+    "latency": ("latency_ms", "latency of one image, ms"),
+}
+"""By cost: the field of compare.json, and what the axis says."""
+AROUND_CURVE = (0.7, 0.45)
+"""Inches left of the axes of a curve and below them, for tick labels of six characters."""
+_RIM = 0.08
+_HALF_LEGEND, _LEGEND_ROW = 22, 0.18
+"""Letters that fit in half a legend; inches of a line of it."""
 _MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
 
 # matplotlib types the names as literals, which a plain dict is not
@@ -49,30 +62,62 @@ _RC: Any = {
 }
 
 
-def accuracy_plot(entries: Sequence[Mapping[str, Any]], flops_limit: float | None) -> str:
-    """Draw top-1 of the test images against FLOPs, one mark a network."""
+def accuracy_plot(
+    entries: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[str, float]
+) -> str:
+    """Draw top-1 of the test images against `flops` or `latency`, one mark a network."""
+    field, label = _COST_AXES[cost]
+    groups = _groups(entries)
+    columns = 2 if max(len(name) for name, *_ in groups) <= _HALF_LEGEND else 1
+    with page_style():
+        fig, axes = new_axes(3.9, 3.1 + _LEGEND_ROW * (len(groups) / columns))
+        markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
+        for name, kind, group in groups:
+            # mypy knows scatter's arguments by name, not as an unpacked mapping
+            style: dict[str, Any] = _KIND_STYLES.get(kind) or (
+                _MOBILENET_STYLE | {"marker": next(markers)}
+            )
+            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=plain(name), linewidths=0, alpha=0.9, **style)
+        if cost in limits:
+            axes.axvline(limits[cost], color=INK, linewidth=1, linestyle="--", label="budget")
+        axes.margins(0.08)
+        axes.set_xlabel(label)
+        axes.set_ylabel("top-1 on test images, %")
+        count_axis(axes, whole=cost == "flops")
+        fig.legend(loc="outside lower center", ncols=columns, handletextpad=0.3, columnspacing=1)
+        return figure_svg(fig, f"accuracy-{cost}", f"Top-1 against {label} of every network")
+
+
+def front_plot(
+    entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], cost: str
+) -> str:
+    """Draw all networks of several runs by kind, and the stairs of their front."""
+    field, label = _COST_AXES[cost]
     with page_style():
         fig, axes = new_axes(3.9, 3.7)
-        markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
-        for label, kind, group in _groups(entries):
-            # mypy knows scatter's arguments by name, not as an unpacked mapping
-            style: dict[str, Any] = _KIND_STYLES.get(kind) or {
-                "color": COLOURS[1],
-                "marker": next(markers),
-                "s": 34,
-                "zorder": 3,
-            }
-            x, y = [entry["flops"] for entry in group], [entry["top1"] for entry in group]
-            axes.scatter(x, y, label=plain(label), linewidths=0, alpha=0.9, **style)
-        if flops_limit is not None:
-            axes.axvline(flops_limit, color=INK, linewidth=1, linestyle="--", label="FLOPs budget")
+        kinds = dict.fromkeys(entry["kind"] for entry in entries)
+        for kind in kinds:
+            group = [entry for entry in entries if entry["kind"] == kind]
+            style: dict[str, Any] = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
+            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=plain(kind), linewidths=0, alpha=0.9, **style)
+        x, y = [entry[field] for entry in front], [entry["top1"] for entry in front]
+        axes.step(x, y, where="post", color=INK, linewidth=1, alpha=0.6, label="front")
         axes.margins(0.08)
-        axes.set_xlabel("FLOPs (multiply-adds)")
+        axes.set_xlabel(label)
         axes.set_ylabel("top-1 on test images, %")
-        axes.xaxis.set_major_locator(locator(5))
-        axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
-        fig.legend(loc="outside lower center", ncols=2, handletextpad=0.3, columnspacing=1)
-        return figure_svg(fig, "accuracy", "Top-1 against FLOPs of every network of the comparison")
+        count_axis(axes, whole=cost == "flops")
+        fig.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1)
+        return figure_svg(fig, f"front-{cost}", f"Top-1 against {label} of every run's networks")
+
+
+def count_axis(axes: "Axes", *, whole: bool) -> None:
+    """Give the x axis at most five ticks, such as 1.5M."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(locator(5) if whole else MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
 
 
 def search_plots(
@@ -110,7 +155,7 @@ def curve(
     warmup: int,
 ) -> str:
     """Draw lines by name over epochs; warm-up epochs are shaded, `level` is dashed."""
-    fig, axes = new_axes(3.4, 2.2)
+    fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
     if level is not None:
@@ -128,15 +173,24 @@ def curve(
     return figure_svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by epoch")
 
 
-def ranking_plot(supernet: Sequence[float], trained: Sequence[float]) -> str:
-    """Draw top-1 with the supernet's weights against top-1 after own training, a mark a network."""
+def against_plot(
+    x: Sequence[float],
+    y: Sequence[float],
+    name: str,
+    labels: tuple[str, str],
+    *,
+    equal: bool = False,
+) -> str:
+    """Draw y against x, a mark a network; `equal` adds dashes where both are the same."""
     with page_style():
         fig, axes = new_axes(3.4, 2.8)
-        axes.scatter(supernet, trained, color=COLOURS[1], s=22, linewidths=0)
+        axes.scatter(x, y, color=COLOURS[1], s=22, linewidths=0)
+        if equal:
+            axes.axline((x[0], x[0]), slope=1, color=INK, linewidth=1, linestyle="--")
         axes.margins(0.08)
-        axes.set_xlabel("top-1 with the supernet's weights, %")
-        axes.set_ylabel("top-1 after own training, %")
-        return figure_svg(fig, "ranking", "Supernet accuracy against own accuracy")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        return figure_svg(fig, name, f"{labels[1]} against {labels[0]}")
 
 
 def _groups(
@@ -157,13 +211,24 @@ def page_style() -> Any:
     return mpl.rc_context(_RC)
 
 
-def new_axes(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """Return a figure of so many inches that lets the page through."""
+def new_axes(
+    width: float, height: float, around: tuple[float, float] | None = None
+) -> tuple["Figure", "Axes"]:
+    """Return a figure of so many inches that lets the page through.
+
+    `around` are the inches left of the axes and below them; without, matplotlib finds out what
+    labels and legends need, which takes three times as long.
+    """
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width, height), layout="constrained")
+    if around is None:
+        fig = Figure(figsize=(width, height), layout="constrained")
+        axes = fig.add_subplot()
+    else:
+        fig, (left, below) = Figure(figsize=(width, height)), around
+        inside = (width - left - _RIM, height - below - _RIM)
+        axes = fig.add_axes((left / width, below / height, inside[0] / width, inside[1] / height))
     fig.patch.set_alpha(0)
-    axes = fig.add_subplot()
     axes.patch.set_alpha(0)
     return fig, axes
 

@@ -23,7 +23,9 @@ from mobilenas.spaces.widths import Sizes, WidthsSpace
 
 Relaxation = Probabilities | CellProbabilities
 
-CONSTRAINTS = ("lagrangian", "hinge", "penalty")
+PENALTY = "penalty"
+"""The constraint that pulls at the cost at every cost."""
+CONSTRAINTS = ("lagrangian", "hinge", PENALTY)
 LATENCY = "latency"
 """The cost that needs a profile."""
 FLOOR = 0.9
@@ -80,7 +82,8 @@ def cost_table(
 class Budgets:
     """All limits of a job over one space: expectation and exact costs behind one interface.
 
-    A cell space needs none: then every network fits.
+    A cell space needs none: then every network fits. Without `filled` a network need not use 90 %
+    of any.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Budgets:
         space: AnySpace | WidthsSpace,
         budgets: Iterable[Budget],
         latency: CostModel | None = None,
+        *,
+        filled: bool = True,
     ) -> None:
         self.budgets = tuple(budgets)
         if not self.budgets and not isinstance(space, CellSpace):
@@ -103,7 +108,8 @@ class Budgets:
         }
         self.space: Any = space
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
-        self.floor = 0.0 if all(self.tables[b.cost].is_peak for b in self._counted) else FLOOR
+        peaks_only = all(self.tables[b.cost].is_peak for b in self._counted)
+        self.floor = FLOOR if filled and not peaks_only else 0.0
 
     @property
     def _counted(self) -> list[Budget]:
@@ -126,7 +132,7 @@ class Budgets:
         return max(loads, default=0.0)
 
     def fits(self, choice: AnyChoice | Sizes) -> bool:
-        """Whether every budget holds and, unless only memory counts, one is used to 90 %."""
+        """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.load(choice) <= 1
 
     def random(self, source: random.Random) -> Any:
@@ -202,7 +208,7 @@ class ConstraintLoss:
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def _term(self, ratio: Tensor, multiplier: float) -> Tensor:
-        if self.kind == "penalty":
+        if self.kind == PENALTY:
             return self.strength * ratio
         excess = ratio - 1
         if self.kind == "hinge":

@@ -75,6 +75,7 @@ def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
         val=val,
         test=test,
         fingerprint=_fingerprint(root, contents.entries, labels, parts),
+        names=tuple(entry.path.relative_to(root).as_posix() for entry in contents.entries),
         notes=notes,
         split_rule=split_rule,
     )

@@ -72,6 +72,8 @@ class ImageData:
     """What is reported."""
     fingerprint: str
     """sha256 over names, sizes, labels and splits of the files, or over the tensors' bytes."""
+    names: tuple[str, ...] = ()
+    """File of every image of the splits' store below the folder; empty where they are no files."""
     notes: tuple[str, ...] = ()
     """Remarks, one line each; `load_data` has said them to the reporter."""
     split_rule: str

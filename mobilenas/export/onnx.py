@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
@@ -97,16 +98,26 @@ def check_parity(
 
 def evaluate_onnx(path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads: int = 1) -> float:
     """Top-1 in percent over (float32 [N, C, S, S], labels [N]), one image a call."""
-    runner = session(path, threads)
     right, images = 0, 0
+    for logits, label in each_logits(path, batches, threads):
+        right += int(logits.argmax() == label)
+        images += 1
+    return 100 * right / images
+
+
+def each_logits(
+    path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads: int = 1
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Give logits [classes] and label of every image, one image a call; DataError without any."""
+    runner = session(path, threads)
+    images = 0
     for batch, labels in batches:
         for image, label in zip(batch.cpu().numpy(), labels.tolist(), strict=True):
             (logits,) = runner.run(None, {INPUT: image[None]})
-            right += int(logits[0].argmax() == label)
+            yield logits[0], label
             images += 1
     if not images:
         raise DataError(f"there are no images to evaluate {path} on")
-    return 100 * right / images
 
 
 def read_props(path: Path) -> dict[str, str]:

@@ -52,7 +52,7 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
                 f"{model_path}: the output is {list(logits.shape)}; for its metadata it must be "
                 f"[1, {len(metadata.labels)}]"
             )
-        probabilities = _softmax(logits[0])
+        probabilities = softmax(logits[0])
         best = np.argsort(-probabilities, kind="stable")[:top]
         labels = tuple((metadata.labels[index], float(probabilities[index])) for index in best)
         predictions.append(Prediction(path=path, labels=labels))
@@ -67,6 +67,7 @@ def prepare(pixels: NDArray[np.uint8], metadata: ModelMetadata) -> NDArray[np.fl
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits [classes] -> probabilities [classes]."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     return np.asarray(exponentials / exponentials.sum())

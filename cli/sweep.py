@@ -1,0 +1,96 @@
+"""`mobilenas sweep`: a network for each of several budgets, or strengths of the penalty."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import RULE, folder_options, numbers, output_options, sizes, swept_options
+
+if TYPE_CHECKING:
+    from mobilenas.progress import Reporter
+    from mobilenas.sweep import Sweep
+
+
+@click.command(name="sweep", epilog=RULE)
+@click.option(
+    "--flops",
+    "--macs",
+    "flops",
+    type=sizes,
+    metavar="SIZES",
+    help="Budgets with commas between them, such as 500k,1M,2M; with --strengths one wide one.",
+)
+@click.option(
+    "--strengths",
+    type=numbers,
+    metavar="XS",
+    help="Strengths of the penalty with commas between them, such as 0.1,0.3,1.",
+)
+@swept_options
+@folder_options
+@output_options
+@click.pass_context
+def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> int:
+    """Do what `mobilenas run` does for each budget, or each strength, and report on all.
+
+    mobilenas sweep --data FOLDER --flops 500k,1M,2M --out SWEEP
+
+    Song and Li 2020: networks of several sizes under one wide budget.
+
+    mobilenas sweep --data FOLDER --flops 4M --strengths 0.1,0.3,1 --out SWEEP
+    """
+    from .session import Interrupted, resume_command, working
+
+    again = resume_command("sweep", out)
+    with working(again, out, quiet=quiet) as reporter:
+        from mobilenas.compare.report import REPORT_FILE
+        from mobilenas.compare.sweep_page import swept_runs
+        from mobilenas.sweep import SWEEP_FILE, run_sweep
+
+        try:
+            sweep = _open_or_start(ctx, reporter)
+            results = run_sweep(sweep)
+        except KeyboardInterrupt:
+            if out is not None and (out / SWEEP_FILE).exists():
+                raise Interrupted(f"interrupted; go on with: {again}") from None
+            raise
+        runs = swept_runs(sweep.folder, REPORT_FILE)
+    from .render import show_json, show_rule, show_sweep, status_of
+
+    if as_json:
+        show_json(results)
+    else:
+        show_sweep(runs)
+        show_rule()
+        click.echo(f"Report: {sweep.folder / REPORT_FILE}")
+    return max(status_of(result["budgets"]) for result in results.values())
+
+
+def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
+    """Start the sweep that the options state in --out, or go on with the one there."""
+    from mobilenas.runs import command_line
+    from mobilenas.sweep import open_sweep, start_sweep
+
+    from .session import given_fields, states_a_request
+
+    names = ("out", "resume", "overwrite", "flops", "strengths")
+    out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
+    if out is None:
+        raise click.UsageError("no folder was given: say --out", ctx)
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
+    if resume and not states_a_request(ctx):
+        return open_sweep(out, reporter)
+    asked = given_fields(ctx)
+    asked.pop("flops", None)
+    return start_sweep(
+        out,
+        asked,
+        flops=flops or (),
+        strengths=strengths or (),
+        command=command_line(),
+        reporter=reporter,
+        resume=resume,
+        overwrite=overwrite,
+    )

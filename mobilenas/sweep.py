@@ -1,0 +1,177 @@
+"""Several networks from one request: a run for each budget, or for each strength of the penalty.
+
+Song and Li 2020 vary the strength of the FLOPs penalty to get networks of several sizes.
+SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mobilenas.compare.report_of import report_of
+from mobilenas.config import format_count, parse_count, to_plain
+from mobilenas.cost.budget import PENALTY
+from mobilenas.data import ImageData, load_data
+from mobilenas.errors import BudgetError, FileError, MobileNASError
+from mobilenas.files import read_json, write_json
+from mobilenas.pipeline import run_all
+from mobilenas.profiling.profile import Profile, find_profile
+from mobilenas.progress import Reporter
+from mobilenas.request import Request
+from mobilenas.runs import create_run, latency_model, make_space
+
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """An open sweep."""
+
+    folder: Path
+    """SWEEP."""
+    requests: Mapping[str, Request]
+    """What each run is asked for, by the name of its folder."""
+    command: str
+    """How it was started."""
+    data: ImageData
+    """The images."""
+    profile: Profile | None
+    """Device profile, where one was asked for."""
+    reporter: Reporter
+    """Hears of progress."""
+
+
+def requests_for(
+    asked: Mapping[str, Any], flops: Sequence[int], strengths: Sequence[float]
+) -> dict[str, Request]:
+    """Return a request for each of `flops`, or for each strength under one wide budget.
+
+    `asked` are the fields of a Request that all share. The finalists are chosen by accuracy alone,
+    so under a penalty, where they differ in cost, there are none unless they are asked for.
+    """
+    if not strengths:
+        if not flops:
+            raise BudgetError("nothing varies: say --flops 500k,1M,2M or --strengths 0.1,0.3,1")
+        _check_distinct("--flops", flops)
+        return {f"flops-{_exact(limit)}": Request(**asked, flops=limit) for limit in flops}
+    _check_distinct("--strengths", strengths)
+    if len(flops) > 1:
+        raise BudgetError(f"--strengths vary under one wide budget; --flops says {len(flops)}")
+    if asked.get("constraint", PENALTY) != PENALTY:
+        raise MobileNASError(
+            f"--strengths are of the penalty; --constraint says {asked['constraint']}"
+        )
+    wide = Request(**({"finalists": 0} | dict(asked)), flops=next(iter(flops), None))
+    if not wide.budgets:
+        raise BudgetError("--strengths weigh the use of a wide budget: say --flops 4M")
+    return {
+        f"strength-{strength:g}": replace(wide, constraint=PENALTY, strength=strength)
+        for strength in strengths
+    }
+
+
+def _check_distinct(option: str, values: Sequence[float]) -> None:
+    if len(set(values)) < len(values):
+        raise MobileNASError(f"{option} has a value more than once")
+
+
+def _exact(limit: int) -> str:
+    """500000 is 500k, 500001 itself."""
+    short = format_count(limit)
+    return short if parse_count(short) == limit else str(limit)
+
+
+def start_sweep(
+    folder: Path,
+    asked: Mapping[str, Any],
+    *,
+    flops: Sequence[int] = (),
+    strengths: Sequence[float] = (),
+    command: str,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Sweep:
+    """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
+    requests = requests_for(asked, flops, strengths)
+    _check_folder(folder, resume=resume, overwrite=overwrite)
+    path = folder / SWEEP_FILE
+    record = {"command": command, "requests": {n: to_plain(r) for n, r in requests.items()}}
+    goes_on = path.exists() and not overwrite
+    if goes_on:
+        there = read_json(path)
+        if there.get("requests") != record["requests"]:
+            raise FileError(f"{folder} holds another sweep than --resume was asked for")
+        record = there
+    sweep = _open(folder, record, reporter)
+    for name, request in requests.items():
+        settings = request.settings(len(sweep.data.train))
+        try:
+            make_space(settings, sweep.data, latency_model(settings, sweep.profile))
+        except BudgetError as error:
+            raise BudgetError(f"{name}: {error}") from error
+    if not goes_on:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_json(path, record)
+    return sweep
+
+
+def open_sweep(folder: Path, reporter: Reporter) -> Sweep:
+    """Open a sweep that exists."""
+    if not (folder / SWEEP_FILE).exists():
+        raise FileError(f"{folder} holds no sweep: there is no {folder / SWEEP_FILE}")
+    return _open(folder, read_json(folder / SWEEP_FILE), reporter)
+
+
+def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
+    try:
+        requests = {name: Request(**plain) for name, plain in record["requests"].items()}
+        first, command = next(iter(requests.values())), record["command"]
+    except (AttributeError, KeyError, StopIteration, TypeError, MobileNASError) as error:
+        raise FileError(f"{folder / SWEEP_FILE} is not what a start writes: {error}") from error
+    return Sweep(
+        folder=folder,
+        requests=requests,
+        command=command,
+        data=load_data(first.data_settings, reporter),
+        profile=find_profile(first.profile) if first.profile else None,
+        reporter=reporter,
+    )
+
+
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless a sweep may be started in `folder`, or gone on with."""
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"{folder} is no folder; choose another --out")
+    if (folder / SWEEP_FILE).exists():
+        if not resume and not overwrite:
+            raise FileError(
+                f"{folder} holds a sweep; go on with --resume, or replace it: --overwrite"
+            )
+    elif folder.exists() and not all(f.match(f".{SWEEP_FILE}.*.tmp") for f in folder.iterdir()):
+        raise FileError(f"{folder} is not empty and holds no sweep; choose another --out")
+
+
+def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Do every run that is not done; return result.json of each by name.
+
+    SWEEP/report.html is written after each.
+    """
+    results = {}
+    for name, request in sweep.requests.items():
+        sweep.reporter.say(name)
+        run = create_run(
+            sweep.folder / name,
+            request.settings(len(sweep.data.train)),
+            data=sweep.data,
+            command=sweep.command,
+            reporter=sweep.reporter,
+            profile=sweep.profile,
+            resume=True,
+        )
+        results[name] = run_all(run)
+        report_of(sweep.folder)
+    return results
