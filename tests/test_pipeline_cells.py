@@ -36,6 +36,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             random=2,
             rival=False,
             baselines=("mobilenet_v3_small",),
+            search=SimpleNamespace(constraint="lagrangian"),
             widths=None,
         ),
         budgets=Budgets(SPACE, budgets),
