@@ -1,0 +1,122 @@
+"""What papers report on ImageNet: for reference only, never beside what was measured here.
+
+Every network has its own recipe, from 90 to over a thousand epochs and with or without
+distillation: the figures say what was published, not which network is better.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One network as its paper reports it, or as the named later paper does."""
+
+    name: str
+    """Of the network, at width 1 where it has widths."""
+    top1: float
+    """Percent of ImageNet's validation images."""
+    flops: int
+    """Multiply-adds, as far as the table gives digits."""
+    params: int | None
+    """Trained numbers, likewise; None where the source gives none."""
+    image_size: int | None
+    """Side in pixels; None where the source gives none."""
+    source: str
+    """Paper and table."""
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        name="MobileNetV1",
+        top1=70.6,
+        flops=569_000_000,
+        params=4_200_000,
+        image_size=224,
+        source="arXiv:1704.04861, Table 6",
+    ),
+    Published(
+        name="MobileNetV2",
+        top1=72.0,
+        flops=300_000_000,
+        params=3_400_000,
+        image_size=224,
+        source="arXiv:1801.04381, Table 4",
+    ),
+    # earlier versions of the paper have 66 M and 2.9 M; the network counts 56.5 M and 2.54 M
+    Published(
+        name="MobileNetV3-Small",
+        top1=67.4,
+        flops=56_000_000,
+        params=2_500_000,
+        image_size=224,
+        source="arXiv:1905.02244, Table 3",
+    ),
+    Published(
+        name="MobileNetV3-Large",
+        top1=75.2,
+        flops=219_000_000,
+        params=5_400_000,
+        image_size=224,
+        source="arXiv:1905.02244, Table 3",
+    ),
+    Published(
+        name="MnasNet-A1",
+        top1=75.2,
+        flops=312_000_000,
+        params=3_900_000,
+        image_size=224,
+        source="arXiv:1807.11626, Table 1",
+    ),
+    Published(
+        name="FBNet-C",
+        top1=74.9,
+        flops=375_000_000,
+        params=5_500_000,
+        image_size=224,
+        source="arXiv:1812.03443, Table 3",
+    ),
+    # its own paper has the top-1 and a latency, no multiply-adds
+    Published(
+        name="ProxylessNAS (mobile)",
+        top1=74.6,
+        flops=320_000_000,
+        params=4_000_000,
+        image_size=224,
+        source="arXiv:1905.02244, Table 3",
+    ),
+    # the resolution is part of what is searched
+    Published(
+        name="OFA",
+        top1=76.0,
+        flops=230_000_000,
+        params=None,
+        image_size=None,
+        source="arXiv:1908.09791, Table 1",
+    ),
+    Published(
+        name="OFA, 75 epochs tuned",
+        top1=76.9,
+        flops=230_000_000,
+        params=None,
+        image_size=None,
+        source="arXiv:1908.09791, Table 1",
+    ),
+    # its table has tenths of a G and no distillation
+    Published(
+        name="MobileNetV4-Conv-S",
+        top1=73.8,
+        flops=200_000_000,
+        params=3_800_000,
+        image_size=224,
+        source="arXiv:2404.10518, Table 6",
+    ),
+    Published(
+        name="MobileNetV4-Conv-M",
+        top1=79.9,
+        flops=1_000_000_000,
+        params=9_200_000,
+        image_size=256,
+        source="arXiv:2404.10518, Table 6",
+    ),
+)
+"""Networks for phones, in the order of their papers."""
