@@ -96,14 +96,30 @@ def show_rule() -> None:
     click.echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
 
 
+def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Print a run's comparison, what it shows, and the certificate."""
+    from mobilenas.compare.table import summarize
+
+    show_networks(summarize(networks))
+    click.echo(click.wrap_text(result["verdict"], 80))
+    click.echo()
+    show_certificate(result["budgets"])
+    show_rule()
+
+
 def show_networks(rows: Iterable["Row"]) -> None:
-    """Print the comparison."""
+    """Print the comparison; networks of several runs have their run's number."""
+    rows = list(rows)
+    runs = dict.fromkeys(row.run for row in rows if row.run is not None)
+    numbers = {run: str(number) for number, run in enumerate(runs, 1)}
+    external = [row for row in rows if row.kind == "external"]
     show_table(
         "Comparison",
-        ("network", "FLOPs", "params", "ONNX", "ms", "test top-1 %"),
+        ("network", *(["run"] if runs else []), "FLOPs", "params", "ONNX", "ms", "test top-1 %"),
         (
             (
-                row.name,
+                f"{row.name} (external)" if row in external else row.name,
+                *([numbers.get(row.run or "", "-")] if runs else []),
                 format_count(row.flops),
                 format_count(row.params),
                 format_count(row.size_bytes),
@@ -113,8 +129,29 @@ def show_networks(rows: Iterable["Row"]) -> None:
             for row in rows
         ),
     )
+    for run, number in numbers.items():
+        click.echo(f"run {number}: {run}")
     click.echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+    if external:
+        told = (
+            "external: a file of another tool, NOT trained by this recipe. Floats that it takes "
+            "are normalized as its metadata say, else as the run's images."
+        )
+        if any(row.flops is None for row in external):
+            told += " FLOPs -: it cannot be counted; --json says why."
+        click.echo(click.wrap_text(told, 80))
     click.echo()
+
+
+def show_comparison(comparison: dict[str, Any]) -> None:
+    """Print networks of several runs and files, and how the found networks differ."""
+    from mobilenas.compare.table import summarize
+    from mobilenas.comparison import sentences
+
+    show_networks(summarize(comparison["networks"]))
+    for sentence in sentences(comparison):
+        click.echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
+    show_rule()
 
 
 def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:

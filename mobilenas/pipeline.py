@@ -5,11 +5,14 @@ again.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mobilenas.compare import Contender, mobilenets, random_networks, rival, write_report
+from mobilenas.compare.baselines import Opponents
+from mobilenas.compare.table import differences, read_networks, verdict
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
@@ -162,15 +165,24 @@ def export_stage(run: Run) -> dict[str, Any]:
     return record
 
 
-def compare_stage(run: Run) -> list[dict[str, Any]]:
-    """Train all that the result is held against in the same way, and write compare.json."""
+def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, Any]]:
+    """Train all that the result is held against in the same way, and write compare.json.
+
+    What stands there already is kept, also where it is not `asked` for. When a network is added,
+    all are timed again: side by side, so that their times compare.
+    """
     path = run.folder / COMPARE_FILE
-    if path.exists():
-        return read_networks(path)
+    there = read_networks(path) if path.exists() else []
+    if there and asked is None:
+        return there
+    export_stage(run)  # the found network's file, which is one of those that are timed
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
-    entries = [_trained(run, contender) for contender in _contenders(run)]
+    added = [_trained(run, contender) for contender in _contenders(run, asked, there)]
+    entries = there + added
+    if not added:
+        return entries
     paths = [run.folder / entry["onnx"] for entry in entries]
     distinct = list(dict.fromkeys(paths))
     run.reporter.start("latency", 1)
@@ -204,6 +216,8 @@ def write_result(run: Run) -> dict[str, Any]:
         "memory": found["memory"],
         "latency_ms": found["latency_ms"],
         "top1": found["top1"],
+        "verdict": verdict(entries),
+        "differences": differences(entries),
         "baselines": [entry for entry in entries if entry is not found],
         "files": {name: file["path"] for name, file in exported["files"].items()}
         | {"arch": ARCH_FILE, "weights": WEIGHTS_FILE, "report": REPORT_FILE},
@@ -239,32 +253,31 @@ def certify(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def read_networks(path: Path) -> list[dict[str, Any]]:
-    """Read compare.json."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
-    if not isinstance(entries, list):
-        raise FileError(f"{path} must hold a list of networks")
-    return entries
-
-
-def _contenders(run: Run) -> list[Contender]:
+def _contenders(
+    run: Run, asked: Opponents | None, there: Sequence[Mapping[str, Any]]
+) -> list[Contender]:
+    """Return what is asked for, and not there."""
     settings = run.settings
+    asked = asked or Opponents(
+        mobilenets=settings.baselines, random=settings.random, rival=settings.rival
+    )
+    # a MobileNet by its name alone: another width of it would be a second choice
+    known = {(entry["name"].split()[0], entry["seed"]) for entry in there}
     found = [
         Contender(name="found", kind="found", arch=_found_arch(run.seed_folder(seed)), seed=seed)
         for seed in run.seeds
     ]
     limits = _limits(run)
     try:
-        randoms = random_networks(limits, settings.random, list(run.seeds))
-        rivals = [_rival(run, limits, seed) for seed in run.seeds] if settings.rival else []
+        randoms = random_networks(limits, asked.random, list(run.seeds))
+        rivals = [_rival(run, limits, seed) for seed in run.seeds] if asked.rival else []
     except BudgetError as error:
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
         run.reporter.say(f"{error}: random networks are left out")
         randoms, rivals = [], []
-    return found + rivals + randoms + _mobilenets(run, limits)
+    names = [n for n in asked.mobilenets if any((n, seed) not in known for seed in run.seeds)]
+    wanted = found + rivals + randoms + _mobilenets(run, names, limits)
+    return [one for one in wanted if (one.name.split()[0], one.seed) not in known]
 
 
 def _limits(run: Run) -> Budgets:
@@ -275,22 +288,19 @@ def _limits(run: Run) -> Budgets:
     return Budgets(run.space, [Budget(cost="flops", limit=flops)])
 
 
-def _mobilenets(run: Run, limits: Budgets) -> list[Contender]:
-    settings, data = run.settings, run.data
-    contenders: list[Contender] = []
-    for seed in run.seeds:
-        fit, too_large = mobilenets(
-            settings.baselines,
-            limits.budgets,
-            data.image_size,
-            len(data.classes),
-            seed,
-            confirmation(run),
-        )
-        contenders += fit
+def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Contender]:
+    """Return the MobileNets for every seed; their widths are chosen once, also where measured."""
+    fit, too_large = mobilenets(
+        names,
+        limits.budgets,
+        run.data.image_size,
+        len(run.data.classes),
+        run.settings.seed,
+        confirmation(run),
+    )
     for name in too_large:
         run.reporter.say(f"{name} keeps the budgets at no width: left out")
-    return contenders
+    return [replace(network, seed=seed) for seed in run.seeds for network in fit]
 
 
 def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
