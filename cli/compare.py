@@ -9,6 +9,7 @@ import click
 from .options import MOBILENETS, RULE, output_options
 
 RANDOM = "random"
+SUFFIXES = (".onnx", ".ort")
 
 
 def baselines(text: str) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def command(
         if paths:
             raise click.UsageError("--published stands alone: nothing of it was measured", ctx)
         return _published(as_json)
-    folders = [path for path in paths if not path.is_file()]
+    folders = [path for path in paths if path.suffix not in SUFFIXES and not path.is_file()]
     if not folders:
         measured = ", on whose test images the files are measured" if paths else ""
         raise click.UsageError(f"say a RUN{measured}", ctx)
@@ -150,7 +151,7 @@ def _published(as_json: bool) -> int:
         for network in PUBLISHED
     )
     columns = ("network", "top-1 %", "FLOPs", "params", "side", "source")
-    show_table("ImageNet, as published", columns, rows)
+    show_table("ImageNet, as published", columns, rows, words=("source",))
     told = (
         "top-1: validation images of ImageNet, each network trained by its paper's own recipe. "
         "Nothing here was measured by mobilenas, and nothing of it stands beside what was."

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +36,22 @@ def show_json(document: object) -> None:
     click.echo(json.dumps(document, indent=1))
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: the first column left, all others right."""
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: Collection[str] = (),
+) -> None:
+    """Print a table of figures: at the right, whole; the first column and `words` left, folded."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(columns):
+        folded = not place or name in words
         table.add_column(
-            name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0
+            name,
+            justify="left" if folded else "right",
+            overflow="fold",
+            no_wrap=not folded,
+            min_width=len(name),
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -83,6 +83,7 @@ def test_words_that_do_not_go_together(begun: Path) -> None:
     Path("x.onnx").write_text("no model", encoding="utf-8")
     assert "say a RUN, on whose test images" in refused("x.onnx")
     assert "gone holds no run" in refused(begun, "gone")
+    assert "gone.onnx does not exist" in refused(begun, "gone.onnx")
     assert "--out and --overwrite go with several" in refused(begun, "--out", "b")
     assert "'resnet' is not one of mobilenet_v2" in refused(begun, "--baselines", "resnet")
     line = refused(begun, "--baselines", "mobilenet_v2", "--random", "3")

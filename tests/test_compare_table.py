@@ -15,6 +15,7 @@ from mobilenas.errors import FileError, MobileNASError
 
 def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> dict[str, Any]:
     figures = {"flops": 300_000, "params": 5000, "size_bytes": 40_000, "latency_ms": 0.5}
+    figures |= {"memory": 9000, "onnx": "export/model.onnx"}
     return {"name": name or kind, "kind": kind, "seed": seed, "top1": top1} | figures | costs
 
 
@@ -220,6 +221,7 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         (None, "cannot read"),
         ("[3]", r"networks\[0\] lacks 'name'; a network is an object with name, kind"),
         (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
+        (json.dumps([entry("random", 1)]), "holds no found network"),
     ],
 )
 def test_a_compare_json_of_another_form_is_named(

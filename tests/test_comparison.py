@@ -125,6 +125,7 @@ def entry(kind: str, top1: float, seed: int, flops: int) -> dict[str, Any]:
         "seed": seed,
         "flops": flops,
         "params": 100,
+        "memory": 1000,
         "top1": top1,
         "size_bytes": 9,
         "latency_ms": 99.0,

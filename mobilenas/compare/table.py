@@ -13,7 +13,10 @@ from mobilenas.errors import FileError
 
 KINDS = ("found", "rival", "random", "mobilenet", "external")
 """Kinds of networks in compare.json, in the order of the table."""
-FIELDS = ("name", "kind", "seed", "flops", "params", "size_bytes", "latency_ms", "top1")
+FIELDS = (
+    *("name", "kind", "seed", "top1", "flops", "params", "memory"),
+    *("size_bytes", "latency_ms", "onnx"),
+)
 """What every network of compare.json has at least."""
 
 Entry = Mapping[str, Any]
@@ -63,6 +66,8 @@ def read_networks(path: Path) -> list[dict[str, Any]]:
                 f"{path}: networks[{number}] lacks {lacking[0]!r}; a network is an object with "
                 f"{', '.join(FIELDS)} and more"
             )
+    if entries and all(entry["kind"] != "found" for entry in entries):
+        raise FileError(f"{path} holds no found network, which is what a comparison is of")
     return entries
 
 
