@@ -177,5 +177,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write the networks to compare.json, as a run has it, and the rest to result.json."""
     networks = json.dumps(comparison["networks"], indent=1)
     rest = {name: value for name, value in comparison.items() if name != "networks"}
-    write_json(folder / RESULT_FILE, rest)
+    # first what `check_out` knows a comparison by: a kill in between can be overwritten
     write_text(folder / COMPARE_FILE, f"{networks}\n")
+    write_json(folder / RESULT_FILE, rest)
