@@ -1,6 +1,7 @@
 """`mobilenas compare`: one run, several, files of other tools, papers, and what it refuses."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def test_what_papers_report_stands_alone() -> None:
         *("name", "top1", "flops", "params", "image_size", "source"),
     }
     assert "--published stands alone" in refused("a", "--published")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a",
+        "a --baselines none --random 2",
+        "a --baselines mobilenet_v2,random",
+        "'my runs/a' b x.onnx --out both --overwrite",
+    ],
+)
+def test_an_interrupted_comparison_names_the_whole_command(words: str) -> None:
+    context = compare.command.make_context("compare", shlex.split(words))
+    assert compare._again(context) == f"mobilenas compare {words}"
 
 
 def test_words_that_do_not_go_together(begun: Path) -> None:
