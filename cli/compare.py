@@ -1,35 +1,161 @@
-"""`mobilenas compare`: baselines and certificate."""
+"""`mobilenas compare`: baselines and certificate, several runs, files of other tools, papers."""
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import RULE, output_options, run_argument
+from .options import MOBILENETS, RULE, output_options
+
+RANDOM = "random"
+SUFFIXES = (".onnx", ".ort")
+
+
+def baselines(text: str) -> tuple[str, ...]:
+    """Read names with commas between them; `none` is the empty list."""
+    names = () if text == "none" else tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in (*MOBILENETS, RANDOM):
+            legal = ", ".join((*MOBILENETS, RANDOM, "none"))
+            raise click.BadParameter(f"{name!r} is not one of {legal}")
+    return tuple(dict.fromkeys(names))
 
 
 @click.command(name="compare", epilog=RULE)
-@run_argument
+@click.argument("paths", metavar="[RUN|FILE.onnx]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--baselines",
+    "names",
+    type=baselines,
+    metavar="NAMES",
+    help=f"Of {', '.join(MOBILENETS)}, {RANDOM}, with commas between them, or none; those that "
+    "compare.json lacks are added. What RUN was asked for unless said.",
+)
+@click.option(
+    "--random",
+    type=click.IntRange(0, 10_000),
+    metavar="N",
+    help="Random networks to compare with; RUN's own number unless said.",
+)
+@click.option("--published", is_flag=True, help="Show what papers report on ImageNet, alone.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder to write a comparison of several to.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 @output_options
-def command(folder: Path, quiet: bool, as_json: bool) -> int:
-    """Train what the result is held against; write RUN/compare.json and RUN/result.json."""
+@click.pass_context
+def command(
+    ctx: click.Context, /, paths: tuple[Path, ...], quiet: bool, as_json: bool, **_: Any
+) -> int:
+    """Train what a result is held against, and hold results side by side.
+
+    One RUN: its networks, to RUN/compare.json and RUN/result.json. Several RUNs of the same images
+    and training, or ONNX files of other tools with the images' input and classes: one table of
+    all, which --out keeps.
+    """
+    if ctx.params["published"]:
+        if paths:
+            raise click.UsageError("--published stands alone: nothing of it was measured", ctx)
+        return _published(as_json)
+    folders = [path for path in paths if path.suffix not in SUFFIXES and not path.is_file()]
+    if not folders:
+        measured = ", on whose test images the files are measured" if paths else ""
+        raise click.UsageError(f"say a RUN{measured}", ctx)
+    if len(paths) > 1:
+        return _several(ctx, folders, quiet=quiet, as_json=as_json)
+    if ctx.params["out"] or ctx.params["overwrite"]:
+        raise click.UsageError("--out and --overwrite go with several: one RUN keeps its own", ctx)
+    return _one(ctx, *folders, quiet=quiet, as_json=as_json)
+
+
+def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int:
     from .session import working
 
-    again = f"mobilenas compare {shlex.quote(str(folder))}"
-    with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.compare import summarize
-        from mobilenas.pipeline import COMPARE_FILE, compare_stage, write_result
+    with working(_again(ctx), folder, quiet=quiet) as reporter:
+        from mobilenas.comparison import compare
+        from mobilenas.pipeline import COMPARE_FILE
         from mobilenas.runs import open_run
 
-        run = open_run(folder, reporter)
-        networks = compare_stage(run)
-        result = write_result(run)
-    from .render import show_certificate, show_file, show_networks, show_rule, status_of
+        asked = (ctx.params["names"], ctx.params["random"])
+        networks, result = compare(open_run(folder, reporter), *asked)
+    from .render import show_file, show_result, status_of
 
     if as_json:
         show_file(folder / COMPARE_FILE)
     else:
-        show_networks(summarize(networks))
-        show_certificate(result["budgets"])
-        show_rule()
+        show_result(networks, result)
     return status_of(result["budgets"])
+
+
+def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: bool) -> int:
+    from .session import working
+
+    files = [path for path in ctx.params["paths"] if path not in folders]
+    out: Path | None = ctx.params["out"]
+    with working(_again(ctx), folders[0], quiet=quiet) as reporter:
+        from mobilenas.comparison import check_out, side_by_side, write_comparison
+        from mobilenas.runs import open_run
+
+        if out is not None:
+            check_out(out, overwrite=ctx.params["overwrite"])
+        runs = [open_run(folder, reporter) for folder in folders]
+        found = side_by_side(runs, files, ctx.params["names"], ctx.params["random"])
+        if out is not None:
+            write_comparison(found, out)
+    from .render import show_comparison, show_json, status_of
+
+    if as_json:
+        show_json(found)
+    else:
+        show_comparison(found)
+        if out is not None:
+            click.echo(f"Comparison: {out}")
+    return status_of(budget for run in found["runs"] for budget in run["budgets"])
+
+
+def _again(ctx: click.Context) -> str:
+    words = ["mobilenas", "compare", *map(str, ctx.params["paths"])]
+    if ctx.params["names"] is not None:
+        words += ["--baselines", ",".join(ctx.params["names"]) or "none"]
+    for name in ("random", "out"):
+        if ctx.params[name] is not None:
+            words += [f"--{name}", str(ctx.params[name])]
+    return shlex.join(words + ["--overwrite"] * ctx.params["overwrite"])
+
+
+def _published(as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from mobilenas.compare.published import PUBLISHED
+    from mobilenas.config import COUNTING_RULE, format_count
+
+    from .render import show_json, show_rule, show_table
+
+    if as_json:
+        networks = [asdict(network) for network in PUBLISHED]
+        show_json({"published": networks, "data": "ImageNet", "counting_rule": COUNTING_RULE})
+        return 0
+    rows = (
+        (
+            network.name,
+            f"{network.top1:.1f}",
+            format_count(network.flops),
+            format_count(network.params),
+            str(network.image_size or "-"),
+            network.source,
+        )
+        for network in PUBLISHED
+    )
+    columns = ("network", "top-1 %", "FLOPs", "params", "side", "source")
+    show_table("ImageNet, as published", columns, rows, words=("source",))
+    told = (
+        "top-1: validation images of ImageNet, each network trained by its paper's own recipe. "
+        "Nothing here was measured by mobilenas, and nothing of it stands beside what was."
+    )
+    click.echo(click.wrap_text(told, 80))
+    show_rule()
+    return 0

@@ -40,10 +40,8 @@ def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> N
         show_json({"predictions": found})
         return
     rows = (
-        (
-            str(prediction.path),
-            ", ".join(f"{label} {share:.1%}" for label, share in prediction.labels),
-        )
+        ("" if place else str(prediction.path), label, f"{100 * share:.1f}")
         for prediction in predictions
+        for place, (label, share) in enumerate(prediction.labels)
     )
-    show_table("", ("image", "labels"), rows)
+    show_table("", ("image", "label", "%"), rows, words=("label",))

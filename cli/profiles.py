@@ -42,6 +42,7 @@ def list_(as_json: bool) -> None:
         "Profiles",
         columns,
         ([str(row.get(name, "unreadable")) for name in columns] for row in found),
+        words=("device", "runtime", "precisions", "sides"),
     )
 
 
@@ -78,9 +79,9 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
         return
     sides = ", ".join(f"{side}x{side}" for side in summary["image_sizes"])
     device = ", ".join(str(value) for value in profile.device.values())
-    click.echo(f"{profile.name}: {device}")
+    click.echo(click.wrap_text(f"{profile.name}: {device}", 80))
     click.echo(f"{profile.runtime}, {profile.provider}, threads {profile.threads}")
-    click.echo(f"Images {sides}, measured {profile.date}")
+    click.echo(click.wrap_text(f"Images {sides}, measured {profile.date}", 80))
     click.echo()
     rows = [
         (
@@ -101,7 +102,7 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
     click.echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
     click.echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
     for warning in summary["warnings"]:
-        click.echo(f"Warning: {warning}")
+        click.echo(click.wrap_text(f"Warning: {warning}", 80))
 
 
 def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_json: bool) -> None:
@@ -148,8 +149,8 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
         (row["precision"], row["key"], *(f"{row[n]:.3g}" for n in ("then_ms", "now_ms", "ratio")))
         for row in found["parts"]
     )
-    show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows)
+    show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows, words=("part",))
     click.echo(f"Ratio: median {found['ratio_median']:.3g}, spread {found['ratio_spread']:.2g}")
     if not found["same_device"]:
         click.echo("Warning: the profile was measured on another device")
-    click.echo(f"{found['name']}: {found['verdict']}")
+    click.echo(click.wrap_text(f"{found['name']}: {found['verdict']}", 80))

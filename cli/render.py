@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,22 @@ def show_json(document: object) -> None:
     click.echo(json.dumps(document, indent=1))
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: the first column left, all others right."""
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: Collection[str] = (),
+) -> None:
+    """Print a table of figures: at the right, whole; the first column and `words` left, folded."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(columns):
+        folded = not place or name in words
         table.add_column(
-            name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0
+            name,
+            justify="left" if folded else "right",
+            overflow="fold",
+            no_wrap=not folded,
+            min_width=len(name),
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -97,14 +107,30 @@ def show_rule() -> None:
     click.echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
 
 
+def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Print a run's comparison, what it shows, and the certificate."""
+    from mobilenas.compare.table import summarize
+
+    show_networks(summarize(networks))
+    click.echo(click.wrap_text(result["verdict"], 80))
+    click.echo()
+    show_certificate(result["budgets"])
+    show_rule()
+
+
 def show_networks(rows: Iterable["Row"]) -> None:
-    """Print the comparison."""
+    """Print the comparison; networks of several runs have their run's number."""
+    rows = list(rows)
+    runs = dict.fromkeys(row.run for row in rows if row.run is not None)
+    numbers = {run: str(number) for number, run in enumerate(runs, 1)}
+    external = [row for row in rows if row.kind == "external"]
     show_table(
         "Comparison",
-        ("network", "FLOPs", "params", "ONNX", "ms", "test top-1 %"),
+        ("network", *(["run"] if runs else []), "FLOPs", "params", "ONNX", "ms", "test top-1 %"),
         (
             (
-                row.name,
+                f"{row.name} (external)" if row in external else row.name,
+                *([numbers.get(row.run or "", "-")] if runs else []),
                 format_count(row.flops),
                 format_count(row.params),
                 format_count(row.size_bytes),
@@ -114,7 +140,17 @@ def show_networks(rows: Iterable["Row"]) -> None:
             for row in rows
         ),
     )
+    for run, number in numbers.items():
+        click.echo(f"run {number}: {run}")
     click.echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+    if external:
+        told = (
+            "external: a file of another tool, NOT trained by this recipe. Floats that it takes "
+            "are normalized as its metadata say, else as the run's images."
+        )
+        if any(row.flops is None for row in external):
+            told += " FLOPs -: it cannot be counted; --json says why."
+        click.echo(click.wrap_text(told, 80))
     click.echo()
 
 
@@ -132,6 +168,17 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
     show_table("Sweep", columns, rows)
     click.echo("Test top-1 in percent. ms: median latency of one image.")
     click.echo()
+
+
+def show_comparison(comparison: dict[str, Any]) -> None:
+    """Print networks of several runs and files, and how the found networks differ."""
+    from mobilenas.compare.table import summarize
+    from mobilenas.comparison import sentences
+
+    show_networks(summarize(comparison["networks"]))
+    for sentence in sentences(comparison):
+        click.echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
+    show_rule()
 
 
 def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:

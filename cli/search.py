@@ -28,7 +28,8 @@ def command(
         _show_ranges(ranges, as_json)
         return 0
     with working(resume_command("search", out), out, quiet=quiet) as reporter:
-        from mobilenas.pipeline import ARCH_FILE, search_stage
+        from mobilenas.contenders import ARCH_FILE
+        from mobilenas.pipeline import search_stage
 
         run = open_or_start(ctx, reporter)
         record = search_stage(run)

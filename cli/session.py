@@ -95,26 +95,18 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
     """Do every stage of the job that the options state, show what came out, return the status."""
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
     with working(resume_command(name, out), out, quiet=quiet) as reporter:
-        from mobilenas.compare import summarize
         from mobilenas.compare.report import REPORT_FILE
-        from mobilenas.pipeline import (
-            COMPARE_FILE,
-            ONNX_FILE,
-            RESULT_FILE,
-            read_networks,
-            run_all,
-        )
+        from mobilenas.compare.table import read_networks
+        from mobilenas.pipeline import COMPARE_FILE, ONNX_FILE, RESULT_FILE, run_all
 
         result = run_all(open_or_start(ctx, reporter, kind))
         networks = read_networks(out / COMPARE_FILE)
-    from .render import show_certificate, show_file, show_networks, show_rule, status_of
+    from .render import show_file, show_result, status_of
 
     if as_json:
         show_file(out / RESULT_FILE)
     else:
-        show_networks(summarize(networks))
-        show_certificate(result["budgets"])
-        show_rule()
+        show_result(networks, result)
         click.echo(f"Report: {out / REPORT_FILE}")
         click.echo(f"Model: {out / ONNX_FILE}")
     return status_of(result["budgets"])

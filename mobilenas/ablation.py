@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mobilenas.compare.ablation_page import ablation_page
-from mobilenas.compare.ablation_table import difference, over_seeds
+from mobilenas.compare.ablation_table import over_seeds
+from mobilenas.compare.paired import difference
 from mobilenas.config import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets, format_cost

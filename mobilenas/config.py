@@ -39,8 +39,13 @@ def parse_time_ms(text: str) -> float:
     return number
 
 
-def format_count(number: float) -> str:
-    """Write 300774272 as `300.8M`: four digits at most, the suffixes that `parse_count` reads."""
+def format_count(number: float | None) -> str:
+    """Write 300774272 as `300.8M`, None as `-`.
+
+    Four digits at most, with the suffixes that `parse_count` reads.
+    """
+    if number is None:
+        return "-"
     for suffix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= scale:
             value = number / scale

@@ -5,19 +5,18 @@ again.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenas.channels.search import search_channels
-from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import kept_network
-from mobilenas.compare.baselines import Contender, mobilenets, random_networks
+from mobilenas.compare.baselines import Contender, Opponents
 from mobilenas.compare.report import REPORT_FILE, write_report
-from mobilenas.compare.rival import rival
+from mobilenas.compare.table import differences, read_networks, verdict
 from mobilenas.config import COUNTING_RULE, to_plain
+from mobilenas.contenders import ARCH_FILE, contenders, found_arch, searched_channels
 from mobilenas.cost import Costs, costs
-from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.data import batches
 from mobilenas.deployment import (
@@ -32,7 +31,7 @@ from mobilenas.deployment import (
     times,
     write_onnx,
 )
-from mobilenas.errors import BudgetError, FileError
+from mobilenas.errors import FileError
 from mobilenas.export.onnx import check_parity
 from mobilenas.files import read_json, write_bytes, write_json, write_text
 from mobilenas.profiling.confirm import is_here
@@ -45,11 +44,9 @@ from mobilenas.spaces import (
     WidthsArch,
     build,
     format_genotype,
-    read_arch,
 )
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
-ARCH_FILE = "arch.json"
 WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export/export.json"
 MISTAKES_FILE = "export/mistakes.json"
@@ -108,7 +105,7 @@ def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
     """Search, and return the arch and what arch.json says of the search."""
     settings = run.settings
     if settings.widths is not None:
-        sizes, told = _searched_channels(run, settings.widths, folder, seed)
+        sizes, told = searched_channels(run, settings.widths, folder, seed)
         return run.budgets.space.arch(sizes), told
     found = search(
         run.budgets,
@@ -132,32 +129,11 @@ def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
     return run.budgets.space.arch(found.choice), told
 
 
-def _searched_channels(
-    run: Run, how: ChannelSettings, folder: Path, seed: int
-) -> tuple[dict[str, int], dict[str, Any]]:
-    found = search_channels(
-        run.budgets,
-        run.data,
-        how,
-        run.settings.finalists,
-        run.settings.recipe,
-        folder=folder,
-        seed=seed,
-        device=run.settings.device,
-        reporter=run.reporter,
-        confirm=confirmation(run),
-    )
-    told = {"candidates": found.candidates, "seconds": found.seconds}
-    if LATENCY in found.costs:
-        told["measured"] = {LATENCY: found.costs[LATENCY]}
-    return found.sizes, told
-
-
 def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     """Train the found arch and write model.safetensors and train/train.json."""
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
-    arch = _found_arch(folder)
+    arch = found_arch(folder)
     result = _train(run, arch, folder / "train", seed, "train")
     write_bytes(folder / WEIGHTS_FILE, (folder / "train" / BEST_WEIGHTS).read_bytes())
     return result
@@ -176,7 +152,7 @@ def export_stage(run: Run) -> dict[str, Any]:
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
     run.reporter.start("export", 1)
-    arch = _found_arch(run.folder)
+    arch = found_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
     write_onnx(run, arch, model, onnx_path)
@@ -213,15 +189,24 @@ def export_stage(run: Run) -> dict[str, Any]:
     return record
 
 
-def compare_stage(run: Run) -> list[dict[str, Any]]:
-    """Train all that the result is held against in the same way, and write compare.json."""
+def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, Any]]:
+    """Train all that the result is held against in the same way, and write compare.json.
+
+    What stands there already is kept, also where it is not `asked` for. When a network is added,
+    all are timed again: side by side, so that their times compare.
+    """
     path = run.folder / COMPARE_FILE
-    if path.exists():
-        return read_networks(path)
+    there = read_networks(path) if path.exists() else []
+    if there and asked is None:
+        return there
+    export_stage(run)  # the found network's file, which is one of those that are timed
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
-    entries = [_trained(run, contender) for contender in _contenders(run)]
+    added = [_trained(run, contender) for contender in contenders(run, asked, there)]
+    entries = there + added
+    if not added:
+        return entries
     paths = [run.folder / entry["onnx"] for entry in entries]
     distinct = list(dict.fromkeys(paths))
     run.reporter.start("latency", 1)
@@ -255,6 +240,8 @@ def write_result(run: Run) -> dict[str, Any]:
         "memory": found["memory"],
         "latency_ms": found["latency_ms"],
         "top1": found["top1"],
+        "verdict": verdict(entries),
+        "differences": differences(entries),
         "baselines": [entry for entry in entries if entry is not found],
         "files": {name: file["path"] for name, file in exported["files"].items()}
         | {"arch": ARCH_FILE, "weights": WEIGHTS_FILE, "report": REPORT_FILE},
@@ -288,106 +275,6 @@ def certify(run: Run) -> list[dict[str, Any]]:
             decisive = file["latency_ms"] - file["latency_interval_ms"]
         rows.append(to_plain(budget) | row | {"holds": decisive <= budget.limit})
     return rows
-
-
-def read_networks(path: Path) -> list[dict[str, Any]]:
-    """Read compare.json."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
-    if not isinstance(entries, list):
-        raise FileError(f"{path} must hold a list of networks")
-    return entries
-
-
-def _contenders(run: Run) -> list[Contender]:
-    settings = run.settings
-    found = [
-        Contender(name="found", kind="found", arch=_found_arch(run.seed_folder(seed)), seed=seed)
-        for seed in run.seeds
-    ]
-    limits = _limits(run)
-    controls = _controls(run, limits) if settings.widths is not None else []
-    # random sizes are one of the controls of channel sizes
-    count = settings.random if settings.widths is None or settings.widths.controls else 0
-    try:
-        randoms = random_networks(limits, count, list(run.seeds))
-        rivals = [_rival(run, limits, seed) for seed in run.seeds] if settings.rival else []
-    except BudgetError as error:
-        # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
-        run.reporter.say(f"{error}: random networks are left out")
-        randoms, rivals = [], []
-    return found + controls + rivals + randoms + _mobilenets(run, limits)
-
-
-def _controls(run: Run, limits: Budgets) -> list[Contender]:
-    """Return what channel sizes are held against: uniform ones, and a metric that says nothing."""
-    how = run.settings.widths
-    if how is None or not how.controls:
-        return []
-    uniform = limits.space.arch(limits.spread(limits.space.start()))
-    contenders = []
-    for seed in run.seeds:
-        constant = replace(how, metric="constant", controls=False)
-        folder = run.folder / f"compare/constant-seed-{seed}"
-        sizes, _ = _searched_channels(run, constant, folder / "search", seed)
-        for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
-            contenders.append(Contender(name=kind, kind=kind, arch=arch, seed=seed))
-    return contenders
-
-
-def _limits(run: Run) -> Budgets:
-    """Return the budgets of all that is compared: without any, the FLOPs of what was found.
-
-    So it is under a penalty, which leaves it to the search how much of a budget is used, and where
-    only measuring could tell whether a budget is kept.
-    """
-    settings = run.settings
-    measured = settings.widths is not None and any(b.cost == LATENCY for b in settings.budgets)
-    if settings.budgets and settings.search.constraint != PENALTY and not measured:
-        return run.budgets
-    flops = costs(_found_arch(run.folder)).flops
-    return Budgets(run.space, [Budget(cost="flops", limit=flops)])
-
-
-def _mobilenets(run: Run, limits: Budgets) -> list[Contender]:
-    settings, data = run.settings, run.data
-    contenders: list[Contender] = []
-    for seed in run.seeds:
-        fit, too_large = mobilenets(
-            settings.baselines,
-            limits.budgets,
-            data.image_size,
-            len(data.classes),
-            seed,
-            confirmation(run),
-        )
-        contenders += fit
-    for name in too_large:
-        run.reporter.say(f"{name} keeps the budgets at no width: left out")
-    return contenders
-
-
-def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
-    folder = run.folder / f"compare/rival-seed-{seed}"
-    path = folder / "rival.json"
-    if not path.exists():
-        spent = sum(read_json(run.seed_folder(seed) / ARCH_FILE)["seconds"].values())
-        arch, entered, seconds = rival(
-            limits,
-            run.data,
-            run.settings.finalists,
-            run.settings.recipe,
-            seconds=spent,
-            checkpoint=folder / "finalists.pt",
-            seed=seed,
-            device=run.settings.device,
-            reporter=run.reporter,
-        )
-        record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
-        write_json(path, record | {"seconds_of_search": spent})
-    return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
 
 
 def _check_built(arch: Arch, exact: Costs) -> None:
@@ -468,13 +355,6 @@ def _given_network(run: Run, arch: Arch) -> Network | None:
     if how is None or how.weights is None or not isinstance(arch, WidthsArch):
         return None
     return kept_network(arch, how.weights, how.keep)
-
-
-def _found_arch(folder: Path) -> Arch:
-    path = folder / ARCH_FILE
-    if not path.exists():
-        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
-    return read_arch(path)
 
 
 def _first(given: Any, images: int) -> Any:

@@ -19,7 +19,7 @@ from mobilenas.ablation import (
     start_ablation,
     widest,
 )
-from mobilenas.compare.ablation_table import difference
+from mobilenas.compare.paired import difference
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
 from mobilenas.errors import BudgetError, FileError, MobileNASError

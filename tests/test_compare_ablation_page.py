@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from mobilenas.compare.ablation_page import ablation_page
-from mobilenas.compare.ablation_table import costs_sentence, difference, over_seeds, sentences
+from mobilenas.compare.ablation_table import costs_sentence, over_seeds, sentences
+from mobilenas.compare.paired import difference
 from mobilenas.compare.report_plots import INK
 from mobilenas.config import COUNTING_RULE
 from mobilenas.spaces.cell_space import CellChoice

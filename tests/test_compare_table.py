@@ -1,17 +1,21 @@
+import json
 import re
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
-from mobilenas.compare.table import KINDS, summarize, verdict
-from mobilenas.errors import MobileNASError
+from mobilenas.compare.table import KINDS, differences, read_networks, summarize, verdict
+from mobilenas.errors import FileError, MobileNASError
 
 
 def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> dict[str, Any]:
     figures = {"flops": 300_000, "params": 5000, "size_bytes": 40_000, "latency_ms": 0.5}
+    figures |= {"memory": 9000, "onnx": "export/model.onnx"}
     return {"name": name or kind, "kind": kind, "seed": seed, "top1": top1} | figures | costs
 
 
@@ -96,43 +100,65 @@ def test_one_seed_is_said_plainly() -> None:
     )
 
 
-def test_better_needs_every_seed_to_lead_by_more_than_the_spread() -> None:
-    entries = over_seeds("found", 92, 93, 94) + over_seeds("mobilenet", 90, 90.5, 90, name="v2")
+def test_better_is_said_where_the_paired_test_shows_it_and_with_what() -> None:
+    entries = over_seeds("found", 92, 93, 94) + over_seeds("mobilenet", 90, 90.5, 91, name="v2")
+    p = ttest_rel((92, 93, 94), (90, 90.5, 91)).pvalue
     assert verdict(entries) == (
         "The found networks (300k FLOPs) reach 93.00 ± 1.00 % top-1 over 3 seeds: "
-        "better than the best MobileNet (v2) in every seed, by 2.00 to 4.00 points (spread 1.00)."
+        f"better than the best MobileNet (v2), +2.50 ± 0.50 points over 3 seeds (p = {p:.2g})."
     )
+    (row,) = differences(entries)
+    assert row == {
+        "against": "the best MobileNet (v2)",
+        "mean": 2.5,
+        "sd": 0.5,
+        "seeds": 3,
+        "p": pytest.approx(p),
+        "verdict": "better",
+    }
 
 
 @pytest.mark.parametrize(
     "others",
     [
-        (91.5, 92, 93),  # leads in every seed, within the spread
-        (80, 80, 94.5),  # leads by far, but not in every seed
+        (91.9, 92, 93.5),  # behind in every seed, within the spread
+        (80, 80, 94.5),  # behind by far, but not in every seed
         (92, 93, 94),  # level
+        (90, 91, 92),  # behind by the same in every seed: nothing says how much is chance
     ],
 )
 def test_less_than_that_is_not_called_better(others: tuple[float, ...]) -> None:
     said = verdict(over_seeds("found", 92, 93, 94) + over_seeds("random", *others))
     assert "better" not in said
-    assert "not clearly apart from the mean of 3 random networks" in said
+    assert "no difference shown to the mean of 3 random networks" in said
+
+
+def test_two_seeds_are_too_few_to_claim_anything() -> None:
+    said = verdict(over_seeds("found", 70, 70.5) + over_seeds("random", 80, 80.2))
+    assert said.endswith(
+        "no difference shown to the mean of 2 random networks, "
+        "-9.85 ± 0.21 points over 2 seeds (a test needs 3)."
+    )
 
 
 def test_worse_is_said_too() -> None:
-    said = verdict(over_seeds("found", 70, 70.5) + over_seeds("random", 80, 80.2))
-    assert "worse than the mean of 2 random networks in every seed, by 9.70 to 10.00 points" in said
+    said = verdict(over_seeds("found", 70, 70.5, 71) + over_seeds("rival", 80, 80.2, 80.9))
+    assert "worse than the rival given the search's time, -9.87 ± 0.15 points" in said
 
 
-def test_the_best_mobilenet_is_the_best_of_each_seed() -> None:
-    entries = over_seeds("found", 90, 90)
-    entries += over_seeds("mobilenet", 80, 91, name="a") + over_seeds("mobilenet", 85, 70, name="b")
-    assert "not clearly apart from the best MobileNet: -1.00 to +5.00 points" in verdict(entries)
+def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
+    entries = over_seeds("found", 90, 90, 90)
+    entries += over_seeds("mobilenet", 80, 91, 82, name="a")
+    entries += over_seeds("mobilenet", 85, 84, 86, name="b")
+    entries += over_seeds("mobilenet", 99, name="of one seed")
+    assert "better than the best MobileNet (b), +5.00 ± 1.00 points" in verdict(entries)
 
 
-def test_seeds_without_an_opponent_allow_no_claim_about_every_seed() -> None:
-    two = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50, 50))
-    assert "better" not in two
-    assert "+42.00 points over 2 of the 3 seeds" in two
+def test_only_seeds_with_an_opponent_count() -> None:
+    two = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50, 51))
+    assert (
+        "no difference shown to the mean of 2 random networks, +41.50 ± 0.71 points over 2" in two
+    )
     one = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50))
     assert "ahead of one random network by 42.00 points, one seed" in one
 
@@ -144,6 +170,7 @@ def test_without_anything_to_compare_nothing_is_claimed() -> None:
     )
     stranger = [entry("found", 90), entry("random", 80, seed=7)]
     assert "not compared with one random network, which shares no seed with it" in verdict(stranger)
+    assert differences(stranger) == []
 
 
 @given(st.lists(st.tuples(percents, percents), min_size=1, max_size=6))
@@ -151,8 +178,58 @@ def test_the_word_better_keeps_its_promise(pairs: list[tuple[float, float]]) -> 
     found, others = zip(*pairs, strict=True)
     said = verdict(over_seeds("found", *found) + over_seeds("mobilenet", *others))
     assert said.count(".") == len(re.findall(r"\d\.\d", said)) + 1  # one sentence
-    promised = len(pairs) > 1 and all(
-        mine - other > max(statistics.stdev(found), statistics.stdev(others))
-        for mine, other in pairs
-    )
-    assert ("better" in said) == promised
+    spread = statistics.stdev(a - b for a, b in pairs) if len(pairs) > 2 else 0.0
+    promised = spread > 1e-9 and ttest_rel(found, others).pvalue < 0.05
+    assert ("better" in said) == (promised and sum(found) > sum(others))
+
+
+def test_several_runs_come_one_after_the_other_and_external_files_last() -> None:
+    entries = [
+        {"run": run} | one
+        for run in ("b", "a")
+        for one in (entry("mobilenet", 80, name="v2"), entry("found", 90))
+    ]
+    file = entry("external", 99, name="x.onnx", flops=None, params=None)
+    rows = summarize([{"run": None} | file, *entries])
+    assert [(row.run, row.kind) for row in rows] == [
+        ("b", "found"),
+        ("b", "mobilenet"),
+        ("a", "found"),
+        ("a", "mobilenet"),
+        (None, "external"),
+    ]
+    assert (rows[-1].name, rows[-1].flops, rows[-1].params) == ("x.onnx", None, None)
+
+
+def test_an_external_file_is_no_opponent() -> None:
+    file = entry("external", 99, name="x.onnx")
+    assert verdict([entry("found", 90), file]) == verdict([entry("found", 90)])
+
+
+def test_compare_json_is_read_back(tmp_path: Path) -> None:
+    entries = over_seeds("found", 92, 93)
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    assert read_networks(path) == entries
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", "cannot read"),
+        ("{}", "must hold a list of networks"),
+        (None, "cannot read"),
+        ("[3]", r"networks\[0\] lacks 'name'; a network is an object with name, kind"),
+        (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
+        (json.dumps([entry("random", 1)]), "holds no found network"),
+    ],
+)
+def test_a_compare_json_of_another_form_is_named(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "compare.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(FileError, match=message) as caught:
+        read_networks(path)
+    assert str(path) in str(caught.value)

@@ -37,6 +37,8 @@ LAYERS = {
     "mobilenas.search": 5,
     "mobilenas.train": 5,
     "mobilenas.ablation": 6,
+    "mobilenas.comparison": 6,
+    "mobilenas.contenders": 6,
     "mobilenas.deployment": 6,
     "mobilenas.formats": 6,
     "mobilenas.pipeline": 6,

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from mobilenas import pipeline
+from mobilenas.compare.table import read_networks
 from mobilenas.cost import costs
 from mobilenas.cost.recount import count_onnx
 from mobilenas.errors import FileError
 from mobilenas.export.mistakes import MOST_SHOWN
 from mobilenas.files import read_json
-from mobilenas.pipeline import EXPORT_FILE, certify, read_networks, run_all, write_result
+from mobilenas.pipeline import EXPORT_FILE, certify, run_all, write_result
 from mobilenas.progress import Silent
 from mobilenas.runs import open_run
 from mobilenas.spaces import MobileArch, read_arch
@@ -209,16 +210,3 @@ def test_a_stage_says_which_one_comes_first(
     (copy / "export/export.json").unlink()
     with pytest.raises(FileError, match=message):
         stage(open_run(copy, Silent()))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("[{", "cannot read"), ("{}", "must hold a list of networks"), (None, "cannot read")],
-)
-def test_a_damaged_compare_json_is_named(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "compare.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(FileError, match=message) as caught:
-        read_networks(path)
-    assert str(path) in str(caught.value)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from mobilenas import pipeline
+from mobilenas import contenders, pipeline
+from mobilenas.compare.table import read_networks
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.cost.recount import count_onnx
 from mobilenas.files import read_json, write_json
-from mobilenas.pipeline import read_networks, run_all
+from mobilenas.pipeline import run_all
 from mobilenas.progress import Silent
 from mobilenas.request import Request, start
 from mobilenas.runs import open_run
@@ -57,7 +58,7 @@ def test_without_budgets_all_is_held_to_the_flops_of_what_was_found(
     said: list[str] = []
     budgets = () if given is None else (Budget(cost="params", limit=given),)
     run = run_of(tmp_path, SPACE.random(random.Random(0)), *budgets, said=said)
-    found, *others = pipeline._contenders(run)
+    found, *others = contenders.contenders(run, None, [])
     assert found.arch == read_arch(tmp_path / "arch.json")
     cost, limit = ("params", given) if given else ("flops", costs(found.arch).flops)
     drawn = [getattr(costs(other.arch), cost) for other in others if other.kind == "random"]
@@ -75,7 +76,7 @@ def test_a_find_like_no_other_is_compared_with_the_rest(
     monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 20)
     said: list[str] = []
     run = run_of(tmp_path, SPACE.smallest(), said=said)
-    kinds = {contender.kind for contender in pipeline._contenders(run)}
+    kinds = {contender.kind for contender in contenders.contenders(run, None, [])}
     assert kinds == {"found", "mobilenet"}
     (message,) = said
     assert message.startswith("none of 20 random networks keeps flops <= ")

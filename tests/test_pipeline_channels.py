@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mobilenas.compare.table import read_networks
 from mobilenas.files import read_json, read_jsonl
-from mobilenas.pipeline import read_networks, run_all
+from mobilenas.pipeline import run_all
 from mobilenas.progress import Silent
 from mobilenas.request import start
 from mobilenas.request_channels import ChannelsRequest

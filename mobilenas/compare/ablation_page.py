@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenas.compare import report_page as html
-from mobilenas.compare.ablation_table import LEVEL, costs_sentence, parts_of, sentences
+from mobilenas.compare.ablation_table import costs_sentence, parts_of, sentences
+from mobilenas.compare.paired import LEVEL
 from mobilenas.compare.report_plots import COLOURS, INK, figure_svg, new_axes, page_style
 from mobilenas.config import COUNTING_RULE, format_count
 

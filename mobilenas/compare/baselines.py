@@ -4,10 +4,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mobilenas.config import check_between, check_choice
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
 from mobilenas.search import Confirm
 from mobilenas.spaces import MOBILENETS, PLACEMENTS, Arch, MobileArch
+
+RANDOM = "random"
+"""Name of random networks among baselines."""
 
 _WIDTH_STEP = 0.01
 _WIDEST = 6.0
@@ -32,6 +36,24 @@ class Contender:
     def folder(self) -> str:
         """Name of its folder below RUN/compare."""
         return f"{self.name.replace(' ', '-')}-seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opponents:
+    """What a result is held against."""
+
+    mobilenets: tuple[str, ...]
+    """Names of MobileNets, each at the largest width that keeps the budgets."""
+    random: int
+    """How many random networks of the budgets."""
+    rival: bool
+    """Whether random networks also get the search's time."""
+
+    def __post_init__(self) -> None:
+        """Check the names and the number."""
+        for name in self.mobilenets:
+            check_choice("baseline", name, (*MOBILENETS, RANDOM))
+        check_between(self, "random", 0, 10_000)
 
 
 def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:

@@ -82,7 +82,7 @@ def _read(path: Path, report: str) -> SweptRun:
 
 def _flops(run: SweptRun) -> float:
     found = run.best("found")
-    return found.flops if found else float("inf")
+    return found.flops if found and found.flops is not None else float("inf")
 
 
 def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:

@@ -1,14 +1,23 @@
 """The comparison in rows, and in one sentence that claims no more than its numbers."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from mobilenas.compare.paired import OPEN, difference, spread, told
 from mobilenas.config import check_choice, format_count
+from mobilenas.errors import FileError
 
-KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet")
+KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet", "external")
 """Kinds of networks in compare.json, in the order of the table."""
+FIELDS = (
+    *("name", "kind", "seed", "top1", "flops", "params", "memory"),
+    *("size_bytes", "latency_ms", "onnx"),
+)
+"""What every network of compare.json has at least."""
 
 Entry = Mapping[str, Any]
 """One network of compare.json."""
@@ -21,12 +30,12 @@ class Row:
     name: str
     """As in compare.json; `random (N networks)` for those together."""
     kind: str
-    """found, rival, random or mobilenet."""
+    """One of `KINDS`."""
     networks: int
     """Trainings behind the row."""
-    flops: int
-    """Multiply-adds of the first network; of rival and random the mean."""
-    params: int
+    flops: int | None
+    """Multiply-adds of the first network; of rival and random the mean; None: not countable."""
+    params: int | None
     """Trainable numbers, likewise."""
     size_bytes: int
     """Size of the ONNX file, likewise."""
@@ -38,17 +47,50 @@ class Row:
     """Sample standard deviation in points; None for a single network."""
     top1_best: float
     """Percent, of the best network of the row."""
+    run: str | None = None
+    """Run folder, where networks of several stand side by side; None for external ones."""
+
+
+def read_networks(path: Path) -> list[dict[str, Any]]:
+    """Read compare.json; FileError names what is wrong with it."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    if not isinstance(entries, list):
+        raise FileError(f"{path} must hold a list of networks")
+    for number, entry in enumerate(entries):
+        lacking = [name for name in FIELDS if not isinstance(entry, dict) or name not in entry]
+        if lacking:
+            raise FileError(
+                f"{path}: networks[{number}] lacks {lacking[0]!r}; a network is an object with "
+                f"{', '.join(FIELDS)} and more"
+            )
+    if entries and all(entry["kind"] != "found" for entry in entries):
+        raise FileError(f"{path} holds no found network, which is what a comparison is of")
+    return entries
 
 
 def summarize(entries: Sequence[Entry]) -> list[Row]:
-    """Return one row a group: found, rival, random, then the MobileNets from best to worst."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    """Return one row a group: found, rival, random, then the MobileNets from best to worst.
+
+    Networks of several runs come run by run, external ones last.
+    """
+    groups: dict[tuple[str | None, str, str], list[Entry]] = {}
     for entry in entries:
         check_choice("kind", entry["kind"], KINDS)
-        name = entry["name"] if entry["kind"] == "mobilenet" else ""
-        groups.setdefault((entry["kind"], name), []).append(entry)
-    rows = [_row(kind, group) for (kind, _), group in groups.items()]
-    return sorted(rows, key=lambda row: (KINDS.index(row.kind), -row.top1_mean))
+        name = entry["name"] if entry["kind"] in ("mobilenet", "external") else ""
+        groups.setdefault((entry.get("run"), entry["kind"], name), []).append(entry)
+    runs = list(dict.fromkeys(run for run, kind, _ in groups if kind != "external"))
+    rows = [_row(kind, group) for (_, kind, _), group in groups.items()]
+    return sorted(
+        rows,
+        key=lambda row: (
+            len(runs) if row.kind == "external" else runs.index(row.run),
+            KINDS.index(row.kind),
+            -row.top1_mean,
+        ),
+    )
 
 
 def _row(kind: str, group: Sequence[Entry]) -> Row:
@@ -61,40 +103,57 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         name=together if kind == "random" else group[0]["name"],
         kind=kind,
         networks=count,
-        flops=round(fmean(entry["flops"] for entry in costed)),
-        params=round(fmean(entry["params"] for entry in costed)),
+        flops=_mean_count(costed, "flops"),
+        params=_mean_count(costed, "params"),
         size_bytes=round(fmean(entry["size_bytes"] for entry in costed)),
         latency_ms=fmean(entry["latency_ms"] for entry in costed),
         top1_mean=fmean(top1),
-        top1_spread=_spread(top1),
+        top1_spread=spread(top1)["sd"],
         top1_best=max(top1),
+        run=group[0].get("run"),
     )
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None
+def _mean_count(group: Sequence[Entry], cost: str) -> int | None:
+    counts = [entry[cost] for entry in group]
+    return None if None in counts else round(fmean(counts))
 
 
 def verdict(entries: Sequence[Entry]) -> str:
     """Return one sentence: the found network against the best MobileNet, random ones, the rival.
 
-    It says "better" only where the found network leads in every seed by more than the spread: the
-    larger of the two standard deviations over seeds. From one seed it reports points and no more.
+    It says "better" and "worse" only where the paired test over seeds shows it, and then on how
+    many seeds and with which p. From one seed it reports points and no more.
     """
-    found = {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
+    found = found_top1(entries)
     if not found:
         return "The comparison holds no found network."
     flops = sorted(entry["flops"] for entry in entries if entry["kind"] == "found")
     ends = dict.fromkeys(format_count(number) for number in (flops[0], flops[-1]))
     cost = f"{' to '.join(ends)} FLOPs"
-    spread = _spread(list(found.values()))
-    if spread is None:
-        subject = f"The found network ({cost}) reaches {fmean(found.values()):.2f} % top-1"
+    reached = spread(list(found.values()))
+    if reached["sd"] is None:
+        subject = f"The found network ({cost}) reaches {reached['mean']:.2f} % top-1"
     else:
-        reached = f"{fmean(found.values()):.2f} ± {spread:.2f} % top-1 over {len(found)} seeds"
-        subject = f"The found networks ({cost}) reach {reached}"
-    parts = [_against(found, *opponent) for opponent in _opponents(entries)]
+        seeds = f"{reached['mean']:.2f} ± {reached['sd']:.2f} % top-1 over {len(found)} seeds"
+        subject = f"The found networks ({cost}) reach {seeds}"
+    parts = [_against(whom, paired(found, others)) for whom, others in _opponents(entries)]
     return f"{subject}: {'; '.join(parts) or 'there is nothing to hold it against'}."
+
+
+def differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return what `verdict` rests on: `against` whom, and the figures of the paired difference.
+
+    Opponents that share no seed with the found network are left out.
+    """
+    found = found_top1(entries)
+    compared = ((whom, paired(found, others)) for whom, others in _opponents(entries))
+    return [{"against": whom} | figures for whom, figures in compared if figures]
+
+
+def found_top1(entries: Sequence[Entry]) -> dict[int, float]:
+    """Return the top-1 of the found networks by seed."""
+    return {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
 
 
 def _by_seed(entries: Sequence[Entry], kind: str) -> dict[int, list[float]]:
@@ -108,14 +167,8 @@ def _by_seed(entries: Sequence[Entry], kind: str) -> dict[int, list[float]]:
 def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
     """Return in words whom the found network is held against, with their top-1 by seed."""
     opponents = []
-    if best := {seed: max(top1) for seed, top1 in _by_seed(entries, "mobilenet").items()}:
-        names = dict.fromkeys(
-            entry["name"]
-            for entry in entries
-            if entry["kind"] == "mobilenet" and float(entry["top1"]) == best[entry["seed"]]
-        )
-        named = f" ({next(iter(names))})" if len(names) == 1 else ""
-        opponents.append((f"the best MobileNet{named}", best))
+    if (best := _best_mobilenet(entries)) is not None:
+        opponents.append(best)
     if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:
         count = sum(entry["kind"] == "random" for entry in entries)
         whom = f"the mean of {count} random networks" if count > 1 else "one random network"
@@ -125,23 +178,36 @@ def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
     return opponents
 
 
-def _against(found: Mapping[int, float], whom: str, others: Mapping[int, float]) -> str:
-    seeds = [seed for seed in found if seed in others]
-    leads = [found[seed] - others[seed] for seed in seeds]
-    if not leads:
+def _best_mobilenet(entries: Sequence[Entry]) -> tuple[str, dict[int, float]] | None:
+    """Return the one with the best mean, which is picked by test accuracy, to its advantage."""
+    by_name: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        if entry["kind"] == "mobilenet":
+            by_name.setdefault(entry["name"], {})[entry["seed"]] = float(entry["top1"])
+    if not by_name:
+        return None
+    # one that lacks seeds could be the best by luck
+    most = max(map(len, by_name.values()))
+    whole = [name for name, own in by_name.items() if len(own) == most]
+    best = max(whole, key=lambda name: fmean(by_name[name].values()))
+    return f"the best MobileNet ({best})", by_name[best]
+
+
+def paired(own: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
+    """Return the paired difference over the seeds that both have; None where they share none."""
+    seeds = [seed for seed in own if seed in others]
+    if not seeds:
+        return None
+    return difference([own[seed] for seed in seeds], [others[seed] for seed in seeds])
+
+
+def _against(whom: str, figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
         return f"not compared with {whom}, which shares no seed with it"
-    if len(leads) == 1:
-        return _one_seed(leads[0], whom)
-    spread = max(stdev(found[seed] for seed in seeds), stdev(others[seed] for seed in seeds))
-    within = f"(spread {spread:.2f})"
-    if len(seeds) == len(found) and min(leads) > spread:
-        return f"better than {whom} in every seed, by {_range(leads)} points {within}"
-    if len(seeds) == len(found) and max(leads) < -spread:
-        behind = [-lead for lead in leads]
-        return f"worse than {whom} in every seed, by {_range(behind)} points {within}"
-    of = "" if len(seeds) == len(found) else f" of the {len(found)}"
-    points = f"{_range(leads, '+')} points over {len(seeds)}{of} seeds"
-    return f"not clearly apart from {whom}: {points} {within}"
+    if figures["seeds"] == 1:
+        return _one_seed(figures["mean"], whom)
+    than = {OPEN: f"{OPEN} to"}.get(figures["verdict"], f"{figures['verdict']} than")
+    return f"{than} {whom}, {told(figures)}"
 
 
 def _one_seed(lead: float, whom: str) -> str:
@@ -150,7 +216,3 @@ def _one_seed(lead: float, whom: str) -> str:
         return f"level with {whom}, one seed"
     place = "ahead of" if lead > 0 else "behind"
     return f"{place} {whom} by {points} points, one seed"
-
-
-def _range(values: Sequence[float], sign: str = "") -> str:
-    return " to ".join(dict.fromkeys(f"{value:{sign}.2f}" for value in (min(values), max(values))))

@@ -1,0 +1,182 @@
+"""Networks of several runs, and files of other tools, side by side."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenas.compare.baselines import RANDOM, Opponents
+from mobilenas.compare.external import describe, open_external
+from mobilenas.compare.paired import told
+from mobilenas.compare.table import found_top1, paired
+from mobilenas.config import COUNTING_RULE, format_count, to_plain
+from mobilenas.deployment import conditions, times
+from mobilenas.errors import FileError, MobileNASError
+from mobilenas.files import read_json, write_json, write_text
+from mobilenas.pipeline import COMPARE_FILE, RESULT_FILE, compare_stage, write_result
+from mobilenas.runs import RUN_FILE, Run, RunSettings
+
+Comparison = dict[str, Any]
+"""`networks`, as in compare.json with `run`, and what result.json of a comparison says of them."""
+
+
+def compare(
+    run: Run, names: Sequence[str] | None = None, random: int | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return compare.json and result.json of one run, with the baselines that are asked for.
+
+    `names` are MobileNets and `random`, of which there are as many as `random` says; without
+    either, what the run was asked for. What was compared before stays.
+    """
+    networks = compare_stage(run, _opponents(run, names, random))
+    return networks, write_result(run)
+
+
+def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opponents | None:
+    if names is None and random is None:
+        return None
+    settings = run.settings
+    if names is None:
+        names = (*settings.baselines, RANDOM)
+    if random is None:
+        random = settings.random or RunSettings.random if RANDOM in names else 0
+    elif RANDOM not in names:
+        raise MobileNASError(f"--random {random} goes with `{RANDOM}` among --baselines")
+    return Opponents(
+        mobilenets=tuple(name for name in names if name != RANDOM),
+        random=random,
+        rival=settings.rival,
+    )
+
+
+def side_by_side(
+    runs: Sequence[Run],
+    files: Sequence[Path],
+    names: Sequence[str] | None = None,
+    random: int | None = None,
+) -> Comparison:
+    """Hold the networks of all runs and ONNX files beside each other; all are timed again together.
+
+    Runs must share their images and everything that trains; each is compared first, as `compare`
+    does. MobileNASError says what differs, or which file does not fit.
+    """
+    check_alike(runs)
+    data = runs[0].data
+    opened = [open_external(path, data) for path in files]
+    networks: list[dict[str, Any]] = []
+    paths: list[Path] = []
+    described = []
+    for run in runs:
+        entries, result = compare(run, names, random)
+        described.append(_described(run, result["budgets"]))
+        networks += [{"run": str(run.folder)} | entry for entry in entries]
+        paths += [run.folder / entry["onnx"] for entry in entries]
+    for external in opened:
+        networks.append({"run": None} | describe(external, data))
+        paths.append(external.path)
+    runs[0].reporter.start("latency", 1)
+    timed = times(runs[0], list(dict.fromkeys(paths)))
+    for network, path in zip(networks, paths, strict=True):
+        network["latency_ms"] = timed[path].median_ms
+        network["latency_spread_ms"] = timed[path].spread_ms
+    runs[0].reporter.step(1, {})
+    return {
+        "networks": networks,
+        "runs": described,
+        "differences": _differences(networks),
+        "data": data.describe(),
+        "recipe": to_plain(runs[0].settings.recipe),
+        "precision": runs[0].settings.precision,
+        "timing": conditions(runs[0]),
+        "counting_rule": COUNTING_RULE,
+    }
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise unless all runs have the images and the training of the first."""
+    first, *others = (_conditions(run) for run in runs)
+    for run, own in zip(runs[1:], others, strict=True):
+        if run.folder.resolve() in [other.folder.resolve() for other in runs if other is not run]:
+            raise MobileNASError(f"{run.folder} is given more than once")
+        differing = [
+            name if name in _LONG else f"{name} ({first[name]} and {own[name]})"
+            for name in first
+            if first[name] != own[name]
+        ]
+        if differing:
+            raise MobileNASError(
+                f"{runs[0].folder} and {run.folder} cannot be compared: they differ in "
+                f"{', '.join(differing)}"
+            )
+
+
+_LONG = ("images", "classes")
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    """Return what decides on accuracy beside the network and the seed, by name."""
+    path = run.folder / RUN_FILE
+    data = read_json(path).get("data")
+    names = ("fingerprint", "classes", "image_size", "flip")
+    if not isinstance(data, dict) or not data.keys() >= set(names):
+        raise FileError(f"{path}: data is not what a start writes; it has {', '.join(names)}")
+    recipe: dict[str, Any] = to_plain(run.settings.recipe)
+    conditions = {"images": data["fingerprint"]} | {name: data[name] for name in names[1:]}
+    return conditions | recipe | {"precision": run.settings.precision}
+
+
+def _described(run: Run, budgets: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = run.settings
+    return {
+        "run": str(run.folder),
+        "budgets": budgets,
+        "space": settings.space,
+        "method": settings.method,
+        "seeds": list(run.seeds),
+    }
+
+
+def _differences(networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the paired difference of every later run's found networks to the first run's."""
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for network in networks:
+        if network["kind"] == "found":
+            by_run.setdefault(network["run"], []).append(network)
+    (first, control), *others = by_run.items()
+    compared = ((run, paired(found_top1(own), found_top1(control))) for run, own in others)
+    return [{"run": run, "against": first} | figures for run, figures in compared if figures]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return one sentence for each run after the first: its found networks against the first's."""
+    flops: dict[str, int] = {}
+    for network in comparison["networks"]:
+        if network["kind"] == "found":
+            flops.setdefault(network["run"], network["flops"])
+    return [
+        f"{row['run']} against {row['against']}: {told(row)}: {row['verdict']}; "
+        f"{format_count(flops[row['run']])} against {format_count(flops[row['against']])} FLOPs."
+        for row in comparison["differences"]
+    ]
+
+
+def check_out(folder: Path, *, overwrite: bool) -> None:
+    """Raise unless a comparison may be written to `folder`."""
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"{folder} is no folder; choose another --out")
+    if (folder / RUN_FILE).exists():
+        raise FileError(f"{folder} holds a run, which has a {COMPARE_FILE}; choose another --out")
+    if (folder / COMPARE_FILE).exists():
+        if not overwrite:
+            raise FileError(f"{folder} holds a comparison; replace it: --overwrite")
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileError(f"{folder} is not empty and holds no comparison; choose another --out")
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write the networks to compare.json, as a run has it, and the rest to result.json."""
+    networks = json.dumps(comparison["networks"], indent=1)
+    rest = {name: value for name, value in comparison.items() if name != "networks"}
+    # first what `check_out` knows a comparison by: a kill in between can be overwritten
+    write_text(folder / COMPARE_FILE, f"{networks}\n")
+    write_json(folder / RESULT_FILE, rest)

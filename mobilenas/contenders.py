@@ -1,0 +1,146 @@
+"""What the result of a run is held against: which networks, under which budgets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mobilenas.channels.search import search_channels
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.compare.baselines import Contender, Opponents, mobilenets, random_networks
+from mobilenas.compare.rival import rival
+from mobilenas.cost import costs
+from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
+from mobilenas.deployment import confirmation
+from mobilenas.errors import BudgetError, FileError
+from mobilenas.files import read_json, write_json
+from mobilenas.runs import Run
+from mobilenas.spaces import Arch, read_arch
+
+ARCH_FILE = "arch.json"
+
+
+def contenders(
+    run: Run, asked: Opponents | None, there: Sequence[Mapping[str, Any]]
+) -> list[Contender]:
+    """Return what is asked for, and not there."""
+    settings = run.settings
+    asked = asked or Opponents(
+        mobilenets=settings.baselines, random=settings.random, rival=settings.rival
+    )
+    # a MobileNet by its name alone: another width of it would be a second choice
+    known = {(entry["name"].split()[0], entry["seed"]) for entry in there}
+    found = [
+        Contender(name="found", kind="found", arch=found_arch(run.seed_folder(seed)), seed=seed)
+        for seed in run.seeds
+    ]
+    limits = _limits(run)
+    controls = _controls(run, limits) if settings.widths is not None else []
+    # random sizes are one of the controls of channel sizes
+    count = asked.random if settings.widths is None or settings.widths.controls else 0
+    try:
+        randoms = random_networks(limits, count, list(run.seeds))
+        rivals = [_rival(run, limits, seed) for seed in run.seeds] if asked.rival else []
+    except BudgetError as error:
+        # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
+        run.reporter.say(f"{error}: random networks are left out")
+        randoms, rivals = [], []
+    names = [n for n in asked.mobilenets if any((n, seed) not in known for seed in run.seeds)]
+    wanted = found + controls + rivals + randoms + _mobilenets(run, names, limits)
+    return [one for one in wanted if (one.name.split()[0], one.seed) not in known]
+
+
+def _controls(run: Run, limits: Budgets) -> list[Contender]:
+    """Return what channel sizes are held against: uniform ones, and a metric that says nothing."""
+    how = run.settings.widths
+    if how is None or not how.controls:
+        return []
+    uniform = limits.space.arch(limits.spread(limits.space.start()))
+    contenders = []
+    for seed in run.seeds:
+        constant = replace(how, metric="constant", controls=False)
+        folder = run.folder / f"compare/constant-seed-{seed}"
+        sizes, _ = searched_channels(run, constant, folder / "search", seed)
+        for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
+            contenders.append(Contender(name=kind, kind=kind, arch=arch, seed=seed))
+    return contenders
+
+
+def _limits(run: Run) -> Budgets:
+    """Return the budgets of all that is compared: without any, the FLOPs of what was found.
+
+    So it is under a penalty, which leaves it to the search how much of a budget is used, and where
+    only measuring could tell whether a budget is kept.
+    """
+    settings = run.settings
+    measured = settings.widths is not None and any(b.cost == LATENCY for b in settings.budgets)
+    if settings.budgets and settings.search.constraint != PENALTY and not measured:
+        return run.budgets
+    flops = costs(found_arch(run.folder)).flops
+    return Budgets(run.space, [Budget(cost="flops", limit=flops)])
+
+
+def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Contender]:
+    """Return the MobileNets for every seed; their widths are chosen once, also where measured."""
+    fit, too_large = mobilenets(
+        names,
+        limits.budgets,
+        run.data.image_size,
+        len(run.data.classes),
+        run.settings.seed,
+        confirmation(run),
+    )
+    for name in too_large:
+        run.reporter.say(f"{name} keeps the budgets at no width: left out")
+    return [replace(network, seed=seed) for seed in run.seeds for network in fit]
+
+
+def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
+    folder = run.folder / f"compare/rival-seed-{seed}"
+    path = folder / "rival.json"
+    if not path.exists():
+        spent = sum(read_json(run.seed_folder(seed) / ARCH_FILE)["seconds"].values())
+        arch, entered, seconds = rival(
+            limits,
+            run.data,
+            run.settings.finalists,
+            run.settings.recipe,
+            seconds=spent,
+            checkpoint=folder / "finalists.pt",
+            seed=seed,
+            device=run.settings.device,
+            reporter=run.reporter,
+        )
+        record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
+        write_json(path, record | {"seconds_of_search": spent})
+    return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
+
+
+def searched_channels(
+    run: Run, how: ChannelSettings, folder: Path, seed: int
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Search channel sizes, and return them and what arch.json says of the search."""
+    found = search_channels(
+        run.budgets,
+        run.data,
+        how,
+        run.settings.finalists,
+        run.settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=run.settings.device,
+        reporter=run.reporter,
+        confirm=confirmation(run),
+    )
+    told = {"candidates": found.candidates, "seconds": found.seconds}
+    if LATENCY in found.costs:
+        told["measured"] = {LATENCY: found.costs[LATENCY]}
+    return found.sizes, told
+
+
+def found_arch(folder: Path) -> Arch:
+    """Return the arch that a search wrote."""
+    path = folder / ARCH_FILE
+    if not path.exists():
+        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
+    return read_arch(path)
