@@ -90,7 +90,7 @@ def test_growing_changes_nothing_at_first(net: Net, training: bool) -> None:
         "squeezenet1_1",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("alexnet", "densenet121", "regnet_y_400mf", "resnext50_32x4d")
+            for name in ("densenet121", "regnet_y_400mf", "resnext50_32x4d")
         ),
     ],
 )

@@ -148,3 +148,11 @@ def test_spanning_rows_are_not_just_the_largest() -> None:
     assert sorted(spanning(rows @ rows.T, 3).tolist()) == [0, 1, 3]
     assert sorted(spanning(rows @ rows.T, 2).tolist()) == [0, 1]
     assert len(set(spanning(rows @ rows.T, 5).tolist())) == 5  # more than there are directions
+
+
+def test_the_rows_of_large_groups_span_as_well() -> None:
+    source = np.random.default_rng(0)
+    rows = source.normal(size=(1100, 4))
+    rows[[7, 500, 900, 1099]] = 50 * np.eye(4)
+    assert sorted(spanning(rows @ rows.T, 4).tolist()) == [7, 500, 900, 1099]
+    assert len(set(spanning(rows @ rows.T, 40).tolist())) == 40

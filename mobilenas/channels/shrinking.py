@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import qr, solve
+from scipy.linalg import lapack, qr, solve
 from scipy.special import eval_hermitenorm, ndtr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,6 +25,7 @@ Places = NDArray[np.int64]
 
 _TERMS = 6  # of the Hermite series; what is cut off counts as each channel's own noise
 _RIDGE = 1e-4  # times the mean variance
+_LARGEST_CUT = 1024
 _TINY = 1e-12
 
 
@@ -199,7 +200,12 @@ def spanning(products: Array, size: int) -> Places:
 
     The matrix is cut to its `size` largest singular values, and QR with pivoting takes the row that
     is farthest from the span of those before it, again and again: an interpolative decomposition.
+    More than 1024 rows are not cut first, which takes minutes; the pivots are those of a Cholesky
+    decomposition then.
     """
+    if len(products) > _LARGEST_CUT:
+        _, order, _, _ = lapack.dpstrf(products)
+        return np.asarray(order[:size] - 1, dtype=np.int64)  # LAPACK counts from 1
     squares, left = np.linalg.eigh(products)
     leading = left[:, -size:] * np.sqrt(squares[-size:].clip(min=0.0))
     _, order = qr(leading.T, mode="r", pivoting=True)
