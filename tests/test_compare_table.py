@@ -233,3 +233,8 @@ def test_a_compare_json_of_another_form_is_named(
     with pytest.raises(FileError, match=message) as caught:
         read_networks(path)
     assert str(path) in str(caught.value)
+
+
+def test_controls_of_channel_sizes_are_opponents_too() -> None:
+    told = verdict([entry("found", 80.0), entry("uniform", 78.0), entry("constant", 81.0)])
+    assert "uniform sizes" in told and "sizes by a constant metric" in told

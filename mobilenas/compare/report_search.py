@@ -103,6 +103,8 @@ def discretization_gap(files: RunFiles) -> str:
 
 def ranking_quality(files: RunFiles) -> str:
     """Show how well the supernet ranks networks."""
+    if isinstance(files.arch, WidthsArch):
+        return ""  # there is no supernet
     if files.rank is None:
         return html.missing("search/rank.json", "mobilenas search --rank N")
     rank = files.rank

@@ -169,6 +169,9 @@ def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
     opponents = []
     if (best := _best_mobilenet(entries)) is not None:
         opponents.append(best)
+    for kind, whom in (("uniform", "uniform sizes"), ("constant", "sizes by a constant metric")):
+        if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
+            opponents.append((whom, alone))
     if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:
         count = sum(entry["kind"] == "random" for entry in entries)
         whom = f"the mean of {count} random networks" if count > 1 else "one random network"
