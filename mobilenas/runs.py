@@ -1,6 +1,7 @@
 """The run folder: what one job was asked for, and where each stage reads and writes."""
 
 import platform
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -323,7 +324,7 @@ def machine() -> dict[str, Any]:
 
 def command_line() -> str:
     """The command as it was typed."""
-    return " ".join(["mobilenas", *sys.argv[1:]])
+    return shlex.join(["mobilenas", *sys.argv[1:]])
 
 
 def _check_same_images(folder: Path, data: ImageData) -> None:
