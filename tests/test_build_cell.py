@@ -213,3 +213,14 @@ def test_the_exported_file_costs_and_says_the_same(stem: str, tmp_path: Path) ->
     assert parity.max_abs_difference < 1e-4
     assert (parity.top1_agreement, parity.images) == (100.0, 4)
     assert network.training
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_halving_the_image_is_the_same_in_training_and_out_of_it(side: int) -> None:
+    reduce = FactorizedReduce(4, 6, side)
+    x = torch.rand(3, 4, side, side)
+    reduce.norm.eval()
+    with torch.no_grad():
+        trains = reduce(x)
+        assert torch.allclose(trains, reduce.eval()(x), atol=1e-6)
+    assert trains.shape == (3, 6, (side + 1) // 2, (side + 1) // 2)

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mobilenas.errors import MobileNASError
 from mobilenas.nn import ConvNorm
@@ -64,9 +65,21 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, Cin, side, side] -> [N, Cout, side/2, side/2], rounded up."""
         x = self.relu(x)
-        odd = self.odd(self.shifted(x[:, :, 1:, 1:]))
-        y: Tensor = self.norm(torch.cat((self.even(x), odd), 1))
+        odd = _every_other(self.odd, self.shifted(x[:, :, 1:, 1:]))
+        y: Tensor = self.norm(torch.cat((_every_other(self.even, x), odd), 1))
         return y
+
+
+def _every_other(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution of stride 2.
+
+    In training to the pixels that it reads: on processors without AVX-512 its backward pass writes
+    outside of its memory where x, channels last, has under 8 channels (oneDNN of torch 2.13).
+    """
+    if conv.training:
+        return functional.conv2d(x[:, :, ::2, ::2], conv.weight)
+    y: Tensor = conv(x)
+    return y
 
 
 class DropPath(nn.Module):
