@@ -32,6 +32,9 @@ MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 FORMATS = ("onnx", "fp16", "int8", "ort")
 TARGETS = ("cpu", "xnnpack", "nnapi", "coreml")
 INPUTS = ("float-nchw", "uint8-nhwc")
+INT8_WEIGHTS = ("per-channel", "per-tensor")
+CALIBRATIONS = ("minmax", "entropy", "percentile")
+CORRECTIONS = ("equalize", "bias")
 
 
 def size(text: str) -> int:
@@ -57,6 +60,11 @@ def mobilenets(text: str) -> tuple[str, ...]:
         if name not in MOBILENETS:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(MOBILENETS)}, none")
     return tuple(dict.fromkeys(names))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Read names with commas between them; the library says which are known."""
+    return tuple(part.strip() for part in text.split(","))
 
 
 def available_threads() -> int:
@@ -165,6 +173,12 @@ _REQUEST = (
         "Activation of the blocks; hard_swish, for int8 relu, unless said.",
     ),
     _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
+    click.option(
+        "--targets",
+        type=listed,
+        metavar="NAMES",
+        help=f"Search only what runs whole on these, of {', '.join(TARGETS)}.",
+    ),
     click.option(
         "--baselines",
         type=mobilenets,

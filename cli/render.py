@@ -52,7 +52,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
-    """Print these files of an export, and what each target makes of them."""
+    """Print these files of an export, what was checked, and what each target makes of them."""
     targets = tuple(dict.fromkeys(targets))
     shown = {name: files[name] for name in dict.fromkeys(names)}
     top1 = files["onnx"]["top1"]
@@ -68,8 +68,12 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
         for name, file in shown.items()
     )
     show_table("Export", ("file", "bytes", "ms", "top-1", "drop", *targets), rows)
+    _show_checks({name: file for name, file in shown.items() if "checks" in file})
     notes = [
-        "ms: median latency of one image. top-1 in percent of the test images, drop in points."
+        "ms: median latency of one image. top-1 in percent of the test images, drop in points.",
+        "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are no "
+        "multiple of 8. memory: most bytes of activations at once. difference, agree: of logits "
+        "and first labels from model.onnx on validation images.",
     ]
     if targets:
         notes.append(
@@ -82,6 +86,25 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     for note in notes:
         click.echo(click.wrap_text(note, 80))
     click.echo()
+
+
+def _show_checks(files: dict[str, Any]) -> None:
+    """Print what `check_file` found of each file."""
+    rows = (
+        (
+            Path(file["path"]).name,
+            str(sum(checks["operators"].values())),
+            str(sum(checks["reorders"].values())),
+            str(len(checks["unaligned"])),
+            format_count(checks["peak_memory_bytes"]),
+            f"{checks['max_abs_difference']:.1e}",
+            f"{checks['top1_agreement']:.1f}",
+        )
+        for file in files.values()
+        for checks in (file["checks"],)
+    )
+    columns = ("file", "nodes", "reorders", "unaligned", "memory", "difference", "agree %")
+    show_table("Checks", columns, rows)
 
 
 def _parts(report: dict[str, Any] | None) -> str:
