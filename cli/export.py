@@ -12,6 +12,7 @@ from .options import (
     FORMATS,
     INPUTS,
     INT8_WEIGHTS,
+    OTHER_FORMATS,
     TARGETS,
     listed,
     output_options,
@@ -34,7 +35,7 @@ _INT8 = {
     "--formats",
     type=listed,
     metavar="NAMES",
-    help=f"Files to write, of {', '.join(FORMATS)}, with commas between them; onnx unless said.",
+    help=f"Files to write, of {', '.join(FORMATS + OTHER_FORMATS)}; onnx unless said.",
 )
 @click.option(
     "--targets",

@@ -8,26 +8,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mobilenas.config import check_between, check_choice, to_plain
-from mobilenas.data import Split, stratified_subset
+from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.deployment import file_top1, times
 from mobilenas.errors import MobileNASError
 from mobilenas.export.checks import check_file
 from mobilenas.export.fp16 import to_fp16
 from mobilenas.export.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
-from mobilenas.export.onnx import evaluate_onnx
+from mobilenas.export.onnx import INPUT, evaluate_onnx
 from mobilenas.export.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
+from mobilenas.export.other_runtimes import SUFFIXES, convert, latency_ms, runner
 from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
 from mobilenas.files import write_bytes, write_json
-from mobilenas.pipeline import EXPORT_FILE, ONNX_FILE, export_stage
+from mobilenas.pipeline import ARCH_FILE, EXPORT_FILE, ONNX_FILE, WEIGHTS_FILE, export_stage
+from mobilenas.profiling.session import session
 from mobilenas.quantization import BIAS, EQUALIZE, PER_CHANNEL, Int8Settings, write_int8
 from mobilenas.runs import Run
+from mobilenas.spaces import read_arch
+from mobilenas.train import load_weights
 
 FORMATS = ("onnx", "fp16", "int8", "ort")
 """What a network can be written as."""
+OTHER_FORMATS = tuple(SUFFIXES)
+"""And for other runtimes, where their packages are installed."""
 INPUTS = (FLOAT_NCHW, UINT8_NHWC)
 """What its file can take."""
 CHECK_IMAGES = 64
@@ -44,7 +52,7 @@ class FormatSettings:
     """Which files are wanted, and what they may lose."""
 
     formats: tuple[str, ...] = ("onnx",)
-    """Some of `FORMATS`."""
+    """Some of `FORMATS` and `OTHER_FORMATS`."""
     targets: tuple[str, ...] = ()
     """Some of `TARGETS`, to check the files for."""
     input: str = FLOAT_NCHW
@@ -59,7 +67,9 @@ class FormatSettings:
     def __post_init__(self) -> None:
         """Check the names and the range."""
         for name in self.formats:
-            check_choice("format", name, FORMATS)
+            check_choice("format", name, FORMATS + OTHER_FORMATS)
+            if name in OTHER_FORMATS and self.input == UINT8_NHWC:
+                raise MobileNASError(f"format {name} takes {FLOAT_NCHW} only, not {UINT8_NHWC}")
         for name in self.targets:
             check_choice("target", name, TARGETS)
         check_choice("input", self.input, INPUTS)
@@ -97,7 +107,10 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     for done, name in enumerate(settings.names, 1):
         with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
             new = _is_lacking(run, files.get(name), asked if name.startswith("int8") else None)
-            entry = _written(run, record, name, asked, Path(folder)) if new else files[name]
+            write = partial(_other, run, name) if name in OTHER_FORMATS else None
+            if write is None:
+                write = partial(_written, run, record, name, asked)
+            entry = write(Path(folder)) if new else files[name]
             path = Path(folder, entry["path"]) if new else run.folder / entry["path"]
             checked = _add_checks(run, entry, path, settings.targets)
             complaint = _complaint(name, entry, files["onnx"]["top1"], settings.max_drop)
@@ -166,6 +179,42 @@ def _written(
         source = target
     top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
     return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+
+
+def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
+    """Write a file for another runtime below `folder` and hold it against model.onnx there."""
+    data = run.data
+    relative = Path(ONNX_FILE).with_suffix(SUFFIXES[form])
+    path = folder / relative
+    path.parent.mkdir()
+    model = load_weights(read_arch(run.folder / ARCH_FILE), run.folder / WEIGHTS_FILE)
+    convert(model, form, path, channels=data.channels, image_size=data.image_size)
+    ours, theirs = runner(form, path), session(run.folder / ONNX_FILE)
+    split = stratified_subset(data.val, min(CHECK_IMAGES, len(data.val)), run.settings.seed)
+    differences, same = [], 0
+    for image, _ in _images(run, split):
+        found, (expected,) = ours(image), theirs.run(None, {INPUT: image})
+        differences.append(float(np.abs(found - expected).max()))
+        same += int(found.argmax() == expected.argmax())
+    right = [int(ours(image).argmax()) == label for image, label in _images(run, data.test)]
+    return {
+        "path": str(relative),
+        "top1": 100 * sum(right) / len(right),
+        "size_bytes": path.stat().st_size,
+        "latency_ms": latency_ms(ours, image),
+        "parity": {
+            "max_abs_difference": float(np.max(differences)),
+            "top1_agreement": 100 * same / len(differences),
+            "images": len(differences),
+        },
+    }
+
+
+def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Images float32 [1, C, S, S] with their labels."""
+    for x, y in batches(split, run.data, batch_size=_AT_ONCE, seed=None):
+        for image, label in zip(x, y.tolist(), strict=True):
+            yield np.ascontiguousarray(image[None].numpy()), label
 
 
 def _keep(run: Run, entry: dict[str, Any], folder: Path) -> None:
@@ -237,14 +286,14 @@ def _cutting(target: str, parts: dict[str, int], max_parts: int) -> str:
 
 def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str, ...]) -> bool:
     """Add the checks that an entry lacks; return whether there were any."""
-    lacking = "checks" not in entry
+    lacking = "checks" not in entry and "parity" not in entry
     if lacking:
         data = run.data
         count = min(CHECK_IMAGES, len(data.val))
         split = stratified_subset(data.val, count, run.settings.seed)
         images = (image[None].numpy() for x, _ in _pixels(split) for image in x)
         entry["checks"] = to_plain(check_file(path, run.folder / ONNX_FILE, images))
-    if path.suffix != SUFFIX:  # the checker reads ONNX files only
+    if path.suffix == ".onnx":  # the checker reads ONNX files only
         reports = entry.setdefault("targets", {}) if targets else {}
         for target in targets:
             if target not in reports:
@@ -254,8 +303,12 @@ def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str,
 
 
 def _time(run: Run, files: dict[str, dict[str, Any]]) -> None:
-    paths = {name: run.folder / entry["path"] for name, entry in files.items()}
+    paths = {
+        name: run.folder / entry["path"]
+        for name, entry in files.items()
+        if name not in OTHER_FORMATS
+    }
     timed = times(run, list(paths.values()))
-    for name, entry in files.items():
-        entry["latency_ms"] = timed[paths[name]].median_ms
-        entry["latency_interval_ms"] = timed[paths[name]].interval_ms
+    for name, path in paths.items():
+        files[name]["latency_ms"] = timed[path].median_ms
+        files[name]["latency_interval_ms"] = timed[path].interval_ms

@@ -149,6 +149,7 @@ def test_what_is_unknown_is_refused_in_one_line(
 
 def test_the_written_out_names_are_the_library_s() -> None:
     assert options.FORMATS == formats.FORMATS
+    assert options.OTHER_FORMATS == formats.OTHER_FORMATS
     assert options.INPUTS == formats.INPUTS
     assert options.TARGETS == TARGETS
     assert options.INT8_WEIGHTS == quantization.WEIGHTS
