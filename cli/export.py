@@ -6,25 +6,40 @@ from typing import Any
 
 import click
 
-from .options import FORMATS, INPUTS, TARGETS, output_options, run_argument
+from .options import (
+    CALIBRATIONS,
+    CORRECTIONS,
+    FORMATS,
+    INPUTS,
+    INT8_WEIGHTS,
+    OTHER_FORMATS,
+    TARGETS,
+    listed,
+    output_options,
+    run_argument,
+)
 
-
-def names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them; the library says which are known."""
-    return tuple(part.strip() for part in text.split(","))
+_INT8 = {
+    "int8_weights": "weights",
+    "calibration": "calibration",
+    "calibration_images": "calibration_images",
+    "corrections": "corrections",
+    "qat_epochs": "qat_epochs",
+}
+"""Options by the field of Int8Settings that they are."""
 
 
 @click.command(name="export")
 @run_argument
 @click.option(
     "--formats",
-    type=names,
+    type=listed,
     metavar="NAMES",
-    help=f"Files to write, of {', '.join(FORMATS)}, with commas between them; onnx unless said.",
+    help=f"Files to write, of {', '.join(FORMATS + OTHER_FORMATS)}; onnx unless said.",
 )
 @click.option(
     "--targets",
-    type=names,
+    type=listed,
     metavar="NAMES",
     help=f"What to check the files for, of {', '.join(TARGETS)}, with commas between them.",
 )
@@ -40,11 +55,46 @@ def names(text: str) -> tuple[str, ...]:
     metavar="POINTS",
     help="Most test top-1 that a file may lose against the float file; 1 unless said.",
 )
+@click.option(
+    "--max-parts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most parts in which a target may run the network; 1 unless said.",
+)
+@click.option(
+    "--int8-weights",
+    type=click.Choice(INT8_WEIGHTS),
+    help="What shares a scale in 8 bits; per-channel unless said.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(CALIBRATIONS),
+    help="How ranges are taken from the calibration images; minmax unless said.",
+)
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Training images for that; 128 unless said.",
+)
+@click.option(
+    "--corrections",
+    type=listed,
+    metavar="NAMES",
+    help=f"Of {', '.join(CORRECTIONS)}, or none; equalize unless said.",
+)
+@click.option(
+    "--qat-epochs",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Epochs of fine-tuning with 8 bits simulated; 0 unless said.",
+)
 @output_options
 def command(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
     With --formats, --targets or --input also write those files beside it, measure and check them.
+    One that loses more than --max-drop, or that a target would cut up, is an error and not kept.
     """
     from .session import working
 
@@ -58,7 +108,7 @@ def command(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:
         if given:
             from mobilenas.formats import FormatSettings, write_formats
 
-            settings = FormatSettings(**given)
+            settings = FormatSettings(**_settings(given))
             record = write_formats(open_run(folder, reporter), settings)
         else:
             record = export_stage(open_run(folder, reporter))
@@ -75,6 +125,17 @@ def command(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:
         _show(folder, record["files"])
     difference = record["parity"]["max_abs_difference"]
     click.echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Put the options of int8 together."""
+    from mobilenas.quantization import Int8Settings
+
+    int8 = {_INT8[name]: value for name, value in given.items() if name in _INT8}
+    if int8.get("corrections") == ("none",):
+        int8["corrections"] = ()
+    others = {name: value for name, value in given.items() if name not in _INT8}
+    return others | ({"int8": Int8Settings(**int8)} if int8 else {})
 
 
 def _again(folder: Path, given: dict[str, Any]) -> str:

@@ -30,8 +30,12 @@ ACTIVATIONS = ("hard_swish", "relu", "relu6")
 SQUEEZE_POLICIES = ("searched", "on", "off")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 FORMATS = ("onnx", "fp16", "int8", "ort")
+OTHER_FORMATS = ("litert", "executorch")
 TARGETS = ("cpu", "xnnpack", "nnapi", "coreml")
 INPUTS = ("float-nchw", "uint8-nhwc")
+INT8_WEIGHTS = ("per-channel", "per-tensor")
+CALIBRATIONS = ("minmax", "entropy", "percentile")
+CORRECTIONS = ("equalize", "bias")
 
 
 def size(text: str) -> int:
@@ -70,6 +74,11 @@ def mobilenets(text: str) -> tuple[str, ...]:
         if name not in MOBILENETS:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(MOBILENETS)}, none")
     return tuple(dict.fromkeys(names))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Read names with commas between them; the library says which are known."""
+    return tuple(part.strip() for part in text.split(","))
 
 
 def available_threads() -> int:
@@ -192,6 +201,12 @@ _SEARCH = (
         "Activation of the blocks; hard_swish, for int8 relu, unless said.",
     ),
     _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
+    click.option(
+        "--targets",
+        type=listed,
+        metavar="NAMES",
+        help=f"Search only what runs whole on these, of {', '.join(TARGETS)}.",
+    ),
     click.option("--rival", is_flag=True, help="Give random networks the search's time, too."),
     _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),
 )

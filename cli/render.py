@@ -63,7 +63,7 @@ def show_table(
 
 
 def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
-    """Print these files of an export, and what each target makes of them."""
+    """Print these files of an export, what was checked, and what each target makes of them."""
     targets = tuple(dict.fromkeys(targets))
     shown = {name: files[name] for name in dict.fromkeys(names)}
     top1 = files["onnx"]["top1"]
@@ -79,8 +79,12 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
         for name, file in shown.items()
     )
     show_table("Export", ("file", "bytes", "ms", "top-1", "drop", *targets), rows)
+    _show_checks(shown.values())
     notes = [
-        "ms: median latency of one image. top-1 in percent of the test images, drop in points."
+        "ms: median latency of one image. top-1 in percent of the test images, drop in points.",
+        "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are no "
+        "multiple of 8. memory: most bytes of activations at once. difference, agree: of logits "
+        "and first labels from model.onnx on validation images.",
     ]
     if targets:
         notes.append(
@@ -93,6 +97,27 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     for note in notes:
         click.echo(click.wrap_text(note, 80))
     click.echo()
+
+
+def _show_checks(files: Iterable[dict[str, Any]]) -> None:
+    """Print what `check_file` found of each file; of other runtimes' files there is parity."""
+    rows = []
+    for file in files:
+        checks = file.get("checks", {})
+        agreement = checks or file.get("parity")
+        if not agreement:  # model.onnx, where it was not asked for
+            continue
+        found = ["-"] * 4
+        if checks:
+            counts = (sum(checks["operators"].values()), sum(checks["reorders"].values()))
+            found = [*map(str, counts), str(len(checks["unaligned"]))]
+            found.append(format_count(checks["peak_memory_bytes"]))
+        difference = f"{agreement['max_abs_difference']:.1e}"
+        rows.append(
+            (Path(file["path"]).name, *found, difference, f"{agreement['top1_agreement']:.1f}")
+        )
+    columns = ("file", "nodes", "reorders", "unaligned", "memory", "difference", "agree %")
+    show_table("Checks", columns, rows)
 
 
 def _parts(report: dict[str, Any] | None) -> str:

@@ -8,26 +8,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mobilenas.config import check_between, check_choice, to_plain
+from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import Split, batches, stratified_subset
-from mobilenas.deployment import CALIBRATION_IMAGES, file_top1, times
+from mobilenas.deployment import file_top1, times
 from mobilenas.errors import MobileNASError
 from mobilenas.export.checks import check_file
 from mobilenas.export.fp16 import to_fp16
 from mobilenas.export.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
-from mobilenas.export.int8 import quantize_static_qdq
-from mobilenas.export.onnx import evaluate_onnx
+from mobilenas.export.onnx import INPUT, evaluate_onnx
 from mobilenas.export.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
-from mobilenas.export.targets import TARGETS, check_target
-from mobilenas.files import write_json
-from mobilenas.pipeline import EXPORT_FILE, ONNX_FILE, export_stage
+from mobilenas.export.other_runtimes import SUFFIXES, convert, latency_ms, runner
+from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
+from mobilenas.files import write_bytes, write_json
+from mobilenas.pipeline import EXPORT_FILE, ONNX_FILE, WEIGHTS_FILE, export_stage
+from mobilenas.profiling.session import session
+from mobilenas.quantization import BIAS, EQUALIZE, PER_CHANNEL, Int8Settings, write_int8
 from mobilenas.runs import Run
+from mobilenas.spaces import read_arch
+from mobilenas.train import load_weights
 
 FORMATS = ("onnx", "fp16", "int8", "ort")
 """What a network can be written as."""
+OTHER_FORMATS = tuple(SUFFIXES)
+"""And for other runtimes, where their packages are installed."""
 INPUTS = (FLOAT_NCHW, UINT8_NHWC)
 """What its file can take."""
 CHECK_IMAGES = 64
@@ -35,7 +44,6 @@ CHECK_IMAGES = 64
 
 _PIXELS = "-uint8"
 _AT_ONCE = 256
-_METHOD = "static QDQ, minmax, per channel, equalized ranges"
 Step = Callable[[Path, Path], Any]
 """Makes a file from a file."""
 
@@ -45,22 +53,31 @@ class FormatSettings:
     """Which files are wanted, and what they may lose."""
 
     formats: tuple[str, ...] = ("onnx",)
-    """Some of `FORMATS`."""
+    """Some of `FORMATS` and `OTHER_FORMATS`."""
     targets: tuple[str, ...] = ()
     """Some of `TARGETS`, to check the files for."""
     input: str = FLOAT_NCHW
     """What the files take; one of `INPUTS`."""
     max_drop: float = 1.0
     """Most points of test top-1 that a file may lose against model.onnx."""
+    max_parts: int = 1
+    """Most parts in which a target may run a file for operators of the network that it lacks."""
+    int8: Int8Settings | None = None
+    """How the file in 8 bits is made; None: the one that is there, or as usual."""
 
     def __post_init__(self) -> None:
         """Check the names and the range."""
         for name in self.formats:
-            check_choice("format", name, FORMATS)
+            check_choice("format", name, FORMATS + OTHER_FORMATS)
+            if name in OTHER_FORMATS and self.input == UINT8_NHWC:
+                raise MobileNASError(f"format {name} takes {FLOAT_NCHW} only, not {UINT8_NHWC}")
         for name in self.targets:
             check_choice("target", name, TARGETS)
         check_choice("input", self.input, INPUTS)
         check_between(self, "max_drop", 0, 100)
+        check_between(self, "max_parts", 1, 10_000)
+        if self.int8 is not None and "int8" not in self.formats:
+            raise MobileNASError("options of int8 are given, but int8 is not in --formats")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,70 +90,138 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     """Write, measure and check the files that export/ lacks; return export.json.
 
     All files are timed again when one is added: side by side, so that their times compare. One that
-    loses more than `max_drop` is not kept; the others are, before MobileNASError says so.
+    loses more than `max_drop`, or that a target would run in more than `max_parts`, is not kept;
+    the others are, before MobileNASError says so.
     """
     record = export_stage(run)
     files = record["files"]
+    asked = None if settings.int8 is None else settings.int8.describe(run)
+    if asked is not None and "quantization" in record:
+        raise MobileNASError(
+            f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
+            "compared and certified, and is not made anew; leave out the options of int8"
+        )
     added, changed = False, False
-    refused = []
+    refused: list[str] = []
+    cut: dict[str, dict[str, int]] = {}
     run.reporter.start("formats", len(settings.names))
     for done, name in enumerate(settings.names, 1):
-        new = name not in files or not (run.folder / files[name]["path"]).exists()
-        entry = _written(run, record, name) if new else files[name]
-        complaint = _complaint(name, entry["top1"], files["onnx"]["top1"], settings.max_drop)
-        if complaint:
-            refused.append(complaint)
-            if new:
-                _remove(run, entry)
-                changed |= files.pop(name, None) is not None
-            continue
-        files[name] = entry
-        added |= new
-        if new and name.startswith("int8"):
-            images = min(CALIBRATION_IMAGES, len(run.data.train))
-            made = {"method": _METHOD, "calibration_images": images, "seed": run.settings.seed}
-            record.setdefault("quantization", made)
-        changed |= _add_checks(run, entry, settings.targets)
+        with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
+            new = _is_lacking(run, files.get(name), asked if name.startswith("int8") else None)
+            write = partial(_other, run, name) if name in OTHER_FORMATS else None
+            if write is None:
+                write = partial(_written, run, record, name, asked)
+            entry = write(Path(folder)) if new else files[name]
+            path = Path(folder, entry["path"]) if new else run.folder / entry["path"]
+            checked = _add_checks(run, entry, path, settings.targets)
+            complaint = _complaint(name, entry, files["onnx"]["top1"], settings.max_drop)
+            refused += [complaint] if complaint else []
+            parts = _cut_up(entry, settings)
+            for target, count in parts.items():
+                cut.setdefault(target, {})[name] = count
+            if not new:
+                changed |= checked
+            elif not complaint and not parts:
+                _keep(run, entry, Path(folder))
+                files[name] = entry
+                added = True
+            elif name in files and not (run.folder / files[name]["path"]).exists():
+                del files[name]
+                changed = True
         run.reporter.step(done, {"file": entry["path"], "test top-1": f"{entry['top1']:.1f} %"})
     if added:
         _time(run, files)
     if added or changed:
         write_json(run.folder / EXPORT_FILE, record)
+    refused += [_cutting(target, parts, settings.max_parts) for target, parts in cut.items()]
     if refused:
         raise MobileNASError("; ".join(refused))
     return record
 
 
-def _written(run: Run, record: dict[str, Any], name: str) -> dict[str, Any]:
-    """Write one file from model.onnx; return its entry, but for its times."""
+def _is_lacking(run: Run, entry: dict[str, Any] | None, asked: dict[str, Any] | None) -> bool:
+    """Whether a file is not there, or was made in another way than is asked for."""
+    if entry is None or (asked is not None and entry.get("quantization") != asked):
+        return True
+    lost = not (run.folder / entry["path"]).exists()
+    return lost and entry["path"] != ONNX_FILE  # that one is no copy: nothing makes it again
+
+
+def _written(
+    run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None, folder: Path
+) -> dict[str, Any]:
+    """Write one file from model.onnx below `folder`; return its entry, but for its times."""
     form, pixels = name.removesuffix(_PIXELS), name.endswith(_PIXELS)
-    path = run.folder / _path(form, pixels)
-    source = run.folder / ONNX_FILE
+    entry: dict[str, Any] = {"path": str(_path(form, pixels))}
+    path, source = folder / entry["path"], run.folder / ONNX_FILE
+    path.parent.mkdir()
     steps: list[Step] = []
-    if form in ("fp16", "int8"):
-        steps.append(to_fp16 if form == "fp16" else partial(_quantize, run))
-        made = record["files"].get(form)
-        if pixels and made and (run.folder / made["path"]).exists():
-            steps, source = [], run.folder / made["path"]
-    if pixels:  # last, so that the ranges of the normalized image stay those of calibration
+    whole = record["files"].get(form)
+    if form == "fp16":
+        steps.append(to_fp16)
+    elif form == "int8":
+        made = asked
+        if made is None and whole:
+            made = whole.get("quantization", record.get("quantization"))
+        made = made or Int8Settings().describe(run)
+        entry["quantization"] = made
+        steps.append(partial(write_int8, run, made))
+    if pixels:
+        if steps and whole and not _is_lacking(run, whole, asked if form == "int8" else None):
+            steps, source = [], run.folder / whole["path"]
+        # last, so that the ranges of the normalized image stay those of calibration
         steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
     if form == "ort":
         steps.append(to_ort)
-    with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
-        for number, step in enumerate(steps, 1):
-            target = path if number == len(steps) else Path(folder, f"{number}.onnx")
-            step(source, target)
-            source = target
+        entry["required_operators"] = str(Path(entry["path"]).with_suffix(OPERATORS_SUFFIX))
+    for number, step in enumerate(steps, 1):
+        target = path if number == len(steps) else folder / f"{number}.onnx"
+        step(source, target)
+        source = target
     top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
-    entry = {
-        "path": str(path.relative_to(run.folder)),
-        "top1": top1,
+    return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+
+
+def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
+    """Write a file for another runtime below `folder` and hold it against model.onnx there."""
+    data = run.data
+    relative = Path(ONNX_FILE).with_suffix(SUFFIXES[form])
+    path = folder / relative
+    path.parent.mkdir()
+    model = load_weights(read_arch(run.folder / ARCH_FILE), run.folder / WEIGHTS_FILE)
+    convert(model, form, path, channels=data.channels, image_size=data.image_size)
+    ours, theirs = runner(form, path), session(run.folder / ONNX_FILE)
+    split = stratified_subset(data.val, min(CHECK_IMAGES, len(data.val)), run.settings.seed)
+    differences, same = [], 0
+    for image, _ in _images(run, split):
+        found, (expected,) = ours(image), theirs.run(None, {INPUT: image})
+        differences.append(float(np.abs(found - expected).max()))
+        same += int(found.argmax() == expected.argmax())
+    right = [int(ours(image).argmax()) == label for image, label in _images(run, data.test)]
+    return {
+        "path": str(relative),
+        "top1": 100 * sum(right) / len(right),
         "size_bytes": path.stat().st_size,
+        "latency_ms": latency_ms(ours, image),
+        "parity": {
+            "max_abs_difference": float(np.max(differences)),
+            "top1_agreement": 100 * same / len(differences),
+            "images": len(differences),
+        },
     }
-    if form == "ort":
-        operators = path.with_suffix(OPERATORS_SUFFIX)
-        entry["required_operators"] = str(operators.relative_to(run.folder))
-    return entry
+
+
+def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Images float32 [1, C, S, S] with their labels."""
+    for x, y in batches(split, run.data, batch_size=_AT_ONCE, seed=None):
+        for image, label in zip(x, y.tolist(), strict=True):
+            yield np.ascontiguousarray(image[None].numpy()), label
+
+
+def _keep(run: Run, entry: dict[str, Any], folder: Path) -> None:
+    for key in ("required_operators", "path"):
+        if key in entry:
+            write_bytes(run.folder / entry[key], (folder / entry[key]).read_bytes())
 
 
 def _path(form: str, pixels: bool) -> Path:
@@ -147,21 +232,6 @@ def _path(form: str, pixels: bool) -> Path:
     return Path(ONNX_FILE).with_suffix(precision + layout + suffix)
 
 
-def _quantize(run: Run, source: Path, path: Path) -> None:
-    data = run.data
-    count = min(CALIBRATION_IMAGES, len(data.train))
-    images = stratified_subset(data.train, count, run.settings.seed)
-    given = batches(images, data, batch_size=count, seed=None)
-    quantize_static_qdq(
-        source,
-        path,
-        (image[None].numpy() for x, _ in given for image in x),
-        per_channel=True,
-        method="minmax",
-        equalize=True,
-    )
-
-
 def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Images as a camera gives them: uint8 [B, S, S, 3], and labels [B]."""
     chunks = torch.arange(len(split)).split(_AT_ONCE)
@@ -169,40 +239,62 @@ def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         yield images.permute(0, 2, 3, 1).contiguous(), split.labels[chunk]
 
 
-def _complaint(name: str, top1: float, float_top1: float, max_drop: float) -> str:
+def _complaint(name: str, entry: dict[str, Any], float_top1: float, max_drop: float) -> str:
     """Say what is wrong if a file loses too much, and what can be done."""
-    drop = float_top1 - top1
+    drop = float_top1 - entry["top1"]
     if drop <= max_drop + 1e-9:
         return ""
-    advice = f"allow it with --max-drop {math.ceil(drop * 10 - 1e-6) / 10:g}"
-    if name.startswith("int8"):
-        advice += (
-            ", or call mobilenas.export.int8.quantize_static_qdq with correct_bias=True or more "
-            f"calibration images than {CALIBRATION_IMAGES}"
-        )
     return (
-        f"{name} has {top1:.2f} % test top-1, model.onnx {float_top1:.2f} %: it loses {drop:.2f} "
-        f"points and may lose {max_drop:g}; {advice}"
+        f"{name} has {entry['top1']:.2f} % test top-1, model.onnx {float_top1:.2f} %: it loses "
+        f"{drop:.2f} points and may lose {max_drop:g}; {_advice(entry)}allow it with "
+        f"--max-drop {math.ceil(drop * 10 - 1e-6) / 10:g}"
     )
 
 
-def _remove(run: Run, entry: dict[str, Any]) -> None:
-    for key in ("path", "required_operators"):
-        if key in entry:
-            (run.folder / entry[key]).unlink(missing_ok=True)
+def _advice(entry: dict[str, Any]) -> str:
+    """What may lose less than a file in 8 bits does; empty where nothing was chosen."""
+    made = entry.get("quantization", {})
+    if "qat_epochs" not in made:
+        return ""
+    images, epochs = made["calibration_images"] * 4, made["qat_epochs"] * 2 or 10
+    channel = f"--int8-weights {PER_CHANNEL}, " if made["weights"] != PER_CHANNEL else ""
+    tuned = made["qat_epochs"] or BIAS in made["corrections"]
+    bias = "" if tuned else f"--corrections {EQUALIZE},{BIAS}, "
+    return f"try {channel}{bias}--calibration-images {images} or --qat-epochs {epochs}, or "
 
 
-def _add_checks(run: Run, entry: dict[str, Any], targets: tuple[str, ...]) -> bool:
+def _cut_up(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
+    """Targets that would run a file in too many parts for want of an operator of the network."""
+    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
+    return {
+        target: report["partitions"]
+        for target, report in reports.items()
+        if report
+        and set(report["unsupported"]) - FORM_OPERATORS
+        and report["partitions"] > settings.max_parts
+    }
+
+
+def _cutting(target: str, parts: dict[str, int], max_parts: int) -> str:
+    """Say which files a target would cut up, and what can be done."""
+    lacking = ", ".join(sorted(refused_operators(target) - FORM_OPERATORS))
+    each = ", ".join(f"{name} in {count}" for name, count in parts.items())
+    return (
+        f"{target} has no {lacking} and would run {each} parts, not {max_parts}; search with "
+        f"--targets {target}, or allow it with --max-parts {max(parts.values())}"
+    )
+
+
+def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str, ...]) -> bool:
     """Add the checks that an entry lacks; return whether there were any."""
-    path = run.folder / entry["path"]
-    lacking = "checks" not in entry
+    lacking = "checks" not in entry and "parity" not in entry
     if lacking:
         data = run.data
         count = min(CHECK_IMAGES, len(data.val))
         split = stratified_subset(data.val, count, run.settings.seed)
         images = (image[None].numpy() for x, _ in _pixels(split) for image in x)
         entry["checks"] = to_plain(check_file(path, run.folder / ONNX_FILE, images))
-    if path.suffix != SUFFIX:  # the checker reads ONNX files only
+    if path.suffix == ".onnx":  # the checker reads ONNX files only
         reports = entry.setdefault("targets", {}) if targets else {}
         for target in targets:
             if target not in reports:
@@ -212,8 +304,12 @@ def _add_checks(run: Run, entry: dict[str, Any], targets: tuple[str, ...]) -> bo
 
 
 def _time(run: Run, files: dict[str, dict[str, Any]]) -> None:
-    paths = {name: run.folder / entry["path"] for name, entry in files.items()}
+    paths = {
+        name: run.folder / entry["path"]
+        for name, entry in files.items()
+        if name not in OTHER_FORMATS
+    }
     timed = times(run, list(paths.values()))
-    for name, entry in files.items():
-        entry["latency_ms"] = timed[paths[name]].median_ms
-        entry["latency_interval_ms"] = timed[paths[name]].interval_ms
+    for name, path in paths.items():
+        files[name]["latency_ms"] = timed[path].median_ms
+        files[name]["latency_interval_ms"] = timed[path].interval_ms

@@ -11,6 +11,7 @@ from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
 from mobilenas.data import DataSettings, load_data
 from mobilenas.errors import BudgetError, MobileNASError
+from mobilenas.export.targets import GATE, TARGETS, refused_operators
 from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
@@ -144,6 +145,8 @@ class Request:
     """Activation of the space's blocks; what suits the precision unless said."""
     squeeze: str | None = None
     """searched, on or off; searched unless said."""
+    targets: tuple[str, ...] = ()
+    """Execution providers that must run what is found whole."""
     baselines: Sequence[str] = tuple(MOBILENETS)
     """MobileNets to compare with."""
     random: int = 3
@@ -173,6 +176,7 @@ class Request:
         if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)
         check_choice("precision", self.precision, PRECISIONS)
+        self._refuse_split_graphs()
         if self.latency is not None and self.profile is None:
             raise BudgetError(NO_PROFILE)
         for name in ("epochs", "search_epochs"):
@@ -196,6 +200,23 @@ class Request:
             )
         if self.space == "cell" and self.paths == "single":
             raise MobileNASError("--paths single is not for --space cell: say mixture or gumbel")
+
+    def _refuse_split_graphs(self) -> None:
+        """Refuse by name the options whose operators a target does not run."""
+        for target in self.targets:
+            check_choice("target", target, TARGETS)
+        for name, legal in (("activation", ("relu", "relu6")), ("squeeze", ("off",))):
+            said = getattr(self, name)
+            if self.gateless and said not in (None, *legal):
+                raise MobileNASError(
+                    f"--{name} {said} is not for --targets {self.gateless}, which has no {GATE}: "
+                    f"it would split the graph; say {' or '.join(legal)}"
+                )
+
+    @property
+    def gateless(self) -> str:
+        """The first target that runs neither hard-swish nor squeeze-excite; empty if all do."""
+        return next((name for name in self.targets if GATE in refused_operators(name)), "")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -242,9 +263,10 @@ class Request:
             cell=self._cell_settings(),
             widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
-            squeeze=self.squeeze or "searched",
+            squeeze=self.squeeze or ("off" if self.gateless else "searched"),
             **{name: getattr(self, name) for name in _PASSED_ON},
-            activation=self.activation or ACTIVATION_FOR[self.precision],
+            activation=self.activation
+            or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
             baselines=tuple(self.baselines),
         )
 
@@ -308,6 +330,7 @@ def start(
     """Start the run that was asked for in `folder`, or with `resume` go on with it."""
     check_folder(folder, resume=resume, overwrite=overwrite)  # before images are decoded
     profile = _profile(request, reporter)
+    _tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)
     return create_run(
         folder,
@@ -332,6 +355,14 @@ def _profile(request: Request, reporter: Reporter) -> Profile | None:
     return profile
 
 
+def _tell_targets(request: Request, reporter: Reporter) -> None:
+    """Say what the targets leave out of the space."""
+    if request.gateless and request.space == "mobile":
+        reporter.say(
+            f"{request.gateless} has no {GATE}: networks have no hard-swish and no squeeze-excite"
+        )
+
+
 def go_on(folder: Path, reporter: Reporter) -> Run:
     """Open the run in `folder` with what it was asked for."""
     return open_run(folder, reporter)
@@ -340,6 +371,7 @@ def go_on(folder: Path, reporter: Reporter) -> Run:
 def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float]]:
     """Return smallest, largest and budget for every cost of the space; trains nothing."""
     profile = _profile(request, reporter)
+    _tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)
     settings = request.settings(len(data.train))
     latency = latency_model(settings, profile)

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from mobilenas import formats
+from mobilenas import formats, quantization
 from mobilenas.cli import options
 from mobilenas.cli.main import cli
+from mobilenas.export.int8 import METHODS
 from mobilenas.export.targets import CAVEAT, TARGETS
 from mobilenas.files import write_json
 from mobilenas.pipeline import train_stage
@@ -48,7 +49,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(trained: Path) -> str:
     """The terminal output of an export of all files that take pixels."""
-    return export(trained, *ALL, "--input", "uint8-nhwc", "--max-drop", "9").stdout
+    words = (*ALL, "--input", "uint8-nhwc", "--max-drop", "9", "--max-parts", "99")
+    return export(trained, *words).stdout
 
 
 def export(folder: Path, *words: str, status: int = 0) -> Result:
@@ -60,16 +62,20 @@ def export(folder: Path, *words: str, status: int = 0) -> Result:
 def test_one_table_within_80_columns_and_the_caveat_once(printed: str) -> None:
     lines = printed.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    words = {line.split()[0]: line.split() for line in lines if line.startswith("model.")}
-    assert list(words) == [
+    names = [
         "model.onnx",
         "model.uint8.onnx",
         "model.fp16.uint8.onnx",
         "model.int8.uint8.onnx",
         "model.uint8.ort",
     ]
-    header = next(line.split() for line in lines if line.startswith("file "))
+    rows = [line.split() for line in lines if line.startswith("model.")]
+    assert [row[0] for row in rows] == names + names[1:]  # model.onnx was not asked for
+    words, checks = ({row[0]: row for row in part} for part in (rows[:5], rows[5:]))
+    header, others = (line.split() for line in lines if line.startswith("file "))
     assert header == ["file", "bytes", "ms", "top-1", "drop", *TARGETS]
+    assert others[1:5] == ["nodes", "reorders", "unaligned", "memory"]
+    assert float(checks["model.uint8.onnx"][5]) < 1e-3 < float(checks["model.int8.uint8.onnx"][5])
     for row in words.values():
         assert len(row) == len(header)
         float(row[2]), float(row[3])
@@ -97,6 +103,24 @@ def test_without_options_the_command_is_what_it_was(printed: str, trained: Path)
     assert (trained / "export/export.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("printed")
+def test_options_of_int8_reach_the_file(trained: Path) -> None:
+    words = ("--formats", "int8", "--input", "uint8-nhwc", "--max-drop", "99", "--max-parts", "99")
+    more = ("--int8-weights", "per-tensor", "--calibration", "percentile", "--corrections", "none")
+    document = json.loads(
+        export(trained, *words, *more, "--calibration-images", "9", "--json").stdout
+    )
+    assert document["files"]["int8-uint8"]["quantization"] == {
+        "method": "static QDQ",
+        "weights": "per-tensor",
+        "calibration": "percentile",
+        "calibration_images": 9,
+        "corrections": [],
+        "qat_epochs": 0,
+        "seed": 0,
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -105,6 +129,14 @@ def test_without_options_the_command_is_what_it_was(printed: str, trained: Path)
         (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, nnapi, coreml")),
         (("--input", "nchw"), ("'nchw'", "uint8-nhwc")),
         (("--max-drop", "-1"), ("--max-drop",)),
+        (("--max-parts", "0"), ("--max-parts",)),
+        (("--qat-epochs", "3"), ("int8 is not in --formats",)),
+        (("--formats", "int8", "--corrections", "hope"), ("'hope'", "equalize, bias")),
+        (("--formats", "int8", "--calibration-images", "0"), ("--calibration-images",)),
+        (
+            ("--formats", "int8", "--qat-epochs", "3", "--corrections", "bias"),
+            ("--corrections bias", "--qat-epochs"),
+        ),
     ],
 )
 def test_what_is_unknown_is_refused_in_one_line(
@@ -117,8 +149,12 @@ def test_what_is_unknown_is_refused_in_one_line(
 
 def test_the_written_out_names_are_the_library_s() -> None:
     assert options.FORMATS == formats.FORMATS
+    assert options.OTHER_FORMATS == formats.OTHER_FORMATS
     assert options.INPUTS == formats.INPUTS
     assert options.TARGETS == TARGETS
+    assert options.INT8_WEIGHTS == quantization.WEIGHTS
+    assert options.CORRECTIONS == quantization.CORRECTIONS
+    assert options.CALIBRATIONS == METHODS
 
 
 @pytest.mark.usefixtures("printed")

@@ -20,6 +20,7 @@ from mobilenas.formats import FORMATS, FormatSettings, write_formats
 from mobilenas.pipeline import EXPORT_FILE, WEIGHTS_FILE, train_stage
 from mobilenas.profiling.session import session
 from mobilenas.progress import Silent
+from mobilenas.quantization import Int8Settings
 from mobilenas.request import Request, start
 from mobilenas.runs import Run, open_run
 
@@ -47,6 +48,12 @@ FILES = {
 }
 TARGETS = ("cpu", "nnapi")
 FIELDS = {"path", "top1", "size_bytes", "latency_ms", "latency_interval_ms", "checks", "targets"}
+MORE = {"ort": {"required_operators"}, "int8": {"quantization"}, "int8-uint8": {"quantization"}}
+
+
+def asked(**given: Any) -> FormatSettings:
+    """Settings that let a target cut a network up: hard-swish is in it."""
+    return FormatSettings(**({"max_parts": 100} | given))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def exported(trained: Path) -> Run:
     folder = Path(shutil.copytree(trained, trained.with_name("exported")))
     run = open_run(folder, Silent())
     for layout, names in (("float-nchw", FORMATS), ("uint8-nhwc", FORMATS[:3])):
-        write_formats(run, FormatSettings(formats=names, targets=TARGETS, input=layout, max_drop=5))
+        write_formats(run, asked(formats=names, targets=TARGETS, input=layout, max_drop=5))
     return run
 
 
@@ -91,7 +98,7 @@ def test_every_file_is_named_measured_and_checked(exported: Run) -> None:
     assert record["deployed"] == "onnx"
     for name, entry in files.items():
         ort = name.startswith("ort")
-        assert set(entry) == (FIELDS - {"targets"} | {"required_operators"} if ort else FIELDS)
+        assert set(entry) == FIELDS - ({"targets"} if ort else set()) | MORE.get(name, set())
         size = (exported.folder / entry["path"]).stat().st_size
         assert entry["size_bytes"] == entry["checks"]["size_bytes"] == size
         assert entry["checks"]["images"] == 64
@@ -106,11 +113,8 @@ def test_every_file_is_named_measured_and_checked(exported: Run) -> None:
     assert files["onnx"]["checks"]["max_abs_difference"] == 0
     assert "QuantizeLinear" in files["int8-uint8"]["checks"]["operators"]
     assert files["fp16"]["size_bytes"] < files["onnx"]["size_bytes"]
-    assert record["quantization"] == {
-        "method": "static QDQ, minmax, per channel, equalized ranges",
-        "calibration_images": 128,
-        "seed": 0,
-    }
+    made = Int8Settings().describe(exported)
+    assert files["int8"]["quantization"] == files["int8-uint8"]["quantization"] == made
 
 
 @pytest.mark.parametrize("name", FORMATS[:3])
@@ -143,7 +147,7 @@ def test_predict_normalizes_once(exported: Run, name: str, tmp_path: Path) -> No
 
 def test_what_is_there_is_not_written_again(exported: Run) -> None:
     before = states(exported)
-    settings = FormatSettings(formats=FORMATS, targets=TARGETS, max_drop=5)
+    settings = asked(formats=FORMATS, targets=TARGETS, max_drop=5)
     assert write_formats(exported, settings) == record_of(exported)
     assert states(exported) == before
 
@@ -180,19 +184,73 @@ def test_a_file_that_loses_too_much_is_refused_and_the_others_kept(fresh: Run) -
     assert set(files) == {"onnx", "fp16"}
     assert set(states(fresh)) == {"model.onnx", "model.fp16.onnx", "export.json"}
     message = str(raised.value)
-    for part in ("int8 has ", f"model.onnx {files['onnx']['top1']:.2f} %", "may lose 1;"):
+    for part in ("int8 has ", f"model.onnx {files['onnx']['top1']:.2f} %", "may lose 1; try "):
         assert part in message
-    for advice in ("--max-drop", "correct_bias", "calibration images"):
+    for advice in ("--corrections equalize,bias", "--calibration-images 512", "--qat-epochs 10"):
         assert advice in message
-    assert "quantization" not in record_of(fresh)
     # what the advice says is enough
-    allowed = float(message.partition("--max-drop ")[2].partition(",")[0])
+    allowed = float(message.partition("--max-drop ")[2])
     write_formats(fresh, FormatSettings(formats=("int8",), max_drop=allowed))
     assert set(record_of(fresh)["files"]) == {"onnx", "fp16", "int8"}
     # asked for again with less, it is refused and stays
     with pytest.raises(MobileNASError, match="int8 has"):
         write_formats(fresh, FormatSettings(formats=("int8",)))
-    assert (fresh.folder / "export/model.int8.onnx").exists()
+    before = states(fresh)
+    # and so it does when another that is asked for is no better
+    with pytest.raises(MobileNASError, match="try --int8-weights per-channel, --corrections"):
+        tensors = Int8Settings(weights="per-tensor")
+        write_formats(fresh, FormatSettings(formats=("int8",), int8=tensors))
+    assert states(fresh)["model.int8.onnx"] == before["model.int8.onnx"]
+
+
+def test_another_file_in_eight_bits_takes_the_place_of_the_first(
+    exported: Run, tmp_path: Path
+) -> None:
+    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), Silent())
+    tensors = Int8Settings(weights="per-tensor", calibration_images=16, corrections=())
+    settings = asked(formats=("int8",), input="uint8-nhwc", max_drop=50, int8=tensors)
+    before = states(run)
+    files = write_formats(run, settings)["files"]
+    after = states(run)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"model.int8.uint8.onnx", "export.json"}
+    made = files["int8-uint8"]["quantization"]
+    assert (made["weights"], made["calibration_images"]) == ("per-tensor", 16)
+    assert files["int8"]["quantization"]["weights"] == "per-channel"
+    scales = [
+        tensor.dims
+        for tensor in onnx.load(str(run.folder / files["int8-uint8"]["path"])).graph.initializer
+        if tensor.name.endswith("_scale")
+    ]
+    assert all(list(shape) in ([], [1]) for shape in scales)
+    write_formats(run, settings)
+    assert states(run) == after
+    # without a word on int8, what is there is right
+    write_formats(run, asked(formats=("int8",), input="uint8-nhwc", max_drop=50))
+    assert states(run) == after
+
+
+def test_a_target_that_cuts_the_network_up_refuses_it(fresh: Run) -> None:
+    with pytest.raises(MobileNASError) as raised:
+        write_formats(fresh, FormatSettings(formats=("onnx", "fp16"), targets=("cpu", "nnapi")))
+    message = str(raised.value)
+    assert "nnapi has no HardSigmoid and would run onnx in " in message
+    assert "search with --targets nnapi" in message
+    files = record_of(fresh)["files"]
+    assert set(files) == {"onnx"}
+    assert not (fresh.folder / "export/model.fp16.onnx").exists()
+    parts = files["onnx"]["targets"]["nnapi"]["partitions"]
+    most = int(message.partition("--max-parts ")[2])
+    assert most >= parts > 1
+    settings = FormatSettings(formats=("onnx", "fp16"), targets=("nnapi",), max_parts=most)
+    assert set(write_formats(fresh, settings)["files"]) == {"onnx", "fp16"}
+
+
+def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -> None:
+    record = write_formats(exported, FormatSettings(formats=("int8",), targets=("coreml",)))
+    report = record["files"]["int8"]["targets"]["coreml"]
+    assert report["verdict"] == "no"
+    assert report["partitions"] > 1
 
 
 def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path: Path) -> None:
@@ -204,10 +262,14 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path
     record = write_formats(run, FormatSettings(formats=("int8",), input="uint8-nhwc", max_drop=100))
     assert set(record["files"]) == {"onnx", "int8", "int8-uint8"}
     assert record["deployed"] == "int8"
-    assert record["quantization"]["method"] == "static QDQ, MinMax, per channel"
+    made = record["quantization"]
+    assert made["method"] == "static QDQ, MinMax, per channel"
+    assert record["files"]["int8-uint8"]["quantization"] == made
     whole = onnx.load(str(folder / "export/model.int8.onnx")).graph
     folded = onnx.load(str(folder / "export/model.int8.uint8.onnx")).graph
     assert {tensor.name for tensor in whole.initializer} <= {t.name for t in folded.initializer}
+    with pytest.raises(MobileNASError, match="is a run with --precision int8"):
+        write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings()))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +279,8 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path
         ({"targets": ("tpu",)}, "'tpu'; it must be one of cpu, xnnpack, nnapi, coreml"),
         ({"input": "nchw"}, "'nchw'; it must be one of float-nchw, uint8-nhwc"),
         ({"max_drop": -1}, "max_drop is -1; it must be between 0 and 100"),
+        ({"max_parts": 0}, "max_parts is 0; it must be between 1"),
+        ({"int8": Int8Settings()}, "options of int8 are given, but int8 is not in --formats"),
     ],
 )
 def test_unknown_settings_name_what_is_known(settings: dict[str, Any], message: str) -> None:

@@ -42,6 +42,7 @@ LAYERS = {
     "mobilenas.deployment": 6,
     "mobilenas.formats": 6,
     "mobilenas.pipeline": 6,
+    "mobilenas.quantization": 6,
     "mobilenas.request": 6,
     "mobilenas.request_channels": 6,
     "mobilenas.runs": 6,

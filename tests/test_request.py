@@ -52,6 +52,16 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
         ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
         ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),
+        ({"flops": 1, "targets": ("tpu",)}, "target is 'tpu'; it must be one of cpu, xnnpack"),
+        (
+            {"flops": 1, "targets": ("cpu", "nnapi"), "activation": "hard_swish"},
+            "--activation hard_swish is not for --targets nnapi, which has no HardSigmoid: it would"
+            " split the graph; say relu or relu6",
+        ),
+        (
+            {"flops": 1, "targets": ("nnapi",), "squeeze": "searched"},
+            "--squeeze searched is not for --targets nnapi, .*; say off",
+        ),
         ({"space": "cell", "paths": "single"}, "--paths single is not for --space cell"),
     ],
 )
@@ -267,3 +277,28 @@ def test_every_field_says_what_it_is() -> None:
     for field in fields(Request):
         after = text.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)[1]
         assert after.strip().startswith('"""')
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> None:
+    usual = settings(precision=precision)
+    taken = settings(precision=precision, targets=("cpu", "coreml"))
+    assert taken == usual
+    assert usual.squeeze == "searched"
+    narrowed = settings(precision=precision, targets=("nnapi",))
+    assert narrowed == replace(usual, activation="relu", squeeze="off")
+    chosen = settings(precision=precision, targets=("nnapi",), activation="relu6", squeeze="off")
+    assert chosen.activation == "relu6"
+
+
+def test_what_a_target_leaves_out_is_said() -> None:
+    class Listener(Silent):
+        said: list[str] = []  # noqa: RUF012  # one listener
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    reachable(Request(flops=300_000, targets=("nnapi",)), Listener())
+    assert "nnapi has no HardSigmoid: networks have no hard-swish and no squeeze-excite" in (
+        Listener.said
+    )

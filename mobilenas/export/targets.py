@@ -25,6 +25,10 @@ CAVEAT = (
     "shapes with fixed ones; it sees no device, and a driver may still refuse a node"
 )
 """To be said beside every verdict of the checker."""
+GATE = "HardSigmoid"
+"""What hard-swish and squeeze-excite multiply by."""
+FORM_OPERATORS = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
+"""What a file's form brings, whatever the network: the form is the wrong one for such a target."""
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
