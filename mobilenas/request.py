@@ -184,6 +184,11 @@ class Request:
                 check_between(self, name, 1, 100_000)
 
     @property
+    def _rung_share(self) -> float:
+        """Epochs of a rung of finalists, of those of the final training."""
+        return _RUNG_SHARE
+
+    @property
     def _spaces(self) -> tuple[str, ...]:
         return tuple(SPACES)
 
@@ -258,7 +263,9 @@ class Request:
                 learning_rate=rate / 2,
                 alpha_steps=train_images // 2 // (batch // 2),
             ),
-            finalists=FinalistSettings(count=count, epochs=max(1, round(epochs * _RUNG_SHARE))),
+            finalists=FinalistSettings(
+                count=count, epochs=max(1, round(epochs * self._rung_share))
+            ),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
             cell=self._cell_settings(),
             widths=self._channel_settings(epochs),

@@ -11,7 +11,8 @@ from mobilenas.spaces.any import WIDTHS
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
 """By effort."""
-_SHARE = 0.5  # of the final training's epochs, over all trials
+# of the final training's epochs: over all trials, and for each finalist
+_SHARE, _FINALIST_SHARE = 0.5, 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,10 @@ class ChannelsRequest(Request):
         if not self.model:
             raise MobileNASError("no model was given: say --model")
         super().__post_init__()
+
+    @property
+    def _rung_share(self) -> float:
+        return _FINALIST_SHARE
 
     @property
     def _spaces(self) -> tuple[str, ...]:

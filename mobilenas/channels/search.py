@@ -23,9 +23,9 @@ from mobilenas.dependencies import Graph
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
 from mobilenas.progress import Reporter, clock
-from mobilenas.search import FinalistSettings, SuccessiveHalving
+from mobilenas.search import FinalistSettings
 from mobilenas.spaces.widths import WidthsSpace
-from mobilenas.train import Recipe
+from mobilenas.train import Recipe, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,9 @@ def search_channels(
 ) -> ChannelResult:
     """Search, let the finalists decide; goes on from the folder's last checkpoint.
 
-    `recipe` is that of the final training; trials take its rate, over their own epochs, and the
-    finalists a shorter one of its kind. `confirm` measures latencies, where that can be done here.
+    `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
+    finalists, whole trainings of few epochs: after the first part of a longer one, at its highest
+    rate, wide networks are still at chance. `confirm` measures latencies, where that can be done here.
     """
     search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
     search.run(reporter)
@@ -66,20 +67,30 @@ def search_channels(
     seconds = {"trials": float(sum(line["seconds"] for line in search.log))}
     winner = 0
     if len(candidates) > 1:
-        halving = SuccessiveHalving(
-            data,
-            finalists,
-            recipe,
-            checkpoint=folder / "finalists.pt",
-            seed=seed,
-            device=device,
-            reporter=reporter,
-        )
+        short = recipe.lasting(finalists.epochs)
         archs = [budgets.space.arch(sizes) for sizes in candidates]
-        winner = halving.best(archs)
-        seconds["finalists"] = halving.seconds
-        record = {"winner": winner, "scores": halving.scores}
-        write_json(folder / "finalists.json", record | {"archs": [a.to_dict() for a in archs]})
+        trained = [
+            train(
+                arch,
+                data,
+                short,
+                folder=folder / f"finalists/{number}",
+                seed=seed,
+                device=device,
+                reporter=reporter,
+                stage=f"finalist {number + 1}",
+            )
+            for number, arch in enumerate(archs)
+        ]
+        scores = [result.last_val_top1 for result in trained]
+        winner = scores.index(max(scores))
+        seconds["finalists"] = sum(result.seconds for result in trained)
+        record = {
+            "winner": winner,
+            "scores": [{"arch": n, "rung": 0, "val_top1": top1} for n, top1 in enumerate(scores)],
+            "archs": [arch.to_dict() for arch in archs],
+        }
+        write_json(folder / "finalists.json", record)
     line = next(line for line in search.log if line["sizes"] == candidates[winner])
     return ChannelResult(
         sizes=candidates[winner],
