@@ -58,8 +58,8 @@ def search_channels(
     """Search, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
-    finalists, whole trainings of few epochs: after the first part of a longer one, at its highest
-    rate, wide networks are still at chance. `confirm` measures latencies, where that can be done here.
+    finalists: whole trainings of few epochs, because in the first part of a longer one, at its
+    highest rate, many networks stay at chance. `confirm` measures latencies, if it can be done.
     """
     search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
     search.run(reporter)
