@@ -241,10 +241,18 @@ def _figure(value: float | None) -> str:
 
 def show_arch(arch: dict[str, Any]) -> None:
     """Print what an arch is made of."""
-    if arch["space"] == "cell":
-        _show_cells(arch)
-    else:
-        _show_blocks(arch)
+    show = {"cell": _show_cells, "widths": _show_sizes}.get(arch["space"], _show_blocks)
+    show(arch)
+
+
+def _show_sizes(plain: dict[str, Any]) -> None:
+    """Print the channels of every group beside the model's own."""
+    from mobilenas.spaces import WidthsArch
+
+    arch = WidthsArch.from_dict(plain)
+    own = arch.base.graph.sizes
+    rows = [(name, str(own[name]), str(size)) for name, size in arch.sizes.items()]
+    show_table(f"Channel sizes of {arch.base}", ("group", "model", "found"), rows)
 
 
 def _show_cells(plain: dict[str, Any]) -> None:

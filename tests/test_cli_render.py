@@ -12,7 +12,8 @@ from mobilenas.cli.main import cli
 from mobilenas.cli.render import show_arch, show_certificate, show_table
 from mobilenas.cost import costs
 from mobilenas.export.predict import Prediction
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, parse_genotype
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, WidthsSpace, parse_genotype
+from mobilenas.spaces.widths import Base
 
 
 def test_cells_are_shown_as_the_papers_write_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,3 +96,12 @@ def test_one_label_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert shown.count("photos/of/the/holidays") == 2
     assert shown.count("class number") == 20
     assert shown.count("10.0") == 20
+
+
+def test_channel_sizes_stand_beside_the_model_s(capsys: pytest.CaptureFixture[str]) -> None:
+    space = WidthsSpace(base=Base.of(MOBILENETS["mobilenet_v3_small"](0.25, 32, 10)))
+    show_arch(space.arch(space.largest()).to_dict())
+    lines = capsys.readouterr().out.splitlines()
+    assert "Channel sizes of a network of the mobile space" in lines
+    for name, size in space.start().items():
+        assert any(line.split() == [name, str(size), str(2 * size)] for line in lines)
