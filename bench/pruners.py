@@ -1,8 +1,7 @@
 """Channel sizes by other tools: Torch-Pruning's magnitude and NVIDIA modelopt's FastNAS.
 
     pip install -r bench/requirements-pruners.txt
-    python bench/pruners.py --model bench.nets:resnet8 --data ./glyphs --image-size 16 \\
-        --flops 1564000
+    python bench/pruners.py --model bench.nets:resnet8 --data glyphs --image-size 16 --flops 1564000
 
 For each seed the model trains at its own sizes by the recipe of `mobilenas channels`, and each
 tool cuts it to the budget, with sizes in multiples of 8. What is compared are the sizes found:
