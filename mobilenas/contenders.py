@@ -138,9 +138,14 @@ def searched_channels(
     return found.sizes, told
 
 
+def found_record(folder: Path) -> dict[str, Any]:
+    """Return the arch.json that a search wrote."""
+    if not (folder / ARCH_FILE).exists():
+        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
+    return read_json(folder / ARCH_FILE)
+
+
 def found_arch(folder: Path) -> Arch:
     """Return the arch that a search wrote."""
-    path = folder / ARCH_FILE
-    if not path.exists():
-        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
-    return read_arch(path)
+    found_record(folder)
+    return read_arch(folder / ARCH_FILE)

@@ -14,7 +14,7 @@ from mobilenas.compare.baselines import Contender, Opponents
 from mobilenas.compare.report import REPORT_FILE, write_report
 from mobilenas.compare.table import differences, read_networks, verdict
 from mobilenas.config import COUNTING_RULE, to_plain
-from mobilenas.contenders import ARCH_FILE, contenders, found_arch, searched_channels
+from mobilenas.contenders import ARCH_FILE, contenders, found_arch, found_record, searched_channels
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
@@ -261,7 +261,7 @@ def certify(run: Run) -> list[dict[str, Any]]:
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
-    expected = read_json(run.folder / ARCH_FILE)["costs"]
+    expected = found_record(run.folder)["costs"]
     exported = export_stage(run)
     file = exported["files"][exported["deployed"]]
     here = run.latency is not None and is_here(run.latency.profile)
