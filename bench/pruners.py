@@ -31,28 +31,28 @@ from mobilenas.progress import Silent
 from mobilenas.spaces import WidthsSpace
 from mobilenas.train import Recipe, Trainer, evaluate
 
-STEPS = 400
+STEPS = 100
 
 
 def torch_pruning(model: nn.Module, data: ImageData, flops: float) -> nn.Module:
-    """Cut by magnitude over all layers, in small steps until the budget holds."""
+    """Cut by magnitude over all layers, at the smallest ratio with which the budget holds."""
     import torch_pruning as tp
 
     side = data.image_size
-    pruner = tp.pruner.MagnitudePruner(
-        model,
-        torch.rand(1, 3, side, side),
-        importance=tp.importance.MagnitudeImportance(p=2),
-        global_pruning=True,
-        iterative_steps=STEPS,
-        pruning_ratio=0.95,
-        round_to=8,
-        ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)],
-    )
-    for _ in range(STEPS):
-        pruner.step()
-        if sum(count_fvcore(model, side, 3).values()) <= flops:
-            return model
+    for step in range(1, STEPS):
+        cut = copy.deepcopy(model)
+        # one cut: in many small ones rounding to 8 leaves nothing to cut
+        tp.pruner.MagnitudePruner(
+            cut,
+            torch.rand(1, 3, side, side),
+            importance=tp.importance.MagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=step / STEPS,
+            round_to=8,
+            ignored_layers=[m for m in cut.modules() if isinstance(m, nn.Linear)],
+        ).step()
+        if sum(count_fvcore(cut, side, 3).values()) <= flops:
+            return cut
     raise SystemExit("torch-pruning: the budget was not reached")
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mobilenas.dependencies import Graph, Group
 
 IMAGE_SIZE = 224
+LEAST_SIZE, MOST_SIZE = 4, 4096
 _NAME, _WHY, _LAYERS = 26, 16, 21  # characters: most of a name and a reason, least of the layers
 
 
@@ -59,6 +60,10 @@ def _extract(
     if ":" not in model:
         raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
     side = IMAGE_SIZE if image_size is None else image_size
+    if not LEAST_SIZE <= side <= MOST_SIZE:
+        raise MobileNASError(
+            f"--image-size is {side}; it must be between {LEAST_SIZE} and {MOST_SIZE}"
+        )
     loaded = load_model(model, classes=classes, image_size=side, weights=weights)
     return extract(loaded, image_size=side)
 
