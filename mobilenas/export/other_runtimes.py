@@ -85,7 +85,8 @@ def _executorch(path: Path) -> Runner:
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
         (logits,) = method.execute([torch.from_numpy(image)])
-        return np.array(logits)
+        copied: NDArray[np.float32] = logits.numpy().copy()
+        return copied
 
     return run
 
