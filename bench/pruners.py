@@ -130,7 +130,9 @@ def main() -> None:
         whole: Any = trained(space.start(), seed).model
         for tool in options.tools.split(","):
             began = time.process_time()
-            cut = TOOLS[tool](copy.deepcopy(whole.model).requires_grad_(True), data, options.flops)
+            given = copy.deepcopy(whole.model).requires_grad_(True)
+            given.to(memory_format=torch.contiguous_format)  # fastnas takes no other
+            cut = TOOLS[tool](given, data, options.flops)
             seconds = time.process_time() - began
             sizes = {name: len(cut.get_parameter(f"{name}.weight")) for name in space.start()}
             model = trained(sizes, seed).model
