@@ -25,8 +25,12 @@ def contenders(
 ) -> list[Contender]:
     """Return what is asked for, and not there."""
     settings = run.settings
+    # random sizes are one of the controls of channel sizes
+    uncontrolled = settings.widths is not None and not settings.widths.controls
     asked = asked or Opponents(
-        mobilenets=settings.baselines, random=settings.random, rival=settings.rival
+        mobilenets=settings.baselines,
+        random=0 if uncontrolled else settings.random,
+        rival=settings.rival,
     )
     # a MobileNet by its name alone: another width of it would be a second choice
     known = {(entry["name"].split()[0], entry["seed"]) for entry in there}
@@ -36,10 +40,8 @@ def contenders(
     ]
     limits = _limits(run)
     controls = _controls(run, limits) if settings.widths is not None else []
-    # random sizes are one of the controls of channel sizes
-    count = asked.random if settings.widths is None or settings.widths.controls else 0
     try:
-        randoms = random_networks(limits, count, list(run.seeds))
+        randoms = random_networks(limits, asked.random, list(run.seeds))
         rivals = [_rival(run, limits, seed) for seed in run.seeds] if asked.rival else []
     except BudgetError as error:
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest

@@ -1,12 +1,15 @@
 """All stages over the channel sizes of a model that a run folder brings, weights and all."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from mobilenas.compare.baselines import Opponents
 from mobilenas.compare.table import read_networks
+from mobilenas.contenders import contenders
 from mobilenas.files import read_json, read_jsonl
 from mobilenas.pipeline import run_all
 from mobilenas.progress import Silent
@@ -74,6 +77,17 @@ def test_weights_that_came_along_are_where_training_starts(whole_run: Any, refin
     first = read_jsonl(refined / "train/log.jsonl")[0]
     scratch = read_jsonl(whole_run.folder / "train/log.jsonl")[0]
     assert first["loss"] < scratch["loss"]
+
+
+def test_random_sizes_that_are_asked_for_later_are_not_forgotten(refined: Path) -> None:
+    run = open_run(refined, Silent())
+    assert run.settings.widths is not None
+    run.settings = replace(
+        run.settings, widths=replace(run.settings.widths, controls=False), baselines=()
+    )
+    asked = Opponents(mobilenets=(), random=2, rival=False)
+    kinds = [[c.kind for c in contenders(run, words, [])] for words in (None, asked)]
+    assert kinds == [["found"], ["found", "random", "random"]]
 
 
 def test_the_run_opens_again_and_its_weights_fit(refined: Path) -> None:

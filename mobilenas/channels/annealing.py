@@ -1,9 +1,10 @@
 """New channel sizes from the metric's changes.
 
 The proposal is that of CONetV2 (Wang et al. 2021, arXiv 2110.06830), "with simulated annealing
-inspired stochasticity", as the authors' published code has it. It is not a Metropolis step: no
-proposal is taken back. Chance only adds to a group's change, always upward, and does so more often
-and more strongly where the metric moves much and while the search is hot.
+inspired stochasticity", as the authors' published code has it. It is not a Metropolis step; that
+the search takes worse trials back (search.py) is added to it. Chance only adds to a group's
+change, always upward, and does so more often and more strongly where the metric moves much and
+while the search is hot.
 
 Here proposals are proportions, which the budget scales to sizes (cost/projection.py).
 """
@@ -69,7 +70,7 @@ def propose(
 def remainder(
     proportions: Mapping[str, float], sizes: Sizes, ranges: Mapping[str, SizeRange]
 ) -> dict[str, float]:
-    """Return the proportions scaled to the sizes made of them, each within a step of its size.
+    """Return the proportions scaled to the sizes made of them, each within half a step of its size.
 
     Sizes are rounded to multiples of 8: what a small group was to change by is not lost so, but
     adds up over the trials.
