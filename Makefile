@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# a process a core, a thread each; the tests of a module stay together, for they share fixtures
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
@@ -10,13 +12,13 @@ demo: $(VENV)/.installed
 	$(BIN)/mobilenas run --data digits --flops 500k --effort quick --out runs/demo --overwrite
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py

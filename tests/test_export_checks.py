@@ -103,15 +103,16 @@ def test_every_format_is_checked_against_the_float_file(network: Path, tmp_path:
     to_fp16(network, paths["fp16"])
     quantize_static_qdq(network, paths["int8"], floats(4), per_channel=True)
     fold_input(network, paths["pixels"], METADATA.mean, METADATA.std)
-    paths["ort"] = to_ort(paths["int8"], tmp_path / "int8.ort").model
+    paths["ort"] = to_ort(network, tmp_path / "model.ort").model
     reports = {name: check_file(path, network, pixels(4)) for name, path in paths.items()}
     differences = {name: report.max_abs_difference or 0.0 for name, report in reports.items()}
-    assert differences["pixels"] < 1e-4 < differences["fp16"] < differences["int8"]
-    assert differences["ort"] == pytest.approx(differences["int8"])
+    assert max(differences["pixels"], differences["ort"]) < 1e-4
+    assert 1e-4 < differences["fp16"] < differences["int8"]
     assert reports["int8"].peak_memory_bytes * 4 == reports["pixels"].peak_memory_bytes
     assert reports["fp16"].operators["Cast"] == 2
     assert reports["ort"].opset is None
-    assert reports["ort"].operators["QLinearConv"] == reports["int8"].operators["Conv"]
+    fused = sum(reports["ort"].operators.get(name, 0) for name in ("Conv", "FusedConv"))
+    assert fused == reports["int8"].operators["Conv"]
     assert all(report.unaligned == () and report.static for report in reports.values())
 
 
@@ -125,7 +126,8 @@ def test_unaligned_channels_are_named_without_image_and_classes(tmp_path: Path) 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other layouts have other blocks")
 def test_reorders_are_counted(tmp_path: Path) -> None:
     aligned = check_file(chain(tmp_path / "a.onnx", (16, 16, 16))).reorders
-    unaligned = check_file(chain(tmp_path / "b.onnx", (16, 12, 16))).reorders
+    # fewer channels than a block, of 8 with AVX2 and of 16 with AVX-512, leave the layout
+    unaligned = check_file(chain(tmp_path / "b.onnx", (16, 4, 16))).reorders
     assert sum(unaligned.values()) > sum(aligned.values())
 
 

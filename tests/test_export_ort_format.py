@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -61,7 +62,8 @@ def test_the_ort_file_says_what_its_source_says(
     assert not list(temporary.iterdir())
     assert set(path.parent.iterdir()) == {files.model, files.operators}
     assert files.model == path
-    runner, expected = session(path), session(source)
+    # with the fast 8-bit kernels, whatever they compute here: an ORT file is not optimized again
+    runner, expected = session(path), onnxruntime.InferenceSession(str(source))
     assert dict(runner.get_modelmeta().custom_metadata_map) == METADATA
     for image in images(3):
         (ours,), (theirs,) = (model.run(None, {"image": image}) for model in (runner, expected))

@@ -158,7 +158,8 @@ class Shrinking:
         """Return rows' products; those of a grouped convolution's groups see other inputs."""
         blocks = self._graph.dimension(member.module, "in").blocks
         block = np.arange(len(rows)) * blocks // len(rows)
-        return np.asarray((rows @ rows.T) * (block[:, None] == block))
+        single = rows.astype(np.float32)  # as the weights are; half the time
+        return np.asarray((single @ single.T) * (block[:, None] == block), np.float64)
 
     def _use(self, group: Group) -> Array:
         """Return [C], how much the layers that read the group make of each channel."""
@@ -206,7 +207,7 @@ def spanning(products: Array, size: int) -> Places:
     if len(products) > _LARGEST_CUT:
         _, order, _, _ = lapack.dpstrf(products)
         return np.asarray(order[:size] - 1, dtype=np.int64)  # LAPACK counts from 1
-    squares, left = np.linalg.eigh(products)
+    squares, left = np.linalg.eigh(products.astype(np.float32))
     leading = left[:, -size:] * np.sqrt(squares[-size:].clip(min=0.0))
     _, order = qr(leading.T, mode="r", pivoting=True)
     return np.asarray(order[:size], dtype=np.int64)

@@ -41,8 +41,9 @@ def to_ort(source: Path, path: Path) -> OrtFiles:
     The graph is optimized now and not when it is loaded, for ARM: without the blocked layout of
     x86, so on x86 the file is slower than the ONNX file it comes from. A float16 model keeps its
     weights in float16, but onnxruntime on a machine without float16 kernels, such as x86, writes
-    casts around them: the result is small and computes in float32 on any device. FileError names a
-    source that does not load.
+    casts around them: the result is small and computes in float32 on any device. A model in 8 bits
+    is exact where it is meant to run; on x86 without VNNI its kernels overflow, as `session` says,
+    and no option helps. FileError names a source that does not load.
     """
     if path.suffix != SUFFIX:
         raise FileError(f"{path} must end in {SUFFIX}: onnxruntime knows the format by it")
