@@ -32,6 +32,11 @@ _INT8 = {
 @click.command(name="export")
 @run_argument
 @click.option(
+    "--network",
+    metavar="NAME",
+    help="Another network of the comparison, such as mobilenet_v2: written to its own folder.",
+)
+@click.option(
     "--formats",
     type=listed,
     metavar="NAMES",
@@ -90,7 +95,7 @@ _INT8 = {
     help="Epochs of fine-tuning with 8 bits simulated; 0 unless said.",
 )
 @output_options
-def command(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:
+def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
     With --formats, --targets or --input also write those files beside it, measure and check them.
@@ -100,29 +105,30 @@ def command(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:
 
     asked["input"] = asked.pop("layout")
     given = {name: value for name, value in asked.items() if value is not None}
-    again = _again(folder, given)
+    again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.pipeline import EXPORT_FILE, export_stage
+        from mobilenas.pipeline import EXPORT_FILE, compared_run, export_stage
         from mobilenas.runs import open_run
 
         if given:
             from mobilenas.formats import FormatSettings, write_formats
 
-            settings = FormatSettings(**_settings(given))
-            record = write_formats(open_run(folder, reporter), settings)
-        else:
-            record = export_stage(open_run(folder, reporter))
+            settings = FormatSettings(**_settings(given))  # wrong ones open no run
+        run = open_run(folder, reporter)
+        if network is not None:
+            run = compared_run(run, network)
+        record = write_formats(run, settings) if given else export_stage(run)
     from .render import show_file
 
     if as_json:
-        show_file(folder / EXPORT_FILE)
+        show_file(run.folder / EXPORT_FILE)
         return
     if given:
         from .render import show_formats
 
         show_formats(record["files"], ("onnx", *settings.names), settings.targets)
     else:
-        _show(folder, record["files"])
+        _show(run.folder, record["files"])
     difference = record["parity"]["max_abs_difference"]
     click.echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
 

@@ -104,10 +104,15 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     added, changed = False, False
     refused: list[str] = []
     cut: dict[str, dict[str, int]] = {}
-    run.reporter.start("formats", len(settings.names))
-    for done, name in enumerate(settings.names, 1):
+    lacking = {
+        name: _is_lacking(run, files.get(name), asked if name.startswith("int8") else None)
+        for name in settings.names
+    }
+    if any(lacking.values()):
+        _ = run.data  # reading them is a stage of its own
+    run.reporter.start("formats", len(lacking))
+    for done, (name, new) in enumerate(lacking.items(), 1):
         with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
-            new = _is_lacking(run, files.get(name), asked if name.startswith("int8") else None)
             write = partial(_other, run, name) if name in OTHER_FORMATS else None
             if write is None:
                 write = partial(_written, run, record, name, asked)

@@ -151,12 +151,12 @@ def export_stage(run: Run) -> dict[str, Any]:
         return read_json(path)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
+    data = run.data  # reading them is a stage of its own
     run.reporter.start("export", 1)
     arch = found_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
     write_onnx(run, arch, model, onnx_path)
-    data = run.data
     images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
     parity = check_parity(model, onnx_path, _first(images, _PARITY_IMAGES))
     files = {"onnx": onnx_path}
@@ -218,6 +218,29 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
     run.reporter.step(1, {})
     write_text(path, json.dumps(entries, indent=1) + "\n")
     return entries
+
+
+def compared_run(run: Run, name: str) -> Run:
+    """Return the run in the folder of a network of compare.json.
+
+    `name` is a whole name there or, such as mobilenet_v2, its first word: the best of those on
+    validation images. Of the repeats it is that of the first seed. What `export_stage` reads is
+    put into the folder.
+    """
+    path = run.folder / COMPARE_FILE
+    entries = read_networks(path) if path.exists() else []
+    own = [e for e in entries if e["kind"] != "found" and e["seed"] == run.settings.seed]
+    meant = [e for e in own if name in (e["name"], e["name"].split()[0])]
+    if not meant:
+        there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
+        raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
+    entry = max(meant, key=lambda e: float(e["val_top1"]))
+    inner = run.within((run.folder / entry["onnx"]).parent)
+    if not (inner.folder / WEIGHTS_FILE).exists():
+        weights = (inner.folder / "train" / BEST_WEIGHTS).read_bytes()
+        write_json(inner.folder / ARCH_FILE, {"arch": entry["arch"]})
+        write_bytes(inner.folder / WEIGHTS_FILE, weights)
+    return inner
 
 
 def report_stage(run: Run) -> Path:

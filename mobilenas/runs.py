@@ -4,7 +4,7 @@ import platform
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -184,6 +184,12 @@ class Run:
         """Latency on the device of the profile, where there is one."""
         path = self.folder / PROFILE_FILE
         return latency_model(self.settings, read_profile(path) if path.exists() else None)
+
+    def within(self, folder: Path) -> "Run":
+        """Return the same job with another folder for what is written, below this one's."""
+        inner = replace(self, folder=folder)
+        inner.__dict__ |= {"data": self.data, "space": self.space, "latency": self.latency}
+        return inner
 
     @property
     def seeds(self) -> range:

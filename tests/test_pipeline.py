@@ -10,13 +10,22 @@ from typing import Any
 import pytest
 
 from mobilenas import pipeline
+from mobilenas.compare.report_export import exported_files
+from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.table import read_networks
 from mobilenas.cost import costs
 from mobilenas.cost.recount import count_onnx
 from mobilenas.errors import FileError
 from mobilenas.export.mistakes import MOST_SHOWN
 from mobilenas.files import read_json
-from mobilenas.pipeline import EXPORT_FILE, certify, run_all, write_result
+from mobilenas.pipeline import (
+    EXPORT_FILE,
+    certify,
+    compared_run,
+    export_stage,
+    run_all,
+    write_result,
+)
 from mobilenas.progress import Silent
 from mobilenas.runs import open_run
 from mobilenas.spaces import MobileArch, read_arch
@@ -131,6 +140,27 @@ def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
     assert record["top1"] == export["files"]["onnx"]["top1"]
     assert record["top1"] == pytest.approx(100 - 100 * wrong / len(data.test))
     assert len(record["worst"]) == min(wrong, MOST_SHOWN)
+
+
+@slow
+def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
+    entries = read_networks(copy / "compare.json")
+    mobilenets = [entry for entry in entries if entry["kind"] == "mobilenet"]
+    entry = max(mobilenets, key=lambda entry: entry["val_top1"])
+    run, word = open_run(copy, Silent()), entry["name"].split()[0]
+    assert {e["name"].split()[0] for e in mobilenets} == {word}
+    inner = compared_run(run, word)
+    assert compared_run(run, entry["name"]).folder == inner.folder
+    found = (copy / EXPORT_FILE).read_bytes()
+    (file,) = export_stage(inner)["files"].values()
+    # here by onnxruntime, there by torch
+    assert file["top1"] == pytest.approx(entry["top1"], abs=0.3)
+    assert count_onnx(inner.folder / file["path"]).flops == entry["flops"]
+    assert inner.folder.parent == copy / "compare"
+    assert (copy / EXPORT_FILE).read_bytes() == found
+    assert f"The same files of {entry['name']}" in exported_files(RunFiles(folder=copy))
+    with pytest.raises(FileError, match=f"no compared network 'resnet'; there are: .*{word} x"):
+        compared_run(run, "resnet")
 
 
 @slow

@@ -25,11 +25,6 @@ def exported_files(files: RunFiles) -> str:
         for name, drop in drops.items()
         if drop > _LARGE_DROP
     )
-    header = (
-        "file", "test top-1, %", "drop, points", "size, kB", "latency, ms", "same class, %",
-        "largest difference of a logit"
-    )  # fmt: skip
-    rows = [_file_cells(name, file, drops[name]) for name, file in written.items()]
     notes = [_parity(files.export["parity"])]
     if "int8" in written and "quantization" in files.export:
         quantization = files.export["quantization"]
@@ -39,8 +34,24 @@ def exported_files(files: RunFiles) -> str:
         )
     if any("checks" in file for file in written.values()):
         notes.append("Same class and largest difference: against model.onnx, validation images.")
-    table = html.table(header, rows)
-    return alarms + table + html.paragraph(" ".join(notes), "note") + _targets(written)
+    others = "".join(
+        html.paragraph(f"The same files of {name}, in milliseconds of another measurement:")
+        + _files_table(record["files"])
+        for name, record in files.exports_of_others.items()
+    )
+    note = html.paragraph(" ".join(notes), "note")
+    return alarms + _files_table(written) + note + _targets(written) + others
+
+
+def _files_table(written: Mapping[str, Mapping[str, Any]]) -> str:
+    header = (
+        "file", "test top-1, %", "drop, points", "size, kB", "latency, ms", "same class, %",
+        "largest difference of a logit"
+    )  # fmt: skip
+    top1 = written["onnx"]["top1"]
+    return html.table(
+        header, [_file_cells(name, file, top1 - file["top1"]) for name, file in written.items()]
+    )
 
 
 def _file_cells(name: str, file: Mapping[str, Any], drop: float) -> tuple[object, ...]:

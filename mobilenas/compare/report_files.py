@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobilenas.errors import FileError
@@ -53,6 +53,17 @@ class RunFiles:
     def export(self) -> dict[str, Any] | None:
         """The exported files."""
         return self._json("export/export.json")
+
+    @cached_property
+    def exports_of_others(self) -> dict[str, dict[str, Any]]:
+        """The exported files of the networks it is compared with, by name, where there are any."""
+        folders = {
+            entry["name"]: str(PurePosixPath(entry["onnx"]).parent)
+            for entry in self.entries
+            if entry["kind"] != "found"
+        }
+        found = {name: self._json(f"{at}/export/export.json") for name, at in folders.items()}
+        return {name: record for name, record in found.items() if record}
 
     @cached_property
     def mistakes(self) -> dict[str, Any] | None:
