@@ -9,6 +9,8 @@ import click
 from mobilenas.errors import MobileNASError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mobilenas.dependencies import Graph, Group
 
 IMAGE_SIZE = 224
@@ -28,7 +30,8 @@ def show_groups(
     """Print the groups of a model, and draw them into `out`."""
     if out is not None and out.suffix != ".svg":
         raise click.UsageError(f"--out is {str(out)!r}; with --graph-only it must end with .svg")
-    graph = _extract(model, image_size=image_size, classes=classes, weights=weights)
+    network, graph = _extract(model, image_size=image_size, classes=classes, weights=weights)
+    inexact = _inexact(network, graph)
     if out is not None:
         from mobilenas.dependencies.drawing import groups_drawing
         from mobilenas.files import write_text
@@ -37,16 +40,16 @@ def show_groups(
     if as_json:
         from .render import show_json
 
-        show_json(_plain(model, graph))
+        show_json(_plain(model, graph, inexact))
         return
-    _show(model, graph)
+    _show(model, graph, inexact)
     if out is not None:
         click.echo(f"Drawing: {out}")
 
 
 def _extract(
     model: str, *, image_size: int | None, classes: int | None, weights: Path | None
-) -> "Graph":
+) -> tuple["nn.Module", "Graph"]:
     from mobilenas.dependencies import extract, load_model
     from mobilenas.dependencies.models import FORMS
 
@@ -65,10 +68,10 @@ def _extract(
             f"--image-size is {side}; it must be between {LEAST_SIZE} and {MOST_SIZE}"
         )
     loaded = load_model(model, classes=classes, image_size=side, weights=weights)
-    return extract(loaded, image_size=side)
+    return loaded, extract(loaded, image_size=side)
 
 
-def _of_arch(path: Path, weights: Path | None) -> "Graph":
+def _of_arch(path: Path, weights: Path | None) -> tuple["nn.Module", "Graph"]:
     from mobilenas.dependencies import extract
     from mobilenas.spaces import build, read_arch
     from mobilenas.train import load_weights
@@ -76,10 +79,16 @@ def _of_arch(path: Path, weights: Path | None) -> "Graph":
     arch = read_arch(path)
     network: Any = build(arch) if weights is None else load_weights(arch, weights)
     network.auxiliary = None  # a cell's second classifier is for training only
-    return extract(network, image_size=arch.image_size, in_channels=arch.in_channels)
+    return network, extract(network, image_size=arch.image_size, in_channels=arch.in_channels)
 
 
-def _plain(model: str, graph: "Graph") -> dict[str, Any]:
+def _inexact(network: "nn.Module", graph: "Graph") -> dict[str, str]:
+    from mobilenas.channels.keeping import inexact
+
+    return inexact(network, graph)
+
+
+def _plain(model: str, graph: "Graph", inexact: dict[str, str]) -> dict[str, Any]:
     return {
         "model": model,
         "flops": graph.flops({}),
@@ -90,6 +99,7 @@ def _plain(model: str, graph: "Graph") -> dict[str, Any]:
                 "size": group.size,
                 "divisor": group.divisor,
                 "fixed": group.fixed,
+                "inexact": inexact.get(group.name),
                 "members": [
                     {
                         "module": member.module,
@@ -106,7 +116,7 @@ def _plain(model: str, graph: "Graph") -> dict[str, Any]:
     }
 
 
-def _show(model: str, graph: "Graph") -> None:
+def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
     # not `show_table`: it sets all columns but the first to the right, and these hold names
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -136,6 +146,12 @@ def _show(model: str, graph: "Graph") -> None:
         f"\n{len(graph.groups)} groups, {free} can change. "
         f"{graph.flops({}):,} FLOPs, {graph.params({}):,} params."
     )
+    if inexact:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in inexact.items())
+        told = (
+            f"Growing these changes what the model computes, although weights are kept: {reasons}."
+        )
+        click.echo(click.wrap_text(told, 80))
     show_rule()
 
 

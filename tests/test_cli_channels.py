@@ -92,6 +92,7 @@ def test_the_json_has_every_group_with_its_members(monkeypatch: pytest.MonkeyPat
             "size": size,
             "divisor": divisor,
             "fixed": fixed,
+            "inexact": None,
             "members": list(members),
         }
 
@@ -131,6 +132,9 @@ def test_the_table_fits_80_columns_and_has_every_group(name: str) -> None:
     for group in groups:
         assert group["name"] in start
         assert any(str(group["size"]) in line.split() for line in lines)
+    split = name.startswith("shufflenet")
+    assert any(group["inexact"] for group in groups) == split
+    assert ("behind a split of shuffled channels" in result.stdout) == split
 
 
 def test_a_row_says_how_many_layers_and_names_the_first() -> None:
