@@ -77,11 +77,13 @@ def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int
 
     with working(_again(ctx), folder, quiet=quiet) as reporter:
         from mobilenas.comparison import compare
-        from mobilenas.pipeline import COMPARE_FILE
+        from mobilenas.pipeline import COMPARE_FILE, renew_report
         from mobilenas.runs import open_run
 
         asked = (ctx.params["names"], ctx.params["random"])
-        networks, result = compare(open_run(folder, reporter), *asked)
+        run = open_run(folder, reporter)
+        networks, result = compare(run, *asked)
+        renew_report(run, folder / COMPARE_FILE)
     from .render import show_file, show_result, status_of
 
     if as_json:

@@ -107,17 +107,17 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     given = {name: value for name, value in asked.items() if value is not None}
     again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.pipeline import EXPORT_FILE, compared_run, export_stage
+        from mobilenas.pipeline import EXPORT_FILE, compared_run, export_stage, renew_report
         from mobilenas.runs import open_run
 
         if given:
             from mobilenas.formats import FormatSettings, write_formats
 
             settings = FormatSettings(**_settings(given))  # wrong ones open no run
-        run = open_run(folder, reporter)
-        if network is not None:
-            run = compared_run(run, network)
+        whole = open_run(folder, reporter)
+        run = whole if network is None else compared_run(whole, network)
         record = write_formats(run, settings) if given else export_stage(run)
+        renew_report(whole, run.folder / EXPORT_FILE)
     from .render import show_file
 
     if as_json:

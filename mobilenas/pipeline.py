@@ -250,6 +250,13 @@ def report_stage(run: Run) -> Path:
     return path
 
 
+def renew_report(run: Run, newer: Path) -> None:
+    """Write report.html again where there is one that a file it tells of has overtaken."""
+    path = run.folder / REPORT_FILE
+    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
+        report_stage(run)
+
+
 def write_result(run: Run) -> dict[str, Any]:
     """Count the final file again, hold every budget against it, and write result.json."""
     entries = compare_stage(run)

@@ -23,6 +23,7 @@ from mobilenas.pipeline import (
     certify,
     compared_run,
     export_stage,
+    renew_report,
     run_all,
     write_result,
 )
@@ -158,7 +159,14 @@ def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
     assert count_onnx(inner.folder / file["path"]).flops == entry["flops"]
     assert inner.folder.parent == copy / "compare"
     assert (copy / EXPORT_FILE).read_bytes() == found
-    assert f"The same files of {entry['name']}" in exported_files(RunFiles(folder=copy))
+    told = f"The same files of {entry['name']}"
+    assert told in exported_files(RunFiles(folder=copy))
+    page = copy / "report.html"
+    before = page.read_bytes()
+    renew_report(run, copy / "run.json")
+    assert page.read_bytes() == before
+    renew_report(run, inner.folder / EXPORT_FILE)
+    assert told in page.read_text(encoding="utf-8")
     with pytest.raises(FileError, match=f"no compared network 'resnet'; there are: .*{word} x"):
         compared_run(run, "resnet")
 
