@@ -3,14 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas._torchvision import models
-
 CLASSES = 47
-# torchvision's expansion, channels, blocks and stride, but for the second stage's stride of 2
-_MOBILENET_V2 = (
-    *((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2)),
-    *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
-)
 
 
 class Block(nn.Module):
@@ -65,12 +58,3 @@ def resnet8() -> nn.Module:
 def resnet14() -> nn.Module:
     """Six blocks."""
     return ResNet(2)
-
-
-def mobilenet_v2() -> nn.Module:
-    """MobileNetV2 x0.35 that keeps the resolution where torchvision's first halves it twice."""
-    setting = [list(stage) for stage in _MOBILENET_V2]
-    model = models.MobileNetV2(CLASSES, width_mult=0.35, inverted_residual_setting=setting)
-    stem = model.features[0][0]
-    stem.stride = (1, 1)
-    return model

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from mobilenas._torchvision import models
 from mobilenas.dependencies.tracing import trace
 from mobilenas.errors import FileError, MobileNASError
 
@@ -59,6 +58,8 @@ def load_model(
 
 
 def _from_torchvision(name: str, classes: int | None) -> nn.Module:
+    from mobilenas._torchvision import models  # takes two seconds, and few commands need it
+
     known = models.list_models(module=models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
