@@ -61,6 +61,20 @@ def test_what_a_file_loses_stands_beside_it(tmp_path: Path) -> None:
     assert 'class="bad"' not in page
 
 
+def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> None:
+    write_export(tmp_path)
+    write_export(tmp_path / "compare/v2-0", int8=file("model.int8.onnx", 71.0))
+    entries = [
+        {"name": "found", "kind": "found", "onnx": "export/model.onnx"},
+        {"name": "v2 x0.3", "kind": "mobilenet", "onnx": "compare/v2-0/model.onnx"},
+        {"name": "v2 x0.3", "kind": "mobilenet", "onnx": "compare/v2-1/model.onnx"},
+    ]
+    write_text(tmp_path / "compare.json", json.dumps(entries))
+    own, others = exported_files(RunFiles(folder=tmp_path)).split("The same files of v2 x0.3")
+    assert "model.int8.onnx" not in own
+    assert "<td>model.int8.onnx</td><td>71.00</td><td>9.00</td>" in others
+
+
 def test_a_large_drop_is_told_first(tmp_path: Path) -> None:
     write_export(tmp_path, int8=file("model.int8.onnx", 71.0))
     page = exported_files(RunFiles(folder=tmp_path))

@@ -57,13 +57,12 @@ class RunFiles:
     @cached_property
     def exports_of_others(self) -> dict[str, dict[str, Any]]:
         """The exported files of the networks it is compared with, by name, where there are any."""
-        folders = {
-            entry["name"]: str(PurePosixPath(entry["onnx"]).parent)
+        found = (
+            (entry["name"], self._json(f"{PurePosixPath(entry['onnx']).parent}/export/export.json"))
             for entry in self.entries
             if entry["kind"] != "found"
-        }
-        found = {name: self._json(f"{at}/export/export.json") for name, at in folders.items()}
-        return {name: record for name, record in found.items() if record}
+        )
+        return {name: record for name, record in found if record}
 
     @cached_property
     def mistakes(self) -> dict[str, Any] | None:
