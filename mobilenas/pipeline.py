@@ -380,11 +380,10 @@ def _top1(run: Run, file: Path) -> float:
 
 
 def _given_network(run: Run, arch: Arch) -> Network | None:
-    """Return what a model that came with weights starts from, at whatever sizes; else None."""
-    how = run.settings.widths
-    if how is None or how.weights is None or not isinstance(arch, WidthsArch):
+    """Return what sizes of a model that came with weights start from; None: from scratch."""
+    if run.settings.widths is None or not isinstance(arch, WidthsArch):
         return None
-    return kept_network(arch, how.weights, how.keep)
+    return kept_network(arch, run.settings.widths)
 
 
 def _first(given: Any, images: int) -> Any:

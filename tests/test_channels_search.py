@@ -1,3 +1,4 @@
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobilenas.channels import search as channel_search
 from mobilenas.channels.limits import Limits
 from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
@@ -22,7 +24,7 @@ from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces import Block, Head, MobileArch, Stem, WidthsArch
 from mobilenas.spaces.widths import Base, WidthsSpace
-from mobilenas.train import Recipe
+from mobilenas.train import Recipe, train
 
 ARCH = MobileArch(
     image_size=8,
@@ -231,7 +233,9 @@ def test_distillation_pulls_towards_the_teacher(micro_images: ImageData) -> None
     assert alone.teacher is None and alone._guidance(images, logits) == 0.0
 
 
-def test_a_model_comes_with_its_weights(micro_images: ImageData, tmp_path: Path) -> None:
+def test_a_model_comes_with_its_weights(
+    micro_images: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import save
 
     from mobilenas.spaces import build
@@ -247,11 +251,27 @@ def test_a_model_comes_with_its_weights(micro_images: ImageData, tmp_path: Path)
     image = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(given.eval()(image), network.eval()(image))
-    kept = kept_network(SPACE.arch(SPACE.start()), own, "svd")
+    settings = replace(SETTINGS, trials=2, weights=own)
+    kept = kept_network(SPACE.arch(SPACE.start()), settings)
+    assert kept is not None
     with torch.no_grad():
         assert torch.allclose(kept.eval()(image), network.eval()(image), atol=1e-5)
-    _, log = found(micro_images, tmp_path / "search", replace(SETTINGS, trials=2, weights=own))
+    assert kept_network(SPACE.arch(SPACE.start()), SETTINGS) is None
+    starts: dict[str, Any] = {}
+
+    def spy(arch: WidthsArch, *rest: Any, network: Any, **options: Any) -> Any:
+        starts[options["stage"]] = (arch, copy.deepcopy(network.state_dict()))
+        return train(arch, *rest, network=network, **options)
+
+    monkeypatch.setattr(channel_search, "train", spy)
+    _, log = found(micro_images, tmp_path / "search", settings, count=2)
     assert all(line["costs"]["flops"] <= BUDGET.limit for line in log)
+    assert starts.keys() == {"finalist 1", "finalist 2"}
+    for arch, start in starts.values():
+        expected = kept_network(arch, settings)
+        assert expected is not None
+        values = expected.state_dict()
+        assert all(torch.equal(value, values[name]) for name, value in start.items())
     assert start_network(SPACE.base, None) is None
     assert weights_of("torchvision:resnet18", Path("given")) == Path("given")
 

@@ -1,4 +1,4 @@
-"""The search for channel sizes: short trials under a budget, then the best sizes from scratch."""
+"""The search for channel sizes: short trials under a budget, then the best sizes once more."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from mobilenas.channels.annealing import propose, remainder, temperature
 from mobilenas.channels.limits import Confirm, Limits
 from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.channels.start import start_network
+from mobilenas.channels.start import kept_network, start_network
 from mobilenas.channels.trial import TrialTrainer
 from mobilenas.config import to_plain
 from mobilenas.cost.budget import Budgets
@@ -59,7 +59,8 @@ def search_channels(
 
     `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
     finalists: whole trainings of few epochs, because in the first part of a longer one, at its
-    highest rate, many networks stay at chance. `confirm` measures latencies, if it can be done.
+    highest rate, many networks stay at chance. Like the final training they start from the weights
+    that came along, if any did. `confirm` measures latencies, if it can be done.
     """
     search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
     search.run(reporter)
@@ -79,6 +80,7 @@ def search_channels(
                 device=device,
                 reporter=reporter,
                 stage=f"finalist {number + 1}",
+                network=kept_network(arch, settings),
             )
             for number, arch in enumerate(archs)
         ]

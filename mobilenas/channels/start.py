@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from mobilenas.channels.keeping import changed
+from mobilenas.channels.settings import ChannelSettings
 from mobilenas.data import ImageData
 from mobilenas.dependencies import load_model
 from mobilenas.dependencies.models import FORMS
@@ -71,10 +72,15 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
     return WidthsNetwork(model)
 
 
-def kept_network(arch: WidthsArch, weights: Path, method: str) -> WidthsNetwork:
-    """Return the model at the arch's sizes, with what they keep of the weights it comes with."""
-    given = start_network(arch.base, weights)
-    assert given is not None
+def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork | None:
+    """Return what every training at the arch's sizes starts from; None where no weights came along.
+
+    That is the model with what these sizes keep of the weights it comes with.
+    """
+    given = start_network(arch.base, settings.weights)
+    if given is None:
+        return None
     generator = torch.Generator().manual_seed(0)
+    method = settings.keep
     model = changed(given.model, arch.base.graph, arch.sizes, method=method, generator=generator)
     return WidthsNetwork(model)
