@@ -57,13 +57,23 @@ def test_what_a_file_loses_stands_beside_it(tmp_path: Path) -> None:
     assert "<td>model.onnx</td><td>80.00</td><td>-</td>" in page
     row = "<td>model.int8.onnx</td><td>79.25</td><td>0.75</td><td>4.2</td><td>0.250</td>"
     assert f"{row}<td>98.4</td><td>3.1e-01</td>" in page
-    assert "static QDQ, ranges from 128 training images, seed 3" in page
+    assert "8 bits: static QDQ, ranges from 128 images, seed 3." in page
     assert 'class="bad"' not in page
 
 
 def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> None:
     write_export(tmp_path)
-    write_export(tmp_path / "compare/v2-0", int8=file("model.int8.onnx", 71.0))
+    made = {
+        "method": "static QDQ",
+        "calibration_images": 9,
+        "calibration": "minmax",
+        "seed": 1,
+        "weights": "per-tensor",
+        "corrections": [],
+        "qat_epochs": 2,
+    }
+    int8 = file("model.int8.onnx", 71.0, quantization=made)
+    write_export(tmp_path / "compare/v2-0", int8=int8)
     entries = [
         {"name": "found", "kind": "found", "onnx": "export/model.onnx"},
         {"name": "v2 x0.3", "kind": "mobilenet", "onnx": "compare/v2-0/model.onnx"},
@@ -73,6 +83,10 @@ def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> No
     own, others = exported_files(RunFiles(folder=tmp_path)).split("The same files of v2 x0.3")
     assert "model.int8.onnx" not in own
     assert "<td>model.int8.onnx</td><td>71.00</td><td>9.00</td>" in others
+    told = (
+        "ranges from 9 images, by minmax, weights per-tensor, no correction, 2 epochs with 8 bits"
+    )
+    assert f"model.int8.onnx: static QDQ, {told} simulated, seed 1." in others
 
 
 def test_a_large_drop_is_told_first(tmp_path: Path) -> None:

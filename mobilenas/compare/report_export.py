@@ -27,11 +27,7 @@ def exported_files(files: RunFiles) -> str:
     )
     notes = [_parity(files.export["parity"])]
     if "int8" in written and "quantization" in files.export:
-        quantization = files.export["quantization"]
-        notes.append(
-            f"8 bits: {quantization['method']}, ranges from {quantization['calibration_images']} "
-            f"training images, seed {quantization['seed']}."
-        )
+        notes.append(_quantized("8 bits", files.export["quantization"]))
     if any("checks" in file for file in written.values()):
         notes.append("Same class and largest difference: against model.onnx, validation images.")
     others = "".join(
@@ -49,9 +45,23 @@ def _files_table(written: Mapping[str, Mapping[str, Any]]) -> str:
         "largest difference of a logit"
     )  # fmt: skip
     top1 = written["onnx"]["top1"]
-    return html.table(
-        header, [_file_cells(name, file, top1 - file["top1"]) for name, file in written.items()]
-    )
+    rows = [_file_cells(name, file, top1 - file["top1"]) for name, file in written.items()]
+    made = [
+        _quantized(PurePath(file["path"]).name, file["quantization"])
+        for file in written.values()
+        if "quantization" in file
+    ]
+    return html.table(header, rows) + (html.paragraph(" ".join(made), "note") if made else "")
+
+
+def _quantized(name: str, made: Mapping[str, Any]) -> str:
+    """Say how a file in 8 bits was made."""
+    parts = [f"{name}: {made['method']}", f"ranges from {made['calibration_images']} images"]
+    if "weights" in made:  # what `mobilenas export` chose from
+        corrections = " and ".join(made["corrections"]) or "no correction"
+        parts += [f"by {made['calibration']}", f"weights {made['weights']}", corrections]
+        parts += [f"{made['qat_epochs']} epochs with 8 bits simulated"] * (made["qat_epochs"] > 0)
+    return f"{', '.join(parts)}, seed {made['seed']}."
 
 
 def _file_cells(name: str, file: Mapping[str, Any], drop: float) -> tuple[object, ...]:
