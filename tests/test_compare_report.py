@@ -164,6 +164,7 @@ def write_compare(folder: Path) -> None:
             "size_bytes": 500_000,
             "latency_ms": 0.31,
             "top1": 93 - 1.1 * number - 0.4 * seed,
+            "onnx": f"compare/{number}-seed-{seed}/model.onnx",
         }
         for number, (name, kind) in enumerate(names)
         for seed in (0, 1)
