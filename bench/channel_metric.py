@@ -60,7 +60,7 @@ def main() -> None:
             trainer.run_epoch()
         top1 = trainer.evaluate(data.val).top1
         rows.append({"sizes": sizes, "early": early, "late": metric(trainer), "top1": top1})
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1], allow_nan=False), flush=True)
     uniform, *drawn = rows
     top1 = [row["top1"] for row in drawn]
     print(
@@ -71,7 +71,7 @@ def main() -> None:
         found = spearmanr([row[when] for row in drawn], top1)
         print(f"Spearman of the {when} metric: {found.statistic:.2f} (p = {found.pvalue:.2f})")
     if options.out is not None:
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options.out.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def only(step: Callable[[], None]) -> None:
     before = _resident_kib("VmRSS")
     step()
     step()
-    print(json.dumps({"mib": (_resident_kib("VmHWM") - before) / 1024}))
+    print(json.dumps({"mib": (_resident_kib("VmHWM") - before) / 1024}, allow_nan=False))
 
 
 def _resident_kib(field: str) -> int:

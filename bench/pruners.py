@@ -146,9 +146,9 @@ def main() -> None:
                 "latency_ms": latency_ms(model, data),
                 "search_seconds": seconds,
             }
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row, allow_nan=False), flush=True)
             with options.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

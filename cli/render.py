@@ -1,6 +1,5 @@
 """Tables for people; nothing here computes."""
 
-import json
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mobilenas.config import COUNTING_RULE, format_count
+from mobilenas.files import to_json
 
 if TYPE_CHECKING:
     from mobilenas.compare.sweep_page import SweptRun
@@ -34,7 +34,7 @@ def show_file(path: Path) -> None:
 
 def show_json(document: object) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(document, indent=1))
+    click.echo(to_json(document, indent=1))
 
 
 def show_table(

@@ -1,6 +1,5 @@
 """Networks of several runs, and files of other tools, side by side."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mobilenas.compare.table import found_top1, paired
 from mobilenas.config import COUNTING_RULE, format_count, to_plain
 from mobilenas.deployment import conditions, times
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json, write_json, write_text
+from mobilenas.files import read_json, write_json, write_list
 from mobilenas.pipeline import COMPARE_FILE, RESULT_FILE, compare_stage, write_result
 from mobilenas.runs import RUN_FILE, Run, RunSettings
 
@@ -175,8 +174,7 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write the networks to compare.json, as a run has it, and the rest to result.json."""
-    networks = json.dumps(comparison["networks"], indent=1)
     rest = {name: value for name, value in comparison.items() if name != "networks"}
     # first what `check_out` knows a comparison by: a kill in between can be overwritten
-    write_text(folder / COMPARE_FILE, f"{networks}\n")
+    write_list(folder / COMPARE_FILE, comparison["networks"])
     write_json(folder / RESULT_FILE, rest)

@@ -1,7 +1,6 @@
 """What of a run reaches the device: its file in the device's precision, and how fast that is."""
 
 import functools
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from mobilenas.errors import FileError
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.mistakes import Mistakes, find_mistakes
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
+from mobilenas.files import to_json
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.meter import Failed, Measured, measure
@@ -37,10 +37,10 @@ def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> None:
         labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
     ).to_strings()
     described |= {
-        "arch": json.dumps(arch.to_dict()),
-        "budgets": json.dumps(to_plain(run.settings.budgets)),
+        "arch": to_json(arch.to_dict()),
+        "budgets": to_json(to_plain(run.settings.budgets)),
         "counting_rule": COUNTING_RULE,
-        "versions": json.dumps(versions()),
+        "versions": to_json(versions()),
     }
     export_onnx(
         model,

@@ -1,10 +1,16 @@
-"""Files that are never half written: temporary name, flush, rename. JSON with a schema version."""
+"""Files that are never half written: temporary name, flush, rename. JSON with a schema version.
+
+What is read is checked for what no file of ours holds: see `parse_json`.
+"""
 
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
+import re
+import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +19,15 @@ from typing import Any
 from mobilenas.errors import FileError
 
 SCHEMA_VERSION = 1
+
+_MOST_BYTES = 2**28
+_DEEPEST = 64
+_LARGEST_INTEGER = 2**63
+_LARGEST_FLOAT = 1e100
+"""Products of a few such numbers are still finite."""
+_UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
+"""No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -32,29 +47,152 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """Write `text` as UTF-8, atomically; bytes of file names that are not UTF-8 are escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write `data` with the schema version first."""
-    write_text(path, json.dumps({"schema_version": SCHEMA_VERSION} | data, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of this schema version; the error names file, place and what is legal."""
+def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """Read a file of up to `most` bytes; FileError where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+            what = "a folder" if path.is_dir() else "a device or a pipe"
+            raise FileError(f"cannot read {path}: it is {what}, not a file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist") from error
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise FileError(f"cannot read {str(path)!r}: {error}") from error
+    if len(content) > most:
+        raise FileError(f"{path} has more than {most} bytes")
+    return content
+
+
+def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> str:
+    """Return JSON that every reader takes; FileError names `name` and what is not finite."""
+    try:
+        return json.dumps(data, indent=indent, allow_nan=False)
     except ValueError as error:
-        raise FileError(f"{path} is not JSON: {error}") from error
+        raise FileError(f"cannot write {name}: {_not_finite(data) or error}") from error
+
+
+def _not_finite(data: Any, place: str = "") -> str:
+    """Say where the first number stands that JSON has no form for."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return f"{place} is {data}; it must be a finite number"
+    inner: Iterable[tuple[str, Any]] = ()
+    if isinstance(data, dict):
+        inner = ((f"{place}.{key}" if place else str(key), item) for key, item in data.items())
+    elif isinstance(data, list | tuple):
+        inner = ((f"{place}[{number}]", item) for number, item in enumerate(data))
+    return next(filter(None, (_not_finite(item, where) for where, item in inner)), "")
+
+
+def parse_json(text: str | bytes, source: str) -> Any:
+    """Read JSON from outside; FileError names `source` and what is wrong.
+
+    Refused are NaN and infinity, numbers that no file of ours holds, duplicate keys, more than 64
+    levels, and text that no file can be named by.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        data = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            object_pairs_hook=_object,
+        )
+        _check_depth(data)
+        if _UNUSUAL.search(text):
+            _check_texts(data)
+    except RecursionError as error:
+        raise FileError(f"{source} is nested too deeply") from error
+    except ValueError as error:
+        raise FileError(f"{source} is not JSON: {error}") from error
+    return data
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= len(str(_LARGEST_INTEGER)) + 1 else _LARGEST_INTEGER
+    if abs(value) >= _LARGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits is too large")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if abs(value) > _LARGEST_FLOAT:
+        raise ValueError(f"the number {text[:24]} is too large")
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {double!r} stands twice in one object")
+    return found
+
+
+def _inner(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _check_depth(data: Any) -> None:
+    level = [data] if isinstance(data, dict | list) else []
+    for _ in range(_DEEPEST):
+        level = [item for node in level for item in _inner(node) if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _check_texts(data: Any) -> None:
+    texts = [data] if isinstance(data, str) else []
+    if isinstance(data, dict):
+        texts += data
+    if isinstance(data, dict | list):
+        for item in _inner(data):
+            _check_texts(item)
+    for text in texts:
+        if _ALIEN.search(text):
+            raise ValueError(f"the text {text[:80]!r} has a character that no name has")
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` with the schema version first."""
+    write_text(path, to_json({"schema_version": SCHEMA_VERSION} | data, path, indent=1) + "\n")
+
+
+def write_list(path: Path, data: list[dict[str, Any]]) -> None:
+    """Write a bare list, which has no schema version."""
+    write_text(path, to_json(data, path, indent=1) + "\n")
+
+
+def read_list(path: Path) -> list[Any]:
+    """Read a bare list."""
+    data = parse_json(read_bytes(path), str(path))
+    if not isinstance(data, list):
+        raise FileError(f"{path} holds a {type(data).__name__}; it must hold a list")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of this schema version; the error names file, place and what is legal."""
+    data = parse_json(read_bytes(path), str(path))
     if not isinstance(data, dict):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold an object")
     version = data.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise FileError(
             f"{path}: schema_version is {version!r}; this release reads {SCHEMA_VERSION}"
         )
@@ -63,33 +201,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Add one line to a log."""
+    line = to_json(record, path) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(line)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a log; a last line cut by a kill is left out, a missing log is empty."""
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise FileError(f"{path}, line {number} is not JSON: {error}") from error
+    lines = read_bytes(path).split(b"\n") if path.exists() else []
+    whole, cut = lines[:-1], lines[-1:]
+    records = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
+    with contextlib.suppress(FileError):
+        records += [parse_json(line, str(path)) for line in cut if line]
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise FileError(f"{path}, line {number} is not an object: it is {record!r:.80}")
     return records
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write a whole log, atomically."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_text(path, "".join(to_json(record, path) + "\n" for record in records))
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

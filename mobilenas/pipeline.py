@@ -4,7 +4,6 @@ Every stage reads files of the folder and writes files of the folder; one that i
 again.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from mobilenas.deployment import (
 )
 from mobilenas.errors import FileError
 from mobilenas.export.onnx import check_parity
-from mobilenas.files import read_json, write_bytes, write_json, write_text
+from mobilenas.files import read_json, write_bytes, write_json, write_list
 from mobilenas.profiling.confirm import is_here
 from mobilenas.runs import Run
 from mobilenas.search import search
@@ -216,7 +215,7 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
         entry["latency_spread_ms"] = timed[onnx_path].spread_ms
         entry["size_bytes"] = onnx_path.stat().st_size
     run.reporter.step(1, {})
-    write_text(path, json.dumps(entries, indent=1) + "\n")
+    write_list(path, entries)
     return entries
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from hypothesis import strategies as st
 from mobilenas import files
 from mobilenas.errors import FileError
 
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(-1e100, 1e100)
+    | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )
 RECORDS = st.dictionaries(
-    st.text().filter(lambda key: key != "schema_version"), JSON_VALUES, max_size=4
+    NAMES.filter(lambda key: key != "schema_version"), JSON_VALUES, max_size=4
 )
 # Each example overwrites the file of the one before, which is part of what is tested.
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -114,7 +120,23 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
         (b"{}", "schema_version is None; this release reads 1"),
         (b'{"schema_version": 2}', "schema_version is 2; this release reads 1"),
         (b'{"schema_version": "1"}', "schema_version is '1'; this release reads 1"),
+        (b'{"schema_version": true}', "schema_version is True; this release reads 1"),
+        (b'{"schema_version": 1.0}', "schema_version is 1.0; this release reads 1"),
+        (b'{"schema_version": 1, "top1": NaN}', "NaN is not a number of JSON"),
+        (b'{"schema_version": 1, "top1": -Infinity}', "-Infinity is not a number of JSON"),
+        (b'{"schema_version": 1, "top1": 1e400}', "1e400 is too large"),
+        (b'{"schema_version": 1, "top1": -1e101}', "-1e101 is too large"),
+        (b'{"schema_version": 1, "flops": 9223372036854775808}', "19 digits is too large"),
+        (b'{"schema_version": 1, "flops": ' + b"9" * 400 + b"}", "400 digits is too large"),
+        (b'{"schema_version": 1, "flops": ' + b"9" * 9000 + b"}", "9000 digits is too large"),
+        (b'{"schema_version": 1, "a": {"b": 1, "b": 1}}', "'b' stands twice in one object"),
+        (b'{"schema_version": 1, "schema_version": 1}', "stands twice in one object"),
+        (b'{"schema_version": 1, "a": ' + b"[" * 65 + b"]" * 65 + b"}", "more than 64 levels"),
+        (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
+        (b'{"schema_version": 1, "name": "\\ud800"}', "has a character that no name has"),
+        (b'{"schema_version": 1, "na\\u0000me": 1}', "has a character that no name has"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_wrong_json_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "arch.json"
@@ -128,8 +150,44 @@ def test_a_wrong_json_file_is_named(tmp_path: Path, content: bytes, message: str
 def test_a_json_file_that_is_missing_or_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"arch\.json does not exist"):
         files.read_json(tmp_path / "arch.json")
-    with pytest.raises(FileError, match="cannot read"):
+    with pytest.raises(FileError, match=r"cannot read .* it is a folder, not a file"):
         files.read_json(tmp_path)
+    with pytest.raises(FileError, match="/dev/zero: it is a device or a pipe, not a file"):
+        files.read_json(Path("/dev/zero"))
+    with pytest.raises(FileError, match=r"cannot read .*null"):
+        files.read_json(Path("a\0b"))
+
+
+def test_a_file_of_any_size_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "arch.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: takes no room
+    with pytest.raises(FileError, match="has more than 268435456 bytes"):
+        files.read_json(path)
+
+
+def test_a_name_that_is_not_utf8_reads_back_and_is_escaped_in_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    files.write_json(tmp_path / "run.json", {"source": name})
+    assert files.read_json(tmp_path / "run.json") == {"source": name}
+    files.write_text(tmp_path / "report.html", name)
+    assert (tmp_path / "report.html").read_bytes() == b"caf\\udce9"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "result.json"
+    record = {"top1": 1.0, "networks": [{"name": "a"}, {"costs": {"latency": number}}]}
+    writers: list[Callable[[], None]] = [
+        lambda: files.write_json(path, record),
+        lambda: files.write_list(path, [record]),
+        lambda: files.write_jsonl(path, [record]),
+        lambda: files.append_jsonl(path, record),
+    ]
+    for write in writers:
+        with pytest.raises(FileError, match=r"networks\[1\]\.costs\.latency is -?(nan|inf)"):
+            write()
+    assert not path.exists()
 
 
 @same_folder

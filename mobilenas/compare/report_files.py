@@ -1,12 +1,11 @@
 """The files of a run folder as the report reads them."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mobilenas.errors import FileError
+from mobilenas.compare.table import read_networks
 from mobilenas.files import read_json, read_jsonl
 from mobilenas.spaces import Arch, arch_from_dict
 
@@ -88,13 +87,7 @@ class RunFiles:
     def entries(self) -> list[dict[str, Any]]:
         """Every network of the comparison."""
         path = self.folder / "compare.json"
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {path}: {error}") from error
-        if not isinstance(entries, list):
-            raise FileError(f"{path} must hold a list of networks")
-        return entries
+        return read_networks(path) if path.exists() else []
 
     @property
     def settings(self) -> dict[str, Any]:

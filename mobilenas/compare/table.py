@@ -1,6 +1,5 @@
 """The comparison in rows, and in one sentence that claims no more than its numbers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from mobilenas.compare.paired import OPEN, difference, spread, told
 from mobilenas.config import check_choice, format_count
 from mobilenas.errors import FileError
+from mobilenas.files import read_list
 
 KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet", "external")
 """Kinds of networks in compare.json, in the order of the table."""
@@ -53,12 +53,7 @@ class Row:
 
 def read_networks(path: Path) -> list[dict[str, Any]]:
     """Read compare.json; FileError names what is wrong with it."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
-    if not isinstance(entries, list):
-        raise FileError(f"{path} must hold a list of networks")
+    entries = read_list(path)
     for number, entry in enumerate(entries):
         lacking = [name for name in FIELDS if not isinstance(entry, dict) or name not in entry]
         if lacking:

@@ -1,12 +1,12 @@
 """What an exported file says about itself, so that it can be used without anything beside it."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mobilenas.errors import FileError
+from mobilenas.files import parse_json, to_json
 
 _FIELDS = ("labels", "mean", "std", "image_size")
 
@@ -26,7 +26,7 @@ class ModelMetadata:
 
     def to_strings(self) -> dict[str, str]:
         """Return the form for a file's metadata_props: each value as JSON."""
-        return {name: json.dumps(getattr(self, name)) for name in _FIELDS}
+        return {name: to_json(getattr(self, name)) for name in _FIELDS}
 
     @classmethod
     def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
@@ -54,10 +54,7 @@ def _value(data: Mapping[str, str], name: str, source: str) -> Any:
         raise FileError(
             f"{source} has no {name!r} in its metadata; it must be a file that mobilenas exported"
         )
-    try:
-        return json.loads(data[name])
-    except ValueError as error:
-        raise FileError(f"{source}: {name!r} in its metadata is not JSON: {error}") from error
+    return parse_json(data[name], f"{source}: {name!r} in its metadata")
 
 
 def _is_numbers(value: Any, above: float | None) -> bool:

@@ -151,21 +151,25 @@ def is_precise(ns: list[int], rounds: int, most_rounds: int, tolerance: float) -
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of this schema version."""
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise KitError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise KitError(f"{path} is not JSON: {error}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise KitError(f"{path}: schema_version is {version!r}; this runner reads {SCHEMA_VERSION}")
     return dict(data)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number of JSON")
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write so that a kill at any moment leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
