@@ -108,6 +108,9 @@ def cli() -> None:
 
 def main() -> None:
     """Answer `mobilenas` and `python -m mobilenas`."""
+    # Read when torch is imported: threads that wait for each other sleep instead of spinning, or
+    # two of them take a hundred times as long as one where other programs use the cores, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         cli()
     except SystemExit as ending:

@@ -1,6 +1,5 @@
 """The options that commands share: the same name and meaning everywhere."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,13 +80,6 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def available_threads() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
     if len(values) > 1:
         raise click.BadParameter("it is given more than once", ctx, param)
@@ -143,9 +135,9 @@ _JOB = (
     click.option(
         "--threads",
         type=click.IntRange(min=1),
-        default=available_threads,
+        default=1,
         metavar="N",
-        help="Threads of torch; all cores this process may use unless said.",
+        help="Threads of torch; 1. More help with images of 64 pixels and larger on idle cores.",
     ),
     _choice("--device", DEVICES, "Where networks are trained; cpu unless said."),
     _count("--image-size", 1, "Side in pixels; the images' own, or 224, unless said."),

@@ -92,8 +92,24 @@ def test_baselines_are_read() -> None:
     assert options.mobilenets("none") == ()
 
 
-def test_at_least_one_thread_is_available() -> None:
-    assert options.available_threads() >= 1
+def test_every_command_has_the_same_number_of_threads() -> None:
+    commands = [command_named(name) for name in entry.COMMANDS]
+    for group in [command for command in commands if isinstance(command, click.Group)]:
+        commands += group.commands.values()
+    params = [param for command in commands for param in command.params]
+    defaults = [param.default for param in params if param.name == "threads"]
+    assert len(defaults) > 5 and set(defaults) == {Request(flops=1).threads} == {1}
+
+
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, policy: str
+) -> None:
+    environment = {} if own is None else {"OMP_WAIT_POLICY": own}
+    monkeypatch.setattr(entry.os, "environ", environment)
+    monkeypatch.setattr(entry, "cli", lambda: None)
+    entry.main()
+    assert environment == {"OMP_WAIT_POLICY": policy}
 
 
 def test_the_version_is_said() -> None:
