@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import RULE, folder_options, output_options, request_options
+from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.ablation import Ablation
@@ -54,7 +55,7 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
         return
     _show(record)
     show_rule()
-    click.echo(f"Report: {ablation.folder / PAGE_FILE}")
+    echo(f"Report: {ablation.folder / PAGE_FILE}")
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
@@ -103,10 +104,10 @@ def _show(record: Mapping[str, Any]) -> None:
         "agreement: of the networks over seeds, 0 to 1."
     )
     for text in (told, costs_sentence(record), f"Control: {record['control']}."):
-        click.echo(click.wrap_text(text, 80))
+        echo(click.wrap_text(text, 80))
     for sentence in sentences(record):
-        click.echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
-    click.echo()
+        echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
+    echo()
 
 
 def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ import click
 
 from mobilenas.errors import MobileNASError
 
+from .terminal import clean, echo
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -44,7 +46,7 @@ def show_groups(
         return
     _show(model, graph, inexact)
     if out is not None:
-        click.echo(f"Drawing: {out}")
+        echo(f"Drawing: {out}")
 
 
 def _extract(
@@ -138,11 +140,11 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
     for group in graph.groups:
         multiple = "-" if group.fixed else str(group.divisor)
         row = (group.name, str(group.size), multiple, _layers(group, layers), group.fixed or "")
-        table.add_row(*map(Text, row))
-    click.echo(f"Dependency groups of {model}")
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    echo(f"Dependency groups of {model}")
     console.print(table)
     free = len(graph.groups) - len(graph.fixed)
-    click.echo(
+    echo(
         f"\n{len(graph.groups)} groups, {free} can change. "
         f"{graph.flops({}):,} FLOPs, {graph.params({}):,} params."
     )
@@ -151,7 +153,7 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
         told = (
             f"Growing these changes what the model computes, although weights are kept: {reasons}."
         )
-        click.echo(click.wrap_text(told, 80))
+        echo(click.wrap_text(told, 80))
     show_rule()
 
 

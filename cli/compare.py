@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .options import MOBILENETS, RULE, output_options
+from .terminal import echo
 
 RANDOM = "random"
 SUFFIXES = (".onnx", ".ort")
@@ -115,7 +116,7 @@ def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: b
     else:
         show_comparison(found)
         if out is not None:
-            click.echo(f"Comparison: {out}")
+            echo(f"Comparison: {out}")
     return status_of(budget for run in found["runs"] for budget in run["budgets"])
 
 
@@ -158,6 +159,6 @@ def _published(as_json: bool) -> int:
         "top-1: validation images of ImageNet, each network trained by its paper's own recipe. "
         "Nothing here was measured by mobilenas, and nothing of it stands beside what was."
     )
-    click.echo(click.wrap_text(told, 80))
+    echo(click.wrap_text(told, 80))
     show_rule()
     return 0

@@ -18,6 +18,7 @@ from .options import (
     output_options,
     run_argument,
 )
+from .terminal import echo
 
 _INT8 = {
     "int8_weights": "weights",
@@ -130,7 +131,7 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     else:
         _show(run.folder, record["files"])
     difference = record["parity"]["max_abs_difference"]
-    click.echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
+    echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:

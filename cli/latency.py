@@ -10,6 +10,7 @@ import click
 from mobilenas.progress import Reporter
 
 from .options import ACTIVATIONS, PRECISIONS, json_option, output_options, size
+from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.profiling.meter import Measured
@@ -247,7 +248,7 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
     if as_json:
         show_json({"kit": manifest.kit, "folder": str(out), "models": len(manifest.models)})
     else:
-        click.echo(f"{len(manifest.models)} models of kit {manifest.kit}; read {out}/README.md")
+        echo(f"{len(manifest.models)} models of kit {manifest.kit}; read {out}/README.md")
 
 
 @click.command(name="import")
@@ -346,4 +347,4 @@ def _keep(profile: "Profile", *, as_json: bool) -> None:
     write_profile(profile, path)
     show_profile(profile, as_json=as_json)
     if not as_json:
-        click.echo(f"Profile: {path}")
+        echo(f"Profile: {path}")

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.text import Text
 
 from .plain import stage_line
+from .terminal import clean
 
 
 class _Bar(Progress):
@@ -75,12 +76,12 @@ class LiveReporter:
         if self._task is None:
             return
         self._figures = figures
-        self._bar.below = ", ".join(f"{name} {value}" for name, value in figures.items())
+        self._bar.below = clean(", ".join(f"{name} {value}" for name, value in figures.items()))
         self._bar.update(self._task, completed=done)
 
     def say(self, message: str) -> None:
         """Write a line above the bar."""
-        self._bar.console.print(message, markup=False)
+        self._bar.console.print(clean(message), markup=False)
 
     def _end_stage(self) -> None:
         if self._task is None:

@@ -11,6 +11,8 @@ from mobilenas import __version__
 from mobilenas.config import COUNTING_RULE
 from mobilenas.errors import MobileNASError
 
+from .terminal import echo
+
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
@@ -70,7 +72,7 @@ class Commands(click.Group):
             if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
             status = INTERRUPTED
-            click.echo("mobilenas: interrupted", err=True)
+            echo("mobilenas: interrupted", err=True)
         except BrokenPipeError:
             # whoever read stdout has gone; Python's own flush at exit must not complain about it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,11 +84,11 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
     """Write one line, whatever the message holds."""
     line = " ".join(message.split())
     if error is not None and error.exit_code == INTERRUPTED:
-        click.echo(f"mobilenas: {line}", err=True)
+        echo(f"mobilenas: {line}", err=True)
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f" (see `{context.command_path} --help`)" if context else ""
-    click.echo(f"mobilenas: error: {line}{hint}", err=True)
+    echo(f"mobilenas: error: {line}{hint}", err=True)
 
 
 @click.group(

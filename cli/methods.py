@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from .options import json_option
+from .terminal import echo
 
 
 @click.command(name="methods")
@@ -21,15 +22,15 @@ def command(as_json: bool) -> None:
         show_json({name: to_plain(method) for name, method in METHODS.items()})
         return
     for name, method in METHODS.items():
-        click.echo(name)
+        echo(name)
         for label, words in (
             ("parts", _parts(method)),
             ("improves", method.improves),
             ("paper", method.paper),
         ):
             lines = textwrap.wrap(words, 68, break_on_hyphens=False)
-            click.echo(f"  {label:10}" + f"\n{' ' * 12}".join(lines))
-    click.echo("\nEntropy on edges, edge weights and none are parts of --space cell.")
+            echo(f"  {label:10}" + f"\n{' ' * 12}".join(lines))
+    echo("\nEntropy on edges, edge weights and none are parts of --space cell.")
 
 
 def _parts(method: Any) -> str:

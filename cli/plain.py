@@ -3,7 +3,7 @@
 import time
 from types import TracebackType
 
-import click
+from .terminal import echo
 
 
 class PlainReporter:
@@ -40,19 +40,19 @@ class PlainReporter:
         if figures or tenth > self._tenth:
             self._flush()
             seconds = time.monotonic() - self._began
-            click.echo(stage_line(self._stage, done, self._total, figures, seconds), err=True)
+            echo(stage_line(self._stage, done, self._total, figures, seconds), err=True)
         self._tenth = tenth
 
     def say(self, message: str) -> None:
         """Write the line, once a step has been made."""
         if self._waiting is None:
-            click.echo(message, err=True)
+            echo(message, err=True)
         else:
             self._waiting.append(message)
 
     def _flush(self) -> None:
         for message in self._waiting or ():
-            click.echo(message, err=True)
+            echo(message, err=True)
         self._waiting = None
 
 

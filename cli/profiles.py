@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import json_option, output_options
+from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.profiling.meter import Measured
@@ -35,7 +36,7 @@ def list_(as_json: bool) -> None:
         show_json({"profiles": found})
         return
     if not found:
-        click.echo("There are no profiles; `mobilenas profile latency` measures this device.")
+        echo("There are no profiles; `mobilenas profile latency` measures this device.")
         return
     columns = ("name", "device", "runtime", "threads", "precisions", "sides")
     show_table(
@@ -79,10 +80,10 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
         return
     sides = ", ".join(f"{side}x{side}" for side in summary["image_sizes"])
     device = ", ".join(str(value) for value in profile.device.values())
-    click.echo(click.wrap_text(f"{profile.name}: {device}", 80))
-    click.echo(f"{profile.runtime}, {profile.provider}, threads {profile.threads}")
-    click.echo(click.wrap_text(f"Images {sides}, measured {profile.date}", 80))
-    click.echo()
+    echo(click.wrap_text(f"{profile.name}: {device}", 80))
+    echo(f"{profile.runtime}, {profile.provider}, threads {profile.threads}")
+    echo(click.wrap_text(f"Images {sides}, measured {profile.date}", 80))
+    echo()
     rows = [
         (
             precision,
@@ -99,10 +100,10 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
     ]
     names = ("parts", "failed", "networks", "error %", "tau", "by FLOPs", "tau", "noise %")
     show_table("", ("precision", *names), rows)
-    click.echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
-    click.echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
+    echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
+    echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
     for warning in summary["warnings"]:
-        click.echo(click.wrap_text(f"Warning: {warning}", 80))
+        echo(click.wrap_text(f"Warning: {warning}", 80))
 
 
 def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_json: bool) -> None:
@@ -150,7 +151,7 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
         for row in found["parts"]
     )
     show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows, words=("part",))
-    click.echo(f"Ratio: median {found['ratio_median']:.3g}, spread {found['ratio_spread']:.2g}")
+    echo(f"Ratio: median {found['ratio_median']:.3g}, spread {found['ratio_spread']:.2g}")
     if not found["same_device"]:
-        click.echo("Warning: the profile was measured on another device")
-    click.echo(click.wrap_text(f"{found['name']}: {found['verdict']}", 80))
+        echo("Warning: the profile was measured on another device")
+    echo(click.wrap_text(f"{found['name']}: {found['verdict']}", 80))

@@ -14,6 +14,8 @@ from rich.text import Text
 from mobilenas.config import COUNTING_RULE, format_count
 from mobilenas.files import to_json
 
+from .terminal import clean, echo
+
 if TYPE_CHECKING:
     from mobilenas.compare.sweep_page import SweptRun
     from mobilenas.compare.table import Row
@@ -29,12 +31,12 @@ def status_of(budgets: Iterable[dict[str, Any]]) -> int:
 
 def show_file(path: Path) -> None:
     """Print a JSON file as it stands."""
-    click.echo(path.read_text(encoding="utf-8"), nl=False)
+    echo(path.read_text(encoding="utf-8"), nl=False)
 
 
 def show_json(document: object) -> None:
     """Print one JSON document."""
-    click.echo(to_json(document, indent=1))
+    echo(to_json(document, indent=1))
 
 
 def show_table(
@@ -55,11 +57,11 @@ def show_table(
             min_width=len(name),
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(clean(cell)) for cell in row))
     if title:
-        click.echo(title)
+        echo(title)
     Console(highlight=False).print(table)
-    click.echo()
+    echo()
 
 
 def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
@@ -95,8 +97,8 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     caveats = [report["caveat"] for report in reports if report["caveat"]]
     notes += [f"{caveats[0]}."] if targets and caveats else []
     for note in notes:
-        click.echo(click.wrap_text(note, 80))
-    click.echo()
+        echo(click.wrap_text(note, 80))
+    echo()
 
 
 def _show_checks(files: Iterable[dict[str, Any]]) -> None:
@@ -129,7 +131,7 @@ def _parts(report: dict[str, Any] | None) -> str:
 
 def show_rule() -> None:
     """Print the counting rule."""
-    click.echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
+    echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
 
 
 def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
@@ -137,8 +139,8 @@ def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> N
     from mobilenas.compare.table import summarize
 
     show_networks(summarize(networks))
-    click.echo(click.wrap_text(result["verdict"], 80))
-    click.echo()
+    echo(click.wrap_text(result["verdict"], 80))
+    echo()
     show_certificate(result["budgets"])
     show_rule()
 
@@ -166,8 +168,8 @@ def show_networks(rows: Iterable["Row"]) -> None:
         ),
     )
     for run, number in numbers.items():
-        click.echo(f"run {number}: {run}")
-    click.echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+        echo(f"run {number}: {run}")
+    echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
     if external:
         told = (
             "external: a file of another tool, NOT trained by this recipe. Floats that it takes "
@@ -175,8 +177,8 @@ def show_networks(rows: Iterable["Row"]) -> None:
         )
         if any(row.flops is None for row in external):
             told += " FLOPs -: it cannot be counted; --json says why."
-        click.echo(click.wrap_text(told, 80))
-    click.echo()
+        echo(click.wrap_text(told, 80))
+    echo()
 
 
 def show_sweep(runs: Iterable["SweptRun"]) -> None:
@@ -191,8 +193,8 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
             rows.append((run.name, *figures, f"{found.latency_ms:.3g}", top1, other))
     columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
     show_table("Sweep", columns, rows)
-    click.echo("Test top-1 in percent. ms: median latency of one image.")
-    click.echo()
+    echo("Test top-1 in percent. ms: median latency of one image.")
+    echo()
 
 
 def show_comparison(comparison: dict[str, Any]) -> None:
@@ -202,7 +204,7 @@ def show_comparison(comparison: dict[str, Any]) -> None:
 
     show_networks(summarize(comparison["networks"]))
     for sentence in sentences(comparison):
-        click.echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
+        echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
     show_rule()
 
 
@@ -269,8 +271,8 @@ def _show_cells(plain: dict[str, Any]) -> None:
     # textwrap keeps what a no-break space joins: an operation and its input
     whole_edges = format_genotype(arch.genotype).replace("', ", "',\N{NO-BREAK SPACE}")
     for line in textwrap.wrap(whole_edges, 80):
-        click.echo(line.replace("\N{NO-BREAK SPACE}", " "))
-    click.echo()
+        echo(line.replace("\N{NO-BREAK SPACE}", " "))
+    echo()
 
 
 def _show_blocks(arch: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from .options import output_options
+from .terminal import echo
 
 
 @click.command(name="report")
@@ -20,4 +21,4 @@ def command(folder: Path, as_json: bool, **_: bool) -> None:
     if as_json:
         show_json({"report": str(path)})
     else:
-        click.echo(f"Report: {path}")
+        echo(f"Report: {path}")

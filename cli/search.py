@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from .options import RULE, folder_options, output_options, request_options
+from .terminal import echo
 
 
 @click.command(name="search", epilog=RULE)
@@ -42,9 +43,9 @@ def command(
         show_certificate(record["budgets"])
         show_rule()
         seconds = sum(record["seconds"].values())
-        click.echo(f"Discretization gap: {record['discretization_gap']['points']:.1f} points")
-        click.echo(f"Seconds: {seconds:.0f} for {record['candidates']} candidates")
-        click.echo(f"Network: {run.folder / ARCH_FILE}")
+        echo(f"Discretization gap: {record['discretization_gap']['points']:.1f} points")
+        echo(f"Seconds: {seconds:.0f} for {record['candidates']} candidates")
+        echo(f"Network: {run.folder / ARCH_FILE}")
     return status_of(record["budgets"])
 
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from mobilenas.progress import Reporter
 
 from .progress import make_reporter
+from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.request import Request
@@ -107,6 +108,6 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
         show_file(out / RESULT_FILE)
     else:
         show_result(networks, result)
-        click.echo(f"Report: {out / REPORT_FILE}")
-        click.echo(f"Model: {out / ONNX_FILE}")
+        echo(f"Report: {out / REPORT_FILE}")
+        echo(f"Model: {out / ONNX_FILE}")
     return status_of(result["budgets"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import RULE, folder_options, numbers, output_options, sizes, swept_options
+from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.progress import Reporter
@@ -63,7 +64,7 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
     else:
         show_sweep(runs)
         show_rule()
-        click.echo(f"Report: {sweep.folder / REPORT_FILE}")
+        echo(f"Report: {sweep.folder / REPORT_FILE}")
     return max(status_of(result["budgets"]) for result in results.values())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from .options import output_options, run_argument
+from .terminal import echo
 
 
 @click.command(name="train")
@@ -33,4 +34,4 @@ def command(folder: Path, quiet: bool, as_json: bool) -> None:
         f"{record['seconds']:.0f}",
     )
     show_table("Training", ("best epoch", "val top-1 %", "params", "seconds"), [row])
-    click.echo(f"Weights: {folder / WEIGHTS_FILE}")
+    echo(f"Weights: {folder / WEIGHTS_FILE}")

@@ -5,8 +5,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mobilenas.compare.table import read_networks
-from mobilenas.files import read_json, read_jsonl
+from mobilenas.files import read_json, read_jsonl, read_list
 from mobilenas.spaces import Arch, arch_from_dict
 
 
@@ -87,7 +86,7 @@ class RunFiles:
     def entries(self) -> list[dict[str, Any]]:
         """Every network of the comparison."""
         path = self.folder / "compare.json"
-        return read_networks(path) if path.exists() else []
+        return read_list(path) if path.exists() else []
 
     @property
     def settings(self) -> dict[str, Any]:
