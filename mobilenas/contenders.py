@@ -25,11 +25,9 @@ def contenders(
 ) -> list[Contender]:
     """Return what is asked for, and not there."""
     settings = run.settings
-    # random sizes are one of the controls of channel sizes
-    uncontrolled = settings.widths is not None and not settings.widths.controls
     asked = asked or Opponents(
         mobilenets=settings.baselines,
-        random=0 if uncontrolled else settings.random,
+        random=settings.random,
         rival=settings.rival,
     )
     # a MobileNet by its name alone: another width of it would be a second choice

@@ -149,8 +149,8 @@ class Request:
     """Execution providers that must run what is found whole."""
     baselines: Sequence[str] = tuple(MOBILENETS)
     """MobileNets to compare with."""
-    random: int = 3
-    """Random networks to compare with."""
+    random: int | None = None
+    """Random networks to compare with; 3 unless said."""
     rival: bool = False
     """Whether random networks get the search's time, too."""
     rank: int = 0
@@ -182,6 +182,11 @@ class Request:
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
+
+    @property
+    def _default_random(self) -> int:
+        """Random networks where no number was given."""
+        return RunSettings.random
 
     @property
     def _rung_share(self) -> float:
@@ -275,6 +280,7 @@ class Request:
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
             baselines=tuple(self.baselines),
+            random=self._default_random if self.random is None else self.random,
         )
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
@@ -314,7 +320,6 @@ _PASSED_ON = (
     "space",
     "profile",
     "precision",
-    "random",
     "rival",
     "rank",
     "seed",

@@ -55,6 +55,11 @@ class ChannelsRequest(Request):
         super().__post_init__()
 
     @property
+    def _default_random(self) -> int:
+        """Random sizes are one of the controls."""
+        return super()._default_random if self.controls else 0
+
+    @property
     def _rung_share(self) -> float:
         return _FINALIST_SHARE
 

@@ -28,6 +28,7 @@ class Net(nn.Module):
         self.squeeze, self.excite = nn.Conv2d(12, 3, 1), nn.Conv2d(3, 12, 1)
         self.depthwise = nn.Conv2d(12, 24, 3, stride=2, groups=12)
         self.scale = nn.Parameter(torch.rand(24, 1, 1))
+        self.gain = nn.Parameter(torch.tensor(1.5))
         self.fc = nn.Linear(24 * 9, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ class Net(nn.Module):
         x = torch.cat((a + self.inner(a), F.relu(self.norm_b(self.b(x)))), 1)
         x = F.hardswish(self.grouped(F.silu(self.wide(x))))
         x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
-        return self.fc((self.depthwise(x) * self.scale).flatten(1))
+        return self.fc((self.depthwise(x) * self.scale).flatten(1)) * self.gain
 
 
 @pytest.fixture

@@ -352,7 +352,7 @@ def test_weights_that_do_not_fit_are_named(here: Path, change: Any, message: str
 def test_a_file_that_is_no_weights_is_named(here: Path) -> None:
     write(here, GOOD)
     path = here / "w.safetensors"
-    with pytest.raises(FileError, match=r"cannot read .*w\.safetensors: No such file"):
+    with pytest.raises(FileError, match=r"w\.safetensors does not exist"):
         load_model("planted_nets:small", classes=5, image_size=8, weights=path)
     path.write_bytes(b"not weights")
     with pytest.raises(FileError, match=r"w\.safetensors is not a whole safetensors file"):

@@ -87,7 +87,20 @@ def test_random_sizes_that_are_asked_for_later_are_not_forgotten(refined: Path) 
     )
     asked = Opponents(mobilenets=(), random=2, rival=False)
     kinds = [[c.kind for c in contenders(run, words, [])] for words in (None, asked)]
-    assert kinds == [["found"], ["found", "random", "random"]]
+    assert kinds == [["found", "random"], ["found", "random", "random"]]
+
+
+@pytest.mark.parametrize(
+    ("controls", "given", "expected"),
+    [(False, None, 0), (True, None, 3), (False, 1, 1), (True, 0, 0)],
+)
+def test_random_sizes_are_trained_where_asked_for_or_with_the_controls(
+    controls: bool, given: int | None, expected: int
+) -> None:
+    request = ChannelsRequest(
+        model="torchvision:mobilenet_v2", flops=1, controls=controls, random=given
+    )
+    assert request.settings(100).random == expected
 
 
 def test_the_run_opens_again_and_its_weights_fit(refined: Path) -> None:

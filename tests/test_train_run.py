@@ -291,14 +291,14 @@ def test_weights_that_do_not_fit_are_named(whole, tmp_path):
         load_weights(ARCH, path)
     tensors = load_file(folder / "last.safetensors")
     wider = replace(ARCH, head=replace(ARCH.head, channels=24))
-    with pytest.raises(FileError, match=r"last\.safetensors: 'head\.0\.weight' has shape \[16"):
+    with pytest.raises(FileError, match=r"last\.safetensors .* head\.0\.weight has shape \[16"):
         load_weights(wider, folder / "last.safetensors")
     save_file(tensors | {"odd": torch.zeros(1)}, path)
-    with pytest.raises(FileError, match="has 'odd'"):
+    with pytest.raises(FileError, match="the model has no odd"):
         load_weights(ARCH, path)
     del tensors["stem.0.weight"]
     save_file(tensors, path)
-    with pytest.raises(FileError, match=r"lacks 'stem\.0\.weight'"):
+    with pytest.raises(FileError, match=r"the file has no stem\.0\.weight"):
         load_weights(ARCH, path)
 
 

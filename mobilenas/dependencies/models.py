@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from torch import Tensor, nn
+from torch import nn
 
 from mobilenas.dependencies.tracing import trace
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.errors import MobileNASError
+from mobilenas.nn.weights import load_into
 
 TORCHVISION = "torchvision:"
 """Starts the name of a torchvision classification model."""
@@ -48,7 +47,7 @@ def load_model(
     else:
         model = _from_factory(spec)
     if weights is not None:
-        _load_weights(model, spec, weights)
+        load_into(model, weights, spec)
     traced = trace(model, image_size=image_size, in_channels=in_channels)
     (last,) = (node for node in traced.graph.nodes if node.op == "output")
     logits = traced.results[last].shape[1]
@@ -110,25 +109,3 @@ def _current_folder_importable() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _load_weights(model: nn.Module, spec: str, path: Path) -> None:
-    tensors = _read(path)
-    own: dict[str, Tensor] = model.state_dict()
-    for key in [*own, *tensors]:
-        have, want = (list(side[key].shape) if key in side else None for side in (tensors, own))
-        if have != want:
-            problem = f"{key} has shape {have} in the file and {want} in the model"
-            if have is None or want is None:
-                problem = f"{'the file' if have is None else 'the model'} has no {key}"
-            raise MobileNASError(f"{path} does not fit {spec}: {problem}")
-    model.load_state_dict(tensors)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_tensors(path.read_bytes())
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise FileError(f"{path} is not a whole safetensors file: {error}") from error

@@ -99,7 +99,8 @@ class Resizing:
         mask, which broadcasts to the new shape, is true the values mean nothing.
         """
         missing = torch.zeros((1,) * tensor.dim(), dtype=torch.bool)
-        rows, outputs = torch.arange(len(tensor)), len(tensor)
+        outputs = len(tensor) if tensor.dim() else 1
+        rows = torch.arange(outputs)
         for axis, dimension in self.tensors.get(name, []):
             source = self.entries(dimension)
             if dimension.blocks > 1:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from mobilenas.cost import costs
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
 from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
+from mobilenas.nn.weights import load_into
 from mobilenas.progress import Reporter, Silent, clock
 from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
@@ -100,30 +99,10 @@ def load_weights(arch: Arch, path: Path) -> nn.Module:
 
     Raises FileError that names the file and the first weight that does not fit.
     """
-    try:
-        tensors = load_tensors(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist") from error
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise FileError(f"{path} is not a whole safetensors file: {error}") from error
     # the start weights, drawn and dropped, move no generator
     with torch.random.fork_rng(devices=[]):
         network = build(arch)
-    wanted = network.state_dict()
-    for name, tensor in wanted.items():
-        if name not in tensors:
-            raise FileError(f"{path} lacks {name!r}; its weights are another network's")
-        if tensors[name].shape != tensor.shape:
-            raise FileError(
-                f"{path}: {name!r} has shape {list(tensors[name].shape)}; "
-                f"this network needs {list(tensor.shape)}"
-            )
-    unknown = next((name for name in tensors if name not in wanted), None)
-    if unknown is not None:
-        raise FileError(f"{path} has {unknown!r}, which this network does not")
-    network.load_state_dict(tensors)
+    load_into(network, path, "this network")
     return network.eval()
 
 

@@ -1,0 +1,87 @@
+"""Weights from a safetensors file: every tensor is checked before any is set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mobilenas.errors import FileError
+
+
+def load_into(module: nn.Module, path: Path, name: str) -> None:
+    """Set all parameters and buffers of `module` from a file; `name` is the module's in errors.
+
+    The file may lack the step counters of norms, which older files do not have, and all but one
+    name of a tensor with several. FileError names the first tensor that is missing, unknown, of
+    another shape or kind of number, not finite, or a negative variance.
+    """
+    tensors, own = _read(path), module.state_dict()
+    optional = _optional(module, own, tensors)
+    for key in [*own, *tensors]:
+        if key not in tensors and key in optional:
+            continue
+        problem = f"{'the file' if key in own else 'the model'} has no {key}"
+        if key in own and key in tensors:
+            problem = _problem(key, tensors[key], own[key])
+        if problem:
+            raise FileError(f"{path} does not fit {name}: {problem}")
+    for prefix, part in module.named_modules():
+        key = f"{prefix}.running_var".lstrip(".")
+        if isinstance(part, _NormBase) and key in tensors and bool((tensors[key] < 0).any()):
+            raise FileError(f"{path}: {key} holds a negative variance")
+    module.load_state_dict(tensors, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, KeyError) as error:  # a KeyError: a kind of number torch has not
+        raise FileError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _optional(
+    module: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> set[str]:
+    """Return the keys a file may lack; a module that stands under two names has two of each."""
+    counters = {
+        f"{prefix}.num_batches_tracked".lstrip(".")
+        for prefix, part in module.named_modules(remove_duplicate=False)
+        if isinstance(part, _NormBase)
+    }
+    places = {_place(own[key]) for key in tensors if key in own}
+    return counters | {key for key in own if _place(own[key]) in places}
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
+
+
+def _problem(key: str, given: Tensor, own: Tensor) -> str:
+    """Return what is wrong with a tensor of the file; nothing if it can be set."""
+    if given.shape != own.shape:
+        have, want = list(given.shape), list(own.shape)
+        return f"{key} has shape {have} in the file and {want} in the model"
+    if _kind(given) != _kind(own):
+        return f"{key} is {_kind(given)} in the file and {_kind(own)} in the model"
+    if own.is_floating_point():
+        value = given.to(own.dtype)
+        # a mask of the model's own may hold infinity
+        if bool((~value.isfinite() & (value != own)).any()):
+            return f"{key} holds numbers that are NaN, infinite or too large"
+    return ""
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floating-point"
+    if tensor.is_complex():
+        return "complex"
+    return "boolean" if tensor.dtype is torch.bool else "integer"
