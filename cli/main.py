@@ -27,7 +27,7 @@ COMMANDS = {
     "ablate": "Compare search methods over seeds.",
     "methods": "Show the search methods and their parts.",
     "profile": "Count what a network costs, or measure how long it takes.",
-    "channels": "Show which channel sizes of a model are tied.",
+    "channels": "Search the channel sizes of a model of your own.",
     "predict": "Label images with an exported network.",
 }
 """Every command with its line of `--help`, so that the list imports no command."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @output_options
 @click.pass_context
 def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> int:
-    """Do what `mobilenas run` does for each budget, or each strength, and report on all.
+    """Run `mobilenas run` for each budget, or each strength, and report on all.
 
     mobilenas sweep --data FOLDER --flops 500k,1M,2M --out SWEEP
 

@@ -79,6 +79,11 @@ def test_the_list_of_commands_is_complete() -> None:
         assert command_named(name).name == name
 
 
+def test_the_list_and_the_commands_own_help_say_the_same_verb() -> None:
+    for name, line in entry.COMMANDS.items():
+        assert line.split()[0] == (command_named(name).help or "").split()[0]
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("500k", 500_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), ("7", 7)]
 )

@@ -1,6 +1,6 @@
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
-from mobilenas.files import read_json, read_jsonl
+from mobilenas.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
 from mobilenas.profiling.profile import Profile
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
@@ -174,6 +174,52 @@ def test_a_checkpoint_cut_in_half_is_named(
     with pytest.raises(FileError, match="cut or damaged") as caught:
         run(tiny_budgets, tiny_images, tmp_path)
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda kept: kept.pop("gap"), "gap"),
+        (lambda kept: kept.update(seconds="1"), "seconds"),
+        (lambda kept: kept.update(choices=[]), "choices is empty"),
+        (lambda kept: kept["choices"][1].update(kernel=[0]), r"choices\[1\] is no network"),
+        (
+            lambda kept: kept["choices"][0]["width"].__setitem__(0, 99),
+            r"choices\[0\] is no network",
+        ),
+        (lambda kept: kept["choices"][0]["keep"].__setitem__(0, False), r"choices\[0\] is no net"),
+    ],
+    ids=["no gap", "text", "empty", "short", "out of range", "no first block"],
+)
+def test_candidates_that_are_no_networks_of_the_space_are_refused_by_name(
+    done: tuple[Path, SearchResult],
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    named: str,
+) -> None:
+    for file in done[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    kept = json.loads((tmp_path / "candidates.json").read_text())
+    change(kept)
+    (tmp_path / "candidates.json").write_text(json.dumps(kept))
+    with pytest.raises(FileError, match=rf"candidates\.json: {named}"):
+        run(tiny_budgets, tiny_images, tmp_path)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_checkpoint_of_another_release_is_named(
+    done: tuple[Path, SearchResult], tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path
+) -> None:
+    state = load_checkpoint(done[0] / "checkpoint.pt")
+    assert state is not None
+    groups = state["searcher"]["weight_optimizer"]["param_groups"]
+    groups[0]["params"].append(groups[1]["params"].pop())
+    save_checkpoint(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(FileError, match=r"checkpoint\.pt does not fit this release; delete it"):
+        run(tiny_budgets, tiny_images, tmp_path)
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,6 +1,7 @@
 import json
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,3 +97,14 @@ def test_a_space_round_trips_as_json(size: int) -> None:
     space = template(0.7, image_size=size, classes=12)
     assert space.slots  # a cached property is no part of the JSON form
     assert from_plain(MobileSpace, json.loads(json.dumps(to_plain(space))), "space") == space
+
+
+def test_every_choice_is_legal_and_no_other(
+    micro_space: MobileSpace, every_choice: list[Choice]
+) -> None:
+    assert all(map(micro_space.is_legal, every_choice))
+    for choice in every_choice[:50]:
+        assert not micro_space.is_legal(replace(choice, width=(*choice.width, 0)))
+        assert not micro_space.is_legal(replace(choice, kernel=(2, *choice.kernel[1:])))
+        assert not micro_space.is_legal(replace(choice, squeeze=(-1, *choice.squeeze[1:])))
+        assert not micro_space.is_legal(replace(choice, keep=(False, *choice.keep[1:])))

@@ -8,8 +8,11 @@ from torch import nn
 
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.errors import DataError, DivergedError, MobileNASError
+from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
 from mobilenas.spaces.build_cell import DropPath
+from mobilenas.supernet import SamplerSettings
+from mobilenas.supernet.of_space import make_supernet
 from mobilenas.train import Recipe, Trainer, evaluate, parameter_groups
 
 ARCH = MobileArch(
@@ -179,6 +182,23 @@ def test_only_dense_weights_decay():
         "classifier.0.weight",
         "classifier.3.weight",
     }
+
+
+@pytest.mark.parametrize("name", ["mobile", "cell"])
+def test_a_supernet_decays_what_final_training_decays(tiny_space, name):
+    space = (
+        tiny_space
+        if name == "mobile"
+        else cell_space_for((), image_size=8, classes=3, in_channels=3)
+    )
+    supernet = make_supernet(space, SamplerSettings(name="full", partial=1))
+    decaying, others = parameter_groups(supernet, 1e-3)
+    names = {id(weight): name for name, weight in supernet.named_parameters()}
+    kept = {names[id(weight)] for weight in others["params"]}
+    assert any(".depthwise" in name for name in kept)
+    assert {name for name in names.values() if ".depthwise" in name} <= kept
+    assert kept == {n for n, w in supernet.named_parameters() if w.dim() == 1 or ".depthwise" in n}
+    assert len(decaying["params"]) + len(kept) == len(names)
 
 
 def test_the_average_follows_its_formula():

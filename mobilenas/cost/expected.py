@@ -1,4 +1,4 @@
-"""Cost tables of a space: exact for any choice, expected for a relaxation, and its gradient.
+"""Cost tables of a space: exact for any choice, expected for a relaxation.
 
 Every slot has a table over (input width, output width, expansion, kernel, squeeze) filled by the
 exact cost functions, so a measured latency fits as well as an analytic count. The decisions are
@@ -133,33 +133,6 @@ class CostTable:
             return torch.cat([slots, head[None], head.new_tensor([self.stem])]).max()
         return slots.sum() + head + self.stem
 
-    def gradient(self, p: Probabilities, tau: float) -> dict[str, Tensor]:
-        """Return dF/dalpha by decision for p = softmax(alpha / tau), without autograd.
-
-        dF/dalpha_lj = p_lj (f_lj - sum_k p_lk f_lk) / tau, where f_lj = dF/dp_lj is the table
-        contracted with all other decisions' probabilities. For sums only: memory is a maximum.
-        """
-        if self.is_peak:
-            raise TypeError(f"{self.cost} is a maximum; its gradient has no closed form here")
-        p = self._here(p)
-        table, pairs = (
-            self.finite * p.keep[:, 1, None, None, None, None, None],
-            self._width_pairs(p),
-        )
-        e, k, q = p.expansion, p.kernel, p.squeeze
-        kept = torch.einsum("lioekq,lio,le,lk,lq->l", self.finite, pairs, e, k, q)
-        slopes = {
-            "width": self._width_slopes(p, torch.einsum("lioekq,le,lk,lq->lio", table, e, k, q)),
-            "kernel": torch.einsum("lioekq,lio,le,lq->lk", table, pairs, e, q),
-            "expansion": torch.einsum("lioekq,lio,lk,lq->le", table, pairs, k, q),
-            "squeeze": torch.einsum("lioekq,lio,le,lk->lq", table, pairs, e, k),
-            "keep": torch.stack([torch.zeros_like(kept), kept], 1),
-        }
-        return {
-            name: p[name] * (f - (p[name] * f).sum(-1, keepdim=True)) / tau
-            for name, f in slopes.items()
-        }
-
     def _here(self, p: Probabilities) -> Probabilities:
         """Return `p` in the table's precision and on its device."""
         return Probabilities(**{name: p[name].to(self.slots) for name in DECISIONS})
@@ -177,15 +150,3 @@ class CostTable:
             before[:, :, None] * out[:, None, :],
             torch.diag_embed(out),
         )
-
-    def _width_slopes(self, p: Probabilities, pairs: Tensor) -> Tensor:
-        """[S, W]: dF/dp of the widths; `pairs` [L, W, W]: cost of a slot by its two widths."""
-        before, out = self._widths(p)
-        stage, first = torch.tensor(self._stage), self._first
-        own = torch.einsum("lio,li->lo", pairs, before)
-        own = torch.where(first[:, None], own, pairs.diagonal(dim1=1, dim2=2))
-        slopes = torch.zeros_like(p.width).index_add(0, stage, own)
-        slopes[-1, : len(self.head)] += self.head
-        follows = first & (stage > 0)  # a first block's input has the width of the stage before
-        into = torch.einsum("lio,lo->li", pairs, out)
-        return slopes.index_add(0, stage[follows] - 1, into[follows])

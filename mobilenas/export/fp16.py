@@ -12,8 +12,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mobilenas.errors import FileError
 from mobilenas.export.checks import read_model, write_model
+from mobilenas.export.onnx import read_props
 from mobilenas.export.targets import plain_operators
-from mobilenas.profiling.session import session
 
 _CONVERTED = ("DequantizeLinear", "QuantizeLinear")
 _WEIGHTED = ("Conv", "Gemm")
@@ -50,7 +50,7 @@ def folded(source: Path) -> ModelProto:
 
     FileError names a file that does not load or is no float32 model.
     """
-    metadata = dict(session(source).get_modelmeta().custom_metadata_map)
+    metadata = read_props(source)
     graph = read_model(source).graph
     if any(node.op_type in _CONVERTED for node in graph.node) or any(
         tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer

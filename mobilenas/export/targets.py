@@ -47,7 +47,6 @@ _OPERATORS = frozenset(
         *("Relu", "Slice", "Squeeze", "Sub", "Transpose"),
     }
 )
-_ACTIVATIONS = {"hard_swish": "HardSigmoid", "relu": "Relu", "relu6": "Clip"}
 _SPATIAL = (2, 3)  # of NCHW
 _ZERO, _ONE, _AXES = "plain_zero", "plain_one", "plain_axes"
 
@@ -96,12 +95,6 @@ def check_target(path: Path, target: str) -> TargetReport:
     return TargetReport(target=target, available=available, verdict=verdict, recommendation=said)
 
 
-def splits(report: TargetReport) -> tuple[str, ...]:
-    """Operators that cut the graph into several parts or keep it off the target; often none."""
-    whole = report.partitions is None or report.partitions == 1
-    return () if whole else tuple(sorted(report.unsupported))
-
-
 def refused_operators(target: str) -> frozenset[str]:
     """Operators of this project's files that a target does not run, by the checker's own list.
 
@@ -109,12 +102,6 @@ def refused_operators(target: str) -> frozenset[str]:
     """
     check_choice("target", target, TARGETS)
     return _OPERATORS - _supported(target) if target in _LISTS else frozenset()
-
-
-def refused_activations(target: str) -> frozenset[str]:
-    """Activations, as an arch names them, that would split a graph on a target."""
-    refused = refused_operators(target)
-    return frozenset(name for name, operator in _ACTIVATIONS.items() if operator in refused)
 
 
 def plain_operators(model: ModelProto) -> int:

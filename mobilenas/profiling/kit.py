@@ -28,7 +28,6 @@ from mobilenas.progress import Reporter, Silent
 from mobilenas.spaces import Block, MobileArch, MobileSpace, Stem
 
 MANIFEST_FILE = "manifest.json"
-RESULTS_FILE = "kit-results.json"
 RUNNER_FILE = "run_kit.py"
 _KINDS = ("unit", "network")
 _LEAST_NETWORKS = 4  # two to fit a calibration on, two to test it on

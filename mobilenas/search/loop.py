@@ -20,6 +20,7 @@ from mobilenas.spaces.mobile import Choice, MobileSpace
 from mobilenas.supernet import Alphas, SuperNetwork
 from mobilenas.supernet.of_space import make_alphas, make_supernet
 from mobilenas.supernet.samplers import ChannelSampler
+from mobilenas.train import parameter_groups
 
 _CLIP = 5.0
 _GLANCE_IMAGES = 512
@@ -56,13 +57,8 @@ class Searcher:
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
         )
-        decayed = [w for w in self.net.parameters() if w.ndim > 1]
-        others = [w for w in self.net.parameters() if w.ndim <= 1]
         self.weight_optimizer = torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
+            parameter_groups(self.net, settings.weight_decay),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,

@@ -30,7 +30,7 @@ from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
 from mobilenas.spaces import Arch
-from mobilenas.spaces.any import AnyChoice, choice_type
+from mobilenas.spaces.any import AnyChoice, AnySpace, choice_type
 from mobilenas.train import Recipe
 
 Confirm = Callable[[Sequence[Arch]], list[float]]
@@ -118,10 +118,25 @@ def _made_discrete(
         record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
         record |= {"confirmations": rounds}
         write_json(path, record)
+    return _read_candidates(path, searcher.space)
+
+
+def _read_candidates(path: Path, space: AnySpace) -> tuple[list[AnyChoice], dict[str, Any], float]:
+    """Read candidates.json; FileError names what is wrong with it."""
     kept = read_json(path)
-    places = enumerate(kept["choices"])
-    kind = choice_type(searcher.space)
-    found = [from_plain(kind, choice, f"{path}: choices[{n}]") for n, choice in places]
+    kinds = {"choices": list, "gap": dict, "seconds": int | float}
+    for name, kind in kinds.items():
+        if not isinstance(kept.get(name), kind):
+            raise FileError(f"{path}: {name} is {kept.get(name)!r}; delete the file to solve again")
+    found: list[Any] = []
+    for number, plain in enumerate(kept["choices"]):
+        place = f"{path}: choices[{number}]"
+        choice = from_plain(choice_type(space), plain, place)
+        if not space.is_legal(choice):
+            raise FileError(f"{place} is no network of the space; delete the file to solve again")
+        found.append(choice)
+    if not found:
+        raise FileError(f"{path}: choices is empty; delete the file to solve again")
     return found, kept["gap"], kept["seconds"]
 
 
@@ -158,8 +173,7 @@ def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: R
     log: list[dict[str, Any]] = state["log"]
     watch = Watch(searcher)
     if log:
-        searcher.load_state_dict(state["searcher"])
-        watch.load_state_dict(state["watch"])
+        _restore(searcher, watch, state, path)
     reporter.start("search", searcher.settings.epochs)
     while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
         record = searcher.run_epoch()
@@ -173,6 +187,14 @@ def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: R
             reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
         reporter.step(searcher.epochs_done, _figures(record, searcher.budgets))
     return float(sum(record["seconds"] for record in log))
+
+
+def _restore(searcher: Searcher, watch: Watch, state: dict[str, Any], path: Path) -> None:
+    try:
+        searcher.load_state_dict(state["searcher"])
+        watch.load_state_dict(state["watch"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise FileError(f"{path} does not fit this release; delete it to start again") from error
 
 
 def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:

@@ -30,7 +30,7 @@ class SearchSettings:
     momentum: float = 0.9
     """Momentum of the weights."""
     weight_decay: float = 4e-5
-    """Decay of the weights, not of norms and biases."""
+    """Decay of the weights as in final training: not of norms, biases and depthwise kernels."""
     alpha_learning_rate: float = 0.03
     """Rate of the alphas: Adam, constant."""
     alpha_weight_decay: float = 0.0

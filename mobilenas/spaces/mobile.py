@@ -175,6 +175,18 @@ class MobileSpace:
             head=self.head,
         )
 
+    def is_legal(self, choice: Choice) -> bool:
+        """Whether a choice has one option for every decision, and every stage its first block."""
+        for name in ("width", "kernel", "expansion", "squeeze", "keep"):
+            picks, largest = getattr(choice, name), getattr(self.largest(), name)
+            if len(picks) != len(largest):
+                return False
+            if not all(0 <= pick <= most for pick, most in zip(picks, largest, strict=True)):
+                return False
+        return all(
+            kept or not slot.first for slot, kept in zip(self.slots, choice.keep, strict=True)
+        )
+
     def random(self, source: random.Random) -> Choice:
         """Draw every decision uniformly."""
         return self._pick(lambda options: source.randrange(options))

@@ -62,12 +62,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Two groups for an optimizer: weights that decay, and the rest.
 
     Norms and biases do not decay, and neither do depthwise kernels: there are few numbers in
-    them, and decay costs accuracy (MobileNet, Howard et al. 2017, section 4).
+    them, and decay costs accuracy (MobileNet, Howard et al. 2017, section 4). Those of a supernet
+    belong to no convolution and are known by their shape [C, 1, k, k].
     """
     depthwise = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, nn.Conv2d) and module.groups > 1
+    }
+    depthwise |= {
+        id(weight)
+        for weight in model.parameters()
+        if weight.dim() == 4 and weight.shape[1] == 1 < weight.shape[-1]
     }
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
