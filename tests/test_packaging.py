@@ -98,10 +98,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(*pip, "--python", python, "install", "--no-index", "--no-deps", wheel, cwd=folder)
     # A folder named in a .pth file does not have its own .pth files read: third-party packages are
     # seen, the editable mobilenas beside them is not.
-    site = sysconfig.get_paths()["purelib"]
+    site = Path(sysconfig.get_paths()["purelib"]).name
+    sites = [path for path in sys.path if Path(path).name == site]
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     (Path(run(python, "-c", code, cwd=folder).strip()) / "dependencies.pth").write_text(
-        site + "\n", encoding="utf-8"
+        "\n".join(sites) + "\n", encoding="utf-8"
     )
     return scripts
 
