@@ -133,6 +133,60 @@ def test_what_does_not_fit_is_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        '{"0": "a", "1": "b", "2": "c", "3": "d", "4": "e"}',
+        "a,b,c,d,e",
+        '["Apple", "Bee", "Cat", "Dog", "Elk"]',
+        "[" * 10_000,
+        "5",
+    ],
+)
+def test_labels_of_another_tool_say_nothing(
+    tmp_path: Path, micro_images: ImageData, labels: str
+) -> None:
+    plain = describe(open_external(linear(tmp_path / "x.onnx"), micro_images), micro_images)
+    model = onnx.load(tmp_path / "x.onnx")
+    helper.set_model_props(model, {"labels": labels, "mean": "0.5", "names": "{}"})
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    assert describe(open_external(tmp_path / "x.onnx", micro_images), micro_images) == plain
+
+
+@pytest.mark.parametrize(
+    "labels", ['["b", "a", "c", "d", "e"]', '{"0": "b", "1": "a", "2": "c", "3": "d", "4": "e"}']
+)
+def test_but_not_that_the_classes_come_in_another_order(
+    tmp_path: Path, micro_images: ImageData, labels: str
+) -> None:
+    model = onnx.load(linear(tmp_path / "x.onnx"))
+    helper.set_model_props(model, {"labels": labels})
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    with pytest.raises(
+        FileError, match=r"x\.onnx: its labels are not the classes of bands: it has"
+    ):
+        open_external(tmp_path / "x.onnx", micro_images)
+
+
+def test_a_damaged_file_of_ours_is_no_other_tool_s(tmp_path: Path, micro_images: ImageData) -> None:
+    model = onnx.load(linear(tmp_path / "x.onnx", metadata=described("abcde")))
+    own = {item.key: item.value for item in model.metadata_props}
+    helper.set_model_props(model, own | {"counting_rule": "a rule", "std": "[0, 0, 0]"})
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    with pytest.raises(FileError, match="'std' in its metadata"):
+        open_external(tmp_path / "x.onnx", micro_images)
+
+
+def test_a_logit_that_is_no_number_is_an_error(tmp_path: Path, micro_images: ImageData) -> None:
+    model = onnx.load(linear(tmp_path / "x.onnx"))
+    weights = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weights[0, 3] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    with pytest.raises(FileError, match=r"x\.onnx gives nan as a logit"):
+        open_external(tmp_path / "x.onnx", micro_images)
+
+
 def test_what_is_no_model_is_named(tmp_path: Path, micro_images: ImageData) -> None:
     path = tmp_path / "x.onnx"
     path.write_text("no model", encoding="utf-8")

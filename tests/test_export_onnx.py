@@ -56,13 +56,65 @@ def test_the_file_says_what_the_module_says(exported: tuple[nn.Module, Path]) ->
     assert module.training
 
 
-def test_another_module_has_no_parity(exported: tuple[nn.Module, Path]) -> None:
+def test_another_module_is_an_error_with_the_numbers(exported: tuple[nn.Module, Path]) -> None:
     other = trained_like(build(mobilenet_v3_small(0.25, SIZE, 7)))
-    nn.init.constant_(other.get_parameter("stem.0.weight"), math.nan)
-    parity = check_parity(other, exported[1], [pictures(2)])
-    assert not parity.max_abs_difference < 1e-4
-    nn.init.normal_(other.get_parameter("stem.0.weight"))
-    assert check_parity(other, exported[1], [pictures(2)]).max_abs_difference > 1e-4
+    told = r"model\.onnx is not the network .* by up to \d.* 2 validation images .* the exporter"
+    with pytest.raises(FileError, match=told):
+        check_parity(other, exported[1], [pictures(2)])
+
+
+class OfBatch(nn.Module):
+    """Takes the mean of the batch away: of one image nothing is left."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 7, 1)
+        self.norm = nn.BatchNorm2d(7, track_running_stats=kind != "norm")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).mean((2, 3))
+        return y - y.mean(0) if self.kind == "mean" else y
+
+
+@pytest.mark.parametrize("kind", ["norm", "mean"])
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_a_model_whose_answer_depends_on_the_batch_has_no_parity(
+    kind: str, dynamic_batch: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module, path = OfBatch(kind), tmp_path / "m.onnx"
+    export_onnx(module, path, image_size=SIZE, channels=3, metadata={}, dynamic_batch=dynamic_batch)
+    told = "depends on the other images of its batch"
+    with pytest.raises(FileError, match=told):
+        check_parity(module, path, pictures(32).split(16))
+    alone = OfBatch("none")
+    export_onnx(alone, path, image_size=SIZE, channels=3, metadata={})
+    assert check_parity(alone, path, pictures(32).split(16)).top1_agreement == 100
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["classifier.3.weight", "stem.1.running_var"])
+def test_weights_that_are_not_finite_are_not_exported(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    module = trained_like(build(mobilenet_v3_small(0.25, SIZE, 7)))
+    with torch.no_grad():
+        module.state_dict()[name].view(-1)[0] = value
+    with pytest.raises(FileError, match=rf"m\.onnx is not written: '{name}' holds NaN or inf"):
+        export_onnx(module, tmp_path / "m.onnx", image_size=SIZE, channels=3, metadata={})
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_logits_that_are_not_finite_are_an_error_on_both_sides(
+    exported: tuple[nn.Module, Path],
+) -> None:
+    module, path = exported
+    wild = pictures(1) * math.inf
+    with pytest.raises(FileError, match="the PyTorch model gives logits that are not finite"):
+        check_parity(module, path, [wild])
+    with pytest.raises(FileError, match=r"model\.onnx gives nan as a logit"):
+        evaluate_onnx(path, [(wild, torch.zeros(1, dtype=torch.long))])
 
 
 def test_the_graph_is_plain(exported: tuple[nn.Module, Path]) -> None:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,42 @@ def test_metadata_that_does_not_fit_the_graph_is_refused(tmp_path: Path) -> None
     labels = export(tmp_path / "labels.onnx", strings | {"labels": '["a", "b"]'})
     with pytest.raises(FileError, match=r"labels\.onnx: the output is \[1, 3\]"):
         predict(labels, [tmp_path / "blue.png"])
+
+
+def test_metadata_of_any_size_is_refused_in_one_line(tmp_path: Path) -> None:
+    wrong = {
+        "mean": ["[NaN, 0, 0]", f"[{10**400}, 0, 0]", "[true, 0, 0]", "[" * 100_000],
+        "std": ["[1e999, 1, 1]", "[0, 1, 1]", "[1, 1]"],
+        "image_size": ["1e9", f"{10**400}", "1000000000", "true", "9" * 5000],
+        "labels": ["[]", '["a", 1]', "{}", '"abc"'],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            path = export(tmp_path / "m.onnx", METADATA.to_strings() | {name: value})
+            with pytest.raises(FileError, match=r"m\.onnx: ") as caught:
+                predict(path, [])
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mobilenas.export.predict",
+        "import mobilenas.profiling.worker",
+        "import runpy; runpy.run_path('mobilenas/profiling/kit_runner.py', run_name='run_kit')",
+    ],
+)
+def test_onnxruntime_writes_nothing_to_the_user_s_folders(code: str, tmp_path: Path) -> None:
+    inherited = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print('onnxruntime' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=inherited | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.stdout == "True\n"
+    assert not list(tmp_path.rglob("*"))

@@ -4,6 +4,7 @@ Nothing here knows how a file was trained: it stands beside the networks of a ru
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from mobilenas.cost.recount import count_onnx
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
-from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.classifier import FLOAT, LIMIT_S, PIXELS, Classifier
+from mobilenas.export.metadata import OWN_KEY, ModelMetadata
 from mobilenas.export.predict import prepare
-from mobilenas.profiling.session import LOAD_ERRORS, session
+from mobilenas.files import parse_json
 
-_FLOAT, _PIXELS = "tensor(float)", "tensor(uint8)"
 _AT_ONCE = 256
 
 
@@ -31,70 +32,70 @@ class External:
 
     path: Path
     """The file."""
-    runner: Any
-    """Its onnxruntime session."""
-    input: str
-    """Name of its input."""
-    pixels: bool
-    """Whether it takes uint8 [1, S, S, 3], else float32 [1, 3, S, S]."""
+    model: Classifier
+    """The file in onnxruntime: it takes uint8 [1, S, S, 3] or float32 [1, 3, S, S]."""
     metadata: ModelMetadata
     """What floats are normalized by: the file's own metadata, else the images' moments."""
 
-    def logits(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        """Run one image, uint8 [S, S, 3]; FileError where the file does not run."""
-        value = image[None] if self.pixels else prepare(image, self.metadata)
-        try:
-            (found,) = self.runner.run(None, {self.input: value})
-        except LOAD_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise FileError(f"{self.path} does not run in onnxruntime: {reason}") from error
-        return np.asarray(found)
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits [classes] of one image, uint8 [S, S, 3]; FileError where the file does not run."""
+        pixels = self.model.type == PIXELS
+        return self.model.logits(image[None] if pixels else prepare(image, self.metadata))
 
 
 def open_external(path: Path, data: ImageData) -> External:
     """Open a file; FileError says whether its input, its outputs or its labels do not fit."""
-    runner = session(path)
+    model = Classifier(path, limit_s=LIMIT_S)
     side, classes = data.image_size, len(data.classes)
-    inputs, outputs = runner.get_inputs(), runner.get_outputs()
-    for name, entries in (("input", inputs), ("output", outputs)):
-        if len(entries) != 1:
-            raise FileError(f"{path} has {len(entries)} {name}s; it must have one")
-    (entry,) = inputs
-    shapes = {_FLOAT: [3, side, side], _PIXELS: [side, side, 3]}
-    batch, *rest = entry.shape or [0]
-    if rest != shapes.get(entry.type) or (isinstance(batch, int) and batch != 1):
+    if not model.takes((FLOAT, [3, side, side]), (PIXELS, [side, side, 3])):
         raise FileError(
-            f"{path}: its input is {entry.type} {entry.shape}; for the images of {data.name} it "
+            f"{path}: its input is {model.type} {model.shape}; for the images of {data.name} it "
             f"must be float [1, 3, {side}, {side}] or uint8 [1, {side}, {side}, 3]"
         )
-    external = External(
-        path=path,
-        runner=runner,
-        input=entry.name,
-        pixels=entry.type == _PIXELS,
-        metadata=_metadata(path, runner.get_modelmeta().custom_metadata_map, data),
-    )
-    shape = external.logits(np.zeros((side, side, 3), np.uint8)).shape
-    if shape != (1, classes):
+    external = External(path=path, model=model, metadata=_metadata(path, model.metadata, data))
+    found = len(external.logits(np.zeros((side, side, 3), np.uint8)))
+    if found != classes:
         raise FileError(
-            f"{path}: its output is {list(shape)}; {data.name} has {classes} classes, so that it "
+            f"{path}: its output is [1, {found}]; {data.name} has {classes} classes, so that it "
             f"must be [1, {classes}]"
         )
     return external
 
 
 def _metadata(path: Path, strings: dict[str, str], data: ImageData) -> ModelMetadata:
-    """The file's own, where it has labels: they must be the classes in their order."""
-    if "labels" not in strings:
-        return ModelMetadata(
-            labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
+    """The file's own, where it is one of ours: its labels must be the classes in their order.
+
+    Another tool may have a `labels` of its own kind, which says nothing; but not other words for
+    the order of the classes.
+    """
+    try:
+        own = ModelMetadata.from_strings(strings, str(path))
+    except FileError:
+        if OWN_KEY in strings:
+            raise
+        own = ModelMetadata(
+            labels=_named(strings, data.classes),
+            mean=data.mean,
+            std=data.std,
+            image_size=data.image_size,
         )
-    own = ModelMetadata.from_strings(strings, str(path))
     if own.labels != data.classes:
         wrong = [name for name in own.labels if name not in data.classes]
         told = f"{wrong[0]!r} is none of them" if wrong else f"it has {json.dumps(own.labels)}"
         raise FileError(f"{path}: its labels are not the classes of {data.name}: {told}")
     return own
+
+
+def _named(strings: dict[str, str], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes in the order that another tool's labels say, if those are the classes."""
+    try:
+        labels = parse_json(strings.get("labels", ""), "labels")
+    except FileError:
+        return classes
+    if isinstance(labels, dict):
+        labels = list(labels.values())
+    same = isinstance(labels, list) and Counter(map(str, labels)) == Counter(classes)
+    return tuple(map(str, labels)) if same else classes
 
 
 def describe(external: External, data: ImageData) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def describe(external: External, data: ImageData) -> dict[str, Any]:
     except FileError as error:
         reason = str(error)
     right = sum(
-        int(external.logits(image)[0].argmax() == label) for image, label in _test_images(data)
+        int(external.logits(image).argmax() == label) for image, label in _test_images(data)
     )
     return {
         "name": str(external.path),

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from mobilenas.errors import DataError, FileError
+from mobilenas.export.classifier import FLOAT, Classifier
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.predict import prepare
 from mobilenas.files import write_bytes
-from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, session
+from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, reason, session
 
 ALIGNMENT = 8
 """Channels that are no multiple of this fall off the runtimes' blocked layouts."""
@@ -27,7 +28,6 @@ REORDERS = ("ReorderInput", "ReorderOutput")
 
 _ORT_SUFFIX = ".ort"
 _FATAL = 4  # onnxruntime's log level
-_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _IN_PLACE = ("Add", "Clip", "Flatten", "HardSigmoid", "HardSwish", "Mul", "Relu", "Reshape", "Sub")
 _OptimizationLevel = onnxruntime.GraphOptimizationLevel
 
@@ -104,8 +104,7 @@ def read_model(path: Path) -> ModelProto:
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     ) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path} is not a correct ONNX file: {reason}") from error
+        raise FileError(f"{path} is not a correct ONNX file: {reason(error)}") from error
     return model
 
 
@@ -114,22 +113,8 @@ def write_model(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path} would not be a correct ONNX file: {reason}") from error
+        raise FileError(f"{path} would not be a correct ONNX file: {reason(error)}") from error
     write_bytes(path, model.SerializeToString(deterministic=True))
-
-
-def check_image(image: NDArray[Any], entry: Any, path: Path, name: str = "an image") -> None:
-    """Raise DataError unless an array fits `entry`, the input of the model at `path`."""
-    fits = len(entry.shape) == image.ndim and all(
-        not isinstance(legal, int) or legal == size
-        for legal, size in zip(entry.shape, image.shape, strict=True)
-    )
-    if not fits or image.dtype != _DTYPES.get(entry.type):
-        raise DataError(
-            f"{name} is {image.dtype} {list(image.shape)}; the input {entry.name!r} of {path} is "
-            f"{entry.type} {entry.shape}"
-        )
 
 
 def _opset(model: ModelProto) -> int:
@@ -159,8 +144,9 @@ def _optimized(path: Path, level: Any) -> ModelProto:
         try:
             onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
         except LOAD_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise FileError(f"{path} is not a file that onnxruntime loads: {reason}") from error
+            raise FileError(
+                f"{path} is not a file that onnxruntime loads: {reason(error)}"
+            ) from error
         return onnx.load(str(file))
 
 
@@ -233,8 +219,7 @@ def _sizes(path: Path, model: ModelProto) -> dict[str, int]:
         )
         values = runner.run(None, {image.name: given})
     except LOAD_ERRORS as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path} does not run in onnxruntime: {reason}") from error
+        raise FileError(f"{path} does not run in onnxruntime: {reason(error)}") from error
     found = dict(zip(names, (int(value.nbytes) for value in values), strict=True))
     return found | {image.name: int(given.nbytes)}
 
@@ -242,37 +227,28 @@ def _sizes(path: Path, model: ModelProto) -> dict[str, int]:
 def _agreement(
     path: Path, reference: Path, images: Iterable[NDArray[Any]]
 ) -> tuple[float, float, int]:
-    ours, theirs = _Model(path), _Model(reference)
+    ours, theirs = _Pixels(path), _Pixels(reference)
     differences, same = [], 0
     for image in images:
         found, expected = ours.logits(image), theirs.logits(image)
         if found.shape != expected.shape:
             raise FileError(
-                f"{path} gives {list(found.shape)}, {reference} {list(expected.shape)}; they must "
-                "have the same classes to be compared"
+                f"{path} gives {len(found)} logits, {reference} {len(expected)}; they must have "
+                "the same classes to be compared"
             )
         differences.append(float(np.abs(found - expected).max()))
         same += int(found.argmax() == expected.argmax())
     if not differences:
         raise DataError(f"there are no images to compare {path} with {reference} on")
-    # numpy's max keeps a NaN, which must not pass for agreement
-    return float(np.max(differences)), 100 * same / len(differences), len(differences)
+    return max(differences), 100 * same / len(differences), len(differences)
 
 
-class _Model:
-    """A file in onnxruntime that takes pixels, too."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._runner = session(path)
-        (self._entry,) = self._runner.get_inputs()
+class _Pixels(Classifier):
+    """A file that takes pixels [1, H, W, C], too, if it takes floats."""
 
     def logits(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the only output; DataError for an image that does not fit."""
-        entry = self._entry
-        if image.dtype == np.uint8 and entry.type == "tensor(float)":
-            strings = self._runner.get_modelmeta().custom_metadata_map
-            image = prepare(image[0], ModelMetadata.from_strings(strings, str(self._path)))
-        check_image(image, entry, self._path)
-        (logits,) = self._runner.run(None, {entry.name: image})
-        return np.asarray(logits)
+        """Logits [classes]; DataError for an image that does not fit."""
+        if image.dtype == np.uint8 and self.type == FLOAT:
+            metadata = ModelMetadata.from_strings(self.metadata, str(self.path))
+            image = prepare(image[0], metadata)
+        return super().logits(image)

@@ -26,7 +26,8 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from mobilenas.config import check_choice
 from mobilenas.errors import DataError
-from mobilenas.export.checks import check_image, write_model
+from mobilenas.export.checks import write_model
+from mobilenas.export.classifier import check_image
 from mobilenas.export.fp16 import describe, folded
 from mobilenas.export.targets import plain_operators
 from mobilenas.profiling.session import session

@@ -1,6 +1,5 @@
 """What an exported file says about itself, so that it can be used without anything beside it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,11 @@ from typing import Any
 from mobilenas.errors import FileError
 from mobilenas.files import parse_json, to_json
 
+OWN_KEY = "counting_rule"
+"""Key that every file of a run has, and no other tool's."""
+
+_LARGEST = 1e6
+"""No mean or standard deviation of a channel in 0..1 is near it; a NaN is not below it."""
 _FIELDS = ("labels", "mean", "std", "image_size")
 
 
@@ -61,7 +65,7 @@ def _is_numbers(value: Any, above: float | None) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(item, int | float) and math.isfinite(item) for item in value)
+        and all(type(item) in (int, float) and abs(item) < _LARGEST for item in value)
         and (above is None or min(value) > above)
     )
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.errors import FileError, MobileNASError
+from mobilenas.export.classifier import FLOAT, LIMIT_S, PIXELS, Classifier
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.images import decode
-from mobilenas.profiling.session import session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,32 +27,27 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
     """Give each image its `top` labels, or all there are; the error names a file that is bad."""
     if top < 1:
         raise MobileNASError(f"top is {top}; it must be at least 1")
-    runner = session(model_path)
-    strings = runner.get_modelmeta().custom_metadata_map
-    metadata = ModelMetadata.from_strings(strings, str(model_path))
-    channels = len(metadata.mean)
+    model = Classifier(model_path, limit_s=LIMIT_S)
+    metadata = ModelMetadata.from_strings(model.metadata, str(model_path))
     size = metadata.image_size
-    (entry,) = runner.get_inputs()
-    layouts = {"tensor(float)": [3, size, size], "tensor(uint8)": [size, size, 3]}
-    if channels != 3 or entry.type not in layouts or entry.shape[1:] != layouts[entry.type]:
+    if len(metadata.mean) != 3 or not model.takes(
+        (FLOAT, [3, size, size]), (PIXELS, [size, size, 3])
+    ):
         raise FileError(
-            f"{model_path}: the input is {entry.type} {entry.shape}; for its metadata it must be "
+            f"{model_path}: the input is {model.type} {model.shape}; for its metadata it must be "
             f"float [1, 3, {size}, {size}] or uint8 [1, {size}, {size}, 3]"
         )
-    # a file that takes pixels normalizes them itself
-    folded = entry.type == "tensor(uint8)"
     predictions = []
     for path in image_paths:
         pixels = decode(path, size)
-        (logits,) = runner.run(
-            None, {entry.name: pixels[None] if folded else prepare(pixels, metadata)}
-        )
-        if logits.shape != (1, len(metadata.labels)):
+        # a file that takes pixels normalizes them itself
+        logits = model.logits(pixels[None] if model.type == PIXELS else prepare(pixels, metadata))
+        if len(logits) != len(metadata.labels):
             raise FileError(
-                f"{model_path}: the output is {list(logits.shape)}; for its metadata it must be "
+                f"{model_path}: the output is [1, {len(logits)}]; for its metadata it must be "
                 f"[1, {len(metadata.labels)}]"
             )
-        probabilities = softmax(logits[0])
+        probabilities = softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[:top]
         labels = tuple((metadata.labels[index], float(probabilities[index])) for index in best)
         predictions.append(Prediction(path=path, labels=labels))

@@ -1,6 +1,9 @@
 """An onnxruntime session with nothing left to chance: provider, threads, no log lines."""
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,14 @@ LOAD_ERRORS = (
     _state.InvalidArgument,
     _state.InvalidGraph,
     _state.InvalidProtobuf,
+    _state.ModelLoadCanceled,
     _state.NoModel,
     _state.NoSuchFile,
     _state.NotImplemented,
     _state.RuntimeException,
     MemoryError,
     RuntimeError,  # what pybind makes of any other C++ exception
+    UnicodeDecodeError,  # a name in the file, or in a message about it, that is no UTF-8
 )
 """What onnxruntime raises for a model that it does not load or run."""
 
@@ -35,20 +40,50 @@ class RefusedError(MobileNASError):
     """A model that onnxruntime does not load or run; the message goes on after the model's name."""
 
 
-def session(path: Path, threads: int = 1) -> Any:
+def session(path: Path, threads: int = 1, *, limit_s: float | None = None) -> Any:
     """Open a model on the CPU with `threads` threads; FileError names a file that does not load.
 
     Its answers are those of exact 8-bit arithmetic, as phones have it. On x86 without VNNI the
     fast kernels overflow 16 bits where many large products meet; what is timed runs those.
+    `limit_s`: seconds after which loading stops, for a file from outside.
     """
     options = _options()
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    with time_limit(limit_s, lambda: options.set_load_cancellation_flag(True)) as expired:
+        try:
+            return _open(path, options, [PROVIDER])
+        except RefusedError as error:
+            if expired.is_set():
+                raise FileError(f"{path} did not load in {limit_s:g} s") from error
+            raise FileError(f"{path} {error}") from error
+
+
+@contextmanager
+def time_limit(seconds: float | None, stop: Callable[[], None]) -> Iterator[threading.Event]:
+    """Call `stop` from another thread after so many seconds; the event tells that it was called."""
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        stop()
+
+    if seconds is None:
+        yield expired
+        return
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
     try:
-        return _open(path, options, [PROVIDER])
-    except RefusedError as error:
-        raise FileError(f"{path} {error}") from error
+        yield expired
+    finally:
+        timer.cancel()
+
+
+def reason(error: BaseException) -> str:
+    """What onnxruntime or onnx says of a file, in one line."""
+    return str(error).partition("\n")[0]
 
 
 def share(threads: int, provider: str) -> None:
@@ -115,5 +150,6 @@ def _open(path: Path, options: Any, providers: list[Any]) -> Any:
             str(path), options, providers=providers, enable_fallback=0
         )
     except LOAD_ERRORS as error:
-        reason = str(error).partition("\n")[0]
-        raise RefusedError(f"is not an ONNX file that onnxruntime loads: {reason}") from error
+        raise RefusedError(
+            f"is not an ONNX file that onnxruntime loads: {reason(error)}"
+        ) from error
