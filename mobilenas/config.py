@@ -1,8 +1,9 @@
-"""Quantities as people write them (`500k`, `1.5M`, `8ms`) and checks shared by all settings."""
+"""Quantities and names as people read them (`500k`, `8ms`), checks shared by all settings."""
 
 import math
 import re
 import types
+import unicodedata
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -113,3 +114,21 @@ def _dataclass_from_plain(kind: type, value: Any, place: str) -> Any:
         raise MobileNASError(f"{place} {wrong}; its fields are {', '.join(names)}")
     hints = get_type_hints(kind)
     return kind(**{name: from_plain(hints[name], value[name], f"{place}.{name}") for name in names})
+
+
+def readable(name: str) -> str:
+    """Return a name that every file, page and terminal can show.
+
+    Bytes that are not UTF-8, control characters and marks of text direction are escaped.
+    """
+    return "".join(map(_escaped, name))
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # how Python holds a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    directions = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+    hidden = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    if hidden or unicodedata.bidirectional(char) in directions:
+        return char.encode("unicode_escape").decode()
+    return char

@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobilenas.data.listing import FOLDER_SPLITS, Entry, Listing, list_folder
+from mobilenas.config import readable
+from mobilenas.data.images import WAY_OUT
+from mobilenas.data.layout import FOLDER_SPLITS
+from mobilenas.data.listing import Entry, Listing, list_folder
 from mobilenas.data.moments import Moments, mean_and_std
 from mobilenas.data.reading import choose_size, read_pixels
 from mobilenas.data.settings import DataSettings, ImageData
@@ -19,8 +22,8 @@ from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 from mobilenas.errors import DataError
 from mobilenas.progress import Reporter
 
-_VAL_SHARE = 0.15
-_TEST_SHARE = 0.15
+# of val and of test, where the folder has none
+_SHARE = 0.15
 # Search fits weights on one half of the training split and alphas on the other.
 _SMALLEST_TRAIN = 2
 # One character (`A`), a number (`65`), a code point (`U+0041`, `0x41`), or a code point and its
@@ -47,9 +50,10 @@ class _Contents:
 
 
 def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
-    """Read `train`/`val`/`test` folders, `train`/`test`, or plain class folders."""
+    """Read folders of splits or of classes; `find_layout` says which is which."""
     root = Path(settings.source)
     listing = list_folder(root)
+    _check_types(listing, settings)
     _check_counts(listing, listing.entries)
     contents = _read(listing, settings, reporter)
     _check_counts(listing, contents.entries)
@@ -58,14 +62,14 @@ def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
     parts, split_rule = _split(listing, contents.entries, labels, settings.split_seed)
     mean, std = mean_and_std(contents.moments[parts["train"].numpy()], contents.image_size**2)
     characters = all(_CHARACTER.fullmatch(name) for name in listing.classes)
-    notes = (f"splits of {root}: {split_rule}", *contents.notes)
+    notes = (*listing.notes, f"splits of {root}: {split_rule}", *contents.notes)
     if settings.flip is None and characters:
         notes += ("no horizontal flips: class names look like characters or numbers",)
     train, val, test = (
         Split(contents.store, parts[name], labels[parts[name]]) for name in FOLDER_SPLITS
     )
     return ImageData(
-        name=settings.source,
+        name=readable(settings.source),
         classes=listing.classes,
         image_size=contents.image_size,
         mean=mean,
@@ -75,28 +79,40 @@ def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
         val=val,
         test=test,
         fingerprint=_fingerprint(root, contents.entries, labels, parts),
-        names=tuple(entry.path.relative_to(root).as_posix() for entry in contents.entries),
+        names=tuple(
+            readable(entry.path.relative_to(root).as_posix()) for entry in contents.entries
+        ),
         notes=notes,
         split_rule=split_rule,
     )
 
 
+def _check_types(listing: Listing, settings: DataSettings) -> None:
+    """Raise where there are images of types that are not read."""
+    if listing.unreadable and not settings.skip_bad_images:
+        first, *others = listing.unreadable
+        more = f" and {len(others)} more of such types are" if others else " is"
+        raise DataError(
+            f"{first}{more} not read; {WAY_OUT}, or leave them out with --skip-bad-images"
+        )
+
+
 def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
     """Raise where a class cannot be split, or a split is empty."""
-    drawn = len(FOLDER_SPLITS) - len(listing.folders) if listing.folders else 2
-    needed = _SMALLEST_TRAIN + drawn
+    needed = _SMALLEST_TRAIN + len({"val", "test"} - set(listing.folders))
     source = "train" if listing.folders else ""
-    place = listing.root / listing.folders.get(source, "")
+    place = listing.folders.get(source, listing.root)
     counts = Counter(entry.label for entry in entries if entry.split == source)
     for name in listing.classes:
         if counts[name] < needed:
+            hint = "" if counts[name] else "; remove the folder if it is no class"
             raise DataError(
                 f"class {name!r} in {place} has {counts[name]} usable images; "
-                f"the splits need at least {needed}"
+                f"the splits need at least {needed}{hint}"
             )
     for split, folder in listing.folders.items():
         if not any(entry.split == split for entry in entries):
-            raise DataError(f"{listing.root / folder} holds no usable image")
+            raise DataError(f"{folder} holds no usable image")
 
 
 def _read(listing: Listing, settings: DataSettings, reporter: Reporter) -> _Contents:
@@ -119,8 +135,11 @@ def _read(listing: Listing, settings: DataSettings, reporter: Reporter) -> _Cont
         store = FileStore(tuple(paths[place] for place in good), size)
     else:
         store = TensorStore(torch.from_numpy(read.pixels[good] if read.bad else read.pixels), size)
-    if listing.other_files:
-        notes.append(f"{listing.other_files} files that are not named like images were left out")
+    if listing.unreadable:
+        notes.append(
+            f"{len(listing.unreadable)} images of types that are not read were skipped: "
+            f"first {listing.unreadable[0]}"
+        )
     kept = tuple(entries[place] for place in good)
     return _Contents(kept, store, read.moments[good], size, tuple(notes))
 
@@ -130,19 +149,22 @@ def _split(
 ) -> tuple[Mapping[str, Tensor], str]:
     """Places of each split's images in `entries`, and the rule in words."""
     if not listing.folders:
-        parts = stratified_parts(labels, (_VAL_SHARE, _TEST_SHARE), seed)
+        parts = stratified_parts(labels, (_SHARE, _SHARE), seed)
         named = dict(zip(FOLDER_SPLITS, parts, strict=True))
         return named, f"70/15/15 % of each class by sorted names, seed {seed}"
     given = {
         split: torch.tensor([place for place, entry in enumerate(entries) if entry.split == split])
         for split in listing.folders
     }
-    if "val" in given:
-        folders = ", ".join(listing.folders[split] for split in FOLDER_SPLITS)
-        return given, f"the folders {folders}"
-    train, val = stratified_parts(labels[given["train"]], (_VAL_SHARE,), seed)
-    named = {"train": given["train"][train], "val": given["train"][val], "test": given["test"]}
-    return named, f"the folders train, test; val is 15 % of each class of train, seed {seed}"
+    rule = f"the folders {', '.join(readable(folder.name) for folder in listing.folders.values())}"
+    drawn = [split for split in FOLDER_SPLITS if split not in given]
+    if not drawn:
+        return given, rule
+    train = given["train"]
+    parts = stratified_parts(labels[train], (_SHARE,) * len(drawn), seed)
+    named = given | {name: train[part] for name, part in zip(("train", *drawn), parts, strict=True)}
+    shares = " and ".join(f"{split} is 15 % of each class of train" for split in drawn)
+    return named, f"{rule}; {shares}, seed {seed}"
 
 
 def _fingerprint(

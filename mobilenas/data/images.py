@@ -10,8 +10,20 @@ from numpy.typing import NDArray
 from mobilenas import images
 from mobilenas.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+)
 """What counts as an image in a folder, in lower case."""
+
+UNREADABLE_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".svg", ".psd"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".exr", ".hdr", ".dds", ".dcm", ".dng"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw"),
+)
+"""Images of other types, in lower case: refused by name, never left out in silence."""
+
+WAY_OUT = "convert them to JPEG or PNG (such as with `magick mogrify -format jpg *.heic`)"
+"""What to do with them."""
 
 Pixels = NDArray[np.uint8]
 """[3, H, W] or [B, 3, H, W]"""

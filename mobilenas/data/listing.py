@@ -1,18 +1,14 @@
 """Which files of a folder are images of which class and split, always in the same order."""
 
-import os
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilenas.data.images import IMAGE_SUFFIXES
+from mobilenas.config import readable
+from mobilenas.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from mobilenas.data.layout import LAYOUTS, files_below, find_layout, subfolders
 from mobilenas.errors import DataError
-
-FOLDER_SPLITS = ("train", "val", "test")
-"""The splits, in the order in which everything lists them."""
-
-_VAL_NAMES = ("val", "valid", "validation")
-_LAYOUTS = "class folders, or folders train, val and test (or train and test) of class folders"
 
 
 @dataclass(frozen=True)
@@ -33,76 +29,98 @@ class Listing:
 
     root: Path
     """The folder."""
-    folders: dict[str, str]
-    """Split to the name of its subfolder; empty where the folder has none."""
+    folders: dict[str, Path]
+    """Split to its folder of class folders; empty where the folder has no splits."""
     classes: tuple[str, ...]
     """Sorted class names."""
     entries: tuple[Entry, ...]
     """Sorted by split, class and name."""
-    other_files: int
-    """Files among them that are not named like images."""
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as found:
-        return sorted(item.name for item in found if item.is_dir() and item.name[0] != ".")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below `folder` but hidden ones (`.DS_Store`, `._photo.jpg`)."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
-        yield from (Path(parent, name) for name in names if name[0] != ".")
-
-
-def _split_folders(root: Path) -> dict[str, str]:
-    """Split to subfolder name; empty where class folders lie directly in `root`."""
-    # A class may be called `train`: a split's folder holds folders, a class's folder holds images.
-    names = [name for name in _subfolders(root) if _subfolders(root / name)]
-    val_names = [name for name in _VAL_NAMES if name in names]
-    if len(val_names) > 1:
-        raise DataError(f"{root} has {' and '.join(val_names)}; keep one of them")
-    found: dict[str, str] = {split: split for split in ("train", "test") if split in names}
-    if val_names:
-        found["val"] = val_names[0]
-    missing = [split for split in ("train", "test") if split not in found]
-    if found and missing:
-        has = " and ".join(found.values())
-        raise DataError(f"{root} has {has} but no {' and no '.join(missing)}; it needs {_LAYOUTS}")
-    return {split: found[split] for split in FOLDER_SPLITS if split in found}
-
-
-def _check_classes(root: Path, folders: dict[str, str], classes: list[str]) -> None:
-    if len(classes) == 0:
-        raise DataError(f"{root} holds no class folders; it needs {_LAYOUTS}")
-    if len(classes) == 1:
-        raise DataError(f"{root} has one class, {classes[0]!r}; at least two are needed")
-    if not folders and set(classes) <= {"train", "test", *_VAL_NAMES}:
-        raise DataError(f"{root} has {', '.join(classes)} without class folders in them")
-    for name in folders.values():
-        unknown = sorted(set(_subfolders(root / name)) - set(classes))
-        if unknown:
-            raise DataError(f"{root / name} has classes that train has not: {', '.join(unknown)}")
+    unreadable: tuple[Path, ...]
+    """Images of types that are not read, such as HEIC."""
+    notes: tuple[str, ...]
+    """What the user should know about how the folder was read."""
 
 
 def list_folder(root: Path) -> Listing:
     """Find images, classes and splits; DataError that names what is missing or too much."""
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder")
+        raise DataError(f"{root} is not a directory")
     try:
-        folders = _split_folders(root)
-        classes = _subfolders(root / folders.get("train", ""))
-        _check_classes(root, folders, classes)
-        entries = []
-        other_files = 0
-        for split, folder in folders.items() or [("", "")]:
-            for label in classes:
-                found = sorted(_files(root / folder / label), key=Path.as_posix)
-                images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-                other_files += len(found) - len(images)
-                entries += [Entry(split, label, path) for path in images]
+        return _listing(root)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _listing(root: Path) -> Listing:
+    layout = find_layout(root)
+    classes = _class_folders(layout.classes)
+    _check_number(root, list(classes))
+    entries, unreadable, notes = [], [], [*layout.notes, *_nested(layout.classes)]
+    others: Counter[str] = Counter()
+    for split, folder in layout.splits.items() or [("", layout.classes)]:
+        own = _class_folders(folder)
+        _check_known(folder, own, classes)
+        for label in sorted(own):
+            found = files_below(folder / own[label])
+            known = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+            entries += [Entry(split, label, path) for path in known]
+            unread = [path for path in found if path.suffix.lower() in UNREADABLE_SUFFIXES]
+            unreadable += unread
+            others.update(path.suffix.lower() for path in {*found} - {*known} - {*unread})
     if not entries:
-        raise DataError(f"{root} holds no images; known are {', '.join(IMAGE_SUFFIXES)}")
-    return Listing(root, folders, tuple(classes), tuple(entries), other_files)
+        others.update(path.suffix.lower() for path in unreadable)
+        seen = f"; it holds {_by_type(others)}" if others else ""
+        raise DataError(f"{root} holds no images{seen}; read are {', '.join(IMAGE_SUFFIXES)}")
+    if others:
+        notes.append(f"files that are no images were left out: {_by_type(others)}")
+    return Listing(
+        root, layout.splits, tuple(sorted(classes)), tuple(entries), tuple(unreadable), tuple(notes)
+    )
+
+
+def _by_type(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name or 'without suffix'}" for name, count in counts.most_common())
+
+
+def _class_folders(parent: Path) -> dict[str, str]:
+    """Class name to folder name; DataError where two differ only in case or in how é is written."""
+    found: dict[str, str] = {}
+    alike: dict[str, str] = {}
+    for folder in subfolders(parent):
+        label = readable(unicodedata.normalize("NFC", folder))
+        # A and a are characters, Cat and cat a slip
+        key = label.lower() if len(label) > 1 else label
+        if key in alike:
+            raise DataError(
+                f"{parent} has two folders of nearly the same name, {alike[key]!r} and {folder!r}; "
+                "merge them or rename one"
+            )
+        alike[key] = folder
+        found[label] = folder
+    return found
+
+
+def _check_number(root: Path, classes: list[str]) -> None:
+    if len(classes) == 0:
+        raise DataError(f"{root} holds no class folders; it needs {LAYOUTS}")
+    if len(classes) == 1:
+        raise DataError(f"{root} has one class, {classes[0]!r}; at least two are needed")
+
+
+def _check_known(folder: Path, own: dict[str, str], classes: dict[str, str]) -> None:
+    unknown = sorted(set(own) - set(classes))
+    if unknown:
+        near = {label.lower(): label for label in classes}
+        other_case = [near[label.lower()] for label in unknown if label.lower() in near]
+        hint = f" (train has {', '.join(other_case)})" if other_case else ""
+        raise DataError(f"{folder} has classes that train has not: {', '.join(unknown)}{hint}")
+
+
+def _nested(parent: Path) -> list[str]:
+    """Remark on folders inside of class folders."""
+    for name in subfolders(parent):
+        inner = subfolders(parent / name)
+        if inner:
+            one = readable(f"{name}/{inner[0]}")
+            return [f"images in folders inside of class folders are of that class, such as {one}"]
+    return []

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenas.config import check_between
 from mobilenas.data.splits import Split
 from mobilenas.errors import DataError
@@ -79,12 +81,24 @@ class ImageData:
     split_rule: str
     """Where the splits come from, in words."""
 
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Images of each class in each split."""
+        counts = {
+            name: torch.bincount(split.labels, minlength=len(self.classes)).tolist()
+            for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
+        }
+        return {
+            label: {name: numbers[place] for name, numbers in counts.items()}
+            for place, label in enumerate(self.classes)
+        }
+
     def describe(self) -> dict[str, Any]:
         """Plain JSON for run.json."""
         return {
             "source": self.name,
             "classes": list(self.classes),
             "counts": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
+            "class_counts": self.class_counts(),
             "image_size": self.image_size,
             "mean": list(self.mean),
             "std": list(self.std),

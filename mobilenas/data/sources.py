@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mobilenas.progress import Reporter, Silent
 _DIGITS_SHARES = (0.2, 0.2)
 _CIFAR_VAL_SHARE = 0.1
 _CHUNK = 1024
+_MOST_LISTED = 200
 
 
 def load_data(settings: DataSettings, reporter: Reporter | None = None) -> ImageData:
@@ -30,9 +32,26 @@ def load_data(settings: DataSettings, reporter: Reporter | None = None) -> Image
         data = _load_cifar(settings)
     else:
         data = load_folder(settings, reporter)
+    data = replace(data, notes=(*data.notes, *_class_notes(data)))
     for note in data.notes:
         reporter.say(note)
     return data
+
+
+def _class_notes(data: ImageData) -> list[str]:
+    """List the classes, and name those that a split lacks."""
+    counts = data.class_counts()
+    listed = [
+        f"{label} {'/'.join(map(str, of_split.values()))}" for label, of_split in counts.items()
+    ]
+    if len(listed) > _MOST_LISTED:
+        listed[_MOST_LISTED:] = [f"and {len(listed) - _MOST_LISTED} more"]
+    notes = [f"{len(counts)} classes (images in train/val/test): {', '.join(listed)}"]
+    for split in ("val", "test"):
+        lacking = [label for label, of_split in counts.items() if not of_split[split]]
+        if lacking:
+            notes.append(f"{split} has no images of {len(lacking)} classes: first {lacking[0]}")
+    return notes
 
 
 def _load_digits(settings: DataSettings) -> ImageData:

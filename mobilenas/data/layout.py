@@ -1,0 +1,196 @@
+"""Where splits and classes lie in a folder: split folders by their usual names, wrapper folders."""
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from mobilenas.config import readable
+from mobilenas.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from mobilenas.errors import DataError
+
+FOLDER_SPLITS = ("train", "val", "test")
+"""The splits, in the order in which everything lists them."""
+
+LAYOUTS = "class folders, or folders train, val and test of class folders (val and test may lack)"
+"""What a folder can look like."""
+
+_MACHINE_FOLDERS = frozenset(
+    ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+)
+_WORDS = {
+    "train": "train(?:ing)?",
+    "val": "val(?:id(?:ation)?)?|dev",
+    "test": "test(?:ing)?|eval(?:uation)?",
+}
+_BESIDE = r"[\W_]*(?:data(?:set)?|images?|imgs?|set|split)?[\W_]*"
+# `Train`, `training_set`, `images-train`, `1 train`; not `train2` or `seg_train`
+_SPLIT_NAMES = {
+    split: re.compile(rf"\d*{_BESIDE}(?:{words}){_BESIDE}", re.IGNORECASE)
+    for split, words in _WORDS.items()
+}
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which folders hold class folders."""
+
+    classes: Path
+    """The folder whose subfolders name the classes: the training split's, or of all images."""
+    splits: dict[str, Path]
+    """Split to its folder of class folders; empty where the folder has no splits."""
+    notes: tuple[str, ...]
+    """What the user should know about how the folder was read."""
+
+
+def find_layout(root: Path) -> Layout:
+    """Find splits by name and enter wrapper folders; DataError where the layout is not clear."""
+    top, notes = _entered(root)
+    found = {split: _split_folder(top, split) for split in FOLDER_SPLITS}
+    names = {split: name for split, name in found.items() if name}
+    if not names:
+        _refuse_bare_splits(top)
+        _refuse_alike(top)
+        return Layout(top, {}, (*notes, *_stray_images(top)))
+    if "train" not in names:
+        raise DataError(
+            f"{top} has {' and '.join(names.values())} but no train; it needs {LAYOUTS}"
+        )
+    notes += _left_beside(top, names)
+    splits = {}
+    for split, name in names.items():
+        splits[split], more = _entered(top / name)
+        notes += [*more, *_stray_images(splits[split])]
+        _refuse_alike(splits[split])
+    return Layout(splits["train"], splits, tuple(notes))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones and those of machines."""
+    with os.scandir(folder) as found:
+        items = [item for item in found if _is_shown(item.name) and item.is_dir()]
+    for item in items:
+        # a link up the tree would show every image again as one of another class
+        if item.is_symlink() and folder.resolve().is_relative_to(Path(item).resolve()):
+            raise DataError(f"{item.path} is a link to a folder that it lies in; remove it")
+    return sorted(item.name for item in items)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones (`.DS_Store`, `._photo.jpg`), sorted."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_reraise):
+        folders[:] = filter(_is_shown, folders)
+        found += (Path(parent, name) for name in names if name[0] != ".")
+    return sorted(found, key=Path.as_posix)
+
+
+def _reraise(error: OSError) -> None:
+    raise error
+
+
+def _is_shown(name: str) -> bool:
+    return name[0] != "." and name not in _MACHINE_FOLDERS
+
+
+def _images_in(folder: Path) -> int:
+    """Files directly in a folder that are named like images."""
+    with os.scandir(folder) as found:
+        return sum(
+            item.name[0] != "."
+            and Path(item.name).suffix.lower() in (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
+            and not item.is_dir()
+            for item in found
+        )
+
+
+def _stray_images(folder: Path) -> list[str]:
+    count = _images_in(folder)
+    return [f"{count} images directly in {folder} have no class: left out"] if count else []
+
+
+def _entered(folder: Path) -> tuple[Path, list[str]]:
+    """Return the folder itself or, where all it holds is one folder of folders, that one."""
+    inner = folder
+    while not _images_in(inner):
+        names = subfolders(inner)
+        if len(names) != 1 or not subfolders(inner / names[0]):
+            break
+        inner /= names[0]
+    return inner, [] if inner == folder else [f"all of {folder} lies in {inner}: read from there"]
+
+
+def _split_folder(top: Path, split: str) -> str | None:
+    """Return the name of a split's folder; a class may be called `train`, but holds no folders."""
+    names = [
+        name
+        for name in subfolders(top)
+        if _SPLIT_NAMES[split].fullmatch(name) and subfolders(top / name)
+    ]
+    if len(names) > 1:
+        raise DataError(f"{top} has {' and '.join(names)}; keep one of them for {split}")
+    return names[0] if names else None
+
+
+def _is_split_name(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in _SPLIT_NAMES.values())
+
+
+def _refuse_bare_splits(top: Path) -> None:
+    names = subfolders(top)
+    if len(names) > 1 and all(map(_is_split_name, names)):
+        raise DataError(
+            f"{top} has {', '.join(names)} without class folders in them; it needs {LAYOUTS}"
+        )
+
+
+def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
+    """Remarks on folders beside the splits; DataError where they could be the classes."""
+    others = [name for name in subfolders(top) if name not in splits.values()]
+    like_classes = [name for name in others if not _is_split_name(name) and _images_in(top / name)]
+    if len(splits) == 1 and like_classes:
+        raise DataError(
+            f"{top} has {splits['train']} with folders in it beside folders of images, "
+            f"{_some(like_classes)}: {splits['train']} could be a split or a class; "
+            f"move one of them away. {top} needs {LAYOUTS}"
+        )
+    notes = []
+    for name in others:
+        why = "is no split"
+        if _is_split_name(name):
+            why = "has no class folders, so its images have no labels"
+        notes.append(f"{top / name} {why}: left out")
+    return notes
+
+
+def _refuse_alike(parent: Path) -> None:
+    """Raise where "classes" hold only folders, of the same names: they are folds or splits."""
+    names = subfolders(parent)
+    inside = {
+        name: {inner.lower() for inner in subfolders(_entered(parent / name)[0])}
+        for name in names
+        if not _images_in(parent / name)
+    }
+    inside = {name: inner for name, inner in inside.items() if len(inner) > 1}
+    beside = {name.lower() for name in names}
+    for name, inner in inside.items():
+        if len(inner & beside) > 1:
+            raise DataError(
+                f"{parent / name} holds folders of the same names as beside it "
+                f"({_some(inner & beside)}), so it is no class; move it away"
+            )
+    for first, second in combinations(inside, 2):
+        if len(inside[first] & inside[second]) > 1:
+            raise DataError(
+                f"{_some(inside)} in {parent} hold only folders, of the same names "
+                f"({_some(inside[first] & inside[second])}), so they are no classes; rename them "
+                "to train, val and test, or put the images of each class directly into its folder"
+            )
+
+
+def _some(names: "set[str] | dict[str, set[str]] | list[str]") -> str:
+    shown = sorted(map(readable, names))
+    more = [f"{len(shown) - _MOST_NAMED} more"] if len(shown) > _MOST_NAMED else []
+    return ", ".join([*shown[:_MOST_NAMED], *more])
