@@ -108,7 +108,7 @@ def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: b
         runs = [open_run(folder, reporter) for folder in folders]
         found = side_by_side(runs, files, ctx.params["names"], ctx.params["random"])
         if out is not None:
-            write_comparison(found, out)
+            write_comparison(found, out, overwrite=ctx.params["overwrite"])
     from .render import show_comparison, show_json, status_of
 
     if as_json:

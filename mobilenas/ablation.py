@@ -4,7 +4,6 @@ OUT/runs/ARM-seed-N is the run folder of one network; its entry.json is there wh
 """
 
 import random
-import shutil
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from mobilenas.data import ImageData, load_data
 from mobilenas.deployment import predicted
 from mobilenas.errors import BudgetError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json, write_text
+from mobilenas.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
@@ -35,7 +35,7 @@ from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
 from mobilenas.spaces.mobile import Choice
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
-REQUEST_FILE = "ablation-request.json"
+REQUEST_FILE = ABLATION.record
 ENTRY_FILE = "entry.json"
 ABLATION_FILE = "ablation.json"
 PAGE_FILE = "ablation.html"
@@ -127,12 +127,12 @@ def start_ablation(
     arms = parse_arms(methods)
     wanted = arms[0] if control is None else parse_arm(control)
     _check_request(request)
-    _check_folder(folder, resume=resume, overwrite=overwrite)
+    goes_on = check_folder(folder, ABLATION, _asked, resume=resume, overwrite=overwrite)
     held_against = next((arm for arm in arms if arm.is_like(wanted)), None)
     if held_against is None:
         names = ", ".join(arm.name for arm in arms)
         raise MobileNASError(f"--control is {control}; it must be one of --methods: {names}")
-    path, goes_on = folder / REQUEST_FILE, (folder / REQUEST_FILE).exists() and not overwrite
+    path = folder / REQUEST_FILE
     record = {
         "command": command,
         "request": to_plain(request),
@@ -146,27 +146,19 @@ def start_ablation(
     ablation = _open(folder, record, reporter)
     _check(ablation)
     if not goes_on:
-        if folder.exists():
-            shutil.rmtree(folder)
+        start_folder(folder, ABLATION)
         write_json(path, record)
     return ablation
 
 
 def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
     """Open an ablation that exists."""
-    if not (folder / REQUEST_FILE).exists():
-        raise FileError(f"{folder} holds no ablation: there is no {folder / REQUEST_FILE}")
+    check_record(folder, ABLATION)
     return _open(folder, read_json(folder / REQUEST_FILE), reporter)
 
 
 def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablation:
-    try:
-        request = Request(**record["request"])
-        arms = tuple(map(parse_arm, record["arms"]))
-        (control,) = (arm for arm in arms if arm.name == record["control"])
-        command = record["command"]
-    except (KeyError, TypeError, ValueError, MobileNASError) as error:
-        raise FileError(f"{folder / REQUEST_FILE} is not what a start writes: {error}") from error
+    request, arms, control, command = _parsed(folder / REQUEST_FILE, record)
     return Ablation(
         folder=folder,
         request=request,
@@ -179,6 +171,22 @@ def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablati
     )
 
 
+def _asked(path: Path) -> object:
+    return _parsed(path, read_json(path))
+
+
+def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+    """Return the request, arms, control and command."""
+    try:
+        request = Request(**record["request"])
+        arms = tuple(map(parse_arm, record["arms"]))
+        (control,) = (arm for arm in arms if arm.name == record["control"])
+        command = record["command"]
+    except (KeyError, TypeError, ValueError, MobileNASError) as error:
+        raise FileError(f"{path} is not what a start writes: {error}") from error
+    return request, arms, control, command
+
+
 def _check_request(request: Request) -> None:
     plain = type(request).__dataclass_fields__
     for name, instead in _NOT_HERE.items():
@@ -189,19 +197,6 @@ def _check_request(request: Request) -> None:
             "networks are compared at equal cost: say --flops or --params, which the found cells "
             "keep by their channels"
         )
-
-
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise unless an ablation may be started in `folder`, or gone on with."""
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is no folder; choose another --out")
-    if (folder / REQUEST_FILE).exists():
-        if not resume and not overwrite:
-            raise FileError(
-                f"{folder} holds an ablation; go on with --resume, or replace it: --overwrite"
-            )
-    elif folder.exists() and not all(f.match(f".{REQUEST_FILE}.*.tmp") for f in folder.iterdir()):
-        raise FileError(f"{folder} is not empty and holds no ablation; choose another --out")
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 from mobilenas.compare.baselines import RANDOM, Opponents
 from mobilenas.compare.external import describe, open_external
 from mobilenas.compare.paired import told
-from mobilenas.compare.table import found_top1, paired
+from mobilenas.compare.table import found_top1, paired, read_networks
 from mobilenas.config import COUNTING_RULE, format_count, to_plain
 from mobilenas.deployment import conditions, times
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import read_json, write_json, write_list
+from mobilenas.folders import COMPARISON, check_folder, start_folder
 from mobilenas.pipeline import COMPARE_FILE, RESULT_FILE, compare_stage, write_result
 from mobilenas.runs import RUN_FILE, Run, RunSettings
 
@@ -161,20 +162,14 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
     """Raise unless a comparison may be written to `folder`."""
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is no folder; choose another --out")
-    if (folder / RUN_FILE).exists():
-        raise FileError(f"{folder} holds a run, which has a {COMPARE_FILE}; choose another --out")
-    if (folder / COMPARE_FILE).exists():
-        if not overwrite:
-            raise FileError(f"{folder} holds a comparison; replace it: --overwrite")
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileError(f"{folder} is not empty and holds no comparison; choose another --out")
+    check_folder(folder, COMPARISON, read_networks, overwrite=overwrite)
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool) -> None:
     """Write the networks to compare.json, as a run has it, and the rest to result.json."""
     rest = {name: value for name, value in comparison.items() if name != "networks"}
-    # first what `check_out` knows a comparison by: a kill in between can be overwritten
+    check_out(folder, overwrite=overwrite)
+    start_folder(folder, COMPARISON)
+    # the record first: a kill in between can be overwritten
     write_list(folder / COMPARE_FILE, comparison["networks"])
     write_json(folder / RESULT_FILE, rest)

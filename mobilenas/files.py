@@ -19,6 +19,9 @@ from typing import Any
 from mobilenas.errors import FileError
 
 SCHEMA_VERSION = 1
+TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
+"""The name of a file that is being written; its group is the file's own."""
+_NAME_CHARACTERS = 50
 
 _MOST_BYTES = 2**28
 _DEEPEST = 64
@@ -32,7 +35,8 @@ _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a kill at any moment leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # a part of the name: a system's limit is on its bytes
+    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -19,7 +19,7 @@ from mobilenas.runs import (
     CellSettings,
     Run,
     RunSettings,
-    check_folder,
+    check_run,
     create_run,
     latency_model,
     make_space,
@@ -340,7 +340,7 @@ def start(
     overwrite: bool = False,
 ) -> Run:
     """Start the run that was asked for in `folder`, or with `resume` go on with it."""
-    check_folder(folder, resume=resume, overwrite=overwrite)  # before images are decoded
+    check_run(folder, resume=resume, overwrite=overwrite)  # before images are decoded
     profile = _profile(request, reporter)
     _tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)

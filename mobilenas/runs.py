@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, load_data
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json
+from mobilenas.folders import RUN, check_folder, check_record, start_folder
 from mobilenas.profiling.graphs import PRECISIONS
 from mobilenas.profiling.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.progress import Reporter, Silent
@@ -33,13 +33,14 @@ from mobilenas.spaces.cell_space import EdgeTarget
 from mobilenas.spaces.widths import WidthsSpace
 from mobilenas.train import Recipe
 
-RUN_FILE = "run.json"
+RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
 DEVICES = ("cpu", "cuda")
 NO_LATENCY_OF_CELLS = (
     "a latency budget is for the mobile space: no profile has the blocks of cells; "
     "limit --flops or --params"
 )
+_STARTING_PROFILE = f".{PROFILE_FILE}.start.tmp"
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
 
 
@@ -182,8 +183,9 @@ class Run:
     @cached_property
     def latency(self) -> Latency | None:
         """Latency on the device of the profile, where there is one."""
-        path = self.folder / PROFILE_FILE
-        return latency_model(self.settings, read_profile(path) if path.exists() else None)
+        if self.settings.profile is None:
+            return None
+        return latency_model(self.settings, read_profile(self.folder / PROFILE_FILE))
 
     def within(self, folder: Path) -> "Run":
         """Return the same job with another folder for what is written, below this one's."""
@@ -254,15 +256,14 @@ def create_run(
 ) -> Run:
     """Start a run in `folder`, or go on with the one there; only `overwrite` replaces one."""
     torch.set_num_threads(settings.threads)
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    path = folder / RUN_FILE
-    if path.exists() and not overwrite:
+    if check_run(folder, resume=resume, overwrite=overwrite):
         there = open_run(folder, reporter)
         if there.settings != settings:
             raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
         _check_same_images(folder, data)
         there.__dict__["data"] = data
         return there
+    _refuse_own_weights(folder, settings)
     space = make_space(settings, data, latency_model(settings, profile))
     record = {
         "command": command,
@@ -275,41 +276,50 @@ def create_run(
         "versions": versions(),
         "machine": machine(),
     }
-    if folder.exists() and overwrite:
-        shutil.rmtree(folder)
+    start_folder(folder, RUN)
     if profile is not None:
-        write_profile(profile, folder / PROFILE_FILE)
-    write_json(path, record)
+        write_profile(profile, folder / _STARTING_PROFILE)
+    write_json(folder / RUN_FILE, record)
+    _end_start(folder)
     run = Run(folder=folder, settings=settings, reporter=reporter)
     run.__dict__["data"] = data  # already read: spares the cached property a second reading
     return run
 
 
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise unless a run may be started in `folder`, or gone on with."""
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is no folder; choose another --out")
-    if (folder / RUN_FILE).exists():
-        if not resume and not overwrite:
-            raise FileError(
-                f"{folder} holds a run; go on with --resume, or replace it: --overwrite"
-            )
-    elif folder.exists() and not _is_empty(folder):
-        raise FileError(f"{folder} is not empty and holds no run; choose another --out")
+def check_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Return whether `folder` holds a run to resume; FileError unless it may be used."""
+    return check_folder(folder, RUN, _settings, resume=resume, overwrite=overwrite)
 
 
 def open_run(folder: Path, reporter: Reporter) -> Run:
     """Open a run that exists."""
-    path = folder / RUN_FILE
-    if not path.exists():
-        raise FileError(f"{folder} holds no run: there is no {path}")
+    check_record(folder, RUN)
+    settings = _settings(folder / RUN_FILE)
+    _end_start(folder)
+    torch.set_num_threads(settings.threads)
+    return Run(folder=folder, settings=settings, reporter=reporter)
+
+
+def _settings(path: Path) -> RunSettings:
     record = read_json(path)
     try:
         settings: RunSettings = from_plain(RunSettings, record.get("settings"), "settings")
     except MobileNASError as error:
         raise FileError(f"{path}: {error}") from error
-    torch.set_num_threads(settings.threads)
-    return Run(folder=folder, settings=settings, reporter=reporter)
+    return settings
+
+
+def _end_start(folder: Path) -> None:
+    """Give the profile its name, which is the last step of a start: no run lacks its profile."""
+    if (folder / _STARTING_PROFILE).exists():
+        (folder / _STARTING_PROFILE).replace(folder / PROFILE_FILE)
+
+
+def _refuse_own_weights(folder: Path, settings: RunSettings) -> None:
+    """Raise where the weights that a model comes with lie in the folder that is to be emptied."""
+    weights = settings.widths.weights if settings.widths is not None else None
+    if weights is not None and folder.resolve() in weights.resolve().parents:
+        raise FileError(f"{folder} holds {weights}, where the model starts; choose another --out")
 
 
 def versions() -> dict[str, str]:
@@ -337,11 +347,6 @@ def _check_same_images(folder: Path, data: ImageData) -> None:
     recorded = read_json(folder / RUN_FILE).get("data")
     if not isinstance(recorded, dict) or data.fingerprint != recorded.get("fingerprint"):
         raise DataError(f"the images of {data.name} are not those {folder} began with")
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether nothing lies there but what a start that was killed in its first write left."""
-    return all(path.match(f".{RUN_FILE}.*.tmp") for path in folder.iterdir())
 
 
 def _difference(there: RunSettings, asked: RunSettings) -> str:

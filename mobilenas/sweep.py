@@ -4,7 +4,6 @@ Song and Li 2020 vary the strength of the FLOPs penalty to get networks of sever
 SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,14 @@ from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData, load_data
 from mobilenas.errors import BudgetError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json
+from mobilenas.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.pipeline import run_all
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.request import Request
 from mobilenas.runs import create_run, latency_model, make_space
 
-SWEEP_FILE = "sweep.json"
+SWEEP_FILE = SWEEP.record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,9 @@ def start_sweep(
 ) -> Sweep:
     """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
     requests = requests_for(asked, flops, strengths)
-    _check_folder(folder, resume=resume, overwrite=overwrite)
+    goes_on = check_folder(folder, SWEEP, _requests, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
     record = {"command": command, "requests": {n: to_plain(r) for n, r in requests.items()}}
-    goes_on = path.exists() and not overwrite
     if goes_on:
         there = read_json(path)
         if there.get("requests") != record["requests"]:
@@ -113,25 +112,20 @@ def start_sweep(
         except BudgetError as error:
             raise BudgetError(f"{name}: {error}") from error
     if not goes_on:
-        if folder.exists():
-            shutil.rmtree(folder)
+        start_folder(folder, SWEEP)
         write_json(path, record)
     return sweep
 
 
 def open_sweep(folder: Path, reporter: Reporter) -> Sweep:
     """Open a sweep that exists."""
-    if not (folder / SWEEP_FILE).exists():
-        raise FileError(f"{folder} holds no sweep: there is no {folder / SWEEP_FILE}")
+    check_record(folder, SWEEP)
     return _open(folder, read_json(folder / SWEEP_FILE), reporter)
 
 
 def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
-    try:
-        requests = {name: Request(**plain) for name, plain in record["requests"].items()}
-        first, command = next(iter(requests.values())), record["command"]
-    except (AttributeError, KeyError, StopIteration, TypeError, MobileNASError) as error:
-        raise FileError(f"{folder / SWEEP_FILE} is not what a start writes: {error}") from error
+    requests, command = _parsed(folder / SWEEP_FILE, record)
+    first = next(iter(requests.values()))
     return Sweep(
         folder=folder,
         requests=requests,
@@ -142,17 +136,20 @@ def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
     )
 
 
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise unless a sweep may be started in `folder`, or gone on with."""
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is no folder; choose another --out")
-    if (folder / SWEEP_FILE).exists():
-        if not resume and not overwrite:
-            raise FileError(
-                f"{folder} holds a sweep; go on with --resume, or replace it: --overwrite"
-            )
-    elif folder.exists() and not all(f.match(f".{SWEEP_FILE}.*.tmp") for f in folder.iterdir()):
-        raise FileError(f"{folder} is not empty and holds no sweep; choose another --out")
+def _requests(path: Path) -> dict[str, Request]:
+    return _parsed(path, read_json(path))[0]
+
+
+def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, Request], str]:
+    """Return the requests by name, and the command."""
+    try:
+        requests = {name: Request(**plain) for name, plain in record["requests"].items()}
+        command: str = record["command"]
+    except (AttributeError, KeyError, TypeError, MobileNASError) as error:
+        raise FileError(f"{path} is not what a start writes: {error}") from error
+    if not requests:
+        raise FileError(f"{path} is not what a start writes: it has no requests")
+    return requests, command
 
 
 def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:

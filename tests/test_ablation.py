@@ -1,6 +1,7 @@
 """Ablations of tiny images: equal cost, whole runs, kills, what is refused."""
 
 import random
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -251,7 +252,7 @@ def test_what_is_done_is_not_done_again(whole: tuple[Path, Diary]) -> None:
 
 def test_another_ablation_is_not_gone_on_with(whole: tuple[Path, Diary], images: str) -> None:
     for words, message in (
-        ({}, "holds an ablation; go on with --resume"),
+        ({}, "holds an ablation; resume it: --resume"),
         ({"resume": True, "seeds": 3}, "another ablation: seeds differ"),
         ({"resume": True, "methods": "random,da2s"}, "another ablation: arms, control differ"),
         ({"resume": True, "control": "random"}, "another ablation: control differ"),
@@ -260,17 +261,20 @@ def test_another_ablation_is_not_gone_on_with(whole: tuple[Path, Diary], images:
             begin(whole[0], images, **words)
 
 
-def test_an_ablation_can_be_replaced_and_nothing_else_can(images: str, tmp_path: Path) -> None:
+def test_an_ablation_can_be_replaced_and_nothing_else_can(
+    whole: tuple[Path, Diary], images: str, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work", encoding="utf-8")
     (tmp_path / "file").touch()
-    for name, message in (("mine", "holds no ablation"), ("file", "no folder")):
+    for name, message in (("mine", "holds no ablation"), ("file", "not a folder")):
         for words in ({}, {"overwrite": True}):
             with pytest.raises(FileError, match=message):
                 begin(tmp_path / name, images, **words)
     assert (tmp_path / "mine/thesis.txt").exists()
     old = tmp_path / "old"
-    write_json(old / REQUEST_FILE, {"request": {}})
+    old.mkdir()
+    shutil.copy(whole[0] / REQUEST_FILE, old)
     write_json(old / f"runs/da2s-seed-0/{ENTRY_FILE}", {"top1": 100.0})
     record = begin(old, images, methods="random", seeds=1, overwrite=True)
     assert [arm["name"] for arm in record["arms"]] == ["random"]

@@ -207,7 +207,7 @@ def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.Mo
     again = invoke("--out", "found", "--resume", "--quiet")
     assert again.exit_code == 0, again.output
     assert "uniform" in again.stdout and max(map(len, again.stdout.splitlines())) <= 80
-    assert "holds a run; go on with --resume" in refused(*words, "--out", "found")
+    assert "holds a run; resume it: --resume" in refused(*words, "--out", "found")
 
 
 @pytest.mark.parametrize(

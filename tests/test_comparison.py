@@ -194,7 +194,7 @@ def test_a_comparison_is_kept_and_only_replaced_when_asked(
     out = tmp_path / "out"
     found = side_by_side([first, second], [])
     check_out(out, overwrite=False)
-    write_comparison(found, out)
+    write_comparison(found, out, overwrite=False)
     assert read_networks(out / "compare.json") == found["networks"]
     assert {"networks": found["networks"]} | read_json(out / "result.json") == found
     with pytest.raises(FileError, match="holds a comparison; replace it: --overwrite"):
@@ -206,7 +206,7 @@ def test_a_comparison_is_kept_and_only_replaced_when_asked(
     (tmp_path / "thesis/years.txt").write_text("", encoding="utf-8")
     with pytest.raises(FileError, match="is not empty"):
         check_out(tmp_path / "thesis", overwrite=True)
-    with pytest.raises(FileError, match="is no folder"):
+    with pytest.raises(FileError, match="is not a folder"):
         check_out(tmp_path / "thesis/years.txt", overwrite=True)
 
 

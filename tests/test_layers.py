@@ -22,6 +22,7 @@ LAYERS = {
     "mobilenas.config": 0,
     "mobilenas.errors": 0,
     "mobilenas.files": 0,
+    "mobilenas.folders": 0,
     "mobilenas.images": 0,
     "mobilenas.progress": 0,
     "mobilenas.data": 1,

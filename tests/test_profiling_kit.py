@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_kit(
 
 
 def test_a_folder_with_something_in_it_is_refused(kit: Path, micro_space: MobileSpace) -> None:
-    with pytest.raises(FileError, match="not an empty folder"):
+    with pytest.raises(FileError, match="holds a kit"):
         write_kit({"fp32": micro_space}, kit)
     with pytest.raises(MobileNASError, match="networks is 3"):
         write_kit({"fp32": micro_space}, kit / "new", networks=3)

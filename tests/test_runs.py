@@ -102,7 +102,7 @@ def test_the_first_seed_is_the_run_itself_and_others_live_below(begin: Any) -> N
 def test_a_folder_with_a_run_is_refused(begin: Any) -> None:
     folder = begin().folder
     before = files(folder)
-    with pytest.raises(FileError, match="holds a run; go on with --resume, or replace it"):
+    with pytest.raises(FileError, match="holds a run; resume it: --resume, or replace it"):
         begin()
     assert files(folder) == before
 
@@ -190,13 +190,13 @@ def test_a_start_that_was_killed_in_its_first_write_can_be_repeated(
 
 def test_a_file_in_the_folders_place_is_refused(begin: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="is no folder"):
+    with pytest.raises(FileError, match="is not a folder"):
         begin(folder=tmp_path / "file")
 
 
 def test_an_unwritable_place_is_an_error_with_its_name(begin: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="cannot write") as caught:
+    with pytest.raises(FileError, match="cannot use") as caught:
         begin(folder=tmp_path / "file/run")
     assert str(tmp_path / "file/run") in str(caught.value)
 

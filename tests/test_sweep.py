@@ -75,16 +75,17 @@ def test_a_sweep_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> None:
     assert again.requests == first.requests
     with pytest.raises(FileError, match="holds another sweep"):
         begin(folder, flops=(300_000,), resume=True)
-    with pytest.raises(FileError, match="holds a sweep; go on with --resume"):
+    with pytest.raises(FileError, match="holds a sweep; resume it: --resume"):
         begin(folder, flops=(300_000, 400_000))
-    (folder / "old").mkdir()
+    (folder / "flops-400k").mkdir()
+    (folder / "flops-400k/arch.json").write_text("old")
     assert list(begin(folder, flops=(300_000,), overwrite=True).requests) == ["flops-300k"]
     assert [path.name for path in folder.iterdir()] == [SWEEP_FILE]
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    for path, message in ((tmp_path, "holds no sweep"), (tmp_path / "notes", "is no folder")):
+    for path, message in ((tmp_path, "holds no sweep"), (tmp_path / "notes", "is not a folder")):
         with pytest.raises(FileError, match=message):
             begin(path, flops=(300_000,), overwrite=True)
     with pytest.raises(FileError, match="holds no sweep"):

@@ -267,6 +267,8 @@ class _Search:
         if state["identity"] != self.identity:
             raise FileError(f"{path} is of another search; choose another folder")
         self.log, self.proportions = state["log"], state["proportions"]
+        # a kill between the two files leaves no line out
+        write_jsonl(self.folder / "log.jsonl", self.log)
         self.momentum.load_state_dict(state["momentum"])
         self.limits.load_state_dict(state["limits"])
         trial = TrialTrainer(

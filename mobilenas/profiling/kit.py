@@ -11,6 +11,7 @@ from mobilenas.config import check_choice, from_plain, to_plain
 from mobilenas.cost.exact import block_costs, costs, stem_cost
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import read_json, write_bytes, write_json, write_text
+from mobilenas.folders import KIT, check_folder, start_folder
 from mobilenas.profiling.building import (
     NETWORKS,
     Setup,
@@ -27,7 +28,7 @@ from mobilenas.profiling.units import Unit, space_units
 from mobilenas.progress import Reporter, Silent
 from mobilenas.spaces import Block, MobileArch, MobileSpace, Stem
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"
 _KINDS = ("unit", "network")
 _LEAST_NETWORKS = 4  # two to fit a calibration on, two to test it on
@@ -128,8 +129,7 @@ def write_kit(
 
     The same spaces, number and seed give the same kit.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileError(f"{folder} exists and is not an empty folder; name a new one")
+    check_folder(folder, KIT, read_manifest)
     if networks < _LEAST_NETWORKS:
         raise MobileNASError(f"networks is {networks}; it must be at least {_LEAST_NETWORKS}")
     reporter = reporter or Silent()
@@ -137,6 +137,7 @@ def write_kit(
     for precision, space in spaces.items():
         pieces += [(precision, unit) for unit in space_units(space)]
         pieces += [(precision, arch) for arch in draw_networks(space, networks, seed)]
+    start_folder(folder, KIT)
     models = []
     reporter.start("kit", len(pieces))
     for number, (precision, piece) in enumerate(pieces):

@@ -14,7 +14,6 @@ from mobilenas.errors import FileError
 from mobilenas.files import (
     load_checkpoint,
     read_json,
-    read_jsonl,
     save_checkpoint,
     write_json,
     write_jsonl,
@@ -77,7 +76,8 @@ def search(
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     identity = _identity(searcher, finalists, recipe)
-    seconds = {"supernet": _train_supernet(searcher, folder, identity, reporter)}
+    log = _train_supernet(searcher, folder, identity, reporter)
+    seconds = {"supernet": float(sum(record["seconds"] for record in log))}
     choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, confirm)
     winner = 0
     if len(choices) > 1:
@@ -101,7 +101,7 @@ def search(
         gap=gap,
         candidates=len(choices),
         seconds=seconds,
-        alarms=read_jsonl(folder / "log.jsonl")[-1]["alarms"],
+        alarms=log[-1]["alarms"],
     )
 
 
@@ -165,12 +165,17 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: Reporter) -> float:
+def _train_supernet(
+    searcher: Searcher, folder: Path, identity: str, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Train the epochs that the folder's checkpoint lacks; return the log of all."""
     path = folder / "checkpoint.pt"
     state = load_checkpoint(path) or {"identity": identity, "log": []}
     if state["identity"] != identity:
         raise FileError(f"{path} is of another search; choose another folder")
     log: list[dict[str, Any]] = state["log"]
+    # the checkpoint has the log, too: a kill between the two files leaves no line out
+    write_jsonl(folder / "log.jsonl", log)
     watch = Watch(searcher)
     if log:
         _restore(searcher, watch, state, path)
@@ -186,7 +191,7 @@ def _train_supernet(searcher: Searcher, folder: Path, identity: str, reporter: R
         for alarm in record["alarms"]:
             reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
         reporter.step(searcher.epochs_done, _figures(record, searcher.budgets))
-    return float(sum(record["seconds"] for record in log))
+    return log
 
 
 def _restore(searcher: Searcher, watch: Watch, state: dict[str, Any], path: Path) -> None:
