@@ -13,7 +13,7 @@ from .options import ACTIVATIONS, PRECISIONS, json_option, output_options, size
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.profiling.meter import Measured
+    from mobilenas.profiling.measured import Measured
     from mobilenas.profiling.profile import Profile
     from mobilenas.spaces import MobileSpace
 
@@ -209,7 +209,8 @@ def _time_files(
     models: tuple[Path, ...], settings: dict[str, Any], *, quiet: bool, as_json: bool
 ) -> None:
     from mobilenas.errors import FileError
-    from mobilenas.profiling.meter import Failed, measure
+    from mobilenas.profiling.measured import Failed
+    from mobilenas.profiling.meter import measure
 
     with _measuring(quiet) as reporter:
         found = measure({str(path): path for path in models}, reporter=reporter, **settings)

@@ -9,7 +9,7 @@ from .options import json_option, output_options
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.profiling.meter import Measured
+    from mobilenas.profiling.measured import Measured
     from mobilenas.profiling.profile import Profile
 
 

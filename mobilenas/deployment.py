@@ -18,7 +18,8 @@ from mobilenas.export.onnx import evaluate_onnx, export_onnx
 from mobilenas.files import to_json
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
-from mobilenas.profiling.meter import Failed, Measured, measure
+from mobilenas.profiling.measured import Failed, Measured
+from mobilenas.profiling.meter import measure
 from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units

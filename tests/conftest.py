@@ -15,7 +15,7 @@ from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
 from mobilenas.profiling.calibration import NetworkTime
-from mobilenas.profiling.meter import Measured
+from mobilenas.profiling.measured import Measured
 from mobilenas.profiling.profile import Profile
 from mobilenas.profiling.units import space_units
 from mobilenas.progress import Silent

@@ -9,7 +9,7 @@ from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError
-from mobilenas.profiling.meter import Failed
+from mobilenas.profiling.measured import Failed
 from mobilenas.profiling.profile import Profile, ProfileError, find_profile
 from mobilenas.profiling.units import Unit, arch_units
 from mobilenas.request import ACTIVATION_FOR

@@ -12,7 +12,7 @@ import pytest
 from mobilenas.errors import MobileNASError
 from mobilenas.profiling import building
 from mobilenas.profiling.building import assemble, build_profile, check, draw_networks, here
-from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.profiling.units import Unit, arch_units, space_units
 from mobilenas.spaces import MobileSpace

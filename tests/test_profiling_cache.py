@@ -4,20 +4,30 @@ import pytest
 
 from mobilenas.errors import FileError
 from mobilenas.profiling.cache import Cache, Rounds, device, fingerprint
+from mobilenas.profiling.clock import Timing
 
 
 def test_rounds_and_failures_come_back(tmp_path: Path) -> None:
     log = Cache(tmp_path).rounds("CPUExecutionProvider", 1)
-    log.add({"a": 5, "b": 7})
-    log.add({"a": 6})
+    log.add({"a": Timing(5, False), "b": Timing(7, True)})
+    log.add({"a": Timing(6, False)})
     log.fail("c", "c does not run")
     for found in (log, Cache(tmp_path).rounds("CPUExecutionProvider", 1)):
         assert (found.among("ac"), found.among("b"), found.among("c")) == (
-            [{"a": 5}, {"a": 6}],
-            [{"b": 7}],
+            [{"a": Timing(5, False)}, {"a": Timing(6, False)}],
+            [{"b": Timing(7, True)}],
             [],
         )
         assert (found.failure("c"), found.failure("a")) == ("c does not run", None)
+
+
+def test_times_that_were_forgotten_do_not_come_back(tmp_path: Path) -> None:
+    log = Rounds(tmp_path / "log.jsonl")
+    log.add({"a": Timing(5, True), "b": Timing(7, True)})
+    log.forget({"a"})
+    log.add({"a": Timing(3, False)})
+    for found in (log, Rounds(log.path)):
+        assert found.among("ab") == [{"b": Timing(7, True)}, {"a": Timing(3, False)}]
 
 
 def test_providers_threads_and_devices_are_kept_apart(
@@ -42,12 +52,12 @@ def test_the_folder_is_the_users_cache(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("kept", [0, 1, 9])
 def test_a_line_torn_by_a_kill_is_dropped_and_the_next_is_whole(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "log.jsonl"
-    Rounds(path).add({"a": 5})
+    Rounds(path).add({"a": Timing(5, False)})
     path.write_bytes(path.read_bytes() + b'{"ns": {"a": 6}}\n'[:kept])
     log = Rounds(path)
-    assert log.among("a") == [{"a": 5}]
-    log.add({"a": 7})
-    assert Rounds(path).among("a") == [{"a": 5}, {"a": 7}]
+    assert log.among("a") == [{"a": Timing(5, False)}]
+    log.add({"a": Timing(7, False)})
+    assert Rounds(path).among("a") == [{"a": Timing(5, False)}, {"a": Timing(7, False)}]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,8 @@ def test_a_line_torn_by_a_kill_is_dropped_and_the_next_is_whole(tmp_path: Path, 
         '{"ms": {"a": 1}}',
         "[]",
         '{"ns": 3}',
+        '{"ns": {"a": 1}, "disturbed": "a"}',
+        '{"forgotten": [1]}',
     ],
 )
 def test_another_damaged_line_is_named(tmp_path: Path, wrong: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from mobilenas.cost import costs
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.profiling import kit_runner, meter
+from mobilenas.profiling import kit_runner
 from mobilenas.profiling.kit import Manifest, import_results, read_manifest, write_kit
-from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.steady import steady
 from mobilenas.profiling.units import arch_units, space_units
 from mobilenas.spaces import MobileSpace
@@ -277,7 +277,9 @@ def test_the_runner_stops_when_the_meter_does() -> None:
         spread = source.choice([0.001, 0.02, 0.3])
         times = [round(1e6 * source.gauss(1, spread)) for _ in range(source.randint(1, 60))]
         times = [max(1, ns) for ns in times]
-        enough = meter._enough(times, 16, 48, 0.02)
+        found = Measured.of(times)
+        precise = found.interval_ms <= 0.02 * found.median_ms
+        enough = len(times) >= 48 or (len(times) >= 16 and precise)
         assert kit_runner.is_precise(times, 16, 48, 0.02) == enough
         seen.add(enough)
     assert seen == {True, False}

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.profile import (
     Profile,
     ProfileError,

@@ -8,7 +8,7 @@ import pytest
 
 from mobilenas.errors import FileError
 from mobilenas.files import write_json
-from mobilenas.profiling.meter import Measured
+from mobilenas.profiling.measured import Measured
 from mobilenas.profiling.profile import (
     Profile,
     ProfileError,

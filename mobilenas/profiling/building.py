@@ -15,7 +15,8 @@ import numpy as np
 from mobilenas.profiling.cache import Cache, device
 from mobilenas.profiling.calibration import split
 from mobilenas.profiling.graphs import OPSET, arch_model, unit_model
-from mobilenas.profiling.meter import Failed, Measured, measure
+from mobilenas.profiling.measured import Failed, Measured
+from mobilenas.profiling.meter import measure
 from mobilenas.profiling.profile import Profile, ProfileError, Reference
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import Unit, arch_units, space_units

@@ -14,6 +14,7 @@ import onnxruntime
 
 from mobilenas.errors import FileError
 from mobilenas.files import append_jsonl, read_jsonl
+from mobilenas.profiling.clock import Timing
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -58,37 +59,46 @@ class Cache:
         """Open this machine's log; FileError names a line that is damaged."""
         described = device()
         runtime = described["onnxruntime"]
-        name = f"{fingerprint(described)}-ort{runtime}-{provider}-t{threads}.jsonl"
+        clock = "cpu" if threads == 1 else "wall"  # what `clock.timed` reads
+        name = f"{fingerprint(described)}-ort{runtime}-{provider}-t{threads}-{clock}.jsonl"
         return Rounds(self.folder / name)
 
 
 class Rounds:
     """An append-only log: {"ns": {key: nanoseconds}} for a round, {"failed": {key: reason}}.
 
-    A key is the sha256 of a model's bytes.
+    A key is the sha256 of a model's bytes; "disturbed" of a round lists those beside which other
+    programs ran, {"forgotten": [key]} drops what stands before it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rounds: list[dict[str, int]] = []
+        self._rounds: list[dict[str, Timing]] = []
         self._failed: dict[str, str] = {}
         _cut_torn_line(path)
         for number, record in enumerate(read_jsonl(path), 1):
             self._take(record, number)
 
-    def among(self, keys: Collection[str]) -> list[dict[str, int]]:
-        """Return every finished round of these models, oldest first: nanoseconds by key."""
-        rounds = ({k: ns for k, ns in times.items() if k in keys} for times in self._rounds)
+    def among(self, keys: Collection[str]) -> list[dict[str, Timing]]:
+        """Return every finished round of these models, oldest first, by key."""
+        rounds = ({k: each for k, each in times.items() if k in keys} for times in self._rounds)
         return [times for times in rounds if times]
 
     def failure(self, key: str) -> str | None:
         """Why a model does not run here, where it was found not to."""
         return self._failed.get(key)
 
-    def add(self, times: Mapping[str, int]) -> None:
-        """Keep one round: nanoseconds of each model in it."""
-        append_jsonl(self.path, {"ns": dict(times)})
-        self._rounds.append(dict(times))
+    def add(self, timings: Mapping[str, Timing]) -> None:
+        """Keep one round."""
+        disturbed = [key for key, timing in timings.items() if timing.disturbed]
+        record: dict[str, Any] = {"ns": {key: timing.ns for key, timing in timings.items()}}
+        append_jsonl(self.path, record | ({"disturbed": disturbed} if disturbed else {}))
+        self._rounds.append(dict(timings))
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Drop what is known of these models' times."""
+        append_jsonl(self.path, {"forgotten": sorted(keys)})
+        self._drop(keys)
 
     def fail(self, key: str, reason: str) -> None:
         """Keep that a model does not run here."""
@@ -98,19 +108,29 @@ class Rounds:
     def _take(self, record: Any, number: int) -> None:
         times = record.get("ns", {}) if isinstance(record, dict) else None
         failed = record.get("failed", {}) if isinstance(record, dict) else None
+        names = ("disturbed", "forgotten")
+        lists = [record.get(name, []) if isinstance(record, dict) else None for name in names]
         if not (
             isinstance(times, dict)
             and isinstance(failed, dict)
-            and set(record) <= {"ns", "failed"}
+            and set(record) <= {"ns", "failed", *names}
             and all(type(value) is int and value > 0 for value in times.values())
             and all(type(reason) is str for reason in failed.values())
+            and all(isinstance(keys, list) for keys in lists)
+            and all(type(key) is str for keys in lists for key in keys or ())
         ):
             raise FileError(
                 f"{self.path}, line {number} is not a round of whole nanoseconds above zero or a "
                 "failure; delete the line or the file to measure again"
             )
-        self._rounds.append(times)
+        disturbed, forgotten = (set(keys or ()) for keys in lists)
+        self._drop(forgotten)
+        self._rounds.append({key: Timing(ns, key in disturbed) for key, ns in times.items()})
         self._failed.update(failed)
+
+    def _drop(self, keys: Collection[str]) -> None:
+        if keys:
+            self._rounds = [{k: t for k, t in r.items() if k not in keys} for r in self._rounds]
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -1,17 +1,21 @@
 """Whole models timed beside a profile's references, in the profile's milliseconds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from mobilenas.errors import MobileNASError
 from mobilenas.profiling.cache import device
 from mobilenas.profiling.graphs import arch_model
-from mobilenas.profiling.meter import Failed, Measured, measure
+from mobilenas.profiling.measured import WIDEST, Failed, Measured
+from mobilenas.profiling.meter import measure
 from mobilenas.profiling.profile import Profile
 
-_ROUNDS = 32
+_ROUNDS, _TRIES = 32, 2
 
 
 def is_here(profile: Profile) -> bool:
@@ -25,22 +29,37 @@ def confirm(
     """Return times by name, as they would have been when the profile was made.
 
     A machine is not always equally fast: whole networks of the profile, timed in the same rounds,
-    say by how much it differs from then. MobileNASError where a model does not run.
+    say by how much it differs from then. Where they do not agree, all is measured once more, and
+    then called unsteady. MobileNASError where a model does not run.
     """
-    then_ms = {f"reference {n}": r.median_ms for n, r in enumerate(profile.references[precision])}
+    group = profile.references[precision]
     references = {
-        f"reference {n}": partial(arch_model, r.arch, precision)
-        for n, r in enumerate(profile.references[precision])
+        f"reference {n}": partial(arch_model, r.arch, precision) for n, r in enumerate(group)
     }
-    results = measure(
-        {**models, **references},
-        threads=profile.threads,
-        provider=profile.provider,
-        rounds=_ROUNDS,
-    )
-    measured = {name: _of(name, result) for name, result in results.items()}
-    drift = median(then_ms[name] / measured[name].median_ms for name in references)
-    return {name: measured[name].scaled(drift) for name in models}
+    for _ in range(_TRIES):
+        results = measure(
+            {**models, **references},
+            threads=profile.threads,
+            provider=profile.provider,
+            rounds=_ROUNDS,
+        )
+        measured = {name: _of(name, result) for name, result in results.items()}
+        now = [measured[name] for name in references]
+        ratios = [then.median_ms / ms.median_ms for then, ms in zip(group, now, strict=True)]
+        drift = median(ratios)
+        scattered = any(ms.unsteady for ms in now) or _scatter(ratios) > WIDEST * drift
+        if not scattered:
+            break
+    found = {name: measured[name].scaled(drift) for name in models}
+    return {
+        name: replace(time, unsteady=time.unsteady or scattered) for name, time in found.items()
+    }
+
+
+def _scatter(ratios: Sequence[float]) -> float:
+    """Half the range between the quartiles."""
+    first, third = np.percentile(ratios, (25, 75))
+    return float(third - first) / 2
 
 
 def _of(name: str, result: Measured | Failed) -> Measured:

@@ -21,7 +21,7 @@ from mobilenas.profiling.building import (
     tested_of,
 )
 from mobilenas.profiling.graphs import OPSET, PRECISIONS, arch_model, unit_model
-from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.profile import Profile
 from mobilenas.profiling.steady import steady
 from mobilenas.profiling.units import Unit, space_units

@@ -9,8 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import numpy as np
 
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.profiling.cache import Cache, Rounds
+from mobilenas.profiling.clock import Timing
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.session import PROVIDER, check_machine
 from mobilenas.profiling.steady import steady
 from mobilenas.profiling.worker import TIMING_NS
@@ -28,67 +29,15 @@ Source = Callable[[], bytes] | Path
 
 _PATIENCE_S = 60.0
 """A worker that says nothing for so long, beyond what its work should take, hangs."""
+_BUSY = 50
+"""So many times as long work may take beside other programs, all tries together."""
 _HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
 """Once so much is loaded, models of a megabyte or more are loaded anew for every timing.
 
 That spreads their times: 20 % between the quartiles instead of 6."""
+_STAGES = ("timing", "timing what varies", "timing again what was disturbed")
 _MOST_DEATHS = 3
 """Deaths of the worker that no model can be blamed for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """How long one model takes for one input."""
-
-    median_ms: float
-    """Median over the rounds."""
-    minimum_ms: float
-    """Fastest round: the least disturbed one."""
-    spread_ms: float
-    """Third quartile minus first quartile."""
-    interval_ms: float
-    """Half the width of the median's 95 % confidence interval, from order statistics."""
-    rounds: int
-    """Rounds that were measured."""
-    halves_ms: tuple[float, float]
-    """Medians of the even and of the odd rounds: what differs between them is noise."""
-
-    @classmethod
-    def of(cls, nanoseconds: Sequence[float]) -> "Measured":
-        """Summarize the times of one round or more."""
-        times_ms = np.array(nanoseconds) / 1e6
-        first, median, third = np.percentile(times_ms, (25, 50, 75))
-        return cls(
-            median_ms=float(median),
-            minimum_ms=float(times_ms.min()),
-            spread_ms=float(third - first),
-            interval_ms=_interval(times_ms),
-            rounds=len(times_ms),
-            halves_ms=(
-                float(np.median(times_ms[::2])),
-                float(np.median(times_ms[1::2] if len(times_ms) > 1 else times_ms)),
-            ),
-        )
-
-    def scaled(self, factor: float) -> "Measured":
-        """Return the same times at another speed of the machine."""
-        first, second = self.halves_ms
-        return Measured(
-            median_ms=self.median_ms * factor,
-            minimum_ms=self.minimum_ms * factor,
-            spread_ms=self.spread_ms * factor,
-            interval_ms=self.interval_ms * factor,
-            rounds=self.rounds,
-            halves_ms=(first * factor, second * factor),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A model that onnxruntime does not run here."""
-
-    reason: str
-    """Goes on after the model's name: what onnxruntime said of it, or how the worker ended."""
 
 
 def measure(
@@ -108,8 +57,9 @@ def measure(
     """Time models in interleaved rounds, so that drift hits all alike; in the order of `models`.
 
     After `rounds` rounds a model is finished whose interval is within `tolerance` of its median,
-    after `most_rounds` every one. The `reference`, one of the models, is in every round. No round
-    begins after `limit_s` seconds, except the first. Rounds in the cache count.
+    after `most_rounds` every one that is not unsteady, after twice as many all. The `reference`,
+    one of the models, is in every round. No round begins after `limit_s` seconds, except the first.
+    Rounds in the cache count, unless what they give is unsteady.
     """
     check_machine(threads, provider)
     _check_least("rounds", rounds, 1)
@@ -121,35 +71,20 @@ def measure(
     run = _Run(
         models=models,
         settings={"threads": threads, "provider": provider, "warmup": warmup},
-        enough=lambda times: _enough(times, rounds, most_rounds, tolerance),
+        rounds=rounds,
         most_rounds=most_rounds,
+        tolerance=tolerance,
         reference=reference,
         log=cache.rounds(provider, threads) if cache else None,
         reporter=reporter or Silent(),
     )
-    run.measure(rounds, limit_s)
+    run.measure(limit_s)
     return run.results()
 
 
 def _check_least(name: str, value: float, least: int) -> None:
     if not value >= least:  # which NaN is not, either
         raise MobileNASError(f"{name} is {value}; it must be at least {least}")
-
-
-def _interval(times_ms: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
-    # distribution (normal approximation of the binomial); a few rounds give their whole range.
-    count = len(times_ms)
-    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
-    ordered = np.sort(times_ms)
-    return float(ordered[count - 1 - rank] - ordered[rank]) / 2
-
-
-def _enough(times: Sequence[float], rounds: int, most_rounds: int, tolerance: float) -> bool:
-    if not rounds <= len(times) < most_rounds:
-        return len(times) >= most_rounds
-    measured = Measured.of(times)
-    return measured.interval_ms <= tolerance * measured.median_ms
 
 
 class _Run:
@@ -160,17 +95,18 @@ class _Run:
         *,
         models: Mapping[str, Source],
         settings: dict[str, Any],
-        enough: Callable[[Sequence[float]], bool],
+        rounds: int,
         most_rounds: int,
+        tolerance: float,
         reference: str | None,
         log: Rounds | None,
         reporter: Reporter,
     ) -> None:
-        self._models, self._settings, self._enough = models, settings, enough
+        self._models, self._settings, self._tolerance = models, settings, tolerance
         self._reference, self._log, self._reporter = reference, log, reporter
-        self._most = most_rounds
+        self._least, self._most = rounds, most_rounds
         self._rng = np.random.default_rng(0)
-        self._rounds: list[dict[str, int]] = []
+        self._rounds: list[dict[str, Timing]] = []
         self._times: dict[str, list[float]] = {name: [] for name in models}
         self._failed: dict[str, str] = {}
         self._done: set[str] = set()
@@ -184,11 +120,11 @@ class _Run:
         return {
             name: Failed(reason=self._failed[name])
             if name in self._failed
-            else Measured.of(self._times[name])
+            else self._measured(name)
             for name in self._models
         }
 
-    def measure(self, rounds: int, limit_s: float) -> None:
+    def measure(self, limit_s: float) -> None:
         """Time every model enough, in as many workers as have to die for it."""
         stop = time.monotonic() + limit_s
         suspect, deaths = "", 0
@@ -200,7 +136,7 @@ class _Run:
             try:
                 with _Worker(self._settings) as worker, _folder() as folder:
                     self._load(worker, wanted, Path(folder))
-                    self._time(worker, rounds, stop)
+                    self._time(worker, stop)
                 return
             except _DeathError as death:
                 if death.name and death.name == suspect:
@@ -215,8 +151,20 @@ class _Run:
 
     def _open(self) -> list[str]:
         # Later rounds can steady earlier ones otherwise: what was enough once stays enough.
-        self._done |= {name for name, times in self._times.items() if self._enough(times)}
+        self._done |= {name for name in self._models if self._enough(name)}
         return [name for name in self._models if name not in (self._failed.keys() | self._done)]
+
+    def _enough(self, name: str) -> bool:
+        count = len(self._times[name])
+        if not self._least <= count < 2 * self._most:
+            return count >= 2 * self._most
+        measured = self._measured(name)
+        precise = measured.interval_ms <= self._tolerance * measured.median_ms
+        return not measured.unsteady and (precise or count >= self._most)
+
+    def _measured(self, name: str) -> Measured:
+        disturbed = [times[name].disturbed for times in self._rounds if name in times]
+        return Measured.of(self._times[name], disturbed)
 
     def _load(self, worker: "_Worker", names: list[str], folder: Path) -> None:
         self._reporter.start("loading models", len(names))
@@ -239,15 +187,17 @@ class _Run:
                 self._run_ns[name] = answer["run_ns"]
             self._reporter.step(done, {})
 
-    def _time(self, worker: "_Worker", rounds: int, stop: float) -> None:
+    def _time(self, worker: "_Worker", stop: float) -> None:
         numbers = {name: number for number, name in enumerate(self._run_ns)}
         stage = ""
         while names := self._open():
             fewest = min(len(self._times[name]) for name in names)
             if fewest and time.monotonic() > stop:
                 break
-            if stage != (stage := "timing" if fewest < rounds else "timing what varies"):
-                first, total = (0, rounds) if fewest < rounds else (rounds, self._most - rounds)
+            ends = (0, self._least, self._most, 2 * self._most)
+            place = sum(fewest >= end for end in ends[1:3])
+            first, total = ends[place], ends[place + 1] - ends[place]
+            if stage != (stage := _STAGES[place]):
                 self._reporter.start(stage, total)
             if self._reference in numbers and self._reference not in names:
                 names.append(self._reference)
@@ -255,8 +205,8 @@ class _Run:
             order = [names[index] for index in self._rng.permutation(len(names))]
             begin = time.monotonic()
             expected_s = sum(2 * self._run_ns[name] + TIMING_NS for name in order) / 1e9
-            times = worker.time([numbers[name] for name in order], expected_s)
-            self._keep(dict(zip(order, times, strict=True)))
+            timings = worker.time([numbers[name] for name in order], expected_s)
+            self._keep(dict(zip(order, timings, strict=True)))
             round_s = time.monotonic() - begin
             self._tell(names, fewest + 1 - first, total, round_s)
 
@@ -281,17 +231,31 @@ class _Run:
         names: dict[str, list[str]] = {}
         for name, key in self._keys.items():
             names.setdefault(key, []).append(name)
-        self._rounds = [
-            {name: ns for key, ns in times.items() for name in names[key]}
-            for times in log.among(names.keys())
-        ]
-        self._times |= steady(self._rounds)
+        self._remember(log.among(names.keys()), names)
+        # What a busy machine spoiled is measured again, not kept for ever.
+        if spoiled := {self._keys[name] for name in self._models if self._is_spoiled(name)}:
+            log.forget(spoiled)
+            self._remember(log.among(names.keys()), names)
 
-    def _keep(self, times: dict[str, int]) -> None:
-        self._rounds.append(times)
-        self._times |= steady(self._rounds)
+    def _remember(self, rounds: list[dict[str, Timing]], names: dict[str, list[str]]) -> None:
+        self._rounds = [
+            {name: timing for key, timing in timings.items() for name in names[key]}
+            for timings in rounds
+        ]
+        self._steady()
+
+    def _is_spoiled(self, name: str) -> bool:
+        return len(self._times[name]) >= 2 * self._most and self._measured(name).unsteady
+
+    def _keep(self, timings: dict[str, Timing]) -> None:
+        self._rounds.append(timings)
+        self._steady()
         if self._log:
-            self._log.add({self._keys[name]: value for name, value in times.items()})
+            self._log.add({self._keys[name]: timing for name, timing in timings.items()})
+
+    def _steady(self) -> None:
+        plain = [{name: timing.ns for name, timing in t.items()} for t in self._rounds]
+        self._times = {name: [] for name in self._models} | steady(plain)
 
     def _fail(self, name: str, reason: str) -> None:
         self._failed[name] = reason
@@ -357,10 +321,10 @@ class _Worker:
         """Load a model: {"run_ns": ...} or {"failed": reason}."""
         return self._ask({"path": str(path), "held": held}, name)
 
-    def time(self, order: list[int], expected_s: float) -> list[int]:
-        """Nanoseconds of the loaded models with these numbers, in this order."""
-        times: list[int] = self._ask({"order": order}, "", 10 * expected_s)["nanoseconds"]
-        return times
+    def time(self, order: list[int], expected_s: float) -> list[Timing]:
+        """Time the loaded models with these numbers, in this order."""
+        answer = self._ask({"order": order}, "", _BUSY * expected_s)
+        return [Timing(*each) for each in answer["timings"]]
 
     def _ask(self, request: dict[str, Any], name: str, work_s: float = 0.0) -> dict[str, Any]:
         given, answers = self._process.stdin, self._process.stdout

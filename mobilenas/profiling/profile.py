@@ -21,7 +21,7 @@ from mobilenas.profiling.calibration import (
     NetworkTime,
     calibrate,
 )
-from mobilenas.profiling.meter import Failed, Measured
+from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.units import CLASS_COUNTS, Unit, arch_units, linear_unit
 from mobilenas.spaces import MobileArch, MobileSpace
 
@@ -336,7 +336,7 @@ def _to_plain(profile: Profile) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(profile)
     plain["blocks"] = {
         precision: {
-            key: {"failed": time.reason} if isinstance(time, Failed) else to_plain(time)
+            key: {"failed": time.reason} if isinstance(time, Failed) else _time_to_plain(time)
             for key, time in times.items()
         }
         for precision, times in profile.blocks.items()
@@ -394,5 +394,12 @@ def _networks_from_plain(value: Any, place: str) -> tuple[NetworkTime, ...]:
 def _time_from_plain(value: Any, place: str) -> Measured | Failed:
     if isinstance(value, dict) and list(value) == ["failed"]:
         return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
-    time: Measured = _reader(Measured)(value, place)
+    # files of steady measurements, and those of older releases, have no word of it
+    known = {"unsteady": False} | value if isinstance(value, dict) else value
+    time: Measured = _reader(Measured)(known, place)
     return time
+
+
+def _time_to_plain(time: Measured) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(time)
+    return plain if time.unsteady else {k: v for k, v in plain.items() if k != "unsteady"}

@@ -6,7 +6,7 @@ parent's work is not in the times:
 
     {"threads": 1, "provider": "...", "warmup": 5}   the first line; answer {}
     {"path": "...", "held": true}                    load; {"run_ns": ...} or {"failed": "reason"}
-    {"order": [4, 0, 2]}                             time what is loaded; {"nanoseconds": [...]}
+    {"order": [4, 0, 2]}                             time what is loaded; {"timings": [[ns, false]]}
 """
 
 import functools
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.profiling.clock import Timing, timed
 from mobilenas.profiling.session import LOAD_ERRORS, RefusedError, share, shared_session
 
 TIMING_NS = 1_000_000
@@ -56,21 +57,19 @@ class Bench:
         feed = {entry.name: self._input(entry) for entry in runner.get_inputs()}
         stop = time.perf_counter_ns() + _WARMUP_NS
         try:
-            fastest = _time(runner, feed, 1)
+            fastest = self._time(runner, feed, 1).ns
             for _ in range(1, self._warmup):
                 if time.perf_counter_ns() > stop:
                     break
-                fastest = min(fastest, _time(runner, feed, 1))
+                fastest = min(fastest, self._time(runner, feed, 1).ns)
         except LOAD_ERRORS as error:
             reason = str(error).partition("\n")[0]
             raise RefusedError(f"does not run in onnxruntime: {reason}") from error
-        self._jobs.append(
-            (runner if held else None, load, feed, math.ceil(TIMING_NS / max(fastest, 1)))
-        )
+        self._jobs.append((runner if held else None, load, feed, math.ceil(TIMING_NS / fastest)))
         return fastest
 
-    def time(self, order: list[int]) -> list[int]:
-        """Nanoseconds of one run of each model, in this order."""
+    def time(self, order: list[int]) -> list[Timing]:
+        """Time one run of each model, in this order."""
         times = []
         for index in order:
             runner, load, feed, repeats = self._jobs[index]
@@ -79,8 +78,11 @@ class Bench:
                 runner.run(None, feed)  # the first run of all sets memory up
             # An untimed run: its weights and inputs are back in the processor's caches.
             runner.run(None, feed)
-            times.append(_time(runner, feed, repeats))
+            times.append(self._time(runner, feed, repeats))
         return times
+
+    def _time(self, runner: Any, feed: dict[str, NDArray[Any]], repeats: int) -> Timing:
+        return timed(lambda: runner.run(None, feed), repeats, self._threads)
 
     def _input(self, entry: Any) -> NDArray[Any]:
         first, *rest = entry.shape or [1]
@@ -101,13 +103,6 @@ class Bench:
             values = self._rng.uniform(0, 100, size).astype(_DTYPES[kind])
             self._values[kind] = values
         return values[:count]
-
-
-def _time(runner: Any, feed: dict[str, NDArray[Any]], repeats: int) -> int:
-    start = time.perf_counter_ns()
-    for _ in range(repeats):
-        runner.run(None, feed)
-    return round((time.perf_counter_ns() - start) / repeats)
 
 
 def main() -> int:
@@ -133,7 +128,7 @@ def main() -> int:
 
 def _answer(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     if "order" in request:
-        return {"nanoseconds": bench.time(request["order"])}
+        return {"timings": bench.time(request["order"])}
     try:
         return {"run_ns": bench.load(Path(request["path"]), held=request["held"])}
     except RefusedError as error:

@@ -1,0 +1,86 @@
+"""What is known of a model's latency after some rounds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+WIDEST = 0.05
+"""Half an interval over its median from which on the median is not relied on."""
+_CALM = 16
+"""So many rounds that nothing disturbed are enough, however many were disturbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How long one model takes for one input."""
+
+    median_ms: float
+    """Median over the rounds."""
+    minimum_ms: float
+    """Fastest round: the least disturbed one."""
+    spread_ms: float
+    """Third quartile minus first quartile."""
+    interval_ms: float
+    """Half the width of the median's 95 % confidence interval, from order statistics."""
+    rounds: int
+    """Rounds that were measured."""
+    halves_ms: tuple[float, float]
+    """Medians of the even and of the odd rounds: what differs between them is noise."""
+    unsteady: bool = False
+    """Whether other programs disturbed too many rounds, or the interval is too wide, to rely on."""
+
+    @classmethod
+    def of(cls, nanoseconds: Sequence[float], disturbed: Sequence[bool] = ()) -> "Measured":
+        """Summarize the times of one round or more: of those that were not `disturbed`, if enough.
+
+        Enough are half of all, or 16.
+        """
+        calm = [ns for ns, not_calm in zip(nanoseconds, disturbed, strict=False) if not not_calm]
+        alone = not disturbed or len(calm) >= min(len(nanoseconds) / 2, _CALM)
+        times_ms = np.array(calm if disturbed and alone else nanoseconds) / 1e6
+        first, median, third = np.percentile(times_ms, (25, 50, 75))
+        interval_ms = _interval(times_ms)
+        return cls(
+            median_ms=float(median),
+            minimum_ms=float(times_ms.min()),
+            spread_ms=float(third - first),
+            interval_ms=interval_ms,
+            rounds=len(nanoseconds),
+            unsteady=not alone or interval_ms > WIDEST * float(median),
+            halves_ms=(
+                float(np.median(times_ms[::2])),
+                float(np.median(times_ms[1::2] if len(times_ms) > 1 else times_ms)),
+            ),
+        )
+
+    def scaled(self, factor: float) -> "Measured":
+        """Return the same times at another speed of the machine."""
+        first, second = self.halves_ms
+        return replace(
+            self,
+            median_ms=self.median_ms * factor,
+            minimum_ms=self.minimum_ms * factor,
+            spread_ms=self.spread_ms * factor,
+            interval_ms=self.interval_ms * factor,
+            halves_ms=(first * factor, second * factor),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A model that onnxruntime does not run here."""
+
+    reason: str
+    """Goes on after the model's name: what onnxruntime said of it, or how the worker ended."""
+
+
+def _interval(times_ms: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
+    # distribution (normal approximation of the binomial); a few rounds give their whole range.
+    count = len(times_ms)
+    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
+    ordered = np.sort(times_ms)
+    return float(ordered[count - 1 - rank] - ordered[rank]) / 2
