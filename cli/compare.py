@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import MOBILENETS, RULE, output_options
+from .options import MOBILENETS, RULE, allow_model_option, output_options
 from .terminal import echo
 
 RANDOM = "random"
@@ -47,6 +47,7 @@ def baselines(text: str) -> tuple[str, ...]:
     help="Folder to write a comparison of several to.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
+@allow_model_option
 @output_options
 @click.pass_context
 def command(

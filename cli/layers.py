@@ -1,14 +1,18 @@
 """The layers of anything `mobilenas profile flops` takes, with fvcore's count beside ours."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenas.cost import layer_costs
+from mobilenas.cost import LayerCost, layer_costs
+from mobilenas.cost.exact_widths import module_layer_costs
 from mobilenas.cost.recount import count_fvcore, count_onnx
+from mobilenas.dependencies import load_model
+from mobilenas.dependencies.models import FORMS
 from mobilenas.errors import MobileNASError
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, build, read_arch
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, WidthsArch, build, read_arch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,8 @@ class Counted:
 def count(target: str, **shape: Any) -> Counted:
     """Count a network by name, an arch.json, an ONNX file, or the network of a run folder.
 
-    `shape` goes with a name: image_size and classes, and width for a MobileNet.
+    A name is one of this project's, torchvision:NAME or package.module:factory. `shape` goes with
+    it: image_size and classes, and width for a MobileNet.
     """
     if target in MOBILENETS:
         whole = {"width": 1.0, "image_size": 224, "classes": 1000} | shape
@@ -58,30 +63,46 @@ def count(target: str, **shape: Any) -> Counted:
     if target in CELL_NETWORKS:
         return _of_arch(target, CELL_NETWORKS[target](**shape))
     path = Path(target)
+    if ":" in target and not path.exists():
+        return _of_model(target, **({"image_size": 224, "classes": None} | shape))
     if path.is_dir():
         return _of_arch(target, read_arch(path / "arch.json"))
     if not path.exists():
         legal = ", ".join((*MOBILENETS, *CELL_NETWORKS))
-        raise MobileNASError(f"{target!r} is no file or run folder and none of {legal}")
+        raise MobileNASError(
+            f"{target!r} is no file or run folder, none of {legal}, and not {FORMS}"
+        )
     return _of_onnx(path) if path.suffix == ".onnx" else _of_arch(target, read_arch(path))
 
 
 def _of_arch(name: str, arch: Arch) -> Counted:
-    by_module = count_fvcore(build(arch), arch.image_size, arch.in_channels)
+    network = build(arch)
+    by_module = count_fvcore(network, arch.image_size, arch.in_channels)
     by_layer: Counter[str] = Counter()
     for place, flops in by_module.items():
-        by_layer[_layer_of(place)] += flops
+        named = place.removeprefix("model.") if isinstance(arch, WidthsArch) else _layer_of(place)
+        by_layer[named] += flops
+    return _beside(name, layer_costs(arch), by_layer)
+
+
+def _of_model(name: str, *, image_size: int, classes: int | None) -> Counted:
+    model = load_model(name, classes=classes, image_size=image_size)
+    rows = module_layer_costs(model, image_size=image_size, in_channels=3)
+    return _beside(name, rows, count_fvcore(model, image_size, 3))
+
+
+def _beside(name: str, ours: Sequence[LayerCost], fvcore: Mapping[str, int]) -> Counted:
     layers = tuple(
         Layer(
             name=layer.name,
             flops=layer.flops,
             params=layer.params,
-            fvcore_flops=by_layer[layer.name],
+            fvcore_flops=fvcore.get(layer.name, 0),
             out_shape=layer.out_shape,
         )
-        for layer in layer_costs(arch)
+        for layer in ours
     )
-    return _summed(name, layers, sum(by_module.values()))
+    return _summed(name, layers, sum(fvcore.values()))
 
 
 def _of_onnx(path: Path) -> Counted:

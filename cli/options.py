@@ -203,12 +203,38 @@ _SEARCH = (
     _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),
 )
 
+
+def _allow_models(ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> None:
+    ctx.meta[ALLOWED_MODELS] = names
+    if names:
+        from mobilenas.dependencies.models import allow_model
+
+        for name in names:
+            allow_model(name)
+
+
+ALLOWED_MODELS = "mobilenas.allowed_models"
+"""Where the context of a command has what --allow-model was given."""
+
+
+allow_model_option: Callable[[Any], Any] = click.option(
+    "--allow-model",
+    "allowed_models",
+    multiple=True,
+    callback=_allow_models,
+    expose_value=False,
+    metavar="NAME",
+    help="Run the code of package.module:factory where a file names it as its model.",
+)
+"""--allow-model: from a file alone nothing is imported."""
+
 _FOLDER = (
     click.option(
         "--out", metavar="RUN", type=click.Path(path_type=Path), help="The run folder to write."
     ),
     click.option("--resume", is_flag=True, help="Go on with the run in --out."),
     click.option("--overwrite", is_flag=True, help="Replace the run in --out."),
+    allow_model_option,
 )
 
 _OUTPUT = (
@@ -238,12 +264,15 @@ swept_options: Callable[[Any], Any] = _stacked(
 )
 """All of these but --flops and --strength, of which a sweep has several."""
 folder_options: Callable[[Any], Any] = _stacked(_FOLDER)
-"""--out, --resume, --overwrite."""
+"""--out, --resume, --overwrite, --allow-model."""
 output_options: Callable[[Any], Any] = _stacked(_OUTPUT)
 """--quiet, --json."""
 json_option: Callable[[Any], Any] = _OUTPUT[1]
 """--json for commands that show no progress."""
-run_argument: Callable[[Any], Any] = click.argument(
-    "folder", metavar="RUN", type=click.Path(path_type=Path)
+run_argument: Callable[[Any], Any] = _stacked(
+    (
+        click.argument("folder", metavar="RUN", type=click.Path(path_type=Path)),
+        allow_model_option,
+    )
 )
-"""The run folder of a command that goes on with one."""
+"""The run folder of a command that goes on with one, and --allow-model."""

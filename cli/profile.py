@@ -7,7 +7,7 @@ import click
 from mobilenas.config import COUNTING_RULE
 
 from .latency import calibrate, import_, kit, latency
-from .options import MOBILENETS, RULE, json_option
+from .options import MOBILENETS, RULE, allow_model_option, json_option
 from .profiles import check, list_, show
 
 if TYPE_CHECKING:
@@ -46,19 +46,20 @@ def command() -> None:
     "--classes",
     type=click.IntRange(2, 65536),
     metavar="N",
-    help="Classes of NAME; 1000, for CIFAR 10.",
+    help="Classes of NAME; 1000, for CIFAR 10. A factory decides itself.",
 )
+@allow_model_option
 @json_option
 @click.pass_context
 def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> None:
     """Count FLOPs and parameters of TARGET.
 
     TARGET: the NAME of a MobileNet (mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large) or of a
-    published cell network (darts_v2, pc_darts_cifar, pc_darts_imagenet), an arch.json, a
-    model.onnx, or a run folder.
+    published cell network (darts_v2, pc_darts_cifar, pc_darts_imagenet), torchvision:NAME, a model
+    of your own as package.module:factory, an arch.json, a model.onnx, or a run folder.
     """
     given = {name: value for name, value in shape.items() if value is not None}
-    if given and target not in (*MOBILENETS, *CELL_NETWORKS):
+    if given and target not in (*MOBILENETS, *CELL_NETWORKS) and ":" not in target:
         raise click.UsageError("--width, --image-size and --classes go with a NAME only", ctx)
     if "width" in given and target not in MOBILENETS:
         raise click.UsageError("--width goes with a MobileNet only", ctx)

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from .options import output_options
+from .options import allow_model_option, output_options
 from .terminal import echo
 
 
 @click.command(name="report")
 @click.argument("folder", metavar="RUN|SWEEP", type=click.Path(path_type=Path))
+@allow_model_option
 @output_options
 def command(folder: Path, as_json: bool, **_: bool) -> None:
     """Write report.html of a run, or of a folder whose folders are runs, from their files."""

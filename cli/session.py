@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from mobilenas.progress import Reporter
 
+from .options import ALLOWED_MODELS
 from .progress import make_reporter
 from .terminal import echo
 
@@ -34,8 +35,20 @@ def working(again: str, folder: Path | None, *, quiet: bool) -> Iterator[Reporte
             yield reporter
     except KeyboardInterrupt:
         if folder is not None and (folder / "run.json").exists():
-            raise Interrupted(f"interrupted; go on with: {again}") from None
+            raise Interrupted(f"interrupted; go on with: {again}{_allowing()}") from None
         raise Interrupted("interrupted before a run was begun") from None
+
+
+def _allowing() -> str:
+    """The options that let the run's files name the user's own model again."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return ""
+    names: list[str] = list(ctx.meta.get(ALLOWED_MODELS, ()))
+    model = ctx.params.get("model")
+    if model is not None and not model.startswith("torchvision:") and not Path(model).exists():
+        names.append(model)
+    return "".join(f" --allow-model {shlex.quote(name)}" for name in names)
 
 
 def resume_command(name: str, out: Path | None) -> str:

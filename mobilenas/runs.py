@@ -18,6 +18,7 @@ from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_pl
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, load_data
+from mobilenas.dependencies.models import allow_model
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json
 from mobilenas.folders import RUN, check_folder, check_record, start_folder
@@ -261,6 +262,8 @@ def create_run(
         if there.settings != settings:
             raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
         _check_same_images(folder, data)
+        if settings.widths is not None:
+            allow_model(settings.widths.model)  # the caller names it, not only the folder's files
         there.__dict__["data"] = data
         return there
     _refuse_own_weights(folder, settings)

@@ -63,7 +63,7 @@ def test_the_written_out_choices_are_the_library_s(
 
 @pytest.mark.parametrize("name", ["run", "search"])
 def test_every_field_of_a_request_is_an_option(name: str) -> None:
-    others = {"out", "resume", "overwrite", "quiet", "as_json"}
+    others = {"out", "resume", "overwrite", "allowed_models", "quiet", "as_json"}
     others |= {"dry_run"} if name == "search" else set()
     given = {param.name for param in command_named(name).params}
     assert given - others == {field.name for field in fields(Request)}

@@ -16,7 +16,8 @@ from mobilenas.config import COUNTING_RULE
 from mobilenas.cost import costs
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.onnx import export_onnx
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, MobileArch, build
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, MobileArch, WidthsArch, build
+from mobilenas.spaces.widths import Base
 
 SHAPE = ("--width", "0.35", "--image-size", "32", "--classes", "10")
 
@@ -36,6 +37,33 @@ def test_both_counts_agree_layer_by_layer(name: str) -> None:
     assert len(counted["layers"]) > 20
     for layer in counted["layers"]:
         assert layer["fvcore_flops"] == layer["flops"] > 0, layer["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flops", "params"),
+    [
+        ("torchvision:mobilenet_v2", 300_774_272, 3_504_872),
+        ("torchvision:resnet18", 1_814_073_344, 11_689_512),
+    ],
+)
+def test_models_of_torchvision_are_counted(name: str, flops: int, params: int) -> None:
+    result = CliRunner().invoke(cli, ["profile", "flops", name, "--json"])
+    assert result.exit_code == 0, result.output
+    counted = json.loads(result.stdout)
+    assert (counted["flops"], counted["params"]) == (flops, params)
+    for layer in counted["layers"]:
+        assert layer["fvcore_flops"] == layer["flops"] > 0, layer["name"]
+
+
+def test_other_channel_sizes_are_counted_layer_by_layer(tmp_path: Path) -> None:
+    base = Base(name="torchvision:resnet18", image_size=32, in_channels=3, classes=10)
+    arch = WidthsArch(base=base, sizes={"conv1": 48})
+    path = tmp_path / "arch.json"
+    path.write_text(json.dumps({"schema_version": 1, "arch": arch.to_dict()}), encoding="utf-8")
+    result = CliRunner().invoke(cli, ["profile", "flops", str(path), "--json"])
+    assert result.exit_code == 0, result.output
+    layers = json.loads(result.stdout)["layers"]
+    assert [layer["fvcore_flops"] for layer in layers] == [layer["flops"] for layer in layers]
 
 
 def test_the_table_fits_80_columns_and_has_no_control_characters() -> None:

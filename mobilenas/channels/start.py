@@ -7,9 +7,9 @@ import torch
 from mobilenas.channels.keeping import changed
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.data import ImageData
-from mobilenas.dependencies import load_model
-from mobilenas.dependencies.models import FORMS
+from mobilenas.dependencies.models import FORMS, allow_model
 from mobilenas.errors import FileError, MobileNASError
+from mobilenas.nn.weights import load_into
 from mobilenas.spaces import WidthsArch, read_arch
 from mobilenas.spaces.widths import Base, WidthsNetwork
 from mobilenas.train import load_weights
@@ -18,12 +18,14 @@ from mobilenas.train import load_weights
 def base_of(model: str, data: ImageData) -> Base:
     """Return the model that `--model` names, for these images.
 
-    A run folder or an arch.json, torchvision:NAME, or package.module:factory.
+    A run folder or an arch.json, torchvision:NAME, or package.module:factory, which the files of a
+    run may name from then on.
     """
     path = Path(model)
     if not path.exists():
         if ":" not in model:
             raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+        allow_model(model)
         return Base(
             name=model,
             image_size=data.image_size,
@@ -57,13 +59,8 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
     if weights is None:
         return None
     if base.name is not None:
-        model = load_model(
-            base.name,
-            classes=base.classes,
-            image_size=base.image_size,
-            in_channels=base.in_channels,
-            weights=weights,
-        )
+        model = base.module()
+        load_into(model, weights, base.name)
     else:
         arch = base.mobile or base.cell
         assert arch is not None

@@ -15,7 +15,6 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.cost.exact import BYTES_PER_VALUE, LayerCost
-from mobilenas.dependencies import resized
 from mobilenas.dependencies.tracing import BATCH, Traced, trace
 from mobilenas.errors import BudgetError
 from mobilenas.spaces.widths import Base, Sizes, WidthsArch, WidthsSpace
@@ -55,8 +54,14 @@ def widths_layer_costs(arch: WidthsArch) -> list[LayerCost]:
 @lru_cache(maxsize=64)
 def _layer_costs(base: Base, sizes: tuple[tuple[str, int], ...]) -> tuple[LayerCost, ...]:
     with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
-        model = resized(base.module(), base.graph, dict(sizes))
-    traced = trace(model, image_size=base.image_size, in_channels=base.in_channels)
+        model = base.resized(dict(sizes))
+    rows = module_layer_costs(model, image_size=base.image_size, in_channels=base.in_channels)
+    return tuple(rows)
+
+
+def module_layer_costs(model: nn.Module, *, image_size: int, in_channels: int) -> list[LayerCost]:
+    """Do the same for a module that torch.fx can trace."""
+    traced = trace(model, image_size=image_size, in_channels=in_channels)
     rows: list[LayerCost] = []
     counted: set[int] = set()
     early = 0  # params before the first layer
@@ -80,7 +85,7 @@ def _layer_costs(base: Base, sizes: tuple[tuple[str, int], ...]) -> tuple[LayerC
             rows[-1] = replace(last, params=last.params + params, memory=max(last.memory, alive))
         else:
             early += params
-    return tuple(rows)
+    return rows
 
 
 def _positions(result: Tensor, layer: _ConvNd | nn.Linear) -> int:

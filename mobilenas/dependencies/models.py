@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ TORCHVISION = "torchvision:"
 """Starts the name of a torchvision classification model."""
 FORMS = "torchvision:NAME or package.module:factory"
 """What a model can be given as."""
+
+_FACTORY = re.compile(r"\w+(\.\w+)*:\w+")
+_allowed: set[str] = set()
 
 # Auxiliary classifiers would be a second output. init_weights is given because torchvision warns
 # where it is not, and takes the published initialization.
@@ -56,6 +60,27 @@ def load_model(
     return model
 
 
+def check_name(spec: str) -> None:
+    """Raise unless `spec` has one of the two forms."""
+    if not spec.startswith(TORCHVISION) and _FACTORY.fullmatch(spec) is None:
+        raise MobileNASError(f"model is {spec!r}; it must be {FORMS}")
+
+
+def allow_model(spec: str) -> None:
+    """Let files name this factory, too, until the process ends."""
+    _allowed.add(spec)
+
+
+def check_allowed(spec: str) -> None:
+    """Raise for a factory that a file names and the user did not: building it runs its code."""
+    check_name(spec)
+    if not spec.startswith(TORCHVISION) and spec not in _allowed:
+        raise MobileNASError(
+            f"a file names the model {spec}, which is code that would be run; if you trust it, "
+            f"add --allow-model {spec}"
+        )
+
+
 def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     from mobilenas._torchvision import models  # takes two seconds, and few commands need it
 
@@ -72,9 +97,8 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
 
 
 def _from_factory(spec: str) -> nn.Module:
-    module_name, colon, name = spec.partition(":")
-    if not (colon and module_name and name.isidentifier()):
-        raise MobileNASError(f"model is {spec!r}; it must be {FORMS}")
+    check_name(spec)
+    module_name, _, name = spec.partition(":")
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import from_plain
+from mobilenas.config import check_between, from_plain
 from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
+from mobilenas.dependencies.models import check_allowed, check_name
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network
@@ -44,9 +45,14 @@ class Base:
     """A network of the cell space."""
 
     def __post_init__(self) -> None:
-        """Check that it is one of the three."""
+        """Check that it is one of the three, of a size that can be built."""
         if sum(given is not None for given in (self.name, self.mobile, self.cell)) != 1:
             raise MobileNASError("a base is one of name, mobile and cell")
+        if self.name is not None:
+            check_name(self.name)
+        check_between(self, "image_size", 1, 4096)
+        check_between(self, "in_channels", 1, 1024)
+        check_between(self, "classes", 1, 65536)
 
     @classmethod
     def of(cls, arch: MobileArch | CellArch) -> "Base":
@@ -63,7 +69,10 @@ class Base:
         return self.name or f"a network of the {'mobile' if self.mobile else 'cell'} space"
 
     def module(self) -> nn.Module:
-        """Build the model at its own sizes; start weights come from torch's global generator."""
+        """Build the model at its own sizes; start weights come from torch's global generator.
+
+        MobileNASError for a factory that only a file named (`allow_model`).
+        """
         if self.mobile is not None:
             return MobileNetwork(self.mobile)
         if self.cell is not None:
@@ -71,12 +80,22 @@ class Base:
             network.auxiliary = None  # the second classifier is for training only
             return network
         assert self.name is not None
+        check_allowed(self.name)
         return load_model(
             self.name,
             classes=self.classes,
             image_size=self.image_size,
             in_channels=self.in_channels,
         )
+
+    def resized(self, sizes: Sizes) -> nn.Module:
+        """Build the model at other sizes: a slice of a fresh model is a fresh model."""
+        for name, legal in WidthsSpace(base=self).ranges.items() if sizes else ():
+            if (size := sizes.get(name, 0)) > legal.high:
+                raise MobileNASError(
+                    f"group {name} is to have {size} channels; at most {legal.high} are legal"
+                )
+        return resized(self.module(), self.graph, sizes)
 
     @property
     def graph(self) -> Graph:
@@ -176,8 +195,8 @@ class WidthsNetwork(Network):
 
     @classmethod
     def of(cls, arch: WidthsArch) -> "WidthsNetwork":
-        """Build the model and resize it: a slice of a fresh model is a fresh model."""
-        return cls(resized(arch.base.module(), arch.base.graph, arch.sizes))
+        """Build the model and resize it."""
+        return cls(arch.base.resized(arch.sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, side, side] -> logits [N, classes]."""
