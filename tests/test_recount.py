@@ -1,10 +1,13 @@
 import ast
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 import mobilenas.cost.recount as recount
 from mobilenas.cost import costs, layer_costs
@@ -104,6 +107,102 @@ def test_a_shared_weight_counts_once_and_scalars_do_not(tmp_path: Path) -> None:
     model = graph(nodes, [1, 3], {"w": [3, 3], "low": [], "unused": [50]})
     count = count_onnx(save(model, tmp_path / "m.onnx"))
     assert (count.flops, count.params) == (18, 9)
+
+
+class Own(nn.Module):
+    """A convolution, what `middle` does to its maps, a pool and a classifier."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.middle, self.fc = nn.Conv2d(3, 8, 3, padding=1), middle, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.middle(F.relu(self.conv(x))).mean((2, 3)))
+        return y
+
+
+class Twice(nn.Module):
+    """One linear layer on two sets of maps, so that its weight is turned twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(F.relu(self.linear(x.flatten(2).transpose(1, 2))))
+        return y.transpose(1, 2).unflatten(2, (4, 4))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight and two biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(F.relu(self.a(x)))
+        return y
+
+
+class Scales(nn.Module):
+    """Parameters of rank 0, 1 and 4, one of them expanded, under names that the exporter uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.rand(()))
+        self.mul = nn.Parameter(torch.rand(8))
+        self.expand = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mean * self.mul[None, :, None, None] + self.expand.expand_as(x)
+
+
+class Shifted(nn.Module):
+    """Subtracts a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.rand(8, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.get_buffer("shift")
+
+
+def normed(kind: Any) -> nn.Module:
+    return kind(nn.Conv2d(8, 8, 3, padding=1))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        Twice,
+        Tied,
+        Scales,
+        Shifted,
+        lambda: nn.GroupNorm(2, 8),
+        lambda: nn.GroupNorm(2, 8, affine=False),
+        lambda: nn.BatchNorm2d(8),
+        lambda: nn.BatchNorm2d(8, affine=False),
+        lambda: nn.InstanceNorm2d(8),
+        lambda: nn.InstanceNorm2d(8, affine=True),
+        lambda: nn.LayerNorm([4, 4], elementwise_affine=False),
+        lambda: nn.PReLU(8),
+        nn.PReLU,
+        lambda: normed(nn.utils.parametrizations.weight_norm),
+        lambda: normed(nn.utils.parametrizations.spectral_norm),
+    ],
+)
+def test_what_comes_from_parameters_counts_once_and_nothing_else(
+    middle: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module, path = Own(middle()).eval(), tmp_path / "m.onnx"
+    export_onnx(module, path, image_size=4, channels=3, metadata={})
+    count = count_onnx(path)
+    assert count.params == sum(weight.numel() for weight in module.parameters())
+    assert count.flops == sum(count_fvcore(module, 4, 3).values())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ _UNCOUNTED = (
     *("Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM"),
     *("MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN"),
 )
+CONSTANT, PARAMETER = "constant", "parameter"
+"""Doc strings of tensors that the writer of a file knows: never trained, and trained."""
+
 _NORM_STATISTICS = (3, 4)  # places of the running mean and variance among a batch norm's inputs
 
 
@@ -57,17 +60,21 @@ def count_onnx(path: Path) -> OnnxCount:
     """Count a float ONNX file from its own nodes and inferred shapes; FileError where it cannot be.
 
     FLOPs: the multiply-adds of Conv, Gemm and MatMul for one image (a symbolic batch is 1);
-    nothing else counts. Params: all numbers of float tensors stored in the file that a node uses,
-    each tensor once, without scalars (tensors of rank 0, such as a clip's limits), without
-    integers (axes, shapes), and without the running mean and variance of a BatchNormalization. For
-    a file of `export_onnx`, which keeps batch norms, that is the module's number of parameters; a
-    file with folded batch norms holds fewer (C numbers instead of 2C for each).
+    nothing else counts, nor does what depends on stored tensors alone: a runtime computes that
+    once, when it loads the file. Params: all numbers of float tensors stored in the file that a
+    node uses, each tensor once, without scalars (tensors of rank 0, such as a clip's limits),
+    without integers (axes, shapes), and without the running mean and variance of a
+    BatchNormalization; a tensor's doc string says otherwise (`CONSTANT`, `PARAMETER`). For a file
+    of `export_onnx`, which writes them and folds no parameter, that is the number of parameters
+    that the module uses; a file with folded batch norms holds fewer (C numbers instead of 2C for
+    each).
     """
     model = _infer_shapes(_read(path), path)
     shapes = {value.name: _shape(value) for value in _values(model)}
     stored = {tensor.name: tensor for tensor in _stored_tensors(model)}
     shapes |= {name: tuple(tensor.dims) for name, tensor in stored.items()}
     counted: set[str] = set()
+    given = {value.name for value in model.graph.input} - stored.keys()
     layers = []
     for node in model.graph.node:
         _check_countable(node, path)
@@ -76,7 +83,10 @@ def count_onnx(path: Path) -> OnnxCount:
             if name in stored and name not in counted:
                 counted.add(name)
                 params += _trained_numbers(stored[name])
-        flops = _node_flops(node, shapes, path)
+        flops = 0
+        if not given.isdisjoint(node.input):
+            given.update(filter(None, node.output))
+            flops = _node_flops(node, shapes, path)
         if flops or params:
             shape = _known(shapes, node.output[0], node, path)
             layers.append(
@@ -213,7 +223,9 @@ def _weight_names(node: NodeProto) -> list[str]:
 
 
 def _trained_numbers(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) if tensor.data_type in _FLOATS and tensor.dims else 0
+    trained = tensor.data_type in _FLOATS and tensor.doc_string != CONSTANT
+    looks = bool(tensor.dims) or tensor.doc_string == PARAMETER
+    return math.prod(tensor.dims) if trained and looks else 0
 
 
 def _node_flops(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from mobilenas.cost.recount import CONSTANT, PARAMETER
 from mobilenas.errors import DataError, FileError
 from mobilenas.export.classifier import Classifier
 from mobilenas.files import write_bytes
@@ -53,15 +55,18 @@ def export_onnx(
     """Write a graph `image` float32 [1, C, S, S] -> `logits` [1, classes]; batch norms are kept.
 
     Normalization stays outside of the graph: `metadata` says it (`ModelMetadata.to_strings`).
-    Constants are folded, batch norms are not: the file holds exactly the module's parameters, so
-    that `count_onnx` can certify them; onnxruntime folds them when it loads the file. FileError
-    names weights that are not finite.
+    Constants are folded, but neither batch norms nor what is computed from parameters (a turned or
+    normalized weight): the file holds exactly the module's parameters under their names, each once,
+    and marks what is none, so that `count_onnx` can certify them; onnxruntime folds the rest when
+    it loads the file. FileError names weights that are not finite.
     """
     _check_weights(module, path)
     with _evaluating(module):
         model = _to_proto(module, image_size, channels, dynamic_batch)
-    _drop_invented_biases(model, {name for name, _ in module.named_parameters()})
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    _drop_invented_biases(model, parameters)
     _drop_exporter_notes(model)
+    _mark_tensors(model, parameters)
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     write_bytes(path, model.SerializeToString(deterministic=True))
@@ -194,9 +199,25 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
             raise FileError("torch.onnx.export returned no model")
         import onnxscript.optimizer
 
-        onnxscript.optimizer.fold_constants_ir(program.model)
+        parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        _separate_names(program.model.graph)
+        onnxscript.optimizer.fold_constants_ir(
+            program.model,
+            should_fold=lambda node: (
+                False if any(x is not None and x.name in parameters for x in node.inputs) else None
+            ),
+        )
         onnxscript.optimizer.remove_unused_nodes(program.model)
         return program.model_proto
+
+
+def _separate_names(graph: Any) -> None:
+    """The exporter calls a mean `mean`, also where a weight of the module has that name."""
+    taken = set(graph.initializers) | {value.name for value in graph.inputs}
+    for number, node in enumerate(graph):
+        for value in node.outputs:
+            if value.name in taken:
+                value.name = f"{value.name}_of_node_{number}"
 
 
 @contextlib.contextmanager
@@ -230,6 +251,18 @@ def _drop_invented_biases(model: ModelProto, parameters: set[str]) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _mark_tensors(model: ModelProto, parameters: set[str]) -> None:
+    """Say of each stored tensor that would be counted wrongly by its looks what it is."""
+    stored = list(model.graph.initializer)
+    for node in model.graph.node:
+        stored += [item.t for item in node.attribute if item.name == "value" and item.HasField("t")]
+    for tensor in stored:
+        if tensor.name not in parameters:
+            tensor.doc_string = CONSTANT
+        elif not tensor.dims:
+            tensor.doc_string = PARAMETER
 
 
 def _drop_exporter_notes(model: ModelProto) -> None:
