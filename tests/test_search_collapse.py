@@ -4,9 +4,25 @@ from dataclasses import replace
 import pytest
 
 from mobilenas.config import to_plain
-from mobilenas.search.collapse import Signals, alarms, last_good
+from mobilenas.search.collapse import (
+    ENTROPY,
+    GAP,
+    SKIPS,
+    UTILIZATION,
+    Signals,
+    alarms,
+    last_good,
+)
 
-FINE = Signals(epoch=1, skips=2, kept=8, entropy=0.3, entropy_wanted=False, gap_points=None)
+FINE = Signals(
+    epoch=1,
+    skips=2,
+    kept=8,
+    utilization=0.5,
+    entropy=0.3,
+    entropy_wanted=False,
+    gap_points=None,
+)
 
 
 def epochs(**rows: Sequence[object]) -> list[Signals]:
@@ -29,7 +45,21 @@ def test_skip_connections_dominate_above_half(skips: int, kept: int, alarm: int)
     found = alarms(epochs(skips=[skips], kept=[kept]))
     assert len(found) == alarm
     if alarm:
-        assert found == [f"skip connections dominate: {skips} of {kept} places are nothing else"]
+        figures = f"skip connections dominate: {skips} of the {kept} edges of the normal cell; "
+        assert found[0].startswith(figures)
+
+
+@pytest.mark.parametrize(
+    ("utilization", "alarm"), [(0.49, True), (0.0, True), (0.5, False), (3.0, False), (None, False)]
+)
+def test_a_likeliest_network_under_half_of_the_budget(
+    utilization: float | None, alarm: bool
+) -> None:
+    found = alarms(epochs(utilization=[utilization]))
+    assert len(found) == alarm
+    if alarm and utilization is not None:
+        told = "the budget is left unused: the likeliest network uses"
+        assert found[0].startswith(f"{told} {100 * utilization:.0f} % of it, ")
 
 
 @pytest.mark.parametrize(
@@ -70,22 +100,24 @@ def test_an_entropy_that_should_fall_and_does_not(entropy: list[float], alarm: b
 def test_a_gap_that_rises_three_times_and_by_ten_points(
     gaps: list[float | None], alarm: bool
 ) -> None:
-    told = "the gap estimate grows: from 1.0 to 11.0 points in 3 rises in a row"
-    assert alarms(epochs(gap_points=gaps)) == [told] * alarm
+    found = alarms(epochs(gap_points=gaps))
+    assert len(found) == alarm
+    told = "the gap estimate grows: from 1.0 to 11.0 points in 3 rises in a row, "
+    assert all(sentence.startswith(told) for sentence in found)
 
 
-def test_each_sign_is_a_sentence_of_its_own() -> None:
+def test_each_sign_is_a_sentence_of_its_own_that_says_what_to_try() -> None:
     history = epochs(
         skips=[8] * 6,
+        utilization=[0.1] * 6,
         entropy=[0.9] * 6,
         entropy_wanted=[True] * 6,
         gap_points=[0.0, 0.0, 1.0, 20.0, 30.0, 50.0],
     )
-    assert [sentence.split(" ")[1] for sentence in alarms(history)] == [
-        "connections",
-        "entropy",
-        "gap",
-    ]
+    found = alarms(history)
+    names = [sentence.partition(":")[0] for sentence in found]
+    assert names == [SKIPS, UTILIZATION, ENTROPY, GAP]
+    assert all("; try " in sentence and "--" in sentence for sentence in found)
 
 
 def test_the_last_good_epoch_is_the_one_to_go_back_to() -> None:

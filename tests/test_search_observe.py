@@ -71,6 +71,38 @@ def test_an_observation_is_plain_and_changes_nothing(make: Any) -> None:
     assert observe(searcher) == record
 
 
+def test_the_supernets_accuracy_is_that_of_what_is_trained_with_norms_of_its_own(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = make(paths="gumbel", epochs=6)
+    for _ in range(6):
+        searcher.run_epoch()
+    learned = observe(searcher)["val_top1"]
+    for module in searcher.net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.fill_(50.0)  # running statistics play no part
+    assert observe(searcher)["val_top1"] == learned
+    drawn, measured, plain = [], [], searcher.relaxation
+    monkeypatch.setattr(
+        searcher, "relaxation", lambda *given: drawn.append(given[1]) or plain(*given)
+    )
+    monkeypatch.setattr(searcher, "top1", lambda _, split: measured.append(split) or 0.0)
+    assert observe(searcher)["val_top1"] == 0.0
+    assert drawn == [5] * 4
+    images = [image for split in measured[:4] for image in split.indices.tolist()]
+    assert sorted(images) == sorted(searcher.glance.indices.tolist())
+
+
+def test_a_mixture_is_measured_as_it_is(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher, drawn = make(paths="mixture"), []
+    searcher.run_epoch()
+    soft = searcher.alphas.soft
+    monkeypatch.setattr(searcher.alphas, "soft", lambda tau: drawn.append(tau) or soft(tau))
+    monkeypatch.setattr(searcher.alphas, "gumbel", None)
+    observe(searcher)
+    assert drawn
+
+
 def test_entropies_and_channels_of_an_observation(make: Any) -> None:
     searcher = make(sampler=SamplerSettings(name="attention", partial=2))
     searcher.run_epoch()
@@ -103,6 +135,7 @@ def lines(searcher: Searcher, epochs: int, skips: int) -> list[dict[str, Any]]:
         {
             "epoch": epoch + 1,
             "skips": dict.fromkeys(names, skips),
+            "utilization": 0.0 if skips else 1.0,
             "uncertainty": 0.9 - 0.1 * epoch,
             "gap_estimate": 1.0,
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
@@ -18,8 +19,9 @@ from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.loop import Searcher
 from mobilenas.search.run import candidates, confirmed
+from mobilenas.search.watch import Watch
 from mobilenas.spaces import MobileArch, MobileSpace
-from mobilenas.train import Recipe
+from mobilenas.train import Evaluation, Recipe
 
 SETTINGS = SearchSettings(epochs=3, warmup=1, batch_size=16)
 FINALISTS = FinalistSettings(count=3, epochs=1)
@@ -220,6 +222,58 @@ def test_a_checkpoint_of_another_release_is_named(
     save_checkpoint(tmp_path / "checkpoint.pt", state)
     with pytest.raises(FileError, match=r"checkpoint\.pt does not fit this release; delete it"):
         run(tiny_budgets, tiny_images, tmp_path)
+
+
+class Remarks(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+# of 40 validation images of five classes: 12 right are no better than chance, 13 are
+@pytest.mark.parametrize(("top1", "chance"), [(0.0, True), (30.0, True), (32.5, False)])
+def test_a_search_that_guesses_is_said_once_and_kept(
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    top1: float,
+    chance: bool,
+) -> None:
+    guessed = Evaluation(top1=top1, loss=1.6, predictions=torch.zeros(40, dtype=torch.int64))
+    monkeypatch.setattr(Searcher, "top1", lambda *_: top1)
+    monkeypatch.setattr(finalists.Trainer, "evaluate", lambda *_: guessed)
+    monkeypatch.setattr(Watch, "heed", lambda *_: [])
+    remarks = Remarks()
+    result = run(tiny_budgets, tiny_images, tmp_path, remarks)
+    subjects = ["the supernet is", "the finalists are"]
+    figures = f"no better than chance: {top1:.1f} % of 40 images, where guessing gets 20.0 %; "
+    expected = [f"{subject} {figures}" for subject in subjects] if chance else []
+    for told in (result.alarms, [remark.removeprefix("epoch 3: ") for remark in remarks.said]):
+        assert len(told) == len(expected)
+        assert all(line.startswith(start) for line, start in zip(told, expected, strict=True))
+
+
+def test_an_alarm_is_said_when_it_is_first_raised_and_not_again(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heed(_: Watch, record: dict[str, Any]) -> list[str]:
+        return [f"all is lost: {record['epoch']} of 3 epochs", "and more: so it is"][
+            : record["epoch"]
+        ]
+
+    monkeypatch.setattr(Watch, "heed", heed)
+    monkeypatch.setattr(Searcher, "top1", lambda *_: 100.0)
+    remarks = Remarks()
+    result = run(
+        tiny_budgets, tiny_images, tmp_path, remarks, finalists=FinalistSettings(count=0, epochs=1)
+    )
+    assert remarks.said == ["epoch 1: all is lost: 1 of 3 epochs", "epoch 2: and more: so it is"]
+    assert result.alarms == ["all is lost: 3 of 3 epochs", "and more: so it is"]
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -35,10 +35,10 @@ def search_over_time(files: RunFiles) -> str:
     else:
         spent = ", ".join(f"{name} {s:,.0f} s" for name, s in files.found["seconds"].items())
         notes.append(f"Time: {spent}.")
-    alarms = "".join(
-        html.paragraph(f"Alarm of the last epoch: {alarm}.", "bad")
-        for alarm in files.log[-1].get("alarms", ())
-    )
+    raised = files.log[-1].get("alarms", ())
+    if files.found is not None:  # it has those of the finalists, too
+        raised = files.found.get("alarms", raised)
+    alarms = "".join(html.paragraph(f"Alarm: {alarm}.", "bad") for alarm in raised)
     figures = html.grid(html.figure(svg, title) for title, svg in plots)
     return alarms + figures + html.paragraph(" ".join(notes), "note")
 

@@ -1,6 +1,7 @@
 """Image sources, splits and batches."""
 
 from mobilenas.data.batches import Augmentation, batches, batches_per_pass
+from mobilenas.data.chance import beats_chance, chance_top1, guessing
 from mobilenas.data.images import IMAGE_SUFFIXES, read_image
 from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings, ImageData
 from mobilenas.data.sources import load_data
@@ -25,7 +26,10 @@ __all__ = [
     "TensorStore",
     "batches",
     "batches_per_pass",
+    "beats_chance",
+    "chance_top1",
     "generator_for",
+    "guessing",
     "halves",
     "load_data",
     "read_image",

@@ -7,9 +7,18 @@ from itertools import pairwise
 ON_COLLAPSE = ("warn", "stop", "rollback")
 """What an alarm does."""
 
+SKIPS = "skip connections dominate"
+UTILIZATION = "the budget is left unused"
+ENTROPY = "the entropy stalls"
+GAP = "the gap estimate grows"
+
 MOST_SKIPS = 0.5
 """Share of skip connections that is still fine. DARTS+ (Liang et al. 2019) stops at 2 in a normal
 cell of 8 edges, before a collapse; more than half is the collapse itself, whatever the size."""
+LEAST_UTILIZATION = 0.5
+"""Of a budget, in a chain. A block that is left out there is depth, which the budget decides on: no
+sign of anything as long as wider and larger blocks use the budget. A likeliest network that uses
+less than half of it is one that the budget does not explain."""
 STALL_EPOCHS = 5
 """Epochs over which a stall is judged: the window of Robust DARTS (Zela et al. 2020, section 4.3),
 long enough for the noise of single epochs."""
@@ -31,9 +40,12 @@ class Signals:
     epoch: int
     """Number of the epoch in the log."""
     skips: int
-    """Skip connections of the normal cell that the alphas say; mobile: blocks left out."""
+    """Skip connections of the normal cell that the alphas say; 0 in a chain."""
     kept: int
-    """Edges of that cell; mobile: blocks that may be left out."""
+    """Edges of that cell; 0 in a chain."""
+    utilization: float | None
+    """Largest cost / budget of the likeliest network of a chain; None where no budget asks for it:
+    in cells, and under a penalty, whose strength decides on the size."""
     entropy: float
     """Mean over decisions, each divided by its maximum: 0 to 1."""
     entropy_wanted: bool
@@ -43,8 +55,11 @@ class Signals:
 
 
 def alarms(history: Sequence[Signals]) -> list[str]:
-    """Return one sentence for each alarm at the last epoch of `history`, which is in order."""
-    found = (check(history) for check in (_skips, _entropy, _gap))
+    """Return one sentence for each alarm at the last epoch of `history`, which is in order.
+
+    It begins with the alarm's name and a colon; then come figures, meaning and remedy.
+    """
+    found = (check(history) for check in (_skips, _utilization, _entropy, _gap))
     return [sentence for sentence in found if sentence]
 
 
@@ -60,7 +75,22 @@ def _skips(history: Sequence[Signals]) -> str | None:
     if not history or history[-1].skips <= MOST_SKIPS * history[-1].kept:
         return None
     now = history[-1]
-    return f"skip connections dominate: {now.skips} of {now.kept} places are nothing else"
+    return (
+        f"{SKIPS}: {now.skips} of the {now.kept} edges of the normal cell; they have no weights to "
+        "train, so they lead early, and such cells end lower; try --on-collapse rollback, fewer "
+        "--search-epochs, or --method adarts or da2s"
+    )
+
+
+def _utilization(history: Sequence[Signals]) -> str | None:
+    if not history or (used := history[-1].utilization) is None or used >= LEAST_UTILIZATION:
+        return None
+    return (
+        f"{UTILIZATION}: the likeliest network uses {100 * used:.0f} % of it, so it is the solver "
+        "that fills the budget and not the alphas, which mostly leave blocks out: they have "
+        "learned little of what depth gives; the deeper finalists correct for it; try more "
+        "--search-epochs, or --sampler full, which shows every block all channels"
+    )
 
 
 def _entropy(history: Sequence[Signals]) -> str | None:
@@ -71,8 +101,10 @@ def _entropy(history: Sequence[Signals]) -> str | None:
     if now <= CERTAIN or now <= (1 - LEAST_FALL) * before:
         return None
     return (
-        f"the entropy stalls: it went from {100 * before:.1f} to {100 * now:.1f} % of its maximum "
-        f"in {STALL_EPOCHS} epochs that press it down"
+        f"{ENTROPY}: it went from {100 * before:.1f} to {100 * now:.1f} % of its maximum in "
+        f"{STALL_EPOCHS} epochs that press it down, so the alphas do not decide, and the solver "
+        "picks among near ties; try more --search-epochs, a larger --entropy or a lower end of "
+        "--temperature"
     )
 
 
@@ -83,6 +115,7 @@ def _gap(history: Sequence[Signals]) -> str | None:
     if len(last) <= GAP_RISES or not rises or last[-1] - last[0] < GAP_POINTS:
         return None
     return (
-        f"the gap estimate grows: from {last[0]:.1f} to {last[-1]:.1f} points in "
-        f"{GAP_RISES} rises in a row"
+        f"{GAP}: from {last[0]:.1f} to {last[-1]:.1f} points in {GAP_RISES} rises in a row, so the "
+        "supernet comes to rest on mixtures that no single network has; try --on-collapse "
+        "rollback, --entropy, or a lower end of --temperature"
     )

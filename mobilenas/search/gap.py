@@ -20,11 +20,16 @@ _REESTIMATION_IMAGES = 2048
 
 
 @torch.no_grad()
-def reestimate(searcher: Searcher, forward: Callable[[Tensor], Tensor]) -> None:
-    """Let the norms see weight-half images under `forward`, averaged evenly; leaves eval mode."""
+def reestimate(
+    searcher: Searcher, forward: Callable[[Tensor], Tensor], count: int = _REESTIMATION_IMAGES
+) -> None:
+    """Let the norms see `count` weight-half images under `forward`, averaged evenly.
+
+    Leaves eval mode.
+    """
     net, half = searcher.net, searcher.weight_half
     net.train()
-    images = stratified_subset(half, min(_REESTIMATION_IMAGES, len(half)), searcher.seed)
+    images = stratified_subset(half, min(count, len(half)), searcher.seed)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     given = batches(images, searcher.data, batch_size=256, seed=None, device=searcher.device)
     for number, (x, _) in enumerate(given):

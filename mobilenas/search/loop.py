@@ -140,7 +140,7 @@ class Searcher:
             logits = self.net.run(x, self._draw(epoch))
         else:
             with torch.no_grad():
-                p = self._relaxed()
+                p = self.relaxation(self._gumbel)
             logits = self.net(x, p)
         loss = functional.cross_entropy(logits, y, label_smoothing=0.1)
         self.weight_optimizer.zero_grad(set_to_none=True)
@@ -150,11 +150,12 @@ class Searcher:
         self.weight_optimizer.step()
         return loss.item()
 
-    def _relaxed(self) -> Any:
+    def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Any:
+        """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
+        tau = self.tau if epoch is None else self.tau_at(epoch)
         if self.settings.paths == "mixture":
-            return self.alphas.soft(self.tau)
-        hard = self.settings.paths == "single"
-        return self.alphas.gumbel(self.tau, self._gumbel, hard=hard)
+            return self.alphas.soft(tau)
+        return self.alphas.gumbel(tau, generator, hard=self.settings.paths == "single")
 
     def _draw(self, epoch: int) -> Choice:
         """Draw a network to train, not far over the budget: such ones teach little."""
@@ -181,7 +182,7 @@ class Searcher:
             total = self._regularization()
         else:
             with self.net.frozen():
-                loss = functional.cross_entropy(self.net(x, self._relaxed()), y)
+                loss = functional.cross_entropy(self.net(x, self.relaxation(self._gumbel)), y)
                 total = loss + self._regularization()
         if total.requires_grad:
             total.backward()  # adds to what looking ahead has found
@@ -195,7 +196,9 @@ class Searcher:
         """Set the alphas' gradients of the loss after one step of the weights; return that loss."""
 
         def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-            return functional.cross_entropy(self.net(batch[0], self._relaxed()), batch[1])
+            return functional.cross_entropy(
+                self.net(batch[0], self.relaxation(self._gumbel)), batch[1]
+            )
 
         gradients, loss = unrolled_gradients(
             self.net,

@@ -9,8 +9,8 @@ from typing import Any
 
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
-from mobilenas.data import ImageData
-from mobilenas.errors import FileError
+from mobilenas.data import ImageData, Split, guessing
+from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import (
     load_checkpoint,
     read_json,
@@ -36,6 +36,14 @@ Confirm = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
 
 _TIGHTENINGS = 3
+_SUPERNET_GUESSES = (
+    "the supernet is {}; so the alphas say little, and the finalists decide; try more "
+    "--search-epochs, a larger --image-size or more images, and look at the labels"
+)
+_FINALISTS_GUESS = (
+    "the finalists are {}; so it is chance that chooses among them; try more --epochs, of which "
+    "they get a share, a larger --image-size or more images, and look at the labels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +59,7 @@ class SearchResult:
     seconds: dict[str, float]
     """Wall time of supernet, candidates and finalists, summed over resumes."""
     alarms: list[str]
-    """Signs of a collapse at the last epoch of the supernet."""
+    """Signs of a collapse at the last epoch of the supernet; what is no better than chance."""
 
 
 def search(
@@ -79,7 +87,7 @@ def search(
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(record["seconds"] for record in log))}
     choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, confirm)
-    winner = 0
+    winner, alarms = 0, list(log[-1]["alarms"])
     if len(choices) > 1:
         halving = SuccessiveHalving(
             data,
@@ -93,6 +101,11 @@ def search(
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.seconds
         _write_finalists(folder, budgets, choices, halving, winner)
+        best = max(score["val_top1"] for score in halving.scores)
+        guesses = _guesses(best, data.val, data, _FINALISTS_GUESS)
+        alarms += guesses
+        for alarm in guesses:
+            reporter.say(alarm)
     if rank:
         quality = ranking_quality(searcher, rank, finalists.recipe(recipe), reporter)
         write_json(folder / "rank.json", quality)
@@ -101,7 +114,7 @@ def search(
         gap=gap,
         candidates=len(choices),
         seconds=seconds,
-        alarms=log[-1]["alarms"],
+        alarms=alarms,
     )
 
 
@@ -165,6 +178,12 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _guesses(top1: float, split: Split, data: ImageData, remark: str) -> list[str]:
+    """Return the alarm, with `remark` filled in, if so much top-1 is no better than chance."""
+    told = guessing(top1, split.labels, len(data.classes))
+    return [remark.format(told)] if told else []
+
+
 def _train_supernet(
     searcher: Searcher, folder: Path, identity: str, reporter: Reporter
 ) -> list[dict[str, Any]]:
@@ -184,21 +203,31 @@ def _train_supernet(
         record = searcher.run_epoch()
         record |= observe(searcher)
         record["alarms"] = watch.heed(record)
+        if watch.stopped or searcher.epochs_done == searcher.settings.epochs:
+            record["alarms"] += _guesses(
+                record["val_top1"], searcher.glance, searcher.data, _SUPERNET_GUESSES
+            )
+        told = {_name_of(alarm) for line in log for alarm in line["alarms"]}
         log.append(record)
         state = {"identity": identity, "log": log, "searcher": searcher.state_dict()}
         save_checkpoint(path, state | {"watch": watch.state_dict()})
         write_jsonl(folder / "log.jsonl", log)
         for alarm in record["alarms"]:
-            reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
+            if _name_of(alarm) not in told:
+                reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
         reporter.step(searcher.epochs_done, _figures(record, searcher.budgets))
     return log
+
+
+def _name_of(alarm: str) -> str:
+    return alarm.partition(":")[0]
 
 
 def _restore(searcher: Searcher, watch: Watch, state: dict[str, Any], path: Path) -> None:
     try:
         searcher.load_state_dict(state["searcher"])
         watch.load_state_dict(state["watch"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError, MobileNASError) as error:
         raise FileError(f"{path} does not fit this release; delete it to start again") from error
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mobilenas.config import from_plain, to_plain
+from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.cell_space import CellSpace
@@ -38,18 +39,20 @@ class Watch:
         return seen
 
     def _signals_of(self, record: Mapping[str, Any]) -> Signals:
-        searcher, skips = self.searcher, record["skips"]
+        searcher = self.searcher
         s = searcher.settings
         presses = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
-        space = searcher.space
+        space, skips, kept, utilization = searcher.space, 0, 0, None
         if isinstance(space, CellSpace):
+            skips = record["skips"]["normal"]
             kept = sum(min(space.edges.kept, len(group)) for group in space.groups())
-        else:
-            kept = sum(not slot.first for slot in space.slots)
+        elif s.constraint != PENALTY:
+            utilization = record["utilization"]
         return Signals(
             epoch=record["epoch"],
-            skips=skips["normal" if isinstance(space, CellSpace) else "blocks"],
+            skips=skips,
             kept=kept,
+            utilization=utilization,
             entropy=record["uncertainty"],
             entropy_wanted=presses,
             gap_points=record["gap_estimate"],
