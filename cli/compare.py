@@ -79,8 +79,8 @@ def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int
 
     with working(_again(ctx), folder, quiet=quiet) as reporter:
         from mobilenas.comparison import compare
-        from mobilenas.pipeline import COMPARE_FILE, renew_report
-        from mobilenas.runs import open_run
+        from mobilenas.pipeline import renew_report
+        from mobilenas.runs import COMPARE_FILE, open_run
 
         asked = (ctx.params["names"], ctx.params["random"])
         run = open_run(folder, reporter)

@@ -108,8 +108,9 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     given = {name: value for name, value in asked.items() if value is not None}
     again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.pipeline import EXPORT_FILE, compared_run, export_stage, renew_report
-        from mobilenas.runs import open_run
+        from mobilenas.deployment import renew_times
+        from mobilenas.pipeline import compared_run, export_stage, renew_report
+        from mobilenas.runs import EXPORT_FILE, open_run
 
         if given:
             from mobilenas.formats import FormatSettings, write_formats
@@ -117,6 +118,7 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
             settings = FormatSettings(**_settings(given))  # wrong ones open no run
         whole = open_run(folder, reporter)
         run = whole if network is None else compared_run(whole, network)
+        renew_times(run)
         record = write_formats(run, settings) if given else export_stage(run)
         renew_report(whole, run.folder / EXPORT_FILE)
     from .render import show_file
@@ -154,15 +156,19 @@ def _again(folder: Path, given: dict[str, Any]) -> str:
 
 
 def _show(folder: Path, files: dict[str, Any]) -> None:
+    from mobilenas.config import UNSTEADY, format_latency
+
     from .render import show_table
 
     rows = (
         (
             str(folder / file["path"]),
             f"{file['size_bytes']:,}",
-            f"{file['latency_ms']:.3g}",
+            format_latency(file),
             f"{file['top1']:.1f}",
         )
         for file in files.values()
     )
     show_table("Export", ("file", "bytes", "ms", "test top-1 %"), rows)
+    if any(file.get("unsteady") for file in files.values()):
+        echo(click.wrap_text(f"{UNSTEADY}.", 80))

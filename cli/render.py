@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mobilenas.config import COUNTING_RULE, format_count
+from mobilenas.config import COUNTING_RULE, UNSTEADY, format_count, format_latency
 from mobilenas.files import to_json
 
 from .terminal import clean, echo
@@ -20,12 +20,21 @@ if TYPE_CHECKING:
     from mobilenas.compare.sweep_page import SweptRun
     from mobilenas.compare.table import Row
 
+_MS = (
+    "ms: median latency of one image ± half its 95 % interval. top-1 ±: standard deviation over "
+    "networks or seeds."
+)
+_UNKNOWN = (
+    "unknown: other programs disturbed the measurement, and repeating it did not help. `mobilenas "
+    "compare RUN` measures again; no budget is called kept until then (exit status 3)."
+)
+
 DONE = 0
 BROKEN_BUDGET = 3
 
 
 def status_of(budgets: Iterable[dict[str, Any]]) -> int:
-    """Return the exit status: 3 if a budget does not hold."""
+    """Return the exit status: 3 if a budget does not hold, or is not known to."""
     return DONE if all(budget["holds"] for budget in budgets) else BROKEN_BUDGET
 
 
@@ -73,7 +82,7 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
         (
             Path(file["path"]).name,
             format_count(file["size_bytes"]),
-            f"{file['latency_ms']:.3g}",
+            format_latency(file),
             f"{file['top1']:.1f}",
             "-" if name == "onnx" else f"{round(top1 - file['top1'], 1) + 0:.1f}",
             *(_parts(file.get("targets", {}).get(target)) for target in targets),
@@ -83,7 +92,8 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     show_table("Export", ("file", "bytes", "ms", "top-1", "drop", *targets), rows)
     _show_checks(shown.values())
     notes = [
-        "ms: median latency of one image. top-1 in percent of the test images, drop in points.",
+        "ms: median latency of one image ± half its 95 % interval. top-1 in percent of the test "
+        "images, drop in points.",
         "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are no "
         "multiple of 8. memory: most bytes of activations at once. difference, agree: of logits "
         "and first labels from model.onnx on validation images.",
@@ -95,6 +105,7 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
         )
     reports = [report for file in shown.values() for report in file.get("targets", {}).values()]
     caveats = [report["caveat"] for report in reports if report["caveat"]]
+    notes += [f"{UNSTEADY}."] if any(file.get("unsteady") for file in shown.values()) else []
     notes += [f"{caveats[0]}."] if targets and caveats else []
     for note in notes:
         echo(click.wrap_text(note, 80))
@@ -161,7 +172,7 @@ def show_networks(rows: Iterable["Row"]) -> None:
                 format_count(row.flops),
                 format_count(row.params),
                 format_count(row.size_bytes),
-                f"{row.latency_ms:.3g}",
+                format_latency(vars(row)),
                 percent(row.top1_mean, row.top1_spread),
             )
             for row in rows
@@ -169,7 +180,9 @@ def show_networks(rows: Iterable["Row"]) -> None:
     )
     for run, number in numbers.items():
         echo(f"run {number}: {run}")
-    echo("ms: median latency of one image. ±: standard deviation over networks or seeds.")
+    echo(click.wrap_text(_MS, 80))
+    if any(row.unsteady for row in rows):
+        echo(click.wrap_text(f"{UNSTEADY}.", 80))
     if external:
         told = (
             "external: a file of another tool, NOT trained by this recipe. Floats that it takes "
@@ -190,10 +203,10 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
             figures = (format_count(found.flops), format_count(found.params))
             top1 = percent(found.top1_mean, found.top1_spread)
             other = percent(best.top1_mean, best.top1_spread) if best else "-"
-            rows.append((run.name, *figures, f"{found.latency_ms:.3g}", top1, other))
+            rows.append((run.name, *figures, format_latency(vars(found)), top1, other))
     columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
     show_table("Sweep", columns, rows)
-    echo("Test top-1 in percent. ms: median latency of one image.")
+    echo(click.wrap_text(f"Test top-1 in percent. {_MS}", 80))
     echo()
 
 
@@ -219,20 +232,25 @@ def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
         (
             (
                 _UNITS.get(budget["cost"], budget["cost"]),
-                *map(_figure, (budget["limit"], budget["predicted"], _on_file(budget))),
-                "yes" if budget["holds"] else "NO",
+                *map(_figure, (budget["limit"], budget["predicted"])),
+                _on_file(budget),
+                {True: "yes", False: "NO", None: "unknown"}[budget["holds"]],
             )
             for budget in budgets
         ),
     )
+    if any(budget["holds"] is None for budget in budgets):
+        echo(click.wrap_text(_UNKNOWN, 80))
 
 
 _UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
 
 
-def _on_file(budget: dict[str, Any]) -> float | None:
-    """Return what was counted on the file, or measured of it."""
-    return budget.get("measured", budget.get("recounted"))
+def _on_file(budget: dict[str, Any]) -> str:
+    """Write what was counted on the file, or measured of it with its interval."""
+    interval = budget.get("measured_interval")
+    of_it = "" if interval is None else f" ± {interval:.1g}"
+    return _figure(budget.get("measured", budget.get("recounted"))) + of_it
 
 
 def _figure(value: float | None) -> str:

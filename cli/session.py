@@ -111,7 +111,8 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
     with working(resume_command(name, out), out, quiet=quiet) as reporter:
         from mobilenas.compare.report import REPORT_FILE
         from mobilenas.compare.table import read_networks
-        from mobilenas.pipeline import COMPARE_FILE, ONNX_FILE, RESULT_FILE, run_all
+        from mobilenas.pipeline import ONNX_FILE, RESULT_FILE, run_all
+        from mobilenas.runs import COMPARE_FILE
 
         result = run_all(open_or_start(ctx, reporter, kind))
         networks = read_networks(out / COMPARE_FILE)

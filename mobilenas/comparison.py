@@ -9,12 +9,12 @@ from mobilenas.compare.external import describe, open_external
 from mobilenas.compare.paired import told
 from mobilenas.compare.table import found_top1, paired, read_networks
 from mobilenas.config import COUNTING_RULE, format_count, to_plain
-from mobilenas.deployment import conditions, times
+from mobilenas.deployment import conditions, renew_times, time_files
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import read_json, write_json, write_list
 from mobilenas.folders import COMPARISON, check_folder, start_folder
-from mobilenas.pipeline import COMPARE_FILE, RESULT_FILE, compare_stage, write_result
-from mobilenas.runs import RUN_FILE, Run, RunSettings
+from mobilenas.pipeline import RESULT_FILE, compare_stage, write_result
+from mobilenas.runs import COMPARE_FILE, RUN_FILE, Run, RunSettings
 
 Comparison = dict[str, Any]
 """`networks`, as in compare.json with `run`, and what result.json of a comparison says of them."""
@@ -28,6 +28,7 @@ def compare(
     `names` are MobileNets and `random`, of which there are as many as `random` says; without
     either, what the run was asked for. What was compared before stays.
     """
+    renew_times(run)
     networks = compare_stage(run, _opponents(run, names, random))
     return networks, write_result(run)
 
@@ -75,10 +76,7 @@ def side_by_side(
         networks.append({"run": None} | describe(external, data))
         paths.append(external.path)
     runs[0].reporter.start("latency", 1)
-    timed = times(runs[0], list(dict.fromkeys(paths)))
-    for network, path in zip(networks, paths, strict=True):
-        network["latency_ms"] = timed[path].median_ms
-        network["latency_spread_ms"] = timed[path].spread_ms
+    time_files(runs[0], list(zip(networks, paths, strict=True)))
     runs[0].reporter.step(1, {})
     return {
         "networks": networks,

@@ -4,6 +4,7 @@ import math
 import re
 import types
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -52,6 +53,27 @@ def format_count(number: float | None) -> str:
             value = number / scale
             return f"{value:.4g}{suffix}" if abs(value) < 1e4 else f"{value:.0f}{suffix}"
     return f"{number:.4g}"
+
+
+def format_latency(record: Mapping[str, Any]) -> str:
+    """Write a file's or a network's latency in ms as `0.224 ± 0.003`.
+
+    A question mark follows where the measurement was unsteady; a record of an older release may
+    have no interval.
+    """
+    interval_ms = record.get("latency_interval_ms")
+    interval = "" if interval_ms is None else f" ± {interval_ms:.1g}"
+    doubt = " ?" if record.get("unsteady") else ""
+    median_ms = record["latency_ms"]
+    median = f"{median_ms:#.3g}".rstrip(".") if median_ms < 1000 else f"{median_ms:.0f}"
+    return f"{median}{interval}{doubt}"
+
+
+UNSTEADY = (
+    "?: other programs disturbed the measurement, and repeating it did not help; "
+    "`mobilenas compare RUN` measures such files again"
+)
+"""Said under tables in which a latency has that mark."""
 
 
 def check_between(owner: object, name: str, low: float, high: float) -> None:

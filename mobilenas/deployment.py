@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mobilenas.compare.table import read_networks
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY
@@ -15,7 +16,8 @@ from mobilenas.errors import FileError
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.mistakes import Mistakes, find_mistakes
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
-from mobilenas.files import to_json
+from mobilenas.export.ort_format import SUFFIX
+from mobilenas.files import read_json, to_json, write_json, write_list
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.measured import Failed, Measured
@@ -23,7 +25,7 @@ from mobilenas.profiling.meter import measure
 from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
-from mobilenas.runs import Run, versions
+from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run, versions
 from mobilenas.search import Confirm
 from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
 
@@ -87,6 +89,63 @@ def conditions(run: Run) -> dict[str, Any]:
     return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
 
 
+def time_run(
+    run: Run, exported: dict[str, Any], entries: list[dict[str, Any]] | None = None
+) -> None:
+    """Measure every file of a run side by side, and write export.json and compare.json.
+
+    So a file has one latency. `exported` and `entries` are what these two hold; compare.json is
+    read where its `entries` are not given. A file of another runtime keeps the time it has there.
+    """
+    path = run.folder / COMPARE_FILE
+    if entries is None:
+        entries = read_networks(path) if path.exists() else []
+    files = [(file, run.folder / file["path"]) for file in _timed_files(exported)]
+    compared = [(entry, run.folder / entry["onnx"]) for entry in entries]
+    run.reporter.start("latency", 1)
+    time_files(run, files + [(entry, file) for entry, file in compared if file.exists()])
+    write_json(run.folder / EXPORT_FILE, exported)
+    if entries:
+        write_list(path, entries)
+    run.reporter.step(1, {})
+
+
+def renew_times(run: Run) -> None:
+    """Measure all again where a latency is unsteady, or was not measured with the others."""
+    path, compared = run.folder / EXPORT_FILE, run.folder / COMPARE_FILE
+    if not path.exists():
+        return
+    exported = read_json(path)
+    files = _timed_files(exported)
+    known = {file["path"]: file.get("latency_ms") for file in files}
+    entries = read_networks(compared) if compared.exists() else []
+    unsteady = any(record.get("unsteady", True) for record in (*files, *entries))
+    apart = any(known.get(e["onnx"], e["latency_ms"]) != e["latency_ms"] for e in entries)
+    if unsteady or apart:
+        time_run(run, exported, entries)
+
+
+def _timed_files(exported: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the exported files that onnxruntime runs."""
+    files = exported["files"].values()
+    return [file for file in files if Path(file["path"]).suffix in (".onnx", SUFFIX)]
+
+
+def time_files(run: Run, files: Sequence[tuple[dict[str, Any], Path]]) -> None:
+    """Measure files side by side, and put into the record of each what came out."""
+    timed = times(run, list(dict.fromkeys(path for _, path in files)))
+    for record, path in files:
+        put_time(record, timed[path])
+
+
+def put_time(record: dict[str, Any], time: Measured) -> None:
+    """Put a latency into the record of a file or a network."""
+    record["latency_ms"] = time.median_ms
+    record["latency_interval_ms"] = time.interval_ms
+    record["latency_spread_ms"] = time.spread_ms
+    record["unsteady"] = time.unsteady
+
+
 def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
     """Latency of files, side by side; in the profile's milliseconds where this is its machine."""
     if run.latency is not None and is_here(run.latency.profile):
@@ -136,6 +195,8 @@ def confirmation(run: Run) -> Confirm | None:
                 for number, arch in enumerate(archs)
             }
             times = confirm(latency.profile, latency.precision, models)
+        if any(time.unsteady for time in times.values()):
+            run.reporter.say("other programs disturb the measurement of candidates: rely on none")
         return [times[name].median_ms for name in models]
 
     return measured

@@ -16,20 +16,20 @@ from torch import Tensor
 from mobilenas.config import check_between, check_choice, to_plain
 from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import Split, batches, stratified_subset
-from mobilenas.deployment import file_top1, times
+from mobilenas.deployment import file_top1, put_time, time_run
 from mobilenas.errors import MobileNASError
 from mobilenas.export.checks import check_file
 from mobilenas.export.fp16 import to_fp16
 from mobilenas.export.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
 from mobilenas.export.onnx import INPUT, evaluate_onnx
 from mobilenas.export.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
-from mobilenas.export.other_runtimes import SUFFIXES, convert, latency_ms, runner
+from mobilenas.export.other_runtimes import SUFFIXES, convert, latency, runner
 from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
 from mobilenas.files import write_bytes, write_json
-from mobilenas.pipeline import EXPORT_FILE, ONNX_FILE, WEIGHTS_FILE, export_stage
+from mobilenas.pipeline import ONNX_FILE, WEIGHTS_FILE, export_stage
 from mobilenas.profiling.session import session
 from mobilenas.quantization import BIAS, EQUALIZE, PER_CHANNEL, Int8Settings, write_int8
-from mobilenas.runs import Run
+from mobilenas.runs import EXPORT_FILE, Run
 from mobilenas.spaces import read_arch
 from mobilenas.train import load_weights
 
@@ -135,8 +135,8 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
                 changed = True
         run.reporter.step(done, {"file": entry["path"], "test top-1": f"{entry['top1']:.1f} %"})
     if added:
-        _time(run, files)
-    if added or changed:
+        time_run(run, record)
+    elif changed:
         write_json(run.folder / EXPORT_FILE, record)
     refused += [_cutting(target, parts, settings.max_parts) for target, parts in cut.items()]
     if refused:
@@ -203,17 +203,18 @@ def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
         differences.append(float(np.abs(found - expected).max()))
         same += int(found.argmax() == expected.argmax())
     right = [int(ours(image).argmax()) == label for image, label in _images(run, data.test)]
-    return {
+    entry = {
         "path": str(relative),
         "top1": 100 * sum(right) / len(right),
         "size_bytes": path.stat().st_size,
-        "latency_ms": latency_ms(ours, image),
         "parity": {
             "max_abs_difference": float(np.max(differences)),
             "top1_agreement": 100 * same / len(differences),
             "images": len(differences),
         },
     }
+    put_time(entry, latency(form, ours, image))
+    return entry
 
 
 def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -306,15 +307,3 @@ def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str,
                 reports[target] = to_plain(check_target(path, target))
                 lacking = True
     return lacking
-
-
-def _time(run: Run, files: dict[str, dict[str, Any]]) -> None:
-    paths = {
-        name: run.folder / entry["path"]
-        for name, entry in files.items()
-        if name not in OTHER_FORMATS
-    }
-    timed = times(run, list(paths.values()))
-    for name, path in paths.items():
-        files[name]["latency_ms"] = timed[path].median_ms
-        files[name]["latency_interval_ms"] = timed[path].interval_ms

@@ -27,14 +27,15 @@ from mobilenas.deployment import (
     file_top1,
     predicted,
     predicted_ms,
-    times,
+    renew_times,
+    time_run,
     write_onnx,
 )
 from mobilenas.errors import FileError
 from mobilenas.export.onnx import check_parity
-from mobilenas.files import read_json, write_bytes, write_json, write_list
+from mobilenas.files import read_json, write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
-from mobilenas.runs import Run
+from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run
 from mobilenas.search import search
 from mobilenas.spaces import (
     Arch,
@@ -47,10 +48,8 @@ from mobilenas.spaces import (
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
-EXPORT_FILE = "export/export.json"
 MISTAKES_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
-COMPARE_FILE = "compare.json"
 RESULT_FILE = "result.json"
 
 _PARITY_IMAGES = 256
@@ -58,6 +57,7 @@ _PARITY_IMAGES = 256
 
 def run_all(run: Run) -> dict[str, Any]:
     """Do every stage that is not done, and return result.json."""
+    renew_times(run)
     search_stage(run)
     train_stage(run)
     export_stage(run)
@@ -161,15 +161,12 @@ def export_stage(run: Run) -> dict[str, Any]:
     files = {"onnx": onnx_path}
     if run.settings.precision == "int8":
         files["int8"] = deployed(run, onnx_path)
-    timed = times(run, list(files.values()))
     record = {
         "files": {
             name: {
                 "path": str(file.relative_to(run.folder)),
                 "top1": _top1(run, file),
                 "size_bytes": file.stat().st_size,
-                "latency_ms": timed[file].median_ms,
-                "latency_interval_ms": timed[file].interval_ms,
             }
             for name, file in files.items()
         },
@@ -183,8 +180,8 @@ def export_stage(run: Run) -> dict[str, Any]:
             "calibration_images": CALIBRATION_IMAGES,
             "seed": run.settings.seed,
         }
-    write_json(path, record)
     run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
+    time_run(run, record)
     return record
 
 
@@ -206,16 +203,9 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
     entries = there + added
     if not added:
         return entries
-    paths = [run.folder / entry["onnx"] for entry in entries]
-    distinct = list(dict.fromkeys(paths))
-    run.reporter.start("latency", 1)
-    timed = times(run, distinct)
-    for entry, onnx_path in zip(entries, paths, strict=True):
-        entry["latency_ms"] = timed[onnx_path].median_ms
-        entry["latency_spread_ms"] = timed[onnx_path].spread_ms
-        entry["size_bytes"] = onnx_path.stat().st_size
-    run.reporter.step(1, {})
-    write_list(path, entries)
+    for entry in added:
+        entry["size_bytes"] = (run.folder / entry["onnx"]).stat().st_size
+    time_run(run, export_stage(run), entries)
     return entries
 
 
@@ -250,7 +240,10 @@ def report_stage(run: Run) -> Path:
 
 
 def renew_report(run: Run, newer: Path) -> None:
-    """Write report.html again where there is one that a file it tells of has overtaken."""
+    """Write result.json and report.html again where a file that they tell of has overtaken them."""
+    path = run.folder / RESULT_FILE
+    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
+        write_result(run)
     path = run.folder / REPORT_FILE
     if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
         report_stage(run)
@@ -286,7 +279,7 @@ def certify(run: Run) -> list[dict[str, Any]]:
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
     Memory depends on how a runtime allocates: there it is the prediction that is held against the
     limit, and `recounted` is null. So it is for latency on a device that is not this machine; here
-    the exported file is measured.
+    the exported file is measured. Where that was unsteady, `holds` is null.
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
@@ -300,9 +293,12 @@ def certify(run: Run) -> list[dict[str, Any]]:
         decisive = max(value for value in row.values() if value is not None)
         if budget.cost == LATENCY and here:
             row["measured"] = file["latency_ms"]
+            row["measured_interval"] = file["latency_interval_ms"]
             # a median is known to its interval only: over is what lies over with all of it
             decisive = file["latency_ms"] - file["latency_interval_ms"]
-        rows.append(to_plain(budget) | row | {"holds": decisive <= budget.limit})
+        unknown = budget.cost == LATENCY and here and file.get("unsteady", True)
+        holds = None if unknown else decisive <= budget.limit
+        rows.append(to_plain(budget) | row | {"holds": holds})
     return rows
 
 

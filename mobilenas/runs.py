@@ -36,6 +36,8 @@ from mobilenas.train import Recipe
 
 RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
+EXPORT_FILE = "export/export.json"
+COMPARE_FILE = "compare.json"
 DEVICES = ("cpu", "cuda")
 NO_LATENCY_OF_CELLS = (
     "a latency budget is for the mobile space: no profile has the blocks of cells; "

@@ -5,13 +5,12 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from mobilenas import comparison, contenders, pipeline
+from mobilenas import comparison, contenders, deployment, pipeline
 from mobilenas.compare.baselines import Opponents
 from mobilenas.compare.table import read_networks
 from mobilenas.comparison import check_alike, check_out, compare, side_by_side, write_comparison
@@ -19,6 +18,7 @@ from mobilenas.errors import FileError, MobileNASError
 from mobilenas.export.onnx import read_props
 from mobilenas.files import read_json, read_jsonl, write_json
 from mobilenas.pipeline import compare_stage
+from mobilenas.profiling.measured import Measured
 from mobilenas.progress import Silent
 from mobilenas.request import Request, start
 from mobilenas.runs import Run, open_run
@@ -144,12 +144,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found = [entry("found", base + [0, 0.5, 1.1][seed], seed, flops) for seed in range(3)]
         return [*found, entry("random", 70, 0, flops)], {"budgets": [{"holds": True}]}
 
-    def times(run: Run, paths: list[Path]) -> dict[Path, Any]:
+    def times(run: Run, paths: list[Path]) -> dict[Path, Measured]:
         timed.extend(paths)
-        return {path: SimpleNamespace(median_ms=1.5, spread_ms=0.1) for path in paths}
+        return {path: Measured.of([1.5e6] * 16) for path in paths}
 
     monkeypatch.setattr(comparison, "compare", compared)
-    monkeypatch.setattr(comparison, "times", times)
+    monkeypatch.setattr(deployment, "times", times)
     return timed
 
 
@@ -223,7 +223,7 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     before = read_networks(copy / "compare.json")
     trained: list[str] = []
     timed: list[Path] = []
-    train, times = pipeline._trained, pipeline.times
+    train, times = pipeline._trained, deployment.times
 
     def spy(run: Run, contender: Any) -> dict[str, Any]:
         trained.append(contender.name)
@@ -231,10 +231,10 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
 
     def spied_times(run: Run, paths: Any) -> Any:
         timed.extend(paths)
-        return times(run, paths)
+        return {path: replace(time, unsteady=False) for path, time in times(run, paths).items()}
 
     monkeypatch.setattr(pipeline, "_trained", spy)
-    monkeypatch.setattr(pipeline, "times", spied_times)
+    monkeypatch.setattr(deployment, "times", spied_times)
     run = open_run(copy, Silent())
     names = ("mobilenet_v3_small", "random")
     networks, result = compare(run, names, whole_run.request["random"] + 1)

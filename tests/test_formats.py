@@ -17,12 +17,12 @@ from mobilenas.export.onnx import read_props
 from mobilenas.export.predict import predict
 from mobilenas.files import read_json, write_json
 from mobilenas.formats import FORMATS, FormatSettings, write_formats
-from mobilenas.pipeline import EXPORT_FILE, WEIGHTS_FILE, train_stage
+from mobilenas.pipeline import WEIGHTS_FILE, train_stage
 from mobilenas.profiling.session import session
 from mobilenas.progress import Silent
 from mobilenas.quantization import Int8Settings
 from mobilenas.request import Request, start
-from mobilenas.runs import Run, open_run
+from mobilenas.runs import EXPORT_FILE, Run, open_run
 
 BLOCK = {"kernel": 3, "squeeze": 0, "activation": "hard_swish"}
 ARCH = {

@@ -7,7 +7,7 @@ from mobilenas.compare import report_page as html
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot
 from mobilenas.compare.table import Row, summarize, verdict
-from mobilenas.config import format_count
+from mobilenas.config import UNSTEADY, format_count, format_latency
 from mobilenas.cost.budget import PENALTY
 
 _NONE = "-"
@@ -71,7 +71,9 @@ def result(files: RunFiles) -> str:
     if files.entries:
         parts.append(html.paragraph(headline(rows, files.entries), "verdict"))
     decided = [row["holds"] for row in rows if row.get("holds") is not None]
-    if decided and all(decided):
+    if files.result and len(decided) < len(rows):
+        parts.append(html.paragraph(_UNKNOWN, "bad"))
+    elif decided and all(decided):
         how = "" if files.result else " by prediction; the ONNX file is not counted yet"
         parts.append(html.paragraph(f"The found network keeps every budget{how}.", "good"))
     elif decided:
@@ -93,6 +95,12 @@ def result(files: RunFiles) -> str:
     return "\n".join(parts)
 
 
+_UNKNOWN = (
+    "Whether the found network keeps its latency budget is not known: other programs disturbed the "
+    "measurement. `mobilenas compare RUN` measures again."
+)
+
+
 def _budget_table(rows: Sequence[Mapping[str, Any]]) -> str:
     header = ("budget", "holds", "requested", "predicted", "on the ONNX file")
     cells = (
@@ -101,11 +109,18 @@ def _budget_table(rows: Sequence[Mapping[str, Any]]) -> str:
             {True: "yes", False: "NO", None: "not known yet"}[row.get("holds")],
             _number(row["limit"]),
             _number(row.get("predicted")),
-            _number(row.get("measured", row.get("recounted"))),
+            _on_file(row),
         )
         for row in rows
     )
     return html.table(header, cells)
+
+
+def _on_file(row: Mapping[str, Any]) -> str:
+    """Write what was measured of the file, with its interval, or counted on it."""
+    interval = row.get("measured_interval")
+    of_it = "" if interval is None else f" ± {interval:.1g}"
+    return _number(row.get("measured", row.get("recounted"))) + of_it
 
 
 def _budgets(files: RunFiles) -> list[dict[str, Any]]:
@@ -130,6 +145,8 @@ def comparison(files: RunFiles) -> str:
     ]
     if images := files.run.get("data", {}).get("counts", {}).get("test"):
         notes.append(f"There are {images:,} test images: one is {100 / images:.2g} points.")
+    if any(row.unsteady for row in rows):
+        notes.append(f"{UNSTEADY}.")
     if timing := (files.export or {}).get("timing"):
         scaled = timing["profile"]
         notes.append(
@@ -154,7 +171,7 @@ def _comparison_cells(row: Row) -> tuple[object, ...]:
         f"{row.top1_best:.2f}",
         format_count(row.flops),
         format_count(row.params),
-        f"{row.latency_ms:.3f}",
+        format_latency(vars(row)),
         f"{row.size_bytes / 1000:.1f}",
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from mobilenas.compare import report_page as html
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import against_plot
+from mobilenas.config import UNSTEADY, format_latency
 
 _NONE = "-"
 _LARGE_DROP = 1.0
@@ -45,12 +46,14 @@ def _files_table(written: Mapping[str, Mapping[str, Any]]) -> str:
         "largest difference of a logit"
     )  # fmt: skip
     top1 = written["onnx"]["top1"]
+    unsteady = any(file.get("unsteady") for file in written.values())
     rows = [_file_cells(name, file, top1 - file["top1"]) for name, file in written.items()]
     made = [
         _quantized(PurePath(file["path"]).name, file["quantization"])
         for file in written.values()
         if "quantization" in file
     ]
+    made += [f"{UNSTEADY}."] if unsteady else []
     return html.table(header, rows) + (html.paragraph(" ".join(made), "note") if made else "")
 
 
@@ -72,7 +75,7 @@ def _file_cells(name: str, file: Mapping[str, Any], drop: float) -> tuple[object
         f"{file['top1']:.2f}",
         _NONE if name == "onnx" else f"{round(drop, 2) + 0:.2f}",
         f"{file['size_bytes'] / 1000:.1f}",
-        f"{file['latency_ms']:.3f}",
+        format_latency(file),
         _NONE if agreement is None else f"{agreement:.1f}",
         _NONE if difference is None else f"{difference:.1e}",
     )

@@ -10,7 +10,7 @@ from mobilenas.compare.report_comparison import limit_text
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import front_plot
 from mobilenas.compare.table import Row, summarize
-from mobilenas.config import COUNTING_RULE, format_count
+from mobilenas.config import COUNTING_RULE, format_count, format_latency
 from mobilenas.cost.budget import PENALTY
 from mobilenas.errors import FileError
 
@@ -154,7 +154,7 @@ def _run_cells(run: SweptRun) -> tuple[object, ...]:
         f"{found.top1_mean - best.top1_mean:+.2f}" if best else _NONE,
         format_count(found.flops),
         format_count(found.params),
-        f"{found.latency_ms:.3f}",
+        format_latency(vars(found)),
         best.name if best else _NONE,
     )
 
@@ -186,7 +186,7 @@ def _front(ahead: Sequence[Mapping[str, Any]]) -> str:
             entry["seed"],
             format_count(entry["flops"]),
             format_count(entry["params"]),
-            f"{entry['latency_ms']:.3f}",
+            format_latency(entry),
             f"{entry['top1']:.2f}",
         )
         for entry in ahead

@@ -1,5 +1,6 @@
 """The comparison in rows, and in one sentence that claims no more than its numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ class Row:
     """Size of the ONNX file, likewise."""
     latency_ms: float
     """Median milliseconds, likewise."""
+    latency_interval_ms: float | None
+    """Half the width of its 95 % confidence interval; None in runs of older releases."""
+    unsteady: bool
+    """Whether other programs disturbed a measurement."""
     top1_mean: float
     """Percent of the test images."""
     top1_spread: float | None
@@ -102,11 +107,19 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         params=_mean_count(costed, "params"),
         size_bytes=round(fmean(entry["size_bytes"] for entry in costed)),
         latency_ms=fmean(entry["latency_ms"] for entry in costed),
+        latency_interval_ms=_mean_interval(costed),
+        unsteady=any(entry.get("unsteady", False) for entry in costed),
         top1_mean=fmean(top1),
         top1_spread=spread(top1)["sd"],
         top1_best=max(top1),
         run=group[0].get("run"),
     )
+
+
+def _mean_interval(group: Sequence[Entry]) -> float | None:
+    """Return the interval of the mean of independent measurements."""
+    known = [entry["latency_interval_ms"] for entry in group if "latency_interval_ms" in entry]
+    return math.hypot(*known) / len(known) if len(known) == len(group) else None
 
 
 def _mean_count(group: Sequence[Entry], cost: str) -> int | None:

@@ -3,8 +3,7 @@
 import contextlib
 import io
 import logging
-import statistics
-import time
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mobilenas.errors import MobileNASError
+from mobilenas.profiling.clock import timed
+from mobilenas.profiling.measured import Measured
 
 SUFFIXES = {"litert": ".tflite", "executorch": ".pte"}
 """Of the files, by format; each format is also the name of the extra that it needs."""
@@ -51,15 +52,12 @@ def runner(form: str, path: Path) -> Runner:
         return _litert(path) if form == "litert" else _executorch(path)
 
 
-def latency_ms(run: Runner, image: NDArray[np.float32]) -> float:
-    """Median time of one image after one untimed run; not side by side with other files."""
+def latency(form: str, run: Runner, image: NDArray[np.float32]) -> Measured:
+    """Time of one image after one untimed run; not side by side with other files."""
     run(image)
-    seconds = []
-    for _ in range(_TIMED):
-        start = time.perf_counter()
-        run(image)
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds)
+    threads = 1 if form == "litert" else os.cpu_count() or 1  # executorch makes its own
+    timings = [timed(lambda: run(image), 1, threads) for _ in range(_TIMED)]
+    return Measured.of([each.ns for each in timings], [each.disturbed for each in timings])
 
 
 def _litert(path: Path) -> Runner:

@@ -47,8 +47,9 @@ def confirm(
         now = [measured[name] for name in references]
         ratios = [then.median_ms / ms.median_ms for then, ms in zip(group, now, strict=True)]
         drift = median(ratios)
-        scattered = any(ms.unsteady for ms in now) or _scatter(ratios) > WIDEST * drift
-        if not scattered:
+        busy = any(ms.unsteady for ms in now)
+        scattered = busy or _scatter(ratios) > WIDEST * drift
+        if busy or not scattered:  # what is unsteady was repeated for long already
             break
     found = {name: measured[name].scaled(drift) for name in models}
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-WIDEST = 0.05
+WIDEST = 0.03
 """Half an interval over its median from which on the median is not relied on."""
 _CALM = 16
 """So many rounds that nothing disturbed are enough, however many were disturbed."""
