@@ -151,6 +151,8 @@ def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> N
 
     show_networks(summarize(networks))
     echo(click.wrap_text(result["verdict"], 80))
+    for alarm in result.get("alarms", ()):
+        echo(click.wrap_text(alarm, 80))
     echo()
     show_certificate(result["budgets"])
     show_rule()
@@ -173,7 +175,7 @@ def show_networks(rows: Iterable["Row"]) -> None:
                 format_count(row.params),
                 format_count(row.size_bytes),
                 format_latency(vars(row)),
-                percent(row.top1_mean, row.top1_spread),
+                percent(row.top1_mean, row.top1_spread) + "*" * row.chance,
             )
             for row in rows
         ),
@@ -183,6 +185,8 @@ def show_networks(rows: Iterable["Row"]) -> None:
     echo(click.wrap_text(_MS, 80))
     if any(row.unsteady for row in rows):
         echo(click.wrap_text(f"{UNSTEADY}.", 80))
+    if any(row.chance for row in rows):
+        echo("*: no better than chance.")
     if external:
         told = (
             "external: a file of another tool, NOT trained by this recipe. Floats that it takes "

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobilenas.compare.chance import beats_chance_on_test
 from mobilenas.config import check_between, check_choice, to_plain
 from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import Split, batches, stratified_subset
@@ -133,6 +134,8 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             elif name in files and not (run.folder / files[name]["path"]).exists():
                 del files[name]
                 changed = True
+        if new and not beats_chance_on_test(entry["top1"], run.data):
+            run.reporter.say(f"{name}: {entry['top1']:.1f} % test top-1, no better than chance")
         run.reporter.step(done, {"file": entry["path"], "test top-1": f"{entry['top1']:.1f} %"})
     if added:
         time_run(run, record)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mobilenas.channels.start import kept_network
 from mobilenas.compare.baselines import Contender, Opponents
+from mobilenas.compare.chance import FLAG, beats_chance_on_test, chance_alarms
 from mobilenas.compare.report import REPORT_FILE, write_report
 from mobilenas.compare.table import differences, read_networks, verdict
 from mobilenas.config import COUNTING_RULE, to_plain
@@ -17,7 +18,7 @@ from mobilenas.contenders import ARCH_FILE, contenders, found_arch, found_record
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
-from mobilenas.data import batches
+from mobilenas.data import batches, guessing
 from mobilenas.deployment import (
     CALIBRATION_IMAGES,
     conditions,
@@ -263,6 +264,7 @@ def write_result(run: Run) -> dict[str, Any]:
         "latency_ms": found["latency_ms"],
         "top1": found["top1"],
         "verdict": verdict(entries),
+        "alarms": chance_alarms(entries, run.data),
         "differences": differences(entries),
         "baselines": [entry for entry in entries if entry is not found],
         "files": {name: file["path"] for name, file in exported["files"].items()}
@@ -338,6 +340,7 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
         "predicted_ms": predicted_ms(run, arch),
         "top1": top1,
         "top1_fp32": top1_fp32,
+        FLAG: beats_chance_on_test(top1, run.data),
         "val_top1": trained["val_top1"],
         "train_seconds": trained["seconds"],
         "onnx": str(file.relative_to(run.folder)),
@@ -362,6 +365,8 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
     )
     record = asdict(result)
     write_json(path, record)
+    if told := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
+        run.reporter.say(f"{stage}: {told} (validation)")
     return record
 
 

@@ -15,6 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from mobilenas.compare.chance import FLAG, beats_chance_on_test
 from mobilenas.cost.recount import count_onnx
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
@@ -122,6 +123,7 @@ def describe(external: External, data: ImageData) -> dict[str, Any]:
         "memory": None,
         "predicted_ms": None,
         "top1": 100 * right / len(data.test),
+        FLAG: beats_chance_on_test(100 * right / len(data.test), data),
         "top1_fp32": None,
         "val_top1": None,
         "train_seconds": None,

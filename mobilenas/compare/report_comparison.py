@@ -80,6 +80,8 @@ def result(files: RunFiles) -> str:
         parts.append(html.paragraph("The found network does NOT keep every budget.", "bad"))
     if files.entries:
         parts.append(html.paragraph(verdict(files.entries)))
+        alarms = (files.result or {}).get("alarms", ())
+        parts += [html.paragraph(alarm, "bad") for alarm in alarms]
     else:
         parts.append(html.missing("The comparison with other networks", "mobilenas compare"))
     parts.append(_budget_table(rows) if rows else html.paragraph(_NO_BUDGETS, "note"))
@@ -143,6 +145,8 @@ def comparison(files: RunFiles) -> str:
         "trainings. All were trained by one recipe. Costs of random and rival rows are means, "
         "all others of the first."
     ]
+    if any(row.chance for row in rows):
+        notes.append("*: no better than chance.")
     if images := files.run.get("data", {}).get("counts", {}).get("test"):
         notes.append(f"There are {images:,} test images: one is {100 / images:.2g} points.")
     if any(row.unsteady for row in rows):
@@ -167,7 +171,7 @@ def _comparison_cells(row: Row) -> tuple[object, ...]:
     return (
         row.name,
         row.networks,
-        f"{row.top1_mean:.2f}{spread}",
+        f"{row.top1_mean:.2f}{spread}{'*' * row.chance}",
         f"{row.top1_best:.2f}",
         format_count(row.flops),
         format_count(row.params),

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mobilenas.compare.chance import FLAG
 from mobilenas.compare.paired import OPEN, difference, spread, told
 from mobilenas.config import check_choice, format_count
 from mobilenas.errors import FileError
@@ -52,6 +53,8 @@ class Row:
     """Sample standard deviation in points; None for a single network."""
     top1_best: float
     """Percent, of the best network of the row."""
+    chance: bool = False
+    """Whether one of the networks is known to be no better than chance."""
     run: str | None = None
     """Run folder, where networks of several stand side by side; None for external ones."""
 
@@ -112,6 +115,7 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         top1_mean=fmean(top1),
         top1_spread=spread(top1)["sd"],
         top1_best=max(top1),
+        chance=not all(entry.get(FLAG, True) for entry in group),
         run=group[0].get("run"),
     )
 
