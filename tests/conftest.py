@@ -1,7 +1,10 @@
 """Settings and the small spaces that several rooms' tests share."""
 
+import os
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +17,9 @@ from hypothesis import settings
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
+from mobilenas.profiling import meter
 from mobilenas.profiling.calibration import NetworkTime
+from mobilenas.profiling.clock import Timing
 from mobilenas.profiling.measured import Measured
 from mobilenas.profiling.profile import Profile
 from mobilenas.profiling.units import space_units
@@ -24,6 +29,22 @@ from mobilenas.spaces import Choice, Head, MobileSpace, Stage, Stem
 settings.register_profile("mobilenas", deadline=None, derandomize=True)
 settings.load_profile("mobilenas")
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: sums depend on it
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "MOBILENAS_PROFILES"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No profile and no measurement of the developer's is seen or changed."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        # its list of fonts takes seconds to make
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(cache / "matplotlib"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("XDG_DATA_HOME", str(folder / "data"))
+        yield
 
 
 def space(*stages: Stage, image_size: int) -> MobileSpace:
@@ -176,6 +197,65 @@ def made_up_profile(micro_space: MobileSpace) -> Profile:
     ).calibrated({"fp32": tuple(networks)})
 
 
+class ByteClock(meter._Worker):
+    """Loads and runs models as ever, and says that they took a nanosecond a byte of their file."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.sizes: list[int] = []
+
+    def load(self, path: Path, name: str, *, held: bool) -> dict[str, Any]:
+        answer = super().load(path, name, held=held)
+        if "run_ns" in answer:
+            self.sizes.append(path.stat().st_size)
+        return answer
+
+    def time(self, order: list[int], expected_s: float) -> list[Timing]:
+        super().time(order, expected_s)
+        return [Timing(self.sizes[number], False) for number in order]
+
+
+@pytest.fixture(scope="module")
+def byte_clock() -> Iterator[None]:
+    """Latencies that depend on the models alone, see `ByteClock`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "_Worker", ByteClock)
+        yield
+
+
+STRIKES = """
+import os, signal, sys
+
+def watch(event, arguments):
+    global left
+    if event == "os.rename" and os.fspath(arguments[1]).endswith(ending):
+        left -= 1
+        if left == 0:
+            signal.raise_signal(number)
+
+ending, left, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+del sys.argv[1:4]
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture(scope="session")
+def struck() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program that gets a signal where a file comes into place.
+
+    `struck(program, *words, at="train/checkpoint.pt", nth=2, by=signal.SIGKILL)` runs Python code;
+    the signal comes just before a file whose path ends with `at` is renamed for the nth time.
+    """
+
+    def run(
+        program: str, *words: object, at: str, nth: int, by: int, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", STRIKES + program, at, nth, int(by), *words]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+
+    return run
+
+
 TINY_REQUEST = {
     "data": "digits",
     "flops": 300_000,
@@ -226,6 +306,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
         return batches(split, data, **options)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "_Worker", ByteClock)
         for module in (deployment, pipeline, gap, loop, trainer):
             patch.setattr(module, "batches", spy)
         result = pipeline.run_all(run)

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -304,18 +302,13 @@ def test_weights_that_do_not_fit_are_named(whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
+def test_a_killed_process_goes_on_bit_for_bit(struck, tmp_path):
     train(ARCH, DATA, LONG, folder=tmp_path / "whole", seed=0)
     folder = tmp_path / "killed"
-    with subprocess.Popen([sys.executable, __file__, str(folder)]) as process:
-        deadline = time.monotonic() + 120
-        while len(read_jsonl(folder / "log.jsonl")) < 3 and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(0.01)  # into the next epoch
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert 3 <= len(load_checkpoint(folder / "checkpoint.pt")["log"]) < 12
+    program = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
+    done = struck(program, folder, at="checkpoint.pt", nth=4, by=signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(load_checkpoint(folder / "checkpoint.pt")["log"]) == 3
     assert not (folder / "last.safetensors").exists()
     train(ARCH, DATA, LONG, folder=folder, seed=0)
     assert_same_files(tmp_path / "whole", folder)
