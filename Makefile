@@ -24,6 +24,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/run.py --side 64 --flops 20000000 --batch 32
 	$(BIN)/python bench/cells.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/graphs.py
 	$(BIN)/python bench/latency.py
 
 # constraints.txt holds the versions that were tested; pip reads the ranges from pyproject.toml.

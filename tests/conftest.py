@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
@@ -29,6 +30,7 @@ from mobilenas.spaces import Choice, Head, MobileSpace, Stage, Stem
 settings.register_profile("mobilenas", deadline=None, derandomize=True)
 settings.load_profile("mobilenas")
 torch.set_num_threads(1)
+threadpool_limits(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: sums depend on it
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "MOBILENAS_PROFILES"):
     os.environ.pop(name, None)

@@ -1,5 +1,4 @@
 import copy
-import time
 from typing import Any
 
 import pytest
@@ -244,16 +243,3 @@ def test_distillation() -> None:
     loss.backward()
     assert logits.grad is not None
     assert teacher.grad is None
-
-
-@pytest.mark.parametrize("factor", [0.75, 1.25])
-def test_a_change_of_all_sizes_is_quick(factor: float) -> None:
-    model = load_model("torchvision:resnet34", classes=10, image_size=64)
-    graph = graph_of(model, 64)
-    wanted = {name: round(size * factor) for name, size in sizes(graph).items()}
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        changed(model, graph, wanted)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 2
