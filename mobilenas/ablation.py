@@ -8,29 +8,32 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mobilenas.compare.ablation_page import ablation_page
 from mobilenas.compare.ablation_table import over_seeds
 from mobilenas.compare.paired import difference
 from mobilenas.config import COUNTING_RULE, from_plain, to_plain
+from mobilenas.contenders import ARCH_FILE, found_record
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets, format_cost
 from mobilenas.data import ImageData, load_data
 from mobilenas.deployment import predicted
 from mobilenas.errors import BudgetError, FileError, MobileNASError
-from mobilenas.files import read_json, write_json, write_text
+from mobilenas.files import inside, read_json, write_json, write_text
 from mobilenas.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
+from mobilenas.records import CandidatesRecord, EntryRecord, read_record
 from mobilenas.request import Request
 from mobilenas.runs import Run, RunSettings, create_run, machine, make_space, versions
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS
+from mobilenas.search.run import read_choices
 from mobilenas.spaces import Arch, CellArch, WidthsSpace, format_genotype
-from mobilenas.spaces.any import AnyChoice, choice_type
+from mobilenas.spaces.any import AnyChoice
 from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
 from mobilenas.spaces.mobile import Choice
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
@@ -50,6 +53,15 @@ _NOT_HERE = {
     "dynamic_batch": "nothing is exported",
 }
 """Fields of a request that mean nothing here, and what to say instead."""
+
+
+class RequestRecord(TypedDict):
+    """ablation-request.json."""
+
+    command: str
+    request: Request
+    arms: list[str]
+    control: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +190,14 @@ def _asked(path: Path) -> object:
 def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[Request, tuple[Arm, ...], Arm, str]:
     """Return the request, arms, control and command."""
     try:
-        request = Request(**record["request"])
-        arms = tuple(map(parse_arm, record["arms"]))
-        (control,) = (arm for arm in arms if arm.name == record["control"])
-        command = record["command"]
-    except (KeyError, TypeError, ValueError, MobileNASError) as error:
+        stated = from_plain(RequestRecord, record, "")
+        request: Request = stated["request"]
+        arms = tuple(map(parse_arm, stated["arms"]))
+        for arm in arms:
+            inside(path.parent, arm.file_name, "arms")
+        (control,) = (arm for arm in arms if arm.name == stated["control"])
+        command: str = stated["command"]
+    except (ValueError, MobileNASError) as error:  # no arm is the control, or two are
         raise FileError(f"{path} is not what a start writes: {error}") from error
     return request, arms, control, command
 
@@ -285,11 +300,12 @@ def _drawn(run: Run) -> AnyChoice:
 
 def _found_choice(run: Run) -> AnyChoice:
     """Return the candidate that the search decided for; arch.json has it as an arch only."""
-    kept = read_json(run.folder / "search/candidates.json")["choices"]
+    path, found = run.folder / "search/candidates.json", found_record(run.folder)["arch"]
     assert not isinstance(run.space, WidthsSpace)
-    kind, found = choice_type(run.space), read_json(run.folder / "arch.json")["arch"]
-    choices = [from_plain(kind, plain, f"choices[{n}]") for n, plain in enumerate(kept)]
-    choice: AnyChoice = next(c for c in choices if run.space.arch(c).to_dict() == found)
+    kept: list[Any] = read_choices(path, read_record(path, CandidatesRecord)["choices"], run.space)
+    choice: AnyChoice | None = next((c for c in kept if run.space.arch(c).to_dict() == found), None)
+    if choice is None:
+        raise FileError(f"{path} has no candidate that is the arch of {ARCH_FILE}")
     return choice
 
 
@@ -329,7 +345,8 @@ def _result(ablation: Ablation) -> dict[str, Any]:
         for seed in ablation.seeds
     }
     done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
-    rounds = zip(*([read_json(path) for path in paths[seed]] for seed in done), strict=True)
+    read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
+    rounds = zip(*read, strict=True)
     entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
     request, control = ablation.request, ablation.control.name
     return {

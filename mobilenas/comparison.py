@@ -7,13 +7,14 @@ from typing import Any
 from mobilenas.compare.baselines import RANDOM, Opponents
 from mobilenas.compare.external import describe, open_external
 from mobilenas.compare.paired import told
-from mobilenas.compare.table import found_top1, paired, read_networks
+from mobilenas.compare.table import found_top1, paired, read_compared
 from mobilenas.config import COUNTING_RULE, format_count, to_plain
 from mobilenas.deployment import conditions, renew_times, time_files
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json, write_json, write_list
+from mobilenas.files import write_json, write_list
 from mobilenas.folders import COMPARISON, check_folder, start_folder
 from mobilenas.pipeline import RESULT_FILE, compare_stage, write_result
+from mobilenas.records import RunRecord, read_record
 from mobilenas.runs import COMPARE_FILE, RUN_FILE, Run, RunSettings
 
 Comparison = dict[str, Any]
@@ -114,7 +115,7 @@ _LONG = ("images", "classes")
 def _conditions(run: Run) -> dict[str, Any]:
     """Return what decides on accuracy beside the network and the seed, by name."""
     path = run.folder / RUN_FILE
-    data = read_json(path).get("data")
+    data = read_record(path, RunRecord).get("data")
     names = ("fingerprint", "classes", "image_size", "flip")
     if not isinstance(data, dict) or not data.keys() >= set(names):
         raise FileError(f"{path}: data is not what a start writes; it has {', '.join(names)}")
@@ -160,7 +161,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
     """Raise unless a comparison may be written to `folder`."""
-    check_folder(folder, COMPARISON, read_networks, overwrite=overwrite)
+    check_folder(folder, COMPARISON, read_compared, overwrite=overwrite)
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool) -> None:

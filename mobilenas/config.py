@@ -4,10 +4,22 @@ import math
 import re
 import types
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from mobilenas.errors import MobileNASError
 
@@ -20,6 +32,7 @@ COUNTING_RULE = (
 _COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>[kKMG]?)")
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>us|ms|s)")
 _COUNT_SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_LONGEST_SHOWN = 80
 _TIME_SCALES_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -100,41 +113,115 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+@dataclass(frozen=True)
+class Between:
+    """In `Annotated[float, Between(0, 100)]`: what `from_plain` accepts."""
+
+    low: float
+    """The smallest legal number."""
+    high: float
+    """The largest legal number."""
+
+    def check(self, value: Any, place: str) -> None:
+        """Raise unless a number lies in the range, or a list has a legal length."""
+        sized = isinstance(value, tuple | list | dict)
+        if not self.low <= (len(value) if sized else value) <= self.high:
+            legal = f"between {self.low:g} and {self.high:g}"
+            has, must = (f"has {len(value)} items", "there") if sized else (f"is {value!r}", "it")
+            raise MobileNASError(f"{place} {has}; {must} must be {legal}")
+
+
 def from_plain(kind: Any, value: Any, place: str) -> Any:
-    """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file."""
+    """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file.
+
+    `kind` is a dataclass, whose fields must all be there and no others; a TypedDict, which may
+    have more than it names; or what their fields are made of, `Annotated` with `Between` too.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        found = from_plain(inner[0], value, place)
+        for rule in inner[1:]:
+            rule.check(found, place)
+        return found
+    if origin in (Required, NotRequired):
+        return from_plain(inner[0], value, place)
+    if kind is Any:
+        return value
+    if is_typeddict(kind):
+        return _record_from_plain(kind, value, place)
     if is_dataclass(kind) and isinstance(kind, type):
         return _dataclass_from_plain(kind, value, place)
-    origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
         (kind,) = (option for option in inner if option is not type(None))
         return from_plain(kind, value, place)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise MobileNASError(f"{place} is {value!r}; it must be a list")
-        return tuple(
-            from_plain(inner[0], item, f"{place}[{index}]") for index, item in enumerate(value)
-        )
-    if kind is Path:
-        return Path(str(value))
+    if origin is Literal:
+        if not any(type(value) is type(legal) and value == legal for legal in inner):
+            raise _wrong(place, value, f"one of {', '.join(map(str, inner))}")
+        return value
+    if origin in (tuple, list, Sequence):
+        return _items_from_plain(kind, value, place)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(place, value, "an object")
+        return {key: from_plain(inner[1], item, f"{place}.{key}") for key, item in value.items()}
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise MobileNASError(f"{place} is {value!r}; it must be {kind.__name__}")
+        raise _wrong(place, value, kind.__name__)
     return value
+
+
+def _wrong(place: str, value: Any, legal: str) -> MobileNASError:
+    shown = repr(value)
+    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+    return MobileNASError(f"{place} is {shown}; it must be {legal}")
+
+
+def _items_from_plain(kind: Any, value: Any, place: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if not isinstance(value, list):
+        raise _wrong(place, value, "a list")
+    if origin is not tuple or inner[1:] == (Ellipsis,):
+        inner = (inner[0],) * len(value)
+    if len(inner) != len(value):
+        raise _wrong(place, value, f"a list of {len(inner)}")
+    items = enumerate(zip(inner, value, strict=True))
+    found = [from_plain(one, item, f"{place}[{index}]") for index, (one, item) in items]
+    return found if origin is list else tuple(found)
+
+
+@lru_cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _record_from_plain(kind: Any, value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(place, value, "an object")
+    for name in sorted(kind.__required_keys__):
+        if name not in value:
+            raise MobileNASError(f"{place} lacks {name!r}" if place else f"it lacks {name!r}")
+    hints = _hints(kind)
+    return {
+        name: from_plain(hints.get(name, Any), item, f"{place}.{name}" if place else name)
+        for name, item in value.items()
+    }
 
 
 def _dataclass_from_plain(kind: type, value: Any, place: str) -> Any:
     names = [field.name for field in fields(kind)]
     if not isinstance(value, dict):
-        raise MobileNASError(f"{place} is {value!r}; it must be an object")
+        raise _wrong(place, value, "an object")
     missing = [name for name in names if name not in value]
     unknown = [name for name in value if name not in names]
     if missing or unknown:
         wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
         raise MobileNASError(f"{place} {wrong}; its fields are {', '.join(names)}")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     return kind(**{name: from_plain(hints[name], value[name], f"{place}.{name}") for name in names})
 
 

@@ -13,7 +13,8 @@ from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.deployment import confirmation
 from mobilenas.errors import BudgetError, FileError
-from mobilenas.files import read_json, write_json
+from mobilenas.files import write_json
+from mobilenas.records import ArchRecord, read_record
 from mobilenas.runs import Run
 from mobilenas.spaces import Arch, read_arch
 
@@ -99,7 +100,7 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
     folder = run.folder / f"compare/rival-seed-{seed}"
     path = folder / "rival.json"
     if not path.exists():
-        spent = sum(read_json(run.seed_folder(seed) / ARCH_FILE)["seconds"].values())
+        spent = sum(found_record(run.seed_folder(seed))["seconds"].values())
         arch, entered, seconds = rival(
             limits,
             run.data,
@@ -140,12 +141,15 @@ def searched_channels(
 
 def found_record(folder: Path) -> dict[str, Any]:
     """Return the arch.json that a search wrote."""
-    if not (folder / ARCH_FILE).exists():
-        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
-    return read_json(folder / ARCH_FILE)
+    return read_record(_arch_path(folder), ArchRecord)
 
 
 def found_arch(folder: Path) -> Arch:
     """Return the arch that a search wrote."""
-    found_record(folder)
-    return read_arch(folder / ARCH_FILE)
+    return read_arch(_arch_path(folder))
+
+
+def _arch_path(folder: Path) -> Path:
+    if not (folder / ARCH_FILE).exists():
+        raise FileError(f"{folder} has no {ARCH_FILE}; run `mobilenas search` first")
+    return folder / ARCH_FILE

@@ -17,7 +17,7 @@ from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.mistakes import Mistakes, find_mistakes
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
 from mobilenas.export.ort_format import SUFFIX
-from mobilenas.files import read_json, to_json, write_json, write_list
+from mobilenas.files import inside, to_json, write_json, write_list
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.measured import Failed, Measured
@@ -25,6 +25,7 @@ from mobilenas.profiling.meter import measure
 from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
+from mobilenas.records import ExportRecord, read_record
 from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run, versions
 from mobilenas.search import Confirm
 from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
@@ -89,6 +90,20 @@ def conditions(run: Run) -> dict[str, Any]:
     return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
 
 
+def read_export(folder: Path) -> dict[str, Any]:
+    """Read export.json; all its files lie in the run folder."""
+    path = folder / EXPORT_FILE
+    record = read_record(path, ExportRecord)
+    for name in ("onnx", record.get("deployed", "onnx")):
+        if name not in record["files"]:
+            raise FileError(f"{path}: files lacks {name!r}")
+    for file in record["files"].values():
+        for key in ("path", "required_operators"):
+            if key in file:
+                inside(folder, file[key], path)
+    return record
+
+
 def time_run(
     run: Run, exported: dict[str, Any], entries: list[dict[str, Any]] | None = None
 ) -> None:
@@ -112,10 +127,10 @@ def time_run(
 
 def renew_times(run: Run) -> None:
     """Measure all again where a latency is unsteady, or was not measured with the others."""
-    path, compared = run.folder / EXPORT_FILE, run.folder / COMPARE_FILE
-    if not path.exists():
+    compared = run.folder / COMPARE_FILE
+    if not (run.folder / EXPORT_FILE).exists():
         return
-    exported = read_json(path)
+    exported = read_export(run.folder)
     files = _timed_files(exported)
     known = {file["path"]: file.get("latency_ms") for file in files}
     entries = read_networks(compared) if compared.exists() else []

@@ -11,8 +11,10 @@ import os
 import pickle
 import re
 import stat
+import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,13 @@ _NAME_CHARACTERS = 50
 _MOST_BYTES = 2**28
 _DEEPEST = 64
 _LARGEST_INTEGER = 2**63
+_MOST_DIGITS = 20
 _LARGEST_FLOAT = 1e100
 """Products of a few such numbers are still finite."""
+_OTHER_FORM = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
 _UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 """No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
@@ -74,6 +81,18 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     return content
 
 
+def inside(folder: Path, text: str, source: object) -> Path:
+    """Return the path that `source` names below `folder`; FileError where it leads elsewhere."""
+    path = folder / text
+    try:
+        plain = text and not Path(text).is_absolute() and ".." not in Path(text).parts
+        if plain and path.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (OSError, RuntimeError, ValueError):  # links in a circle, names that no file can have
+        pass
+    raise FileError(f"{source} names {text!r}; it must name a file in {folder}")
+
+
 def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> str:
     """Return JSON that every reader takes; FileError names `name` and what is not finite."""
     try:
@@ -82,16 +101,24 @@ def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> s
         raise FileError(f"cannot write {name}: {_not_finite(data) or error}") from error
 
 
-def _not_finite(data: Any, place: str = "") -> str:
+def _not_finite(data: Any) -> str:
     """Say where the first number stands that JSON has no form for."""
-    if isinstance(data, float) and not math.isfinite(data):
-        return f"{place} is {data}; it must be a finite number"
-    inner: Iterable[tuple[str, Any]] = ()
+    for place, item in _places(data):
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"{place} is {item}; it must be a finite number"
+    return ""
+
+
+def _places(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is no list or object, and where it stands."""
     if isinstance(data, dict):
-        inner = ((f"{place}.{key}" if place else str(key), item) for key, item in data.items())
+        for key, item in data.items():
+            yield from _places(item, f"{place}.{key}" if place else str(key))
     elif isinstance(data, list | tuple):
-        inner = ((f"{place}[{number}]", item) for number, item in enumerate(data))
-    return next(filter(None, (_not_finite(item, where) for where, item in inner)), "")
+        for number, item in enumerate(data):
+            yield from _places(item, f"{place}[{number}]")
+    else:
+        yield place, data
 
 
 def parse_json(text: str | bytes, source: str) -> Any:
@@ -100,17 +127,35 @@ def parse_json(text: str | bytes, source: str) -> Any:
     Refused are NaN and infinity, numbers that no file of ours holds, duplicate keys, more than 64
     levels, and text that no file can be named by.
     """
+    wrong: list[_Wrong] = []
+
+    def refused(number: str) -> "_Wrong":
+        wrong.append(_Wrong(number))
+        return wrong[-1]
+
+    def integer(number: str) -> "int | _Wrong":
+        value = int(number) if len(number) <= _MOST_DIGITS else _LARGEST_INTEGER
+        return value if abs(value) < _LARGEST_INTEGER else refused(number)
+
+    def finite(number: str) -> "float | _Wrong":
+        value = float(number)
+        return value if abs(value) <= _LARGEST_FLOAT else refused(number)
+
     try:
         if isinstance(text, bytes):
             text = text.decode()
         data = json.loads(
             text,
-            parse_int=_integer,
-            parse_float=_finite,
-            parse_constant=_no_number,
+            parse_int=integer,
+            parse_float=finite,
+            parse_constant=refused,
             object_pairs_hook=_object,
         )
         _check_depth(data)
+        if wrong:
+            shown = wrong[0].text if len(wrong[0].text) < 40 else f"{len(wrong[0].text)} digits"
+            place = next(where for where, item in _places(data) if item is wrong[0])
+            raise FileError(f"{source}: {place} is {shown}, which is no number of ours")
         if _UNUSUAL.search(text):
             _check_texts(data)
     except RecursionError as error:
@@ -120,22 +165,11 @@ def parse_json(text: str | bytes, source: str) -> Any:
     return data
 
 
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= len(str(_LARGEST_INTEGER)) + 1 else _LARGEST_INTEGER
-    if abs(value) >= _LARGEST_INTEGER:
-        raise ValueError(f"an integer of {len(text)} digits is too large")
-    return value
+@dataclass(frozen=True, eq=False)
+class _Wrong:
+    """A number that is refused."""
 
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if abs(value) > _LARGEST_FLOAT:
-        raise ValueError(f"the number {text[:24]} is too large")
-    return value
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a number of JSON")
+    text: str
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,29 +181,29 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _inner(node: Any) -> Iterable[Any]:
-    return node.values() if isinstance(node, dict) else node
-
-
 def _check_depth(data: Any) -> None:
-    level = [data] if isinstance(data, dict | list) else []
-    for _ in range(_DEEPEST):
-        level = [item for node in level for item in _inner(node) if isinstance(item, dict | list)]
+    level = [data]
+    for _ in range(_DEEPEST + 1):
+        level = [node for node in level if isinstance(node, dict | list)]
         if not level:
             return
+        level = [i for n in level for i in (n.values() if isinstance(n, dict) else n)]
     raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
 def _check_texts(data: Any) -> None:
-    texts = [data] if isinstance(data, str) else []
-    if isinstance(data, dict):
-        texts += data
-    if isinstance(data, dict | list):
-        for item in _inner(data):
-            _check_texts(item)
-    for text in texts:
+    keys = [key for node in _objects(data) for key in node]
+    for text in keys + [item for _, item in _places(data) if isinstance(item, str)]:
         if _ALIEN.search(text):
             raise ValueError(f"the text {text[:80]!r} has a character that no name has")
+
+
+def _objects(data: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(data, dict):
+        yield data
+    if isinstance(data, dict | list):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from _objects(item)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -247,18 +281,43 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     if not path.exists():
         return None
-    try:
-        # the file is a zip archive: its checksums tell a damaged one before anything is unpickled
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
-        damaged = str(error)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    if damaged is not None:
+    if _is_damaged(path):
         raise FileError(f"{path} is cut or damaged; delete it to start this stage again")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with restoring(path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} holds more than tensors and plain values") from error
+    if not isinstance(state, dict):
+        raise FileError(f"{path} holds a {type(state).__name__}; it must hold an object")
     return state
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether the zip archive that a checkpoint is has other bytes than were written.
+
+    Its checksums tell before anything is unpickled. torch neither compresses nor encrypts.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = sum(member.file_size for member in members) > path.stat().st_size
+            stored = all(m.compress_type == zipfile.ZIP_STORED for m in members)
+            return packed or not stored or archive.testzip() is not None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
+        return True
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn what a state of another form raises while it is taken over into one line."""
+    try:
+        yield
+    except _OTHER_FORM as error:
+        reason = str(error).partition("\n")[0]
+        raise FileError(
+            f"{path} is not what this release writes ({type(error).__name__}: {reason:.100}); "
+            "delete it to start this stage again"
+        ) from error

@@ -28,14 +28,16 @@ from mobilenas.deployment import (
     file_top1,
     predicted,
     predicted_ms,
+    read_export,
     renew_times,
     time_run,
     write_onnx,
 )
 from mobilenas.errors import FileError
 from mobilenas.export.onnx import check_parity
-from mobilenas.files import read_json, write_bytes, write_json
+from mobilenas.files import write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
+from mobilenas.records import TrainRecord, read_record
 from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run
 from mobilenas.search import search
 from mobilenas.spaces import (
@@ -76,7 +78,7 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
-        return read_json(folder / ARCH_FILE)
+        return found_record(folder)
     arch, found = _searched(run, folder / "search", seed)
     _check_built(arch, costs(arch))
     expected = predicted(run, arch) | found.pop("measured", {})
@@ -148,7 +150,7 @@ def export_stage(run: Run) -> dict[str, Any]:
     if path.exists():
         if not (run.folder / MISTAKES_FILE).exists():
             _top1(run, run.folder / ONNX_FILE)
-        return read_json(path)
+        return read_export(run.folder)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
     data = run.data  # reading them is a stage of its own
@@ -225,7 +227,10 @@ def compared_run(run: Run, name: str) -> Run:
         there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
         raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
     entry = max(meant, key=lambda e: float(e["val_top1"]))
-    inner = run.within((run.folder / entry["onnx"]).parent)
+    folder = (run.folder / entry["onnx"]).parent
+    if folder.parent != run.folder / "compare":
+        raise FileError(f"{path}: {entry['onnx']!r} must name a file of a folder in compare/")
+    inner = run.within(folder)
     if not (inner.folder / WEIGHTS_FILE).exists():
         weights = (inner.folder / "train" / BEST_WEIGHTS).read_bytes()
         write_json(inner.folder / ARCH_FILE, {"arch": entry["arch"]})
@@ -351,7 +356,7 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
 def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
     path = folder / "train.json"
     if path.exists():
-        return read_json(path)
+        return read_record(path, TrainRecord)
     result = train(
         arch,
         run.data,

@@ -7,14 +7,14 @@ SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from mobilenas.compare.report_of import report_of
-from mobilenas.config import format_count, parse_count, to_plain
+from mobilenas.config import Between, format_count, from_plain, parse_count, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData, load_data
 from mobilenas.errors import BudgetError, FileError, MobileNASError
-from mobilenas.files import read_json, write_json
+from mobilenas.files import inside, read_json, write_json
 from mobilenas.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.pipeline import run_all
 from mobilenas.profiling.profile import Profile, find_profile
@@ -23,6 +23,13 @@ from mobilenas.request import Request
 from mobilenas.runs import create_run, latency_model, make_space
 
 SWEEP_FILE = SWEEP.record
+
+
+class SweepRecord(TypedDict):
+    """sweep.json."""
+
+    command: str
+    requests: Annotated[dict[str, Request], Between(1, 10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +150,12 @@ def _requests(path: Path) -> dict[str, Request]:
 def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, Request], str]:
     """Return the requests by name, and the command."""
     try:
-        requests = {name: Request(**plain) for name, plain in record["requests"].items()}
-        command: str = record["command"]
-    except (AttributeError, KeyError, TypeError, MobileNASError) as error:
+        stated = from_plain(SweepRecord, record, "")
+        for name in stated["requests"]:
+            inside(path.parent, name, "requests")
+    except MobileNASError as error:
         raise FileError(f"{path} is not what a start writes: {error}") from error
-    if not requests:
-        raise FileError(f"{path} is not what a start writes: it has no requests")
-    return requests, command
+    return stated["requests"], stated["command"]
 
 
 def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:

@@ -119,8 +119,9 @@ def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
         {"name": "unknown", "predicted_ms": None, "latency_ms": 9.0},
     ]
     write_text(folder / "compare.json", json.dumps(entries))
+    kept = {"choices": [{}], "gap": {"points": 0.0}, "seconds": 1.0}
     rounds = [{"predicted_ms": [1.0, 1.25], "measured_ms": [1.125, 1.5]}]
-    write_json(folder / "search/candidates.json", {"confirmations": rounds})
+    write_json(folder / "search/candidates.json", kept | {"confirmations": rounds})
     return RunFiles(folder=folder)
 
 

@@ -219,7 +219,7 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         ("[{", "is not JSON"),
         ("{}", "it must hold a list"),
         (None, "does not exist"),
-        ("[3]", r"networks\[0\] lacks 'name'; a network is an object with name, kind"),
+        ("[3]", r"networks\[0\] is 3; it must be an object"),
         (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
         (json.dumps([entry("random", 1)]), "holds no found network"),
     ],

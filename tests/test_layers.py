@@ -20,6 +20,7 @@ LAYERS = {
     "=mobilenas": 0,
     "mobilenas._torchvision": 0,
     "mobilenas.config": 0,
+    "mobilenas.records": 0,
     "mobilenas.errors": 0,
     "mobilenas.files": 0,
     "mobilenas.folders": 0,

@@ -123,7 +123,7 @@ BAD_EDITS = {
         f"head.channels is 1000000000; it must be {CHANNEL_RANGE}",
     ),
     "dropout": (put("head", "dropout", value=1), "head.dropout is 1.0; it must be in [0, 1)"),
-    "nan": (put("head", "dropout", value=float("nan")), "head.dropout is nan; it must be in [0,"),
+    "range": (put("head", "dropout", value=1.5), "head.dropout is 1.5; it must be in [0,"),
 }
 
 

@@ -258,7 +258,7 @@ BAD_EDITS = {
     "stem-size": (edited("stem", value="imagenet"), "image_size is 31; it must be a whole number,"),
     "auxiliary": (edited("auxiliary", value=1), "arch.auxiliary is 1; it must be bool"),
     "drop": (edited("drop_path", value=1), "drop_path is 1.0; it must be between 0 and 0.99"),
-    "nan": (edited("drop_path", value=float("nan")), "drop_path is nan; it must be between 0 and"),
+    "range": (edited("drop_path", value=1.5), "drop_path is 1.5; it must be between 0 and"),
     "edge": (
         edited(*FIRST_EDGE, value=["skip_connect", 0]),
         "arch.genotype.normal.nodes[0][0] is ['skip_connect', 0]; it must be an object",

@@ -273,7 +273,7 @@ def test_a_cut_or_strange_checkpoint_is_named(tmp_path):
     state = load_checkpoint(checkpoint)
     del state["trainer"]["optimizer"]
     torch.save(state, checkpoint)
-    with pytest.raises(FileError, match="does not fit this release"):
+    with pytest.raises(FileError, match="is not what this release writes"):
         train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0)
 
 

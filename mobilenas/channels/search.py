@@ -21,8 +21,15 @@ from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.dependencies import Graph
 from mobilenas.errors import FileError
-from mobilenas.files import load_checkpoint, save_checkpoint, write_json, write_jsonl
+from mobilenas.files import (
+    load_checkpoint,
+    restoring,
+    save_checkpoint,
+    write_json,
+    write_jsonl,
+)
 from mobilenas.progress import Reporter, clock
+from mobilenas.records import TrialLine, check_lines
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces.widths import WidthsSpace
 from mobilenas.train import Recipe, train
@@ -264,22 +271,24 @@ class _Search:
         state = load_checkpoint(path)
         if state is None:
             return None
-        if state["identity"] != self.identity:
+        if state.get("identity") != self.identity:
             raise FileError(f"{path} is of another search; choose another folder")
-        self.log, self.proportions = state["log"], state["proportions"]
+        check_lines(TrialLine, state.get("log"), path)
         # a kill between the two files leaves no line out
-        write_jsonl(self.folder / "log.jsonl", self.log)
-        self.momentum.load_state_dict(state["momentum"])
-        self.limits.load_state_dict(state["limits"])
-        trial = TrialTrainer(
-            self.space.arch(state["sizes"]),
-            self.data,
-            self.recipe,
-            self.settings,
-            seed=self.seed,
-            device=self.device,
-        )
-        trial.load_state_dict(state["trainer"])
+        write_jsonl(self.folder / "log.jsonl", state["log"])
+        with restoring(path):
+            self.log, self.proportions = state["log"], state["proportions"]
+            self.momentum.load_state_dict(state["momentum"])
+            self.limits.load_state_dict(state["limits"])
+            trial = TrialTrainer(
+                self.space.arch(state["sizes"]),
+                self.data,
+                self.recipe,
+                self.settings,
+                seed=self.seed,
+                device=self.device,
+            )
+            trial.load_state_dict(state["trainer"])
         return trial
 
 

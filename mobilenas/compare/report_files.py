@@ -1,11 +1,26 @@
 """The files of a run folder as the report reads them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mobilenas.files import read_json, read_jsonl, read_list
+from mobilenas.files import inside
+from mobilenas.records import (
+    ArchRecord,
+    CandidatesRecord,
+    ExportRecord,
+    FinalistsRecord,
+    MistakesRecord,
+    ProfilePart,
+    RankRecord,
+    ResultRecord,
+    RunRecord,
+    read_entries,
+    read_log,
+    read_record,
+)
 from mobilenas.spaces import Arch, arch_from_dict
 
 
@@ -19,12 +34,12 @@ class RunFiles:
     @cached_property
     def run(self) -> dict[str, Any]:
         """What was asked for."""
-        return self._json("run.json") or {}
+        return self._json("run.json", RunRecord) or {}
 
     @cached_property
     def found(self) -> dict[str, Any] | None:
         """The found network."""
-        return self._json("arch.json")
+        return self._json("arch.json", ArchRecord)
 
     @cached_property
     def arch(self) -> Arch | None:
@@ -35,28 +50,31 @@ class RunFiles:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """A line for each epoch of the search."""
-        return read_jsonl(self.folder / "search/log.jsonl")
+        return read_log(self.folder / "search/log.jsonl")
 
     @cached_property
     def finalists(self) -> dict[str, Any] | None:
         """The round of finalists."""
-        return self._json("search/finalists.json")
+        return self._json("search/finalists.json", FinalistsRecord)
 
     @cached_property
     def rank(self) -> dict[str, Any] | None:
         """Ranking quality."""
-        return self._json("search/rank.json")
+        return self._json("search/rank.json", RankRecord)
 
     @cached_property
     def export(self) -> dict[str, Any] | None:
         """The exported files."""
-        return self._json("export/export.json")
+        return self._json("export/export.json", ExportRecord)
 
     @cached_property
     def exports_of_others(self) -> dict[str, dict[str, Any]]:
         """The exported files of the networks it is compared with, by name, where there are any."""
         found = (
-            (entry["name"], self._json(f"{PurePosixPath(entry['onnx']).parent}/export/export.json"))
+            (
+                entry["name"],
+                self._json(f"{self._of(entry)}/export/export.json", ExportRecord),
+            )
             for entry in self.entries
             if entry["kind"] != "found"
         )
@@ -65,28 +83,28 @@ class RunFiles:
     @cached_property
     def mistakes(self) -> dict[str, Any] | None:
         """What the exported file got wrong."""
-        return self._json("export/mistakes.json")
+        return self._json("export/mistakes.json", MistakesRecord)
 
     @cached_property
     def candidates(self) -> dict[str, Any]:
         """What discretization gave."""
-        return self._json("search/candidates.json") or {}
+        return self._json("search/candidates.json", CandidatesRecord) or {}
 
     @cached_property
     def profile(self) -> dict[str, Any] | None:
         """The device profile as it was when the run began."""
-        return self._json("profile.json")
+        return self._json("profile.json", ProfilePart)
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """What scripts read."""
-        return self._json("result.json")
+        return self._json("result.json", ResultRecord)
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
         """Every network of the comparison."""
         path = self.folder / "compare.json"
-        return read_list(path) if path.exists() else []
+        return read_entries(path) if path.exists() else []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,6 +117,10 @@ class RunFiles:
         """The budgets by cost."""
         return {budget["cost"]: budget["limit"] for budget in self.run.get("budgets", [])}
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def _of(self, entry: Mapping[str, Any]) -> PurePosixPath:
+        inside(self.folder, entry["onnx"], self.folder / "compare.json")
+        return PurePosixPath(entry["onnx"]).parent
+
+    def _json(self, name: str, kind: type) -> dict[str, Any] | None:
         path = self.folder / name
-        return read_json(path) if path.exists() else None
+        return read_record(path, kind) if path.exists() else None

@@ -11,7 +11,8 @@ from mobilenas.compare.chance import FLAG
 from mobilenas.compare.paired import OPEN, difference, spread, told
 from mobilenas.config import check_choice, format_count
 from mobilenas.errors import FileError
-from mobilenas.files import read_list
+from mobilenas.files import inside
+from mobilenas.records import read_entries
 
 KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet", "external")
 """Kinds of networks in compare.json, in the order of the table."""
@@ -60,15 +61,29 @@ class Row:
 
 
 def read_networks(path: Path) -> list[dict[str, Any]]:
-    """Read compare.json; FileError names what is wrong with it."""
-    entries = read_list(path)
+    """Read compare.json of a run, whose files lie there; FileError names what is wrong with it."""
+    entries = read_compared(path)
+    for entry in entries:
+        inside(path.parent, entry["onnx"], path)
+    return entries
+
+
+def read_compared(path: Path) -> list[dict[str, Any]]:
+    """Read compare.json of a run or of a comparison of several."""
+    entries = read_entries(path)
     for number, entry in enumerate(entries):
-        lacking = [name for name in FIELDS if not isinstance(entry, dict) or name not in entry]
-        if lacking:
+        place = f"{path}: networks[{number}]"
+        if lacking := [name for name in FIELDS if name not in entry]:
             raise FileError(
-                f"{path}: networks[{number}] lacks {lacking[0]!r}; a network is an object with "
-                f"{', '.join(FIELDS)} and more"
+                f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(FIELDS)} "
+                "and more"
             )
+        if entry["kind"] not in KINDS:
+            legal = ", ".join(KINDS)
+            raise FileError(f"{place}.kind is {entry['kind']!r}; it must be one of {legal}")
+        empty = [name for name in ("seed", "flops", "params") if entry[name] is None]
+        if empty and entry["kind"] != "external":
+            raise FileError(f"{place}.{empty[0]} is None; it must be a number")
     if entries and all(entry["kind"] != "found" for entry in entries):
         raise FileError(f"{path} holds no found network, which is what a comparison is of")
     return entries

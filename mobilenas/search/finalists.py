@@ -10,8 +10,9 @@ from typing import Any
 
 from mobilenas.config import check_between
 from mobilenas.data import ImageData
-from mobilenas.files import load_checkpoint, save_checkpoint
+from mobilenas.files import load_checkpoint, restoring, save_checkpoint
 from mobilenas.progress import Reporter, clock
+from mobilenas.records import FinalistsState, check_record
 from mobilenas.spaces import Arch
 from mobilenas.train import Recipe, Trainer
 
@@ -71,6 +72,7 @@ class SuccessiveHalving:
         self.checkpoint, self.seed, self.device = checkpoint, seed, device
         self.reporter = reporter
         state = load_checkpoint(checkpoint) or {"scores": [], "trainers": {}, "seconds": 0.0}
+        check_record(FinalistsState, state, checkpoint)
         self.scores: list[dict[str, float]] = state["scores"]
         self.trainers: dict[str, Any] = state["trainers"]
         self.seconds: float = state["seconds"]
@@ -95,7 +97,8 @@ class SuccessiveHalving:
         began = clock(self.device)
         trainer = Trainer(arch, self.data, self.recipe, seed=self.seed, device=self.device)
         if rung:
-            trainer.load_state_dict(self.trainers[str(index)])
+            with restoring(self.checkpoint):
+                trainer.load_state_dict(self.trainers[str(index)])
         for _ in range(self.settings.epochs):
             trainer.run_epoch()
         top1 = trainer.evaluate(self.data.val).top1

@@ -10,15 +10,16 @@ from typing import Any
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.errors import FileError
 from mobilenas.files import (
     load_checkpoint,
-    read_json,
+    restoring,
     save_checkpoint,
     write_json,
     write_jsonl,
 )
 from mobilenas.progress import Reporter, clock
+from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
 from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
@@ -131,26 +132,20 @@ def _made_discrete(
         record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
         record |= {"confirmations": rounds}
         write_json(path, record)
-    return _read_candidates(path, searcher.space)
+    kept = read_record(path, CandidatesRecord)
+    return read_choices(path, kept["choices"], searcher.space), kept["gap"], kept["seconds"]
 
 
-def _read_candidates(path: Path, space: AnySpace) -> tuple[list[AnyChoice], dict[str, Any], float]:
-    """Read candidates.json; FileError names what is wrong with it."""
-    kept = read_json(path)
-    kinds = {"choices": list, "gap": dict, "seconds": int | float}
-    for name, kind in kinds.items():
-        if not isinstance(kept.get(name), kind):
-            raise FileError(f"{path}: {name} is {kept.get(name)!r}; delete the file to solve again")
+def read_choices(path: Path, plain: Sequence[Any], space: AnySpace) -> list[AnyChoice]:
+    """Return the choices of candidates.json; FileError where one is not of the space."""
     found: list[Any] = []
-    for number, plain in enumerate(kept["choices"]):
+    for number, item in enumerate(plain):
         place = f"{path}: choices[{number}]"
-        choice = from_plain(choice_type(space), plain, place)
+        choice = from_plain(choice_type(space), item, place)
         if not space.is_legal(choice):
             raise FileError(f"{place} is no network of the space; delete the file to solve again")
         found.append(choice)
-    if not found:
-        raise FileError(f"{path}: choices is empty; delete the file to solve again")
-    return found, kept["gap"], kept["seconds"]
+    return found
 
 
 def _write_finalists(
@@ -190,14 +185,17 @@ def _train_supernet(
     """Train the epochs that the folder's checkpoint lacks; return the log of all."""
     path = folder / "checkpoint.pt"
     state = load_checkpoint(path) or {"identity": identity, "log": []}
-    if state["identity"] != identity:
+    if state.get("identity") != identity:
         raise FileError(f"{path} is of another search; choose another folder")
-    log: list[dict[str, Any]] = state["log"]
+    log: list[dict[str, Any]] = state.get("log", [])
+    check_lines(SearchLine, log, path)
     # the checkpoint has the log, too: a kill between the two files leaves no line out
     write_jsonl(folder / "log.jsonl", log)
     watch = Watch(searcher)
     if log:
-        _restore(searcher, watch, state, path)
+        with restoring(path):
+            searcher.load_state_dict(state["searcher"])
+            watch.load_state_dict(state["watch"])
     reporter.start("search", searcher.settings.epochs)
     while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
         record = searcher.run_epoch()
@@ -221,14 +219,6 @@ def _train_supernet(
 
 def _name_of(alarm: str) -> str:
     return alarm.partition(":")[0]
-
-
-def _restore(searcher: Searcher, watch: Watch, state: dict[str, Any], path: Path) -> None:
-    try:
-        searcher.load_state_dict(state["searcher"])
-        watch.load_state_dict(state["watch"])
-    except (KeyError, RuntimeError, ValueError, MobileNASError) as error:
-        raise FileError(f"{path} does not fit this release; delete it to start again") from error
 
 
 def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from mobilenas.config import from_plain, to_plain
+from mobilenas.config import Between, from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.nn import ACTIVATIONS
 
@@ -67,7 +67,7 @@ class MobileArch:
     """Width of the output."""
     stem: Stem
     """The first convolution."""
-    blocks: tuple[Block, ...]
+    blocks: Annotated[tuple[Block, ...], Between(0, 1000)]
     """The chain."""
     head: Head
     """What follows the chain."""

@@ -8,9 +8,9 @@ concatenation of the nodes in `concat`, leaves it out.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from mobilenas.config import check_between, check_choice, from_plain, to_plain
+from mobilenas.config import Between, check_between, check_choice, from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
 
 OPERATIONS = (
@@ -42,9 +42,9 @@ class Edge:
 class Cell:
     """A small graph that a network repeats."""
 
-    nodes: tuple[tuple[Edge, ...], ...]
+    nodes: Annotated[tuple[Annotated[tuple[Edge, ...], Between(0, 64)], ...], Between(0, 64)]
     """The edges of each node, any number; the node is their sum."""
-    concat: tuple[int, ...]
+    concat: Annotated[tuple[int, ...], Between(0, 64)]
     """Places of the nodes whose concatenation is the cell's output; empty nodes are left out."""
 
     @property

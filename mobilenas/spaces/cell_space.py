@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Annotated
 
-from mobilenas.config import check_choice
+from mobilenas.config import Between, check_choice
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces.cell import INPUTS, OPERATIONS, Cell, CellArch, Edge, Genotype
 
@@ -73,9 +74,9 @@ class EdgeTarget:
 class CellChoice:
     """One option for every edge of both cells."""
 
-    normal: tuple[int, ...]
+    normal: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
     """Per edge: an index into the space's operations, or LEFT_OUT."""
-    reduce: tuple[int, ...]
+    reduce: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
     """The same for the reduction."""
 
     def of(self, kind: str) -> tuple[int, ...]:

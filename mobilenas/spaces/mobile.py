@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
-from mobilenas.config import check_choice
+from mobilenas.config import Between, check_choice
 from mobilenas.nn import ACTIVATIONS, ALIGNMENT, make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobilenets import PLACEMENTS, small_image_strides
+
+_Index = Annotated[int, Between(0, 63)]
 
 SQUEEZE_POLICIES = ("searched", "on", "off")
 
@@ -38,13 +40,13 @@ _NARROWEST, _WIDEST, _HALVINGS = 0.1, 16.0, 14
 class Stage:
     """A run of blocks of one width; the first may halve the image, the others may be left out."""
 
-    widths: tuple[int, ...]
+    widths: Annotated[tuple[Annotated[int, Between(1, 65536)], ...], Between(0, 16)]
     """Channel options, increasing multiples of 8."""
-    stride: int
+    stride: Annotated[int, Between(1, 2)]
     """Stride of the first block."""
-    depth: int
+    depth: Annotated[int, Between(1, 32)]
     """Largest number of blocks."""
-    most_expansion: int = 6
+    most_expansion: Annotated[int, Between(1, 64)] = 6
     """Largest expansion; large feature maps allow little."""
 
 
@@ -72,13 +74,13 @@ class Slot:
 class Choice:
     """One option for every decision of a space, as indices."""
 
-    width: tuple[int, ...]
+    width: tuple[_Index, ...]
     """Per stage, into its widths."""
-    kernel: tuple[int, ...]
+    kernel: tuple[_Index, ...]
     """Per slot, into the space's kernels."""
-    expansion: tuple[int, ...]
+    expansion: tuple[_Index, ...]
     """Per slot, into the slot's expansions."""
-    squeeze: tuple[int, ...]
+    squeeze: tuple[_Index, ...]
     """Per slot, into the space's squeeze options."""
     keep: tuple[bool, ...]
     """Per slot: False leaves the block out."""
@@ -96,17 +98,17 @@ class MobileSpace:
     """Width of the output."""
     stem: Stem
     """The fixed first convolution."""
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Between(0, 32)]
     """The searched chain."""
     head: Head
     """The fixed end."""
     activation: str
     """Activation of every block."""
-    kernels: tuple[int, ...] = (3, 5, 7)
+    kernels: Annotated[tuple[Annotated[int, Between(1, 7)], ...], Between(0, 4)] = (3, 5, 7)
     """Sides of the depthwise kernel to choose from."""
-    expansions: tuple[int, ...] = (1, 3, 6)
+    expansions: Annotated[tuple[Annotated[int, Between(1, 64)], ...], Between(0, 8)] = (1, 3, 6)
     """Expansions to choose from; the first block of the network has 1."""
-    squeeze: tuple[bool, ...] = (False, True)
+    squeeze: Annotated[tuple[bool, ...], Between(0, 2)] = (False, True)
     """Squeeze-excite options."""
 
     @cached_property

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import check_between, from_plain
+from mobilenas.config import Between, check_between, from_plain
 from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
 from mobilenas.dependencies.models import check_allowed, check_name
 from mobilenas.errors import FileError, MobileNASError
@@ -21,6 +21,8 @@ from mobilenas.spaces.cell import CellArch
 
 Sizes = Mapping[str, int]
 """Channels of groups, by the group's name."""
+
+_Size = Annotated[int, Between(1, 65536)]
 
 ALIGNED = 8
 """Sizes are multiples of it."""
@@ -178,7 +180,7 @@ class WidthsArch:
                 f"arch.model is {model!r}; it must be a name or an arch of the spaces "
                 f"{', '.join(_INNER)}"
             )
-        found = {name: from_plain(int, size, f"arch.sizes.{name}") for name, size in kept.items()}
+        found = {name: from_plain(_Size, size, f"arch.sizes.{name}") for name, size in kept.items()}
         return cls(base=base, sizes=found)
 
 

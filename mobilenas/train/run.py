@@ -13,9 +13,16 @@ from mobilenas.config import to_plain
 from mobilenas.cost import costs
 from mobilenas.data import ImageData
 from mobilenas.errors import FileError
-from mobilenas.files import load_checkpoint, save_checkpoint, write_bytes, write_jsonl
+from mobilenas.files import (
+    load_checkpoint,
+    restoring,
+    save_checkpoint,
+    write_bytes,
+    write_jsonl,
+)
 from mobilenas.nn.weights import load_into
 from mobilenas.progress import Reporter, Silent, clock
+from mobilenas.records import TrainLine, check_lines
 from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
@@ -83,7 +90,8 @@ def train(
     if len(log) < recipe.epochs:
         trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
         _finish(trainer, state, folder, reporter)
-    _write_missing(folder, state)
+    with restoring(folder / CHECKPOINT):
+        _write_missing(folder, state)
     return TrainResult(
         epochs=len(log),
         best_epoch=_best(log)["epoch"],
@@ -122,11 +130,13 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
     state = load_checkpoint(path)
     if state is None:
         return None
-    if not isinstance(state, dict) or {"identity", "trainer", "log", "best", "last"} - set(state):
+    if {"identity", "trainer", "log", "best", "last"} - set(state):
         raise FileError(
             f"{path} is not a checkpoint of a training; delete it or choose another folder"
         )
-    other = [part for part in identity if state["identity"].get(part) != identity[part]]
+    check_lines(TrainLine, state["log"], path)
+    with restoring(path):
+        other = [part for part in identity if state["identity"].get(part) != identity[part]]
     if other:
         raise FileError(
             f"{path} is of another training: its {' and '.join(other)} differ; "
@@ -136,10 +146,10 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
 
 
 def _restore(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
-    try:
+    with restoring(path):
         trainer.load_state_dict(state["trainer"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise FileError(f"{path} does not fit this release; delete it to start again") from error
+        if trainer.epochs_done != len(state["log"]):
+            raise ValueError(f"{trainer.epochs_done} epochs with {len(state['log'])} lines of log")
 
 
 def _finish(trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter) -> None:
