@@ -214,7 +214,7 @@ def test_types_that_are_not_read_are_named(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=re.escape(str(path)) + ".*convert.*--skip-bad-images"):
         load(tmp_path)
     data = load_data(DataSettings(source=str(tmp_path), skip_bad_images=True))
-    assert "1 images of types that are not read were skipped" in " ".join(data.notes)
+    assert "1 unread image skipped: first" in " ".join(data.notes)
 
 
 def test_a_folder_of_one_unread_type_says_which(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from mobilenas.data.images import WAY_OUT
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder
 from mobilenas.data.moments import Moments, mean_and_std
-from mobilenas.data.reading import choose_size, read_pixels
+from mobilenas.data.reading import choose_size, measure_range, read_headers, read_pixels
+from mobilenas.data.repeats import check_differ, find_repeats
 from mobilenas.data.settings import DataSettings, ImageData
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 from mobilenas.errors import DataError
+from mobilenas.images import PixelRange
 from mobilenas.progress import Reporter
 
 # of val and of test, where the folder has none
@@ -33,7 +35,7 @@ _CHARACTER = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Contents:
     """What is left of a folder once bad files are dropped."""
 
@@ -43,8 +45,12 @@ class _Contents:
     """The images of `entries`, in that order."""
     moments: Moments
     """[N, 3, 2]"""
+    digests: tuple[bytes, ...]
+    """What images share only if all their pixels are alike."""
     image_size: int
     """Side in pixels."""
+    pixel_range: PixelRange | None
+    """Numbers of images of more than 8 bits that become 0 and 255."""
     notes: tuple[str, ...]
     """What the user should know about how they were read."""
 
@@ -57,12 +63,15 @@ def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
     _check_counts(listing, listing.entries)
     contents = _read(listing, settings, reporter)
     _check_counts(listing, contents.entries)
+    check_differ(contents.digests, settings.source)
     number = {name: place for place, name in enumerate(listing.classes)}
     labels = torch.tensor([number[entry.label] for entry in contents.entries])
     parts, split_rule = _split(listing, contents.entries, labels, settings.split_seed)
     mean, std = mean_and_std(contents.moments[parts["train"].numpy()], contents.image_size**2)
+    names = [readable(entry.path.relative_to(root).as_posix()) for entry in contents.entries]
+    repeated, repeats = find_repeats(contents.digests, labels.tolist(), parts, names)
     characters = all(_CHARACTER.fullmatch(name) for name in listing.classes)
-    notes = (*listing.notes, f"splits of {root}: {split_rule}", *contents.notes)
+    notes = (*listing.notes, f"splits of {root}: {split_rule}", *contents.notes, *repeats)
     if settings.flip is None and characters:
         notes += ("no horizontal flips: class names look like characters or numbers",)
     train, val, test = (
@@ -79,11 +88,11 @@ def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
         val=val,
         test=test,
         fingerprint=_fingerprint(root, contents.entries, labels, parts),
-        names=tuple(
-            readable(entry.path.relative_to(root).as_posix()) for entry in contents.entries
-        ),
+        names=tuple(names),
         notes=notes,
         split_rule=split_rule,
+        pixel_range=contents.pixel_range,
+        repeated=repeated,
     )
 
 
@@ -116,32 +125,39 @@ def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
 
 
 def _read(listing: Listing, settings: DataSettings, reporter: Reporter) -> _Contents:
-    paths = [entry.path for entry in listing.entries]
     skip = settings.skip_bad_images
-    size, notes, bad = choose_size(paths, settings.image_size, skip_bad=skip, reporter=reporter)
+    headers, bad = read_headers(
+        [entry.path for entry in listing.entries], skip_bad=skip, reporter=reporter
+    )
+    size, notes = choose_size(headers, settings.image_size)
+    pixel_range, remarks, damaged = measure_range(headers, skip_bad=skip, reporter=reporter)
+    bad |= damaged
     entries = [entry for entry in listing.entries if entry.path not in bad]
     paths = [entry.path for entry in entries]
     keep = len(paths) * 3 * size * size <= settings.memory_limit_bytes
-    read = read_pixels(paths, size, keep=keep, skip_bad=skip, reporter=reporter)
+    read = read_pixels(paths, size, pixel_range, keep=keep, skip_bad=skip, reporter=reporter)
     bad |= read.bad
-    good = [place for place, path in enumerate(paths) if path not in bad]
-    if bad:
-        first = min(bad)
-        plural = "image" if len(bad) == 1 else "images"
-        notes.append(f"{len(bad)} bad {plural} skipped: first {first}")
+    good = [place for place, path in enumerate(paths) if path not in read.bad]
     store: ImageStore
     if read.pixels is None:
         notes.append(f"{len(good)} images are decoded as they are needed: too many for memory")
-        store = FileStore(tuple(paths[place] for place in good), size)
+        store = FileStore(tuple(paths[place] for place in good), size, pixel_range)
     else:
         store = TensorStore(torch.from_numpy(read.pixels[good] if read.bad else read.pixels), size)
-    if listing.unreadable:
-        notes.append(
-            f"{len(listing.unreadable)} images of types that are not read were skipped: "
-            f"first {listing.unreadable[0]}"
-        )
-    kept = tuple(entries[place] for place in good)
-    return _Contents(kept, store, read.moments[good], size, tuple(notes))
+    return _Contents(
+        entries=tuple(entries[place] for place in good),
+        store=store,
+        moments=read.moments[good],
+        digests=tuple(read.digests[place] for place in good),
+        image_size=size,
+        pixel_range=pixel_range,
+        notes=(*notes, *remarks, *_skipped("bad", bad), *_skipped("unread", listing.unreadable)),
+    )
+
+
+def _skipped(kind: str, paths: Collection[Path]) -> list[str]:
+    plural = "image" if len(paths) == 1 else "images"
+    return [f"{len(paths)} {kind} {plural} skipped: first {min(paths)}"] if paths else []
 
 
 def _split(

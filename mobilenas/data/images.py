@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mobilenas import images
 from mobilenas.errors import DataError
+from mobilenas.images import PixelRange
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
@@ -29,16 +30,22 @@ Pixels = NDArray[np.uint8]
 """[3, H, W] or [B, 3, H, W]"""
 
 
-def read_image(path: Path, size: int) -> Pixels:
+def read_image(path: Path, size: int, pixel_range: PixelRange | None = None) -> Pixels:
     """Decode a file to RGB uint8 [3, size, size]; DataError naming the file where it is damaged."""
     with _way_out():
-        return np.ascontiguousarray(images.decode(path, size).transpose(2, 0, 1))
+        return np.ascontiguousarray(images.decode(path, size, pixel_range).transpose(2, 0, 1))
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels from the header alone; DataError where there is none."""
+def read_header(path: Path) -> images.Header:
+    """Size and depth from the header alone; DataError where there is none."""
     with _way_out():
-        return images.read_size(path)
+        return images.read_header(path)
+
+
+def read_numbers(path: Path) -> images.Numbers:
+    """Decode a file for the range of its numbers; DataError where one is not finite."""
+    with _way_out():
+        return images.read_numbers(path)
 
 
 @contextmanager

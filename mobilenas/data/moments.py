@@ -8,7 +8,7 @@ from mobilenas.data.images import Pixels
 Moments = NDArray[np.float64]
 """[N, 3, 2]: each image's sums of values and of squares, whole numbers below 2 ** 53."""
 
-_CHUNK = 1024
+_CHUNK_VALUES = 2**22
 _SMALLEST_STD = 1 / 255
 
 
@@ -16,11 +16,12 @@ def image_moments(images: Pixels) -> Moments:
     """Sums of values and of squares of uint8 [B, 3, H, W] -> [B, 3, 2]."""
     # numpy, because torch's threads and the decoding threads would wait for each other.
     moments = np.zeros((len(images), images.shape[1], 2))
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
+    length = max(1, _CHUNK_VALUES // max(1, images[:1].size))
+    for start in range(0, len(images), length):
+        chunk = images[start : start + length]
         values = chunk.reshape(*chunk.shape[:2], -1).astype(np.float64)
-        moments[start : start + _CHUNK, :, 0] = values.sum(-1)
-        moments[start : start + _CHUNK, :, 1] = np.einsum("bci,bci->bc", values, values)
+        moments[start : start + length, :, 0] = values.sum(-1)
+        moments[start : start + length, :, 1] = np.einsum("bci,bci->bc", values, values)
     return moments
 
 

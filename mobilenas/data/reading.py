@@ -1,6 +1,6 @@
-"""One pass over all image files: sizes from the headers, then pixels and their moments."""
+"""Passes over all image files: headers, the range of deep images, pixels and their moments."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from mobilenas.data.images import Pixels, read_image, read_size
+from mobilenas.data.depth import check_deep_color, choose_range, range_notes
+from mobilenas.data.images import Pixels, read_header, read_image, read_numbers
 from mobilenas.data.moments import Moments, image_moments
+from mobilenas.data.repeats import digest
 from mobilenas.data.stores import collect, submit_pieces, worker_count
 from mobilenas.errors import DataError
+from mobilenas.images import Header, Numbers, PixelRange
 from mobilenas.progress import Reporter
 
 _CHUNK = 512
+_CHUNK_BYTES = 2**26
 _DEFAULT_SIZE = 224
 _SMALLEST_COMMON_SIZE = 8
 # Photographs that are all 3000x3000 are not meant to be classified at that size.
@@ -30,6 +34,8 @@ class Contents:
     """uint8 [N, 3, H, W], zero where bad; None where they do not stay in memory."""
     moments: Moments
     """[N, 3, 2], zero where bad."""
+    digests: list[bytes]
+    """What images share only if all their pixels are alike; empty where bad."""
     bad: set[Path]
     """Files that cannot be decoded."""
 
@@ -41,6 +47,7 @@ def _chunks(
     *,
     skip_bad: bool,
     reporter: Reporter,
+    length: int = _CHUNK,
 ) -> Iterator[tuple[int, list[Result | DataError]]]:
     """Place and results of `work` for one chunk of `paths` after another, in threads."""
 
@@ -52,8 +59,8 @@ def _chunks(
 
     reporter.start(stage, len(paths))
     with ThreadPoolExecutor(worker_count()) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            results = collect(submit_pieces(pool, attempt, paths[start : start + _CHUNK]))
+        for start in range(0, len(paths), length):
+            results = collect(submit_pieces(pool, attempt, paths[start : start + length]))
             errors = [result for result in results if isinstance(result, DataError)]
             if errors and not skip_bad:
                 raise errors[0]
@@ -61,27 +68,58 @@ def _chunks(
             reporter.step(start + len(results), {})
 
 
-def choose_size(
-    paths: Sequence[Path], wanted: int | None, *, skip_bad: bool, reporter: Reporter
-) -> tuple[int, list[str], set[Path]]:
-    """Side in pixels, remarks about it, and the files that have no readable header."""
+def read_headers(
+    paths: Sequence[Path], *, skip_bad: bool, reporter: Reporter
+) -> tuple[dict[Path, Header], set[Path]]:
+    """What the files say of their pixels, and the files that have no readable header."""
+    headers: dict[Path, Header] = {}
     bad: set[Path] = set()
-    sizes: list[tuple[int, int]] = []
-    chunks = _chunks("looking at images", paths, read_size, skip_bad=skip_bad, reporter=reporter)
+    chunks = _chunks("looking at images", paths, read_header, skip_bad=skip_bad, reporter=reporter)
     for start, results in chunks:
         for place, result in enumerate(results, start):
             if isinstance(result, DataError):
                 bad.add(paths[place])
             else:
-                sizes.append(result)
+                headers[paths[place]] = result
+    return headers, bad
+
+
+def choose_size(headers: Mapping[Path, Header], wanted: int | None) -> tuple[int, list[str]]:
+    """Side in pixels, and remarks about it."""
+    sizes = [header.size for header in headers.values()]
     size = _common_size(sizes) if wanted is None else wanted
     others = sum(found != (size, size) for found in sizes)
     if not others:
-        return size, [], bad
+        return size, []
     note = f"{others} images of other sizes were resized to {size}x{size}"
     if wanted is None:
         note += "; --image-size chooses another size"
-    return size, [note], bad
+    return size, [note]
+
+
+def measure_range(
+    headers: Mapping[Path, Header], *, skip_bad: bool, reporter: Reporter
+) -> tuple[PixelRange | None, list[str], set[Path]]:
+    """The range of the images of more than 8 bits, None without any; remarks, and bad files."""
+    deep = [path for path, header in headers.items() if header.deep]
+    color = [path for path, header in headers.items() if header.deep_color]
+    if not deep and not color:
+        return None, [], set()
+    found: dict[Path, Numbers] = {}
+    chunks = _chunks(
+        "measuring depth", deep + color, read_numbers, skip_bad=skip_bad, reporter=reporter
+    )
+    for start, results in chunks:
+        pairs = zip((deep + color)[start:], results, strict=False)
+        found |= {path: result for path, result in pairs if not isinstance(result, DataError)}
+    if colored := [found[path] for path in color if path in found]:
+        check_deep_color(colored)
+    bad = {*deep, *color} - set(found)
+    measured = [found[path] for path in deep if path in found]
+    if not measured:
+        return None, [], bad
+    pixel_range = choose_range(measured)
+    return pixel_range, range_notes(pixel_range, measured), bad
 
 
 def _common_size(sizes: list[tuple[int, int]]) -> int:
@@ -93,35 +131,35 @@ def _common_size(sizes: list[tuple[int, int]]) -> int:
 
 
 def read_pixels(
-    paths: Sequence[Path], size: int, *, keep: bool, skip_bad: bool, reporter: Reporter
+    paths: Sequence[Path],
+    size: int,
+    pixel_range: PixelRange | None,
+    *,
+    keep: bool,
+    skip_bad: bool,
+    reporter: Reporter,
 ) -> Contents:
     """Decode every file once, so that bad ones are known before any training; `keep` the pixels."""
     count = len(paths)
     pixels = np.zeros((count if keep else 0, 3, size, size), dtype=np.uint8)
     moments = np.zeros((count, 3, 2))
+    digests = [b""] * count
     bad: set[Path] = set()
     chunks = _chunks(
         "reading images",
         paths,
-        lambda path: read_image(path, size),
+        lambda path: read_image(path, size, pixel_range),
         skip_bad=skip_bad,
         reporter=reporter,
+        length=max(worker_count(), min(_CHUNK, _CHUNK_BYTES // (3 * size * size))),
     )
     for start, results in chunks:
-        bad |= {
-            paths[place]
-            for place, result in enumerate(results, start)
-            if isinstance(result, DataError)
-        }
-        good = {
-            place: result
-            for place, result in enumerate(results, start)
-            if not isinstance(result, DataError)
-        }
-        if not good:
-            continue
-        images = np.stack(list(good.values()))
-        moments[list(good)] = image_moments(images)
-        if keep:
-            pixels[list(good)] = images
-    return Contents(pixels if keep else None, moments, bad)
+        for place, result in enumerate(results, start):
+            if isinstance(result, DataError):
+                bad.add(paths[place])
+                continue
+            moments[place] = image_moments(result[None])[0]
+            digests[place] = digest(result)
+            if keep:
+                pixels[place] = result
+    return Contents(pixels if keep else None, moments, digests, bad)

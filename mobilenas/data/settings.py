@@ -1,6 +1,6 @@
 """What a source is asked for, and what it gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from mobilenas.config import check_between
 from mobilenas.data.splits import Split
 from mobilenas.errors import DataError
+from mobilenas.images import PixelRange
 
 BUILT_IN_SOURCES = ("digits", "cifar10", "cifar100")
 """Sources that are not folders."""
@@ -80,6 +81,10 @@ class ImageData:
     """Remarks, one line each; `load_data` has said them to the reporter."""
     split_rule: str
     """Where the splits come from, in words."""
+    pixel_range: PixelRange | None = None
+    """Numbers of images of more than 8 bits that become 0 and 255; None where there are none."""
+    repeated: dict[str, int] = field(default_factory=dict)
+    """By split the images of val and test that are also in the splits before; empty if unknown."""
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """Images of each class in each split."""
@@ -105,4 +110,6 @@ class ImageData:
             "flip": self.flip,
             "fingerprint": self.fingerprint,
             "split_rule": self.split_rule,
+            "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
+            "repeated": self.repeated,
         }

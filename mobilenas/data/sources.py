@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mobilenas.data.folder import load_folder
+from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
+from mobilenas.data.repeats import digest, find_repeats
 from mobilenas.data.settings import DataSettings, ImageData
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import TensorStore, resize_square
@@ -130,11 +132,15 @@ def _in_memory(
     mean, std = mean_and_std(image_moments(pixels[parts[0]].numpy()), own_size * own_size)
     fingerprint = _tensor_fingerprint((pixels, labels, *parts))
     notes = [f"splits of {settings.source}: {split_rule}"]
+    digests = [digest(image) for image in pixels.numpy()]
     if size != own_size:
         notes.append(f"{len(pixels)} images of {own_size}x{own_size} are resized to {size}x{size}")
         if len(pixels) * 3 * size * size <= settings.memory_limit_bytes:
             resized = [resize_square(chunk, size) for chunk in pixels.split(_CHUNK)]
             pixels = torch.cat(resized)
+    by_split = dict(zip(FOLDER_SPLITS, parts, strict=True))
+    names = [f"image {number}" for number in range(len(labels))]
+    repeated, repeats = find_repeats(digests, labels.tolist(), by_split, names)
     store = TensorStore(pixels, size)
     train, val, test = (Split(store, part, labels[part]) for part in parts)
     return ImageData(
@@ -148,6 +154,7 @@ def _in_memory(
         val=val,
         test=test,
         fingerprint=fingerprint,
-        notes=tuple(notes),
+        notes=(*notes, *repeats),
         split_rule=split_rule,
+        repeated=repeated,
     )

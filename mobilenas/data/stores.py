@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.data.images import Pixels, read_image
+from mobilenas.images import PixelRange
 
 _PIECES_PER_WORKER = 4
 Item = TypeVar("Item")
@@ -86,10 +87,14 @@ class FileStore:
     """One file an image."""
     image_size: int
     """Side in pixels."""
+    pixel_range: PixelRange | None = None
+    """Numbers of images of more than 8 bits that become 0 and 255, where there are any."""
 
     def _submit(self, pool: ThreadPoolExecutor, indices: Tensor) -> list[Future[list[Pixels]]]:
         paths = [self.paths[index] for index in indices.tolist()]
-        return submit_pieces(pool, lambda path: read_image(path, self.image_size), paths)
+        return submit_pieces(
+            pool, lambda path: read_image(path, self.image_size, self.pixel_range), paths
+        )
 
     def _stack(self, futures: list[Future[list[Pixels]]]) -> Tensor:
         images = collect(futures)

@@ -1,0 +1,53 @@
+"""How numbers of more than 8 bits become 0 to 255: one range for a whole set of images."""
+
+from collections.abc import Sequence
+
+from mobilenas.errors import DataError
+from mobilenas.images import Numbers, PixelRange
+
+_USUAL_TOPS = (1, 255, 1023, 4095, 16383, 65535)
+"""What fractions and numbers of 8, 10, 12, 14 and 16 bits end at."""
+_FEWEST_LEVELS = 128
+_SMALLEST_BULK = 1 / 16
+
+
+def choose_range(images: Sequence[Numbers]) -> PixelRange:
+    """Return what becomes 0 and 255 in all of these images.
+
+    From 0 to the end of the smallest usual depth that all numbers fit in, if they fill half of it,
+    as 12 bits in files of 16 do; else from the least to the greatest number.
+    """
+    low, high = min(image.low for image in images), max(image.high for image in images)
+    top = next((top for top in _USUAL_TOPS if high <= top), high)
+    if low >= 0 and high - low >= top / 2:
+        return 0, top
+    return low, high if high > low else low + 1
+
+
+def range_notes(pixel_range: PixelRange, images: Sequence[Numbers]) -> list[str]:
+    """Say which numbers become 0 and 255, and where a few extreme pixels decide that."""
+    low, high = pixel_range
+    notes = [
+        f"{len(images)} images of more than 8 bits: {low:g} becomes 0 and {high:g} becomes 255 in "
+        "all of them"
+    ]
+    first, last = min(image.bulk[0] for image in images), max(image.bulk[1] for image in images)
+    if last - first < _SMALLEST_BULK * (high - low):
+        notes.append(
+            f"98 % of the pixels of each of them lie between {first:g} and {last:g}, so they are "
+            "nearly one grey; if the others are dead or hot pixels, clip them in the files"
+        )
+    return notes
+
+
+def check_deep_color(images: Sequence[Numbers]) -> None:
+    """Raise where the upper 8 of 16 bits, all that is read of colours, leave few levels.
+
+    The numbers are those upper 8 bits.
+    """
+    most = max(image.high for image in images)
+    if most < _FEWEST_LEVELS:
+        raise DataError(
+            f"{len(images)} images have 16 bits a colour, but none above {256 * most + 255:g} of "
+            "65535; only the upper 8 bits are read: write them as 8 bits, scaled alike"
+        )

@@ -1,0 +1,53 @@
+"""The same picture more than once: in two splits, in two classes, or everywhere."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from mobilenas.data.images import Pixels
+from mobilenas.data.layout import FOLDER_SPLITS
+from mobilenas.errors import DataError
+
+
+def digest(image: Pixels) -> bytes:
+    """Return what two images share only if all their pixels are alike."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def check_differ(digests: Sequence[bytes], source: str) -> None:
+    """Raise where all images are the same one."""
+    if len(set(digests)) == 1:
+        raise DataError(
+            f"all {len(digests)} images of {source} have the same pixels once they are read: "
+            "they do not differ, so nothing tells the classes apart"
+        )
+
+
+def find_repeats(
+    digests: Sequence[bytes],
+    labels: Sequence[int],
+    parts: Mapping[str, Tensor],
+    names: Sequence[str],
+) -> tuple[dict[str, int], list[str]]:
+    """Count images of val that are in train too, and of test that are in either; remarks."""
+    first: dict[bytes, tuple[str, int]] = {}
+    across: dict[str, list[str]] = {"val": [], "test": []}
+    torn = []
+    for split in FOLDER_SPLITS:
+        for place in parts[split].tolist():
+            other_split, other = first.setdefault(digests[place], (split, place))
+            pair = f"{names[place]} is {names[other]}"
+            if other_split != split:
+                across[split].append(pair)
+            if labels[other] != labels[place]:
+                torn.append(pair)
+    notes = [
+        f"{len(pairs)} images of {split} are also in another split, which makes its accuracy look "
+        f"better: first {pairs[0]}"
+        for split, pairs in across.items()
+        if pairs
+    ]
+    if torn:
+        notes.append(f"{len(torn)} images are also in another class: first {torn[0]}")
+    return {split: len(pairs) for split, pairs in across.items()}, notes
