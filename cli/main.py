@@ -1,8 +1,10 @@
 """The entry point: commands that are imported when they are called, and the exit status."""
 
 import importlib
+import io
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -113,6 +115,11 @@ def main() -> None:
     # Read when torch is imported: threads that wait for each other sleep instead of spinning, or
     # two of them take a hundred times as long as one where other programs use the cores, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # images.py has a limit of its own, and an error that names the file
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal of another encoding shows names of classes escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli()
     except SystemExit as ending:

@@ -38,7 +38,11 @@ def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> None:
     """Export a trained module, with all that an app needs to know in the metadata."""
     data = run.data
     described = ModelMetadata(
-        labels=data.classes, mean=data.mean, std=data.std, image_size=data.image_size
+        labels=data.classes,
+        mean=data.mean,
+        std=data.std,
+        image_size=data.image_size,
+        pixel_range=data.pixel_range,
     ).to_strings()
     described |= {
         "arch": to_json(arch.to_dict()),

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,33 @@ def test_normalization_is_that_of_the_metadata() -> None:
     expected = (pixels.transpose(2, 0, 1) / 255 - mean) / std
     assert (x.shape, x.dtype) == ((1, 3, SIZE, SIZE), np.float32)
     np.testing.assert_allclose(x[0], expected, atol=1e-5)
+
+
+def test_images_of_more_bits_are_scaled_as_in_training(tmp_path: Path) -> None:
+    values = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 3 + 30000
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray(((values - 30000) * (255 / 200)).astype(np.float32)).save(tmp_path / "f.tif")
+    ranged = replace(METADATA, pixel_range=(30000, 30200))
+    strings = ranged.to_strings()
+    assert ModelMetadata.from_strings(strings, "x") == ranged
+    assert "pixel_range" not in METADATA.to_strings()
+    narrow = export(tmp_path / "narrow.onnx", strings)
+    plain = export(tmp_path / "plain.onnx", METADATA.to_strings())
+    eight = np.rint((values - 30000.0) * 255 / 200).astype(np.uint8)
+    Image.fromarray(eight).save(tmp_path / "eight.png")
+    (deep,), (expected,) = (
+        predict(narrow, [tmp_path / "deep.png"]),
+        predict(plain, [tmp_path / "eight.png"]),
+    )
+    assert deep.labels == expected.labels
+    with pytest.raises(DataError, match=r"f\.tif .*no set of images gives a range"):
+        predict(plain, [tmp_path / "f.tif"])
+
+
+@pytest.mark.parametrize("bad", ["[1]", "[2, 2]", "[3, 1]", '["0", 1]', "5", "[0, 1e99]"])
+def test_a_pixel_range_that_is_none_is_refused(bad: str) -> None:
+    with pytest.raises(FileError, match="'pixel_range' in its metadata"):
+        ModelMetadata.from_strings(METADATA.to_strings() | {"pixel_range": bad}, "x")
 
 
 def test_prediction_does_without_torch(model: Path, tmp_path: Path) -> None:

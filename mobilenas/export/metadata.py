@@ -12,7 +12,10 @@ OWN_KEY = "counting_rule"
 
 _LARGEST = 1e6
 """No mean or standard deviation of a channel in 0..1 is near it; a NaN is not below it."""
+_LARGEST_PIXEL = 3.5e38
+"""Above every float32."""
 _FIELDS = ("labels", "mean", "std", "image_size")
+_RANGE = "pixel_range"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,13 @@ class ModelMetadata:
     """Standard deviation of each channel, in 0..1, above zero."""
     image_size: int
     """Side of the input in pixels."""
+    pixel_range: tuple[float, float] | None = None
+    """Numbers of images of more than 8 bits that become 0 and 255; None: trained on none."""
 
     def to_strings(self) -> dict[str, str]:
         """Return the form for a file's metadata_props: each value as JSON."""
-        return {name: to_json(getattr(self, name)) for name in _FIELDS}
+        names = _FIELDS if self.pixel_range is None else (*_FIELDS, _RANGE)
+        return {name: to_json(getattr(self, name)) for name in names}
 
     @classmethod
     def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
@@ -45,7 +51,12 @@ class ModelMetadata:
             isinstance(size, int) and not isinstance(size, bool) and size > 0, _FIELDS[3], source
         )
         _check(len(values["mean"]) == len(values["std"]), "std", source)
+        pixel_range = _value(data, _RANGE, source) if _RANGE in data else None
+        if pixel_range is not None:
+            _check(_is_numbers(pixel_range, above=None, largest=_LARGEST_PIXEL), _RANGE, source)
+            _check(len(pixel_range) == 2 and pixel_range[0] < pixel_range[1], _RANGE, source)
         return cls(
+            pixel_range=None if pixel_range is None else tuple(pixel_range),
             labels=tuple(labels),
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
@@ -61,11 +72,11 @@ def _value(data: Mapping[str, str], name: str, source: str) -> Any:
     return parse_json(data[name], f"{source}: {name!r} in its metadata")
 
 
-def _is_numbers(value: Any, above: float | None) -> bool:
+def _is_numbers(value: Any, above: float | None, largest: float = _LARGEST) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(type(item) in (int, float) and abs(item) < _LARGEST for item in value)
+        and all(type(item) in (int, float) and abs(item) < largest for item in value)
         and (above is None or min(value) > above)
     )
 

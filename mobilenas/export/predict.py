@@ -39,7 +39,7 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
         )
     predictions = []
     for path in image_paths:
-        pixels = decode(path, size)
+        pixels = decode(path, size, metadata.pixel_range)
         # a file that takes pixels normalizes them itself
         logits = model.logits(pixels[None] if model.type == PIXELS else prepare(pixels, metadata))
         if len(logits) != len(metadata.labels):
