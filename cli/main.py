@@ -11,10 +11,11 @@ import click
 
 from mobilenas import __version__
 from mobilenas.config import COUNTING_RULE
-from mobilenas.errors import MobileNASError
+from mobilenas.errors import InternalError, MobileNASError
 
 from .terminal import echo
 
+OWN_FAULT = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
@@ -67,6 +68,9 @@ class Commands(click.Group):
         except click.ClickException as error:
             status = error.exit_code
             _complain(error.format_message(), error)
+        except InternalError as error:
+            status = OWN_FAULT
+            _complain(f"{error}; this is a fault of mobilenas, not of your input: please report it")
         except MobileNASError as error:
             status = WRONG_INPUT
             _complain(str(error))

@@ -17,5 +17,9 @@ class FileError(MobileNASError):
     """A file that is missing, cut, edited by hand to be wrong, or of another schema version."""
 
 
+class InternalError(MobileNASError):
+    """Two parts of this project disagree, or one has a gap: no mistake of the caller's."""
+
+
 class DivergedError(MobileNASError):
     """A loss that is no longer a finite number; the last good checkpoint is kept."""

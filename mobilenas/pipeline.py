@@ -33,7 +33,7 @@ from mobilenas.deployment import (
     time_run,
     write_onnx,
 )
-from mobilenas.errors import FileError
+from mobilenas.errors import FileError, InternalError
 from mobilenas.export.onnx import check_parity
 from mobilenas.files import write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
@@ -315,7 +315,7 @@ def _check_built(arch: Arch, exact: Costs) -> None:
     flops = sum(count_fvcore(module, arch.image_size, arch.in_channels).values())
     params = sum(weight.numel() for weight in module.deployed_parameters())
     if (flops, params) != (exact.flops, exact.params):
-        raise RuntimeError(
+        raise InternalError(
             f"the built module has {flops} FLOPs and {params} params, the cost model says {exact}"
         )
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from mobilenas import __version__
+from mobilenas.channels.checks import check_base
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.channels.start import base_of
+from mobilenas.channels.start import base_of, start_network
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
@@ -225,6 +226,7 @@ def make_space(
     if settings.widths is not None:
         widths = WidthsSpace(base=base_of(settings.widths.model, data))
         Budgets(widths, settings.budgets).check_reachable()
+        check_base(widths.base, start_network(widths.base, settings.widths.weights))
         return widths
     if settings.space == "cell":
         given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}

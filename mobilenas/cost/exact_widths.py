@@ -67,12 +67,12 @@ def module_layer_costs(model: nn.Module, *, image_size: int, in_channels: int) -
     early = 0  # params before the first layer
     for node, alive in zip(traced.graph.nodes, _alive(traced), strict=True):
         params = _new_params(traced, node, counted)
-        layer = traced.modules[str(node.target)] if node.op == "call_module" else None
+        name, layer = traced.layer(node) or ("", None)
         if isinstance(layer, _ConvNd | nn.Linear):
             result = traced.results[node]
             rows.append(
                 LayerCost(
-                    name=str(node.target),
+                    name=name,
                     flops=layer.weight.numel() * _positions(result, layer),
                     params=params + early,
                     memory=alive,
@@ -105,8 +105,10 @@ def _new_params(traced: Traced, node: fx.Node, counted: set[int]) -> int:
     found: list[Any] = []
     if node.op == "call_module":
         found = list(traced.modules[str(node.target)].parameters())
-    elif node.op == "get_attr" and isinstance(traced.results[node], nn.Parameter):
-        found = [traced.results[node]]
+    elif node.op != "get_attr":  # which stands before what uses it
+        own = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        found = [traced.results[source] for source in own]
+        found = [value for value in found if isinstance(value, nn.Parameter)]
     fresh = [tensor for tensor in found if id(tensor) not in counted]
     counted.update(map(id, fresh))
     return sum(tensor.numel() for tensor in fresh)
@@ -137,7 +139,7 @@ def _buffer(traced: Traced, node: fx.Node, buffers: dict[fx.Node, fx.Node]) -> f
     result = traced.results[node]
     if not sources or not isinstance(result, Tensor):
         return buffers[sources[0]] if sources else node
-    layer = traced.modules[str(node.target)] if node.op == "call_module" else None
+    _, layer = traced.layer(node) or ("", None)
     name = (type(layer).__name__ if layer is not None else str(node.target)).lower()
     if isinstance(layer, _ConvNd | nn.Linear) or "pool" in name:
         return node

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -119,6 +120,7 @@ def count_fvcore(module: nn.Module, image_size: int, channels: int) -> dict[str,
         analysis.clear_op_handles().set_op_handle(
             **{
                 "aten::_convolution": jit_handles.conv_flop_jit,
+                "aten::_convolution_mode": _named_padding_flops,
                 "aten::linear": jit_handles.linear_flop_jit,
                 "aten::addmm": jit_handles.addmm_flop_jit,
                 "aten::mm": jit_handles.matmul_flop_jit,
@@ -138,6 +140,13 @@ def count_fvcore(module: nn.Module, image_size: int, channels: int) -> dict[str,
             # a module's count includes its children's: keep what is its own
             own[name.rpartition(".")[0]] -= flops
     return {name: int(flops) for name, flops in own.items() if flops}
+
+
+def _named_padding_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Count a convolution whose padding is a word, such as "same"; fvcore has no handle for it."""
+    kernel: list[int] = inputs[1].type().sizes()
+    result: list[int] = outputs[0].type().sizes()
+    return math.prod(result) * math.prod(kernel[1:])
 
 
 def _read(path: Path) -> ModelProto:

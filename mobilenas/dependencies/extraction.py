@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.dependencies.groups import Dimension, Graph, Layer, Part
 from mobilenas.dependencies.tracing import BATCH, Traced
-from mobilenas.dependencies.variables import Layout, Run, Unsupported, Variables
+from mobilenas.dependencies.variables import Layout, Run, Unsupported, Variables, repeated
 
+NORM_TENSORS = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
+"""What a norm or PReLU has a number of for each channel: names and axes."""
 NO_LAYER = "no layer makes these channels"
 """Why the size of a constant or of a parameter on its own cannot change."""
 
@@ -132,10 +136,40 @@ class Extraction:
         dimension = Dimension(module=module, kind=kind, axes=axes, blocks=blocks, parts=())
         self._dimensions[module, kind] = layout, dimension
 
+    def sides(
+        self, name: str, layer: _ConvNd | nn.Linear, inputs: Layout | None = None
+    ) -> tuple[Layout, Layout]:
+        """Return the input and output channels of a layer; `inputs` are those that enter it."""
+        if isinstance(layer, nn.Linear):
+            entering, leaving, blocks = layer.in_features, layer.out_features, 1
+        else:
+            entering, leaving, blocks = layer.in_channels, layer.out_channels, layer.groups
+        if inputs is None:
+            known = self._dimensions.get((name, "in"))
+            inputs = self.variables.new(entering) if known is None else known[0]
+        if blocks == entering > 1:  # depthwise
+            self.meets(name, "in", inputs)
+            outputs = repeated(inputs, leaving // entering)
+            self.meets(name, "out", outputs, ("weight", 0), ("bias", 0))
+            return inputs, outputs
+        self.meets(name, "in", inputs, ("weight", 1), blocks=blocks)
+        return inputs, self.makes(name, leaving, ("weight", 0), ("bias", 0))
+
     def parameter(self, tensor: Tensor) -> Value:
         """Return a parameter or buffer that the code uses by itself."""
         name = self.traced.names[id(tensor)]
         module, _, own = name.rpartition(".")
+        owner = self.traced.modules[module]
+        if isinstance(owner, _ConvNd | nn.Linear) and own in ("weight", "bias"):
+            inputs, outputs = self.sides(module, owner)
+            inner = inputs if getattr(owner, "groups", 1) == 1 else ()
+            of_weight = (outputs, inner, *((),) * (tensor.dim() - 2))
+            return Value(shape=tuple(tensor.shape), layouts=of_weight[: tensor.dim()], name=name)
+        if isinstance(owner, _NormBase) and tensor.dim() == 1:
+            known = self._dimensions.get((module, "norm"))
+            channels = self.variables.new(len(tensor)) if known is None else known[0]
+            self.meets(module, "norm", channels, *NORM_TENSORS)
+            return Value(shape=tuple(tensor.shape), layouts=(channels,), name=name)
         wide = [axis for axis, size in enumerate(tensor.shape) if size > 1]
         layouts: list[Layout] = [()] * tensor.dim()
         for axis in wide:
@@ -145,10 +179,9 @@ class Extraction:
             layouts[axis] = self._dimensions[module, kind][0]
         return Value(shape=tuple(tensor.shape), layouts=tuple(layouts), name=name)
 
-    def counts(self, call: Call, kernel: int, outputs: int, blocks: int | None) -> None:
+    def counts(self, name: str, call: Call, kernel: int, outputs: int, blocks: int | None) -> None:
         """Note the multiply-adds of one call of a layer."""
         work = kernel * call.result.numel() // (BATCH * outputs)
-        name = str(call.node.target)
         before = self._layers.get(name, Layer(module=name, work=0, blocks=blocks))
         self._layers[name] = replace(before, work=before.work + work)
 

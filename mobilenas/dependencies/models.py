@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from mobilenas.dependencies.tracing import trace
+from mobilenas.dependencies.tracing import BATCH, trace
 from mobilenas.errors import MobileNASError
 from mobilenas.nn.weights import load_into
 
@@ -50,6 +52,8 @@ def load_model(
         model = _from_torchvision(spec.removeprefix(TORCHVISION), classes)
     else:
         model = _from_factory(spec)
+    if any(map(is_lazy, model.parameters())):
+        _materialize(model, spec, torch.zeros(BATCH, in_channels, image_size, image_size))
     if weights is not None:
         load_into(model, weights, spec)
     traced = trace(model, image_size=image_size, in_channels=in_channels)
@@ -117,6 +121,20 @@ def _from_factory(spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise MobileNASError(f"{spec} returned a {type(model).__name__}; it must be an nn.Module")
     return model
+
+
+def _materialize(model: nn.Module, spec: str, images: torch.Tensor) -> None:
+    """Let lazy layers see how many channels there are."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    except Exception as error:
+        side = images.shape[-1]
+        raise MobileNASError(
+            f"the lazy layers of {spec} get no shape from {side}x{side} images: {_reason(error)}"
+        ) from error
+    model.train(training)
 
 
 @contextmanager

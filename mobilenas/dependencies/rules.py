@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mobilenas.dependencies import shapes
-from mobilenas.dependencies.extraction import Call, Extraction, Length, Value
+from mobilenas.dependencies.extraction import NORM_TENSORS, Call, Extraction, Length, Value
 from mobilenas.dependencies.groups import Graph
 from mobilenas.dependencies.tracing import Traced, trace, where
-from mobilenas.dependencies.variables import Layout, Unsupported, repeated
+from mobilenas.dependencies.variables import Layout, Unsupported
 from mobilenas.errors import MobileNASError
 
 Rule = Callable[[Extraction, Call], Any]
@@ -119,33 +119,42 @@ def _rule(call: Call) -> Rule:
 
 def convolution(e: Extraction, call: Call) -> Value:
     """Input and output channels are of two groups; of one for a depthwise convolution."""
-    conv, name, x = call.module, str(call.node.target), call.x
+    name, conv = _layer(e, call)
     assert isinstance(conv, _ConvNd)
+    x, kernel = call.x, math.prod(conv.kernel_size)
     _check_positions(x, 1)
-    inputs, kernel = e.channels(x, 1), math.prod(conv.kernel_size)
-    if conv.groups == conv.in_channels > 1:
-        e.meets(name, "in", inputs)
-        outputs = repeated(inputs, conv.out_channels // conv.in_channels)
-        e.meets(name, "out", outputs, ("weight", 0), ("bias", 0))
-        e.counts(call, kernel, conv.out_channels, None)
-    else:
-        e.meets(name, "in", inputs, ("weight", 1), blocks=conv.groups)
-        outputs = e.makes(name, conv.out_channels, ("weight", 0), ("bias", 0))
+    inputs, outputs = e.sides(name, conv, e.channels(x, 1))
+    depthwise = conv.groups == conv.in_channels > 1
+    if not depthwise:
         e.variables.divide(inputs, conv.groups)
         e.variables.divide(outputs, conv.groups)
-        e.counts(call, kernel, conv.out_channels, conv.groups)
+    e.counts(name, call, kernel, conv.out_channels, None if depthwise else conv.groups)
     return Value(shape=call.shape, layouts=(x.layouts[0], outputs, *x.layouts[2:]))
 
 
 def linear(e: Extraction, call: Call) -> Value:
     """As a convolution, over the last dimension."""
-    layer, name, x = call.module, str(call.node.target), call.x
+    name, layer = _layer(e, call)
     assert isinstance(layer, nn.Linear)
+    x = call.x
     _check_positions(x, len(x.shape) - 1)
-    e.meets(name, "in", e.channels(x, -1), ("weight", 1))
-    outputs = e.makes(name, layer.out_features, ("weight", 0), ("bias", 0))
-    e.counts(call, 1, layer.out_features, 1)
+    _, outputs = e.sides(name, layer, e.channels(x, -1))
+    e.counts(name, call, 1, layer.out_features, 1)
     return Value(shape=call.shape, layouts=(*x.layouts[:-1], outputs))
+
+
+def _layer(e: Extraction, call: Call) -> tuple[str, nn.Module]:
+    """Return the layer that is called, or whose weights and groups F.conv2d or F.linear got."""
+    found = e.traced.layer(call.node)
+    if found is None:
+        raise Unsupported("its weight is no parameter of a convolution or linear layer")
+    name, layer = found
+    if call.module is None:
+        bias = call.get(2, "bias")
+        foreign = isinstance(bias, Value) and bias.name != f"{name}.bias"
+        if foreign or call.get(6, "groups", 1) != getattr(layer, "groups", 1):
+            raise Unsupported(f"its bias or groups are not those of {name}")
+    return name, layer
 
 
 def _check_positions(x: Value, channels: int) -> None:
@@ -153,14 +162,11 @@ def _check_positions(x: Value, channels: int) -> None:
         raise Unsupported(f"it has channels outside dimension {channels}")
 
 
-_NORM_TENSORS = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
-
-
 def norm(e: Extraction, call: Call) -> Value:
     """Batch, instance and group norm, PReLU: one number of each tensor for a channel."""
     channels = e.channels(call.x, 1)
     if not (isinstance(call.module, nn.PReLU) and call.module.num_parameters == 1):
-        e.meets(str(call.node.target), "norm", channels, *_NORM_TENSORS)
+        e.meets(str(call.node.target), "norm", channels, *NORM_TENSORS)
     e.variables.divide(channels, getattr(call.module, "num_groups", 1))
     return keep(e, call)
 
@@ -169,7 +175,7 @@ def layer_norm(e: Extraction, call: Call) -> Value:
     """nn.LayerNorm and nn.RMSNorm over the last dimension."""
     if len(getattr(call.module, "normalized_shape", ())) != 1:
         raise Unsupported("it runs over more than the last dimension")
-    e.meets(str(call.node.target), "norm", e.channels(call.x, -1), *_NORM_TENSORS[:2])
+    e.meets(str(call.node.target), "norm", e.channels(call.x, -1), ("weight", 0), ("bias", 0))
     return keep(e, call)
 
 
@@ -263,6 +269,8 @@ _NAMES: dict[Rule, str] = {
         truediv
     """,
     reduce: "amax amin mean sum",
+    convolution: "conv1d conv2d conv3d",
+    linear: "linear",
     shapes.view: "flatten reshape squeeze unsqueeze view",
     shapes.transpose: "permute transpose",
     shapes.chunk: "chunk split",

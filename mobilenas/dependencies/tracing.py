@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from mobilenas.errors import MobileNASError
 
@@ -26,6 +27,9 @@ BATCH = 2
 
 _TORCH = str(Path(torch.__file__).parent / "_")[:-1]  # with a slash: torchvision is another folder
 _KNOWN_LAYERS = (_ConvNd, nn.Linear, _NormBase)
+_STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+LAYER_FUNCTIONS = ("conv1d", "conv2d", "conv3d", "linear")
+"""What runs a layer from its own code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,23 @@ class Traced:
     results: Mapping[fx.Node, Any]
     """What each node gives: tensors without data, numbers, or tuples of them."""
 
+    def layer(self, node: fx.Node) -> tuple[str, nn.Module] | None:
+        """Return the layer that a node runs; None for other nodes.
+
+        It is called as a module, or from its own code, where a subclass does more beside it.
+        """
+        if node.op == "call_module":
+            return str(node.target), self.modules[str(node.target)]
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        name = getattr(node.target, "__name__", "")
+        if name not in LAYER_FUNCTIONS or not isinstance(weight, fx.Node):
+            return None
+        owner, _, own = str(weight.target).rpartition(".")
+        module = self.modules.get(owner)
+        kind = nn.Linear if name == "linear" else _ConvNd
+        known = weight.op == "get_attr" and own == "weight" and isinstance(module, kind)
+        return (owner, module) if known and module is not None else None
+
 
 def trace(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Traced:
     """Trace `model` for images [N, in_channels, image_size, image_size].
@@ -48,6 +69,7 @@ def trace(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Traced:
     MobileNASError names the line that breaks the trace, what refuses the image size, weights that
     the forward pass does not use, and an output that is no single tensor [N, classes].
     """
+    _check_plain(model)
     twin = without_data(model)
     names = _tensor_names(twin)
     graph = _graph(twin)
@@ -78,10 +100,14 @@ def where(node: fx.Node) -> str:
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, layers: set[nn.Module]) -> None:
+        super().__init__()
+        self._layers = layers
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        # A subclass of a convolution is still one: it pads, or standardizes its weights.
-        known = isinstance(module, _KNOWN_LAYERS) and {*module._parameters} == {"weight", "bias"}
-        return known or super().is_leaf_module(module, name)
+        if isinstance(module, _KNOWN_LAYERS) and {*module._parameters} == {"weight", "bias"}:
+            return module in self._layers
+        return super().is_leaf_module(module, name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -108,19 +134,86 @@ def _graph(twin: nn.Module) -> fx.Graph:
             "it must take one batch of images"
         )
     given = {item.name: item.default for item in inputs if item.default is not item.empty}
+    layers = {module for module in twin.modules() if _is_layer(module)}
+    for module in twin.modules():
+        if isinstance(module, _NormBase):
+            # its test of the rank would break the trace of a subclass
+            module._check_input_dim = lambda _: None  # type: ignore[method-assign]
     try:
-        return _Tracer().trace(twin, given)
+        return _Tracer(layers).trace(twin, given)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        file, line = _last_line(error.__traceback__)
+        file, line = last_line(error.__traceback__)
         raise MobileNASError(
             f"{type(twin).__name__} cannot be traced: {reason.rstrip('.')}; it breaks at "
             f"{file}:{line}: {linecache.getline(file, line).strip()}"
         ) from error
 
 
-def _last_line(traceback: TracebackType | None) -> tuple[str, int]:
-    """Innermost line that is neither torch's nor this file's."""
+def _check_plain(model: nn.Module) -> None:
+    """Refuse by name what can be neither copied nor traced."""
+    for name, module in model.named_modules():
+        named = name or "the model"
+        wrapped = isinstance(module, torch.jit.ScriptModule | nn.DataParallel)
+        if wrapped or hasattr(module, "_orig_mod"):  # torch.compile keeps the module there
+            raise MobileNASError(
+                f"{named} is a {type(module).__name__}; give the nn.Module that it was made from"
+            )
+        computed = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, Tensor) and value.grad_fn is not None
+        ]
+        if is_parametrized(module):
+            computed += module.parametrizations
+        if computed:
+            raise MobileNASError(
+                f"{computed[0]} of {named} is computed from other parameters (weight_norm, "
+                "spectral_norm, pruning); remove that first, as with "
+                "torch.nn.utils.remove_weight_norm or parametrize.remove_parametrizations"
+            )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a convolution, linear layer or norm does to channels what its class does.
+
+    A subclass that pads, standardizes its weights or applies an activation does. Of one that has
+    other layers or buffers inside, or that does something else at other sizes, the code is traced.
+    """
+    if not isinstance(module, _KNOWN_LAYERS):
+        return False
+    if type(module).__module__.startswith("torch."):
+        return True
+    inner = [child for part in module.children() for child in (*part.parameters(), *part.buffers())]
+    if inner or not {*module._buffers} <= _STATISTICS:
+        return False
+    return isinstance(module, _NormBase) or _scales(module)
+
+
+def _scales(layer: _ConvNd | nn.Linear) -> bool:
+    """Whether a layer without data takes and gives other numbers of channels, too."""
+    twin = copy.deepcopy(layer)
+    if isinstance(twin, nn.Linear):
+        inputs, outputs, blocks = 2 * twin.in_features, 3 * twin.out_features, 1
+        twin.in_features, twin.out_features = inputs, outputs
+    else:
+        depthwise = twin.groups == twin.in_channels > 1
+        inputs, outputs = 2 * twin.in_channels, (2 if depthwise else 3) * twin.out_channels
+        blocks = inputs if depthwise else twin.groups
+        twin.in_channels, twin.out_channels, twin.groups = inputs, outputs, blocks
+    _, _, *kernel = layer.weight.shape
+    twin.weight = nn.Parameter(layer.weight.new_empty(outputs, inputs // blocks, *kernel))
+    if layer.bias is not None:
+        twin.bias = nn.Parameter(layer.bias.new_empty(outputs))
+    try:
+        result = twin(layer.weight.new_empty(BATCH, inputs, *(64 for _ in kernel)))
+    except Exception:  # whatever the user's code raises there; tracing names what it cannot follow
+        return False
+    return isinstance(result, Tensor) and result.shape[1:2] == (outputs,)
+
+
+def last_line(traceback: TracebackType | None) -> tuple[str, int]:
+    """Return the innermost line that is neither torch's nor this file's."""
     found = ("?", 0)
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename

@@ -1,0 +1,187 @@
+"""What is tried on a model of the user's own before anything is trained, in seconds.
+
+A search ends with an ONNX file that labels one image at a time. What would only show there, hours
+later, shows here on a few random images: a copy of the model takes one step of training, a batch of
+several, images one by one, and the way through the exporter.
+"""
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mobilenas.cost.recount import count_fvcore
+from mobilenas.dependencies.models import TORCHVISION
+from mobilenas.dependencies.tracing import last_line
+from mobilenas.errors import FileError, InternalError, MobileNASError
+from mobilenas.export.onnx import check_parity, export_onnx
+from mobilenas.spaces.widths import Base
+
+IMAGES = 5
+"""In a batch: neither 1 nor the traced 2."""
+_TOLERANCE = 1e-3  # of the largest logit; float32 kernels differ by 1e-5
+_NOISE = 0.1
+
+
+def check_base(base: Base, given: nn.Module | None) -> None:
+    """Raise for a model that cannot be trained, exported or counted; `given` has its weights.
+
+    MobileNASError says what the model must do; InternalError where the counts of this project do
+    not agree on it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = base.module()
+        if base.name is not None and not base.name.startswith(TORCHVISION):
+            images = torch.randn(IMAGES, base.in_channels, base.image_size, base.image_size)
+            _Trial(base, images.to(memory_format=torch.channels_last)).check(model, given)
+    _check_counts(base, model)
+
+
+class _Trial:
+    """The checks of one model."""
+
+    def __init__(self, base: Base, images: Tensor) -> None:
+        self.name, self.classes, self.images = str(base), base.classes, images
+
+    def check(self, model: nn.Module, given: nn.Module | None) -> None:
+        """Train a copy for a step, then hold it against itself in evaluation mode."""
+        for name, weight in model.named_parameters():
+            if weight.is_meta or weight.dtype != torch.float32:
+                found = "without data" if weight.is_meta else str(weight.dtype)[len("torch.") :]
+                raise MobileNASError(f"{self.name}: {name} is {found}; it must be float32")
+        twin = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _make_generic(twin)
+        self._train(twin)
+        twin.eval()
+        with torch.no_grad():
+            self._evaluate(twin)
+            if given is not None:
+                logits = self._logits(given.eval(), self.images, "with the given weights")
+                self._check_finite(logits, "with the given weights")
+        self._export(twin)
+
+    def _train(self, twin: nn.Module) -> None:
+        """Take one step; norms with running statistics get those of the images."""
+        mode = "in training mode"
+        for module in twin.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = None  # a mean over all batches, which are one
+        logits = self._logits(twin.train(), self.images, mode)
+        self._check_finite(logits, mode)
+        if not logits.requires_grad:
+            raise MobileNASError(
+                f"{self.name} has nothing to train: all parameters are frozen, or it runs without "
+                "gradients"
+            )
+        with self._running(mode):
+            F.cross_entropy(logits, torch.arange(len(logits)) % self.classes).backward()
+        for name, weight in twin.named_parameters():
+            if weight.grad is not None and not bool(weight.grad.isfinite().all()):
+                raise MobileNASError(f"{self.name}: the gradient of {name} is not finite {mode}")
+        twin.zero_grad()
+
+    def _evaluate(self, twin: nn.Module) -> None:
+        mode = "in evaluation mode"
+        single = torch.cat([self._logits(twin, image[None], mode) for image in self.images])
+        self._check_finite(single, mode)
+        batch, again = (self._logits(twin, self.images, mode) for _ in range(2))
+        if not _same(batch, again):
+            raise MobileNASError(
+                f"{self.name} gives other logits when it sees the same images again {mode}: it "
+                "draws at random or changes itself (dropout that is always on?)"
+            )
+        if not _same(batch, single):
+            raise MobileNASError(
+                f"{self.name} gives an image other logits when others are in its batch {mode}, "
+                "and a phone sees one at a time: leave out what is computed over the batch (norms "
+                "without running statistics, a mean over dimension 0)"
+            )
+        if bool((batch >= 0).all()) and torch.allclose(batch.sum(1), torch.ones(len(batch))):
+            raise MobileNASError(
+                f"{self.name} gives probabilities; it must give logits: leave out the softmax"
+            )
+
+    def _export(self, twin: nn.Module) -> None:
+        _, channels, side, _ = self.images.shape
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            try:
+                with self._running("on its way to ONNX"):
+                    export_onnx(twin, path, image_size=side, channels=channels, metadata={})
+                check_parity(twin, path, [self.images])
+            except FileError as error:
+                told = str(error).replace(str(path), "its ONNX file")
+                raise MobileNASError(f"{self.name}: {told}") from error
+
+    def _logits(self, model: nn.Module, images: Tensor, mode: str) -> Tensor:
+        """Run the model; refuse what is no [N, classes] and a change of the images."""
+        taken = images.clone()
+        with self._running(mode):
+            logits: Any = model(taken)
+        if not isinstance(logits, Tensor):
+            kind = type(logits).__name__
+            raise MobileNASError(f"{self.name} gives a {kind} {mode}; it must give logits")
+        if logits.shape != (len(images), self.classes) or not logits.is_floating_point():
+            number = str(logits.dtype).removeprefix("torch.")
+            raise MobileNASError(
+                f"{self.name} gives {number} {list(logits.shape)} for {len(images)} "
+                f"image{'s' * (len(images) > 1)} {mode}; it must give logits "
+                f"[{len(images)}, {self.classes}]"
+            )
+        if not torch.equal(taken, images):
+            raise MobileNASError(
+                f"{self.name} changes the images that it is given {mode}: the first operation on "
+                "them must not be in place"
+            )
+        return logits
+
+    def _check_finite(self, logits: Tensor, mode: str) -> None:
+        if not bool(logits.isfinite().all()):
+            raise MobileNASError(f"{self.name} gives logits that are not finite {mode}")
+
+    @contextmanager
+    def _running(self, mode: str) -> Iterator[None]:
+        """Turn whatever the user's code raises into one line."""
+        try:
+            yield
+        except FileError:
+            raise
+        except Exception as error:
+            file, line = last_line(error.__traceback__)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            place = "" if file == __file__ else f", at {file}:{line}"
+            raise MobileNASError(f"{self.name} fails {mode}: {reason}{place}") from error
+
+
+@torch.no_grad()
+def _make_generic(model: nn.Module) -> None:
+    """Move weights a little: a layer that starts at zero would hide what is behind it."""
+    for weight in model.parameters():
+        fan_in = weight[0].numel() if weight.dim() else 1
+        weight.add_(torch.randn_like(weight), alpha=_NOISE / math.sqrt(max(1, fan_in)))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
+
+
+def _check_counts(base: Base, model: nn.Module) -> None:
+    """Hold the groups' count of FLOPs and params against fvcore's and the module's own."""
+    graph = base.graph
+    flops = sum(count_fvcore(model, base.image_size, base.in_channels).values())
+    params = sum(weight.numel() for weight in model.parameters())
+    ours = graph.flops({}), graph.params({})
+    if ours != (flops, params):
+        raise InternalError(
+            f"two counts of {base} differ: {ours[0]:,} FLOPs and {ours[1]:,} params by its groups, "
+            f"{flops:,} and {params:,} by fvcore and the module"
+        )
