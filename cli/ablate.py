@@ -35,19 +35,14 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
     mobilenas ablate --space cell --methods darts,pc-darts:keep=1/2,random
     --seeds 3 --flops 2M --out RUN
     """
-    from .session import Interrupted, resume_command, working
+    from .session import resume_command, working
 
     again = resume_command("ablate", out)
-    with working(again, out, quiet=quiet) as reporter:
-        from mobilenas.ablation import ABLATION_FILE, PAGE_FILE, REQUEST_FILE, run_ablation
+    with working(again, out, quiet=quiet, record="ablation-request.json") as reporter:
+        from mobilenas.ablation import ABLATION_FILE, PAGE_FILE, run_ablation
 
-        try:
-            ablation = _open_or_start(ctx, reporter)
-            record = run_ablation(ablation)
-        except KeyboardInterrupt:
-            if out is not None and (out / REQUEST_FILE).exists():
-                raise Interrupted(f"interrupted; go on with: {again}") from None
-            raise
+        ablation = _open_or_start(ctx, reporter)
+        record = run_ablation(ablation)
     from .render import show_file, show_rule
 
     if as_json:

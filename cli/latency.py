@@ -111,14 +111,15 @@ def _spaces(ctx: click.Context, asked: dict[str, Any]) -> "dict[str, MobileSpace
 
 @contextmanager
 def _measuring(quiet: bool) -> Iterator[Reporter]:
+    from .endings import Interrupted
     from .progress import make_reporter
-    from .session import Interrupted
 
     try:
         with make_reporter(quiet) as reporter:
             yield reporter
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on with what was measured") from None
+    except KeyboardInterrupt as error:
+        told = "interrupted; the same command goes on with what was measured"
+        raise Interrupted(told, error) from None
 
 
 def _given(ctx: click.Context, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Progress on a terminal: a bar with elapsed and remaining time, the latest figures below it."""
 
+import contextlib
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -62,8 +63,9 @@ class LiveReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end_stage()
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # a terminal that hung up
+            self._end_stage()
+            self._bar.stop()
 
     def start(self, stage: str, total: int) -> None:
         """Draw a new bar."""

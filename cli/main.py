@@ -1,5 +1,6 @@
 """The entry point: commands that are imported when they are called, and the exit status."""
 
+import contextlib
 import importlib
 import io
 import os
@@ -13,11 +14,20 @@ from mobilenas import __version__
 from mobilenas.config import COUNTING_RULE
 from mobilenas.errors import InternalError, MobileNASError
 
+from .endings import (
+    WRONG_INPUT,
+    Interrupted,
+    abandon,
+    catch_signals,
+    lack_of,
+    open_streams,
+    status_of_lack,
+    status_of_signal,
+)
 from .terminal import echo
 
 OWN_FAULT = 1
-WRONG_INPUT = 2
-INTERRUPTED = 130
+SIGNALLED = 128
 
 COMMANDS = {
     "run": "Search, train, export, compare and report in one go.",
@@ -59,7 +69,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and exit: 0 done, 2 wrong input, 3 a budget does not hold, 130 interrupted.
 
-        Anything else leaves as the exception it is: traceback and status 1.
+        Anything else is status 1: one line where the machine lacks something, else the traceback.
         """
         settings = {"prog_name": "mobilenas"} | kwargs | {"standalone_mode": False}
         try:
@@ -77,19 +87,22 @@ class Commands(click.Group):
         except click.Abort as error:
             if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
-            status = INTERRUPTED
+            status = status_of_signal(error.__cause__)
             echo("mobilenas: interrupted", err=True)
-        except BrokenPipeError:
-            # whoever read stdout has gone; Python's own flush at exit must not complain about it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 1
+        except (MemoryError, OSError, RuntimeError) as error:
+            status, lack = status_of_lack(error), lack_of(error)
+            abandon(sys.stdout)  # Python's own flush at exit must not complain about it
+            if lack:
+                _complain(lack)
+            elif not isinstance(error, BrokenPipeError):  # whoever read stdout has gone
+                raise
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _complain(message: str, error: click.ClickException | None = None) -> None:
     """Write one line, whatever the message holds."""
     line = " ".join(message.split())
-    if error is not None and error.exit_code == INTERRUPTED:
+    if isinstance(error, Interrupted):
         echo(f"mobilenas: {line}", err=True)
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -103,7 +116,8 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"FLOPs everywhere: {COUNTING_RULE}. Exit status: 0 done and every budget holds, "
-    "2 wrong input, 3 done but a budget does not hold, 130 interrupted, 1 anything else.",
+    "2 wrong input, 3 done but a budget does not hold, 130 interrupted (143 by SIGTERM, 129 by "
+    "SIGHUP), 1 anything else.",
 )
 @click.version_option(__version__, prog_name="mobilenas")
 def cli() -> None:
@@ -119,17 +133,20 @@ def main() -> None:
     # Read when torch is imported: threads that wait for each other sleep instead of spinning, or
     # two of them take a hundred times as long as one where other programs use the cores, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    open_streams()
     # images.py has a limit of its own, and an error that names the file
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal of another encoding shows names of classes escaped
         sys.stdout.reconfigure(errors="backslashreplace")
+    catch_signals()
     try:
         cli()
     except SystemExit as ending:
-        if ending.code == INTERRUPTED:
+        if isinstance(ending.code, int) and ending.code > SIGNALLED:
             # Ctrl-C ends at once: torch takes a second to shut down, and every file is whole
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(ending.code)
         raise

@@ -1,8 +1,9 @@
 """What every working command does around its one call: progress, interruption, opening the run."""
 
+import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 
 from mobilenas.progress import Reporter
 
+from .endings import Interrupted, Lacking, lack_of
 from .options import ALLOWED_MODELS
 from .progress import make_reporter
 from .terminal import echo
@@ -21,22 +23,36 @@ if TYPE_CHECKING:
     from mobilenas.runs import Run
 
 
-class Interrupted(click.ClickException):
-    """Ctrl-C, with the command that goes on."""
-
-    exit_code = 130
+_SPECIAL = {*range(32), *b"\\'", *range(127, 256)}
 
 
 @contextmanager
-def working(again: str, folder: Path | None, *, quiet: bool) -> Iterator[Reporter]:
-    """Show progress; on Ctrl-C say how to go on with the run in `folder`."""
+def working(
+    again: str, folder: Path | None, *, quiet: bool, record: str = "run.json"
+) -> Iterator[Reporter]:
+    """Show progress; where the work is stopped, say how to resume what `folder` holds.
+
+    `record` is the file that is there once something has begun.
+    """
     try:
         with make_reporter(quiet) as reporter:
             yield reporter
-    except KeyboardInterrupt:
-        if folder is not None and (folder / "run.json").exists():
-            raise Interrupted(f"interrupted; go on with: {again}{_allowing()}") from None
-        raise Interrupted("interrupted before a run was begun") from None
+    except KeyboardInterrupt as error:
+        if _is_begun(folder, record):
+            raise Interrupted(f"interrupted; resume with: {again}{_allowing()}", error) from None
+        raise Interrupted("interrupted before anything was begun", error) from None
+    except (MemoryError, OSError, RuntimeError) as error:
+        lack = lack_of(error)
+        if not lack:
+            raise
+        hint = f"; resume with: {again}{_allowing()}" if _is_begun(folder, record) else ""
+        raise Lacking(f"{lack}{hint}", error) from error
+
+
+def _is_begun(folder: Path | None, record: str) -> bool:
+    with suppress(OSError):  # such as a name without end
+        return folder is not None and (folder / record).exists()
+    return False
 
 
 def _allowing() -> str:
@@ -53,7 +69,15 @@ def _allowing() -> str:
 
 def resume_command(name: str, out: Path | None) -> str:
     """Return the command that goes on with the run in `out`."""
-    return f"mobilenas {name} --out {shlex.quote(str(out))} --resume"
+    return f"mobilenas {name} --out {quoted(str(out))} --resume"
+
+
+def quoted(word: str) -> str:
+    """Quote a word for a shell, also a name that is not UTF-8."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (f"\\x{byte:02x}" if byte in _SPECIAL else chr(byte) for byte in os.fsencode(word))
+    return f"$'{''.join(escaped)}'"
 
 
 def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":

@@ -41,21 +41,16 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
     mobilenas sweep --data FOLDER --flops 4M --strengths 0.1,0.3,1 --out SWEEP
     """
-    from .session import Interrupted, resume_command, working
+    from .session import resume_command, working
 
     again = resume_command("sweep", out)
-    with working(again, out, quiet=quiet) as reporter:
+    with working(again, out, quiet=quiet, record="sweep.json") as reporter:
         from mobilenas.compare.report import REPORT_FILE
         from mobilenas.compare.sweep_page import swept_runs
-        from mobilenas.sweep import SWEEP_FILE, run_sweep
+        from mobilenas.sweep import run_sweep
 
-        try:
-            sweep = _open_or_start(ctx, reporter)
-            results = run_sweep(sweep)
-        except KeyboardInterrupt:
-            if out is not None and (out / SWEEP_FILE).exists():
-                raise Interrupted(f"interrupted; go on with: {again}") from None
-            raise
+        sweep = _open_or_start(ctx, reporter)
+        results = run_sweep(sweep)
         runs = swept_runs(sweep.folder, REPORT_FILE)
     from .render import show_json, show_rule, show_sweep, status_of
 

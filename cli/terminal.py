@@ -1,8 +1,11 @@
 """What reaches the terminal: every line that is printed goes through here."""
 
 import re
+import sys
 
 import click
+
+from .endings import abandon
 
 _COMMANDS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -16,5 +19,13 @@ def clean(text: object) -> str:
 
 
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print a line; names of files and classes in it can hold anything."""
-    click.echo(clean(text), err=err, nl=nl)
+    """Print a line; names of files and classes in it can hold anything.
+
+    Nobody need hear of progress: where stderr fails, work goes on.
+    """
+    try:
+        click.echo(clean(text), err=err, nl=nl)
+    except OSError as error:
+        if not err:
+            raise OSError(error.errno, error.strerror, "stdout") from error
+        abandon(sys.stderr)

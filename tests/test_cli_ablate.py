@@ -88,7 +88,7 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ablation, "run_ablation", interrupted)
     result = invoke("ablate", "--out", "X", "--resume")
     assert result.exit_code == 130
-    assert "go on with: mobilenas ablate --out X --resume" in result.stderr
+    assert "resume with: mobilenas ablate --out X --resume" in result.stderr
     monkeypatch.setattr(ablation, "start_ablation", interrupted)
     result = invoke("ablate", *TINY, "--methods", "darts", "--out", "Y")
     assert (result.exit_code, Path("Y").exists()) == (130, False), result

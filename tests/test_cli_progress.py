@@ -79,7 +79,7 @@ def test_an_interruption_names_the_command_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="before"), working(again, tmp_path, quiet=True):
         raise KeyboardInterrupt
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
-    message = "go on with: mobilenas run --out "
+    message = "resume with: mobilenas run --out "
     with pytest.raises(Interrupted, match=message), working(again, tmp_path, quiet=True):
         raise KeyboardInterrupt
 

@@ -127,21 +127,27 @@ def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_names_the_command_that_goes_on(struck: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_run_that_is_stopped_names_the_command_that_goes_on(
+    struck: Any, tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
     program = """
 # a shell's background jobs ignore SIGINT, and their children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from mobilenas.cli.main import main
 sys.exit(main())
 """
     words = ("run", *TINY, "--random", "0", "--out", "cut")
-    strike = {"at": "search/checkpoint.pt", "nth": 2, "by": signal.SIGINT}
+    strike = {"at": "search/checkpoint.pt", "nth": 2, "by": sent}
     done = struck(program, *words, **strike, cwd=tmp_path)
-    assert done.returncode == 130
+    assert done.returncode == status
     assert done.stdout == ""
     assert "search 1/2" in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "mobilenas: interrupted; go on with: mobilenas run --out cut --resume"
+        "mobilenas: interrupted; resume with: mobilenas run --out cut --resume"
     )
     again = mobilenas("run", "--out", "cut", "--resume", "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["budgets"][0]["holds"]

@@ -70,7 +70,7 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
     words = ("sweep", *TINY, "--flops", "150k,200k", "--out", "Y")
     result = invoke(*words)
     assert result.exit_code == 130
-    assert "go on with: mobilenas sweep --out Y --resume" in result.stderr
+    assert "resume with: mobilenas sweep --out Y --resume" in result.stderr
 
 
 def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:

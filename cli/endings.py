@@ -1,0 +1,98 @@
+"""Endings from outside: signals, streams that fail, no memory, no disk."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from types import FrameType
+from typing import TextIO
+
+import click
+
+FAILED, WRONG_INPUT = 1, 2
+_SIGNALS = ("SIGTERM", "SIGHUP")
+_WRONG_NAMES = (
+    *(errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+"""What torch and the libraries below it say in a RuntimeError."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends a command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C or a signal, with the command that goes on."""
+
+    def __init__(self, message: str, ending: BaseException | None = None) -> None:
+        super().__init__(message)
+        self.__dict__["exit_code"] = status_of_signal(ending)
+
+
+class Lacking(click.ClickException):
+    """No memory, no disk, or a name that cannot be used, with the command that goes on."""
+
+    def __init__(self, message: str, lack: BaseException) -> None:
+        super().__init__(message)
+        self.__dict__["exit_code"] = status_of_lack(lack)
+
+
+def status_of_signal(ending: BaseException | None) -> int:
+    """Return 128 and the number of the signal, as shells have it; 130 is Ctrl-C."""
+    return 128 + (ending.number if isinstance(ending, StoppedError) else signal.SIGINT)
+
+
+def catch_signals() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, unless they are ignored, as by nohup."""
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise StoppedError(number)
+
+
+def open_streams() -> None:
+    """Give closed standard streams the null device: no file of ours may get their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def abandon(stream: TextIO) -> None:
+    """Send what is still written to a stream nowhere: also Python's own last flush."""
+    with contextlib.suppress(OSError):  # a stream without a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def lack_of(error: MemoryError | OSError | RuntimeError) -> str:
+    """Return in one line what the machine lacks; empty where the error is no such thing."""
+    if isinstance(error, BrokenPipeError):
+        return ""
+    if isinstance(error, OSError):
+        said = error.strerror or str(error)
+        return f"{error.filename}: {said}" if error.filename is not None else said
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return "out of memory: close other programs, or make --image-size or the budget smaller"
+    return ""
+
+
+def status_of_lack(error: BaseException) -> int:
+    """Return the exit status: a name that cannot be used is wrong input."""
+    wrong = isinstance(error, OSError) and error.filename and error.errno in _WRONG_NAMES
+    return WRONG_INPUT if wrong else FAILED
