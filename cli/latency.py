@@ -301,7 +301,7 @@ def import_(
 )
 @_name
 @_overwrite
-@json_option
+@output_options
 @click.pass_context
 def calibrate(
     ctx: click.Context,
@@ -311,12 +311,14 @@ def calibrate(
     precision: str | None,
     name: str | None,
     overwrite: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Make a profile from a few networks timed on another device.
 
-    A network of times.csv is an arch.json or mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small,
-    mobilenet_v3_large; its time comes from the device, for one image.
+    A network of times.csv is an arch.json, as `profile networks` writes them, or
+    mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small, mobilenet_v3_large, whose parts are measured
+    first, which only the profile's own machine can; its time comes from the device, for one image.
     """
     if source is None or times is None or name is None:
         raise click.UsageError("say --from, --times and --name", ctx)
@@ -325,9 +327,15 @@ def calibrate(
     from mobilenas.profiling.transfer import read_times, transfer
     from mobilenas.runs import command_line
 
-    profile = transfer(
-        find_profile(source), read_times(times), name, precision=precision, command=command_line()
-    )
+    with _measuring(quiet) as reporter:
+        profile = transfer(
+            find_profile(source),
+            read_times(times),
+            name,
+            precision=precision,
+            command=command_line(),
+            reporter=reporter,
+        )
     _keep(profile, as_json=as_json)
 
 

@@ -8,7 +8,7 @@ from mobilenas.config import COUNTING_RULE
 
 from .latency import calibrate, import_, kit, latency
 from .options import MOBILENETS, RULE, allow_model_option, json_option
-from .profiles import check, list_, show
+from .profiles import check, list_, networks, remove, show
 
 if TYPE_CHECKING:
     from .layers import Counted
@@ -93,5 +93,5 @@ def _show(counted: "Counted") -> None:
     show_rule()
 
 
-for part in (latency, list_, show, check, kit, import_, calibrate):
+for part in (latency, list_, show, check, kit, import_, networks, calibrate, remove):
     command.add_command(part)

@@ -1,11 +1,12 @@
 """`mobilenas profile list`, `show` and `check`, and how profiles and times are printed."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option, output_options
+from .options import PRECISIONS, json_option, output_options
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def list_(as_json: bool) -> None:
 
     from .render import show_json, show_table
 
-    found = []
+    found: list[dict[str, Any]] = []
     for name, path in list_profiles().items():
-        row = {"name": name, "file": str(path), "error": ""}
+        row: dict[str, Any] = {"name": name, "file": str(path), "error": ""}
         try:
             profile = read_profile(path)
         except MobileNASError as error:  # one that is broken does not hide the others
@@ -42,19 +43,23 @@ def list_(as_json: bool) -> None:
     show_table(
         "Profiles",
         columns,
-        ([str(row.get(name, "unreadable")) for name in columns] for row in found),
+        ([_cell(row.get(name, "unreadable")) for name in columns] for row in found),
         words=("device", "runtime", "precisions", "sides"),
     )
 
 
-def _described(profile: "Profile") -> dict[str, str]:
+def _described(profile: "Profile") -> dict[str, Any]:
     return {
-        "device": str(profile.device.get("cpu", "")),
+        "device": str(profile.device.get("cpu") or profile.device.get("name", "")),
         "runtime": profile.runtime,
-        "threads": str(profile.threads),
-        "precisions": ", ".join(profile.blocks),
-        "sides": ", ".join(str(side) for side in profile.summary()["image_sizes"]),
+        "threads": profile.threads,
+        "precisions": list(profile.blocks),
+        "sides": profile.summary()["image_sizes"],
     }
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @click.command(name="show")
@@ -127,6 +132,53 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
     )
     columns = ("model", "median ms", "95 %", "fastest", "spread", "rounds")
     show_table(f"Latency of one image, {provider}, threads {threads}", columns, rows)
+
+
+@click.command(name="remove")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Delete a profile of your own.
+
+    Runs that were started with it keep their copy.
+    """
+    from mobilenas.profiling.profile import remove_profile
+
+    echo(f"Removed {remove_profile(name)}")
+
+
+@click.command(name="networks")
+@click.argument("name")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write.",
+)
+@click.option(
+    "--networks", type=click.IntRange(2, 1000), default=10, metavar="N", help="How many; 10."
+)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Of the files; the profile's first."
+)
+@json_option
+def networks(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
+    """Write networks of a profile to time on another device, for `profile calibrate`.
+
+    FOLDER gets ONNX files, and times.csv to fill in.
+    """
+    from mobilenas.profiling.profile import find_profile
+    from mobilenas.profiling.transfer import write_networks
+
+    from .render import show_json
+
+    names = write_networks(find_profile(name), out, precision, networks=networks)
+    if as_json:
+        show_json({"folder": str(out), "networks": names})
+        return
+    echo(f"{len(names)} networks in {out}: time them on the device, one image each, and write the")
+    echo(f"milliseconds into {out / 'times.csv'}. Then:")
+    echo(f"mobilenas profile calibrate --from {name} --times {out / 'times.csv'} --name DEVICE")
 
 
 @click.command(name="check")

@@ -361,6 +361,9 @@ def _profile(request: Request, reporter: Reporter) -> Profile | None:
     if request.profile is None:
         return None
     profile = find_profile(request.profile)
+    known = profile.calibration.get(request.precision)
+    if known is not None and known.useless:
+        raise MobileNASError(f"profile {profile.name}, {request.precision}: {known.useless}")
     for warning in profile.warnings():
         if warning.startswith(f"{request.precision}:"):
             reporter.say(f"profile {profile.name}, {warning}")
@@ -392,9 +395,10 @@ def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float
     limits = {budget.cost: budget.limit for budget in request.budgets}
     rows: dict[str, dict[str, float]] = {}
     for cost, table in budgets.tables.items():
+        count = float if cost == LATENCY else round
         rows[cost] = {
-            "smallest": table.exact(space.smallest()),
-            "largest": table.exact(space.largest()),
+            "smallest": count(table.exact(space.smallest())),
+            "largest": count(table.exact(space.largest())),
         }
         if cost in limits:
             rows[cost]["budget"] = limits[cost]

@@ -20,7 +20,7 @@ from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
 from mobilenas.spaces import MobileSpace
 
-NAMES = ("latency", "list", "show", "check", "kit", "import", "calibrate")
+NAMES = ("latency", "list", "show", "check", "kit", "import", "networks", "calibrate", "remove")
 SPACE = ("--space", "mobile", "--image-size", "8")
 FEW = ("--networks", "4")
 BUILD = ("latency", *SPACE, *FEW, "--rounds", "2", "--quiet")
@@ -202,9 +202,35 @@ def test_a_broken_profile_does_not_hide_the_others(here: str, folders: Path) -> 
     rows = {row["name"]: row for row in json.loads(done("list", "--json"))["profiles"]}
     assert str(broken) in rows["broken"]["error"]
     assert rows[here]["error"] == ""
+    assert (rows[here]["threads"], rows[here]["precisions"], rows[here]["sides"]) == (
+        1,
+        ["fp32"],
+        [8],
+    )
     assert "unreadable" in done("list")
     assert str(broken) in refused("show", "broken")
     broken.unlink()
+
+
+def test_networks_go_to_a_device_and_come_back(here: str, tmp_path: Path) -> None:
+    folder = tmp_path / "way"
+    words = ("networks", here, "--out", folder, "--networks", "4")
+    assert f"--times {folder / 'times.csv'}" in done(*words)
+    assert "exists already" in refused(*words)
+    words = ("networks", here, "--out", tmp_path / "two", "--json")
+    written = json.loads(done(*words))
+    assert len(written["networks"]) > 2 and written["folder"] == str(tmp_path / "two")
+    assert len(list((tmp_path / "two").glob("*.onnx"))) == len(written["networks"])
+
+
+def test_a_profile_is_removed(here: str, folders: Path) -> None:
+    path = folders / "profiles/spare.json"
+    path.write_bytes((folders / f"profiles/{here}.json").read_bytes())
+    assert done("remove", "spare") == f"Removed {path}\n"
+    assert not path.exists()
+    assert "there is none of this name" in refused("remove", "spare")
+    assert "comes with mobilenas and stays" in refused("remove", "x86-1thread")
+    assert "'../spare'" in refused("remove", "../spare")
 
 
 def test_an_unknown_profile_is_named(here: str) -> None:

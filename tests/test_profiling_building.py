@@ -213,6 +213,23 @@ def test_nothing_new_measures_nothing(device: Device, space: MobileSpace) -> Non
     assert device.calls == []
 
 
+def test_unsteady_parts_are_measured_again_and_networks_count_once(
+    device: Device, space: MobileSpace
+) -> None:
+    first = build(space)
+    spoiled = list(first.blocks["fp32"])[3]
+    time = first.blocks["fp32"][spoiled]
+    assert isinstance(time, Measured)
+    times = first.blocks["fp32"] | {spoiled: replace(time, median_ms=99.0, unsteady=True)}
+    busy = replace(first, blocks={"fp32": times})
+    assert "disturbed 1 of" in busy.warnings()[0] and not first.warnings()
+    device.calls.clear()
+    again = build(space, previous=busy)
+    assert [name for name in device.calls[0] if "network" not in name] == [f"fp32 {spoiled}"]
+    assert again.blocks == first.blocks
+    assert len(again.networks["fp32"]) == len(first.networks["fp32"])
+
+
 @pytest.mark.parametrize(
     "change", [{"threads": 2}, {"provider": "XnnpackExecutionProvider"}, {"device": {"cpu": "x"}}]
 )

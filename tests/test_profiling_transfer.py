@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 
 from mobilenas.errors import FileError
-from mobilenas.files import write_json
+from mobilenas.files import read_json, write_json
 from mobilenas.profiling.measured import Measured
 from mobilenas.profiling.profile import (
     Profile,
@@ -15,9 +17,13 @@ from mobilenas.profiling.profile import (
     read_profile,
     write_profile,
 )
-from mobilenas.profiling.transfer import read_times, transfer
-from mobilenas.profiling.units import arch_units, space_units
+from mobilenas.profiling.transfer import read_times, transfer, write_networks
+from mobilenas.profiling.units import Unit, arch_units, space_units
 from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace
+
+
+def took(median_ms: float) -> Measured:
+    return Measured.of([1e6 * median_ms] * 16)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +94,75 @@ def test_noise_of_the_few_networks_shows_in_the_error(
     assert transfer(profile, times, "phone").calibration["fp32"].mape_percent > 15
 
 
+@pytest.mark.parametrize(
+    ("times_ms", "reason"),
+    [
+        # the larger the network, the faster: leaving one out foretells the wrong order
+        ([9.0, 5.0, 3.0, 2.0], r"off by \d+ % on average"),
+        ([2.0, 1.9, 1.8, 1.7], r"in the wrong order \(tau -1.00\)"),
+        ([1.0, 1.1, 400.0, 1.3], r"one network is off by 100 %"),  # it is in microseconds
+    ],
+)
+def test_a_calibration_that_foretells_nothing_is_refused(
+    profile: Profile, archs: list[MobileArch], times_ms: list[float], reason: str
+) -> None:
+    rising = sorted(archs[:4], key=lambda arch: profile.summed_ms(arch_units(arch), "fp32"))
+    with pytest.raises(ProfileError, match=f"{reason}.*nothing was kept"):
+        transfer(profile, list(zip(rising, times_ms, strict=True)), "phone")
+
+
+@pytest.fixture
+def mobilenets() -> list[MobileArch]:
+    return [MOBILENETS["mobilenet_v2"](width, 16, 5) for width in (0.5, 1.0)]
+
+
+def test_parts_of_mobilenets_are_measured_on_the_profile_s_machine(
+    profile: Profile, mobilenets: list[MobileArch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def confirm(_: Profile, precision: str, models: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        assert precision == "fp32" and all(Unit.parse(key).key == key for key in models)
+        asked.extend(models)
+        return {key: took(0.125) for key in models}
+
+    here = replace(profile, references={"fp32": ()})
+    monkeypatch.setattr("mobilenas.profiling.transfer.confirm", confirm)
+    monkeypatch.setattr("mobilenas.profiling.transfer.is_here", lambda _: True)
+    phone = transfer(here, list(zip(mobilenets, (3.0, 3.0), strict=True)), "phone")
+    needed = {part.key for a in mobilenets for part in profile.lacking(arch_units(a), "fp32")}
+    assert set(asked) == needed and len(asked) == len(needed)
+    assert not phone.lacking([u for a in mobilenets for u in arch_units(a)], "fp32")
+    assert phone.networks["fp32"][0].summed_ms == pytest.approx(here_sum(phone, mobilenets[0]))
+
+
+def here_sum(profile: Profile, arch: MobileArch) -> float:
+    return sum(profile.time_ms(unit, "fp32") for unit in arch_units(arch))
+
+
+def test_elsewhere_the_error_names_a_way_that_works(
+    profile: Profile, mobilenets: list[MobileArch], tmp_path: Path
+) -> None:
+    with pytest.raises(ProfileError, match="mobilenas profile networks here --out FOLDER"):
+        transfer(profile, [(arch, 1.0) for arch in mobilenets], "phone")
+    names = write_networks(profile, tmp_path / "way", networks=4)
+    assert len(names) == 4
+    table = tmp_path / "way/times.csv"
+    with pytest.raises(FileError, match=r"times.csv, line 2: latency_ms is ''"):
+        read_times(table)
+    header, *rows = table.read_text().splitlines()
+    archs = [MobileArch.from_dict(read_json(tmp_path / f"way/{name}.json")) for name in names]
+    true = [3 * profile.summed_ms(arch_units(arch), "fp32") for arch in archs]
+    filled = [f"{row}{ms}" for row, ms in zip(rows, true, strict=True)]
+    table.write_text("\n".join([header, *filled]) + "\n")
+    phone = transfer(profile, read_times(table), "phone")
+    assert phone.calibration["fp32"].scale == pytest.approx(3)
+    for name in names:
+        onnx.checker.check_model(str(tmp_path / f"way/{name}.onnx"))
+    with pytest.raises(FileError, match="way exists already"):
+        write_networks(profile, tmp_path / "way")
+
+
 def test_what_cannot_be_transferred_is_said(profile: Profile, archs: list[MobileArch]) -> None:
     times = [(arch, 1.0 + index) for index, arch in enumerate(archs)]
     with pytest.raises(ProfileError, match="1 timed networks are too few"):
@@ -96,6 +171,8 @@ def test_what_cannot_be_transferred_is_said(profile: Profile, archs: list[Mobile
         transfer(profile, times, "phone", precision="fp16")
     with pytest.raises(ProfileError, match="here has no int8 time of 'stem 16px"):
         transfer(profile, times, "phone", precision="int8")
+    with pytest.raises(ProfileError, match="here has no space that was measured in int8"):
+        write_networks(profile, Path("nowhere"), "int8")
     with pytest.raises(ProfileError, match="'my phone' is not a profile's name"):
         transfer(profile, times, "my phone")
 
@@ -156,5 +233,5 @@ def test_a_network_with_a_unit_that_was_not_measured_is_refused(
     key = arch_units(archs[0])[1].key
     times = {k: t for k, t in profile.blocks["fp32"].items() if k != key}
     lacking = replace(profile, blocks={"fp32": times})
-    with pytest.raises(ProfileError, match="measure it with"):
+    with pytest.raises(ProfileError, match="mobilenas profile networks here"):
         transfer(lacking, [(archs[0], 1.0), (archs[1], 2.0)], "phone")

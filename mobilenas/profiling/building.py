@@ -135,7 +135,11 @@ def assemble(
             and not any(bare.failed(unit, precision) for unit in arch_units(arch))
         ]
         for_test = round(held_out * len(sound) / max(1, len(pairs)))
-        points[precision] = (*bare.networks.get(precision, ()), *split(sound, for_test))
+        # one that is measured again, because its space has unsteady parts, counts once
+        again = {(network.image_size, network.flops) for network in sound}
+        known_networks = bare.networks.get(precision, ())
+        kept = [n for n in known_networks if (n.image_size, n.flops) not in again]
+        points[precision] = (*kept, *split(sound, for_test))
     return bare.calibrated(points)
 
 
@@ -214,7 +218,11 @@ def here(name: str, threads: int, provider: str, command: str = "") -> Setup:
 
 def _lacking(space: MobileSpace, precision: str, previous: Profile | None) -> list[Unit]:
     units = space_units(space)
-    return previous.lacking(units, precision) if previous else units
+    if not previous:
+        return units
+    times = previous.blocks.get(precision, {})
+    unsteady = [u for u in units if isinstance(t := times.get(u.key), Measured) and t.unsteady]
+    return list(dict.fromkeys((*previous.lacking(units, precision), *unsteady)))
 
 
 def _measure_all(

@@ -20,6 +20,12 @@ LARGEST = 1e12
 SMALLEST = math.ulp(0.0)
 """The smallest number above 0."""
 
+_USELESS_PERCENT = 30
+"""With a larger mean error, a network that seems to keep a budget may take twice as long."""
+
+_USELESS_FOR_ONE_PERCENT = 75
+"""A single network that takes four times what is predicted is no noise."""
+
 _Numbers = NDArray[np.float64]
 
 
@@ -63,6 +69,17 @@ class Calibration:
             ("noise_percent", 0, LARGEST),
         ):
             check_between(self, name, low, high)
+
+    @property
+    def useless(self) -> str:
+        """Why predictions are not to be used at all; empty where they may be."""
+        if self.mape_percent > _USELESS_PERCENT:
+            return f"predictions are off by {self.mape_percent:.0f} % on average"
+        if self.max_error_percent > _USELESS_FOR_ONE_PERCENT:
+            return f"the prediction of one network is off by {self.max_error_percent:.0f} %"
+        if self.kendall_tau < 0:
+            return f"predictions put networks in the wrong order (tau {self.kendall_tau:.2f})"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,16 +171,21 @@ def calibrate(networks: Sequence[NetworkTime]) -> Calibration:
     flops_mape, _, flops_tau = _errors(fitted, tested, "flops")
     return Calibration(
         scale=scale,
-        offset_ms=offset_ms,
-        mape_percent=mape,
-        kendall_tau=tau,
+        offset_ms=_rounded(offset_ms),
+        mape_percent=_rounded(mape),
+        kendall_tau=_rounded(tau),
         networks=len(fitted),
         held_out=len(tested),
-        max_error_percent=most,
-        flops_mape_percent=flops_mape,
-        flops_kendall_tau=flops_tau,
-        noise_percent=_noise_percent(tested or fitted),
+        max_error_percent=_rounded(most),
+        flops_mape_percent=_rounded(flops_mape),
+        flops_kendall_tau=_rounded(flops_tau),
+        noise_percent=_rounded(_noise_percent(tested or fitted)),
     )
+
+
+def _rounded(value: float) -> float:
+    """Leave out what only the order of additions decides: a sum of zero is 0, not 1e-14."""
+    return round(value, 9) + 0.0
 
 
 def split(networks: Sequence[NetworkTime], held_out: int) -> list[NetworkTime]:

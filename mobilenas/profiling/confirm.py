@@ -14,6 +14,7 @@ from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.measured import WIDEST, Failed, Measured
 from mobilenas.profiling.meter import measure
 from mobilenas.profiling.profile import Profile
+from mobilenas.progress import Reporter
 
 _ROUNDS, _TRIES = 32, 2
 
@@ -24,7 +25,10 @@ def is_here(profile: Profile) -> bool:
 
 
 def confirm(
-    profile: Profile, precision: str, models: Mapping[str, Callable[[], bytes] | Path]
+    profile: Profile,
+    precision: str,
+    models: Mapping[str, Callable[[], bytes] | Path],
+    reporter: Reporter | None = None,
 ) -> dict[str, Measured]:
     """Return times by name, as they would have been when the profile was made.
 
@@ -42,6 +46,7 @@ def confirm(
             threads=profile.threads,
             provider=profile.provider,
             rounds=_ROUNDS,
+            reporter=reporter,
         )
         measured = {name: _of(name, result) for name, result in results.items()}
         now = [measured[name] for name in references]

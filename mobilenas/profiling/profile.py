@@ -166,6 +166,13 @@ class Profile:
     def warnings(self) -> list[str]:
         """What a reader of the predictions must know."""
         found = []
+        for precision, times in self.blocks.items():
+            unsteady = sum(isinstance(t, Measured) and t.unsteady for t in times.values())
+            if unsteady:
+                found.append(
+                    f"{precision}: other programs disturbed {unsteady} of {len(times)} parts; the "
+                    "command that measured them measures those again"
+                )
         for precision, calibration in self.calibration.items():
             if calibration.mape_percent > HIGHEST_MAPE_PERCENT:
                 found.append(
@@ -180,9 +187,10 @@ class Profile:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """What `profile show --json` writes: everything but the single times."""
+        """What `profile show --json` writes: everything but archs, spaces and single times."""
         plain = _to_plain(self)
         calibrations, times, spaces = map(plain.pop, ("calibration", "blocks", "spaces"))
+        del plain["references"]
         return plain | {
             "precisions": list(times),
             "image_sizes": sorted({space["image_size"] for space in spaces}),
@@ -250,6 +258,17 @@ def profile_path(name: str) -> Path:
     """Where the user's profile of this name is kept, whether it exists or not."""
     check_name(name)
     return _user_folder() / f"{name}.json"
+
+
+def remove_profile(name: str) -> Path:
+    """Delete the user's profile of this name; return where it was."""
+    path = profile_path(name)
+    if not path.is_file():
+        shipped = name in list_profiles()
+        reason = "comes with mobilenas and stays" if shipped else "there is none of this name"
+        raise ProfileError(f"cannot remove profile {name!r}: {reason}")
+    path.unlink()
+    return path
 
 
 def list_profiles() -> dict[str, Path]:

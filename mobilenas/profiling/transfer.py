@@ -4,12 +4,19 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json
+from mobilenas.files import read_json, write_bytes, write_json, write_text
+from mobilenas.profiling.building import draw_networks
+from mobilenas.profiling.confirm import confirm, is_here
+from mobilenas.profiling.graphs import arch_model, unit_model
+from mobilenas.profiling.measured import Failed
 from mobilenas.profiling.profile import Profile, ProfileError
-from mobilenas.spaces import MOBILENETS, MobileArch
+from mobilenas.profiling.units import arch_units, space_units
+from mobilenas.progress import Reporter
+from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace
 
 LEAST_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""
@@ -25,11 +32,13 @@ def transfer(
     *,
     precision: str | None = None,
     command: str = "",
+    reporter: Reporter | None = None,
 ) -> Profile:
     """Fit scale and offset on networks timed on another device, which becomes profile `name`.
 
     Its error is found by leaving out one network after another. `precision` is that of the timed
-    networks; the profile's first where it is not said. ProfileError where units lack.
+    networks; the profile's first where it is not said. Units that lack, as those of MobileNets do,
+    are measured on the profile's machine. ProfileError on any other, and where the fit is useless.
     """
     precision = precision or next(iter(profile.blocks))
     if not profile.has(precision):
@@ -40,6 +49,7 @@ def transfer(
         raise ProfileError(
             f"{len(times)} timed networks are too few; time at least {LEAST_NETWORKS}, better 10"
         )
+    profile = _with_units(profile, [arch for arch, _ in times], precision, reporter)
     networks = [profile.network_time(arch, precision, latency_ms) for arch, latency_ms in times]
     bare = replace(
         profile,
@@ -52,7 +62,61 @@ def transfer(
         networks={},
         blocks={precision: profile.blocks[precision]},
     )
-    return bare.calibrated({precision: networks})
+    found = bare.calibrated({precision: networks})
+    if reason := found.calibration[precision].useless:
+        raise ProfileError(
+            f"{reason}: the two devices do not agree on what is slow, or a time is wrong; nothing "
+            "was kept. Check that they are milliseconds of one image, time more networks, or "
+            "measure the device itself (`mobilenas profile kit`)"
+        )
+    return found
+
+
+def write_networks(
+    profile: Profile, folder: Path, precision: str | None = None, *, networks: int = 10
+) -> list[str]:
+    """Write networks of a profile's spaces to time on another device; return their names.
+
+    Each is an ONNX file with random weights and its arch as JSON; times.csv lacks only the times.
+    """
+    precision = precision or next(iter(profile.blocks))
+    spaces = [space for space in profile.spaces if not _unknown(profile, space, precision)]
+    if not spaces:
+        raise ProfileError(f"profile {profile.name} has no space that was measured in {precision}")
+    if folder.exists():
+        raise FileError(f"{folder} exists already; choose another --out")
+    failed = {k for k, t in profile.blocks[precision].items() if isinstance(t, Failed)}
+    names: list[str] = []
+    for arch in draw_networks(spaces[0], networks, 0, failed):
+        name = f"network-{len(names) + 1:02d}"
+        write_bytes(folder / f"{name}.onnx", arch_model(arch, precision))
+        write_json(folder / f"{name}.json", arch.to_dict())
+        names.append(name)
+    lines = [",".join(_COLUMNS), *(f"{name}.json," for name in names)]
+    write_text(folder / "times.csv", "\n".join(lines) + "\n")
+    return names
+
+
+def _unknown(profile: Profile, space: MobileSpace, precision: str) -> bool:
+    return bool(profile.lacking(space_units(space), precision))
+
+
+def _with_units(
+    profile: Profile, archs: Sequence[MobileArch], precision: str, reporter: Reporter | None
+) -> Profile:
+    """Return the profile with times of all units of these networks."""
+    lacking = profile.lacking([u for arch in archs for u in arch_units(arch)], precision)
+    if not lacking:
+        return profile
+    if not is_here(profile) or precision not in profile.references:
+        raise ProfileError(
+            f"profile {profile.name} has no {precision} time of {lacking[0].key!r}, and this is "
+            "not the machine it was measured on; time networks of its own space, which `mobilenas "
+            f"profile networks {profile.name} --out FOLDER` writes"
+        )
+    models = {unit.key: partial(unit_model, unit, precision) for unit in lacking}
+    blocks = profile.blocks[precision] | dict(confirm(profile, precision, models, reporter))
+    return replace(profile, blocks=profile.blocks | {precision: blocks})
 
 
 def read_times(path: Path) -> list[tuple[MobileArch, float]]:
