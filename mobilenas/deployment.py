@@ -2,40 +2,65 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mobilenas.compare.table import read_networks
 from mobilenas.config import COUNTING_RULE, to_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY
-from mobilenas.data import batches, stratified_subset
+from mobilenas.data import batches
 from mobilenas.errors import FileError
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.mistakes import Mistakes, find_mistakes
-from mobilenas.export.onnx import evaluate_onnx, export_onnx
+from mobilenas.export.onnx import Parity, check_parity, evaluate_onnx, export_onnx
 from mobilenas.export.ort_format import SUFFIX
-from mobilenas.files import inside, to_json, write_json, write_list
+from mobilenas.files import inside, to_json, write_bytes, write_json, write_list
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.meter import measure
-from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
+from mobilenas.quantization import Int8Settings, write_int8
 from mobilenas.records import ExportRecord, read_record
 from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run, versions
 from mobilenas.search import Confirm
 from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
 
-CALIBRATION_IMAGES = 128
-"""Training images from which the quantizer takes its ranges."""
+PARITY_IMAGES = 256
+"""Validation images on which an exported file must agree with the module, or all there are."""
 
 
-def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> None:
-    """Export a trained module, with all that an app needs to know in the metadata."""
+def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> Parity:
+    """Export a trained module, with all that an app needs to know in the metadata.
+
+    Nothing is at `path` before the file has given the module's own logits, one image at a time, on
+    validation images; FileError where it does not.
+    """
+    data = run.data
+    images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
+    with tempfile.TemporaryDirectory(prefix="mobilenas-export-") as folder:
+        unchecked = Path(folder, path.name)
+        _export(run, arch, model, unchecked)
+        parity = check_parity(model, unchecked, _first(images, PARITY_IMAGES), run.settings.threads)
+        write_bytes(path, unchecked.read_bytes())
+    return parity
+
+
+def _first(given: Iterable[Tensor], images: int) -> Iterator[Tensor]:
+    for x in given:
+        if images <= 0:
+            return
+        yield x[:images]
+        images -= len(x)
+
+
+def _export(run: Run, arch: Arch, model: Any, path: Path) -> None:
     data = run.data
     described = ModelMetadata(
         labels=data.classes,
@@ -66,24 +91,23 @@ def deployed(run: Run, onnx_path: Path) -> Path:
         return onnx_path
     path = onnx_path.with_suffix(".int8.onnx")
     if not path.exists():
-        data = run.data
-        images = stratified_subset(data.train, CALIBRATION_IMAGES, run.settings.seed)
-        given = batches(images, data, batch_size=CALIBRATION_IMAGES, seed=None)
-        quantize(onnx_path, path, (image[None].numpy() for x, _ in given for image in x))
+        write_int8(run, Int8Settings().describe(run), onnx_path, path)
     return path
 
 
 def file_top1(run: Run, path: Path) -> float:
     """Percent of the test images that a file classifies correctly in onnxruntime."""
     given = batches(run.data.test, run.data, batch_size=256, seed=None)
-    return evaluate_onnx(path, given)
+    return evaluate_onnx(path, given, run.settings.threads)
 
 
 def file_mistakes(run: Run, path: Path) -> Mistakes:
     """What a file does with the test images in onnxruntime: the same pass as `file_top1`."""
     data = run.data
     given = batches(data.test, data, batch_size=256, seed=None)
-    return find_mistakes(path, given, data.test, data.classes, data.names)
+    return find_mistakes(
+        path, given, data.test, data.classes, data.names, threads=run.settings.threads
+    )
 
 
 def conditions(run: Run) -> dict[str, Any]:
@@ -226,5 +250,5 @@ def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     if not isinstance(arch, WidthsArch):
         assert run.latency is not None
         return functools.partial(arch_model, _timed(arch), run.latency.precision)
-    write_onnx(run, arch, build(arch).eval(), path)
+    _export(run, arch, build(arch).eval(), path)
     return deployed(run, path)

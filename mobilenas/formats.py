@@ -17,7 +17,7 @@ from mobilenas.compare.chance import beats_chance_on_test
 from mobilenas.config import check_between, check_choice, to_plain
 from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import Split, batches, stratified_subset
-from mobilenas.deployment import file_top1, put_time, time_run
+from mobilenas.deployment import file_top1, put_time, time_run, write_onnx
 from mobilenas.errors import MobileNASError
 from mobilenas.export.checks import check_file
 from mobilenas.export.fp16 import to_fp16
@@ -97,7 +97,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     record = export_stage(run)
     files = record["files"]
     asked = None if settings.int8 is None else settings.int8.describe(run)
-    if asked is not None and "quantization" in record:
+    if asked is not None and record.get("quantization", asked) != asked:
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
             "compared and certified, and is not made anew; leave out the options of int8"
@@ -105,10 +105,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     added, changed = False, False
     refused: list[str] = []
     cut: dict[str, dict[str, int]] = {}
-    lacking = {
-        name: _is_lacking(run, files.get(name), asked if name.startswith("int8") else None)
-        for name in settings.names
-    }
+    lacking = {name: _is_lacking(run, record, name, asked) for name in settings.names}
     if any(lacking.values()):
         _ = run.data  # reading them is a stage of its own
     run.reporter.start("formats", len(lacking))
@@ -147,9 +144,13 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     return record
 
 
-def _is_lacking(run: Run, entry: dict[str, Any] | None, asked: dict[str, Any] | None) -> bool:
+def _is_lacking(run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None) -> bool:
     """Whether a file is not there, or was made in another way than is asked for."""
-    if entry is None or (asked is not None and entry.get("quantization") != asked):
+    entry = record["files"].get(name)
+    if entry is None:
+        return True
+    made = entry.get("quantization", record.get("quantization"))
+    if name.startswith("int8") and asked is not None and made != asked:
         return True
     lost = not (run.folder / entry["path"]).exists()
     return lost and entry["path"] != ONNX_FILE  # that one is no copy: nothing makes it again
@@ -171,11 +172,14 @@ def _written(
         made = asked
         if made is None and whole:
             made = whole.get("quantization", record.get("quantization"))
-        made = made or Int8Settings().describe(run)
+        if made is None or "qat_epochs" not in made:  # an older release's
+            made = Int8Settings().describe(run)
         entry["quantization"] = made
+        if made["qat_epochs"]:
+            steps.append(partial(_write_tuned, run, made))
         steps.append(partial(write_int8, run, made))
     if pixels:
-        if steps and whole and not _is_lacking(run, whole, asked if form == "int8" else None):
+        if steps and not _is_lacking(run, record, form, asked):
             steps, source = [], run.folder / whole["path"]
         # last, so that the ranges of the normalized image stay those of calibration
         steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
@@ -188,6 +192,28 @@ def _written(
         source = target
     top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
     return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+
+
+def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
+    """Write the network as fine-tuning with 8 bits simulated leaves it, in float32."""
+    from mobilenas.export.qat import fine_tune
+
+    epochs = made["qat_epochs"]
+
+    def heard(epoch: int, loss: float) -> None:
+        run.reporter.say(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+    arch = read_arch(run.folder / ARCH_FILE)
+    tuned = fine_tune(
+        load_weights(arch, run.folder / WEIGHTS_FILE),
+        run.data,
+        run.settings.recipe,
+        epochs=epochs,
+        per_channel=made["weights"] == PER_CHANNEL,
+        seed=run.settings.seed,
+        heard=heard,
+    )
+    write_onnx(run, arch, tuned, path)
 
 
 def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:

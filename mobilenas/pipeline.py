@@ -18,9 +18,8 @@ from mobilenas.contenders import ARCH_FILE, contenders, found_arch, found_record
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
-from mobilenas.data import batches, guessing
+from mobilenas.data import guessing
 from mobilenas.deployment import (
-    CALIBRATION_IMAGES,
     conditions,
     confirmation,
     deployed,
@@ -34,9 +33,9 @@ from mobilenas.deployment import (
     write_onnx,
 )
 from mobilenas.errors import FileError, InternalError
-from mobilenas.export.onnx import check_parity
 from mobilenas.files import write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
+from mobilenas.quantization import Int8Settings
 from mobilenas.records import TrainRecord, read_record
 from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run
 from mobilenas.search import search
@@ -48,14 +47,12 @@ from mobilenas.spaces import (
     build,
     format_genotype,
 )
-from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
+from mobilenas.train import BEST_WEIGHTS, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
 MISTAKES_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
 RESULT_FILE = "result.json"
-
-_PARITY_IMAGES = 256
 
 
 def run_all(run: Run) -> dict[str, Any]:
@@ -158,9 +155,7 @@ def export_stage(run: Run) -> dict[str, Any]:
     arch = found_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
-    write_onnx(run, arch, model, onnx_path)
-    images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
-    parity = check_parity(model, onnx_path, _first(images, _PARITY_IMAGES))
+    parity = write_onnx(run, arch, model, onnx_path)
     files = {"onnx": onnx_path}
     if run.settings.precision == "int8":
         files["int8"] = deployed(run, onnx_path)
@@ -179,10 +174,7 @@ def export_stage(run: Run) -> dict[str, Any]:
         "labels": list(data.classes),
     }
     if run.settings.precision == "int8":
-        record["quantization"] = {"method": "static QDQ, MinMax, per channel"} | {
-            "calibration_images": CALIBRATION_IMAGES,
-            "seed": run.settings.seed,
-        }
+        record["quantization"] = Int8Settings().describe(run)
     run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
     time_run(run, record)
     return record
@@ -321,22 +313,24 @@ def _check_built(arch: Arch, exact: Costs) -> None:
 
 
 def _trained(run: Run, contender: Contender) -> dict[str, Any]:
-    """Train one network of the comparison, look at the test images once, write its ONNX file."""
+    """Train one network of the comparison, write its file, and test that: one image at a time."""
     seed, arch = contender.seed, contender.arch
     found = contender.kind == "found"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
     training = folder / "train"
     trained = _train(run, arch, training, seed, contender.name)
-    model = load_weights(arch, training / BEST_WEIGHTS)
-    device = run.settings.device
-    top1_fp32 = evaluate(model.to(device), run.data.test, run.data, device).top1
-    onnx_path = run.folder / ONNX_FILE if found and seed == run.settings.seed else None
-    if onnx_path is None:
-        onnx_path = folder / "model.onnx"
-        if not onnx_path.exists():
-            write_onnx(run, arch, model.cpu(), onnx_path)
+    onnx_path, tested = folder / "model.onnx", {}
+    if found and seed == run.settings.seed:
+        exported = export_stage(run)["files"].values()
+        onnx_path = run.folder / ONNX_FILE
+        tested = {run.folder / file["path"]: file["top1"] for file in exported}
+    elif not onnx_path.exists():
+        write_onnx(run, arch, load_weights(arch, training / BEST_WEIGHTS), onnx_path)
     file = deployed(run, onnx_path)
-    top1 = top1_fp32 if file == onnx_path else file_top1(run, file)
+    top1_fp32, top1 = (
+        tested[path] if path in tested else tested.setdefault(path, file_top1(run, path))
+        for path in (onnx_path, file)
+    )
     return {
         "name": contender.name,
         "kind": contender.kind,
@@ -389,11 +383,3 @@ def _given_network(run: Run, arch: Arch) -> Network | None:
     if run.settings.widths is None or not isinstance(arch, WidthsArch):
         return None
     return kept_network(arch, run.settings.widths)
-
-
-def _first(given: Any, images: int) -> Any:
-    for x in given:
-        if images <= 0:
-            return
-        yield x[:images]
-        images -= len(x)

@@ -1,21 +1,20 @@
-"""How a run's file in 8 bits is made: calibration, corrections, fine-tuning."""
+"""How a run's file in 8 bits is made, whoever asks for it: calibration and corrections."""
 
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mobilenas.config import check_between, check_choice
-from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import batches, stratified_subset
-from mobilenas.deployment import CALIBRATION_IMAGES, write_onnx
 from mobilenas.errors import MobileNASError
 from mobilenas.export.int8 import METHODS, quantize_static_qdq
-from mobilenas.pipeline import WEIGHTS_FILE
 from mobilenas.runs import Run
-from mobilenas.spaces import read_arch
-from mobilenas.train import load_weights
 
+CALIBRATION_IMAGES = 128
+"""Training images from which ranges are taken."""
 PER_CHANNEL, PER_TENSOR = "per-channel", "per-tensor"
 WEIGHTS = (PER_CHANNEL, PER_TENSOR)
 """What shares a scale of the weights."""
@@ -70,43 +69,21 @@ class Int8Settings:
 
 
 def write_int8(run: Run, made: dict[str, Any], source: Path, path: Path) -> None:
-    """Write `source`, the run's float file, in 8 bits to `path`, as `Int8Settings.describe` says.
-
-    With fine-tuning the weights are those that it leaves, and of `source` nothing is read.
-    """
-    data, seed = run.data, made["seed"]
-    images = stratified_subset(data.train, made["calibration_images"], seed)
-    given = batches(images, data, batch_size=CALIBRATION_IMAGES, seed=None)
-    per_channel = made["weights"] == PER_CHANNEL
-    with tempfile.TemporaryDirectory(prefix="mobilenas-int8-") as folder:
-        if made["qat_epochs"]:
-            source = Path(folder, "tuned.onnx")
-            _write_tuned(run, source, made["qat_epochs"], per_channel=per_channel)
-        quantize_static_qdq(
-            source,
-            path,
-            (image[None].numpy() for x, _ in given for image in x),
-            per_channel=per_channel,
-            method=made["calibration"],
-            equalize=EQUALIZE in made["corrections"],
-            correct_bias=BIAS in made["corrections"],
-        )
-
-
-def _write_tuned(run: Run, path: Path, epochs: int, *, per_channel: bool) -> None:
-    from mobilenas.export.qat import fine_tune
-
-    def heard(epoch: int, loss: float) -> None:
-        run.reporter.say(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
-
-    arch = read_arch(run.folder / ARCH_FILE)
-    tuned = fine_tune(
-        load_weights(arch, run.folder / WEIGHTS_FILE),
-        run.data,
-        run.settings.recipe,
-        epochs=epochs,
-        per_channel=per_channel,
-        seed=run.settings.seed,
-        heard=heard,
+    """Write `source`, a float file, in 8 bits to `path`, as `Int8Settings.describe` says."""
+    quantize_static_qdq(
+        source,
+        path,
+        calibration(run, made["calibration_images"]),
+        per_channel=made["weights"] == PER_CHANNEL,
+        method=made["calibration"],
+        equalize=EQUALIZE in made["corrections"],
+        correct_bias=BIAS in made["corrections"],
     )
-    write_onnx(run, arch, tuned, path)
+
+
+def calibration(run: Run, images: int = CALIBRATION_IMAGES) -> Iterator[NDArray[Any]]:
+    """Training images float32 [1, C, S, S], drawn by the run's seed."""
+    drawn = stratified_subset(run.data.train, images, run.settings.seed)
+    for x, _ in batches(drawn, run.data, batch_size=CALIBRATION_IMAGES, seed=None):
+        for image in x:
+            yield image[None].numpy()

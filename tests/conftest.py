@@ -291,7 +291,7 @@ class Stages(Silent):
 
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    from mobilenas import deployment, pipeline
+    from mobilenas import deployment, pipeline, quantization
     from mobilenas.request import Request, start
     from mobilenas.search import gap, loop
     from mobilenas.train import trainer
@@ -309,7 +309,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "_Worker", ByteClock)
-        for module in (deployment, pipeline, gap, loop, trainer):
+        for module in (deployment, quantization, gap, loop, trainer):
             patch.setattr(module, "batches", spy)
         result = pipeline.run_all(run)
     return WholeRun(folder=folder, request=TINY_REQUEST, result=result, batches=passes)

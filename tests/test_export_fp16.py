@@ -12,8 +12,8 @@ from onnx import TensorProto
 
 from mobilenas.errors import FileError
 from mobilenas.export.fp16 import folded, to_fp16
+from mobilenas.export.int8 import quantize_static_qdq
 from mobilenas.export.onnx import INPUT, export_onnx, read_props
-from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.session import session
 from mobilenas.spaces import build
 from mobilenas.spaces.mobilenets import mobilenet_v3_small
@@ -99,7 +99,7 @@ def test_a_weight_beyond_float16_is_named(exported: Path, tmp_path: Path) -> Non
 
 def test_only_float32_files_are_converted(exported: Path, tmp_path: Path) -> None:
     to_fp16(exported, tmp_path / "half.onnx")
-    quantize(exported, tmp_path / "int8.onnx", images(1))
+    quantize_static_qdq(exported, tmp_path / "int8.onnx", images(1), per_channel=True)
     for name in ("half", "int8"):
         with pytest.raises(FileError, match=rf"{name}\.onnx is in 8 bits or in float16 already"):
             to_fp16(tmp_path / f"{name}.onnx", tmp_path / "out.onnx")

@@ -253,7 +253,9 @@ def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -
     assert report["partitions"] > 1
 
 
-def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path: Path) -> None:
+def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
+    trained: Path, exported: Run, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
     settings = read_json(folder / "run.json")
     settings["settings"]["precision"] = "int8"
@@ -263,13 +265,18 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(trained: Path, tmp_path
     assert set(record["files"]) == {"onnx", "int8", "int8-uint8"}
     assert record["deployed"] == "int8"
     made = record["quantization"]
-    assert made["method"] == "static QDQ, MinMax, per channel"
+    assert made == record_of(exported)["files"]["int8"]["quantization"]
+    own, later = (place / "export/model.int8.onnx" for place in (folder, exported.folder))
+    assert own.read_bytes() == later.read_bytes()  # one quantizer, the same settings, one file
     assert record["files"]["int8-uint8"]["quantization"] == made
     whole = onnx.load(str(folder / "export/model.int8.onnx")).graph
     folded = onnx.load(str(folder / "export/model.int8.uint8.onnx")).graph
     assert {tensor.name for tensor in whole.initializer} <= {t.name for t in folded.initializer}
     with pytest.raises(MobileNASError, match="is a run with --precision int8"):
-        write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings()))
+        write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings(corrections=())))
+    before = states(run)["model.int8.onnx"]
+    write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings()))  # as it is
+    assert states(run)["model.int8.onnx"] == before
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,24 @@
 import json
 import shutil
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mobilenas import pipeline
+from mobilenas import deployment, pipeline
 from mobilenas.compare.report_export import exported_files
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.table import read_networks
 from mobilenas.cost import costs
 from mobilenas.cost.recount import count_onnx
+from mobilenas.data import batches
 from mobilenas.errors import FileError
 from mobilenas.export.mistakes import MOST_SHOWN
+from mobilenas.export.onnx import evaluate_onnx, export_onnx
 from mobilenas.files import read_json
 from mobilenas.pipeline import (
     EXPORT_FILE,
@@ -121,12 +125,35 @@ def test_the_reported_accuracy_is_that_of_the_final_weights_on_test_images(whole
         read_arch(whole_run.folder / "arch.json"), whole_run.folder / "model.safetensors"
     )
     top1 = evaluate(model, run.data.test, run.data).top1
-    assert whole_run.result["top1"] == top1
     export = read_json(whole_run.folder / "export/export.json")
     one_image = 100 / len(run.data.test)
     assert export["files"]["onnx"]["top1"] == pytest.approx(top1, abs=1.5 * one_image)
     assert export["parity"]["top1_agreement"] > 99
+    # what is reported is the file's own, one image at a time
+    assert whole_run.result["top1"] == export["files"]["onnx"]["top1"]
+    for entry in read_networks(whole_run.folder / "compare.json"):
+        given = batches(run.data.test, run.data, batch_size=50, seed=None)
+        assert entry["top1"] == evaluate_onnx(whole_run.folder / entry["onnx"], given)
     assert export["labels"] == list(run.data.classes)
+
+
+@slow
+def test_a_file_that_is_another_network_ends_the_run(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(module: torch.nn.Module, path: Path, **options: Any) -> None:
+        other = deepcopy(module)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.mul_(1.5)
+        export_onnx(other, path, **options)
+
+    shutil.rmtree(copy / "export")
+    monkeypatch.setattr(deployment, "export_onnx", spoiled)
+    told = r"model\.onnx is not the network that was trained: .* differ .* by up to \d"
+    with pytest.raises(FileError, match=told):
+        pipeline.export_stage(open_run(copy, Silent()))
+    assert not (copy / "export/model.onnx").exists()
 
 
 @slow
@@ -184,10 +211,11 @@ def test_test_images_are_looked_at_once_per_network_and_train_nothing(whole_run:
     entries = read_networks(whole_run.folder / "compare.json")
     tested = [(stage, trains) for stage, split, trains in whole_run.batches if split == "test"]
     assert not any(trains for _, trains in tested)
-    # found's evaluation in compare follows the last stage that was begun, export
+    # found's file is tested by export
     looks = Counter(stage for stage, _ in tested)
     assert not looks.keys() & {"start", "search", "finalists", "train"}
-    assert sum(looks.values()) == 1 + len(entries)
+    assert looks["export"] == 1
+    assert sum(looks.values()) == len(entries)
     assert {looks[entry["name"]] for entry in entries[1:]} == {1}
     assert {split for _, split, trains in whole_run.batches if trains} == {"train"}
 
@@ -199,7 +227,7 @@ def test_a_finished_run_trains_nothing_and_gives_the_same_result(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "write_onnx", "times", "evaluate"):
+    for name in ("search", "write_onnx", "times", "file_top1"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
     assert run_all(open_run(copy, Silent())) == whole_run.result

@@ -13,8 +13,8 @@ import torch
 
 from mobilenas.errors import MobileNASError
 from mobilenas.export import onnx as export
+from mobilenas.export.int8 import quantize_static_qdq
 from mobilenas.profiling.graphs import PRECISIONS, arch_model, unit_model
-from mobilenas.profiling.quantize import quantize
 from mobilenas.profiling.units import Unit, arch_units, space_units
 from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace, build
 
@@ -47,7 +47,9 @@ def exported(
         if precision == "int8":
             shape = (1, 3, arch.image_size, arch.image_size)
             samples = [noise.standard_normal(shape, np.float32) for _ in range(2)]
-            quantize(paths["fp32"], paths["int8"], samples)
+            quantize_static_qdq(
+                paths["fp32"], paths["int8"], samples, per_channel=True, equalize=True
+            )
         return paths[precision].read_bytes()
 
     return file

@@ -1,7 +1,7 @@
 """Files in 8-bit integers: static QDQ quantization, equalized ranges, corrected biases.
 
-Weights are int8 and activations uint8, as in `mobilenas.profiling.quantize`: the pair that x86 has
-instructions for.
+Weights are int8 and activations uint8: the pair that x86 has instructions for. Norms that could not
+be folded stay in float.
 """
 
 import contextlib
@@ -359,12 +359,17 @@ def _quantize(model: ModelProto, samples: Samples, *, per_channel: bool, method:
                 weight_type=QuantType.QInt8,
                 per_channel=per_channel,
                 calibrate_method=_CALIBRATION[method],
+                nodes_to_exclude=[node.name for node in model.graph.node if _is_norm(node)],
                 extra_options={"CalibStridedMinMax": _AT_ONCE, "CalibPercentile": _PERCENTILE},
             )
         quantized = onnx.load(str(path))
     for item in (model, quantized):
         describe(item, metadata)
     return quantized
+
+
+def _is_norm(node: NodeProto) -> bool:
+    return node.op_type.endswith("Normalization")
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

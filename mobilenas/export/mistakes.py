@@ -59,6 +59,7 @@ def find_mistakes(
     split: Split,
     classes: Sequence[str],
     names: Sequence[str] = (),
+    threads: int = 1,
 ) -> Mistakes:
     """Run a file on `batches`: all images of `split` in order, float32 [N, C, S, S], labels [N].
 
@@ -66,7 +67,7 @@ def find_mistakes(
     """
     pairs: Counter[tuple[int, int]] = Counter()
     wrong: list[tuple[float, int, int, int, float]] = []
-    for place, (logits, label) in enumerate(each_logits(path, batches)):
+    for place, (logits, label) in enumerate(each_logits(path, batches, threads)):
         predicted = int(logits.argmax())
         pairs[label, predicted] += 1
         if predicted != label:

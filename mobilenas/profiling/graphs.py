@@ -2,7 +2,7 @@
 
 They hold what onnxruntime makes of an exported file when it loads it (batch norms folded), with
 random weights, on which the time does not depend. The 8-bit ones hold what
-`mobilenas.profiling.quantize` makes of an exported file, with arbitrary scales.
+`mobilenas.export.int8` makes of an exported file, with arbitrary scales.
 """
 
 from collections.abc import Sequence
@@ -156,14 +156,17 @@ class _Graph:
         """Apply an activation, as the exporter and the quantizer write it."""
         if self._int8:
             # the grid of 8-bit values clips: the quantizer leaves relu and relu6 out
-            return self.multiply(x, self.hard_sigmoid(x)) if name == "hard_swish" else x
+            return self.multiply(x, self._hard_sigmoid(x)) if name == "hard_swish" else x
         if name == "relu6":
             limits = [self.constant(f"limit {value}", value, np.float32) for value in (0, 6)]
             return self.node("Clip", [x, *limits])
         return self.node(_OPERATORS[name], [x]) if name else x
 
-    def hard_sigmoid(self, x: str) -> str:
-        """Gate values."""
+    def gate(self, x: str) -> str:
+        """Gate values behind a convolution, which in 8 bits takes up the slope: the grid clips."""
+        return x if self._int8 else self._hard_sigmoid(x)
+
+    def _hard_sigmoid(self, x: str) -> str:
         return self.write(self.node("HardSigmoid", [self.read(x)], alpha=1 / 6, beta=0.5))
 
     def multiply(self, a: str, b: str) -> str:
@@ -175,8 +178,13 @@ class _Graph:
         return self.write(self.node("Add", [self.read(a), self.read(b)]))
 
     def mean(self, x: str, *, keepdims: bool) -> str:
-        """Mean over the image."""
+        """Mean over the image; in 8 bits as `plain_operators` writes it."""
         axes = self.constant("axes", [2, 3], np.int64)
+        if self._int8:
+            pooled = self.write(self.node("GlobalAveragePool", [self.read(x)]))
+            return (
+                pooled if keepdims else self.write(self.node("Squeeze", [self.read(pooled), axes]))
+            )
         return self.write(self.node("ReduceMean", [self.read(x), axes], keepdims=int(keepdims)))
 
     def conv(
@@ -223,7 +231,7 @@ def _emit_block(graph: _Graph, unit: Unit, x: str) -> str:
         gate = graph.mean(y, keepdims=True)
         gate = graph.conv(gate, hidden, unit.squeeze, activation="relu")
         gate = graph.conv(gate, unit.squeeze, hidden)
-        y = graph.multiply(y, graph.hard_sigmoid(gate))
+        y = graph.multiply(y, graph.gate(gate))
     y = graph.conv(y, hidden, unit.out_channels)
     shortcut = unit.stride == 1 and before == unit.out_channels
     return graph.add(x, y) if shortcut else y
