@@ -7,6 +7,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +18,8 @@ from mobilenas.config import COUNTING_RULE, from_plain, to_plain
 from mobilenas.contenders import ARCH_FILE, found_record
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets, format_cost
-from mobilenas.data import ImageData, load_data
+from mobilenas.cost.latency import Latency
+from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.deployment import predicted
 from mobilenas.errors import BudgetError, FileError, MobileNASError
 from mobilenas.files import inside, read_json, write_json, write_text
@@ -26,8 +28,16 @@ from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.records import CandidatesRecord, EntryRecord, read_record
-from mobilenas.request import Request
-from mobilenas.runs import Run, RunSettings, create_run, machine, make_space, versions
+from mobilenas.request import ANY_COUNT, Request
+from mobilenas.runs import (
+    Run,
+    RunSettings,
+    create_run,
+    latency_model,
+    machine,
+    usable_space,
+    versions,
+)
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS
@@ -92,17 +102,7 @@ class Ablation:
 
     def settings(self, arm: Arm, seed: int) -> RunSettings:
         """Return the settings of one network's run; the error names the arm."""
-        own: dict[str, Any] = dict(arm.parts)
-        if arm.method is None:
-            own = dict.fromkeys(PARTS)
-        if self.request.space == "cell":
-            # a budget would change which edges are kept; the final channels keep it instead
-            own |= {"flops": None, "params": None}
-        try:
-            asked = replace(self.request, method=arm.method, seed=seed, seeds=1, **own)
-            return asked.settings(len(self.data.train))
-        except MobileNASError as error:
-            raise MobileNASError(f"arm {arm.name}: {error}") from error
+        return _settings(self.request, arm, seed, len(self.data.train))
 
     def run_folder(self, arm: Arm, seed: int) -> Path:
         """Where one network is made."""
@@ -169,16 +169,34 @@ def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
     return _open(folder, read_json(folder / REQUEST_FILE), reporter)
 
 
+def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings:
+    """Return what `Ablation.settings` does, for so many training images."""
+    own: dict[str, Any] = dict(arm.parts)
+    if arm.method is None:
+        own = dict.fromkeys(PARTS)
+    if request.space == "cell":
+        # a budget would change which edges are kept; the final channels keep it instead
+        own |= {"flops": None, "params": None}
+    try:
+        asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
+        return asked.settings(images)
+    except MobileNASError as error:
+        raise MobileNASError(f"arm {arm.name}: {error}") from error
+
+
 def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablation:
     request, arms, control, command = _parsed(folder / REQUEST_FILE, record)
+    profile = find_profile(request.profile) if request.profile else None
+    settings = [_settings(request, arm, request.seed, ANY_COUNT) for arm in arms]
+    check = partial(_check_space, request, settings[0], latency_model(settings[0], profile))
     return Ablation(
         folder=folder,
         request=request,
         arms=arms,
         control=control,
         command=command,
-        data=load_data(request.data_settings, reporter),
-        profile=find_profile(request.profile) if request.profile else None,
+        data=load_data(request.data_settings, reporter, check),
+        profile=profile,
         reporter=reporter,
     )
 
@@ -226,17 +244,22 @@ def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]
 
 
 def _check(ablation: Ablation) -> None:
-    """Make the settings of every arm, and look whether the budgets can be kept."""
+    """Make the settings of every arm, and look whether they differ."""
     settings = [ablation.settings(arm, ablation.request.seed) for arm in ablation.arms]
     searched = [(a, s) for a, s in zip(ablation.arms, settings, strict=True) if a.method]
     for number, (arm, own) in enumerate(searched):
         for other, theirs in searched[:number]:
             if own.search == theirs.search:
                 raise MobileNASError(f"arms {other.name} and {arm.name} are the same search")
-    if ablation.request.space == "cell":
-        space = make_space(settings[0], ablation.data)
-        assert isinstance(space, CellSpace)
-        Budgets(replace(space, channels=2), ablation.request.budgets).check_reachable()
+
+
+def _check_space(
+    request: Request, settings: RunSettings, latency: Latency | None, kind: ImageKind
+) -> None:
+    """Look whether the budgets can be kept; in cells by the final channels."""
+    space = usable_space(settings, kind, latency)
+    if isinstance(space, CellSpace):
+        Budgets(replace(space, channels=2), request.budgets).check_reachable()
 
 
 def run_ablation(ablation: Ablation) -> dict[str, Any]:

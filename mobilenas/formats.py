@@ -24,7 +24,7 @@ from mobilenas.export.fp16 import to_fp16
 from mobilenas.export.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
 from mobilenas.export.onnx import INPUT, evaluate_onnx
 from mobilenas.export.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
-from mobilenas.export.other_runtimes import SUFFIXES, convert, latency, runner
+from mobilenas.export.other_runtimes import SUFFIXES, check_installed, convert, latency, runner
 from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
 from mobilenas.files import write_bytes, write_json
 from mobilenas.pipeline import ONNX_FILE, WEIGHTS_FILE, export_stage
@@ -87,6 +87,16 @@ class FormatSettings:
         return tuple(dict.fromkeys(name + ending for name in self.formats))
 
 
+def _check_installed(settings: FormatSettings) -> None:
+    for name in settings.formats:
+        if name in OTHER_FORMATS:
+            check_installed(name)
+    if settings.int8 is not None and settings.int8.qat_epochs:
+        from mobilenas.export.qat import check_installed as check_torchao
+
+        check_torchao()
+
+
 def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     """Write, measure and check the files that export/ lacks; return export.json.
 
@@ -94,6 +104,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     loses more than `max_drop`, or that a target would run in more than `max_parts`, is not kept;
     the others are, before MobileNASError says so.
     """
+    _check_installed(settings)  # before any image is read
     record = export_stage(run)
     files = record["files"]
     asked = None if settings.int8 is None else settings.int8.describe(run)

@@ -1,7 +1,7 @@
 """A job in the words of the command line, and the full settings that follow from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.config import check_between, check_choice
 from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
-from mobilenas.data import DataSettings, load_data
+from mobilenas.cost.latency import Latency
+from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.errors import BudgetError, MobileNASError
 from mobilenas.export.targets import GATE, TARGETS, refused_operators
 from mobilenas.profiling.graphs import PRECISIONS
@@ -24,6 +25,7 @@ from mobilenas.runs import (
     latency_model,
     make_space,
     open_run,
+    usable_space,
 )
 from mobilenas.search import FinalistSettings
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS, PARTS, settings_for
@@ -35,6 +37,8 @@ from mobilenas.train import Recipe
 ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _SMALL_SET = 5000
+ANY_COUNT = _SMALL_SET
+"""Images to make settings for where only their legality matters."""
 # so that supernet and finalists together take no longer than about twice the final training
 _SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.13
 
@@ -343,7 +347,7 @@ def start(
     check_run(folder, resume=resume, overwrite=overwrite)  # before images are decoded
     profile = _profile(request, reporter)
     _tell_targets(request, reporter)
-    data = load_data(request.data_settings, reporter)
+    data = read_images({"": request}, profile, reporter)
     return create_run(
         folder,
         request.settings(len(data.train)),
@@ -354,6 +358,31 @@ def start(
         resume=resume,
         overwrite=overwrite,
     )
+
+
+def read_images(
+    requests: Mapping[str, Request],
+    profile: Profile | None,
+    reporter: Reporter,
+    check: Callable[[RunSettings, ImageKind, Latency | None], object] = usable_space,
+) -> ImageData:
+    """Read the images that all of `requests` share, after all that can be checked before them.
+
+    Settings, profile and device are checked first, then `check` when classes and size are known,
+    and only then is any image decoded. Errors begin with the request's name, if it has one.
+    """
+    few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
+    latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
+
+    def check_all(kind: ImageKind) -> None:
+        for name, settings in few.items():
+            try:
+                check(settings, kind, latencies[name])
+            except BudgetError as error:
+                raise BudgetError(f"{name}: {error}" if name else str(error)) from error
+
+    first = next(iter(requests.values()))
+    return load_data(first.data_settings, reporter, check_all)
 
 
 def _profile(request: Request, reporter: Reporter) -> Profile | None:
@@ -387,7 +416,7 @@ def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float
     """Return smallest, largest and budget for every cost of the space; trains nothing."""
     profile = _profile(request, reporter)
     _tell_targets(request, reporter)
-    data = load_data(request.data_settings, reporter)
+    data = read_images({"": request}, profile, reporter, make_space)
     settings = request.settings(len(data.train))
     latency = latency_model(settings, profile)
     budgets = Budgets(make_space(settings, data, latency), request.budgets, latency)

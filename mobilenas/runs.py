@@ -18,7 +18,7 @@ from mobilenas.channels.start import base_of, start_network
 from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
-from mobilenas.data import DataSettings, ImageData, load_data
+from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.dependencies.models import allow_model
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.files import read_json, write_json
@@ -219,8 +219,18 @@ def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | N
     return Latency(profile, settings.precision)
 
 
+def usable_space(
+    settings: RunSettings, data: ImageKind, latency: Latency | None = None
+) -> AnySpace | WidthsSpace:
+    """Return the space, after a check that some network of it uses the budgets."""
+    space = make_space(settings, data, latency)
+    filled = settings.search.constraint != PENALTY
+    Budgets(space, settings.budgets, latency, filled=filled).check_used()
+    return space
+
+
 def make_space(
-    settings: RunSettings, data: ImageData, latency: Latency | None = None
+    settings: RunSettings, data: ImageKind, latency: Latency | None = None
 ) -> AnySpace | WidthsSpace:
     """Return the space for a job's budgets and images."""
     if settings.widths is not None:
@@ -271,7 +281,7 @@ def create_run(
         there.__dict__["data"] = data
         return there
     _refuse_own_weights(folder, settings)
-    space = make_space(settings, data, latency_model(settings, profile))
+    space = usable_space(settings, data, latency_model(settings, profile))
     record = {
         "command": command,
         "settings": to_plain(settings),

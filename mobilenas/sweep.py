@@ -12,15 +12,15 @@ from typing import Annotated, Any, TypedDict
 from mobilenas.compare.report_of import report_of
 from mobilenas.config import Between, format_count, from_plain, parse_count, to_plain
 from mobilenas.cost.budget import PENALTY
-from mobilenas.data import ImageData, load_data
+from mobilenas.data import ImageData
 from mobilenas.errors import BudgetError, FileError, MobileNASError
 from mobilenas.files import inside, read_json, write_json
 from mobilenas.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.pipeline import run_all
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
-from mobilenas.request import Request
-from mobilenas.runs import create_run, latency_model, make_space
+from mobilenas.request import Request, read_images
+from mobilenas.runs import create_run
 
 SWEEP_FILE = SWEEP.record
 
@@ -112,12 +112,6 @@ def start_sweep(
             raise FileError(f"{folder} holds another sweep than --resume was asked for")
         record = there
     sweep = _open(folder, record, reporter)
-    for name, request in requests.items():
-        settings = request.settings(len(sweep.data.train))
-        try:
-            make_space(settings, sweep.data, latency_model(settings, sweep.profile))
-        except BudgetError as error:
-            raise BudgetError(f"{name}: {error}") from error
     if not goes_on:
         start_folder(folder, SWEEP)
         write_json(path, record)
@@ -133,12 +127,13 @@ def open_sweep(folder: Path, reporter: Reporter) -> Sweep:
 def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
     requests, command = _parsed(folder / SWEEP_FILE, record)
     first = next(iter(requests.values()))
+    profile = find_profile(first.profile) if first.profile else None
     return Sweep(
         folder=folder,
         requests=requests,
         command=command,
-        data=load_data(first.data_settings, reporter),
-        profile=find_profile(first.profile) if first.profile else None,
+        data=read_images(requests, profile, reporter),
+        profile=profile,
         reporter=reporter,
     )
 

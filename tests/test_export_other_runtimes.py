@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mobilenas.errors import MobileNASError
-from mobilenas.export.other_runtimes import SUFFIXES, convert, latency, runner
+from mobilenas.export.other_runtimes import SUFFIXES, check_installed, convert, latency, runner
 from mobilenas.formats import FormatSettings
 from mobilenas.spaces import build
 from mobilenas.spaces.mobilenets import mobilenet_v3_small
@@ -46,6 +46,8 @@ def test_without_its_package_the_extra_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MobileNASError, match=rf"pip install 'mobilenas\[{form}\]'"):
         convert(torch.nn.Identity(), form, tmp_path / "m", channels=3, image_size=8)
+    with pytest.raises(MobileNASError, match=rf"pip install 'mobilenas\[{form}\]'"):
+        check_installed(form)
 
 
 @pytest.mark.parametrize("form", sorted(SUFFIXES))

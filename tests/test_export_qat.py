@@ -15,7 +15,7 @@ from mobilenas.errors import MobileNASError
 from mobilenas.export import qat
 from mobilenas.export.int8 import quantize_static_qdq
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
-from mobilenas.export.qat import fine_tune, fold_norms
+from mobilenas.export.qat import check_installed, fine_tune, fold_norms
 from mobilenas.profiling.session import session
 from mobilenas.spaces import MobileArch
 from mobilenas.train import Recipe
@@ -150,3 +150,5 @@ def test_without_torchao_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(MobileNASError, match=r"pip install 'mobilenas\[qat\]'"):
         fine_tune(trained, data, RECIPE, epochs=1, per_channel=True, seed=0)
+    with pytest.raises(MobileNASError, match=r"pip install 'mobilenas\[qat\]'"):
+        check_installed()

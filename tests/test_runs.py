@@ -43,7 +43,7 @@ SETTINGS = RunSettings(
 @pytest.fixture(autouse=True)
 def a_small_space(monkeypatch: pytest.MonkeyPatch, micro_space: MobileSpace) -> None:
     """Sizing a space takes longer than all else here."""
-    monkeypatch.setattr(runs, "make_space", lambda settings, data, latency: micro_space)
+    monkeypatch.setattr(runs, "usable_space", lambda settings, data, latency: micro_space)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 
 from mobilenas.channels.keeping import changed
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.data import ImageData
+from mobilenas.data import ImageKind
 from mobilenas.dependencies.models import FORMS, allow_model
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.nn.weights import load_into
@@ -15,7 +15,7 @@ from mobilenas.spaces.widths import Base, WidthsNetwork
 from mobilenas.train import load_weights
 
 
-def base_of(model: str, data: ImageData) -> Base:
+def base_of(model: str, data: ImageKind) -> Base:
     """Return the model that `--model` names, for these images.
 
     A run folder or an arch.json, torchvision:NAME, or package.module:factory, which the files of a

@@ -19,6 +19,7 @@ from mobilenas.cost.projection import spread
 from mobilenas.errors import BudgetError
 from mobilenas.spaces.any import AnyChoice, AnySpace
 from mobilenas.spaces.cell_space import CellSpace
+from mobilenas.spaces.mobile import MobileSpace
 from mobilenas.spaces.widths import Sizes, WidthsSpace
 
 Relaxation = Probabilities | CellProbabilities
@@ -59,6 +60,14 @@ class Budget:
 def format_cost(cost: str, value: float) -> str:
     """Write 8.123 ms of latency as `8.12 ms`, and any other cost as `format_count` does."""
     return f"{value:.3g} ms" if cost == LATENCY else format_count(value)
+
+
+def suggested(cost: str, value: float, *, up: bool) -> str:
+    """Write the option that asks for about `value`, in two digits, as --flops 5.1M."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    rounded = (math.ceil if up else math.floor)(round(value / step, 6)) * step
+    text = f"{rounded:.3g}ms" if cost == LATENCY else format_count(round(rounded))
+    return f"--{cost} {text}"
 
 
 def cost_table(
@@ -163,10 +172,28 @@ class Budgets:
             if least > budget.limit:
                 raise BudgetError(
                     f"{budget} cannot be kept: the smallest network of the space has "
-                    f"{format_cost(budget.cost, least)} {budget.cost}"
+                    f"{format_cost(budget.cost, least)} {budget.cost}; "
+                    f"allow {suggested(budget.cost, least, up=True)}"
                 )
         if isinstance(self.space, WidthsSpace):
             self._check_limiting(self.space.largest())
+
+    def unlimiting(self) -> list[str]:
+        """Return a sentence for each budget that is over what the largest network costs."""
+        largest = self.space.largest()
+        most = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
+        return [
+            f"{budget} limits nothing: the largest network of the space has "
+            f"{format_cost(budget.cost, most[budget.cost])} {budget.cost}; "
+            f"ask for {suggested(budget.cost, most[budget.cost], up=False)} or less"
+            for budget in self._counted
+            if most[budget.cost] < budget.limit
+        ]
+
+    def check_used(self) -> None:
+        """Raise a BudgetError if no network of the mobile space uses the budgets to the floor."""
+        if isinstance(self.space, MobileSpace) and self.load(self.space.largest()) < self.floor:
+            raise BudgetError("; ".join(self.unlimiting()))
 
     def _check_limiting(self, largest: Sizes) -> None:
         if len(self._counted) == len(self.budgets) and self.load(largest) < 1:

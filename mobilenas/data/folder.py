@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mobilenas.data.listing import Entry, Listing, list_folder
 from mobilenas.data.moments import Moments, mean_and_std
 from mobilenas.data.reading import choose_size, measure_range, read_headers, read_pixels
 from mobilenas.data.repeats import check_differ, find_repeats
-from mobilenas.data.settings import DataSettings, ImageData
+from mobilenas.data.settings import DataSettings, ImageData, ImageKind
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 from mobilenas.errors import DataError
@@ -55,13 +55,20 @@ class _Contents:
     """What the user should know about how they were read."""
 
 
-def load_folder(settings: DataSettings, reporter: Reporter) -> ImageData:
-    """Read folders of splits or of classes; `find_layout` says which is which."""
+def load_folder(
+    settings: DataSettings,
+    reporter: Reporter,
+    check: Callable[[ImageKind], object] | None = None,
+) -> ImageData:
+    """Read folders of splits or of classes; `find_layout` says which is which.
+
+    `check` is called when the classes and the images' size are known, before any is decoded.
+    """
     root = Path(settings.source)
     listing = list_folder(root)
     _check_types(listing, settings)
     _check_counts(listing, listing.entries)
-    contents = _read(listing, settings, reporter)
+    contents = _read(listing, settings, reporter, check)
     _check_counts(listing, contents.entries)
     check_differ(contents.digests, settings.source)
     number = {name: place for place, name in enumerate(listing.classes)}
@@ -124,12 +131,19 @@ def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
             raise DataError(f"{folder} holds no usable image")
 
 
-def _read(listing: Listing, settings: DataSettings, reporter: Reporter) -> _Contents:
+def _read(
+    listing: Listing,
+    settings: DataSettings,
+    reporter: Reporter,
+    check: Callable[[ImageKind], object] | None,
+) -> _Contents:
     skip = settings.skip_bad_images
     headers, bad = read_headers(
         [entry.path for entry in listing.entries], skip_bad=skip, reporter=reporter
     )
     size, notes = choose_size(headers, settings.image_size)
+    if check is not None:
+        check(ImageKind(name=settings.source, classes=listing.classes, image_size=size))
     pixel_range, remarks, damaged = measure_range(headers, skip_bad=skip, reporter=reporter)
     bad |= damaged
     entries = [entry for entry in listing.entries if entry.path not in bad]

@@ -50,8 +50,8 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageData:
-    """Labelled images in three splits, and what is needed to use and to name them."""
+class ImageKind:
+    """What is known of images before they are decoded, and all that a network is sized by."""
 
     name: str
     """The source as the user wrote it."""
@@ -61,6 +61,12 @@ class ImageData:
     """Side in pixels."""
     channels: int = 3
     """Always 3: grey images are repeated, so that prediction has one kind of input."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageData(ImageKind):
+    """Labelled images in three splits, and what is needed to use and to name them."""
+
     mean: tuple[float, ...]
     """Mean of each channel of the training split, in 0..1."""
     std: tuple[float, ...]

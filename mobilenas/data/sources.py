@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mobilenas.data.folder import load_folder
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
 from mobilenas.data.repeats import digest, find_repeats
-from mobilenas.data.settings import DataSettings, ImageData
+from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings, ImageData, ImageKind
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import TensorStore, resize_square
 from mobilenas.errors import DataError
@@ -25,15 +26,24 @@ _CHUNK = 1024
 _MOST_LISTED = 200
 
 
-def load_data(settings: DataSettings, reporter: Reporter | None = None) -> ImageData:
-    """Read the source into three splits and say its notes; DataError where it cannot be used."""
+def load_data(
+    settings: DataSettings,
+    reporter: Reporter | None = None,
+    check: Callable[[ImageKind], object] | None = None,
+) -> ImageData:
+    """Read the source into three splits and say its notes; DataError where it cannot be used.
+
+    `check` is called with what is known before the images of a folder are decoded, and may raise.
+    """
     reporter = reporter or Silent()
     if settings.source == "digits":
         data = _load_digits(settings)
     elif settings.source in ("cifar10", "cifar100"):
         data = _load_cifar(settings)
     else:
-        data = load_folder(settings, reporter)
+        data = load_folder(settings, reporter, check)
+    if check is not None and settings.source in BUILT_IN_SOURCES:
+        check(data)
     data = replace(data, notes=(*data.notes, *_class_notes(data)))
     for note in data.notes:
         reporter.say(note)

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,18 @@ from mobilenas.profiling.measured import Measured
 SUFFIXES = {"litert": ".tflite", "executorch": ".pte"}
 """Of the files, by format; each format is also the name of the extra that it needs."""
 
+_MODULES = {"litert": ("litert_torch", "ai_edge_litert"), "executorch": ("executorch",)}
 _TIMED = 50
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, C, S, S] -> logits [1, classes]."""
+
+
+def check_installed(form: str) -> None:
+    """Raise MobileNASError that names the extra, if a format's packages are not here."""
+    for module in _MODULES[form]:
+        with _extra(form):
+            if find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named {module!r}")
 
 
 def convert(module: nn.Module, form: str, path: Path, *, channels: int, image_size: int) -> None:

@@ -5,6 +5,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,9 +20,16 @@ from mobilenas.train import Recipe
 RATE_SHARE = 0.05
 """Of the recipe's learning rate: the weights are trained already."""
 
+_NEEDED = "--qat-epochs needs torchao: pip install 'mobilenas[qat]'"
 _WEIGHTED = ("conv2d", "linear")
 _FUSED = ("hardsigmoid", "hardtanh", "relu")  # with the layer before: no rounding between the two
 _JOINED = ("add", "adaptive_avg_pool2d", "avg_pool2d", "cat", "max_pool2d", "mean", "mul")
+
+
+def check_installed() -> None:
+    """Raise MobileNASError that names the extra, if its package is not here."""
+    if find_spec("torchao") is None:
+        raise MobileNASError(_NEEDED)
 
 
 def fine_tune(
@@ -119,9 +127,7 @@ def _simulated(module: nn.Module, example: Tensor, *, per_channel: bool) -> nn.M
             from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
             from torchao.quantization.pt2e.quantizer import QuantizationSpec
         except ImportError as error:
-            raise MobileNASError(
-                "--qat-epochs needs torchao: pip install 'mobilenas[qat]'"
-            ) from error
+            raise MobileNASError(_NEEDED) from error
         activation = QuantizationSpec(
             dtype=torch.uint8,
             quant_min=0,

@@ -13,9 +13,11 @@ from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError
 from mobilenas.profiling.profile import ProfileError
 from mobilenas.profiling.units import space_units
-from mobilenas.spaces.mobile import MobileSpace, sized, squeeze_options
+from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options
 
 _DRAWS = 64
+SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
+"""Usual sides of images in pixels, from large to small."""
 
 
 def space_for(
@@ -42,8 +44,24 @@ def space_for(
     else:
         spaces = measured_spaces(latency, **options)
         space = min(spaces, key=lambda space: abs(math.log(load(space))))
-    Budgets(space, budgets, latency).check_reachable()
+    try:
+        Budgets(space, budgets, latency).check_reachable()
+    except BudgetError as error:
+        side = options["image_size"]
+        smaller = None if latency else smaller_side(budgets, **options)
+        hint = "" if smaller is None else f", or --image-size {smaller}"
+        raise BudgetError(f"{error}{hint} (images are {side}x{side} now)") from error
     return space
+
+
+def smaller_side(budgets: Sequence[Budget], *, image_size: int, **options: Any) -> int | None:
+    """Return the largest usual side below `image_size` at which some network keeps the budgets."""
+    for side in SIDES:
+        if side < image_size:
+            space = narrowest(image_size=side, **options)
+            if all(CostTable(space, b.cost).least() <= b.limit for b in budgets):
+                return side
+    return None
 
 
 def measured_spaces(

@@ -280,6 +280,11 @@ def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
     return space
 
 
+def narrowest(**options: Any) -> MobileSpace:
+    """Return the last space that `sized` tries: no other has smaller networks."""
+    return template(_NARROWEST, placement=PLACEMENTS[0], most_blocks=1, **options)
+
+
 def _around(width: float) -> tuple[int, ...]:
     """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side.
 
