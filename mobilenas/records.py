@@ -187,7 +187,7 @@ class LogLine(TypedDict, total=False):
     skips: dict[str, Few]
     gap_estimate: Points | None
     weight_gradient_norm: Number
-    alpha_gradient_norm: Number
+    alpha_gradient_norm: Number | None
     channels: dict[str, list[Number]]
     alarms: list[str]
     expected: dict[str, Number]
