@@ -28,6 +28,7 @@ from .terminal import echo
 
 OWN_FAULT = 1
 SIGNALLED = 128
+_LONGEST_LINE = 2000
 
 COMMANDS = {
     "run": "Search, train, export, compare and report in one go.",
@@ -102,6 +103,7 @@ class Commands(click.Group):
 def _complain(message: str, error: click.ClickException | None = None) -> None:
     """Write one line, whatever the message holds."""
     line = " ".join(message.split())
+    line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
     if isinstance(error, Interrupted):
         echo(f"mobilenas: {line}", err=True)
         return

@@ -89,17 +89,25 @@ UNSTEADY = (
 """Said under tables in which a latency has that mark."""
 
 
+def shown(value: object) -> str:
+    """Return a value as an error quotes it: the first characters of a long one."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
 def check_between(owner: object, name: str, low: float, high: float) -> None:
     """Raise unless `owner.name` is a number in [low, high]."""
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise MobileNASError(f"{name} is {value!r}; it must be between {low:g} and {high:g}")
+        raise MobileNASError(f"{name} is {shown(value)}; it must be between {low:g} and {high:g}")
 
 
 def check_choice(name: str, value: object, legal: tuple[object, ...]) -> None:
     """Raise unless `value` is one of `legal`."""
     if value not in legal:
-        raise MobileNASError(f"{name} is {value!r}; it must be one of {', '.join(map(str, legal))}")
+        raise MobileNASError(
+            f"{name} is {shown(value)}; it must be one of {', '.join(map(str, legal))}"
+        )
 
 
 def to_plain(value: Any) -> Any:
@@ -176,9 +184,7 @@ def from_plain(kind: Any, value: Any, place: str) -> Any:
 
 
 def _wrong(place: str, value: Any, legal: str) -> MobileNASError:
-    shown = repr(value)
-    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
-    return MobileNASError(f"{place} is {shown}; it must be {legal}")
+    return MobileNASError(f"{place} is {shown(value)}; it must be {legal}")
 
 
 def _items_from_plain(kind: Any, value: Any, place: str) -> Any:

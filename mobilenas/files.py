@@ -25,7 +25,8 @@ TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 """The name of a file that is being written; its group is the file's own."""
 _NAME_CHARACTERS = 50
 
-_MOST_BYTES = 2**28
+_MOST_BYTES = 2**33
+_MOST_TEXT = 2**28
 _DEEPEST = 64
 _LARGEST_INTEGER = 2**63
 _MOST_DIGITS = 20
@@ -218,7 +219,7 @@ def write_list(path: Path, data: list[dict[str, Any]]) -> None:
 
 def read_list(path: Path) -> list[Any]:
     """Read a bare list."""
-    data = parse_json(read_bytes(path), str(path))
+    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
     if not isinstance(data, list):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold a list")
     return data
@@ -226,7 +227,7 @@ def read_list(path: Path) -> list[Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of this schema version; the error names file, place and what is legal."""
-    data = parse_json(read_bytes(path), str(path))
+    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
     if not isinstance(data, dict):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold an object")
     version = data.pop("schema_version", None)
@@ -250,7 +251,7 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a log; a last line cut by a kill is left out, a missing log is empty."""
-    lines = read_bytes(path).split(b"\n") if path.exists() else []
+    lines = read_bytes(path, _MOST_TEXT).split(b"\n") if path.exists() else []
     whole, cut = lines[:-1], lines[-1:]
     records = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
     with contextlib.suppress(FileError):

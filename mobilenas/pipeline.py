@@ -33,7 +33,7 @@ from mobilenas.deployment import (
     write_onnx,
 )
 from mobilenas.errors import FileError, InternalError
-from mobilenas.files import write_bytes, write_json
+from mobilenas.files import read_bytes, write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
 from mobilenas.quantization import Int8Settings
 from mobilenas.records import TrainRecord, read_record
@@ -134,7 +134,7 @@ def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     folder = run.seed_folder(seed)
     arch = found_arch(folder)
     result = _train(run, arch, folder / "train", seed, "train")
-    write_bytes(folder / WEIGHTS_FILE, (folder / "train" / BEST_WEIGHTS).read_bytes())
+    write_bytes(folder / WEIGHTS_FILE, read_bytes(folder / "train" / BEST_WEIGHTS))
     return result
 
 
@@ -224,7 +224,7 @@ def compared_run(run: Run, name: str) -> Run:
         raise FileError(f"{path}: {entry['onnx']!r} must name a file of a folder in compare/")
     inner = run.within(folder)
     if not (inner.folder / WEIGHTS_FILE).exists():
-        weights = (inner.folder / "train" / BEST_WEIGHTS).read_bytes()
+        weights = read_bytes(inner.folder / "train" / BEST_WEIGHTS)
         write_json(inner.folder / ARCH_FILE, {"arch": entry["arch"]})
         write_bytes(inner.folder / WEIGHTS_FILE, weights)
     return inner

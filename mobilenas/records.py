@@ -34,6 +34,8 @@ class BudgetRow(TypedDict):
     predicted: NotRequired[Amount | None]
     recounted: NotRequired[Amount | None]
     measured: NotRequired[Amount | None]
+    measured_interval: NotRequired[Amount | None]
+    unsteady: NotRequired[bool]
     holds: NotRequired[bool | None]
 
 
@@ -295,6 +297,8 @@ class FileRecord(TypedDict):
     size_bytes: Count
     latency_ms: Amount
     latency_interval_ms: NotRequired[Amount]
+    latency_spread_ms: NotRequired[Amount]
+    unsteady: NotRequired[bool]
     required_operators: NotRequired[str]
     quantization: NotRequired[Quantization]
     checks: NotRequired[Checks]
@@ -355,7 +359,10 @@ class NetworkPart(TypedDict, total=False):
     memory: Count | None
     size_bytes: Count
     latency_ms: Amount
+    latency_interval_ms: Amount
     latency_spread_ms: Amount
+    unsteady: bool
+    uncounted: str | None
     predicted_ms: Amount | None
     train_seconds: Amount | None
     onnx: str

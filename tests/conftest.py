@@ -74,14 +74,17 @@ def tiny_space() -> MobileSpace:
     return space(*stages, image_size=16)
 
 
+MICRO_SPACE = space(
+    Stage(widths=(8, 16), stride=1, depth=2),
+    Stage(widths=(16, 24), stride=2, depth=1),
+    image_size=8,
+)
+
+
 @pytest.fixture(scope="session")
 def micro_space() -> MobileSpace:
     """Small enough to name every network."""
-    stages = (
-        Stage(widths=(8, 16), stride=1, depth=2),
-        Stage(widths=(16, 24), stride=2, depth=1),
-    )
-    return space(*stages, image_size=8)
+    return MICRO_SPACE
 
 
 @pytest.fixture(scope="session")
@@ -100,36 +103,37 @@ def every_choice(micro_space: MobileSpace) -> list[Choice]:
     ]
 
 
+def bands(side: int) -> ImageData:
+    """Noise with a bright band that tells the class; the three splits share no store."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(images: int) -> Split:
+        labels = torch.arange(images) % 5
+        pixels = torch.randint(0, 90, (images, 3, side, side), generator=generator)
+        for place, label in enumerate(labels.tolist()):
+            row = label * side // 5
+            pixels[place, :, row : row + side // 8 + 1] += 120
+        return Split(TensorStore(pixels.to(torch.uint8), side), torch.arange(images), labels)
+
+    return ImageData(
+        name="bands",
+        classes=("a", "b", "c", "d", "e"),
+        image_size=side,
+        mean=(0.25, 0.25, 0.25),
+        std=(0.15, 0.15, 0.15),
+        flip=False,
+        train=split(100),
+        val=split(40),
+        test=split(30),
+        fingerprint=f"bands {side}",
+        split_rule="by place",
+    )
+
+
 @pytest.fixture(scope="session")
 def make_images() -> Callable[[int], ImageData]:
-    """Noise with a bright band that tells the class; the three splits share no store."""
-
-    def make(side: int) -> ImageData:
-        generator = torch.Generator().manual_seed(0)
-
-        def split(images: int) -> Split:
-            labels = torch.arange(images) % 5
-            pixels = torch.randint(0, 90, (images, 3, side, side), generator=generator)
-            for place, label in enumerate(labels.tolist()):
-                row = label * side // 5
-                pixels[place, :, row : row + side // 8 + 1] += 120
-            return Split(TensorStore(pixels.to(torch.uint8), side), torch.arange(images), labels)
-
-        return ImageData(
-            name="bands",
-            classes=("a", "b", "c", "d", "e"),
-            image_size=side,
-            mean=(0.25, 0.25, 0.25),
-            std=(0.15, 0.15, 0.15),
-            flip=False,
-            train=split(100),
-            val=split(40),
-            test=split(30),
-            fingerprint=f"bands {side}",
-            split_rule="by place",
-        )
-
-    return make
+    """Images for any side."""
+    return bands
 
 
 @pytest.fixture(scope="session")
@@ -172,8 +176,7 @@ def took(median_ms: float) -> Measured:
     )
 
 
-@pytest.fixture(scope="session")
-def made_up_profile(micro_space: MobileSpace) -> Profile:
+def profile_of(micro_space: MobileSpace) -> Profile:
     """Of no device: unit number i takes i + 1 ms, networks twice their sum and half a ms more."""
     units = space_units(micro_space)
     networks = [
@@ -256,6 +259,12 @@ def struck() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made_up_profile(micro_space: MobileSpace) -> Profile:
+    """For `micro_space`."""
+    return profile_of(micro_space)
 
 
 TINY_REQUEST = {

@@ -40,6 +40,11 @@ def file(name: str, top1: float, **more: Any) -> dict[str, Any]:
     return {"path": f"export/{name}", "top1": top1, "size_bytes": 4200, "latency_ms": 0.25} | more
 
 
+def network(**given: Any) -> dict[str, Any]:
+    costs = dict.fromkeys(("seed", "flops", "params", "memory", "size_bytes", "latency_ms"), 1)
+    return {"name": "n", "kind": "found", "top1": 50.0, "onnx": "model.onnx"} | costs | given
+
+
 def write_export(folder: Path, *, profile: str | None = None, **files: Any) -> None:
     record = {
         "files": {"onnx": file("model.onnx", 80.0)} | files,
@@ -75,9 +80,9 @@ def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> No
     int8 = file("model.int8.onnx", 71.0, quantization=made)
     write_export(tmp_path / "compare/v2-0", int8=int8)
     entries = [
-        {"name": "found", "kind": "found", "onnx": "export/model.onnx"},
-        {"name": "v2 x0.3", "kind": "mobilenet", "onnx": "compare/v2-0/model.onnx"},
-        {"name": "v2 x0.3", "kind": "mobilenet", "onnx": "compare/v2-1/model.onnx"},
+        network(name="found", kind="found", onnx="export/model.onnx"),
+        network(name="v2 x0.3", kind="mobilenet", onnx="compare/v2-0/model.onnx"),
+        network(name="v2 x0.3", kind="mobilenet", onnx="compare/v2-1/model.onnx"),
     ]
     write_text(tmp_path / "compare.json", json.dumps(entries))
     own, others = exported_files(RunFiles(folder=tmp_path)).split("The same files of v2 x0.3")
@@ -114,9 +119,9 @@ def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
     write_json(folder / "profile.json", profile)
     write_export(folder, profile="shelf-1" if here else None)
     entries = [
-        {"name": "found", "predicted_ms": 1.1, "latency_ms": 1.0},
-        {"name": "wide", "predicted_ms": 1.8, "latency_ms": 2.0},
-        {"name": "unknown", "predicted_ms": None, "latency_ms": 9.0},
+        network(name="found", predicted_ms=1.1, latency_ms=1.0),
+        network(name="wide", predicted_ms=1.8, latency_ms=2.0),
+        network(name="unknown", predicted_ms=None, latency_ms=9.0),
     ]
     write_text(folder / "compare.json", json.dumps(entries))
     kept = {"choices": [{}], "gap": {"points": 0.0}, "seconds": 1.0}

@@ -22,6 +22,8 @@ def entry(name: str, kind: str, flops: int, top1: float, latency_ms: float) -> d
         "seed": 0,
         "flops": flops,
         "params": 1000,
+        "memory": 500,
+        "onnx": "model.onnx",
         "size_bytes": 5000,
         "latency_ms": latency_ms,
         "top1": top1,

@@ -37,16 +37,21 @@ def write_report(folder: Path, path: Path) -> None:
     if not files.run and not files.found:
         raise FileError(f"{folder} holds no run: there is neither run.json nor arch.json")
     parts = []
-    for title, show in _SECTIONS:
-        try:
-            body = show(files)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise FileError(f"{folder}: cannot show {title.lower()!r} ({what})") from error
+    for title, show in SECTIONS:
+        body = section(files, title, show)
         if body:  # empty: it means nothing for the space of the run
             parts.append(html.section(title, body) if title != _TOP else body)
     source = files.run.get("data", {}).get("source", folder.name)
     write_text(path, html.page(f"mobilenas report: {source}", "\n".join(parts)))
+
+
+def section(files: RunFiles, title: str, show: Callable[[RunFiles], str]) -> str:
+    """Return one section; FileError where the files lack what it shows, or do not agree."""
+    try:
+        return show(files)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise FileError(f"{files.folder}: cannot show {title.lower()!r} ({what:.200})") from error
 
 
 def _reproduce(files: RunFiles) -> str:
@@ -101,7 +106,7 @@ def _counting(_: RunFiles) -> str:
 
 
 _TOP = "Verdict"
-_SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
+SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),
     ("The found network", found_network),

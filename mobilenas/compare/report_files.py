@@ -1,12 +1,11 @@
 """The files of a run folder as the report reads them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mobilenas.files import inside
+from mobilenas.compare.table import read_networks
 from mobilenas.records import (
     ArchRecord,
     CandidatesRecord,
@@ -17,7 +16,6 @@ from mobilenas.records import (
     RankRecord,
     ResultRecord,
     RunRecord,
-    read_entries,
     read_log,
     read_record,
 )
@@ -71,14 +69,12 @@ class RunFiles:
     def exports_of_others(self) -> dict[str, dict[str, Any]]:
         """The exported files of the networks it is compared with, by name, where there are any."""
         found = (
-            (
-                entry["name"],
-                self._json(f"{self._of(entry)}/export/export.json", ExportRecord),
-            )
+            (entry["name"], PurePosixPath(entry["onnx"]).parent / "export/export.json")
             for entry in self.entries
             if entry["kind"] != "found"
         )
-        return {name: record for name, record in found if record}
+        records = ((name, self._json(str(path), ExportRecord)) for name, path in found)
+        return {name: record for name, record in records if record}
 
     @cached_property
     def mistakes(self) -> dict[str, Any] | None:
@@ -104,7 +100,7 @@ class RunFiles:
     def entries(self) -> list[dict[str, Any]]:
         """Every network of the comparison."""
         path = self.folder / "compare.json"
-        return read_entries(path) if path.exists() else []
+        return read_networks(path) if path.exists() else []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,10 +112,6 @@ class RunFiles:
     def limits(self) -> dict[str, int]:
         """The budgets by cost."""
         return {budget["cost"]: budget["limit"] for budget in self.run.get("budgets", [])}
-
-    def _of(self, entry: Mapping[str, Any]) -> PurePosixPath:
-        inside(self.folder, entry["onnx"], self.folder / "compare.json")
-        return PurePosixPath(entry["onnx"]).parent
 
     def _json(self, name: str, kind: type) -> dict[str, Any] | None:
         path = self.folder / name

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mobilenas.errors import FileError
+from mobilenas.files import read_bytes
 
 
 def load_into(module: nn.Module, path: Path, name: str) -> None:
@@ -38,11 +39,7 @@ def load_into(module: nn.Module, path: Path, name: str) -> None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_tensors(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist") from error
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+        return load_tensors(read_bytes(path))
     except (SafetensorError, KeyError) as error:  # a KeyError: a kind of number torch has not
         raise FileError(f"{path} is not a whole safetensors file: {error}") from error
 
