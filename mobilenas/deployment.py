@@ -143,7 +143,7 @@ def time_run(
     path = run.folder / COMPARE_FILE
     if entries is None:
         entries = read_networks(path) if path.exists() else []
-    files = [(file, run.folder / file["path"]) for file in _timed_files(exported)]
+    files = [(file, run.folder / file["path"]) for file in _timed_files(run, exported)]
     compared = [(entry, run.folder / entry["onnx"]) for entry in entries]
     run.reporter.start("latency", 1)
     time_files(run, files + [(entry, file) for entry, file in compared if file.exists()])
@@ -159,7 +159,7 @@ def renew_times(run: Run) -> None:
     if not (run.folder / EXPORT_FILE).exists():
         return
     exported = read_export(run.folder)
-    files = _timed_files(exported)
+    files = _timed_files(run, exported)
     known = {file["path"]: file.get("latency_ms") for file in files}
     entries = read_networks(compared) if compared.exists() else []
     unsteady = any(record.get("unsteady", True) for record in (*files, *entries))
@@ -168,10 +168,13 @@ def renew_times(run: Run) -> None:
         time_run(run, exported, entries)
 
 
-def _timed_files(exported: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the exported files that onnxruntime runs."""
-    files = exported["files"].values()
-    return [file for file in files if Path(file["path"]).suffix in (".onnx", SUFFIX)]
+def _timed_files(run: Run, exported: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the exported files that onnxruntime runs and that are there."""
+    return [
+        file
+        for file in exported["files"].values()
+        if Path(file["path"]).suffix in (".onnx", SUFFIX) and (run.folder / file["path"]).exists()
+    ]
 
 
 def time_files(run: Run, files: Sequence[tuple[dict[str, Any], Path]]) -> None:

@@ -44,8 +44,12 @@ def run(tmp_path: Path) -> Any:
     for name in (FOUND, OTHER):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"a model")
-    exported = {"files": {"onnx": {"path": FOUND}, "litert": {"path": "export/model.tflite"}}}
-    exported["files"]["litert"]["latency_ms"] = 7.0
+    figures = {"top1": 90.0, "size_bytes": 7, "latency_ms": 7.0}
+    files = {"onnx": {"path": FOUND} | figures}
+    files["litert"] = {"path": "export/model.tflite"} | figures
+    parity = {"max_abs_difference": 0.0, "top1_agreement": 100.0, "images": 9}
+    timing = {"provider": "CPUExecutionProvider", "threads": 1, "profile": None}
+    exported = {"files": files, "parity": parity, "timing": timing, "deployed": "onnx"}
     write_json(tmp_path / "export/export.json", exported)
     names = {"kind": "found", "name": "found", "seed": 0, "top1": 90.0, "memory": 1}
     figures = {"flops": 1, "params": 1, "size_bytes": 7, "latency_ms": 0.0}

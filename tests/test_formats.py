@@ -47,7 +47,8 @@ FILES = {
     "int8-uint8": "model.int8.uint8.onnx",
 }
 TARGETS = ("cpu", "nnapi")
-FIELDS = {"path", "top1", "size_bytes", "latency_ms", "latency_interval_ms", "checks", "targets"}
+TIMES = {"latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady"}
+FIELDS = {"path", "top1", "size_bytes", "checks", "targets"} | TIMES
 MORE = {"ort": {"required_operators"}, "int8": {"quantization"}, "int8-uint8": {"quantization"}}
 
 

@@ -227,7 +227,7 @@ def test_a_finished_run_trains_nothing_and_gives_the_same_result(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "write_onnx", "times", "file_top1"):
+    for name in ("search", "write_onnx", "time_run", "file_top1"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
     assert run_all(open_run(copy, Silent())) == whole_run.result
