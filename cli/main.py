@@ -118,8 +118,8 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"FLOPs everywhere: {COUNTING_RULE}. Exit status: 0 done and every budget holds, "
-    "2 wrong input, 3 done but a budget does not hold or is not known to, 130 interrupted (143 by SIGTERM, 129 by "
-    "SIGHUP), 1 anything else.",
+    "2 wrong input, 3 done but a budget does not hold or is not known to, 130 interrupted (143 by "
+    "SIGTERM, 129 by SIGHUP), 1 anything else.",
 )
 @click.version_option(__version__, prog_name="mobilenas")
 def cli() -> None:
