@@ -1,10 +1,15 @@
 """The result in one sentence."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mobilenas.compare.report_comparison import headline, limit_text
+from mobilenas.compare.report_comparison import headline, limit_text, result
+from mobilenas.compare.report_files import RunFiles
+from mobilenas.compare.table import verdict
+from mobilenas.files import write_json
 
 
 def entry(name: str, kind: str, top1: float, seed: int = 0) -> dict[str, Any]:
@@ -30,27 +35,19 @@ NETWORKS = [
 BUDGETS = [{"cost": "flops", "limit": 2_000_000}, {"cost": "latency", "limit": 1.5}]
 
 
-def test_it_has_budget_result_and_the_best_mobilenet() -> None:
-    assert headline(BUDGETS, NETWORKS) == (
-        "With at most 2M FLOPs and 1.5 ms, the found network (1.9M FLOPs) reaches 91.50 % top-1 on "
-        "the test images, and the best MobileNet, mobilenet_v3_small x0.2 (1.9M FLOPs), "
-        "90.50 % top-1."
-    )
-
-
-def test_over_seeds_it_tells_means() -> None:
-    again = [entry("found", "found", 92.5, 1), entry("mobilenet_v2 x0.1", "mobilenet", 97.0, 1)]
-    told = headline(BUDGETS[:1], [*NETWORKS, *again])
-    assert "reaches 92.00 ± 0.71 % top-1 (2 seeds)" in told
-    assert "mobilenet_v2 x0.1 (1.9M FLOPs), 93.50 ± 4.95 % top-1 (2 seeds)." in told
-
-
-def test_what_is_not_there_is_not_told() -> None:
-    assert headline([], [FOUND]) == (
-        "The found network (1.9M FLOPs) reaches 91.50 % top-1 on the test images; no MobileNet was "
-        "compared with it."
-    )
+def test_it_is_the_verdict_under_the_budgets() -> None:
+    assert verdict(NETWORKS).startswith("The found network (1.9M FLOPs) reaches 91.50 % top-1: ")
+    under = "With at most 2M FLOPs and 1.5 ms, the found"
+    assert headline(BUDGETS, NETWORKS) == verdict(NETWORKS).replace("The found", under, 1)
+    assert headline([], NETWORKS) == verdict(NETWORKS)
     assert "holds no found network" in headline(BUDGETS, NETWORKS[1:])
+
+
+def test_no_figure_is_told_twice_at_the_top(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"budgets": BUDGETS[:1]})
+    (tmp_path / "compare.json").write_text(json.dumps(NETWORKS), encoding="utf-8")
+    top = result(RunFiles(folder=tmp_path))
+    assert top.count("91.50") == top.count("mobilenet_v3_small") == 1
 
 
 @pytest.mark.parametrize(

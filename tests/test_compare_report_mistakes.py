@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,6 +12,7 @@ from mobilenas.compare.report_mistakes import mistakes
 from mobilenas.files import write_json
 
 PNG = "iVBORw0KGgo="
+TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 def shown(folder: Path, confusion: dict[str, dict[str, int]], **more: Any) -> str:
@@ -21,17 +23,43 @@ def shown(folder: Path, confusion: dict[str, dict[str, int]], **more: Any) -> st
 
 
 def opacities(page: str, colour: str) -> list[float]:
-    return sorted(map(float, re.findall(rf"fill: {colour}; opacity: ([\d.]+)", page)))
+    return sorted(map(float, re.findall(rf'fill="{colour}" opacity="([\d.]+)"', page)))
 
 
 def test_shares_of_a_class_are_opacities(tmp_path: Path) -> None:
     page = shown(tmp_path, {"a": {"a": 6, "b": 2}, "b": {"b": 4, "c": 4}})
     assert "10 of 16 test images" in page
     # right: 3/4 and 1/2 of the images; wrong: 1/4 and 1/2, of which the larger is opaque
-    assert set(opacities(page, "#3d87cc")) >= {0.5, 0.75}
-    assert 0.5 in opacities(page, "#e07b1a")
-    assert "wrong: 50 % of a class" in page
-    assert all(f">{name}<" in page for name in "abc")  # c is no test image's class
+    assert opacities(page, "#3d87cc") == [0.5, 0.75]
+    assert opacities(page, "#e07b1a") == [0.5, 1]
+    assert page.count("wrong: 50 %") == 1
+    assert all(page.count(f">{name}</text>") == 2 for name in "abc")  # c is no test image's class
+
+
+NAMES = ("\u732b", "\u0642\u0637\u0629", "\U0001f600", "caf\u00e9", "x<y>&z", "_under", "e\u0301")
+
+
+def test_names_of_any_script_are_written_as_they_are(tmp_path: Path) -> None:
+    page = shown(tmp_path, {name: {name: 3, NAMES[0]: 1} for name in NAMES})
+    (drawing,) = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    words = [element for element in ElementTree.fromstring(drawing).iter() if element.tag == TEXT]
+    assert [list(word.itertext()) for word in words] == [[n, n] for n in NAMES for _ in range(2)]
+    assert "?" not in "".join(ElementTree.fromstring(drawing).itertext())
+
+
+@pytest.mark.parametrize("letter", ["w", "\u732b", "e\u0301"])
+def test_long_names_are_cut_in_the_drawing_and_whole_in_its_titles(
+    tmp_path: Path, letter: str
+) -> None:
+    long = 40 * letter
+    page = shown(tmp_path, {long: {long: 3, "b": 1}, "b": {"b": 2}})
+    (drawing,) = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    root = ElementTree.fromstring(drawing)
+    title, rest = next(element for element in root.iter() if element.tag == TEXT).itertext()
+    assert title == long
+    assert long.startswith(rest.rstrip("\u2026")) and rest.endswith("\u2026")
+    # room for 16 letters beside two squares, whatever the script
+    assert float(root.attrib["width"]) < 16 * 11 * 0.7 + 2 * 26
 
 
 def test_pairs_are_told_the_most_frequent_first(tmp_path: Path) -> None:

@@ -30,17 +30,21 @@ _NONE = "-"
 def write_report(folder: Path, path: Path) -> None:
     """Write the report of the run in `folder` to `path`: one file that needs no network.
 
-    Sections whose stage is not done name the command that does it. FileError where a file of the
-    folder is not what the stages write.
+    Sections without anything to show are left out; those whose stage is not done are one section,
+    which names the commands. FileError where a file of the folder is not what the stages write.
     """
     files = RunFiles(folder=folder)
     if not files.run and not files.found:
         raise FileError(f"{folder} holds no run: there is neither run.json nor arch.json")
-    parts = []
+    parts, undone = [], list[str]()
     for title, show in SECTIONS:
         body = section(files, title, show)
-        if body:  # empty: it means nothing for the space of the run
+        if isinstance(body, html.Missing):
+            undone.append(body)
+        elif body:
             parts.append(html.section(title, body) if title != _TOP else body)
+    if undone:
+        parts.insert(1, html.section(_UNDONE, "".join(dict.fromkeys(undone))))
     source = files.run.get("data", {}).get("source", folder.name)
     write_text(path, html.page(f"mobilenas report: {source}", "\n".join(parts)))
 
@@ -105,7 +109,7 @@ def _counting(_: RunFiles) -> str:
     return html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
 
 
-_TOP = "Verdict"
+_TOP, _UNDONE = "Verdict", "Not there yet"
 SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),

@@ -26,25 +26,10 @@ _PENALTY = (
 
 
 def headline(budgets: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the result in one sentence: budget, found network, best MobileNet; it judges nothing.
-
-    Networks over seeds are told by their mean.
-    """
+    """Return the result in one sentence: the budgets, and what `verdict` says."""
+    told = verdict(entries)
     limits = " and ".join(limit_text(budget) for budget in budgets)
-    told = f"With at most {limits}, the" if limits else "The"
-    rows = summarize(entries)
-    found = next((row for row in rows if row.kind == "found"), None)
-    if found is None:
-        return f"{told} comparison holds no found network."
-    best = max(
-        (row for row in rows if row.kind == "mobilenet"),
-        key=lambda row: row.top1_mean,
-        default=None,
-    )
-    told += f" found network ({_flops(found)}) reaches {_top1(found)} on the test images"
-    if best is None:
-        return f"{told}; no MobileNet was compared with it."
-    return f"{told}, and the best MobileNet, {best.name} ({_flops(best)}), {_top1(best)}."
+    return f"With at most {limits}, {told[0].lower()}{told[1:]}" if limits else told
 
 
 def limit_text(budget: Mapping[str, Any]) -> str:
@@ -52,16 +37,6 @@ def limit_text(budget: Mapping[str, Any]) -> str:
     cost, limit = budget["cost"], budget["limit"]
     number = f"{limit:g}" if cost == "latency" else format_count(limit)
     return _LIMITS.get(cost, f"{{}} {_COST_NAMES.get(cost, cost)}").format(number)
-
-
-def _flops(row: Row) -> str:
-    return f"{format_count(row.flops)} FLOPs"
-
-
-def _top1(row: Row) -> str:
-    if row.top1_spread is None:
-        return f"{row.top1_mean:.2f} % top-1"
-    return f"{row.top1_mean:.2f} ± {row.top1_spread:.2f} % top-1 ({row.networks} seeds)"
 
 
 def result(files: RunFiles) -> str:
@@ -79,19 +54,14 @@ def result(files: RunFiles) -> str:
     elif decided:
         parts.append(html.paragraph("The found network does NOT keep every budget.", "bad"))
     if files.entries:
-        parts.append(html.paragraph(verdict(files.entries)))
         alarms = (files.result or {}).get("alarms", ())
         parts += [html.paragraph(alarm, "bad") for alarm in alarms]
-    else:
-        parts.append(html.missing("The comparison with other networks", "mobilenas compare"))
     parts.append(_budget_table(rows) if rows else html.paragraph(_NO_BUDGETS, "note"))
     if rows and files.settings.get("search", {}).get("constraint") == PENALTY:
         parts.append(html.paragraph(_PENALTY, "note"))
-    if files.found is None:
-        parts.append(html.missing("The found network", "mobilenas search"))
-    elif files.result is None:
+    if files.found is not None and files.result is None:
         parts.append(html.missing("The recount on the ONNX file", "mobilenas run --resume"))
-    else:
+    elif files.result is not None:
         open_ones = (row["cost"] for row in rows if row.get("measured", row["recounted"]) is None)
         parts += [html.paragraph(_TOLD[cost], "note") for cost in open_ones]
     return "\n".join(parts)

@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5a6475; --page: #ffffff;
-  --line: #d8dde5; --shade: #f2f4f8; --good: #1a7f4b; --bad: #c0392b; --link: #1f6bb5; }
+  --line: #d8dde5; --shade: #f2f4f8; --good: #1a7f4b; --bad: #c0392b; --link: #1f6bb5;
+  --shadow: #1c233073; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e7ee; --soft: #9aa5b5; --page: #14181f;
-  --line: #363e4b; --shade: #1e242e; --good: #4cc38a; --bad: #ff7b6b; --link: #7ab8f5; } }
+  --line: #363e4b; --shade: #1e242e; --good: #4cc38a; --bad: #ff7b6b; --link: #7ab8f5;
+  --shadow: #aebacc99; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 64rem; color: var(--ink); background: var(--page);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -22,29 +24,37 @@ p { margin: .5rem 0; max-width: 46rem; }
 .note { color: var(--soft); font-size: .9rem; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
+/* a shadow at the side where there is more; what moves with the content covers it at the end */
+.scroll, figure.wide { background:
+  linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to right, var(--shadow), transparent) left / 1.1rem 100% no-repeat,
+  linear-gradient(to left, var(--shadow), transparent) right / 1.1rem 100% no-repeat; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7.5rem; }
+td:first-child, td.left { white-space: normal; overflow-wrap: break-word; max-width: 16rem; }
 tr > :first-child, .left { text-align: left; }
-tr.marked td { background: var(--shade); font-weight: 600; }
-tfoot td { background: var(--shade); font-weight: 600; }
+tr.marked td, tfoot td { background: color-mix(in srgb, var(--ink) 7%, transparent);
+  font-weight: 600; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0;
   text-align: inherit; cursor: pointer; }
-th button::after { content: " \\2195"; opacity: .5; }
-th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
-th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
+th button::after { content: "\\a0\\2195"; opacity: .5; }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
 .pictures { display: grid; gap: .8rem; font-size: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
 .pictures figure { margin: 0; overflow-wrap: anywhere; }
 .pictures img { width: 100%; max-width: 8rem; image-rendering: pixelated; display: block; }
-.pictures figcaption { font-size: inherit; }
+.pictures .key { display: inline-block; width: .8em; height: .8em; margin-left: .4em; }
+figcaption { font-size: inherit; }
 a { color: var(--link); }
 figure { margin: .8rem 0; max-width: 30rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure.wide { max-width: none; overflow-x: auto; }
 figure.wide svg { width: auto; max-width: none; }
+.key { display: inline-block; width: .8em; height: .8em; margin-left: .4em; }
 figcaption { font-size: .9rem; color: var(--soft); position: sticky; left: 0; }
 .grid { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
@@ -119,9 +129,21 @@ def code(value: object) -> str:
     return f"<code>{text(value)}</code>"
 
 
-def missing(what: str, command: str) -> str:
+class Missing(Markup):
+    """What is to be done before a section can be shown."""
+
+
+def missing(what: str, command: str) -> Missing:
     """Say which command makes what a section would show."""
-    return f'<p class="note">{text(what)} is not there yet: {code(command)} makes it.</p>'
+    return Missing(f'<p class="note">{text(what)} is not there yet: {code(command)} makes it.</p>')
+
+
+def legend(keys: Iterable[tuple[str, str]]) -> str:
+    """Return names, each with a square of its colour."""
+    return ", ".join(
+        f'<span class="key" style="background: {colour}"></span> {text(name)}'
+        for name, colour in keys
+    )
 
 
 def table(

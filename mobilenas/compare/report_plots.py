@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -241,16 +242,18 @@ def locator(most: int) -> Any:
 
 
 def plain(label: str) -> str:
-    """Return a label that every font has."""
-    # matplotlib warns of glyphs that its own font lacks; labels starting with _ it leaves out
-    return label.encode("ascii", "replace").decode().lstrip("_") or "?"
+    """Return a label that matplotlib shows: it leaves out those that start with _."""
+    return label.lstrip("_") or "?"
 
 
 def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> str:
     """Return the figure as `page_svg` does."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with warnings.catch_warnings():
+        # its own font lacks them; the text is drawn by the browser
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return page_svg(buffer.getvalue(), name, label, sized=sized)
 
 

@@ -47,7 +47,7 @@ def finalists(files: RunFiles) -> str:
     """Show the scores of every rung."""
     if files.finalists is None:
         if files.found is not None:
-            return html.paragraph("One candidate entered, so there was no round of finalists.")
+            return ""  # one candidate entered, so there was no round
         return html.missing("search/finalists.json", "mobilenas search")
     scores = {(s["arch"], s["rung"]): s["val_top1"] for s in files.finalists["scores"]}
     rungs = range(max(rung for _, rung in scores) + 1)
@@ -103,9 +103,9 @@ def discretization_gap(files: RunFiles) -> str:
 
 def ranking_quality(files: RunFiles) -> str:
     """Show how well the supernet ranks networks."""
-    if isinstance(files.arch, WidthsArch):
-        return ""  # there is no supernet
     if files.rank is None:
+        if isinstance(files.arch, WidthsArch) or not files.settings.get("rank"):
+            return ""  # there is no supernet, or nobody asked
         return html.missing("search/rank.json", "mobilenas search --rank N")
     rank = files.rank
     header = ("ranked by", "Spearman", "Kendall", "regret, points", "pick over mean, points")
