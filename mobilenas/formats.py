@@ -29,7 +29,14 @@ from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refu
 from mobilenas.files import write_bytes, write_json
 from mobilenas.pipeline import ONNX_FILE, WEIGHTS_FILE, export_stage
 from mobilenas.profiling.session import session
-from mobilenas.quantization import BIAS, EQUALIZE, PER_CHANNEL, Int8Settings, write_int8
+from mobilenas.quantization import (
+    BIAS,
+    EQUALIZE,
+    PER_CHANNEL,
+    Int8Settings,
+    calibration,
+    write_int8,
+)
 from mobilenas.runs import EXPORT_FILE, Run
 from mobilenas.spaces import read_arch
 from mobilenas.train import load_weights
@@ -178,7 +185,9 @@ def _written(
     steps: list[Step] = []
     whole = record["files"].get(form)
     if form == "fp16":
-        steps.append(to_fp16)
+        if whole and "fp16" in whole:
+            entry["fp16"] = whole["fp16"]
+        steps.append(partial(_write_fp16, run, entry))
     elif form == "int8":
         made = asked
         if made is None and whole:
@@ -203,6 +212,10 @@ def _written(
         source = target
     top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
     return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+
+
+def _write_fp16(run: Run, entry: dict[str, Any], source: Path, path: Path) -> None:
+    entry["fp16"] = to_plain(to_fp16(source, path, calibration(run)))
 
 
 def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:

@@ -100,7 +100,7 @@ def test_peak_memory_is_that_of_the_cost_model(network: Path) -> None:
 
 def test_every_format_is_checked_against_the_float_file(network: Path, tmp_path: Path) -> None:
     paths = {name: tmp_path / f"{name}.onnx" for name in ("fp16", "int8", "pixels")}
-    to_fp16(network, paths["fp16"])
+    to_fp16(network, paths["fp16"], floats(2))
     quantize_static_qdq(network, paths["int8"], floats(4), per_channel=True)
     fold_input(network, paths["pixels"], METADATA.mean, METADATA.std)
     paths["ort"] = to_ort(network, tmp_path / "model.ort").model
@@ -182,7 +182,7 @@ def test_only_correct_models_are_written(network: Path, tmp_path: Path) -> None:
 
 
 def test_the_image_s_own_channels_need_no_alignment(network: Path, tmp_path: Path) -> None:
-    to_fp16(network, tmp_path / "fp16.onnx")
+    to_fp16(network, tmp_path / "fp16.onnx", floats(2))
     fold_input(tmp_path / "fp16.onnx", tmp_path / "pixels.onnx", METADATA.mean, METADATA.std)
     report = check_file(tmp_path / "pixels.onnx")
     assert report.operators["Conv"] == check_file(network).operators["Conv"] + 1

@@ -123,8 +123,8 @@ def test_another_reader_gets_normalized_floats(tmp_path: Path) -> None:
 
 def test_files_in_float16_and_8_bits_take_pixels_too(network: Path, tmp_path: Path) -> None:
     half, eight = tmp_path / "fp16.onnx", tmp_path / "int8.onnx"
-    to_fp16(network, half)
     images = [normalized(image) for image in pixels(4)]
+    to_fp16(network, half, images)
     quantize_static_qdq(network, eight, images, per_channel=True)
     for path in (half, eight):
         fold_input(path, tmp_path / "pixels.onnx", MEAN, STD)
@@ -134,7 +134,7 @@ def test_files_in_float16_and_8_bits_take_pixels_too(network: Path, tmp_path: Pa
 def test_pixels_can_be_made_float16_and_8_bits(network: Path, tmp_path: Path) -> None:
     path = tmp_path / "uint8.onnx"
     fold_input(network, path, MEAN, STD)
-    to_fp16(path, tmp_path / "fp16.onnx")
+    to_fp16(path, tmp_path / "fp16.onnx", pixels(4))
     compare(network, tmp_path / "fp16.onnx", share=0.01)
     quantize_static_qdq(path, tmp_path / "int8.onnx", pixels(8), per_channel=True)
     compare(network, tmp_path / "int8.onnx", share=0.2)

@@ -33,7 +33,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     onnx.helper.set_model_props(model, METADATA)
     paths = {name: folder / f"model{suffix}.onnx" for name, suffix in SUFFIXES.items()}
     onnx.save(model, str(paths["fp32"]))
-    to_fp16(paths["fp32"], paths["fp16"])
+    to_fp16(paths["fp32"], paths["fp16"], images(2))
     quantize_static_qdq(paths["fp32"], paths["int8"], images(2), per_channel=True)
     return paths
 

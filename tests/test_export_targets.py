@@ -123,7 +123,7 @@ def test_plain_operators_make_one_partition_of_squeeze_excite(tmp_path: Path) ->
 def test_other_precisions_are_checked_as_targets_see_them(tmp_path: Path) -> None:
     path = save(network("relu"), tmp_path / "m.onnx")
     quantize_static_qdq(path, tmp_path / "int8.onnx", images(2), per_channel=True)
-    to_fp16(path, tmp_path / "fp16.onnx")
+    to_fp16(path, tmp_path / "fp16.onnx", images(2))
     assert check_target(tmp_path / "int8.onnx", "nnapi").partitions == 1
     assert check_target(tmp_path / "fp16.onnx", "nnapi").partitions == 1
     half = check_target(tmp_path / "fp16.onnx", "coreml")

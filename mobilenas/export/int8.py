@@ -25,10 +25,9 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from mobilenas.config import check_choice
-from mobilenas.errors import DataError
 from mobilenas.export.checks import write_model
-from mobilenas.export.classifier import check_image
 from mobilenas.export.fp16 import describe, folded
+from mobilenas.export.ranges import Samples, samples_for
 from mobilenas.export.targets import plain_operators
 from mobilenas.profiling.session import session
 
@@ -49,8 +48,6 @@ _WEIGHTED = ("Conv", "Gemm")
 _INPUTS = ("x", "weight", "bias")  # of a weighted layer
 _SPATIAL = (2, 3)  # of NCHW
 _HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Squeeze")
-Samples = Sequence[NDArray[Any]]
-"""Inputs of a model, one image each."""
 Reader = tuple[NodeProto, int]
 """A layer and the axis of its weight that belongs to its input's channels."""
 
@@ -73,7 +70,7 @@ def quantize_static_qdq(
     load, DataError says which image does not fit or that there is none.
     """
     check_choice("method", method, METHODS)
-    samples = _checked(source, images)
+    samples = samples_for(source, images, "quantize")
     model = folded(source)
     plain_operators(model)
     for place, node in enumerate(model.graph.node):
@@ -391,18 +388,6 @@ class _Feeds(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships 
         """Return the next sample by the input's name, None after the last."""
         sample = next(self._next, None)
         return None if sample is None else {self._name: sample}
-
-
-def _checked(source: Path, images: Iterable[NDArray[Any]]) -> Samples:
-    """Inputs that fit the model, or DataError."""
-    (entry,) = session(source).get_inputs()
-    samples = []
-    for number, image in enumerate(images):
-        check_image(image, entry, source, f"image {number}")
-        samples.append(np.ascontiguousarray(image))
-    if not samples:
-        raise DataError(f"there are no images to quantize {source} with; give at least one")
-    return samples
 
 
 def _constants(model: ModelProto) -> dict[str, NDArray[Any]]:
