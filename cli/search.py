@@ -12,7 +12,9 @@ from .terminal import echo
 @click.command(name="search", epilog=RULE)
 @request_options
 @folder_options
-@click.option("--dry-run", is_flag=True, help="Only say what every cost can be; trains nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what every cost can be, and how long a run takes."
+)
 @output_options
 @click.pass_context
 def command(
@@ -23,10 +25,10 @@ def command(
 
     if dry_run:
         with working("", None, quiet=quiet) as reporter:
-            from mobilenas.request import reachable
+            from mobilenas.dry_run import dry_run as look
 
-            ranges = reachable(asked_for(ctx), reporter)
-        _show_ranges(ranges, as_json)
+            found = look(asked_for(ctx), reporter)
+        _show_dry_run(found, as_json)
         return 0
     with working(resume_command("search", out), out, quiet=quiet) as reporter:
         from mobilenas.contenders import ARCH_FILE
@@ -49,18 +51,24 @@ def command(
     return status_of(record["budgets"])
 
 
-def _show_ranges(ranges: dict[str, dict[str, float]], as_json: bool) -> None:
+def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
     from .render import show_json, show_rule, show_table
 
     if as_json:
-        show_json(ranges)
+        show_json(found)
         return
     from mobilenas.cost.budget import format_cost
+    from mobilenas.estimate import told
 
     columns = ("smallest", "largest", "budget")
     rows = (
         (cost, *(format_cost(cost, row[name]) if name in row else "-" for name in columns))
-        for cost, row in ranges.items()
+        for cost, row in found.items()
+        if cost not in ("remarks", "seconds")
     )
     show_table("Reachable costs", ("cost", *columns), rows)
+    for remark in found["remarks"]:
+        echo(click.wrap_text(f"{remark}.", 80))
+    if found["seconds"]:
+        echo(click.wrap_text(f"`mobilenas run` takes about {told(found['seconds'])}.", 80))
     show_rule()

@@ -33,6 +33,7 @@ from mobilenas.deployment import (
     write_onnx,
 )
 from mobilenas.errors import FileError, InternalError
+from mobilenas.estimate import Stopwatch, estimate, told
 from mobilenas.files import read_bytes, write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
 from mobilenas.quantization import Int8Settings
@@ -57,13 +58,23 @@ RESULT_FILE = "result.json"
 
 def run_all(run: Run) -> dict[str, Any]:
     """Do every stage that is not done, and return result.json."""
+    watch = Stopwatch()
+    if not (run.folder / "search").exists():
+        run.reporter.say(f"estimate from a few timed steps: {told(estimate(run))}")
     renew_times(run)
+    watch.lap("start")
     search_stage(run)
+    watch.lap("search and finalists")
     train_stage(run)
+    watch.lap("final training")
     export_stage(run)
+    watch.lap("export")
     compare_stage(run)
+    watch.lap("baselines and their export")
     result = write_result(run)
     report_stage(run)
+    watch.lap("report")
+    run.reporter.say(f"took {told(watch.seconds)}")
     return result
 
 

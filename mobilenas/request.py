@@ -8,7 +8,7 @@ from pathlib import Path
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.config import check_between, check_choice
 from mobilenas.cost import COSTS
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.errors import BudgetError, MobileNASError
@@ -23,7 +23,6 @@ from mobilenas.runs import (
     check_run,
     create_run,
     latency_model,
-    make_space,
     open_run,
     usable_space,
 )
@@ -45,7 +44,10 @@ _SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.13
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is trained; small sets get more epochs, so that there are `least_steps`."""
+    """How much is trained; small sets get more epochs, so that there are `least_steps`.
+
+    They get `MOST_REPEATS` times as many at most: more passes over so few images cost time alone.
+    """
 
     epochs: int
     """Final training."""
@@ -55,6 +57,7 @@ class Effort:
     """Archs that enter the finalists."""
 
 
+MOST_REPEATS = 10
 EFFORTS = {
     "quick": Effort(epochs=6, least_steps=300, finalists=3),
     "standard": Effort(epochs=15, least_steps=1200, finalists=3),
@@ -254,7 +257,8 @@ class Request:
         effort = EFFORTS[self.effort]
         batch = 128 if train_images >= _SMALL_SET else 32
         steps = max(1, train_images // batch)
-        epochs = self.epochs or max(effort.epochs, math.ceil(effort.least_steps / steps))
+        repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
+        epochs = self.epochs or max(effort.epochs, repeats)
         searching = self.search_epochs or max(2, round(epochs * _SEARCH_SHARE))
         rate = Recipe(epochs=epochs).learning_rate * batch / 128
         # the published methods on cells have no finalists
@@ -345,8 +349,8 @@ def start(
 ) -> Run:
     """Start the run that was asked for in `folder`, or with `resume` go on with it."""
     check_run(folder, resume=resume, overwrite=overwrite)  # before images are decoded
-    profile = _profile(request, reporter)
-    _tell_targets(request, reporter)
+    profile = profile_of(request, reporter)
+    tell_targets(request, reporter)
     data = read_images({"": request}, profile, reporter)
     return create_run(
         folder,
@@ -385,7 +389,7 @@ def read_images(
     return load_data(first.data_settings, reporter, check_all)
 
 
-def _profile(request: Request, reporter: Reporter) -> Profile | None:
+def profile_of(request: Request, reporter: Reporter) -> Profile | None:
     """Find the device profile that was asked for, and tell what is wrong with its predictions."""
     if request.profile is None:
         return None
@@ -399,7 +403,7 @@ def _profile(request: Request, reporter: Reporter) -> Profile | None:
     return profile
 
 
-def _tell_targets(request: Request, reporter: Reporter) -> None:
+def tell_targets(request: Request, reporter: Reporter) -> None:
     """Say what the targets leave out of the space."""
     if request.gateless and request.space == "mobile":
         reporter.say(
@@ -410,25 +414,3 @@ def _tell_targets(request: Request, reporter: Reporter) -> None:
 def go_on(folder: Path, reporter: Reporter) -> Run:
     """Open the run in `folder` with what it was asked for."""
     return open_run(folder, reporter)
-
-
-def reachable(request: Request, reporter: Reporter) -> dict[str, dict[str, float]]:
-    """Return smallest, largest and budget for every cost of the space; trains nothing."""
-    profile = _profile(request, reporter)
-    _tell_targets(request, reporter)
-    data = read_images({"": request}, profile, reporter, make_space)
-    settings = request.settings(len(data.train))
-    latency = latency_model(settings, profile)
-    budgets = Budgets(make_space(settings, data, latency), request.budgets, latency)
-    space = budgets.space
-    limits = {budget.cost: budget.limit for budget in request.budgets}
-    rows: dict[str, dict[str, float]] = {}
-    for cost, table in budgets.tables.items():
-        count = float if cost == LATENCY else round
-        rows[cost] = {
-            "smallest": count(table.exact(space.smallest())),
-            "largest": count(table.exact(space.largest())),
-        }
-        if cost in limits:
-            rows[cost]["budget"] = limits[cost]
-    return rows

@@ -121,7 +121,7 @@ def test_a_broken_budget_is_status_3(folder: Path) -> None:
 def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     words = ("search", "--data", "digits", "--flops", "300k", "--dry-run")
     ranges = json.loads(mobilenas(*words, "--json", cwd=tmp_path).stdout)
-    assert set(ranges) == {"flops", "params", "memory"}
+    assert set(ranges) == {"flops", "params", "memory", "remarks", "seconds"}
     assert ranges["flops"]["smallest"] < 300_000 < ranges["flops"]["largest"]
     assert "Reachable" in mobilenas(*words, cwd=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []

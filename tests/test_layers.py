@@ -41,6 +41,8 @@ LAYERS = {
     "mobilenas.ablation": 6,
     "mobilenas.comparison": 6,
     "mobilenas.contenders": 6,
+    "mobilenas.dry_run": 6,
+    "mobilenas.estimate": 6,
     "mobilenas.deployment": 6,
     "mobilenas.formats": 6,
     "mobilenas.pipeline": 6,

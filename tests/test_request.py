@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobilenas.dry_run import dry_run
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.profiling.profile import Profile, write_profile
 from mobilenas.progress import Silent
-from mobilenas.request import EFFORTS, Request, go_on, reachable, start
+from mobilenas.request import EFFORTS, MOST_REPEATS, Request, go_on, start
 from mobilenas.runs import CellSettings, RunSettings
 from mobilenas.search.methods import parse_keep
 from mobilenas.spaces.cell_space import EdgeTarget
@@ -194,7 +195,10 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     full = settings(images, effort=effort)
     level = EFFORTS[effort]
     assert full.recipe.epochs >= level.epochs
-    assert full.recipe.epochs * max(1, images // full.recipe.batch_size) >= level.least_steps
+    most = MOST_REPEATS * level.epochs
+    assert full.recipe.epochs <= most
+    steps = full.recipe.epochs * max(1, images // full.recipe.batch_size)
+    assert steps >= level.least_steps or full.recipe.epochs == most
     assert full.finalists.count == level.finalists
     assert full.search.epochs >= 2
     assert 0 <= full.search.warmup < full.search.epochs
@@ -209,6 +213,25 @@ def test_more_effort_is_more_training() -> None:
             for effort in ("quick", "standard", "full")
         ]
         assert epochs == sorted(set(epochs))
+
+
+def test_few_images_are_not_passed_over_without_end() -> None:
+    # 60 training images are one step of 32: 300 of them would be 300 epochs
+    assert settings(60, effort="quick").recipe.epochs == 60
+    assert settings(60, effort="standard").recipe.epochs == 150
+    assert settings(60, effort="quick").search.epochs == 24
+    assert settings(1000, effort="quick").recipe.epochs == 10
+    assert settings(60, effort="quick", epochs=400).recipe.epochs == 400
+
+
+def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed() -> None:
+    found = dry_run(Request(data="digits", flops=50 * 10**9), Silent())
+    assert found["flops"]["largest"] < 50 * 10**9
+    (remark,) = found["remarks"]
+    assert remark.startswith("flops <= 50G limits nothing: the largest network of the space has ")
+    assert found["seconds"] == {}
+    both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent())
+    assert len(both["remarks"]) == 1 and both["seconds"]
 
 
 def test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -239,9 +262,11 @@ def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
         start(tmp_path / "run", other, command="test", reporter=Silent(), resume=True)
 
 
-def test_reachable_ranges_bracket_the_budgets() -> None:
-    rows = reachable(Request(data="digits", flops=300_000, params=40_000), Silent())
-    assert rows.keys() == {"flops", "params", "memory"}
+def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
+    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), Silent())
+    assert rows.keys() == {"flops", "params", "memory", "remarks", "seconds"}
+    assert rows["remarks"] == []
+    assert all(seconds > 0 for seconds in rows["seconds"].values())
     for cost, limit in (("flops", 300_000), ("params", 40_000)):
         assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
     assert rows["memory"].keys() == {"smallest", "largest"}
@@ -259,7 +284,7 @@ def test_a_profile_whose_predictions_are_poor_is_told(
             told.append(message)
 
     asked = Request(data="digits", latency=1e4, profile=str(path))
-    assert reachable(asked, Hears())["latency"]["budget"] == 1e4
+    assert dry_run(asked, Hears())["latency"]["budget"] == 1e4
     poor_words = [line for line in told if line.startswith("profile shelf-1, fp32: ")]
     assert len(poor_words) == 2 and "12.5 %" in poor_words[0] and "0.50" in poor_words[1]
 
@@ -268,7 +293,7 @@ def test_int8_needs_a_profile_that_has_it(made_up_profile: Profile, tmp_path: Pa
     write_profile(made_up_profile, tmp_path / "one.json")
     asked = Request(latency=1e4, profile=str(tmp_path / "one.json"), precision="int8")
     with pytest.raises(MobileNASError, match="profile shelf-1 has no int8 times; it has fp32"):
-        reachable(asked, Silent())
+        dry_run(asked, Silent())
 
 
 def test_every_field_says_what_it_is() -> None:
@@ -298,7 +323,7 @@ def test_what_a_target_leaves_out_is_said() -> None:
         def say(self, message: str) -> None:
             self.said.append(message)
 
-    reachable(Request(flops=300_000, targets=("nnapi",)), Listener())
+    dry_run(Request(flops=300_000, targets=("nnapi",)), Listener())
     assert "nnapi has no HardSigmoid: networks have no hard-swish and no squeeze-excite" in (
         Listener.said
     )

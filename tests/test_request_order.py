@@ -9,10 +9,11 @@ from PIL import Image
 
 from mobilenas.ablation import start_ablation
 from mobilenas.data import folder as data_folder
+from mobilenas.dry_run import dry_run
 from mobilenas.errors import BudgetError, MobileNASError
 from mobilenas.profiling.profile import Profile, write_profile
 from mobilenas.progress import Silent
-from mobilenas.request import Request, reachable, start
+from mobilenas.request import Request, start
 from mobilenas.request_channels import ChannelsRequest
 from mobilenas.sweep import start_sweep
 
@@ -67,7 +68,7 @@ def test_a_device_that_is_not_here_is(photos: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(MobileNASError, match="--device cuda: torch finds no CUDA device here"):
         begin(Request, data=photos, flops=10**8, device="cuda")
     with pytest.raises(MobileNASError, match="--device cuda"):
-        reachable(Request(data=photos, flops=10**8, device="cuda"), Silent())
+        dry_run(Request(data=photos, flops=10**8, device="cuda"), Silent())
 
 
 @pytest.mark.parametrize(("size", "precision"), [(None, "fp32"), (64, "fp32"), (8, "int8")])

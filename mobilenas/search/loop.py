@@ -23,7 +23,8 @@ from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
 
 _CLIP = 5.0
-_GLANCE_IMAGES = 512
+GLANCE_IMAGES = 512
+"""Validation images that the log's figures of an epoch are of, at most."""
 _WIDEST_LOAD = 1.5
 _TRIES = 50
 
@@ -53,7 +54,7 @@ class Searcher:
         )
         self.weight_half, self.alpha_half = halves(data.train, seed)
         # only looked at: the log shows how the supernet does, nothing is chosen by it
-        self.glance = stratified_subset(data.val, min(_GLANCE_IMAGES, len(data.val)), seed)
+        self.glance = stratified_subset(data.val, min(GLANCE_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
         )

@@ -12,7 +12,8 @@ from mobilenas.cost.expected_cells import CellProbabilities
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy, skips
 from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.gap import reestimate
-from mobilenas.search.loop import Searcher
+from mobilenas.search.loop import GLANCE_IMAGES, Searcher
+from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
 from mobilenas.spaces.any import AnyChoice
 from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
@@ -22,6 +23,15 @@ from mobilenas.supernet import Alphas
 _DRAWS = 4
 _NORM_IMAGES = 128
 """For each draw: batch norm's own noise is small from here on, and an epoch must not wait."""
+
+
+def images_looked_at(settings: SearchSettings, val_images: int) -> int:
+    """Return about how many images a search classifies beside its steps, for estimates."""
+    glance = min(GLANCE_IMAGES, val_images)
+    draws = 1 if settings.paths == "mixture" else _DRAWS
+    late = settings.epochs - settings.warmup
+    # the last term is the discretization gap: two relaxations, each before and after
+    return settings.epochs * (glance + draws * _NORM_IMAGES) + late * 2 * glance + 4 * val_images
 
 
 @torch.no_grad()

@@ -1,0 +1,138 @@
+"""What a job is expected to take, in seconds that a made-up clock counts."""
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mobilenas.data import ImageData
+from mobilenas.estimate import (
+    Speeds,
+    Stopwatch,
+    estimate,
+    format_duration,
+    measure_speeds,
+    parts,
+    told,
+)
+from mobilenas.progress import Silent
+from mobilenas.request import Request
+from mobilenas.runs import Run, RunSettings
+from mobilenas.spaces import MobileSpace
+
+SPEEDS = Speeds(
+    weight_step=1.0,
+    alpha_step=10.0,
+    supernet_image=0.0,
+    step=100.0,
+    finalist_step=1000.0,
+    image=0.0,
+    export=1e4,
+)
+
+
+def settings(images: int, **given: Any) -> RunSettings:
+    asked = {"flops": 100_000, "epochs": 4, "search_epochs": 3, "warmup": 1, "random": 2}
+    return Request(**(asked | given)).settings(images)
+
+
+def ticks() -> Callable[[], float]:
+    """A clock that is a second on at every look."""
+    return count(0.0).__next__
+
+
+@pytest.fixture
+def run(micro_space: MobileSpace, micro_images: ImageData) -> Run:
+    flops = 20_000
+    opened = Run(
+        folder=Path("nowhere"),
+        settings=settings(len(micro_images.train), flops=flops),
+        reporter=Silent(),
+    )
+    opened.__dict__ |= {"data": micro_images, "space": micro_space, "latency": None}
+    return opened
+
+
+def test_parts_are_steps_times_their_seconds(micro_images: ImageData) -> None:
+    # 100 training images: batches of 32, of the supernet 16 of each half, of the finalists 8
+    asked = settings(100, seeds=2)
+    found = parts(asked, micro_images, SPEEDS, mobilenets=3)
+    assert found == {
+        "search": 2 * (3 * 3 * 1.0 + 2 * 3 * 10.0),
+        "finalists": 2 * (3 + 2) * 12 * 1000.0,  # 3, then 2 of them, an epoch each
+        "final training": 2 * 4 * 3 * 100.0,
+        "baselines": (2 * 3 + 2) * 4 * 3 * 100.0,
+        "export": (2 + 2 * 3 + 2) * 1e4,
+    }
+
+
+def test_a_rival_takes_the_searchs_time_again(micro_images: ImageData) -> None:
+    plain = parts(settings(100), micro_images, SPEEDS, mobilenets=0)
+    rival = parts(settings(100, rival=True), micro_images, SPEEDS, mobilenets=0)
+    more = plain["search"] + plain["finalists"] + plain["final training"]
+    assert rival["baselines"] - plain["baselines"] == more
+    assert rival["export"] - plain["export"] == 1e4
+    assert rival["search"] == plain["search"]
+
+
+def test_without_finalists_there_is_no_round(micro_images: ImageData) -> None:
+    for finalists in (0, 1):
+        none = parts(settings(100, finalists=finalists), micro_images, SPEEDS, mobilenets=0)
+        assert none["finalists"] == 0
+
+
+def test_images_that_are_classified_take_time(micro_images: ImageData) -> None:
+    slow = Speeds(**{**vars(SPEEDS), "image": 1.0, "supernet_image": 1.0})
+    before = parts(settings(100), micro_images, SPEEDS, mobilenets=0)
+    after = parts(settings(100), micro_images, slow, mobilenets=0)
+    assert after["final training"] - before["final training"] == 4 * len(micro_images.val)
+    assert after["export"] - before["export"] == 3 * len(micro_images.test)
+    assert after["search"] > before["search"]
+    assert after["finalists"] - before["finalists"] == 5 * len(micro_images.val)
+
+
+def test_steps_are_timed_by_the_clock_and_leave_no_trace(run: Run) -> None:
+    state = torch.get_rng_state()
+    speeds = measure_speeds(run, ticks())
+    # one second passes in whatever is timed: an epoch of a step, an epoch of two, 64 images
+    assert (speeds.weight_step, speeds.alpha_step, speeds.export) == (1.0, 0.0, 1.0)
+    assert speeds.step == 1 / 2
+    assert speeds.finalist_step == 1 / 2
+    assert speeds.image == 1 / 64
+    assert speeds.supernet_image == 1 / 32
+    assert all(seconds > 0 for seconds in estimate(run, ticks()).values())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (840, "14 min"),
+        (5399, "90 min"),
+        (9000, "2.5 h"),
+    ],
+)
+def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
+    assert format_duration(seconds) == words
+
+
+def test_the_total_comes_first_and_what_takes_no_time_not_at_all() -> None:
+    assert told({"search": 60.0, "finalists": 0.0, "export": 20.0}) == (
+        "80 s: search 60 s, export 20 s"
+    )
+
+
+def test_a_stopwatch_charges_every_stage_its_own_time() -> None:
+    times = iter([5.0, 7.0, 10.0, 20.0])
+    watch = Stopwatch(lambda: next(times))
+    for stage in ("search", "export", "search"):
+        watch.lap(stage)
+    assert watch.seconds == {"search": 12.0, "export": 3.0}
