@@ -1,6 +1,7 @@
 """What a file names is not imported before the user names it, too."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mobilenas.cli.main import cli
+from mobilenas.config import COUNTING_RULE
 from mobilenas.cost import exact_widths
 from mobilenas.dependencies import models
 from mobilenas.progress import Silent
@@ -40,22 +42,37 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     exact_widths._layer_costs.cache_clear()
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over a model of the current folder, as somebody else may send it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("sent")
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        begin()
+    return folder
+
+
+@pytest.fixture
+def run(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same in the current folder, in a process that does not know its model."""
+    shutil.copytree(sent, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     forget(monkeypatch)
+    return Path("run")
+
+
+def begin() -> None:
     Path("planted_code.py").write_text(CODE, encoding="utf-8")
     request = ChannelsRequest(model=NAME, data="digits", flops=3_000, baselines=())
     start(Path("run"), request, command="mobilenas test", reporter=Silent())
-    found = {"budgets": [], "costs": {"flops": 1, "params": 1, "memory": 1}}
+    found = {"budgets": [], "costs": {"flops": 1, "params": 1, "memory": 1}, "candidates": 1}
+    found |= {"counting_rule": COUNTING_RULE, "seconds": {"trials": 1.0}, "seed": 0}
     record = {"schema_version": 1, "arch": ARCH.to_dict()} | found
     Path("run/arch.json").write_text(json.dumps(record), encoding="utf-8")
     Path("run/model.safetensors").touch()
     Path("imported").unlink()
-    forget(monkeypatch)
-    return Path("run")
 
 
 def invoke(words: str) -> Result:
@@ -135,8 +152,8 @@ def test_sizes_that_cannot_be_built_are_refused_on_reading(run: Path, field: str
 
 
 def test_more_channels_than_the_space_has_are_refused(run: Path) -> None:
-    plain = replace(ARCH, sizes={"0": 10**9}).to_dict()
+    plain = replace(ARCH, sizes={"0": 60_000}).to_dict()
     Path("odd.json").write_text(json.dumps({"schema_version": 1, "arch": plain}), encoding="utf-8")
     result = invoke(f"profile flops odd.json --allow-model {NAME}")
     assert result.exit_code == 2
-    assert "group 0 is to have 1000000000 channels; at most 16 are legal" in result.stderr
+    assert "group 0 is to have 60000 channels; at most 16 are legal" in result.stderr

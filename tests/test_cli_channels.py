@@ -171,7 +171,8 @@ def test_weights_are_checked() -> None:
     save_file(model.state_dict(), "v2.safetensors")
     words = (*V2, "--classes", "5", "--image-size", "32")
     assert printed(*words, "--weights", "v2.safetensors") == printed(*words)
-    assert "v2.safetensors lacks" in refused("--model", "run", "--weights", "v2.safetensors", *GO)
+    line = refused("--model", "run", "--weights", "v2.safetensors", *GO)
+    assert "v2.safetensors does not fit this network: the file has no stem.0.weight" in line
 
 
 def test_the_groups_are_drawn() -> None:
@@ -236,7 +237,7 @@ def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.Mo
         ),
         ((*V2, *GO, "--image-size", "3"), "--image-size"),
         ((*V2, *GO, "--classes", "1"), "--classes"),
-        ((*V2, *GO, "--weights", "gone.safetensors"), "cannot read gone.safetensors"),
+        ((*V2, *GO, "--weights", "gone.safetensors"), "gone.safetensors does not exist"),
         (("--model", "torchvision:vit_b_16", *GO), "channels cannot be followed through"),
         (("--model", "torchvision:alexnet", *GO, "--image-size", "16"), "not take 16x16 images"),
     ],

@@ -58,8 +58,9 @@ class _Trial:
             if weight.is_meta or weight.dtype != torch.float32:
                 found = "without data" if weight.is_meta else str(weight.dtype)[len("torch.") :]
                 raise MobileNASError(f"{self.name}: {name} is {found}; it must be float32")
-        twin = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin = copy.deepcopy(model)
         _make_generic(twin)
+        _lay_out(twin, torch.channels_last)  # as in training
         self._train(twin)
         twin.eval()
         with torch.no_grad():
@@ -67,6 +68,7 @@ class _Trial:
             if given is not None:
                 logits = self._logits(given.eval(), self.images, "with the given weights")
                 self._check_finite(logits, "with the given weights")
+        _lay_out(twin, torch.contiguous_format)  # as weights come from a file
         self._export(twin)
 
     def _train(self, twin: nn.Module) -> None:
@@ -168,6 +170,11 @@ def _make_generic(model: nn.Module) -> None:
     for weight in model.parameters():
         fan_in = weight[0].numel() if weight.dim() else 1
         weight.add_(torch.randn_like(weight), alpha=_NOISE / math.sqrt(max(1, fan_in)))
+
+
+def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    # torch's stubs do not know `memory_format`
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
