@@ -56,9 +56,10 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
     """Start the ablation that the options state in --out, or go on with the one there."""
     from mobilenas.ablation import open_ablation, start_ablation
+    from mobilenas.resuming import resume_ablation
     from mobilenas.runs import command_line
 
-    from .session import asked_for, states_a_request
+    from .session import asked_for, states_a_request, typed_fields
 
     names = ("out", "resume", "overwrite", "methods", "control")
     out, resume, overwrite, methods, control = (ctx.params[name] for name in names)
@@ -68,6 +69,8 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_ablation(out, reporter)
+    if resume and (ablation := resume_ablation(out, typed_fields(ctx), methods, control, reporter)):
+        return ablation
     if ctx.params["method"] is not None:
         raise click.UsageError("--method is for one search: name the arms with --methods", ctx)
     if methods is None:

@@ -96,11 +96,19 @@ def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dic
     return {name: value for name, value in values.items() if value is not None}
 
 
+def typed_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
+    """Return those of `given_fields` that stand in the command."""
+    given = given_fields(ctx, kind)
+    typed = ParameterSource.COMMANDLINE
+    return {name: given[name] for name in given if ctx.get_parameter_source(name) is typed}
+
+
 def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
     """Start the run that the options state in --out, or go on with the one there."""
-    from mobilenas.request import go_on, start
+    from mobilenas.request import Request, go_on, start
+    from mobilenas.resuming import resume_run
     from mobilenas.runs import command_line
 
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
@@ -110,6 +118,8 @@ def open_or_start(
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return go_on(out, reporter)
+    if resume and (run := resume_run(out, typed_fields(ctx, kind), kind or Request, reporter)):
+        return run
     return start(
         out,
         asked_for(ctx, kind),

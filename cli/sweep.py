@@ -65,10 +65,11 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
     """Start the sweep that the options state in --out, or go on with the one there."""
+    from mobilenas.resuming import resume_sweep
     from mobilenas.runs import command_line
     from mobilenas.sweep import open_sweep, start_sweep
 
-    from .session import given_fields, states_a_request
+    from .session import given_fields, states_a_request, typed_fields
 
     names = ("out", "resume", "overwrite", "flops", "strengths")
     out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
@@ -78,6 +79,11 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_sweep(out, reporter)
+    if resume:
+        stated = typed_fields(ctx)
+        stated.pop("flops", None)
+        if sweep := resume_sweep(out, stated, flops or (), strengths or (), reporter):
+            return sweep
     asked = given_fields(ctx)
     asked.pop("flops", None)
     return start_sweep(

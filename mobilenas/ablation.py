@@ -139,7 +139,7 @@ def start_ablation(
     arms = parse_arms(methods)
     wanted = arms[0] if control is None else parse_arm(control)
     _check_request(request)
-    goes_on = check_folder(folder, ABLATION, _asked, resume=resume, overwrite=overwrite)
+    goes_on = check_folder(folder, ABLATION, read_request, resume=resume, overwrite=overwrite)
     held_against = next((arm for arm in arms if arm.is_like(wanted)), None)
     if held_against is None:
         names = ", ".join(arm.name for arm in arms)
@@ -201,12 +201,12 @@ def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablati
     )
 
 
-def _asked(path: Path) -> object:
+def read_request(path: Path) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+    """Return the request, arms, control and command of an ablation-request.json."""
     return _parsed(path, read_json(path))
 
 
 def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[Request, tuple[Arm, ...], Arm, str]:
-    """Return the request, arms, control and command."""
     try:
         stated = from_plain(RequestRecord, record, "")
         request: Request = stated["request"]

@@ -215,9 +215,10 @@ def _walk(folder: Path, patterns: Sequence[tuple[str, ...]]) -> Iterator[tuple[P
 
 
 def _whole_name(name: str) -> str:
-    """Return the name of the file that a temporary one was to become."""
-    temporary = TEMPORARY.fullmatch(name)
-    return temporary[1] if temporary else name
+    """Return the name of the file that a temporary one, or one of one, was to become."""
+    while temporary := TEMPORARY.fullmatch(name):
+        name = temporary[1]
+    return name
 
 
 def _is_start(folder: Path, ours: Sequence[Path], kind: Kind) -> bool:

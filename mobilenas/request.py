@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.config import check_between, check_choice
+from mobilenas.config import check_between, check_choice, to_plain
 from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
 from mobilenas.cost.latency import Latency
@@ -356,6 +356,7 @@ def start(
         folder,
         request.settings(len(data.train)),
         data=data,
+        request=to_plain(request),
         profile=profile,
         command=command,
         reporter=reporter,

@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -265,6 +266,7 @@ def create_run(
     data: ImageData,
     command: str,
     reporter: Reporter,
+    request: Mapping[str, Any] | None = None,
     profile: Profile | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -284,6 +286,7 @@ def create_run(
     space = usable_space(settings, data, latency_model(settings, profile))
     record = {
         "command": command,
+        "request": request,
         "settings": to_plain(settings),
         "seed": settings.seed,
         "budgets": to_plain(settings.budgets),

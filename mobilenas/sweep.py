@@ -103,7 +103,7 @@ def start_sweep(
 ) -> Sweep:
     """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
     requests = requests_for(asked, flops, strengths)
-    goes_on = check_folder(folder, SWEEP, _requests, resume=resume, overwrite=overwrite)
+    goes_on = check_folder(folder, SWEEP, read_requests, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
     record = {"command": command, "requests": {n: to_plain(r) for n, r in requests.items()}}
     if goes_on:
@@ -138,7 +138,8 @@ def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
     )
 
 
-def _requests(path: Path) -> dict[str, Request]:
+def read_requests(path: Path) -> dict[str, Request]:
+    """Return what each run of a sweep.json is asked for, by the name of its folder."""
     return _parsed(path, read_json(path))[0]
 
 

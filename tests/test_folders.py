@@ -175,7 +175,7 @@ def test_without_being_told_nothing_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_start_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    run = fill(tmp_path / "run", ".run.json.1.tmp", ".profile.json.start.tmp")
+    run = fill(tmp_path / "run", ".run.json.1.tmp", "..profile.json.start.tmp.1.tmp")
     assert not check_folder(run, RUN, read_json)
     start_folder(run, RUN)
     assert names(run) == []

@@ -49,6 +49,7 @@ LAYERS = {
     "mobilenas.quantization": 6,
     "mobilenas.request": 6,
     "mobilenas.request_channels": 6,
+    "mobilenas.resuming": 6,
     "mobilenas.runs": 6,
     "mobilenas.sweep": 6,
     "mobilenas.__main__": 7,
