@@ -123,7 +123,7 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
         (
             name,
             f"{time.median_ms:.4g}",
-            f"± {time.interval_ms:.2g}",
+            f"± {time.interval_ms:.2g}{' ?' if time.unsteady else ''}",
             f"{time.minimum_ms:.4g}",
             f"{time.spread_ms:.2g}",
             str(time.rounds),
@@ -132,6 +132,8 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
     )
     columns = ("model", "median ms", "95 %", "fastest", "spread", "rounds")
     show_table(f"Latency of one image, {provider}, threads {threads}", columns, rows)
+    if any(time.unsteady for time in times.values()):
+        echo("?: other programs disturbed the measurement, and repeating it did not help.")
 
 
 @click.command(name="remove")

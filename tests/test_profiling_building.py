@@ -230,6 +230,22 @@ def test_unsteady_parts_are_measured_again_and_networks_count_once(
     assert len(again.networks["fp32"]) == len(first.networks["fp32"])
 
 
+def test_a_check_beside_other_programs_says_nothing_of_the_profile(
+    device: Device, space: MobileSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = build(space)
+    assert check(profile)["holds"] is True
+    answer = device.measure
+
+    def busy(*given: Any, **options: Any) -> dict[str, Measured | Failed]:
+        times = answer(*given, **options)
+        return {n: replace(t, unsteady=True) for n, t in times.items() if isinstance(t, Measured)}
+
+    monkeypatch.setattr(building, "measure", busy)
+    found = check(profile)
+    assert found["holds"] is None and found["verdict"].startswith("not known: other programs")
+
+
 @pytest.mark.parametrize(
     "change", [{"threads": 2}, {"provider": "XnnpackExecutionProvider"}, {"device": {"cpu": "x"}}]
 )

@@ -370,14 +370,18 @@ def _compared(
         raise ProfileError(f"{name}, which the profile has, {time.reason}")
     ratio = time.median_ms / then_ms
     row = {"then_ms": then_ms, "now_ms": time.median_ms, "ratio": ratio}
+    row["unsteady"] = time.unsteady
     return {"precision": precision, "key": name.removeprefix(f"{precision} ")} | row
 
 
 def _verdict(profile: Profile, rows: list[dict[str, Any]]) -> dict[str, Any]:
     first, middle, third = np.percentile([row["ratio"] for row in rows], (25, 50, 75))
-    holds = abs(middle - 1) <= LARGEST_DRIFT
+    holds: bool | None = bool(abs(middle - 1) <= LARGEST_DRIFT)
     verdict = "the profile holds"
-    if not holds:
+    if 2 * sum(row["unsteady"] for row in rows) > len(rows):
+        holds = None
+        verdict = "not known: other programs disturb the measurement; check again without them"
+    elif not holds:
         than = "slower" if middle > 1 else "faster"
         verdict = f"this machine is now {than} than in the profile, by a factor of {middle:.2f}"
     return {
@@ -386,6 +390,6 @@ def _verdict(profile: Profile, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "parts": rows,
         "ratio_median": float(middle),
         "ratio_spread": float(third - first),
-        "holds": bool(holds),
+        "holds": holds,
         "verdict": verdict,
     }
