@@ -1,12 +1,13 @@
 """Tables for people; nothing here computes."""
 
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -54,23 +55,51 @@ def show_table(
     rows: Iterable[Sequence[str]],
     words: Collection[str] = (),
 ) -> None:
-    """Print a table of figures: at the right, whole; the first column and `words` left, folded."""
+    """Print a table of figures: at the right; the first column and `words` left, folded at spaces.
+
+    Where the terminal is too narrow for that, a row is a few lines: first cell, named figures.
+    """
+    cells = [[clean(cell) for cell in row] for row in rows]
+    console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    needed = 2 * (len(columns) - 1)
     for place, name in enumerate(columns):
         folded = not place or name in words
+        parts = [part for row in cells for part in (row[place].split() if folded else [row[place]])]
+        width = max(map(cell_len, (name, *parts)))
+        needed += width
         table.add_column(
-            name,
-            justify="left" if folded else "right",
-            overflow="fold",
-            no_wrap=not folded,
-            min_width=len(name),
+            name, justify="left" if folded else "right", no_wrap=not folded, min_width=width
         )
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
     if title:
         echo(title)
-    Console(highlight=False).print(table)
+    if needed <= console.width:
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    else:
+        _show_stacked(columns, cells, console.width)
     echo()
+
+
+def _show_stacked(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
+    """Print the first cell of each row, below it the others with their columns' names."""
+    for first, *others in rows:
+        named = [f"{name} {cell}" for name, cell in zip(columns[1:], others, strict=True)]
+        # textwrap keeps what a no-break space joins
+        short = (
+            pair.replace(" ", "\N{NO-BREAK SPACE}") if len(pair) < width - 2 else pair
+            for pair in named
+        )
+        lines = textwrap.wrap(first, width, break_on_hyphens=False)
+        lines += textwrap.wrap(
+            "; ".join(short),
+            width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
+        echo("\n".join(lines).replace("\N{NO-BREAK SPACE}", " "))
 
 
 def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
@@ -85,12 +114,18 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
             format_latency(file),
             f"{file['top1']:.1f}",
             "-" if name == "onnx" else f"{round(top1 - file['top1'], 1) + 0:.1f}",
-            *(_parts(file.get("targets", {}).get(target)) for target in targets),
         )
         for name, file in shown.items()
     )
-    show_table("Export", ("file", "bytes", "ms", "top-1", "drop", *targets), rows)
+    show_table("Export", ("file", "bytes", "ms", "top-1", "drop"), rows)
     _show_checks(shown.values())
+    if targets:
+        found = (
+            (Path(file["path"]).name, *map(_parts, map(file["targets"].get, targets)))
+            for file in shown.values()
+            if file.get("targets")
+        )
+        show_table("Targets", ("file", *targets), found)
     notes = [
         "ms: median latency of one image ± half its 95 % interval. top-1 in percent of the test "
         "images, drop in points.",
@@ -133,7 +168,7 @@ def _show_checks(files: Iterable[dict[str, Any]]) -> None:
     show_table("Checks", columns, rows)
 
 
-def _parts(report: dict[str, Any] | None) -> str:
+def _parts(report: Mapping[str, Any] | None) -> str:
     """Parts that a target runs, or the verdict where it has no list."""
     if report is None:
         return "-"

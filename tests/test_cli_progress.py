@@ -120,6 +120,8 @@ def test_the_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> N
         params=3_504_872,
         size_bytes=14_123_456,
         latency_ms=12.345678,
+        latency_interval_ms=0.0123,
+        unsteady=False,
         top1_mean=97.23,
         top1_spread=0.41,
         top1_best=98.0,
@@ -127,5 +129,5 @@ def test_the_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> N
     render.show_networks([row])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    for word in ("300.8M", "3.505M", "14.12M", "12.3", "97.2 ± 0.4"):
+    for word in ("300.8M", "3.505M", "14.12M", " ± 0.01", "97.2 ± 0.4"):
         assert word in out

@@ -67,21 +67,57 @@ def test_every_command_answers_in_json_and_has_a_help_of_80_columns() -> None:
         assert max(map(len, shown.splitlines())) <= 80, words
 
 
-@pytest.mark.parametrize("length", [5, 60, 200])
-def test_a_table_of_long_words_folds_them_and_keeps_every_figure(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, length: int
+FIGURES = ("12,345,678", "0.0757 ± 0.0001", "97.2 ± 0.4")
+COLUMNS = ("name", "device", "FLOPs", "ms", "top-1 %")
+
+
+def tabled(
+    capsys: pytest.CaptureFixture[str], *row: str, columns: tuple[str, ...] = COLUMNS
+) -> list[str]:
+    show_table("Title", columns, [row], words=("device",))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_table_is_folded_at_spaces_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    word, figures = "abcdefghij" * (length // 5), ("12,345,678", "0.123", "97.2 ± 0.4")
-    row = (word[:length], word[-length:], *figures)
-    show_table("Title", ("name", "device", "FLOPs", "ms", "top-1 %"), [row], words=("device",))
-    shown = capsys.readouterr().out.splitlines()
+    words = "mobilenet_v3_small x0.12 late (external)", "Processor(TM) of a very long name"
+    shown = tabled(capsys, *words, *FIGURES)
+    assert shown[1].split() == ["name", "device", "FLOPs", "ms", "top-1", "%"]
     assert max(map(len, shown)) <= 80
-    for figure in figures:
-        assert sum(figure in line for line in shown) == 1
-    columns = [line[:80] for line in shown[3:] if line.strip()]
-    letters = "".join(char for line in columns for char in line if char.isalpha())
-    assert len(letters) == 2 * length
+    found = "\n".join(shown[3:]).split()
+    assert sorted(found) == sorted(" ".join((*words, *FIGURES)).split())
+    assert all(any(figure in line for line in shown) for figure in FIGURES)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+@pytest.mark.parametrize("length", [5, 30, 60])
+def test_a_row_that_is_too_wide_becomes_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, length: int, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = ("abcdefghij" * 6)[:length]
+    shown = tabled(capsys, name, f"{name} of a device", *FIGURES)[1:]
+    if (width, length) == (80, 5):
+        assert shown[1] == "─" * len(shown[0])
+        return
+    assert max(map(len, shown)) <= width
+    text = " ".join(line.strip() for line in shown)
+    if length <= width - 4:
+        told = "; ".join(map(" ".join, zip(COLUMNS[2:], FIGURES, strict=True)))
+        assert text.strip() == f"{name} device {name} of a device; {told}"
+    else:  # only a word that is wider than the terminal is cut
+        assert text.replace(" ", "").startswith(f"{name}device{name}ofadevice;FLOPs12,345,678;")
+
+
+def test_wide_letters_take_two_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for letters, stacked in ((30, False), (45, True)):
+        shown = tabled(capsys, "a.jpg", "\u732b" * letters, columns=("image", "device"))
+        assert (shown[1] == "a.jpg") is stacked
 
 
 def test_one_label_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
