@@ -371,6 +371,8 @@ def _result(ablation: Ablation) -> dict[str, Any]:
     read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
     rounds = zip(*read, strict=True)
     entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
+    if len({tuple(entry["skips"]) for own in entries.values() for entry in own}) > 1:
+        raise FileError(f"{ablation.folder}/runs: the {ENTRY_FILE} files are not of one space")
     request, control = ablation.request, ablation.control.name
     return {
         "command": ablation.command,
@@ -393,11 +395,17 @@ def _figures(arm: Arm, entries: Sequence[Any], control: Sequence[Any]) -> dict[s
     kind = CellChoice if "genotype" in entries[0] else Choice
     choices = [from_plain(kind, entry["choice"], "choice") for entry in entries]
     top1 = [[entry["top1"] for entry in both] for both in (entries, control)]
+    try:
+        figures = over_seeds(entries, choices)
+    except (LookupError, TypeError, ValueError) as error:
+        raise FileError(
+            f"the {ENTRY_FILE} files of arm {arm.name} are not of one space: {error}"
+        ) from error
     return {
         "name": arm.name,
         "method": arm.method or RANDOM,
         "parts": dict(arm.parts),
-        **over_seeds(entries, choices),
+        **figures,
         "difference": None if entries is control else difference(*top1),
         "entries": list(entries),
     }

@@ -122,7 +122,7 @@ def read_export(folder: Path) -> dict[str, Any]:
     """Read export.json; all its files lie in the run folder."""
     path = folder / EXPORT_FILE
     record = read_record(path, ExportRecord)
-    for name in ("onnx", record.get("deployed", "onnx")):
+    for name in ("onnx", record.get("deployed")):
         if name not in record["files"]:
             raise FileError(f"{path}: files lacks {name!r}")
     for file in record["files"].values():

@@ -12,6 +12,7 @@ import pickle
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _LARGEST_FLOAT = 1e100
 """Products of a few such numbers are still finite."""
 _OTHER_FORM = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
-    *(RuntimeError, TypeError, ValueError),
+    *(RuntimeError, TypeError, UserWarning, ValueError),
 )
 _UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
@@ -291,6 +292,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         raise FileError(f"{path} holds more than tensors and plain values") from error
     if not isinstance(state, dict):
         raise FileError(f"{path} holds a {type(state).__name__}; it must hold an object")
+    with restoring(path):
+        for place, item in _places(state):
+            if isinstance(item, torch.Tensor) and bool(item.isnan().any()):
+                raise ValueError(f"{place} holds NaN")
     return state
 
 
@@ -315,7 +320,9 @@ def _is_damaged(path: Path) -> bool:
 def restoring(path: Path) -> Iterator[None]:
     """Turn what a state of another form raises while it is taken over into one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Casting complex", UserWarning)
+            yield
     except _OTHER_FORM as error:
         reason = str(error).partition("\n")[0]
         raise FileError(

@@ -299,6 +299,8 @@ def certify(run: Run) -> list[dict[str, Any]]:
     here = run.latency is not None and is_here(run.latency.profile)
     rows = []
     for budget in run.settings.budgets:
+        if budget.cost not in expected:
+            raise FileError(f"{run.folder / ARCH_FILE}: costs lacks {budget.cost!r}, a budget")
         row = {"predicted": expected[budget.cost], "recounted": recounts.get(budget.cost)}
         decisive = max(value for value in row.values() if value is not None)
         if budget.cost == LATENCY and here:

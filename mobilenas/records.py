@@ -26,6 +26,15 @@ Object = dict[str, Any]
 _Record = TypeVar("_Record")
 
 
+class CostsRecord(TypedDict):
+    """What a network costs."""
+
+    flops: Count
+    params: Count
+    memory: Count
+    latency: NotRequired[Amount]
+
+
 class BudgetRow(TypedDict):
     """A budget as run.json, arch.json and result.json have it."""
 
@@ -39,7 +48,7 @@ class BudgetRow(TypedDict):
     holds: NotRequired[bool | None]
 
 
-class DataRecord(TypedDict, total=False):
+class DataRecord(TypedDict):
     """The images in run.json."""
 
     source: str
@@ -106,7 +115,7 @@ class ArchRecord(TypedDict):
     """arch.json as a search writes it."""
 
     arch: Object
-    costs: dict[str, Amount]
+    costs: CostsRecord
     budgets: list[BudgetRow]
     seconds: Seconds
     discretization_gap: NotRequired[GapRecord]
@@ -402,19 +411,26 @@ class EntryGap(TypedDict):
     points_before: Points
 
 
+class EntrySeconds(TypedDict):
+    """Wall time of an arm's network."""
+
+    search: Amount
+    train: Amount
+
+
 class EntryRecord(TypedDict):
     """entry.json of an ablation."""
 
     seed: Count
     arch: Object
     choice: Object
-    costs: dict[str, Amount]
+    costs: CostsRecord
     val_top1: Percent
     top1: Percent
     gap: EntryGap | None
     skips: dict[str, Few]
     alarms: list[str]
-    seconds: Seconds
+    seconds: EntrySeconds
     genotype: NotRequired[str]
     channels: NotRequired[Some]
 

@@ -167,6 +167,33 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read what the kit holds; all its models lie in it."""
+    data = read_json(path)
+    models = data.get("models")
+    if not isinstance(data.get("kit"), str) or not isinstance(models, list):
+        raise KitError(f"{path} is not a kit's manifest: it lacks kit or models")
+    for number, model in enumerate(models):
+        told = [model.get(key) for key in ("file", "sha256")] if isinstance(model, dict) else []
+        names = [name for name in told if isinstance(name, str)]
+        if len(names) < 2:
+            raise KitError(f"{path}: models[{number}] must have file and sha256")
+        if Path(names[0]).is_absolute() or ".." in Path(names[0]).parts:
+            raise KitError(f"{path}: models[{number}].file is {names[0]!r}, outside the kit")
+    return data
+
+
+def check_times(path: Path, times: Any) -> None:
+    """Raise unless results have rounds of nanoseconds, or why a model does not run."""
+    if not isinstance(times, dict):
+        raise KitError(f"{path}: times must be an object")
+    for name, entry in times.items():
+        rounds = entry.get("ns") if isinstance(entry, dict) else None
+        whole = isinstance(rounds, list) and all(type(ns) is int and ns > 0 for ns in rounds)
+        if not whole and not (isinstance(entry, dict) and isinstance(entry.get("failed"), str)):
+            raise KitError(f"{path}: times[{name!r}] must have ns or failed; delete the file")
+
+
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not a number of JSON")
 
@@ -227,7 +254,8 @@ def start_results(manifest: dict[str, Any], options: argparse.Namespace) -> dict
                 f"{options.out} holds results with {name} {old.get(name)!r}, not {new[name]!r}; "
                 "move it away or say --out"
             )
-    return {**old, "rounds": options.rounds}
+    check_times(options.out, old.get("times"))
+    return {**old, "manifest": manifest, "rounds": options.rounds}
 
 
 def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> list[Job]:
@@ -339,7 +367,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the command line says."""
-    manifest = read_json(options.kit / "manifest.json")
+    manifest = read_manifest(options.kit / "manifest.json")
     if options.perf_test:
         results = new_results(manifest, options)
         results["device"] = {"cpu": options.device, "onnxruntime": options.runtime}

@@ -10,7 +10,7 @@ from typing import Any
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
-from mobilenas.errors import FileError
+from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import (
     load_checkpoint,
     restoring,
@@ -141,7 +141,10 @@ def read_choices(path: Path, plain: Sequence[Any], space: AnySpace) -> list[AnyC
     found: list[Any] = []
     for number, item in enumerate(plain):
         place = f"{path}: choices[{number}]"
-        choice = from_plain(choice_type(space), item, place)
+        try:
+            choice = from_plain(choice_type(space), item, place)
+        except MobileNASError as error:
+            raise FileError(str(error)) from error
         if not space.is_legal(choice):
             raise FileError(f"{place} is no network of the space; delete the file to solve again")
         found.append(choice)
