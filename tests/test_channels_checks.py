@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mobilenas.channels import checks
 from mobilenas.channels.checks import check_base
 from mobilenas.cli.main import cli
+from mobilenas.cost.recount import OnnxCount
 from mobilenas.dependencies.models import allow_model
 from mobilenas.errors import InternalError, MobileNASError
 from mobilenas.spaces import widths
@@ -137,6 +138,15 @@ def test_counts_that_differ_are_no_fault_of_the_caller(
 ) -> None:
     monkeypatch.setattr(checks, "count_fvcore", lambda *_: {"a": 1})
     with pytest.raises(InternalError, match=r"two counts of nets:build differ: .* FLOPs and"):
+        check(lambda: Net(lambda m, x: m.logits(x)))
+
+
+def test_a_count_on_the_file_that_differs_is_found_before_training(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = OnnxCount(flops=1, params=10**6, layers=())
+    monkeypatch.setattr(checks, "count_onnx", lambda _: more)
+    with pytest.raises(InternalError, match=r"1 and 1,000,000 on its ONNX file"):
         check(lambda: Net(lambda m, x: m.logits(x)))
 
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from mobilenas.cli import live, main, render
+from mobilenas.cli.options import allow_model_option
 from mobilenas.cli.plain import PlainReporter
 from mobilenas.cli.progress import make_reporter
 from mobilenas.cli.session import Interrupted, resume_command, working
@@ -82,6 +83,33 @@ def test_an_interruption_names_the_command_that_goes_on(tmp_path: Path) -> None:
     message = "resume with: mobilenas run --out "
     with pytest.raises(Interrupted, match=message), working(again, tmp_path, quiet=True):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model", "nets:build"], " --allow-model nets:build"),
+        (["--model", "torchvision:resnet18"], ""),
+        (["--model", "."], ""),
+        (["--allow-model", "a.b:c"], " --allow-model a.b:c"),
+        ([], ""),
+    ],
+)
+def test_an_interruption_says_what_the_run_s_files_may_import(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+
+    @click.command()
+    @click.option("--model")
+    @allow_model_option
+    def command(model: str | None) -> None:
+        with working("again", tmp_path, quiet=True):
+            raise KeyboardInterrupt
+
+    result = CliRunner().invoke(command, words)
+    assert result.exit_code == 130
+    assert result.stderr.endswith(f"again{told}\n"), result.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenas.cost.recount import count_fvcore
+from mobilenas.cost.recount import OnnxCount, count_fvcore, count_onnx
 from mobilenas.dependencies.models import TORCHVISION
 from mobilenas.dependencies.tracing import last_line
 from mobilenas.errors import FileError, InternalError, MobileNASError
@@ -40,10 +40,12 @@ def check_base(base: Base, given: nn.Module | None) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = base.module()
+        file = None
         if base.name is not None and not base.name.startswith(TORCHVISION):
             images = torch.randn(IMAGES, base.in_channels, base.image_size, base.image_size)
-            _Trial(base, images.to(memory_format=torch.channels_last)).check(model, given)
-    _check_counts(base, model)
+            trial = _Trial(base, images.to(memory_format=torch.channels_last))
+            file = trial.check(model, given)
+    _check_counts(base, model, file)
 
 
 class _Trial:
@@ -52,8 +54,8 @@ class _Trial:
     def __init__(self, base: Base, images: Tensor) -> None:
         self.name, self.classes, self.images = str(base), base.classes, images
 
-    def check(self, model: nn.Module, given: nn.Module | None) -> None:
-        """Train a copy for a step, then hold it against itself in evaluation mode."""
+    def check(self, model: nn.Module, given: nn.Module | None) -> OnnxCount:
+        """Train a copy for a step, hold it against itself, and return the count of its file."""
         for name, weight in model.named_parameters():
             if weight.is_meta or weight.dtype != torch.float32:
                 found = "without data" if weight.is_meta else str(weight.dtype)[len("torch.") :]
@@ -69,7 +71,7 @@ class _Trial:
                 logits = self._logits(given.eval(), self.images, "with the given weights")
                 self._check_finite(logits, "with the given weights")
         _lay_out(twin, torch.contiguous_format)  # as weights come from a file
-        self._export(twin)
+        return self._export(twin)
 
     def _train(self, twin: nn.Module) -> None:
         """Take one step; norms with running statistics get those of the images."""
@@ -112,7 +114,7 @@ class _Trial:
                 f"{self.name} gives probabilities; it must give logits: leave out the softmax"
             )
 
-    def _export(self, twin: nn.Module) -> None:
+    def _export(self, twin: nn.Module) -> OnnxCount:
         _, channels, side, _ = self.images.shape
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -120,6 +122,7 @@ class _Trial:
                 with self._running("on its way to ONNX"):
                     export_onnx(twin, path, image_size=side, channels=channels, metadata={})
                 check_parity(twin, path, [self.images])
+                return count_onnx(path)
             except FileError as error:
                 told = str(error).replace(str(path), "its ONNX file")
                 raise MobileNASError(f"{self.name}: {told}") from error
@@ -161,7 +164,9 @@ class _Trial:
             file, line = last_line(error.__traceback__)
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             place = "" if file == __file__ else f", at {file}:{line}"
-            raise MobileNASError(f"{self.name} fails {mode}: {reason}{place}") from error
+            raise MobileNASError(
+                f"{self.name} fails {mode}: {reason.rstrip('.')}{place}"
+            ) from error
 
 
 @torch.no_grad()
@@ -181,8 +186,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
 
 
-def _check_counts(base: Base, model: nn.Module) -> None:
-    """Hold the groups' count of FLOPs and params against fvcore's and the module's own."""
+def _check_counts(base: Base, model: nn.Module, file: OnnxCount | None) -> None:
+    """Hold the groups' count of FLOPs and params against those that budgets are held against."""
     graph = base.graph
     flops = sum(count_fvcore(model, base.image_size, base.in_channels).values())
     params = sum(weight.numel() for weight in model.parameters())
@@ -191,4 +196,10 @@ def _check_counts(base: Base, model: nn.Module) -> None:
         raise InternalError(
             f"two counts of {base} differ: {ours[0]:,} FLOPs and {ours[1]:,} params by its groups, "
             f"{flops:,} and {params:,} by fvcore and the module"
+        )
+    # a parameter that the code does not use is not in the file: fewer break no budget
+    if file is not None and (file.flops != flops or file.params > params):
+        raise InternalError(
+            f"two counts of {base} differ: {flops:,} FLOPs and {params:,} params by its groups, "
+            f"{file.flops:,} and {file.params:,} on its ONNX file"
         )
