@@ -8,7 +8,7 @@ from .options import json_option
 
 
 @click.command(name="predict")
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument(
     "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -21,7 +21,7 @@ from .options import json_option
 )
 @json_option
 def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
-    """Label images with an exported network."""
+    """Label images with an exported network: a .onnx or .ort file, or a run folder with one."""
     from mobilenas.export.predict import predict
 
     from .render import show_json, show_table

@@ -19,6 +19,8 @@ from mobilenas.search.observe import images_looked_at
 from mobilenas.spaces import PLACEMENTS, Arch, WidthsArch, build
 from mobilenas.train import Recipe, Trainer
 
+_SHOWN = 256
+"""Images that are classified to see how long one takes: whole batches, as later."""
 Clock = Callable[[], float]
 """Seconds from anywhere."""
 
@@ -66,10 +68,9 @@ def measure_speeds(run: Run, clock: Clock) -> Speeds:
         alpha_step = max(0.0, _seconds(searcher.run_epoch, clock) - weight_step)
         relaxed = searcher.alphas.soft(1.0)
         searcher.net.eval()
-        looking = _seconds(
-            lambda: searcher.top1(lambda x: searcher.net(x, relaxed), few.train), clock
-        )
-        supernet_image = looking / len(few.train)
+        shown = _few(data, _SHOWN)
+        looking = _seconds(lambda: searcher.top1(lambda x: searcher.net(x, relaxed), shown), clock)
+        supernet_image = looking / len(shown)
     with tempfile.TemporaryDirectory(prefix="mobilenas-estimate-") as folder:
         model = build(arch).eval()
         path = Path(folder) / "model.onnx"
@@ -92,7 +93,8 @@ def _network_speeds(run: Run, arch: Arch, recipe: Recipe, clock: Clock) -> tuple
     trainer = Trainer(arch, run.data, short, seed=settings.seed, device=settings.device, split=few)
     trainer.run_epoch()
     step = _seconds(trainer.run_epoch, clock) / trainer.steps_per_epoch
-    return step, _seconds(lambda: trainer.evaluate(few), clock) / len(few)
+    shown = _few(run.data, _SHOWN)
+    return step, _seconds(lambda: trainer.evaluate(shown), clock) / len(shown)
 
 
 def _few(data: ImageData, count: int) -> Split:

@@ -196,6 +196,7 @@ class LogLine(TypedDict, total=False):
     entropy: Number
     entropies: dict[str, list[Number]]
     skips: dict[str, Few]
+    utilization: Amount
     gap_estimate: Points | None
     weight_gradient_norm: Number
     alpha_gradient_norm: Number | None
@@ -362,6 +363,7 @@ class NetworkPart(TypedDict, total=False):
     seed: Count | None
     top1: Percent
     top1_fp32: Percent | None
+    better_than_chance: bool
     val_top1: Percent | None
     flops: Count | None
     params: Count | None
@@ -402,6 +404,7 @@ class ResultRecord(TypedDict):
     """result.json."""
 
     budgets: list[BudgetRow]
+    alarms: NotRequired[list[str]]
 
 
 class EntryGap(TypedDict):

@@ -15,6 +15,7 @@ from mobilenas.errors import DataError, FileError, MobileNASError
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.onnx import export_onnx
 from mobilenas.export.predict import predict, prepare
+from mobilenas.files import write_json
 from mobilenas.images import decode
 
 SIZE = 8
@@ -247,3 +248,39 @@ def test_onnxruntime_writes_nothing_to_the_user_s_folders(code: str, tmp_path: P
     )
     assert done.stdout == "True\n"
     assert not list(tmp_path.rglob("*"))
+
+
+def exported(run: Path, model: Path, **changes: object) -> Path:
+    """A run folder with the model as its file in 8 bits, and nothing at model.onnx."""
+    (run / "export").mkdir(parents=True)
+    (run / "export/model.int8.onnx").write_bytes(model.read_bytes())
+    sizes = {"top1": 50.0, "size_bytes": 1, "latency_ms": 0.1}
+    files = {
+        name: sizes | {"path": f"export/{file}"}
+        for name, file in {"onnx": "model.onnx", "int8": "model.int8.onnx"}.items()
+    }
+    parity = {"images": 1, "max_abs_difference": 0.0, "top1_agreement": 100.0}
+    timing = {"provider": "CPUExecutionProvider", "threads": 1, "profile": None}
+    record = {"files": files, "parity": parity, "timing": timing, "deployed": "int8"}
+    write_json(run / "export/export.json", record | changes)
+    return run
+
+
+def test_a_run_folder_has_the_file_that_is_for_the_device(model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (250, 10, 10)).save(tmp_path / "red.png")
+    run = exported(tmp_path / "run", model)
+    expected = predict(model, [tmp_path / "red.png"])
+    assert expected[0].labels[0][0] == "red"
+    for name in (run, run / "export"):
+        assert predict(name, [tmp_path / "red.png"]) == expected
+
+
+def test_a_folder_without_an_exported_file_says_what_to_do(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(FileError, match=r"begun is a folder without export/export\.json: .*export"):
+        predict(tmp_path / "begun", [tmp_path / "red.png"])
+    with pytest.raises(FileError, match=r"export\.json: deployed is 'fp8'"):
+        predict(exported(tmp_path / "other", model, deployed="fp8"), [tmp_path / "red.png"])
+    outside = {"int8": {"path": "../m.onnx", "top1": 50.0, "size_bytes": 1, "latency_ms": 0.1}}
+    with pytest.raises(FileError, match="must name a file in"):
+        predict(exported(tmp_path / "out", model, files=outside), [tmp_path / "red.png"])

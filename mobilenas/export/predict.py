@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.export.classifier import FLOAT, LIMIT_S, PIXELS, Classifier
 from mobilenas.export.metadata import ModelMetadata
+from mobilenas.files import inside
 from mobilenas.images import decode
+from mobilenas.records import ExportRecord, read_record
+
+_EXPORT = Path("export/export.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +27,32 @@ class Prediction:
     """Label and probability, the most probable first."""
 
 
+def exported_model(run: Path) -> Path:
+    """Return the file that a run folder has for its device: in 8 bits, if the run was for int8."""
+    if run.name == _EXPORT.parent.name and not (run / _EXPORT).exists():
+        run = run.absolute().parent
+    path = run / _EXPORT
+    if not path.exists():
+        raise FileError(
+            f"{run} is a folder without {_EXPORT}: no run, or one that is not exported yet "
+            "(`mobilenas export RUN`); name a run folder or a .onnx file"
+        )
+    record = read_record(path, ExportRecord)
+    name = record.get("deployed", "onnx")
+    if name not in record["files"]:
+        raise FileError(f"{path}: deployed is {name!r}; it must be one of its files")
+    return inside(run, record["files"][name]["path"], path)
+
+
 def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list[Prediction]:
-    """Give each image its `top` labels, or all there are; the error names a file that is bad."""
+    """Give each image its `top` labels, or all there are; the error names a file that is bad.
+
+    The model is an exported file or a run folder, which has one.
+    """
     if top < 1:
         raise MobileNASError(f"top is {top}; it must be at least 1")
+    if model_path.is_dir():
+        model_path = exported_model(model_path)
     model = Classifier(model_path, limit_s=LIMIT_S)
     metadata = ModelMetadata.from_strings(model.metadata, str(model_path))
     size = metadata.image_size
