@@ -138,14 +138,21 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
 
 @click.command(name="remove")
 @click.argument("name")
-def remove(name: str) -> None:
+@json_option
+def remove(name: str, as_json: bool) -> None:
     """Delete a profile of your own.
 
     Runs that were started with it keep their copy.
     """
     from mobilenas.profiling.profile import remove_profile
 
-    echo(f"Removed {remove_profile(name)}")
+    from .render import show_json
+
+    path = remove_profile(name)
+    if as_json:
+        show_json({"removed": str(path)})
+    else:
+        echo(f"Removed {path}")
 
 
 @click.command(name="networks")
@@ -201,7 +208,13 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
         show_json(found)
         return
     rows = (
-        (row["precision"], row["key"], *(f"{row[n]:.3g}" for n in ("then_ms", "now_ms", "ratio")))
+        (
+            row["precision"],
+            row["key"],
+            f"{row['then_ms']:.3g}",
+            f"{row['now_ms']:.3g} ± {row['interval_ms']:.1g}{' ?' if row['unsteady'] else ''}",
+            f"{row['ratio']:.3g}",
+        )
         for row in found["parts"]
     )
     show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows, words=("part",))

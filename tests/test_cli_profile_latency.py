@@ -228,6 +228,8 @@ def test_a_profile_is_removed(here: str, folders: Path) -> None:
     path.write_bytes((folders / f"profiles/{here}.json").read_bytes())
     assert done("remove", "spare") == f"Removed {path}\n"
     assert not path.exists()
+    path.write_bytes((folders / f"profiles/{here}.json").read_bytes())
+    assert json.loads(done("remove", "spare", "--json")) == {"removed": str(path)}
     assert "there is none of this name" in refused("remove", "spare")
     assert "comes with mobilenas and stays" in refused("remove", "x86-1thread")
     assert "'../spare'" in refused("remove", "../spare")

@@ -134,8 +134,8 @@ def test_predicted_stands_beside_measured_where_both_are_of_one_device(tmp_path:
     page = latencies(write_run(tmp_path, here=True))
     assert "12 networks that the calibration did not see" in page
     assert "off by 3.2 % on average (FLOPs alone: 40.5 %), at most 9.0 %" in page
-    assert "<td>found</td><td>1.100</td><td>1.000</td><td>+10.0</td>" in page
-    assert "<td>wide</td><td>1.800</td><td>2.000</td><td>-10.0</td>" in page
+    assert "<td>found</td><td>1.100</td><td>1.00</td><td>+10.0</td>" in page
+    assert "<td>wide</td><td>1.800</td><td>2.00</td><td>-10.0</td>" in page
     assert "off by 10.0 % on average" in page
     assert "unknown" not in page and "<svg" in page
     assert "<td>1</td><td>1.000, 1.250</td><td>1.125, 1.500</td>" in page

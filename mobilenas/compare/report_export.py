@@ -129,11 +129,7 @@ def latencies(files: RunFiles) -> str:
             "what it predicts cannot be held against what was measured here."
         )
         return parts[0] + html.paragraph(told, "note")
-    pairs = [
-        (entry["name"], entry["predicted_ms"], entry["latency_ms"])
-        for entry in files.entries
-        if entry.get("predicted_ms") is not None
-    ]
+    pairs = [entry for entry in files.entries if entry.get("predicted_ms") is not None]
     if pairs:
         parts.append(_pairs(pairs))
     if rounds := files.candidates.get("confirmations"):
@@ -156,18 +152,20 @@ def _calibration(profile: Mapping[str, Any], precision: str) -> str:
     )
 
 
-def _pairs(pairs: Sequence[tuple[str, float, float]]) -> str:
-    errors = [100 * (predicted / measured - 1) for _, predicted, measured in pairs]
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+    predicted = [float(entry["predicted_ms"]) for entry in pairs]
+    measured = [float(entry["latency_ms"]) for entry in pairs]
+    errors = [100 * (p / m - 1) for p, m in zip(predicted, measured, strict=True)]
     rows = [
-        (name, f"{predicted:.3f}", f"{measured:.3f}", f"{error:+.1f}")
-        for (name, predicted, measured), error in zip(pairs, errors, strict=True)
+        (entry["name"], f"{entry['predicted_ms']:.3f}", format_latency(entry), f"{error:+.1f}")
+        for entry, error in zip(pairs, errors, strict=True)
     ]
     header = ("network", "predicted, ms", "measured, ms", "error, %")
     mean = sum(map(abs, errors)) / len(errors)
     told = f"The networks of this run: off by {mean:.1f} % on average. Dashes: no error."
     plot = against_plot(
-        [predicted for _, predicted, _ in pairs],
-        [measured for *_, measured in pairs],
+        predicted,
+        measured,
         "latency",
         ("predicted latency, ms", "measured latency, ms"),
         equal=True,

@@ -370,7 +370,7 @@ def _compared(
         raise ProfileError(f"{name}, which the profile has, {time.reason}")
     ratio = time.median_ms / then_ms
     row = {"then_ms": then_ms, "now_ms": time.median_ms, "ratio": ratio}
-    row["unsteady"] = time.unsteady
+    row |= {"interval_ms": time.interval_ms, "unsteady": time.unsteady}
     return {"precision": precision, "key": name.removeprefix(f"{precision} ")} | row
 
 
