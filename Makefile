@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # a process a core, a thread each; the tests of a module stay together, for they share fixtures
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# -rs: what was skipped, and why, stands above the last line
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:

@@ -84,7 +84,8 @@ def test_int8_is_what_the_device_gets(profile: Profile, tmp_path: Path) -> None:
     assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
     assert quantized["size_bytes"] < export["files"]["onnx"]["size_bytes"]
     found = read_json_list(tmp_path / "run/compare.json")[0]
-    assert abs(found["top1"] - found["top1_fp32"]) < 30
+    assert found["top1"] == quantized["top1"]
+    assert found["top1_fp32"] == export["files"]["onnx"]["top1"]
     assert {block["activation"] for block in found["arch"]["blocks"]} == {"relu"}
 
 

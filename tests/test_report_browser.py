@@ -82,7 +82,7 @@ def show(tmp_path: Path) -> Show:
         probed = page.replace("</body>", f"{PROBE}</body>")
         path.write_text(FRAME.format(html.escape(probed)), encoding="utf-8")
         command = [BROWSER, *FLAGS, *flags, f"--user-data-dir={own}", path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         shutil.rmtree(own, ignore_errors=True)
         complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         document = done.stdout[done.stdout.index("<pre>") + 5 : done.stdout.index("</pre>")]
