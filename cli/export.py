@@ -47,7 +47,8 @@ _INT8 = {
     "--targets",
     type=listed,
     metavar="NAMES",
-    help=f"What to check the files for, of {', '.join(TARGETS)}, with commas between them.",
+    help=f"What to check the files for, of {', '.join(TARGETS)}, with commas between them. qnn: "
+    "Qualcomm. nnapi: deprecated by Android.",
 )
 @click.option(
     "--input",
@@ -65,7 +66,8 @@ _INT8 = {
     "--max-parts",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Most parts in which a target may run the network; 1 unless said.",
+    help="Exit with an error where a target would run the network in more parts. Without it, more "
+    "than one is a warning.",
 )
 @click.option(
     "--int8-weights",
@@ -100,7 +102,7 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
     With --formats, --targets or --input also write those files beside it, measure and check them.
-    One that loses more than --max-drop, or that a target would cut up, is an error and not kept.
+    One that loses more than --max-drop is an error and not kept.
     """
     from .session import working
 

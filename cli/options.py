@@ -30,7 +30,7 @@ SQUEEZE_POLICIES = ("searched", "on", "off")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 FORMATS = ("onnx", "fp16", "int8", "ort")
 OTHER_FORMATS = ("litert", "executorch")
-TARGETS = ("cpu", "xnnpack", "nnapi", "coreml")
+TARGETS = ("cpu", "xnnpack", "qnn", "nnapi", "coreml")
 INPUTS = ("float-nchw", "uint8-nhwc")
 INT8_WEIGHTS = ("per-channel", "per-tensor")
 CALIBRATIONS = ("minmax", "entropy", "percentile")
@@ -197,7 +197,8 @@ _SEARCH = (
         "--targets",
         type=listed,
         metavar="NAMES",
-        help=f"Search only what runs whole on these, of {', '.join(TARGETS)}.",
+        help=f"Search only what runs whole on these, of {', '.join(TARGETS)} (qnn: Qualcomm; nnapi "
+        "is deprecated by Android).",
     ),
     click.option("--rival", is_flag=True, help="Give random networks the search's time, too."),
     _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),

@@ -142,6 +142,12 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     caveats = [report["caveat"] for report in reports if report["caveat"]]
     notes += [f"{UNSTEADY}."] if any(file.get("unsteady") for file in shown.values()) else []
     notes += [f"{caveats[0]}."] if targets and caveats else []
+    said = [
+        (name, report.get("note"))
+        for file in shown.values()
+        for name, report in file.get("targets", {}).items()
+    ]
+    notes += [f"{name}: {note}." for name, note in dict.fromkeys(said) if note and name in targets]
     for note in notes:
         echo(click.wrap_text(note, 80))
     echo()

@@ -68,8 +68,9 @@ class FormatSettings:
     """What the files take; one of `INPUTS`."""
     max_drop: float = 1.0
     """Most points of test top-1 that a file may lose against model.onnx."""
-    max_parts: int = 1
-    """Most parts in which a target may run a file for operators of the network that it lacks."""
+    max_parts: int | None = None
+    """More parts, in which a target would run a file for operators of the network that it lacks,
+    are an error; None: a warning."""
     int8: Int8Settings | None = None
     """How the file in 8 bits is made; None: the one that is there, or as usual."""
 
@@ -83,7 +84,8 @@ class FormatSettings:
             check_choice("target", name, TARGETS)
         check_choice("input", self.input, INPUTS)
         check_between(self, "max_drop", 0, 100)
-        check_between(self, "max_parts", 1, 10_000)
+        if self.max_parts is not None:
+            check_between(self, "max_parts", 1, 10_000)
         if self.int8 is not None and "int8" not in self.formats:
             raise MobileNASError("options of int8 are given, but int8 is not in --formats")
 
@@ -108,8 +110,9 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     """Write, measure and check the files that export/ lacks; return export.json.
 
     All files are timed again when one is added: side by side, so that their times compare. One that
-    loses more than `max_drop`, or that a target would run in more than `max_parts`, is not kept;
-    the others are, before MobileNASError says so.
+    loses more than `max_drop` is not kept; the others are, before MobileNASError says so. One that
+    a target would run in several parts is kept and marked; that is a warning, and an error where
+    there are more than `max_parts`.
     """
     _check_installed(settings)  # before any image is read
     record = export_stage(run)
@@ -137,12 +140,11 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             checked = _add_checks(run, entry, path, settings.targets)
             complaint = _complaint(name, entry, files["onnx"]["top1"], settings.max_drop)
             refused += [complaint] if complaint else []
-            parts = _cut_up(entry, settings)
-            for target, count in parts.items():
+            for target, count in _parts(entry, settings).items():
                 cut.setdefault(target, {})[name] = count
             if not new:
                 changed |= checked
-            elif not complaint and not parts:
+            elif not complaint:
                 _keep(run, entry, Path(folder))
                 files[name] = entry
                 added = True
@@ -156,7 +158,13 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
         time_run(run, record)
     elif changed:
         write_json(run.folder / EXPORT_FILE, record)
-    refused += [_cutting(target, parts, settings.max_parts) for target, parts in cut.items()]
+    for target, parts in cut.items():
+        told = _cutting(target, parts, record)
+        most = settings.max_parts
+        if most is None or max(parts.values()) <= most:
+            run.reporter.say(f"warning: {told}; such files are slow there")
+        else:
+            refused.append(f"{told}, and --max-parts is {most}; the files are kept")
     if refused:
         raise MobileNASError("; ".join(refused))
     return record
@@ -322,25 +330,32 @@ def _advice(entry: dict[str, Any]) -> str:
     return f"try {channel}{bias}--calibration-images {images} or --qat-epochs {epochs}, or "
 
 
-def _cut_up(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
-    """Targets that would run a file in too many parts for want of an operator of the network."""
+def _parts(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
+    """Targets that would run a file in several parts for want of an operator of the network."""
     reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
     return {
         target: report["partitions"]
         for target, report in reports.items()
-        if report
-        and set(report["unsupported"]) - FORM_OPERATORS
-        and report["partitions"] > settings.max_parts
+        if report and _split_by(report)
     }
 
 
-def _cutting(target: str, parts: dict[str, int], max_parts: int) -> str:
-    """Say which files a target would cut up, and what can be done."""
-    lacking = ", ".join(sorted(refused_operators(target) - FORM_OPERATORS))
+def _split_by(report: dict[str, Any]) -> set[str]:
+    if (report["partitions"] or 1) == 1:
+        return set()
+    return set(report["unsupported"]) - FORM_OPERATORS
+
+
+def _cutting(target: str, parts: dict[str, int], record: dict[str, Any]) -> str:
+    """Say which files a target would run in parts, for which operators, and what can be done."""
+    reports = [
+        record["files"][name]["targets"][target] for name in parts if name in record["files"]
+    ]
+    lacking = sorted(set().union(*map(_split_by, reports)) or refused_operators(target))
     each = ", ".join(f"{name} in {count}" for name, count in parts.items())
     return (
-        f"{target} has no {lacking} and would run {each} parts, not {max_parts}; search with "
-        f"--targets {target}, or allow it with --max-parts {max(parts.values())}"
+        f"{target} has no {', '.join(lacking)} and would run {each} parts; search with "
+        f"--targets {target}, or use another target"
     )
 
 

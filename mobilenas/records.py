@@ -297,6 +297,8 @@ class TargetReport(TypedDict, total=False):
     supported: Count | None
     partitions: Count | None
     unsupported: dict[str, Count]
+    split_by: list[str]
+    note: str
 
 
 class FileRecord(TypedDict):

@@ -33,7 +33,7 @@ ARCH = {
     "blocks": [BLOCK],
     "head": {"channels": 32, "hidden": 0, "activation": "relu", "dropout": 0.0},
 }
-ALL = ("--formats", "onnx,fp16,int8,ort", "--targets", "cpu,xnnpack,nnapi,coreml")
+ALL = ("--formats", "onnx,fp16,int8,ort", "--targets", "cpu,xnnpack,qnn,nnapi,coreml")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,7 @@ def test_one_table_within_80_columns_and_the_caveat_once(printed: str) -> None:
     assert targets["model.uint8.onnx"][1:3] == ["yes", "unknown"]
     assert words["model.uint8.ort"][3] == words["model.uint8.onnx"][3] == words["model.onnx"][3]
     assert int(targets["model.int8.uint8.onnx"][3]) >= 1
+    assert "nnapi: Android has deprecated NNAPI" in " ".join(printed.split())
     assert " ".join(printed.split()).count(CAVEAT) == 1
 
 
@@ -129,7 +130,7 @@ def test_options_of_int8_reach_the_file(trained: Path) -> None:
     [
         (("--formats", "onnx,tflite"), ("'tflite'", "onnx, fp16, int8, ort")),
         (("--formats", ""), ("''", "onnx, fp16, int8, ort")),
-        (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, nnapi, coreml")),
+        (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, qnn, nnapi, coreml")),
         (("--input", "nchw"), ("'nchw'", "uint8-nhwc")),
         (("--max-drop", "-1"), ("--max-drop",)),
         (("--max-parts", "0"), ("--max-parts",)),

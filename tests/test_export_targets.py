@@ -67,7 +67,7 @@ def test_the_cpu_takes_every_file_and_xnnpack_cannot_be_asked(tmp_path: Path) ->
     assert "XNNPACK" in xnnpack.recommendation
 
 
-@pytest.mark.parametrize("target", ["nnapi", "coreml"])
+@pytest.mark.parametrize("target", ["qnn", "nnapi", "coreml"])
 def test_a_plain_network_is_one_partition(
     target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,10 +80,15 @@ def test_a_plain_network_is_one_partition(
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
     nodes = len(onnx.load(str(path)).graph.node)
     assert (report.nodes, report.supported, report.partitions) == (nodes, nodes, 1)
-    assert (report.verdict, report.unsupported, report.dynamic) == ("yes", {}, 0)
+    # the NPU behind qnn is made for 8 bits
+    verdict = "maybe" if target == "qnn" else "yes"
+    assert (report.verdict, report.unsupported, report.dynamic) == (verdict, {}, 0)
     assert "should work well" in report.recommendation
     assert report.caveat == CAVEAT
-    assert any("Conv" in line for line in report.unchecked)
+    assert target == "qnn" or any("Conv" in line for line in report.unchecked)
+    told = {"qnn": "export int8", "nnapi": "deprecated", "coreml": ""}[target]
+    assert told in report.note and bool(told) == bool(report.note)
+    assert report.split_by == ()
     assert report.partitions == 1
 
 
@@ -97,13 +102,42 @@ def test_hard_swish_splits_a_graph_for_nnapi_and_not_for_coreml(tmp_path: Path) 
     assert report.nodes == (report.supported or 0) + swishes + 1
     assert report.verdict == "no"
     assert "not recommended" in report.recommendation
-    assert check_target(path, "coreml").partitions == 1
+    assert report.split_by == ("HardSigmoid",)
+    assert check_target(path, "coreml").partitions == check_target(path, "qnn").partitions == 1
+
+
+def test_qnn_takes_8_bit_files_of_fixed_sizes(tmp_path: Path) -> None:
+    path, eight = save(network("hard_swish"), tmp_path / "m.onnx"), tmp_path / "int8.onnx"
+    quantize_static_qdq(path, eight, images(2), per_channel=True)
+    report = check_target(eight, "qnn")
+    assert (report.verdict, report.partitions, report.unsupported) == ("yes", 1, {})
+    assert (report.note, report.available) == ("", False)
+    model = onnx.load(str(eight))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    dynamic = check_target(save(model, tmp_path / "batch.onnx"), "qnn")
+    assert (dynamic.verdict, dynamic.dynamic > 0) == ("no", True)
+    assert "fixed sizes" in dynamic.note
+    other = onnx.load(str(path))
+    for node in other.graph.node:
+        if node.op_type == "GlobalAveragePool" or node.op_type == "ReduceMean":
+            mish = onnx.helper.make_node("Softplus", [node.input[0]], ["soft"])
+            node.input[0] = "soft"
+            other.graph.node.insert(list(other.graph.node).index(node), mish)
+            break
+    report = check_target(save(other, tmp_path / "mish.onnx"), "qnn")
+    assert report.unsupported == {"Softplus": 1}
 
 
 def test_what_a_target_refuses_is_what_its_reports_name() -> None:
     assert refused_operators("nnapi") == {"HardSigmoid"}
     assert refused_operators("coreml") == {"DequantizeLinear", "QuantizeLinear"}
-    assert refused_operators("cpu") == refused_operators("xnnpack") == frozenset()
+    assert (
+        refused_operators("qnn")
+        == refused_operators("cpu")
+        == refused_operators("xnnpack")
+        == frozenset()
+    )
 
 
 def test_plain_operators_make_one_partition_of_squeeze_excite(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The forms of a trained network: names, accuracy, checks, what is done again and what refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,20 +232,36 @@ def test_another_file_in_eight_bits_takes_the_place_of_the_first(
     assert states(run) == after
 
 
-def test_a_target_that_cuts_the_network_up_refuses_it(fresh: Run) -> None:
-    with pytest.raises(MobileNASError) as raised:
-        write_formats(fresh, FormatSettings(formats=("onnx", "fp16"), targets=("cpu", "nnapi")))
-    message = str(raised.value)
-    assert "nnapi has no HardSigmoid and would run onnx in " in message
-    assert "search with --targets nnapi" in message
-    files = record_of(fresh)["files"]
-    assert set(files) == {"onnx"}
-    assert not (fresh.folder / "export/model.fp16.onnx").exists()
-    parts = files["onnx"]["targets"]["nnapi"]["partitions"]
-    most = int(message.partition("--max-parts ")[2])
-    assert most >= parts > 1
-    settings = FormatSettings(formats=("onnx", "fp16"), targets=("nnapi",), max_parts=most)
-    assert set(write_formats(fresh, settings)["files"]) == {"onnx", "fp16"}
+class Heard(Silent):
+    """Remembers what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_target_that_splits_the_network_is_a_warning_and_a_mark(fresh: Run) -> None:
+    run = open_run(fresh.folder, heard := Heard())
+    asked_for = FormatSettings(formats=("onnx", "fp16"), targets=("cpu", "nnapi"))
+    files = write_formats(run, asked_for)["files"]
+    assert set(files) == set(record_of(fresh)["files"]) == {"onnx", "fp16"}
+    for name, file in files.items():
+        assert (fresh.folder / file["path"]).exists()
+        assert file["targets"]["nnapi"]["split_by"] == ["HardSigmoid"], name
+        assert file["targets"]["cpu"]["split_by"] == []
+        assert "deprecated" in file["targets"]["nnapi"]["note"]
+    (line,) = [line for line in heard.said if line.startswith("warning")]
+    assert "nnapi has no HardSigmoid and would run onnx in " in line
+    assert "search with --targets nnapi" in line
+    # an error for those who ask for one, and the files stay
+    before = states(fresh)
+    most = files["onnx"]["targets"]["nnapi"]["partitions"]
+    with pytest.raises(MobileNASError, match="--max-parts is 1; the files are kept"):
+        write_formats(run, replace(asked_for, max_parts=1))
+    assert states(fresh) == before
+    assert set(write_formats(run, replace(asked_for, max_parts=most))["files"]) == set(files)
 
 
 def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -> None:
@@ -284,7 +301,7 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
     ("settings", "message"),
     [
         ({"formats": ("onnx", "tflite")}, "'tflite'; it must be one of onnx, fp16, int8, ort"),
-        ({"targets": ("tpu",)}, "'tpu'; it must be one of cpu, xnnpack, nnapi, coreml"),
+        ({"targets": ("tpu",)}, "'tpu'; it must be one of cpu, xnnpack, qnn, nnapi, coreml"),
         ({"input": "nchw"}, "'nchw'; it must be one of float-nchw, uint8-nhwc"),
         ({"max_drop": -1}, "max_drop is -1; it must be between 0 and 100"),
         ({"max_parts": 0}, "max_parts is 0; it must be between 1"),

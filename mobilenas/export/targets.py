@@ -15,16 +15,22 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from mobilenas.config import check_choice
+from mobilenas.export import qnn
 from mobilenas.export.checks import read_model
 from mobilenas.profiling.session import XNNPACK, session
 
-TARGETS = ("cpu", "xnnpack", "nnapi", "coreml")
+TARGETS = ("cpu", "xnnpack", "qnn", "nnapi", "coreml")
 """Execution providers of onnxruntime on phones."""
 CAVEAT = (
     "onnxruntime's mobile usability checker compares operator types with the provider's list and "
     "shapes with fixed ones; it sees no device, and a driver may still refuse a node"
 )
 """To be said beside every verdict of the checker."""
+DEPRECATED = {
+    "nnapi": "Android has deprecated NNAPI since version 15: use qnn on Qualcomm's chips, "
+    "xnnpack or cpu on others"
+}
+"""Targets that their makers have given up, and what to use."""
 GATE = "HardSigmoid"
 """What hard-swish and squeeze-excite multiply by."""
 FORM_OPERATORS = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
@@ -33,6 +39,7 @@ FORM_OPERATORS = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "xnnpack": XNNPACK,
+    "qnn": "QNNExecutionProvider",
     "nnapi": "NnapiExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
@@ -77,6 +84,10 @@ class TargetReport:
     """What the provider asks of operators in the graph beyond their type, unchecked."""
     caveat: str = ""
     """What the verdict does not see; empty where there was no checker."""
+    split_by: tuple[str, ...] = ()
+    """Operators of the network, not of the file's form, for which there are several parts."""
+    note: str = ""
+    """What else is to be known of the target or of this file on it."""
 
 
 def check_target(path: Path, target: str) -> TargetReport:
@@ -84,7 +95,7 @@ def check_target(path: Path, target: str) -> TargetReport:
     check_choice("target", target, TARGETS)
     session(path)
     available = _PROVIDERS[target] in onnxruntime.get_available_providers()
-    if target in _LISTS:
+    if target == "qnn" or target in _LISTS:
         return _checked(path, target, available)
     if target == "cpu":
         verdict, said = "yes", "The CPU runs every file that onnxruntime loads."
@@ -101,7 +112,8 @@ def refused_operators(target: str) -> frozenset[str]:
     HardSwish has no line: onnxruntime turns it into HardSigmoid and Mul. Batch norms are folded.
     """
     check_choice("target", target, TARGETS)
-    return _OPERATORS - _supported(target) if target in _LISTS else frozenset()
+    listed = qnn.OPERATORS if target == "qnn" else _OPERATORS
+    return _OPERATORS - (_supported(target) if target in _LISTS else listed)
 
 
 def plain_operators(model: ModelProto) -> int:
@@ -180,10 +192,13 @@ def _checked(path: Path, target: str, available: bool) -> TargetReport:
     info.print_analysis(logger, _PROVIDERS[target].removesuffix("ExecutionProvider"))
     refused = {name.rpartition(":")[2] for name in info.unsupported_ops}
     counts = Counter(node.op_type for node in model.graph.node if node.op_type in refused)
+    verdict, note = info.suitability().name.lower(), DEPRECATED.get(target, "")
+    if target == "qnn":
+        verdict, note = qnn.judge(model, verdict, info.nodes_unsupported_due_to_dynamic_input)
     return TargetReport(
         target=target,
         available=available,
-        verdict=info.suitability().name.lower(),
+        verdict=verdict,
         recommendation=lines[-1],
         nodes=info.num_nodes,
         supported=info.num_supported_nodes,
@@ -192,6 +207,8 @@ def _checked(path: Path, target: str, available: bool) -> TargetReport:
         dynamic=info.nodes_unsupported_due_to_dynamic_input,
         unchecked=tuple(info.supported_ops_checker.get_caveats()),
         caveat=CAVEAT,
+        split_by=tuple(sorted(counts.keys() - FORM_OPERATORS)) if info.num_partitions > 1 else (),
+        note=note,
     )
 
 
@@ -220,6 +237,8 @@ def _partition(model: ModelProto, target: str) -> Any:
 
     hashing = NodeProto.__hash__
     try:
+        if target == "qnn":
+            return qnn.partition(model, checker)
         if target == "nnapi":
             return checker.check_nnapi_partitions(model, True)
         return checker.check_coreml_partitions(model, True, _LISTS[target])
