@@ -50,7 +50,12 @@ FILES = {
 TARGETS = ("cpu", "nnapi")
 TIMES = {"latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady"}
 FIELDS = {"path", "top1", "size_bytes", "checks", "targets"} | TIMES
-MORE = {"ort": {"required_operators"}, "int8": {"quantization"}, "int8-uint8": {"quantization"}}
+MORE = {
+    "ort": {"required_operators"},
+    "fp16": {"fp16"},
+    "int8": {"quantization"},
+    "int8-uint8": {"quantization"},
+}
 
 
 def asked(**given: Any) -> FormatSettings:
