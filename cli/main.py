@@ -135,6 +135,9 @@ def main() -> None:
     # Read when torch is imported: threads that wait for each other sleep instead of spinning, or
     # two of them take a hundred times as long as one where other programs use the cores, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when Pillow is imported: an image in one block goes back to the system, in blocks of 16
+    # MB each thread that decodes keeps some.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "512m")
     open_streams()
     # images.py has a limit of its own, and an error that names the file
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")

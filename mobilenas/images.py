@@ -65,6 +65,7 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )
 
 
@@ -151,13 +152,16 @@ def _layout(image: Image.Image) -> str:
 
 def read_numbers(path: Path) -> Numbers:
     """Decode a file for the range of its numbers; DataError where one is not finite."""
+    low, high, samples = math.inf, -math.inf, []
     with _opened(path) as image, _loaded(image, path, *image.size) as numbers:
-        values = np.asarray(image)
-        values = values if numbers is None else values.view(numbers)
-        low, high = float(values.min()), float(values.max())
-        if not math.isfinite(low) or not math.isfinite(high):
-            raise DataError(f"{path} holds pixels that are not finite numbers")
-        first, last = np.percentile(values, (1, 99))
+        step = max(1, image.width * image.height // _STRIP_PIXELS)
+        for _, strip in _strips(image, range(image.height)):
+            values = _values(strip, numbers)
+            if not np.isfinite(values).all():
+                raise DataError(f"{path} holds pixels that are not finite numbers")
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            samples.append(values.reshape(-1)[::step].copy())
+    first, last = np.percentile(np.concatenate(samples), (1, 99))
     return Numbers(low, high, (float(first), float(last)))
 
 
@@ -186,8 +190,11 @@ def _loaded(
         )
     numbers = _number_type(image)
     with _ROOM.taken(width * height):
-        image.load()
-        yield numbers
+        try:
+            image.load()
+            yield numbers
+        finally:
+            image.close()  # frees the pixels before the next thread is let in
 
 
 def _bad(path: Path, error: BaseException) -> DataError:
@@ -238,20 +245,25 @@ def _square(image: Image.Image, size: int, to_rgb: Convert) -> Image.Image:
     return _on_white(square) if square.mode == "RGBa" else square
 
 
+def _strips(image: Image.Image, rows: range) -> Iterator[tuple[int, Image.Image]]:
+    """Give the rows in strips of `_STRIP_PIXELS`, each with its first row."""
+    height = max(1, _STRIP_PIXELS // image.width)
+    for top in rows[::height]:
+        yield top, image.crop((0, top, image.width, min(rows.stop, top + height)))
+
+
 def _narrowed(
     image: Image.Image, rows: range, columns: tuple[float, float], size: int, to_rgb: Convert
 ) -> Image.Image:
     """Resize columns to `size`, strip by strip, so that no second whole image is made."""
     left, right = columns
-    height = max(1, _STRIP_PIXELS // image.width)
-    strips = []
-    for top in rows[::height]:
-        strip = to_rgb(image.crop((0, top, image.width, min(rows.stop, top + height))))
-        box = (left, 0, right, strip.height)
-        strips.append(strip.resize((size, strip.height), _FILTER, box))
-    whole = Image.new(strips[0].mode, (size, len(rows)))
-    for top, strip in zip(rows[::height], strips, strict=True):
-        whole.paste(strip, (0, top - rows.start))
+    whole: Image.Image | None = None
+    for top, strip in _strips(image, rows):
+        rgb = to_rgb(strip)
+        whole = whole or Image.new(rgb.mode, (size, len(rows)))
+        narrow = rgb.resize((size, rgb.height), _FILTER, (left, 0, right, rgb.height))
+        whole.paste(narrow, (0, top - rows.start))
+    assert whole is not None
     return whole
 
 
@@ -262,12 +274,15 @@ def _to_rgb(
     if image.mode[0] in "IF" or numbers is not None:
         if pixel_range is None and (image.mode[0] != "I" or numbers is not None):
             raise ValueError("floating-point or signed pixels, and no set of images gives a range")
-        values = np.asarray(image)
-        values = values if numbers is None else values.view(numbers)
-        image = _scaled(values, pixel_range or _SIXTEEN_BITS)
+        image = _scaled(_values(image, numbers), pixel_range or _SIXTEEN_BITS)
     if image.has_transparency_data:
         return image.convert("RGBA").convert("RGBa")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _values(image: Image.Image, numbers: type[np.generic] | None) -> NDArray[Any]:
+    values = np.asarray(image)
+    return values if numbers is None else values.view(numbers)
 
 
 def _scaled(values: NDArray[Any], pixel_range: PixelRange) -> Image.Image:
