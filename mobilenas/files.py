@@ -89,6 +89,7 @@ def inside(folder: Path, text: str, source: object) -> Path:
     try:
         plain = text and not Path(text).is_absolute() and ".." not in Path(text).parts
         if plain and path.resolve().is_relative_to(folder.resolve()):
+            path.exists()  # raises where the name is too long for any file
             return path
     except (OSError, RuntimeError, ValueError):  # links in a circle, names that no file can have
         pass

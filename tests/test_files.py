@@ -1,7 +1,9 @@
 """Files are whole or absent, and what is wrong with one is said in our words."""
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,52 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"checkpoint\.pt holds more than tensors"):
         files.load_checkpoint(path)
     assert names(tmp_path) == ["checkpoint.pt"]
+
+
+def rezipped(content: bytes, change: Callable[[dict[str, bytes]], None], how: int) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    change(members)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return buffer.getvalue()
+
+
+def test_other_archives_are_no_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    files.save_checkpoint(path, {"epoch": 3, "w": torch.zeros(10_000)})
+    content = path.read_bytes()
+
+    def craft(pickled: bytes) -> Callable[[dict[str, bytes]], None]:
+        def change(members: dict[str, bytes]) -> None:
+            members[next(name for name in members if name.endswith("data.pkl"))] = pickled
+
+        return change
+
+    encrypted = bytearray(rezipped(content, lambda _: None, zipfile.ZIP_STORED))
+    for place in (encrypted.index(b"PK\x01\x02"), encrypted.rindex(b"PK\x01\x02")):
+        encrypted[place + 8] |= 1
+    stored = zipfile.ZIP_STORED
+    wrong = {
+        "compressed": rezipped(content, lambda _: None, zipfile.ZIP_DEFLATED),
+        "encrypted": bytes(encrypted),
+        "another": rezipped(content, lambda members: members.clear(), stored),
+        "no stop": rezipped(content, craft(b"\x80\x02}"), stored),
+        "deep": rezipped(content, craft(b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."), stored),
+        "memo": rezipped(content, craft(b"\x80\x02h\x07."), stored),
+        "a list": rezipped(content, craft(b"\x80\x02]."), stored),
+    }
+    for name, damaged in wrong.items():
+        path.write_bytes(damaged)
+        with pytest.raises(FileError, match=r"checkpoint\.pt") as raised:
+            files.load_checkpoint(path)
+        assert "\n" not in str(raised.value), name
+
+
+def test_a_checkpoint_holds_no_nan(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    files.save_checkpoint(path, {"best": {"w": torch.tensor([1.0, float("nan")])}})
+    with pytest.raises(FileError, match=r"best\.w holds NaN"):
+        files.load_checkpoint(path)
