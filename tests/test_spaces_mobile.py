@@ -1,16 +1,18 @@
 import json
 import random
+import re
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from mobilenas.config import from_plain, to_plain
+from mobilenas.config import from_plain, parse_count, to_plain
 from mobilenas.cost import CostTable, costs
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces import Choice, MobileSpace, build
-from mobilenas.spaces.mobile import sized, template
+from mobilenas.spaces.mobile import narrowest, sized, template
 
 JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]
 
@@ -97,6 +99,21 @@ def test_a_space_round_trips_as_json(size: int) -> None:
     space = template(0.7, image_size=size, classes=12)
     assert space.slots  # a cached property is no part of the JSON form
     assert from_plain(MobileSpace, json.loads(json.dumps(to_plain(space))), "space") == space
+
+
+def test_the_readmes_table_of_sides_is_what_the_space_has() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = {
+        name: [cell.strip() for cell in re.search(rf"\| {name} \|(.*)\|", readme)[1].split("|")]  # type: ignore[index]
+        for name in ("side", "minimum FLOPs", "maximum FLOPs")
+    }
+    for side, least, most in zip(*rows.values(), strict=True):
+        asked = {"image_size": int(side), "classes": 10}
+        minimum = CostTable(narrowest(**asked), "flops").least()
+        assert minimum <= parse_count(least) <= 1.01 * minimum
+        widest = template(16.0, placement="late", **asked)
+        maximum = CostTable(widest, "flops").exact(widest.largest())
+        assert 0.98 * maximum <= parse_count(most) <= maximum
 
 
 def test_every_choice_is_legal_and_no_other(
