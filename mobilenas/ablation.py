@@ -160,6 +160,7 @@ def start_ablation(
     if not goes_on:
         start_folder(folder, ABLATION)
         write_json(path, record)
+    check_record(folder, ABLATION)
     return ablation
 
 

@@ -42,12 +42,39 @@ _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 """No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
 
 
+_kept_to = set[Path]()
+"""Records of the folders that this process works in."""
+
+
+def keep_to(record: Path) -> None:
+    """From now on write below the folder of `record` only while that file is there.
+
+    A folder that is removed during a run would come back in part, and look like no run.
+    """
+    _kept_to.add(record.absolute())
+
+
+def release(record: Path) -> None:
+    """Take back `keep_to`: the folder is started anew."""
+    _kept_to.discard(record.absolute())
+
+
+def _make_parent(path: Path) -> None:
+    for folder in path.absolute().parents:
+        for record in _kept_to:
+            if record.parent == folder and record != path.absolute() and not record.exists():
+                raise FileError(
+                    f"{record} is gone: its folder was removed or moved during the work in it"
+                )
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a kill at any moment leaves the old file or the new one."""
     # a part of the name: a system's limit is on its bytes
     temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -244,7 +271,7 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Add one line to a log."""
     line = to_json(record, path) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         with path.open("a", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:

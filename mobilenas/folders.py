@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import TEMPORARY
+from mobilenas.files import TEMPORARY, keep_to, release
 
 
 def _below(folder: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -151,6 +151,7 @@ def start_folder(folder: Path, kind: Kind) -> None:
     with _as_file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         record, replaced = folder / kind.record, folder / kind.replaced
+        release(record)
         if record.exists():
             record.replace(replaced)
         for path in _contents(folder, kind)[0]:
@@ -162,9 +163,10 @@ def start_folder(folder: Path, kind: Kind) -> None:
 
 
 def check_record(folder: Path, kind: Kind) -> None:
-    """Raise unless `folder` holds a record."""
+    """Raise unless `folder` holds a record, also while it is worked in from now on."""
     with _as_file_errors(folder):
         if (folder / kind.record).exists():
+            keep_to(folder / kind.record)
             return
         if (folder / kind.replaced).exists():
             raise FileError(_interrupted(folder, kind))

@@ -301,6 +301,7 @@ def create_run(
         write_profile(profile, folder / _STARTING_PROFILE)
     write_json(folder / RUN_FILE, record)
     _end_start(folder)
+    check_record(folder, RUN)
     run = Run(folder=folder, settings=settings, reporter=reporter)
     run.__dict__["data"] = data  # already read: spares the cached property a second reading
     return run

@@ -115,6 +115,7 @@ def start_sweep(
     if not goes_on:
         start_folder(folder, SWEEP)
         write_json(path, record)
+    check_record(folder, SWEEP)
     return sweep
 
 

@@ -1,6 +1,7 @@
 """What --overwrite deletes, and what it refuses to touch."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import read_json, write_json
+from mobilenas.files import append_jsonl, read_json, write_json
 from mobilenas.folders import (
     ABLATION,
     COMPARISON,
@@ -242,3 +243,21 @@ def test_reading_is_the_callers(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {})
     with pytest.raises(FileError, match="not ours; only a run that can be read"):
         check_folder(tmp_path, RUN, read, overwrite=True)
+
+
+def test_a_folder_that_is_removed_during_the_work_does_not_come_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start_folder(run, RUN)
+    write_json(run / "run.json", {})
+    check_record(run, RUN)
+    write_json(run / "search/candidates.json", {})
+    shutil.rmtree(run)
+    for write in (write_json, append_jsonl):
+        with pytest.raises(FileError, match=r"run\.json is gone: its folder was removed or moved"):
+            write(run / "search/log.jsonl", {})
+    assert not run.exists()
+    start_folder(run, RUN)
+    write_json(run / "profile.json", {})
+    write_json(run / "run.json", {})
+    write_json(tmp_path / "beside.json", {})
+    assert names(run) == ["profile.json", "run.json"]

@@ -1,3 +1,4 @@
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from mobilenas.errors import MobileNASError
 from mobilenas.export import onnx as export
 from mobilenas.export.int8 import quantize_static_qdq
 from mobilenas.profiling.graphs import PRECISIONS, arch_model, unit_model
+from mobilenas.profiling.session import session as open_session
 from mobilenas.profiling.units import Unit, arch_units, space_units
 from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace, build
 
@@ -202,3 +204,9 @@ def test_whole_mobilenets_load(name: str, precision: str, tmp_path: Path) -> Non
     path.write_bytes(arch_model(MOBILENETS[name](0.35, 32, 10, "early"), precision))
     (entry,) = session(path).get_inputs()
     assert entry.shape == [1, 3, 32, 32]
+
+
+def test_a_file_whose_name_is_not_utf8_is_run(tmp_path: Path, micro_space: MobileSpace) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.onnx")
+    path.write_bytes(unit_model(space_units(micro_space)[0], "fp32"))
+    assert open_session(path).get_inputs()

@@ -19,7 +19,7 @@ from mobilenas.export.classifier import FLOAT, Classifier
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.predict import prepare
 from mobilenas.files import write_bytes
-from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, reason, session
+from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, reason, session, source_of
 
 ALIGNMENT = 8
 """Channels that are no multiple of this fall off the runtimes' blocked layouts."""
@@ -142,7 +142,7 @@ def _optimized(path: Path, level: Any) -> ModelProto:
         options.optimized_model_filepath = str(file)
         options.add_session_config_entry("session.save_model_format", "ONNX")
         try:
-            onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+            onnxruntime.InferenceSession(source_of(path), options, providers=[PROVIDER])
         except LOAD_ERRORS as error:
             raise FileError(
                 f"{path} is not a file that onnxruntime loads: {reason(error)}"

@@ -141,13 +141,22 @@ def _options() -> Any:
     return options
 
 
+def source_of(path: Path) -> str | bytes:
+    """Return what onnxruntime takes: a name that is not UTF-8 it does not, but the file's bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
+
+
 def _open(path: Path, options: Any, providers: list[Any]) -> Any:
     if not path.is_file():
         raise RefusedError("does not exist")
     try:
         # Its fallback would print to stdout and then measure another provider.
         return onnxruntime.InferenceSession(
-            str(path), options, providers=providers, enable_fallback=0
+            source_of(path), options, providers=providers, enable_fallback=0
         )
     except LOAD_ERRORS as error:
         raise RefusedError(
