@@ -38,9 +38,10 @@ class Measured:
 
         Enough are half of all, or 16.
         """
-        calm = [ns for ns, not_calm in zip(nanoseconds, disturbed, strict=False) if not not_calm]
-        alone = not disturbed or len(calm) >= min(len(nanoseconds) / 2, _CALM)
-        times_ms = np.array(calm if disturbed and alone else nanoseconds) / 1e6
+        marks = disturbed or [False] * len(nanoseconds)
+        calm = [ns for ns, mark in zip(nanoseconds, marks, strict=True) if not mark]
+        alone = len(calm) >= min(len(nanoseconds) / 2, _CALM)
+        times_ms = np.array(calm if alone else nanoseconds) / 1e6
         first, median, third = np.percentile(times_ms, (25, 50, 75))
         interval_ms = _interval(times_ms)
         return cls(

@@ -170,8 +170,8 @@ class Profile:
             unsteady = sum(isinstance(t, Measured) and t.unsteady for t in times.values())
             if unsteady:
                 found.append(
-                    f"{precision}: other programs disturbed {unsteady} of {len(times)} parts; the "
-                    "command that measured them measures those again"
+                    f"{precision}: {unsteady} of {len(times)} parts are unsteady, because other "
+                    "programs ran beside them; the same command measures those again"
                 )
         for precision, calibration in self.calibration.items():
             if calibration.mape_percent > HIGHEST_MAPE_PERCENT:
