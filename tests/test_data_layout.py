@@ -198,6 +198,20 @@ def test_links_up_the_tree_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("link", ["cat/up", "cat/a/b/up"])
+def test_links_up_the_tree_are_refused_at_any_depth(tmp_path: Path, link: str) -> None:
+    fill(tmp_path, "cat/a/b", "dog/a/b", "cat", "dog")
+    (tmp_path / link).symlink_to(tmp_path / "cat", target_is_directory=True)
+    with pytest.raises(DataError, match="up is a link to a folder that it lies in"):
+        load(tmp_path)
+
+
+def test_linked_folders_inside_of_classes_are_read(tmp_path: Path) -> None:
+    fill(tmp_path, "data/cat", "data/dog", "more")
+    (tmp_path / "data/cat/more").symlink_to(tmp_path / "more", target_is_directory=True)
+    assert sum(load(tmp_path / "data").class_counts()["cat"].values()) == 8
+
+
 def test_linked_class_folders_are_read(tmp_path: Path) -> None:
     fill(tmp_path / "store", "one", "two")
     (tmp_path / "data").mkdir()

@@ -72,19 +72,25 @@ def subfolders(folder: Path) -> list[str]:
     with os.scandir(folder) as found:
         items = [item for item in found if _is_shown(item.name) and item.is_dir()]
     for item in items:
-        # a link up the tree would show every image again as one of another class
-        if item.is_symlink() and folder.resolve().is_relative_to(Path(item).resolve()):
-            raise DataError(f"{item.path} is a link to a folder that it lies in; remove it")
+        _refuse_loop(Path(item))
     return sorted(item.name for item in items)
 
 
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder but hidden ones (`.DS_Store`, `._photo.jpg`), sorted."""
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_reraise):
+    for parent, folders, names in os.walk(folder, onerror=_reraise, followlinks=True):
         folders[:] = filter(_is_shown, folders)
+        for name in folders:
+            _refuse_loop(Path(parent, name))
         found += (Path(parent, name) for name in names if name[0] != ".")
     return sorted(found, key=Path.as_posix)
+
+
+def _refuse_loop(path: Path) -> None:
+    """Raise for a link up the tree: every image would show again as one of another class."""
+    if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        raise DataError(f"{path} is a link to a folder that it lies in; remove it")
 
 
 def _reraise(error: OSError) -> None:
