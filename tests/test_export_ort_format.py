@@ -88,3 +88,14 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"model\.onnx must end in \.ort"):
         to_ort(broken, tmp_path / "model.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+@pytest.mark.parametrize("precision", SUFFIXES)
+def test_the_same_file_twice_has_the_same_bytes(
+    precision: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    content = []
+    for number in range(3):  # of as many processes, each with another order of its own
+        to_ort(sources[precision], tmp_path / f"{number}.ort")
+        content.append((tmp_path / f"{number}.ort").read_bytes())
+    assert content[0] == content[1] == content[2]

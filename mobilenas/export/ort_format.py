@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from mobilenas.errors import FileError
 from mobilenas.export.checks import read_model
+from mobilenas.export.ort_table import sorted_table
 from mobilenas.files import write_bytes, write_text
 from mobilenas.profiling.session import session
 
@@ -43,7 +44,8 @@ def to_ort(source: Path, path: Path) -> OrtFiles:
     weights in float16, but onnxruntime on a machine without float16 kernels, such as x86, writes
     casts around them: the result is small and computes in float32 on any device. A model in 8 bits
     is exact where it is meant to run; on x86 without VNNI its kernels overflow, as `session` says,
-    and no option helps. FileError names a source that does not load.
+    and no option helps. The same source gives the same bytes. FileError names a source that does
+    not load.
     """
     if path.suffix != SUFFIX:
         raise FileError(f"{path} must end in {SUFFIX}: onnxruntime knows the format by it")
@@ -59,7 +61,7 @@ def to_ort(source: Path, path: Path) -> OrtFiles:
         (operators,) = made.glob("*.config")
         files = OrtFiles(model=path, operators=path.with_suffix(OPERATORS_SUFFIX))
         lines = operators.read_text(encoding="utf-8").splitlines()
-        write_bytes(path, model.read_bytes())
+        write_bytes(path, sorted_table(model.read_bytes()))
     # the tool's comment names the temporary folder
     needed = [line for line in lines if not line.startswith("#")]
     write_text(files.operators, "\n".join([f"# Needed by {path.name}", *needed]) + "\n")
