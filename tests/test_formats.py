@@ -53,6 +53,7 @@ FIELDS = {"path", "top1", "size_bytes", "checks", "targets"} | TIMES
 MORE = {
     "ort": {"required_operators"},
     "fp16": {"fp16"},
+    "fp16-uint8": {"fp16"},
     "int8": {"quantization"},
     "int8-uint8": {"quantization"},
 }
