@@ -199,6 +199,8 @@ def _train_supernet(
         with restoring(path):
             searcher.load_state_dict(state["searcher"])
             watch.load_state_dict(state["watch"])
+            if searcher.epochs_done != len(log):
+                raise ValueError(f"epochs_done is not {len(log)}, the lines of its log")
     reporter.start("search", searcher.settings.epochs)
     while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
         record = searcher.run_epoch()
