@@ -49,6 +49,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         allow_model("nets:build")
         monkeypatch.setattr("mobilenas.dependencies.models._from_factory", lambda _: make())
         widths._graph.cache_clear()
+        widths._memory_format.cache_clear()
         check_base(Base(name="nets:build", image_size=8, in_channels=3, classes=4), given)
 
     return checked

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mobilenas.errors import FileError, MobileNASError
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, arch_from_dict, build
-from mobilenas.spaces.widths import ALIGNED, Base, WidthsArch, WidthsSpace
+from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, arch_from_dict, build, widths
+from mobilenas.spaces.widths import ALIGNED, Base, WidthsArch, WidthsNetwork, WidthsSpace
 
 CELL = replace(CELL_NETWORKS["darts_v2"](16, 5), layers=3, channels=4)
 BASES = {
@@ -82,3 +83,29 @@ def test_a_file_that_is_no_arch_is_refused(change: dict[str, Any], message: str)
 def test_sizes_of_another_model_are_refused() -> None:
     with pytest.raises(MobileNASError, match="there is no group 'other'"):
         build(MOBILE.arch({"other": 8}))
+
+
+class Flattened(nn.Module):
+    """Most often written so: features, view, classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Conv2d(3, 8, 3, 2), nn.Linear(8 * 3 * 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).view(x.size(0), -1))
+
+
+def test_a_model_that_views_its_feature_maps_is_not_trained_channels_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(widths, "load_model", lambda *_, **__: Flattened())
+    monkeypatch.setattr(widths, "check_allowed", lambda _: None)
+    base = Base(image_size=8, in_channels=3, classes=4, name="nets:flattened")
+    network = WidthsNetwork(base.module(), base)
+    assert network.memory_format is torch.contiguous_format
+    images = torch.randn(2, 3, 8, 8)
+    logits = network(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(logits, network.model(images))
+    other = Base(image_size=32, in_channels=3, classes=4, name="torchvision:mobilenet_v2")
+    assert other.memory_format is torch.channels_last

@@ -43,7 +43,7 @@ def check_base(base: Base, given: nn.Module | None) -> None:
         file = None
         if base.name is not None and not base.name.startswith(TORCHVISION):
             images = torch.randn(IMAGES, base.in_channels, base.image_size, base.image_size)
-            trial = _Trial(base, images.to(memory_format=torch.channels_last))
+            trial = _Trial(base, images.to(memory_format=base.memory_format))
             file = trial.check(model, given)
     _check_counts(base, model, file)
 
@@ -53,6 +53,7 @@ class _Trial:
 
     def __init__(self, base: Base, images: Tensor) -> None:
         self.name, self.classes, self.images = str(base), base.classes, images
+        self.memory_format = base.memory_format
 
     def check(self, model: nn.Module, given: nn.Module | None) -> OnnxCount:
         """Train a copy for a step, hold it against itself, and return the count of its file."""
@@ -62,7 +63,7 @@ class _Trial:
                 raise MobileNASError(f"{self.name}: {name} is {found}; it must be float32")
         twin = copy.deepcopy(model)
         _make_generic(twin)
-        _lay_out(twin, torch.channels_last)  # as in training
+        _lay_out(twin, self.memory_format)  # as in training
         self._train(twin)
         twin.eval()
         with torch.no_grad():

@@ -66,7 +66,7 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
         assert arch is not None
         model = load_weights(arch, weights)
         model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
-    return WidthsNetwork(model)
+    return WidthsNetwork(model, base)
 
 
 def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork | None:
@@ -80,4 +80,4 @@ def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork |
     generator = torch.Generator().manual_seed(0)
     method = settings.keep
     model = changed(given.model, arch.base.graph, arch.sizes, method=method, generator=generator)
-    return WidthsNetwork(model)
+    return WidthsNetwork(model, arch.base)

@@ -52,7 +52,7 @@ class TrialTrainer(Trainer):
             settings,
             seed=self.seed,
             device=device,
-            network=WidthsNetwork(after),
+            network=WidthsNetwork(after, space.base),
             teacher=teacher,
         )
         if settings.keep != "fresh":

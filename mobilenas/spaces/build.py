@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from mobilenas.nn import ACTIVATIONS, ConvNorm, InvertedResidual
@@ -14,6 +15,8 @@ class Network(nn.Module):
 
     auxiliary: nn.Module | None
     """A second classifier that only training sees; it is neither exported nor counted."""
+    memory_format: torch.memory_format = torch.channels_last
+    """How training lays out weights and feature maps."""
 
     def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """x: [N, in_channels, side, side] -> logits, and the second classifier's if there is one.

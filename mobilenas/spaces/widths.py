@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mobilenas.config import Between, check_between, from_plain
 from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
-from mobilenas.dependencies.models import check_allowed, check_name
+from mobilenas.dependencies.models import TORCHVISION, check_allowed, check_name
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network
@@ -104,11 +104,36 @@ class Base:
         """Which of its sizes are tied."""
         return _graph(self)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last, which is faster, where the model's code can do with it.
+
+        `x.view(n, -1)` behind a convolution cannot.
+        """
+        own = self.name is not None and not self.name.startswith(TORCHVISION)
+        return _memory_format(self) if own else torch.channels_last
+
 
 @lru_cache(maxsize=32)
 def _graph(base: Base) -> Graph:
     with torch.random.fork_rng(devices=[]):  # its weights, drawn and dropped
         return extract(base.module(), image_size=base.image_size, in_channels=base.in_channels)
+
+
+@lru_cache(maxsize=32)
+@torch.no_grad()
+def _memory_format(base: Base) -> torch.memory_format:
+    # not on the meta device, where convolutions forget the layout
+    with torch.random.fork_rng(devices=[]):
+        model = base.module().eval()
+    images = torch.zeros(2, base.in_channels, base.image_size, base.image_size)
+    # torch's stubs do not know `memory_format`
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        model(images.to(memory_format=torch.channels_last))
+    except Exception:  # of the user's code; what fails in either layout is named before training
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,18 +215,21 @@ _INNER: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "c
 class WidthsNetwork(Network):
     """A model at the sizes that an arch states."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, base: Base) -> None:
         super().__init__()
         self.auxiliary = None
         self.model = model
+        self.memory_format = base.memory_format
 
     @classmethod
     def of(cls, arch: WidthsArch) -> "WidthsNetwork":
         """Build the model and resize it."""
-        return cls(arch.base.resized(arch.sizes))
+        return cls(arch.base.resized(arch.sizes), arch.base)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, side, side] -> logits [N, classes]."""
+        if self.memory_format is torch.contiguous_format:
+            x = x.contiguous()  # batches are channels last
         logits: Tensor = self.model(x)
         return logits
 

@@ -113,7 +113,7 @@ class Trainer:
                 network = build(arch)
         self._network = network
         # torch's stubs do not know `memory_format`
-        self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network.to(device, memory_format=network.memory_format)  # type: ignore[call-overload]
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
