@@ -91,6 +91,8 @@ class Numbers:
     """The greatest."""
     bulk: PixelRange
     """The first and the last percentile."""
+    middle: PixelRange
+    """The first and the last quartile."""
 
 
 class _Room:
@@ -157,12 +159,14 @@ def read_numbers(path: Path) -> Numbers:
         step = max(1, image.width * image.height // _STRIP_PIXELS)
         for _, strip in _strips(image, range(image.height)):
             values = _values(strip, numbers)
+            if image.mode in ("LA", "RGBA"):
+                values = values[..., :-1]  # alpha says nothing of the depth
             if not np.isfinite(values).all():
                 raise DataError(f"{path} holds pixels that are not finite numbers")
             low, high = min(low, float(values.min())), max(high, float(values.max()))
             samples.append(values.reshape(-1)[::step].copy())
-    first, last = np.percentile(np.concatenate(samples), (1, 99))
-    return Numbers(low, high, (float(first), float(last)))
+    ends = np.percentile(np.concatenate(samples), (1, 25, 75, 99)).tolist()
+    return Numbers(low, high, bulk=(ends[0], ends[3]), middle=(ends[1], ends[2]))
 
 
 @contextmanager

@@ -121,13 +121,16 @@ def test_signed_bytes_and_unsigned_words_of_tiff(tmp_path: Path) -> None:
     ],
 )
 def test_the_rule(extremes: list[tuple[float, float]], expected: tuple[float, float]) -> None:
-    images = [Numbers(low, high, (low, high)) for low, high in extremes]
+    images = [Numbers(low, high, (low, high), (low, high)) for low, high in extremes]
     assert choose_range(images) == expected
 
 
-def deep_color(path: Path, scale: int) -> None:
+def deep_color(path: Path, scale: int, start: int = 0, alpha: bool = False) -> None:
     """A PNG of 16 bits a colour, which PIL reads but does not write."""
-    values = (np.arange(SIDE * SIDE * 3).reshape(SIDE, -1) * scale).astype(">u2")
+    values = start + np.arange(SIDE * SIDE * 3).reshape(SIDE, SIDE, 3) * scale
+    if alpha:
+        values = np.concatenate((values, np.full_like(values[..., :1], 65535)), 2)
+    values = values.reshape(SIDE, -1).astype(">u2")
     rows = b"".join(b"\x00" + row.tobytes() for row in values)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -135,7 +138,7 @@ def deep_color(path: Path, scale: int) -> None:
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 6 if alpha else 2, 0, 0, 0)
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
@@ -145,8 +148,18 @@ def test_colours_of_16_bits_are_read_where_they_use_them(tmp_path: Path) -> None
     deep_color(tmp_path / "dark" / "deep.png", 300)
     assert load(tmp_path).pixel_range is None
     deep_color(tmp_path / "dark" / "deep.png", 21)
-    with pytest.raises(DataError, match=r"1 images have 16 bits a colour, but none above 4095"):
+    with pytest.raises(DataError, match=r"1 images have 16 bits a colour, but only from 0 to 4095"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("start", "alpha"), [(40000, False), (0, True), (40000, True)])
+def test_colours_of_16_bits_in_a_narrow_range(tmp_path: Path, start: int, alpha: bool) -> None:
+    write(tmp_path, lambda x: (x // 16).astype(np.uint8))
+    deep_color(tmp_path / "dark" / "deep.png", 21, start, alpha)
+    with pytest.raises(DataError, match="1 images have 16 bits a colour, but only from"):
+        load(tmp_path)
+    deep_color(tmp_path / "dark" / "deep.png", 300, 0, alpha)
+    assert load(tmp_path).pixel_range is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -170,6 +183,16 @@ def test_a_few_hot_pixels_are_noticed(tmp_path: Path) -> None:
     Image.fromarray(hot).save(path)
     (told,) = (note for note in load(tmp_path).notes if "98 % of the pixels" in note)
     assert "between 30000 and 301" in told
+
+
+def test_a_number_for_missing_pixels_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path, lambda x: (1000 + x // 40).astype(np.uint16))
+    for path in tmp_path.glob("*/*.png"):
+        values = np.asarray(Image.open(path)).copy()
+        values[int(path.stem) % 8] = 65535
+        Image.fromarray(values).save(path)
+    (told,) = (note for note in load(tmp_path).notes if "half of the pixels" in note)
+    assert "a number stands for missing pixels" in told
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])

@@ -36,6 +36,7 @@ def classes_in(*parents: str) -> tuple[str, ...]:
         ("Train", "Val", "Test"),
         ("Training", "Validation", "Testing"),
         ("TRAIN", "dev", "TEST"),
+        ("Train", "Validate", "Test"),
         ("training_set", "valid", "test set"),
         ("images-train", "val_images", "eval"),
         ("1_train", "2_dev", "3_evaluation"),
@@ -137,6 +138,40 @@ def test_other_folders_beside_splits_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'unlabeled'} is no split: left out" in load(tmp_path).notes
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train2017/cat", "train2017/dog", "val2017/cat"),
+        ("seg_train/cat", "seg_train/dog", "seg_test/1"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("my train", "my-test"),
+    ],
+)
+def test_names_nearly_of_splits_are_no_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    fill(tmp_path, *folders)
+    with pytest.raises(DataError, match="which look like splits and not like classes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("train station", "test tube", "cup"), ("trainer", "tester"), ("contest", "train")]
+)
+def test_words_that_hold_those_of_splits_are_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    fill(tmp_path, *names)
+    assert load(tmp_path).classes == tuple(sorted(names))
+
+
+@pytest.mark.parametrize("name", ["holdout", "test1", "train_extra"])
+def test_a_split_of_another_name_is_not_left_out(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, *classes_in("train", "val", name))
+    with pytest.raises(DataError, match=rf"{name} holds .* as train \(cat, dog\).* if it is test"):
+        load(tmp_path)
+    fill(tmp_path, *classes_in("test"))
+    assert f"{tmp_path / name} is no split: left out" in load(tmp_path).notes
+
+
 def test_test_without_train(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("Testing", "Validation"))
     with pytest.raises(DataError, match="has Validation and Testing but no train"):
@@ -163,7 +198,15 @@ def test_an_empty_class_is_named_with_a_hint(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("names", [("Cat", "cat"), ("café", "cafe\N{COMBINING ACUTE ACCENT}")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Cat", "cat"),
+        ("cat", "cat "),
+        ("STRASSE", "straße"),
+        ("café", "cafe\N{COMBINING ACUTE ACCENT}"),
+    ],
+)
 def test_classes_of_nearly_the_same_name_are_refused(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:

@@ -9,6 +9,7 @@ _USUAL_TOPS = (1, 255, 1023, 4095, 16383, 65535)
 """What fractions and numbers of 8, 10, 12, 14 and 16 bits end at."""
 _FEWEST_LEVELS = 128
 _SMALLEST_BULK = 1 / 16
+_SMALLEST_MIDDLE = 1 / 64
 
 
 def choose_range(images: Sequence[Numbers]) -> PixelRange:
@@ -32,10 +33,16 @@ def range_notes(pixel_range: PixelRange, images: Sequence[Numbers]) -> list[str]
         "all of them"
     ]
     first, last = min(image.bulk[0] for image in images), max(image.bulk[1] for image in images)
+    lower, upper = min(im.middle[0] for im in images), max(im.middle[1] for im in images)
     if last - first < _SMALLEST_BULK * (high - low):
         notes.append(
             f"98 % of the pixels of each of them lie between {first:g} and {last:g}, so they are "
             "nearly one grey; if the others are dead or hot pixels, clip them in the files"
+        )
+    elif 0 < upper - lower < _SMALLEST_MIDDLE * (high - low):
+        notes.append(
+            f"half of the pixels of each of them lie between {lower:g} and {upper:g}, so they are "
+            "nearly one grey; if a number stands for missing pixels, replace it in the files"
         )
     return notes
 
@@ -45,9 +52,10 @@ def check_deep_color(images: Sequence[Numbers]) -> None:
 
     The numbers are those upper 8 bits.
     """
-    most = max(image.high for image in images)
-    if most < _FEWEST_LEVELS:
+    low, high = min(image.low for image in images), max(image.high for image in images)
+    if high - low + 1 < _FEWEST_LEVELS:
         raise DataError(
-            f"{len(images)} images have 16 bits a colour, but none above {256 * most + 255:g} of "
-            "65535; only the upper 8 bits are read: write them as 8 bits, scaled alike"
+            f"{len(images)} images have 16 bits a colour, but only from {256 * low:g} to "
+            f"{256 * high + 255:g} of 65535; only the upper 8 bits are read: write them as 8 bits, "
+            "scaled alike"
         )

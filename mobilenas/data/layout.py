@@ -21,13 +21,18 @@ _MACHINE_FOLDERS = frozenset(
 )
 _WORDS = {
     "train": "train(?:ing)?",
-    "val": "val(?:id(?:ation)?)?|dev",
+    "val": "val(?:id(?:at(?:e|ion))?)?|dev",
     "test": "test(?:ing)?|eval(?:uation)?",
 }
 _BESIDE = r"[\W_]*(?:data(?:set)?|images?|imgs?|set|split)?[\W_]*"
 # `Train`, `training_set`, `images-train`, `1 train`; not `train2` or `seg_train`
 _SPLIT_NAMES = {
     split: re.compile(rf"\d*{_BESIDE}(?:{words}){_BESIDE}", re.IGNORECASE)
+    for split, words in _WORDS.items()
+}
+# `train2017`, `seg_test`, `valA`: of such a split, but perhaps of one of several
+_NEARLY = {
+    split: re.compile(rf"(?:.*[\W\d_])?(?i:{words})(?:[\W\d_A-Z].*)?")
     for split, words in _WORDS.items()
 }
 _MOST_NAMED = 4
@@ -53,6 +58,7 @@ def find_layout(root: Path) -> Layout:
     if not names:
         _refuse_bare_splits(top)
         _refuse_alike(top)
+        _refuse_near_splits(top)
         return Layout(top, {}, (*notes, *_stray_images(top)))
     if "train" not in names:
         raise DataError(
@@ -152,6 +158,19 @@ def _refuse_bare_splits(top: Path) -> None:
         )
 
 
+def _refuse_near_splits(top: Path) -> None:
+    names = subfolders(top)
+    near = [
+        next((split for split, like in _NEARLY.items() if like.fullmatch(name)), None)
+        for name in names
+    ]
+    if None not in near and len(set(near)) > 1:
+        raise DataError(
+            f"{top} has {_some(names)}, which look like splits and not like classes; rename them "
+            f"to train, val and test. {top} needs {LAYOUTS}"
+        )
+
+
 def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
     """Remarks on folders beside the splits; DataError where they could be the classes."""
     others = [name for name in subfolders(top) if name not in splits.values()]
@@ -162,6 +181,7 @@ def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
             f"{_some(like_classes)}: {splits['train']} could be a split or a class; "
             f"move one of them away. {top} needs {LAYOUTS}"
         )
+    _refuse_unknown_splits(top, splits, others)
     notes = []
     for name in others:
         why = "is no split"
@@ -171,11 +191,28 @@ def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
     return notes
 
 
+def _refuse_unknown_splits(top: Path, splits: dict[str, str], others: list[str]) -> None:
+    """Raise where a split that lacks may lie under another name, such as `holdout`."""
+    lacking = [split for split in FOLDER_SPLITS if split not in splits]
+    classes = _lowered(_entered(top / splits["train"])[0])
+    for name in others if lacking else ():
+        common = classes & _lowered(_entered(top / name)[0])
+        if len(common) > 1:
+            raise DataError(
+                f"{top / name} holds folders of the same names as {splits['train']} "
+                f"({_some(common)}): rename it if it is {' or '.join(lacking)}, or move it away"
+            )
+
+
+def _lowered(folder: Path) -> set[str]:
+    return {name.lower() for name in subfolders(folder)}
+
+
 def _refuse_alike(parent: Path) -> None:
     """Raise where "classes" hold only folders, of the same names: they are folds or splits."""
     names = subfolders(parent)
     inside = {
-        name: {inner.lower() for inner in subfolders(_entered(parent / name)[0])}
+        name: _lowered(_entered(parent / name)[0])
         for name in names
         if not _images_in(parent / name)
     }

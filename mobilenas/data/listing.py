@@ -83,13 +83,13 @@ def _by_type(counts: Counter[str]) -> str:
 
 
 def _class_folders(parent: Path) -> dict[str, str]:
-    """Class name to folder name; DataError where two differ only in case or in how é is written."""
+    """Class name to folder name; DataError where two are nearly alike."""
     found: dict[str, str] = {}
     alike: dict[str, str] = {}
     for folder in subfolders(parent):
         label = readable(unicodedata.normalize("NFC", folder))
-        # A and a are characters, Cat and cat a slip
-        key = label.lower() if len(label) > 1 else label
+        # A and a are characters; Cat and cat, or é written in two ways, are a slip
+        key = " ".join(label.casefold().split()) if len(label) > 1 else label
         if key in alike:
             raise DataError(
                 f"{parent} has two folders of nearly the same name, {alike[key]!r} and {folder!r}; "
