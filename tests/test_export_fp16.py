@@ -133,17 +133,20 @@ class Loud(nn.Module):
         y = F.relu(self.a(x))
         if self.kind == "shared":  # two float32 nodes read one tensor
             y = y + torch.sigmoid(y * 1e-5)
-        y = F.relu(self.c(F.relu(self.b(y)))).mean((2, 3))
+        y = F.relu(self.c(F.relu(self.b(y))))
+        y = (y * 1e-7).mean((2, 3)) * 1e7 if self.kind == "small" else y.mean((2, 3))
         if self.kind == "squares":
             y = (y * 1e-3) ** 2
             y = y / torch.sqrt(y.mean(1, keepdim=True) + 1e-12)
         elif self.kind == "norm":
             y = self.norm(y * 1e-4)
+        elif self.kind == "casts":  # the exporter casts softplus's constants, which are float32
+            y = F.softplus(y, beta=4.0) + (y > 0).int().float() / (y + 1)
         z: Tensor = self.d(y)
         return z
 
 
-@pytest.mark.parametrize("kind", ["quiet", "maps", "shared", "logits", "squares", "norm"])
+@pytest.mark.parametrize("kind", ["quiet", "maps", "shared", "logits", "squares", "norm", "small", "casts"])
 def test_in_true_float16_nothing_overflows_or_vanishes(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path, out = tmp_path / "m.onnx", tmp_path / "fp16.onnx"

@@ -77,7 +77,7 @@ def to_fp16(source: Path, path: Path, images: Iterable[NDArray[Any]]) -> Fp16Rep
     half = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=[node.name for node in kept]
     )
-    _join_casts(half)
+    _join_casts(half, {node.name for node in model.graph.node})
     # the converter puts the cast of the input behind all that reads it
     ONNXModel(half).topological_sort()
     write_model(half, path)
@@ -96,12 +96,13 @@ def _out_of_range(model: ModelProto, activations: Mapping[str, float]) -> list[N
         if tensor.data_type == TensorProto.FLOAT
     }
     weights = {name: float(np.abs(values).max(initial=0)) for name, values in stored.items()}
-    # what is added may vanish beside a larger sum, but not an epsilon
+    # a weight that is added may vanish beside a larger sum, but not an epsilon
     factors = {
         name
         for node in model.graph.node
         for name in node.input[: 2 if node.op_type in (*_LAYERS, "Mul") else 0]
-    } | {name for name, values in stored.items() if values.size == 1}
+    }
+    factors |= {name for name, values in stored.items() if values.size == 1} | activations.keys()
     sizes = _sizes(model)
 
     def is_out(node: NodeProto) -> bool:
@@ -155,8 +156,11 @@ def _separate_weights(model: ModelProto, kept: set[str]) -> None:
                 uses[name] -= 1
 
 
-def _join_casts(model: ModelProto) -> None:
-    """Let float32 nodes hand on float32: the converter casts to float16 and back between them."""
+def _join_casts(model: ModelProto, own: set[str]) -> None:
+    """Let float32 nodes hand on float32: the converter casts to float16 and back between them.
+
+    `own`: nodes that the model had before, whose casts may be of other types.
+    """
     graph = model.graph
     # it also writes the same cast once for each reader
     nodes = list({tuple(node.output): node for node in reversed(graph.node)}.values())[::-1]
@@ -165,7 +169,7 @@ def _join_casts(model: ModelProto) -> None:
     names: dict[str, str] = {}
     for node in list(nodes):
         before = makers.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
-        if before is None or not _casts_to(before, TensorProto.FLOAT16):
+        if before is None or before.name in own or not _casts_to(before, TensorProto.FLOAT16):
             continue
         origin, given = before.input[0], node.output[0]
         if given in outputs and origin in makers:
