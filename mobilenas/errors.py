@@ -23,3 +23,8 @@ class InternalError(MobileNASError):
 
 class DivergedError(MobileNASError):
     """A loss that is no longer a finite number; the last good checkpoint is kept."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenas.errors import FileError
+from mobilenas.errors import FileError, first_line
 
 SCHEMA_VERSION = 1
 TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
@@ -352,8 +352,8 @@ def restoring(path: Path) -> Iterator[None]:
             warnings.filterwarnings("error", "Casting complex", UserWarning)
             yield
     except _OTHER_FORM as error:
-        reason = str(error).partition("\n")[0]
         raise FileError(
-            f"{path} is not what this release writes ({type(error).__name__}: {reason:.100}); "
+            f"{path} is not what this release writes ({type(error).__name__}: "
+            f"{first_line(error):.100}); "
             "delete it to start this stage again"
         ) from error

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mobilenas.cost.recount import OnnxCount, count_fvcore, count_onnx
 from mobilenas.dependencies.models import TORCHVISION
 from mobilenas.dependencies.tracing import last_line
-from mobilenas.errors import FileError, InternalError, MobileNASError
+from mobilenas.errors import FileError, InternalError, MobileNASError, first_line
 from mobilenas.export.onnx import check_parity, export_onnx
 from mobilenas.spaces.widths import Base
 
@@ -161,12 +161,11 @@ class _Trial:
             yield
         except FileError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's code
             file, line = last_line(error.__traceback__)
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             place = "" if file == __file__ else f", at {file}:{line}"
             raise MobileNASError(
-                f"{self.name} fails {mode}: {reason.rstrip('.')}{place}"
+                f"{self.name} fails {mode}: {first_line(error).rstrip('.')}{place}"
             ) from error
 
 

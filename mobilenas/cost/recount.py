@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.inliner import inline_local_functions
 from torch import nn
 
-from mobilenas.errors import FileError
+from mobilenas.errors import FileError, first_line
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _PLAIN_DOMAINS = ("", "ai.onnx")
@@ -159,8 +159,7 @@ def _read(path: Path) -> ModelProto:
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, onnx.checker.ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path} is not an ONNX file: {reason}") from error
+        raise FileError(f"{path} is not an ONNX file: {first_line(error)}") from error
 
 
 def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
@@ -185,8 +184,7 @@ def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path}: shapes cannot be inferred: {reason}") from error
+        raise FileError(f"{path}: shapes cannot be inferred: {first_line(error)}") from error
 
 
 def _values(model: ModelProto) -> Iterator[ValueInfoProto]:

@@ -106,7 +106,7 @@ def _from_factory(spec: str) -> nn.Module:
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except Exception as error:  # the user's code
             raise MobileNASError(
                 f"cannot import {module_name} of {spec}: {_reason(error)}"
             ) from error
@@ -116,7 +116,7 @@ def _from_factory(spec: str) -> nn.Module:
             raise MobileNASError(f"{module_name} {what} {name!r}, which {spec} names")
         try:
             model = factory()
-        except Exception as error:
+        except Exception as error:  # the user's code
             raise MobileNASError(f"{spec} failed: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
         raise MobileNASError(f"{spec} returned a {type(model).__name__}; it must be an nn.Module")
@@ -129,7 +129,7 @@ def _materialize(model: nn.Module, spec: str, images: torch.Tensor) -> None:
     try:
         with torch.no_grad():
             model.eval()(images)
-    except Exception as error:
+    except Exception as error:  # the user's code
         side = images.shape[-1]
         raise MobileNASError(
             f"the lazy layers of {spec} get no shape from {side}x{side} images: {_reason(error)}"

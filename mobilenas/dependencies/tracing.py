@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from mobilenas.errors import MobileNASError
+from mobilenas.errors import MobileNASError, first_line
 
 BATCH = 2
 """Images in the traced batch: not 1, which would hide what is broadcast over the batch."""
@@ -141,12 +141,11 @@ def _graph(twin: nn.Module) -> fx.Graph:
             module._check_input_dim = lambda _: None  # type: ignore[method-assign]
     try:
         return _Tracer(layers).trace(twin, given)
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+    except Exception as error:  # the user's code
         file, line = last_line(error.__traceback__)
         raise MobileNASError(
-            f"{type(twin).__name__} cannot be traced: {reason.rstrip('.')}; it breaks at "
-            f"{file}:{line}: {linecache.getline(file, line).strip()}"
+            f"{type(twin).__name__} cannot be traced: {first_line(error).rstrip('.')}; it breaks "
+            f"at {file}:{line}: {linecache.getline(file, line).strip()}"
         ) from error
 
 
@@ -207,7 +206,7 @@ def _scales(layer: _ConvNd | nn.Linear) -> bool:
         twin.bias = nn.Parameter(layer.bias.new_empty(outputs))
     try:
         result = twin(layer.weight.new_empty(BATCH, inputs, *(64 for _ in kernel)))
-    except Exception:  # whatever the user's code raises there; tracing names what it cannot follow
+    except Exception:  # the user's code; what cannot be followed is named when it is traced
         return False
     return isinstance(result, Tensor) and result.shape[1:2] == (outputs,)
 
@@ -230,11 +229,11 @@ def _run(graph: fx.Graph, modules: Mapping[str, nn.Module], image: Tensor) -> di
         try:
             with image.device:  # tensors that the code makes have no data either
                 results[node] = _result(node, modules, None if results else image, args, kwargs)
-        except Exception as error:
-            side, reason = image.shape[-1], str(error).partition("\n")[0]
+        except Exception as error:  # the user's code
+            side = image.shape[-1]
             raise MobileNASError(
                 f"the model does not take {side}x{side} images of {image.shape[1]} channels: "
-                f"{reason or type(error).__name__}, at {where(node)}"
+                f"{first_line(error)}, at {where(node)}"
             ) from error
     return results
 

@@ -14,12 +14,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from mobilenas.errors import DataError, FileError
+from mobilenas.errors import DataError, FileError, first_line
 from mobilenas.export.classifier import FLOAT, Classifier
 from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.predict import prepare
 from mobilenas.files import write_bytes
-from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, reason, session, source_of
+from mobilenas.profiling.session import LOAD_ERRORS, PROVIDER, session, source_of
 
 ALIGNMENT = 8
 """Channels that are no multiple of this fall off the runtimes' blocked layouts."""
@@ -104,7 +104,7 @@ def read_model(path: Path) -> ModelProto:
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
     ) as error:
-        raise FileError(f"{path} is not a correct ONNX file: {reason(error)}") from error
+        raise FileError(f"{path} is not a correct ONNX file: {first_line(error)}") from error
     return model
 
 
@@ -113,7 +113,7 @@ def write_model(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise FileError(f"{path} would not be a correct ONNX file: {reason(error)}") from error
+        raise FileError(f"{path} would not be a correct ONNX file: {first_line(error)}") from error
     write_bytes(path, model.SerializeToString(deterministic=True))
 
 
@@ -145,7 +145,7 @@ def _optimized(path: Path, level: Any) -> ModelProto:
             onnxruntime.InferenceSession(source_of(path), options, providers=[PROVIDER])
         except LOAD_ERRORS as error:
             raise FileError(
-                f"{path} is not a file that onnxruntime loads: {reason(error)}"
+                f"{path} is not a file that onnxruntime loads: {first_line(error)}"
             ) from error
         return onnx.load(str(file))
 
@@ -219,7 +219,7 @@ def _sizes(path: Path, model: ModelProto) -> dict[str, int]:
         )
         values = runner.run(None, {image.name: given})
     except LOAD_ERRORS as error:
-        raise FileError(f"{path} does not run in onnxruntime: {reason(error)}") from error
+        raise FileError(f"{path} does not run in onnxruntime: {first_line(error)}") from error
     found = dict(zip(names, (int(value.nbytes) for value in values), strict=True))
     return found | {image.name: int(given.nbytes)}
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mobilenas.errors import DataError, FileError
-from mobilenas.profiling.session import LOAD_ERRORS, reason, session, time_limit
+from mobilenas.errors import DataError, FileError, first_line
+from mobilenas.profiling.session import LOAD_ERRORS, session, time_limit
 
 FLOAT, PIXELS = "tensor(float)", "tensor(uint8)"
 """What a file can take: float32 [1, C, H, W] or uint8 [1, H, W, C]."""
@@ -38,7 +38,7 @@ class Classifier:
             for entry in (*inputs, *outputs):
                 _ = entry.name
         except LOAD_ERRORS as error:  # names are decoded when they are asked for
-            raise FileError(f"{path} has names that cannot be read: {reason(error)}") from error
+            raise FileError(f"{path} has names that cannot be read: {first_line(error)}") from error
         for kind, entries in (("input", inputs), ("output", outputs)):
             if len(entries) != 1:
                 raise FileError(f"{path} has {len(entries)} {kind}s; it must have one")
@@ -72,7 +72,9 @@ class Classifier:
                 raise FileError(
                     f"{self.path} gave no answer for one image in {self._limit_s:g} s"
                 ) from error
-            raise FileError(f"{self.path} does not run in onnxruntime: {reason(error)}") from error
+            raise FileError(
+                f"{self.path} does not run in onnxruntime: {first_line(error)}"
+            ) from error
         if found.ndim != 2 or len(found) != 1 or not found.size:
             raise FileError(
                 f"{self.path}: its output is {list(found.shape)}; for one image it must be "

@@ -10,9 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from mobilenas.errors import DataError, FileError
+from mobilenas.errors import DataError, FileError, first_line
 from mobilenas.export.classifier import check_image
-from mobilenas.profiling.session import LOAD_ERRORS, reason, session
+from mobilenas.profiling.session import LOAD_ERRORS, session
 
 Samples = Sequence[NDArray[Any]]
 """Inputs of a model, one image each."""
@@ -58,7 +58,7 @@ def largest_values(model: ModelProto, samples: Samples, source: Path) -> dict[st
         try:
             found = [runner.run(None, {image.name: sample}) for sample in samples]
         except LOAD_ERRORS as error:
-            raise FileError(f"{source} does not run in onnxruntime: {reason(error)}") from error
+            raise FileError(f"{source} does not run in onnxruntime: {first_line(error)}") from error
     largest = np.array(found, np.float64).max(axis=0)
     for name, value in zip(names, largest, strict=True):
         if not np.isfinite(value):

@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.errors import FileError, MobileNASError, first_line
 
 PROVIDER = "CPUExecutionProvider"
 """The execution provider of every session, unless one is asked for."""
@@ -79,11 +79,6 @@ def time_limit(seconds: float | None, stop: Callable[[], None]) -> Iterator[thre
         yield expired
     finally:
         timer.cancel()
-
-
-def reason(error: BaseException) -> str:
-    """What onnxruntime or onnx says of a file, in one line."""
-    return str(error).partition("\n")[0]
 
 
 def share(threads: int, provider: str) -> None:
@@ -160,5 +155,5 @@ def _open(path: Path, options: Any, providers: list[Any]) -> Any:
         )
     except LOAD_ERRORS as error:
         raise RefusedError(
-            f"is not an ONNX file that onnxruntime loads: {reason(error)}"
+            f"is not an ONNX file that onnxruntime loads: {first_line(error)}"
         ) from error

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.errors import first_line
 from mobilenas.profiling.clock import Timing, timed
 from mobilenas.profiling.session import LOAD_ERRORS, RefusedError, share, shared_session
 
@@ -63,8 +64,7 @@ class Bench:
                     break
                 fastest = min(fastest, self._time(runner, feed, 1).ns)
         except LOAD_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise RefusedError(f"does not run in onnxruntime: {reason}") from error
+            raise RefusedError(f"does not run in onnxruntime: {first_line(error)}") from error
         self._jobs.append((runner if held else None, load, feed, math.ceil(TIMING_NS / fastest)))
         return fastest
 
