@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mobilenas.config import COUNTING_RULE, UNSTEADY, format_count, format_latency
+from mobilenas.config import (
+    COUNTING_RULE,
+    UNSTEADY,
+    format_cell,
+    format_count,
+    format_latency,
+    format_on_file,
+)
 from mobilenas.files import to_json
 
 from .terminal import clean, echo
@@ -277,8 +284,8 @@ def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
         (
             (
                 _UNITS.get(budget["cost"], budget["cost"]),
-                *map(_figure, (budget["limit"], budget["predicted"])),
-                _on_file(budget),
+                *map(format_cell, (budget["limit"], budget["predicted"])),
+                format_on_file(budget),
                 {True: "yes", False: "NO", None: "unknown"}[budget["holds"]],
             )
             for budget in budgets
@@ -289,19 +296,6 @@ def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
 
 
 _UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
-
-
-def _on_file(budget: dict[str, Any]) -> str:
-    """Write what was counted on the file, or measured of it with its interval."""
-    interval = budget.get("measured_interval")
-    of_it = "" if interval is None else f" ± {interval:.1g}"
-    return _figure(budget.get("measured", budget.get("recounted"))) + of_it
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def show_arch(arch: dict[str, Any]) -> None:

@@ -82,6 +82,20 @@ def format_latency(record: Mapping[str, Any]) -> str:
     return f"{median}{interval}{doubt}"
 
 
+def format_cell(value: float | None) -> str:
+    """Write a cost in full for a table, a missing one as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def format_on_file(budget: Mapping[str, Any]) -> str:
+    """Write what was measured of the exported file, with its interval, or counted on it."""
+    interval = budget.get("measured_interval")
+    margin = "" if interval is None else f" ± {interval:.1g}"
+    return format_cell(budget.get("measured", budget.get("recounted"))) + margin
+
+
 UNSTEADY = (
     "?: other programs disturbed the measurement, and repeating it did not help; "
     "`mobilenas compare RUN` measures such files again"

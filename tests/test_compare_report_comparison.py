@@ -19,6 +19,8 @@ def entry(name: str, kind: str, top1: float, seed: int = 0) -> dict[str, Any]:
         "seed": seed,
         "flops": 1_900_000,
         "params": 100_000,
+        "memory": 40_000,
+        "onnx": "export/model.onnx",
         "size_bytes": 400_000,
         "latency_ms": 0.5,
         "top1": top1,

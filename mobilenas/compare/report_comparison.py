@@ -7,10 +7,15 @@ from mobilenas.compare import report_page as html
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot
 from mobilenas.compare.table import Row, summarize, verdict
-from mobilenas.config import UNSTEADY, format_count, format_latency
+from mobilenas.config import (
+    UNSTEADY,
+    format_cell,
+    format_count,
+    format_latency,
+    format_on_file,
+)
 from mobilenas.cost.budget import PENALTY
 
-_NONE = "-"
 _COST_NAMES = {"flops": "FLOPs", "memory": "memory, bytes", "latency": "latency, ms"}
 _LIMITS = {"memory": "{} bytes of activations", "latency": "{} ms"}
 _TOLD = {
@@ -79,20 +84,13 @@ def _budget_table(rows: Sequence[Mapping[str, Any]]) -> str:
         (
             _COST_NAMES.get(row["cost"], row["cost"]),
             {True: "yes", False: "NO", None: "not known yet"}[row.get("holds")],
-            _number(row["limit"]),
-            _number(row.get("predicted")),
-            _on_file(row),
+            format_cell(row["limit"]),
+            format_cell(row.get("predicted")),
+            format_on_file(row),
         )
         for row in rows
     )
     return html.table(header, cells)
-
-
-def _on_file(row: Mapping[str, Any]) -> str:
-    """Write what was measured of the file, with its interval, or counted on it."""
-    interval = row.get("measured_interval")
-    of_it = "" if interval is None else f" ± {interval:.1g}"
-    return _number(row.get("measured", row.get("recounted"))) + of_it
 
 
 def _budgets(files: RunFiles) -> list[dict[str, Any]]:
@@ -148,9 +146,3 @@ def _comparison_cells(row: Row) -> tuple[object, ...]:
         format_latency(vars(row)),
         f"{row.size_bytes / 1000:.1f}",
     )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

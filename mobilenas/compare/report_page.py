@@ -47,8 +47,7 @@ th[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
   grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
 .pictures figure { margin: 0; overflow-wrap: anywhere; }
 .pictures img { width: 100%; max-width: 8rem; image-rendering: pixelated; display: block; }
-.pictures .key { display: inline-block; width: .8em; height: .8em; margin-left: .4em; }
-figcaption { font-size: inherit; }
+.pictures figcaption { font-size: inherit; }
 a { color: var(--link); }
 figure { margin: .8rem 0; max-width: 30rem; }
 figure svg { display: block; width: 100%; height: auto; }
