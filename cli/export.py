@@ -111,8 +111,9 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
         from mobilenas.deployment import renew_times
+        from mobilenas.export.record import EXPORT_FILE
         from mobilenas.pipeline import compared_run, export_stage, renew_report
-        from mobilenas.runs import EXPORT_FILE, open_run
+        from mobilenas.runs import open_run
 
         if given:
             from mobilenas.formats import FormatSettings, write_formats

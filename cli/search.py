@@ -58,7 +58,7 @@ def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
         show_json(found)
         return
     from mobilenas.cost.budget import format_cost
-    from mobilenas.estimate import told
+    from mobilenas.estimate import format_durations
 
     columns = ("smallest", "largest", "budget")
     rows = (
@@ -70,5 +70,6 @@ def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
     for remark in found["remarks"]:
         echo(click.wrap_text(f"{remark}.", 80))
     if found["seconds"]:
-        echo(click.wrap_text(f"`mobilenas run` takes about {told(found['seconds'])}.", 80))
+        durations = format_durations(found["seconds"])
+        echo(click.wrap_text(f"`mobilenas run` takes about {durations}.", 80))
     show_rule()

@@ -19,7 +19,8 @@ from mobilenas.export.metadata import ModelMetadata
 from mobilenas.export.mistakes import Mistakes, find_mistakes
 from mobilenas.export.onnx import Parity, check_parity, evaluate_onnx, export_onnx
 from mobilenas.export.ort_format import SUFFIX
-from mobilenas.files import inside, to_json, write_bytes, write_json, write_list
+from mobilenas.export.record import EXPORT_FILE, read_export
+from mobilenas.files import to_json, write_bytes, write_json, write_list
 from mobilenas.profiling.confirm import confirm, is_here
 from mobilenas.profiling.graphs import arch_model
 from mobilenas.profiling.measured import Failed, Measured
@@ -27,8 +28,7 @@ from mobilenas.profiling.meter import measure
 from mobilenas.profiling.session import PROVIDER
 from mobilenas.profiling.units import arch_units
 from mobilenas.quantization import Int8Settings, write_int8
-from mobilenas.records import ExportRecord, read_record
-from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run, versions
+from mobilenas.runs import COMPARE_FILE, Run, versions
 from mobilenas.search import Confirm
 from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
 
@@ -116,20 +116,6 @@ def conditions(run: Run) -> dict[str, Any]:
         return {"provider": PROVIDER, "threads": 1, "profile": None}
     profile = run.latency.profile
     return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
-
-
-def read_export(folder: Path) -> dict[str, Any]:
-    """Read export.json; all its files lie in the run folder."""
-    path = folder / EXPORT_FILE
-    record = read_record(path, ExportRecord)
-    for name in ("onnx", record.get("deployed")):
-        if name not in record["files"]:
-            raise FileError(f"{path}: files lacks {name!r}")
-    for file in record["files"].values():
-        for key in ("path", "required_operators"):
-            if key in file:
-                inside(folder, file[key], path)
-    return record
 
 
 def time_run(
@@ -242,7 +228,9 @@ def confirmation(run: Run) -> Confirm | None:
             }
             times = confirm(latency.profile, latency.precision, models)
         if any(time.unsteady for time in times.values()):
-            run.reporter.say("other programs disturb the measurement of candidates: rely on none")
+            run.reporter.say(
+                "other programs disturb the measurements of candidates, which are not reliable"
+            )
         return [times[name].median_ms for name in models]
 
     return measured

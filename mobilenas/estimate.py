@@ -169,8 +169,8 @@ def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> flo
     return recipe.epochs * (steps * step + len(data.val) * image)
 
 
-def told(seconds: Mapping[str, float]) -> str:
-    """Return total and parts in words, such as `14 min: search 3 min, export 20 s`."""
+def format_durations(seconds: Mapping[str, float]) -> str:
+    """Write total and parts, such as `14 min: search 3 min, export 20 s`."""
     named = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if s)
     return f"{format_duration(sum(seconds.values()))}: {named}"
 

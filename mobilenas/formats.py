@@ -25,6 +25,7 @@ from mobilenas.export.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
 from mobilenas.export.onnx import INPUT, evaluate_onnx
 from mobilenas.export.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
 from mobilenas.export.other_runtimes import SUFFIXES, check_installed, convert, latency, runner
+from mobilenas.export.record import EXPORT_FILE
 from mobilenas.export.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
 from mobilenas.files import write_bytes, write_json
 from mobilenas.pipeline import ONNX_FILE, WEIGHTS_FILE, export_stage
@@ -37,7 +38,7 @@ from mobilenas.quantization import (
     calibration,
     write_int8,
 )
-from mobilenas.runs import EXPORT_FILE, Run
+from mobilenas.runs import Run
 from mobilenas.spaces import read_arch
 from mobilenas.train import load_weights
 
@@ -69,8 +70,8 @@ class FormatSettings:
     max_drop: float = 1.0
     """Most points of test top-1 that a file may lose against model.onnx."""
     max_parts: int | None = None
-    """More parts, in which a target would run a file for operators of the network that it lacks,
-    are an error; None: a warning."""
+    """Maximum parts in which a target may run a file because it lacks operators of the network;
+    None: several parts are a warning, not an error."""
     int8: Int8Settings | None = None
     """How the file in 8 bits is made; None: the one that is there, or as usual."""
 

@@ -27,18 +27,18 @@ from mobilenas.deployment import (
     file_top1,
     predicted,
     predicted_ms,
-    read_export,
     renew_times,
     time_run,
     write_onnx,
 )
 from mobilenas.errors import FileError, InternalError
-from mobilenas.estimate import Stopwatch, estimate, told
+from mobilenas.estimate import Stopwatch, estimate, format_durations
+from mobilenas.export.record import EXPORT_FILE, read_export
 from mobilenas.files import read_bytes, write_bytes, write_json
 from mobilenas.profiling.confirm import is_here
 from mobilenas.quantization import Int8Settings
 from mobilenas.records import TrainRecord, read_record
-from mobilenas.runs import COMPARE_FILE, EXPORT_FILE, Run
+from mobilenas.runs import COMPARE_FILE, Run
 from mobilenas.search import search
 from mobilenas.spaces import (
     Arch,
@@ -60,7 +60,7 @@ def run_all(run: Run) -> dict[str, Any]:
     """Do every stage that is not done, and return result.json."""
     watch = Stopwatch()
     if not (run.folder / "search").exists():
-        run.reporter.say(f"estimate from a few timed steps: {told(estimate(run))}")
+        run.reporter.say(f"estimate from a few timed steps: {format_durations(estimate(run))}")
     renew_times(run)
     watch.lap("start")
     search_stage(run)
@@ -74,7 +74,7 @@ def run_all(run: Run) -> dict[str, Any]:
     result = write_result(run)
     report_stage(run)
     watch.lap("report")
-    run.reporter.say(f"took {told(watch.seconds)}")
+    run.reporter.say(f"took {format_durations(watch.seconds)}")
     return result
 
 
@@ -377,8 +377,8 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
     )
     record = asdict(result)
     write_json(path, record)
-    if told := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
-        run.reporter.say(f"{stage}: {told} (validation)")
+    if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
+        run.reporter.say(f"{stage}: {remark} (validation)")
     return record
 
 

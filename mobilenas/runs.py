@@ -38,7 +38,6 @@ from mobilenas.train import Recipe
 
 RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
-EXPORT_FILE = "export/export.json"
 COMPARE_FILE = "compare.json"
 DEVICES = ("cpu", "cuda")
 NO_LATENCY_OF_CELLS = (

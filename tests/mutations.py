@@ -47,9 +47,9 @@ from mobilenas.contenders import found_arch, found_record
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings
-from mobilenas.deployment import read_export
 from mobilenas.errors import InternalError, MobileNASError
 from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.record import read_export
 from mobilenas.files import read_json, write_json, write_jsonl, write_list, write_text
 from mobilenas.pipeline import compared_run
 from mobilenas.profiling import kit_runner

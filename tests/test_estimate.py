@@ -14,9 +14,9 @@ from mobilenas.estimate import (
     Stopwatch,
     estimate,
     format_duration,
+    format_durations,
     measure_speeds,
     parts,
-    told,
 )
 from mobilenas.progress import Silent
 from mobilenas.request import Request
@@ -124,7 +124,7 @@ def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
 
 
 def test_the_total_comes_first_and_what_takes_no_time_not_at_all() -> None:
-    assert told({"search": 60.0, "finalists": 0.0, "export": 20.0}) == (
+    assert format_durations({"search": 60.0, "finalists": 0.0, "export": 20.0}) == (
         "80 s: search 60 s, export 20 s"
     )
 

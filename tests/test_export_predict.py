@@ -277,10 +277,11 @@ def test_a_run_folder_has_the_file_that_is_for_the_device(model: Path, tmp_path:
 
 def test_a_folder_without_an_exported_file_says_what_to_do(model: Path, tmp_path: Path) -> None:
     (tmp_path / "begun").mkdir()
-    with pytest.raises(FileError, match=r"begun is a folder without export/export\.json: .*export"):
+    with pytest.raises(FileError, match=r"begun has no export/export\.json: .*export"):
         predict(tmp_path / "begun", [tmp_path / "red.png"])
-    with pytest.raises(FileError, match=r"export\.json: deployed is 'fp8'"):
+    with pytest.raises(FileError, match=r"export\.json: files lacks 'fp8'"):
         predict(exported(tmp_path / "other", model, deployed="fp8"), [tmp_path / "red.png"])
-    outside = {"int8": {"path": "../m.onnx", "top1": 50.0, "size_bytes": 1, "latency_ms": 0.1}}
+    file = {"path": "../m.onnx", "top1": 50.0, "size_bytes": 1, "latency_ms": 0.1}
+    outside = {"onnx": file, "int8": file}
     with pytest.raises(FileError, match="must name a file in"):
         predict(exported(tmp_path / "out", model, files=outside), [tmp_path / "red.png"])

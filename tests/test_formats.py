@@ -16,6 +16,7 @@ from mobilenas.errors import MobileNASError
 from mobilenas.export.input_layout import INPUT_KEY, UINT8_NHWC
 from mobilenas.export.onnx import read_props
 from mobilenas.export.predict import predict
+from mobilenas.export.record import EXPORT_FILE
 from mobilenas.files import read_json, write_json
 from mobilenas.formats import FORMATS, FormatSettings, write_formats
 from mobilenas.pipeline import WEIGHTS_FILE, train_stage
@@ -23,7 +24,7 @@ from mobilenas.profiling.session import session
 from mobilenas.progress import Silent
 from mobilenas.quantization import Int8Settings
 from mobilenas.request import Request, start
-from mobilenas.runs import EXPORT_FILE, Run, open_run
+from mobilenas.runs import Run, open_run
 
 BLOCK = {"kernel": 3, "squeeze": 0, "activation": "hard_swish"}
 ARCH = {

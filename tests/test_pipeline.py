@@ -21,9 +21,9 @@ from mobilenas.data import batches
 from mobilenas.errors import FileError
 from mobilenas.export.mistakes import MOST_SHOWN
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
+from mobilenas.export.record import EXPORT_FILE
 from mobilenas.files import read_json
 from mobilenas.pipeline import (
-    EXPORT_FILE,
     certify,
     compared_run,
     export_stage,

@@ -10,8 +10,8 @@ import pytest
 from mobilenas.ablation import _parsed as parsed_ablation
 from mobilenas.compare.table import read_compared, read_networks
 from mobilenas.config import to_plain
-from mobilenas.deployment import read_export
 from mobilenas.errors import FileError
+from mobilenas.export.record import read_export
 from mobilenas.files import inside, read_json, write_json, write_list
 from mobilenas.profiling.profile import Profile, read_profile, write_profile
 from mobilenas.records import TrainRecord, read_log, read_record

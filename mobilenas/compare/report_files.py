@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobilenas.compare.table import read_networks
+from mobilenas.export.record import EXPORT_FILE
 from mobilenas.records import (
     ArchRecord,
     CandidatesRecord,
@@ -63,13 +64,13 @@ class RunFiles:
     @cached_property
     def export(self) -> dict[str, Any] | None:
         """The exported files."""
-        return self._json("export/export.json", ExportRecord)
+        return self._json(EXPORT_FILE, ExportRecord)
 
     @cached_property
     def exports_of_others(self) -> dict[str, dict[str, Any]]:
         """The exported files of the networks it is compared with, by name, where there are any."""
         found = (
-            (entry["name"], PurePosixPath(entry["onnx"]).parent / "export/export.json")
+            (entry["name"], PurePosixPath(entry["onnx"]).parent / EXPORT_FILE)
             for entry in self.entries
             if entry["kind"] != "found"
         )

@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.export.classifier import FLOAT, LIMIT_S, PIXELS, Classifier
 from mobilenas.export.metadata import ModelMetadata
-from mobilenas.files import inside
+from mobilenas.export.record import EXPORT_FILE, read_export
 from mobilenas.images import decode
-from mobilenas.records import ExportRecord, read_record
-
-_EXPORT = Path("export/export.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +26,15 @@ class Prediction:
 
 def exported_model(run: Path) -> Path:
     """Return the file that a run folder has for its device: in 8 bits, if the run was for int8."""
-    if run.name == _EXPORT.parent.name and not (run / _EXPORT).exists():
+    if run.name == Path(EXPORT_FILE).parent.name and not (run / EXPORT_FILE).exists():
         run = run.absolute().parent
-    path = run / _EXPORT
-    if not path.exists():
+    if not (run / EXPORT_FILE).exists():
         raise FileError(
-            f"{run} is a folder without {_EXPORT}: no run, or one that is not exported yet "
-            "(`mobilenas export RUN`); name a run folder or a .onnx file"
+            f"{run} has no {EXPORT_FILE}: it is not a run folder, or not exported yet (`mobilenas "
+            "export RUN`); name a run folder or a .onnx file"
         )
-    record = read_record(path, ExportRecord)
-    name = record.get("deployed", "onnx")
-    if name not in record["files"]:
-        raise FileError(f"{path}: deployed is {name!r}; it must be one of its files")
-    return inside(run, record["files"][name]["path"], path)
+    record = read_export(run)
+    return run / str(record["files"][record["deployed"]]["path"])
 
 
 def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list[Prediction]:
