@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python bench/graphs.py
 
-The least of five. Exit status 1 where one takes longer than it may.
+The minimum of five. Exit status 1 where one exceeds its limit.
 """
 
 import sys
@@ -33,7 +33,7 @@ def work(name: str, model: str) -> Callable[[], object]:
     }[name]
 
 
-def least(run: Callable[[], object]) -> float:
+def quickest(run: Callable[[], object]) -> float:
     """Return processor seconds of the quickest of five."""
     taken = []
     for _ in range(5):
@@ -48,7 +48,7 @@ def main() -> int:
     late = 0
     for name, models in MODELS.items():
         for model in models:
-            taken = least(work(name, model))
+            taken = quickest(work(name, model))
             late += taken > MOST_SECONDS[name]
             print(f"{name} {model}: {taken:.2f} s, at most {MOST_SECONDS[name]} s")
     return int(late > 0)

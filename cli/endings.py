@@ -29,7 +29,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C or a signal, with the command that goes on."""
+    """Ctrl-C or a signal, with the command that resumes."""
 
     def __init__(self, message: str, ending: BaseException | None = None) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class Interrupted(click.ClickException):
 
 
 class Lacking(click.ClickException):
-    """No memory, no disk, or a name that cannot be used, with the command that goes on."""
+    """No memory, no disk, or a name that cannot be used, with the command that resumes."""
 
     def __init__(self, message: str, lack: BaseException) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ def abandon(stream: TextIO) -> None:
 
 
 def lack_of(error: MemoryError | OSError | RuntimeError) -> str:
-    """Return in one line what the machine lacks; empty where the error is no such thing."""
+    """Return in one line what the machine lacks; empty for any other error."""
     if isinstance(error, BrokenPipeError):
         return ""
     if isinstance(error, OSError):

@@ -12,7 +12,7 @@ from mobilenas.runs import Run, latency_model, make_space
 
 
 def dry_run(request: Request, reporter: Reporter) -> dict[str, Any]:
-    """Return ranges of every cost of the space, and seconds; a few steps are trained and dropped.
+    """Return the range of every cost of the space, and an estimate of the time from a few steps.
 
     By cost `smallest`, `largest` and, where there is one, `budget`. `remarks` has a sentence for
     each budget that limits nothing, `seconds` each part of `mobilenas run`; it is empty where no

@@ -140,7 +140,7 @@ def _not_finite(data: Any) -> str:
 
 
 def _places(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value that is no list or object, and where it stands."""
+    """Yield every value that is not a list or object, and its place."""
     if isinstance(data, dict):
         for key, item in data.items():
             yield from _places(item, f"{place}.{key}" if place else str(key))
@@ -185,7 +185,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
         if wrong:
             shown = wrong[0].text if len(wrong[0].text) < 40 else f"{len(wrong[0].text)} digits"
             place = next(where for where, item in _places(data) if item is wrong[0])
-            raise FileError(f"{source}: {place} is {shown}, which is no number of ours")
+            raise FileError(f"{source}: {place} is {shown}, which is not a legal number")
         if _UNUSUAL.search(text):
             _check_texts(data)
     except RecursionError as error:
@@ -225,7 +225,7 @@ def _check_texts(data: Any) -> None:
     keys = [key for node in _objects(data) for key in node]
     for text in keys + [item for _, item in _places(data) if isinstance(item, str)]:
         if _ALIEN.search(text):
-            raise ValueError(f"the text {text[:80]!r} has a character that no name has")
+            raise ValueError(f"the text {text[:80]!r} has a character that is not allowed in names")
 
 
 def _objects(data: Any) -> Iterator[dict[str, Any]]:

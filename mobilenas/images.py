@@ -96,7 +96,7 @@ class Numbers:
 
 
 class _Room:
-    """Lets threads in as long as what they decode together is no more than `MAX_PIXELS`."""
+    """Admits threads as long as all of them together decode at most `MAX_PIXELS`."""
 
     def __init__(self) -> None:
         self._pixels = 0

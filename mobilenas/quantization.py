@@ -1,4 +1,4 @@
-"""How a run's file in 8 bits is made, whoever asks for it: calibration and corrections."""
+"""How a run's INT8 file is made, for every command: calibration and corrections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -157,7 +157,7 @@ class Request:
     baselines: Sequence[str] = tuple(MOBILENETS)
     """MobileNets to compare with."""
     random: int | None = None
-    """Random networks to compare with; 3 unless said."""
+    """Random networks to compare with [default: 3]."""
     rival: bool = False
     """Whether random networks get the search's time, too."""
     rank: int = 0

@@ -1,4 +1,4 @@
-"""--resume with some of the options again: they must be what the job was asked for."""
+"""--resume with some options given again: they must equal those that the job was started with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace

@@ -1,5 +1,6 @@
 """Settings and the small spaces that several rooms' tests share."""
 
+import math
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
-from mobilenas.profiling import meter
+from mobilenas.profiling import measured, meter
 from mobilenas.profiling.calibration import NetworkTime
 from mobilenas.profiling.clock import Timing
 from mobilenas.profiling.measured import Measured
@@ -226,6 +227,18 @@ def byte_clock() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "_Worker", ByteClock)
         yield
+
+
+@pytest.fixture
+def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No real timing is disturbed, and no interval is too wide, whatever else runs."""
+    time = meter._Worker.time
+    monkeypatch.setattr(
+        meter._Worker,
+        "time",
+        lambda *given: [each._replace(disturbed=False) for each in time(*given)],
+    )
+    monkeypatch.setattr(measured, "WIDEST", math.inf)
 
 
 STRIKES = """

@@ -311,7 +311,7 @@ def test_only_a_run_that_has_begun(tmp_path: Path) -> None:
     write_run(tmp_path)
     page = report(tmp_path)
     first, *others = re.findall("<h2>(.*?)</h2>", page)
-    assert (first, *others) == ("Not there yet", *SECTIONS[-3:])
+    assert (first, *others) == ("Not done yet", *SECTIONS[-3:])
     for what, command in (
         ("compare.json", "compare"),
         ("arch.json", "search"),

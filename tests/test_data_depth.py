@@ -120,7 +120,9 @@ def test_signed_bytes_and_unsigned_words_of_tiff(tmp_path: Path) -> None:
         ([(-1, 1)], (-1, 1)),
     ],
 )
-def test_the_rule(extremes: list[tuple[float, float]], expected: tuple[float, float]) -> None:
+def test_the_range_is_the_smallest_usual_depth_that_is_filled_by_half(
+    extremes: list[tuple[float, float]], expected: tuple[float, float]
+) -> None:
     images = [Numbers(low, high, (low, high), (low, high)) for low, high in extremes]
     assert choose_range(images) == expected
 

@@ -100,21 +100,21 @@ def test_wrapper_folders_are_entered(
     assert all(name.startswith(wrapper) for name in data.names)
 
 
-def test_a_wrapper_in_each_split(tmp_path: Path) -> None:
+def test_a_wrapper_in_each_split_is_entered(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("training_set/training_set", "test_set/test_set"))
     data = load(tmp_path)
     assert data.classes == ("cat", "dog")
     assert len(data.test) == 8
 
 
-def test_one_folder_of_images_in_each_class(tmp_path: Path) -> None:
+def test_folders_inside_of_classes_name_no_classes(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/images", "train/dog/images", "val/cat/images", "val/dog/images")
     data = load(tmp_path)
     assert data.classes == ("cat", "dog")
     assert "of that class, such as cat/images" in " ".join(data.notes)
 
 
-def test_only_a_training_folder(tmp_path: Path) -> None:
+def test_a_training_folder_alone_is_split_as_a_whole(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("Train"))
     assert load(tmp_path).split_rule.startswith(NO_SPLITS)
 
@@ -135,7 +135,7 @@ def test_a_training_folder_beside_classes_is_not_clear(tmp_path: Path) -> None:
 
 def test_other_folders_beside_splits_are_named(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("train", "test"), "unlabeled")
-    assert f"{tmp_path / 'unlabeled'} is no split: left out" in load(tmp_path).notes
+    assert f"{tmp_path / 'unlabeled'} is not a split: skipped" in load(tmp_path).notes
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_a_split_of_another_name_is_not_left_out(tmp_path: Path, name: str) -> N
     with pytest.raises(DataError, match=rf"{name} holds .* as train \(cat, dog\).* if it is test"):
         load(tmp_path)
     fill(tmp_path, *classes_in("test"))
-    assert f"{tmp_path / name} is no split: left out" in load(tmp_path).notes
+    assert f"{tmp_path / name} is not a split: skipped" in load(tmp_path).notes
 
 
-def test_test_without_train(tmp_path: Path) -> None:
+def test_splits_without_train_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("Testing", "Validation"))
     with pytest.raises(DataError, match="has Validation and Testing but no train"):
         load(tmp_path)
@@ -188,13 +188,15 @@ def test_folders_of_machines_and_hidden_ones_are_no_classes(tmp_path: Path) -> N
 def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     Image.new("RGB", (8, 8)).save(tmp_path / "logo.png")
-    assert f"1 images directly in {tmp_path} have no class: left out" in load(tmp_path).notes
+    assert f"1 images directly in {tmp_path} have no class: skipped" in load(tmp_path).notes
 
 
 def test_an_empty_class_is_named_with_a_hint(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     (tmp_path / "owl").mkdir()
-    with pytest.raises(DataError, match=r"class 'owl' in .* 0 usable images; .* if it is no class"):
+    with pytest.raises(
+        DataError, match=r"class 'owl' in .* 0 usable images; .* if it is not a class"
+    ):
         load(tmp_path)
 
 
@@ -278,7 +280,7 @@ def test_a_folder_of_one_unread_type_says_which(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"holds no images; it holds 2 \.heic; read are \.jpg"):
+    with pytest.raises(DataError, match=r"holds no images; it holds 2 \.heic; supported are \.jpg"):
         load(tmp_path)
 
 

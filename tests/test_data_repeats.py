@@ -27,13 +27,13 @@ def load(root: Path) -> ImageData:
     return load_data(DataSettings(source=str(root)))
 
 
-def test_none(root: Path) -> None:
+def test_images_that_differ_are_no_repeats(root: Path) -> None:
     data = load(root)
     assert data.repeated == {"val": 0, "test": 0}
     assert not any("also in" in note for note in data.notes)
 
 
-def test_across_splits(root: Path) -> None:
+def test_repeats_across_splits_are_counted_and_named(root: Path) -> None:
     paint(root / "test/cat/a copy.png", 0)
     with Image.open(root / "test/cat/a copy.png") as image:
         image.save(root / "test/cat/other.bmp")  # another file, the same picture
@@ -46,7 +46,7 @@ def test_across_splits(root: Path) -> None:
     assert told[1].endswith("first test/cat/a copy.png is train/cat/0.png")
 
 
-def test_across_classes(root: Path) -> None:
+def test_repeats_across_classes_are_named(root: Path) -> None:
     paint(root / "train/dog/wrong.png", 0)
     data = load(root)
     assert data.repeated == {"val": 0, "test": 0}
@@ -54,6 +54,6 @@ def test_across_classes(root: Path) -> None:
     assert told.endswith("first train/dog/wrong.png is train/cat/0.png")
 
 
-def test_within_a_split_is_no_matter(root: Path) -> None:
+def test_repeats_within_a_class_and_split_are_not_reported(root: Path) -> None:
     paint(root / "train/cat/copy.png", 0)
     assert not any("also in" in note for note in load(root).notes)

@@ -184,7 +184,7 @@ class TestFolderLayouts:
         listener = Listener()
         data = load_data(DataSettings(source=str(tmp_path)), listener)
         assert sum(map(len, (data.train, data.val, data.test))) == 8
-        assert "files that are no images were left out: 1 .txt" in data.notes
+        assert "files that are not images were skipped: 1 .txt" in data.notes
         assert listener.said == list(data.notes)
         assert listener.steps == [8]
 
@@ -271,7 +271,7 @@ class TestBadFolders:
     def test_empty_class_folders(self, tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             (tmp_path / name).mkdir()
-        with pytest.raises(DataError, match=r"holds no images; read are .jpg"):
+        with pytest.raises(DataError, match=r"holds no images; supported are .jpg"):
             load(tmp_path)
 
     def test_one_class(self, tmp_path: Path) -> None:

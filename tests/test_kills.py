@@ -176,7 +176,9 @@ def nothing_else(folder: Path, kind: Kind) -> None:
     assert not check_folder(folder, kind, lambda _: None, overwrite=True)
 
 
-def test_run(settings: RunSettings, micro_images: ImageData, tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_one_that_was_not(
+    settings: RunSettings, micro_images: ImageData, tmp_path: Path
+) -> None:
     folder, wanted = tmp_path / "run", replace(settings, rank=3)
 
     def job(**how: Any) -> None:
@@ -186,7 +188,7 @@ def test_run(settings: RunSettings, micro_images: ImageData, tmp_path: Path) -> 
     nothing_else(folder, RUN)
 
 
-def test_search_with_a_profile(
+def test_a_killed_search_with_a_profile_ends_as_one_that_was_not(
     settings: RunSettings, micro_images: ImageData, made_up_profile: Profile, tmp_path: Path
 ) -> None:
     folder, wanted = tmp_path / "run", replace(settings, profile="shelf-1")
@@ -214,7 +216,9 @@ def test_a_run_that_has_begun_has_its_profile(
         _ = open_run(folder, Silent()).latency
 
 
-def test_channels(settings: RunSettings, micro_images: ImageData, tmp_path: Path) -> None:
+def test_a_killed_search_of_channels_ends_as_one_that_was_not(
+    settings: RunSettings, micro_images: ImageData, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     how = ChannelSettings(model="arch.json", trials=2, epochs=1, controls=True)
     half = Budget(cost="flops", limit=WIDTHS.base.graph.flops({}) // 2)
@@ -227,7 +231,9 @@ def test_channels(settings: RunSettings, micro_images: ImageData, tmp_path: Path
     nothing_else(folder, RUN)
 
 
-def test_export(settings: RunSettings, micro_images: ImageData, tmp_path: Path) -> None:
+def test_a_killed_export_ends_as_one_that_was_not(
+    settings: RunSettings, micro_images: ImageData, tmp_path: Path
+) -> None:
     folder, wanted = tmp_path / "run", replace(settings, random=0)
     run_all(create_run(folder, wanted, data=micro_images, **_CALLED))
 
@@ -239,7 +245,9 @@ def test_export(settings: RunSettings, micro_images: ImageData, tmp_path: Path) 
     nothing_else(folder, RUN)
 
 
-def test_overwrite(settings: RunSettings, micro_images: ImageData, tmp_path: Path) -> None:
+def test_a_killed_replacement_of_a_run_can_be_repeated(
+    settings: RunSettings, micro_images: ImageData, tmp_path: Path
+) -> None:
     """What is replaced is another run, nothing of which may be left."""
     folder, old = tmp_path / "run", replace(settings, seed=7)
 
@@ -263,7 +271,7 @@ def test_overwrite(settings: RunSettings, micro_images: ImageData, tmp_path: Pat
 SWEPT = {"data": "digits", "epochs": 1, "search_epochs": 1, "finalists": 0, "random": 1}
 
 
-def test_sweep(micro_budgets: Budgets, tmp_path: Path) -> None:
+def test_a_killed_sweep_ends_as_one_that_was_not(micro_budgets: Budgets, tmp_path: Path) -> None:
     folder, limit = tmp_path / "sweep", int(micro_budgets.budgets[0].limit)
 
     def job(**how: Any) -> None:
@@ -274,7 +282,7 @@ def test_sweep(micro_budgets: Budgets, tmp_path: Path) -> None:
     nothing_else(folder, SWEEP)
 
 
-def test_ablate(micro_budgets: Budgets, tmp_path: Path) -> None:
+def test_a_killed_ablation_ends_as_one_that_was_not(micro_budgets: Budgets, tmp_path: Path) -> None:
     folder = tmp_path / "ablation"
     asked = {name: value for name, value in SWEPT.items() if name != "random"}
     request = Request(**asked, flops=int(micro_budgets.budgets[0].limit))
@@ -286,7 +294,7 @@ def test_ablate(micro_budgets: Budgets, tmp_path: Path) -> None:
     nothing_else(folder, ABLATION)
 
 
-def test_profile_kit(micro_space: MobileSpace, tmp_path: Path) -> None:
+def test_a_killed_kit_ends_as_one_that_was_not(micro_space: MobileSpace, tmp_path: Path) -> None:
     folder = tmp_path / "kit"
 
     def job() -> None:

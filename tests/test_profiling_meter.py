@@ -1,5 +1,4 @@
 import contextlib
-import math
 import os
 import platform
 import select
@@ -21,17 +20,7 @@ from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.meter import measure
 from mobilenas.progress import Silent
 
-
-@pytest.fixture(autouse=True)
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if nothing else ran, whatever does: tests that are about other programs say so."""
-    time = meter._Worker.time
-    monkeypatch.setattr(
-        meter._Worker,
-        "time",
-        lambda *given: [each._replace(disturbed=False) for each in time(*given)],
-    )
-    monkeypatch.setattr(measured, "WIDEST", math.inf)
+pytestmark = pytest.mark.usefixtures("idle_machine")
 
 
 def model(*operations: str, size: int = 8, kind: int = TensorProto.FLOAT) -> bytes:

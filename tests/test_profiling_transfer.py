@@ -103,7 +103,7 @@ def test_noise_of_the_few_networks_shows_in_the_error(
         ([1.0, 1.1, 400.0, 1.3], r"one network is off by 100 %"),  # it is in microseconds
     ],
 )
-def test_a_calibration_that_foretells_nothing_is_refused(
+def test_a_calibration_whose_predictions_are_useless_is_refused(
     profile: Profile, archs: list[MobileArch], times_ms: list[float], reason: str
 ) -> None:
     rising = sorted(archs[:4], key=lambda arch: profile.summed_ms(arch_units(arch), "fp32"))

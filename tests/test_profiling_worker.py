@@ -1,4 +1,3 @@
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +8,12 @@ from torch import nn
 
 from mobilenas.errors import MobileNASError
 from mobilenas.export.onnx import export_onnx
-from mobilenas.profiling import measured, meter, worker
+from mobilenas.profiling import meter, worker
 from mobilenas.profiling.clock import Timing
 from mobilenas.profiling.measured import Failed, Measured
 from mobilenas.profiling.meter import measure
 
-
-@pytest.fixture(autouse=True)
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if nothing else ran, whatever does."""
-    time = meter._Worker.time
-    monkeypatch.setattr(
-        meter._Worker,
-        "time",
-        lambda *given: [each._replace(disturbed=False) for each in time(*given)],
-    )
-    monkeypatch.setattr(measured, "WIDEST", math.inf)
+pytestmark = pytest.mark.usefixtures("idle_machine")
 
 
 def timed(paths: list[Path], rounds: int = 32, **options: Any) -> list[Measured | Failed]:

@@ -63,7 +63,9 @@ def test_a_request_is_refused_before_an_image_is_decoded(
         begin(Request, data=photos, **asked)
 
 
-def test_a_device_that_is_not_here_is(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_is_refused_before_an_image_is_decoded(
+    photos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MobileNASError, match="--device cuda: torch finds no CUDA device here"):
         begin(Request, data=photos, flops=10**8, device="cuda")
@@ -72,7 +74,7 @@ def test_a_device_that_is_not_here_is(photos: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("size", "precision"), [(None, "fp32"), (64, "fp32"), (8, "int8")])
-def test_a_profile_without_the_size_or_the_precision_is(
+def test_a_profile_without_the_size_or_precision_is_refused_before_an_image_is_decoded(
     photos: str, made_up_profile: Profile, tmp_path: Path, size: int | None, precision: str
 ) -> None:
     write_profile(made_up_profile, tmp_path / "shelf.json")
@@ -82,13 +84,15 @@ def test_a_profile_without_the_size_or_the_precision_is(
         begin(Request, image_size=size, precision=precision, **asked)
 
 
-def test_budgets_of_a_model_of_ones_own_are(photos: str) -> None:
+def test_budgets_of_the_user_s_model_are_checked_before_an_image_is_decoded(photos: str) -> None:
     asked = {"data": photos, "model": "torchvision:mobilenet_v3_small", "image_size": 64}
     with pytest.raises(MobileNASError, match="flops <= 1k cannot be kept"):
         begin(ChannelsRequest, flops=1000, **asked)
 
 
-def test_every_budget_of_a_sweep_is(photos: str, tmp_path: Path) -> None:
+def test_every_budget_of_a_sweep_is_checked_before_an_image_is_decoded(
+    photos: str, tmp_path: Path
+) -> None:
     with pytest.raises(BudgetError, match="flops-2M: flops <= 2M cannot be kept"):
         start_sweep(
             tmp_path / "sweep",
@@ -107,7 +111,7 @@ def test_every_budget_of_a_sweep_is(photos: str, tmp_path: Path) -> None:
         ("darts,pc-darts", {"space": "cell", "flops": 1000}, "flops <= 1k cannot be kept"),
     ],
 )
-def test_every_arm_of_an_ablation_is(
+def test_every_arm_of_an_ablation_is_checked_before_an_image_is_decoded(
     photos: str, tmp_path: Path, methods: str, asked: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MobileNASError, match=message):
@@ -138,6 +142,8 @@ def test_a_budget_that_is_too_small_says_what_helps(
 
 
 @pytest.mark.parametrize("change", [{"flops": 5_100_000}, {"image_size": 128}])
-def test_what_helps_does(photos: str, change: dict[str, int]) -> None:
+def test_the_budget_and_the_side_that_the_error_names_are_accepted(
+    photos: str, change: dict[str, int]
+) -> None:
     with pytest.raises(AssertionError, match="images are decoded"):
         begin(Request, **({"data": photos, "flops": 2_000_000} | change))

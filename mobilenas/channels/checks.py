@@ -129,7 +129,7 @@ class _Trial:
                 raise MobileNASError(f"{self.name}: {told}") from error
 
     def _logits(self, model: nn.Module, images: Tensor, mode: str) -> Tensor:
-        """Run the model; refuse what is no [N, classes] and a change of the images."""
+        """Run the model; refuse outputs that are not [N, classes], and changes of the images."""
         taken = images.clone()
         with self._running(mode):
             logits: Any = model(taken)

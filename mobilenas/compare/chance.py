@@ -1,4 +1,4 @@
-"""Networks of a comparison that guess, said by name."""
+"""Which networks of a comparison are no better than chance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,20 +21,20 @@ def chance_alarms(entries: Sequence[Mapping[str, Any]], data: ImageData) -> list
     untrained = [entry["name"] for entry in guessing if not _lost_by_rounding(entry, data)]
     chance = chance_top1(data.test.labels, len(data.classes))
     figures = f"where guessing gets {chance:.1f} % of {len(data.test)} test images"
-    told = []
+    found = []
     if untrained:
-        told.append(
+        found.append(
             f"No better than chance, {figures}: {', '.join(dict.fromkeys(untrained))}. Nothing "
             "follows from comparing them. Try more --epochs or --effort full, a larger "
             "--image-size or more images, and look at the labels."
         )
     if rounded:
-        told.append(
+        found.append(
             f"No better than chance in 8 bits, {figures}, though in float they are: "
             f"{', '.join(dict.fromkeys(rounded))}. Try `mobilenas export --formats int8` with "
             "another --calibration, --corrections or --qat-epochs."
         )
-    return told
+    return found
 
 
 def _lost_by_rounding(entry: Mapping[str, Any], data: ImageData) -> bool:

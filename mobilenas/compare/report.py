@@ -109,7 +109,7 @@ def _counting(_: RunFiles) -> str:
     return html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
 
 
-_TOP, _UNDONE = "Verdict", "Not there yet"
+_TOP, _UNDONE = "Verdict", "Not done yet"
 SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),

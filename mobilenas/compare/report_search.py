@@ -105,7 +105,7 @@ def ranking_quality(files: RunFiles) -> str:
     """Show how well the supernet ranks networks."""
     if files.rank is None:
         if isinstance(files.arch, WidthsArch) or not files.settings.get("rank"):
-            return ""  # there is no supernet, or nobody asked
+            return ""  # there is no supernet, or it was not requested
         return html.missing("search/rank.json", "mobilenas search --rank N")
     rank = files.rank
     header = ("ranked by", "Spearman", "Kendall", "regret, points", "pick over mean, points")

@@ -121,7 +121,7 @@ def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
     counts = Counter(entry.label for entry in entries if entry.split == source)
     for name in listing.classes:
         if counts[name] < needed:
-            hint = "" if counts[name] else "; remove the folder if it is no class"
+            hint = "" if counts[name] else "; remove the folder if it is not a class"
             raise DataError(
                 f"class {name!r} in {place} has {counts[name]} usable images; "
                 f"the splits need at least {needed}{hint}"

@@ -21,7 +21,7 @@ UNREADABLE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".exr", ".hdr", ".dds", ".dcm", ".dng"),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw"),
 )
-"""Images of other types, in lower case: refused by name, never left out in silence."""
+"""Images of other types, in lower case: refused by name, never skipped silently."""
 
 WAY_OUT = "convert them to JPEG or PNG (such as with `magick mogrify -format jpg *.heic`)"
 """What to do with them."""

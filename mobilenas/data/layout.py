@@ -120,7 +120,7 @@ def _images_in(folder: Path) -> int:
 
 def _stray_images(folder: Path) -> list[str]:
     count = _images_in(folder)
-    return [f"{count} images directly in {folder} have no class: left out"] if count else []
+    return [f"{count} images directly in {folder} have no class: skipped"] if count else []
 
 
 def _entered(folder: Path) -> tuple[Path, list[str]]:
@@ -184,10 +184,10 @@ def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
     _refuse_unknown_splits(top, splits, others)
     notes = []
     for name in others:
-        why = "is no split"
+        why = "is not a split"
         if _is_split_name(name):
             why = "has no class folders, so its images have no labels"
-        notes.append(f"{top / name} {why}: left out")
+        notes.append(f"{top / name} {why}: skipped")
     return notes
 
 
@@ -222,13 +222,13 @@ def _refuse_alike(parent: Path) -> None:
         if len(inner & beside) > 1:
             raise DataError(
                 f"{parent / name} holds folders of the same names as beside it "
-                f"({_some(inner & beside)}), so it is no class; move it away"
+                f"({_some(inner & beside)}), so it is not a class; move it away"
             )
     for first, second in combinations(inside, 2):
         if len(inside[first] & inside[second]) > 1:
             raise DataError(
                 f"{_some(inside)} in {parent} hold only folders, of the same names "
-                f"({_some(inside[first] & inside[second])}), so they are no classes; rename them "
+                f"({_some(inside[first] & inside[second])}), so they are not classes; rename them "
                 "to train, val and test, or put the images of each class directly into its folder"
             )
 

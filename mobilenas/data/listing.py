@@ -70,9 +70,9 @@ def _listing(root: Path) -> Listing:
     if not entries:
         others.update(path.suffix.lower() for path in unreadable)
         seen = f"; it holds {_by_type(others)}" if others else ""
-        raise DataError(f"{root} holds no images{seen}; read are {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"{root} holds no images{seen}; supported are {', '.join(IMAGE_SUFFIXES)}")
     if others:
-        notes.append(f"files that are no images were left out: {_by_type(others)}")
+        notes.append(f"files that are not images were skipped: {_by_type(others)}")
     return Listing(
         root, layout.splits, tuple(sorted(classes)), tuple(entries), tuple(unreadable), tuple(notes)
     )

@@ -82,7 +82,9 @@ class Classifier:
             )
         if not np.isfinite(found).all():
             bad = next(str(value) for value in found[0] if not math.isfinite(value))
-            raise FileError(f"{self.path} gives {bad} as a logit; its numbers overflow or are none")
+            raise FileError(
+                f"{self.path} gives {bad} as a logit; its computation overflows or is undefined"
+            )
         return np.asarray(found[0], np.float32)
 
 

@@ -24,7 +24,7 @@ _USELESS_PERCENT = 30
 """With a larger mean error, a network that seems to keep a budget may take twice as long."""
 
 _USELESS_FOR_ONE_PERCENT = 75
-"""A single network that takes four times what is predicted is no noise."""
+"""A single network that takes four times the prediction is more than noise."""
 
 _Numbers = NDArray[np.float64]
 

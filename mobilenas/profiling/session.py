@@ -31,7 +31,7 @@ LOAD_ERRORS = (
     _state.RuntimeException,
     MemoryError,
     RuntimeError,  # what pybind makes of any other C++ exception
-    UnicodeDecodeError,  # a name in the file, or in a message about it, that is no UTF-8
+    UnicodeDecodeError,  # a name in the file, or in a message about it, that is not UTF-8
 )
 """What onnxruntime raises for a model that it does not load or run."""
 

@@ -60,7 +60,7 @@ class SearchResult:
     seconds: dict[str, float]
     """Wall time of supernet, candidates and finalists, summed over resumes."""
     alarms: list[str]
-    """Signs of a collapse at the last epoch of the supernet; what is no better than chance."""
+    """Signs of a collapse at the last epoch of the supernet, and of results at chance level."""
 
 
 def search(
@@ -146,7 +146,9 @@ def read_choices(path: Path, plain: Sequence[Any], space: AnySpace) -> list[AnyC
         except MobileNASError as error:
             raise FileError(str(error)) from error
         if not space.is_legal(choice):
-            raise FileError(f"{place} is no network of the space; delete the file to solve again")
+            raise FileError(
+                f"{place} is not a network of the space; delete the file to solve again"
+            )
         found.append(choice)
     return found
 
