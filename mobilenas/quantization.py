@@ -82,8 +82,8 @@ def write_int8(run: Run, made: dict[str, Any], source: Path, path: Path) -> None
 
 
 def calibration(run: Run, images: int = CALIBRATION_IMAGES) -> Iterator[NDArray[Any]]:
-    """Training images float32 [1, C, S, S], drawn by the run's seed."""
-    drawn = stratified_subset(run.data.train, images, run.settings.seed)
+    """Training images float32 [1, C, S, S], drawn by the run's seed; all where there are fewer."""
+    drawn = stratified_subset(run.data.train, min(images, len(run.data.train)), run.settings.seed)
     for x, _ in batches(drawn, run.data, batch_size=CALIBRATION_IMAGES, seed=None):
         for image in x:
             yield image[None].numpy()

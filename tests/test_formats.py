@@ -213,6 +213,16 @@ def test_a_file_that_loses_too_much_is_refused_and_the_others_kept(fresh: Run) -
     assert states(fresh)["model.int8.onnx"] == before["model.int8.onnx"]
 
 
+def test_a_set_smaller_than_the_calibration_is_taken_whole(
+    fresh: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(fresh.data, train=fresh.data.train.subset(range(100)))
+    monkeypatch.setattr(fresh, "data", few)
+    files = write_formats(fresh, asked(formats=("fp16", "int8"), max_drop=100))["files"]
+    assert files["int8"]["quantization"]["calibration_images"] == 100
+    assert files["fp16"]["fp16"]["largest_activation"] > 0
+
+
 def test_another_file_in_eight_bits_takes_the_place_of_the_first(
     exported: Run, tmp_path: Path
 ) -> None:
