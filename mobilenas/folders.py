@@ -6,6 +6,7 @@ writes. Only that is deleted; the folder itself stays, whatever it is: a link, a
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -166,11 +167,30 @@ def check_record(folder: Path, kind: Kind) -> None:
     """Raise unless `folder` holds a record, also while it is worked in from now on."""
     with _as_file_errors(folder):
         if (folder / kind.record).exists():
+            _refuse_links_out(folder, kind)
             keep_to(folder / kind.record)
             return
         if (folder / kind.replaced).exists():
             raise FileError(_interrupted(folder, kind))
     raise FileError(f"{folder} holds no {kind.name}: there is no {folder / kind.record}")
+
+
+def _refuse_links_out(folder: Path, kind: Kind) -> None:
+    """Raise where the kind would write through a link into another folder."""
+    patterns = [tuple(place.split("/")) for place in kind.writes]
+    home = os.path.realpath(folder)
+    for path, _ in _walk(folder, patterns):
+        if not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(home):
+            continue
+        parts = path.relative_to(folder).parts
+        starts = (pattern[: len(parts)] for pattern in patterns)
+        if any(
+            len(start) == len(parts) and all(map(fnmatchcase, parts, start)) for start in starts
+        ):
+            raise FileError(
+                f"{path} is a link that leads out of {folder}, and {kind} is written in its own "
+                "folder alone; put there what it leads to"
+            )
 
 
 def _check_replaceable(

@@ -69,6 +69,7 @@ from mobilenas.search.loop import Searcher
 from mobilenas.search.run import _train_supernet, read_choices
 from mobilenas.spaces import read_arch
 from mobilenas.spaces.genotypes import darts_v2
+from mobilenas.spaces.widths import Base, WidthsArch
 from mobilenas.train import Recipe, load_weights, train
 
 LONGEST = 3000
@@ -481,6 +482,7 @@ def _write_groups(folder: Path, arch: Any) -> None:
     }
     write_json(folder / "ablation/entry.json", entry)
     write_json(folder / "cell.json", darts_v2(32, 10).to_dict())
+    write_json(folder / "widths.json", WidthsArch(base=Base.of(arch), sizes={}).to_dict())
     described = {
         "labels": json.dumps(["a", "b"]),
         "mean": "[0.5, 0.5, 0.5]",
@@ -520,6 +522,7 @@ def _group_subjects() -> list[Subject]:
         ),
         Subject(file="ablation/entry.json", read=entry),
         Subject(file="cell.json", read=lambda place: read_arch(place / "cell.json")),
+        Subject(file="widths.json", read=lambda place: read_arch(place / "widths.json")),
         Subject(file="metadata.json", read=metadata),
     ]
 

@@ -146,7 +146,9 @@ class Loud(nn.Module):
         return z
 
 
-@pytest.mark.parametrize("kind", ["quiet", "maps", "shared", "logits", "squares", "norm", "small", "casts"])
+@pytest.mark.parametrize(
+    "kind", ["quiet", "maps", "shared", "logits", "squares", "norm", "small", "casts"]
+)
 def test_in_true_float16_nothing_overflows_or_vanishes(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path, out = tmp_path / "m.onnx", tmp_path / "fp16.onnx"

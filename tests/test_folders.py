@@ -107,6 +107,24 @@ def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     assert names(elsewhere) == ["log.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "name", ["export", "compare", "train/log.jsonl", "compare/random-1-seed-0"]
+)
+def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path: Path, name: str) -> None:
+    elsewhere = fill(tmp_path / "elsewhere", "model.onnx", "log.jsonl")
+    run = fill(tmp_path / "run", "run.json", "train/best.safetensors", "compare/a-seed-0/arch.json")
+    (run / "notes").symlink_to(elsewhere)  # is nothing that a run writes
+    check_record(run, RUN)
+    if (run / name).exists():
+        (run / name).rename(run / "notes2")
+    (run / name).symlink_to(elsewhere / "log.jsonl" if "." in name else elsewhere)
+    with pytest.raises(FileError, match=f"{name} is a link that leads out of"):
+        check_record(run, RUN)
+    (run / name).unlink()
+    (run / name).symlink_to(run / "train", target_is_directory=True)
+    check_record(run, RUN)
+
+
 @pytest.mark.parametrize("record", ["", "{}", "[]", '{"schema_version": 99}', "\x00", "[" * 9])
 @pytest.mark.parametrize("kind", [RUN, SWEEP, ABLATION])
 def test_a_record_that_cannot_be_read_is_not_replaced(

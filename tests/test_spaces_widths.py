@@ -65,6 +65,7 @@ def test_a_base_is_one_thing() -> None:
     [
         ({"sizes": [8]}, "arch.sizes is [8]; it must be an object"),
         ({"sizes": {"a": "8"}}, "arch.sizes.a is '8'; it must be int"),
+        ({"model": {"space": ["mobile"]}}, "arch.model is {'space': ['mobile']};"),
         ({"model": 7}, "arch.model is 7; it must be a name or an arch of the spaces mobile, cell"),
         ({"model": {"space": "widths"}}, "must be a name or an arch of the spaces mobile, cell"),
         ({"image_size": None}, "arch.image_size is None; it must be int"),

@@ -198,8 +198,8 @@ class WidthsArch:
             raise MobileNASError(f"arch.sizes is {kept!r}; it must be an object")
         if isinstance(model, str):
             base = Base(name=model, **shape)
-        elif isinstance(model, dict) and model.get("space") in _INNER:
-            base = Base.of(_INNER[model["space"]].from_dict(model, source))
+        elif isinstance(model, dict) and (inner := _INNER.get(str(model.get("space")))):
+            base = Base.of(inner.from_dict(model, source))
         else:
             raise MobileNASError(
                 f"arch.model is {model!r}; it must be a name or an arch of the spaces "
