@@ -68,7 +68,7 @@ def _allowing() -> str:
 
 
 def resume_command(name: str, out: Path | None) -> str:
-    """Return the command that goes on with the run in `out`."""
+    """Return the command that resumes the run in `out`."""
     return f"mobilenas {name} --out {quoted(str(out))} --resume"
 
 

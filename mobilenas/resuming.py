@@ -25,7 +25,7 @@ def resume_run(
     releases: such a request must be stated whole.
     """
     path = folder / RUN_FILE
-    if not folder.is_dir() or not path.exists():
+    if not path.exists():
         return None
     plain = read_json(path).get("request")
     if plain is None:
@@ -59,7 +59,7 @@ def resume_sweep(
     FileError names what is not.
     """
     path = folder / SWEEP_FILE
-    if not folder.is_dir() or not path.exists():
+    if not path.exists():
         return None
     requests = read_requests(path).values()
     first = next(iter(requests))
@@ -88,7 +88,7 @@ def resume_ablation(
     FileError names what is not.
     """
     path = folder / REQUEST_FILE
-    if not folder.is_dir() or not path.exists():
+    if not path.exists():
         return None
     request, arms, first, _ = read_request(path)
     other = [other_options(request, stated)]

@@ -185,12 +185,12 @@ def test_a_checkpoint_cut_in_half_is_named(
         (lambda kept: kept.pop("gap"), "it lacks 'gap'"),
         (lambda kept: kept.update(seconds="1"), "seconds"),
         (lambda kept: kept.update(choices=[]), "choices has 0 items"),
-        (lambda kept: kept["choices"][1].update(kernel=[0]), r"choices\[1\] is no network"),
+        (lambda kept: kept["choices"][1].update(kernel=[0]), r"choices\[1\] is not a network"),
         (
             lambda kept: kept["choices"][0]["width"].__setitem__(0, 99),
             r"choices\[0\]\.width\[0\] is 99",
         ),
-        (lambda kept: kept["choices"][0]["keep"].__setitem__(0, False), r"choices\[0\] is no net"),
+        (lambda kept: kept["choices"][0]["keep"].__setitem__(0, False), r"choices\[0\] is not a net"),
     ],
     ids=["no gap", "text", "empty", "short", "out of range", "no first block"],
 )
