@@ -190,7 +190,10 @@ def test_a_checkpoint_cut_in_half_is_named(
             lambda kept: kept["choices"][0]["width"].__setitem__(0, 99),
             r"choices\[0\]\.width\[0\] is 99",
         ),
-        (lambda kept: kept["choices"][0]["keep"].__setitem__(0, False), r"choices\[0\] is not a net"),
+        (
+            lambda kept: kept["choices"][0]["keep"].__setitem__(0, False),
+            r"choices\[0\] is not a net",
+        ),
     ],
     ids=["no gap", "text", "empty", "short", "out of range", "no first block"],
 )
