@@ -10,7 +10,7 @@ from mobilenas.config import from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import read_json
 from mobilenas.progress import Reporter
-from mobilenas.request import Request
+from mobilenas.request import ANY_COUNT, Request
 from mobilenas.runs import RUN_FILE, Run, open_run
 from mobilenas.search.arms import parse_arm, parse_arms
 from mobilenas.sweep import SWEEP_FILE, Sweep, open_sweep, read_requests
@@ -42,9 +42,16 @@ def resume_run(
     if other := other_options(asked, stated):
         # an effort that is stated by its number of epochs is the same job
         again = replace(asked, **stated)
-        if again.settings(len(run.data.train)) != run.settings:
+        if _differ_at_once(asked, again) or again.settings(len(run.data.train)) != run.settings:
             raise FileError(f"{folder} holds another run: {other}")
     return run
+
+
+def _differ_at_once(asked: Request, again: Request) -> bool:
+    """Whether the requests differ in more than in epochs, which the number of images decides."""
+    before, now = asked.settings(ANY_COUNT), again.settings(ANY_COUNT)
+    alike = {name: getattr(before, name) for name in ("recipe", "search", "finalists")}
+    return replace(now, **alike) != before
 
 
 def resume_sweep(

@@ -93,6 +93,8 @@ class TestSettings:
     def test_unknown_name_says_what_is_legal(self) -> None:
         with pytest.raises(DataError, match="'digit' is no folder and none of digits, cifar10"):
             DataSettings(source="digit")
+        with pytest.raises(DataError, match="'' is no folder"):  # not the current one
+            DataSettings(source="")
 
     @pytest.mark.parametrize(
         "bad", [{"image_size": 4}, {"image_size": 2.5}, {"split_seed": -1}], ids=str

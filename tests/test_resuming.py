@@ -75,6 +75,14 @@ def test_what_was_not_asked_for_is_named(
         resumed(begun, **stated)
 
 
+def test_images_are_not_read_for_what_differs_whatever_their_number(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "load_data", lambda *_: pytest.fail("images are read"))
+    with pytest.raises(FileError, match="another run: --flops is 1"):
+        resumed(begun, flops=1, epochs=30)
+
+
 def test_the_command_line_names_it_too(begun: Path) -> None:
     for name in ("run", "search"):
         words = [name, "--out", str(begun), "--resume", "--epochs", "30"]

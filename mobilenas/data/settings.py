@@ -40,7 +40,9 @@ class DataSettings:
     """Decoded images up to this size are held in memory; larger sets are decoded on demand."""
 
     def __post_init__(self) -> None:
-        if self.source not in BUILT_IN_SOURCES and not Path(self.source).is_dir():
+        # an empty name, as of a variable that is not set, would be the current folder
+        folder = bool(self.source) and Path(self.source).is_dir()
+        if self.source not in BUILT_IN_SOURCES and not folder:
             legal = ", ".join(BUILT_IN_SOURCES)
             raise DataError(f"{self.source!r} is no folder and none of {legal}")
         if self.image_size is not None:
