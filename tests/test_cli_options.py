@@ -114,7 +114,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
     monkeypatch.setattr(entry.os, "environ", environment)
     monkeypatch.setattr(entry, "cli", lambda: None)
     entry.main()
-    assert environment == {"OMP_WAIT_POLICY": policy}
+    assert environment["OMP_WAIT_POLICY"] == policy
 
 
 def test_the_version_is_said() -> None:
