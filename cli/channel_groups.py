@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 224
 LEAST_SIZE, MOST_SIZE = 4, 4096
-_NAME, _WHY, _LAYERS = 26, 16, 21  # characters: most of a name and a reason, least of the layers
+_NAME, _WHY, _LAYERS = 26, 16, 18  # characters: most of a name and a reason, least of the layers
 
 
 def show_groups(

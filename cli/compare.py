@@ -65,8 +65,8 @@ def command(
         return _published(as_json)
     folders = [path for path in paths if path.suffix not in SUFFIXES and not path.is_file()]
     if not folders:
-        measured = ", on whose test images the files are measured" if paths else ""
-        raise click.UsageError(f"say a RUN{measured}", ctx)
+        measured = ": files are measured on its test images" if paths else ""
+        raise click.UsageError(f"missing argument RUN{measured}", ctx)
     if len(paths) > 1:
         return _several(ctx, folders, quiet=quiet, as_json=as_json)
     if ctx.params["out"] or ctx.params["overwrite"]:

@@ -172,7 +172,7 @@ def remove(name: str, as_json: bool) -> None:
 )
 @json_option
 def networks(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
-    """Write networks of a profile to time on another device, for `profile calibrate`.
+    """Write networks to time on another device.
 
     FOLDER gets ONNX files, and times.csv to fill in.
     """

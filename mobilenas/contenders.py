@@ -92,7 +92,7 @@ def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Contend
         confirmation(run),
     )
     for name in too_large:
-        run.reporter.say(f"{name} keeps the budgets at no width: left out")
+        run.reporter.say(f"no width of {name} keeps the budgets: it is skipped")
     return [replace(network, seed=seed) for seed in run.seeds for network in fit]
 
 

@@ -127,6 +127,8 @@ def test_the_table_fits_80_columns_and_has_every_group(name: str) -> None:
     assert all(char.isprintable() for line in lines for char in line)
     assert COUNTING_RULE in " ".join(result.stdout.split())
     groups = printed(*words)["groups"]
+    names = [str(group["name"]) for group in groups if len(group["name"]) <= 26]
+    assert names and all(any(line.startswith(f"{name} ") for line in lines) for name in names)
     # a name that is too long goes on in the next line, which starts at the left edge, too
     start = "".join(line.split()[0] for line in lines[4:] if line[:1].strip())
     for group in groups:

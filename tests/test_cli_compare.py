@@ -94,9 +94,9 @@ def test_an_interrupted_comparison_names_the_whole_command(words: str) -> None:
 
 
 def test_words_that_do_not_go_together(begun: Path) -> None:
-    assert "say a RUN" in refused()
+    assert "missing argument RUN" in refused()
     Path("x.onnx").write_text("no model", encoding="utf-8")
-    assert "say a RUN, on whose test images" in refused("x.onnx")
+    assert "missing argument RUN: files are measured on its test images" in refused("x.onnx")
     assert "gone holds no run" in refused(begun, "gone")
     assert "gone.onnx does not exist" in refused(begun, "gone.onnx")
     assert "--out and --overwrite go with several" in refused(begun, "--out", "b")

@@ -166,7 +166,7 @@ def test_only_seeds_with_an_opponent_count() -> None:
 def test_without_anything_to_compare_nothing_is_claimed() -> None:
     assert verdict([]) == "The comparison holds no found network."
     assert verdict([entry("found", 90)]).endswith(
-        "90.00 % top-1: there is nothing to hold it against."
+        "90.00 % top-1: there is nothing to compare it with."
     )
     stranger = [entry("found", 90), entry("random", 80, seed=7)]
     assert "not compared with one random network, which shares no seed with it" in verdict(stranger)

@@ -170,6 +170,9 @@ class TestFolderLayouts:
         assert "2 classes (images in train/val/test): cat 4/1/3, dog 4/1/0" in data.notes
         assert "test has no images of 1 classes: first dog" in data.notes
         assert data.describe()["class_counts"]["dog"] == {"train": 4, "val": 1, "test": 0}
+        paint_classes(tmp_path / "test", 3, ("dog",))
+        alike = "2 classes (images in train/val/test: 4/1/3 each): cat, dog"
+        assert alike in load(tmp_path).notes
 
     def test_fingerprint_sees_a_renamed_file(self, tmp_path: Path) -> None:
         paint_classes(tmp_path, 6)

@@ -289,7 +289,7 @@ def test_a_factory_of_the_current_folder_is_called(here: Path) -> None:
         ("planted_nets", r"^model is 'planted_nets'; it must be torchvision:NAME or package"),
         ("planted_nets:", r"must be torchvision:NAME or package.module:factory"),
         ("torchvision:mobilnet_v2", r"'mobilnet_v2'; did you mean mobilenet_v2"),
-        ("torchvision:zzzz", r"no classification model 'zzzz'; try alexnet"),
+        ("torchvision:zzzz", r"no classification model 'zzzz'; try mobilenet_v2"),
         ("planted_nets:small", r"planted_nets:small gives 5 logits; the data has 6 classes"),
     ],
 )

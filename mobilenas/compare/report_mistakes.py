@@ -68,8 +68,13 @@ def _pictures(worst: Sequence[Mapping[str, Any]], wrong: int) -> str:
         )
         for mistake in worst
     )
+    shown_of = (
+        f"Of {wrong:,} mistakes, the {len(worst)} that the network was most certain of"
+        if len(worst) < wrong
+        else "All mistakes, those that the network was most certain of first"
+    )
     told = (
-        f"Of {wrong:,} mistakes, the {len(worst)} of which the network was most certain, with the "
-        "probability that it gave the wrong class. Look here for wrong labels first."
+        f"{shown_of}, with the probability that it gave the wrong class. "
+        "Look here for wrong labels first."
     )
     return html.paragraph(told) + shown

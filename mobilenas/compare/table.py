@@ -165,7 +165,7 @@ def verdict(entries: Sequence[Entry]) -> str:
         seeds = f"{reached['mean']:.2f} ± {reached['sd']:.2f} % top-1 over {len(found)} seeds"
         subject = f"The found networks ({cost}) reach {seeds}"
     parts = [_against(whom, paired(found, others)) for whom, others in _opponents(entries)]
-    return f"{subject}: {'; '.join(parts) or 'there is nothing to hold it against'}."
+    return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
 
 
 def differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:

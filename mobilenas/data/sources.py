@@ -53,12 +53,15 @@ def load_data(
 def _class_notes(data: ImageData) -> list[str]:
     """List the classes, and name those that a split lacks."""
     counts = data.class_counts()
-    listed = [
-        f"{label} {'/'.join(map(str, of_split.values()))}" for label, of_split in counts.items()
-    ]
+    images = {label: "/".join(map(str, of_split.values())) for label, of_split in counts.items()}
+    if alike := len(set(images.values())) == 1:
+        listed = list(images)
+    else:
+        listed = [f"{label} {number}" for label, number in images.items()]
     if len(listed) > _MOST_LISTED:
         listed[_MOST_LISTED:] = [f"and {len(listed) - _MOST_LISTED} more"]
-    notes = [f"{len(counts)} classes (images in train/val/test): {', '.join(listed)}"]
+    each = f": {next(iter(images.values()))} each" if alike else ""
+    notes = [f"{len(counts)} classes (images in train/val/test{each}): {', '.join(listed)}"]
     for split in ("val", "test"):
         lacking = [label for label, of_split in counts.items() if not of_split[split]]
         if lacking:

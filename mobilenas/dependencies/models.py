@@ -91,7 +91,7 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"try {known[0]}"
+        hint = f"did you mean {' or '.join(close)}?" if close else "try mobilenet_v2"
         raise MobileNASError(f"torchvision has no classification model {name!r}; {hint}")
     options = _OPTIONS.get(name, {})
     if classes is not None:
