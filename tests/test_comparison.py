@@ -88,7 +88,7 @@ def test_a_run_is_given_once(first: Run) -> None:
 def test_a_run_json_without_its_images_is_named(second: Run) -> None:
     record = read_json(second.folder / "run.json")
     write_json(second.folder / "run.json", record | {"data": {"source": "digits"}})
-    with pytest.raises(FileError, match=r"second/run\.json: data is not what a start writes"):
+    with pytest.raises(FileError, match=r"second/run\.json: data lacks 'classes'"):
         check_alike([second])
 
 
