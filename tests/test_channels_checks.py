@@ -85,9 +85,26 @@ def no_statistics() -> nn.Module:
     return Net(plain, lambda size: nn.BatchNorm2d(size, track_running_stats=False))
 
 
+def stale_statistics() -> nn.Module:
+    return Net(lambda m, x: m.logits(x), lambda size: nn.BatchNorm2d(size, momentum=0.0))
+
+
+class Deep(nn.Module):
+    """A weight with five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Conv3d(1, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(F.relu(self.a(x[:, None]).squeeze(2)).mean((2, 3)))
+        return y
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
+        (stale_statistics, "norm has momentum 0, so its running statistics stay"),
         (no_statistics, "gives an image other logits when others are in its batch"),
         (lambda m, x: m.logits(x - x.mean(0)), "when others are in its batch"),
         (zero_classifier, "when others are in its batch"),
@@ -111,6 +128,11 @@ def test_what_would_fail_later_is_named(check: Any, net: Any, message: str) -> N
     make = net if net.__code__.co_argcount == 0 else lambda: Net(net)
     with pytest.raises(MobileNASError, match=f"nets:build.*{message}"):
         check(make)
+
+
+def test_a_weight_with_five_dimensions_is_refused_by_name(check: Any) -> None:
+    with pytest.raises(MobileNASError, match=r"cannot be followed through Conv3d in a "):
+        check(Deep)
 
 
 def test_weights_that_overflow_are_named(check: Any) -> None:

@@ -299,9 +299,12 @@ def test_what_cannot_be_built_is_named(here: Path, spec: str, message: str) -> N
         load_model(spec, classes=6, image_size=8)
 
 
-def test_a_module_that_fails_on_import_is_named(here: Path) -> None:
-    write(here, "1 / 0")
-    with pytest.raises(MobileNASError, match=r"cannot import planted_nets .*division by zero"):
+@pytest.mark.parametrize(
+    ("code", "reason"), [("1 / 0", "division by zero"), ("raise SystemExit(3)", "SystemExit: 3")]
+)
+def test_a_module_that_fails_on_import_is_named(here: Path, code: str, reason: str) -> None:
+    write(here, code)
+    with pytest.raises(MobileNASError, match=rf"cannot import planted_nets .*{reason}"):
         load_model("planted_nets:small", classes=5, image_size=8)
 
 

@@ -61,6 +61,12 @@ class _Trial:
             if weight.is_meta or weight.dtype != torch.float32:
                 found = "without data" if weight.is_meta else str(weight.dtype)[len("torch.") :]
                 raise MobileNASError(f"{self.name}: {name} is {found}; it must be float32")
+        for name, module in model.named_modules() if given is None else ():
+            if isinstance(module, _BatchNorm) and module.momentum == 0:
+                raise MobileNASError(
+                    f"{self.name}: {name} has momentum 0, so its running statistics stay as they "
+                    "are; give another, such as 0.1, or --weights"
+                )
         twin = copy.deepcopy(model)
         _make_generic(twin)
         _lay_out(twin, self.memory_format)  # as in training

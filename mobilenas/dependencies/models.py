@@ -106,7 +106,7 @@ def _from_factory(spec: str) -> nn.Module:
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # the user's code
+        except (Exception, SystemExit) as error:  # a script may end on import  # the user's code
             raise MobileNASError(
                 f"cannot import {module_name} of {spec}: {_reason(error)}"
             ) from error
@@ -116,7 +116,7 @@ def _from_factory(spec: str) -> nn.Module:
             raise MobileNASError(f"{module_name} {what} {name!r}, which {spec} names")
         try:
             model = factory()
-        except Exception as error:  # the user's code
+        except (Exception, SystemExit) as error:  # the user's code
             raise MobileNASError(f"{spec} failed: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
         raise MobileNASError(f"{spec} returned a {type(model).__name__}; it must be an nn.Module")
@@ -148,6 +148,6 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -127,9 +127,9 @@ def _memory_format(base: Base) -> torch.memory_format:
     with torch.random.fork_rng(devices=[]):
         model = base.module().eval()
     images = torch.zeros(2, base.in_channels, base.image_size, base.image_size)
-    # torch's stubs do not know `memory_format`
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
+        # not of weights with five dimensions; torch's stubs do not know `memory_format`
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model(images.to(memory_format=torch.channels_last))
     except Exception:  # of the user's code; what fails in either layout is named before training
         return torch.contiguous_format
