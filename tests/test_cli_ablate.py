@@ -92,16 +92,16 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ablation, "start_ablation", interrupted)
     result = invoke("ablate", *TINY, "--methods", "darts", "--out", "Y")
     assert (result.exit_code, Path("Y").exists()) == (130, False), result
-    assert "before a run was begun" in result.stderr
+    assert "before anything was begun" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((*JOB,), "holds an ablation; resume it: --resume, or replace it: --overwrite"),
-        ((*JOB, "--resume", "--seeds", "2"), "another ablation: seeds differ"),
+        ((*JOB, "--resume", "--seeds", "2"), "another ablation: --seeds is 2, it was 1"),
         ((*JOB, "--resume", "--overwrite"), "exclude"),
-        (("ablate", "--out", "X", "--resume", "--seeds", "2"), "say --methods"),
+        (("ablate", "--out", "X", "--resume", "--seeds", "2"), "--seeds is 2, it was 1"),
         (("ablate", *TINY, "--methods", "darts"), "say --out"),
         (("ablate", *TINY, "--out", "Y"), "say --methods"),
         (("ablate", "--out", "Y", "--resume"), "Y holds no ablation"),

@@ -161,7 +161,13 @@ def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
     words = ("first", "second", "other.onnx", "--quiet")
     shown = answer(*words, "--out", "both")
     assert max(map(len, shown.splitlines())) <= 80
-    for text in ("run 1: first", "run 2: second", "other.onnx (external)", "NOT trained by this"):
+    for text in (
+        "run 1: first",
+        "run 2: second",
+        "other.onnx",
+        "(external)",
+        "NOT trained by this",
+    ):
         assert text in shown
     assert "second against first: +0.00 points, one seed: no difference shown;" in shown
     kept = json.loads(Path("both/compare.json").read_text(encoding="utf-8"))
