@@ -113,7 +113,7 @@ def test_without_budgets_nothing_is_said_of_them(tmp_path: Path) -> None:
     searched = section(page, "The search over time")
     assert searched.count("<svg") == 3
     assert "Expected cost" not in searched
-    assert '<p class="bad">Alarm of the last epoch: skip connections dominate.</p>' in searched
+    assert '<p class="bad">Alarm: skip connections dominate.</p>' in searched
 
 
 def test_with_a_budget_it_is_told_like_any_other(tmp_path: Path) -> None:

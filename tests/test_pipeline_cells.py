@@ -158,7 +158,7 @@ def test_a_finished_run_over_cells_is_read_not_repeated(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "write_onnx", "times", "evaluate", "train"):
+    for name in ("search", "write_onnx", "time_run", "file_top1", "file_mistakes", "train"):
         monkeypatch.setattr(pipeline, name, refuse)
     folder, result = whole
     assert run_all(open_run(folder, Silent())) == result
