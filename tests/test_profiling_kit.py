@@ -15,6 +15,7 @@ import pytest
 
 from mobilenas.cost import costs
 from mobilenas.errors import FileError, MobileNASError
+from mobilenas.files import parse_json
 from mobilenas.profiling import kit_runner
 from mobilenas.profiling.kit import Manifest, import_results, read_manifest, write_kit
 from mobilenas.profiling.measured import Failed, Measured
@@ -268,6 +269,46 @@ def test_times_of_perf_test_are_read(kit: Path, tmp_path: Path) -> None:
     first = profile.blocks["fp32"][models[0].key]
     assert isinstance(first, Measured)
     assert first.median_ms == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema_version": 1, "kit": "a", "kit": "b"}', "the key 'kit' stands twice"),
+        ('{"schema_version": 1, "models": [{"file": "a", "file": "a"}]}', "'file' stands twice"),
+        ('{"schema_version": 2, "schema_version": 1}', "'schema_version' stands twice"),
+        ('{"schema_version": 1, "x": NaN}', "NaN is not a legal number"),
+        ('{"schema_version": 1, "x": -Infinity}', "-Infinity is not a legal number"),
+        ('{"schema_version": 1, "x": 1e308}', "1e308 is not a legal number"),
+        (f'{{"schema_version": 1, "x": {2**63}}}', f"{2**63} is not a legal number"),
+        (f'{{"schema_version": 1, "x": {"9" * 5000}}}', "9 is not a legal number"),
+        (f'{{"schema_version": 1, "x": {"[" * 64}{"]" * 64}}}', "more than 64 levels"),
+        (f'{{"schema_version": 1, "x": {"[" * 10**5}{"]" * 10**5}}}', "not JSON"),
+        (r'{"schema_version": 1, "x": "\ud800"}', "not allowed in names"),
+        (r'{"schema_version": 1, "\u0000": 1}', "not allowed in names"),
+    ],
+)
+def test_the_runner_reads_json_as_strictly_as_the_package(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FileError):
+        parse_json(text, "text")
+    with pytest.raises(kit_runner.KitError, match=message) as caught:
+        kit_runner.read_json(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_the_runner_reads_all_that_the_package_does(tmp_path: Path) -> None:
+    numbers = [0, -(2**63) + 1, 2**63 - 1, 1e100, -1e-300, 1e-320]
+    deep: Any = "\udc80é"
+    for _ in range(62):
+        deep = [deep]
+    data = {"schema_version": 1, "numbers": numbers, "deep": deep}
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert kit_runner.read_json(path) == parse_json(path.read_bytes(), "text") == data
 
 
 def test_the_runner_stops_when_the_meter_does() -> None:

@@ -31,6 +31,9 @@ SCHEMA_VERSION = 1
 TIMING_NS = 1_000_000
 """A timing lasts at least this long: short models run several times in it."""
 
+_DEEPEST, _MOST_DIGITS, _LARGEST_INTEGER, _LARGEST_FLOAT = 64, 20, 2**63, 1e100
+_ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
+"""What no file of a kit holds, as in mobilenas/files.py, which this file does without."""
 _FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
 _XNNPACK = "XnnpackExecutionProvider"
 _WARMUP_RUNS, _WARMUP_NS = 5, 1_000_000_000
@@ -155,9 +158,16 @@ def is_precise(ns: list[int], rounds: int, most_rounds: int, tolerance: float) -
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of this schema version."""
+    """Read a JSON object of this schema version, as strictly as mobilenas itself does."""
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        data: Any = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            object_pairs_hook=_object,
+        )
+        _check(data, _DEEPEST)
     except OSError as error:
         raise KitError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -195,8 +205,38 @@ def check_times(path: Path, times: Any) -> None:
             raise KitError(f"{path}: times[{name!r}] must have ns or failed; delete the file")
 
 
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _MOST_DIGITS else _LARGEST_INTEGER
+    return value if abs(value) < _LARGEST_INTEGER else int(_no_number(text))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if abs(value) <= _LARGEST_FLOAT else _no_number(text)
+
+
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a number of JSON")
+    raise ValueError(f"{text:.40} is not a legal number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+    return dict(pairs)
+
+
+def _check(data: Any, levels: int) -> None:
+    """Raise where lists and objects are nested deeper, or a text has what no name has."""
+    if isinstance(data, str) and _ALIEN.search(data):
+        raise ValueError(f"the text {data[:80]!r} has a character that is not allowed in names")
+    if not isinstance(data, (dict, list)):
+        return
+    if not levels:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    for item in [*data, *data.values()] if isinstance(data, dict) else data:
+        _check(item, levels - 1)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
