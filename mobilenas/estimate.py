@@ -50,9 +50,15 @@ def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
     return parts(run.settings, run.data, measure_speeds(run, clock), _mobilenets(run))
 
 
-@torch.random.fork_rng()
 def measure_speeds(run: Run, clock: Clock) -> Speeds:
     """Time a few steps of the supernet and of a random network of the budgets."""
+    # the generators of the job's device alone: a machine may have more GPUs than one
+    devices = [] if run.settings.device == "cpu" else [torch.device(run.settings.device)]
+    with torch.random.fork_rng(devices=devices):
+        return _measure_speeds(run, clock)
+
+
+def _measure_speeds(run: Run, clock: Clock) -> Speeds:
     settings, data = run.settings, run.data
     arch = run.budgets.space.arch(run.budgets.random(random.Random(settings.seed)))
     finalist = settings.finalists.recipe(settings.recipe)

@@ -23,6 +23,7 @@ from mobilenas.dependencies.models import TORCHVISION
 from mobilenas.dependencies.tracing import last_line
 from mobilenas.errors import FileError, InternalError, MobileNASError, first_line
 from mobilenas.export.onnx import check_parity, export_onnx
+from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.widths import Base
 
 IMAGES = 5
@@ -69,7 +70,7 @@ class _Trial:
                 )
         twin = copy.deepcopy(model)
         _make_generic(twin)
-        _lay_out(twin, self.memory_format)  # as in training
+        lay_out(twin, self.memory_format)  # as in training
         self._train(twin)
         twin.eval()
         with torch.no_grad():
@@ -77,7 +78,7 @@ class _Trial:
             if given is not None:
                 logits = self._logits(given.eval(), self.images, "with the given weights")
                 self._check_finite(logits, "with the given weights")
-        _lay_out(twin, torch.contiguous_format)  # as weights come from a file
+        lay_out(twin, torch.contiguous_format)  # as weights come from a file
         return self._export(twin)
 
     def _train(self, twin: nn.Module) -> None:
@@ -181,11 +182,6 @@ def _make_generic(model: nn.Module) -> None:
     for weight in model.parameters():
         fan_in = weight[0].numel() if weight.dim() else 1
         weight.add_(torch.randn_like(weight), alpha=_NOISE / math.sqrt(max(1, fan_in)))
-
-
-def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    # torch's stubs do not know `memory_format`
-    model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

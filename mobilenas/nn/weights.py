@@ -1,4 +1,4 @@
-"""Weights from a safetensors file: every tensor is checked before any is set."""
+"""Weights: their layout in memory, and those of a file, which are checked before any is set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,17 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mobilenas.errors import FileError
 from mobilenas.files import read_bytes
+
+
+def lay_out(
+    module: nn.Module, memory_format: torch.memory_format, device: str | None = None
+) -> None:
+    """Put weights of four dimensions into a memory format, and all onto a device if one is given.
+
+    ValueError or RuntimeError for weights that have no such form, as those of five dimensions.
+    """
+    # torch's stubs do not know `memory_format`
+    module.to(device, memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def load_into(module: nn.Module, path: Path, name: str) -> None:

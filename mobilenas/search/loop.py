@@ -12,6 +12,7 @@ from torch.nn import functional
 from mobilenas.cost.budget import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
 from mobilenas.errors import DivergedError
+from mobilenas.nn.weights import lay_out
 from mobilenas.progress import clock
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
@@ -44,11 +45,10 @@ class Searcher:
         self.budgets, self.data, self.settings = budgets, data, settings
         self.space = budgets.space
         self.seed, self.device = seed, device
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             self.net = make_supernet(self.space, settings.sampler)
-        # torch's stubs do not know `memory_format`
-        self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(self.net, torch.channels_last, device)
         self.alphas = make_alphas(
             self.space, none=settings.none, edge_weights=settings.edge_weights, device=device
         )

@@ -14,6 +14,7 @@ from mobilenas.config import Between, check_between, from_plain
 from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
 from mobilenas.dependencies.models import TORCHVISION, check_allowed, check_name
 from mobilenas.errors import FileError, MobileNASError
+from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network
 from mobilenas.spaces.build_cell import CellNetwork
@@ -128,8 +129,7 @@ def _memory_format(base: Base) -> torch.memory_format:
         model = base.module().eval()
     images = torch.zeros(2, base.in_channels, base.image_size, base.image_size)
     try:
-        # not of weights with five dimensions; torch's stubs do not know `memory_format`
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(model, torch.channels_last)
         model(images.to(memory_format=torch.channels_last))
     except Exception:  # of the user's code; what fails in either layout is named before training
         return torch.contiguous_format

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.errors import DataError, DivergedError, MobileNASError
+from mobilenas.nn.weights import lay_out
 from mobilenas.progress import clock
 from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
@@ -112,8 +113,7 @@ class Trainer:
             with self._randomness("start"):
                 network = build(arch)
         self._network = network
-        # torch's stubs do not know `memory_format`
-        self._network.to(device, memory_format=network.memory_format)  # type: ignore[call-overload]
+        lay_out(self._network, network.memory_format, device)
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
