@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mobilenas.config import counted
 from mobilenas.errors import MobileNASError
 
 from .terminal import clean, echo
@@ -145,7 +146,7 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
     console.print(table)
     free = len(graph.groups) - len(graph.fixed)
     echo(
-        f"\n{len(graph.groups)} groups, {free} can change. "
+        f"\n{counted(len(graph.groups), 'group')}, {free} can change. "
         f"{graph.flops({}):,} FLOPs, {graph.params({}):,} params."
     )
     if inexact:

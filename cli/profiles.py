@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mobilenas.config import counted
+
 from .options import PRECISIONS, json_option, output_options
 from .terminal import echo
 
@@ -185,7 +187,10 @@ def networks(name: str, out: Path, networks: int, precision: str | None, as_json
     if as_json:
         show_json({"folder": str(out), "networks": names})
         return
-    echo(f"{len(names)} networks in {out}: time them on the device, one image each, and write the")
+    echo(
+        f"{counted(len(names), 'network')} in {out}: time each on the device, with one image, and "
+        "write the"
+    )
     echo(f"milliseconds into {out / 'times.csv'}. Then:")
     echo(f"mobilenas profile calibrate --from {name} --times {out / 'times.csv'} --name DEVICE")
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from mobilenas.config import counted
+
 from .options import RULE, folder_options, output_options, request_options
 from .terminal import echo
 
@@ -46,7 +48,7 @@ def command(
         show_rule()
         seconds = sum(record["seconds"].values())
         echo(f"Discretization gap: {record['discretization_gap']['points']:.1f} points")
-        echo(f"Seconds: {seconds:.0f} for {record['candidates']} candidates")
+        echo(f"Seconds: {seconds:.0f} for {counted(record['candidates'], 'candidate')}")
         echo(f"Network: {run.folder / ARCH_FILE}")
     return status_of(record["budgets"])
 

@@ -96,6 +96,14 @@ def format_on_file(budget: Mapping[str, Any]) -> str:
     return format_cell(budget.get("measured", budget.get("recounted"))) + margin
 
 
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Write a number and what it counts: `1 class`, `2 classes`, `1 image is`, `2 images are`."""
+    if number == 1:
+        return f"1 {singular}"
+    ending = "es" if singular.endswith("s") else "s"
+    return f"{number} {singular + ending if plural is None else plural}"
+
+
 UNSTEADY = (
     "?: other programs disturbed the measurement, and repeating it did not help; "
     "`mobilenas compare RUN` measures such files again"
@@ -149,7 +157,11 @@ class Between:
         sized = isinstance(value, tuple | list | dict)
         if not self.low <= (len(value) if sized else value) <= self.high:
             legal = f"between {self.low:g} and {self.high:g}"
-            has, must = (f"has {len(value)} items", "there") if sized else (f"is {value!r}", "it")
+            has, must = (
+                (f"has {counted(len(value), 'item')}", "there")
+                if sized
+                else (f"is {value!r}", "it")
+            )
             raise MobileNASError(f"{place} {has}; {must} must be {legal}")
 
 

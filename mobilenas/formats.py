@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mobilenas.compare.chance import beats_chance_on_test
-from mobilenas.config import check_between, check_choice, to_plain
+from mobilenas.config import check_between, check_choice, counted, to_plain
 from mobilenas.contenders import ARCH_FILE
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.deployment import file_top1, put_time, time_run, write_onnx
@@ -353,9 +353,9 @@ def _cutting(target: str, parts: dict[str, int], record: dict[str, Any]) -> str:
         record["files"][name]["targets"][target] for name in parts if name in record["files"]
     ]
     lacking = sorted(set().union(*map(_split_by, reports)) or refused_operators(target))
-    each = ", ".join(f"{name} in {count}" for name, count in parts.items())
+    each = ", ".join(f"{name} in {counted(count, 'part')}" for name, count in parts.items())
     return (
-        f"{target} has no {', '.join(lacking)} and would run {each} parts; search with "
+        f"{target} has no {', '.join(lacking)} and would run {each}; search with "
         f"--targets {target}, or use another target"
     )
 

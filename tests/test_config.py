@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mobilenas.config import (
     check_between,
     check_choice,
+    counted,
     format_count,
     from_plain,
     parse_count,
@@ -37,6 +38,23 @@ from mobilenas.errors import MobileNASError
 def test_counts_read_as_written(text: str, count: int) -> None:
     assert parse_count(text) == count
     assert isinstance(parse_count(text), int)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (1797, ("image",), "1797 images"),
+        (1, ("usable image",), "1 usable image"),
+        (1, ("class",), "1 class"),
+        (2, ("class",), "2 classes"),
+        (1, ("image is", "images are"), "1 image is"),
+        (0, ("image is", "images are"), "0 images are"),
+    ],
+)
+def test_one_is_singular(number: int, noun: tuple[str, ...], text: str) -> None:
+    assert counted(number, *noun) == text
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_colours_of_16_bits_are_read_where_they_use_them(tmp_path: Path) -> None
     deep_color(tmp_path / "dark" / "deep.png", 300)
     assert load(tmp_path).pixel_range is None
     deep_color(tmp_path / "dark" / "deep.png", 21)
-    with pytest.raises(DataError, match=r"1 images have 16 bits a colour, but only from 0 to 4095"):
+    with pytest.raises(DataError, match=r"1 image has 16 bits a colour, but only from 0 to 4095"):
         load(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_colours_of_16_bits_are_read_where_they_use_them(tmp_path: Path) -> None
 def test_colours_of_16_bits_in_a_narrow_range(tmp_path: Path, start: int, alpha: bool) -> None:
     write(tmp_path, lambda x: (x // 16).astype(np.uint8))
     deep_color(tmp_path / "dark" / "deep.png", 21, start, alpha)
-    with pytest.raises(DataError, match="1 images have 16 bits a colour, but only from"):
+    with pytest.raises(DataError, match="1 image has 16 bits a colour, but only from"):
         load(tmp_path)
     deep_color(tmp_path / "dark" / "deep.png", 300, 0, alpha)
     assert load(tmp_path).pixel_range is None

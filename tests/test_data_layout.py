@@ -188,7 +188,7 @@ def test_folders_of_machines_and_hidden_ones_are_no_classes(tmp_path: Path) -> N
 def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     Image.new("RGB", (8, 8)).save(tmp_path / "logo.png")
-    assert f"1 images directly in {tmp_path} have no class: skipped" in load(tmp_path).notes
+    assert f"1 image directly in {tmp_path} without a class: skipped" in load(tmp_path).notes
 
 
 def test_an_empty_class_is_named_with_a_hint(tmp_path: Path) -> None:

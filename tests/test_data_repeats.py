@@ -41,7 +41,7 @@ def test_repeats_across_splits_are_counted_and_named(root: Path) -> None:
     data = load(root)
     assert data.describe()["repeated"] == {"val": 1, "test": 2}
     told = [note for note in data.notes if "also in another split" in note]
-    assert told[0].startswith("1 images of val")
+    assert told[0].startswith("1 image of val is also in another split")
     assert told[1].startswith("2 images of test")
     assert told[1].endswith("first test/cat/a copy.png is train/cat/0.png")
 

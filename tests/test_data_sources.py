@@ -168,7 +168,7 @@ class TestFolderLayouts:
         paint_classes(tmp_path / "test", 3, ("cat",))
         data = load(tmp_path)
         assert "2 classes (images in train/val/test): cat 4/1/3, dog 4/1/0" in data.notes
-        assert "test has no images of 1 classes: first dog" in data.notes
+        assert "test has no images of 1 class: first dog" in data.notes
         assert data.describe()["class_counts"]["dog"] == {"train": 4, "val": 1, "test": 0}
         paint_classes(tmp_path / "test", 3, ("dog",))
         alike = "2 classes (images in train/val/test: 4/1/3 each): cat, dog"
@@ -225,7 +225,7 @@ class TestSizes:
         paint(tmp_path / "cat" / "wide.png", (12, 8))
         data = load(tmp_path, image_size=8)
         assert data.train.images([0]).shape == (1, 3, 8, 8)
-        assert "1 images of other sizes were resized to 8x8" in data.notes
+        assert "1 image of another size was resized to 8x8" in data.notes
 
     def test_one_size_says_nothing(self, tmp_path: Path) -> None:
         paint_classes(tmp_path, 4)

@@ -165,7 +165,7 @@ def test_elsewhere_the_error_names_a_way_that_works(
 
 def test_what_cannot_be_transferred_is_said(profile: Profile, archs: list[MobileArch]) -> None:
     times = [(arch, 1.0 + index) for index, arch in enumerate(archs)]
-    with pytest.raises(ProfileError, match="1 timed networks are too few"):
+    with pytest.raises(ProfileError, match="1 timed network is too few"):
         transfer(profile, times[:1], "phone")
     with pytest.raises(ProfileError, match="here has no fp16 times; it has fp32, int8"):
         transfer(profile, times, "phone", precision="fp16")
@@ -198,7 +198,7 @@ def test_a_table_of_times_is_read(tmp_path: Path, archs: list[MobileArch]) -> No
         ("mobilenet_v2,soon", "line 3: latency_ms is 'soon'; it must be a number above 0"),
         ("mobilenet_v2,0", "line 3: latency_ms is '0'"),
         ("mobilenet_v2,nan", "line 3: latency_ms is 'nan'"),
-        ("mobilenet_v2", "line 3: there are 1 values; there must be 2"),
+        ("mobilenet_v2", "line 3: it has 1 value; it must have 2"),
         ("mobilenet_v4,3", "line 3: network is 'mobilenet_v4'; it must be an arch.json or one of"),
         ("mobilenet_v2:x,3", "line 3: width is 'x'"),
         ("mobilenet_v2:1:3.5,3", "line 3: side is '3.5'; it must be a whole number"),

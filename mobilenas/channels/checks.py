@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mobilenas.config import counted
 from mobilenas.cost.recount import OnnxCount, count_fvcore, count_onnx
 from mobilenas.dependencies.models import TORCHVISION
 from mobilenas.dependencies.tracing import last_line
@@ -146,8 +147,8 @@ class _Trial:
         if logits.shape != (len(images), self.classes) or not logits.is_floating_point():
             number = str(logits.dtype).removeprefix("torch.")
             raise MobileNASError(
-                f"{self.name} gives {number} {list(logits.shape)} for {len(images)} "
-                f"image{'s' * (len(images) > 1)} {mode}; it must give logits "
+                f"{self.name} gives {number} {list(logits.shape)} for "
+                f"{counted(len(images), 'image')} {mode}; it must give logits "
                 f"[{len(images)}, {self.classes}]"
             )
         if not torch.equal(taken, images):

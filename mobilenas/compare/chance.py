@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobilenas.config import counted
 from mobilenas.data import ImageData, beats_chance, chance_top1
 
 FLAG = "better_than_chance"
@@ -20,7 +21,7 @@ def chance_alarms(entries: Sequence[Mapping[str, Any]], data: ImageData) -> list
     rounded = [entry["name"] for entry in guessing if _lost_by_rounding(entry, data)]
     untrained = [entry["name"] for entry in guessing if not _lost_by_rounding(entry, data)]
     chance = chance_top1(data.test.labels, len(data.classes))
-    figures = f"where guessing gets {chance:.1f} % of {len(data.test)} test images"
+    figures = f"where guessing gets {chance:.1f} % of {counted(len(data.test), 'test image')}"
     found = []
     if untrained:
         found.append(

@@ -7,6 +7,7 @@ from mobilenas.compare.cell_drawing import draw_cell
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import arch_drawing
 from mobilenas.compare.report_widths import widths_section
+from mobilenas.config import counted
 from mobilenas.cost import costs, layer_costs
 from mobilenas.spaces import Cell, CellArch, MobileArch, format_genotype
 
@@ -38,8 +39,9 @@ def _cells(arch: CellArch) -> str:
     reductions = " and ".join(str(number + 1) for number in sorted(arch.reductions))
     first, last = arch.places[0].channels, arch.places[-1].channels
     size = (
-        f"{arch.layers} cells behind the {arch.stem} stem; a node has {first} channels in the "
-        f"first and {last} in the last. Reductions: {reductions}."
+        f"{counted(arch.layers, 'cell')} behind the {arch.stem} stem; a node has "
+        f"{counted(first, 'channel')} in the first and {last} in the last. Reductions: "
+        f"{reductions}."
     )
     cells = (("Normal cell", arch.genotype.normal), ("Reduction cell", arch.genotype.reduce))
     figures = "".join(
@@ -81,4 +83,4 @@ def layer_table(files: RunFiles) -> str:
     header = ("layer", "output", "FLOPs", "% of FLOPs", "params", "memory, kB")
     told = "Memory: activations alive while the layer runs, float32; the network's is the largest."
     table = html.table(header, rows, total=total, sortable=True)
-    return html.details(f"{len(layers)} layers", table) + html.paragraph(told, "note")
+    return html.details(counted(len(layers), "layer"), table) + html.paragraph(told, "note")

@@ -7,7 +7,7 @@ from typing import Any
 from mobilenas.compare import report_page as html
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import against_plot
-from mobilenas.config import UNSTEADY, format_latency
+from mobilenas.config import UNSTEADY, counted, format_latency
 
 _NONE = "-"
 _LARGE_DROP = 1.0
@@ -59,11 +59,15 @@ def _files_table(written: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _quantized(name: str, made: Mapping[str, Any]) -> str:
     """Say how a file in 8 bits was made."""
-    parts = [f"{name}: {made['method']}", f"ranges from {made['calibration_images']} images"]
+    parts = [
+        f"{name}: {made['method']}",
+        f"ranges from {counted(made['calibration_images'], 'image')}",
+    ]
     if "weights" in made:  # what `mobilenas export` chose from
         corrections = " and ".join(made["corrections"]) or "no correction"
         parts += [f"by {made['calibration']}", f"weights {made['weights']}", corrections]
-        parts += [f"{made['qat_epochs']} epochs with 8 bits simulated"] * (made["qat_epochs"] > 0)
+        if epochs := made["qat_epochs"]:
+            parts.append(f"{counted(epochs, 'epoch')} with 8 bits simulated")
     return f"{', '.join(parts)}, seed {made['seed']}."
 
 
@@ -83,8 +87,8 @@ def _file_cells(name: str, file: Mapping[str, Any], drop: float) -> tuple[object
 
 def _parity(parity: Mapping[str, Any]) -> str:
     return (
-        f"Against the trained module on {parity['images']} images, model.onnx gives the same class "
-        f"for {parity['top1_agreement']:.2f} %; largest difference of a logit "
+        f"Against the trained module on {counted(parity['images'], 'image')}, model.onnx gives the "
+        f"same class for {parity['top1_agreement']:.2f} %; largest difference of a logit "
         f"{parity['max_abs_difference']:.1e}."
     )
 
@@ -142,7 +146,7 @@ def _calibration(profile: Mapping[str, Any], precision: str) -> str:
     told = f"Profile {profile['name']}, {precision}, {profile['threads']} thread(s)"
     if (found := profile["calibration"].get(precision)) is None:
         return html.paragraph(f"{told}: not calibrated, its errors are not known.")
-    tested = f"{found['held_out']} networks that the calibration did not see"
+    tested = f"{counted(found['held_out'], 'network')} that the calibration did not see"
     if not found["held_out"]:
         tested = f"{found['networks']} networks, each predicted from the others"
     return html.paragraph(
@@ -172,7 +176,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     )
     table = html.table(header, rows, sortable=True)
     figure = html.figure(plot, "Each mark is one network")
-    return html.paragraph(told) + html.details(f"{len(rows)} networks", table) + figure
+    return html.paragraph(told) + html.details(counted(len(rows), "network"), table) + figure
 
 
 def _confirmations(rounds: Sequence[Mapping[str, Sequence[float]]]) -> str:

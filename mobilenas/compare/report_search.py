@@ -5,7 +5,7 @@ from mobilenas.compare.diagnostics_plots import diagnostics_plots
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import against_plot, search_plots
 from mobilenas.compare.report_widths import trials_plots
-from mobilenas.config import format_count
+from mobilenas.config import counted, format_count
 from mobilenas.cost import costs
 from mobilenas.spaces import WidthsArch, arch_from_dict
 
@@ -115,8 +115,9 @@ def ranking_quality(files: RunFiles) -> str:
         for label, name in (("supernet accuracy", "supernet"), ("alphas", "alphas"))
     ]
     told = (
-        f"Over {rank['networks']} random networks of the budget, each trained {rank['epochs']} "
-        "epochs. Regret: what the best of them has over the one that would be picked."
+        f"Over {rank['networks']} random networks of the budget, each trained "
+        f"{counted(rank['epochs'], 'epoch')}. Regret: what the best of them has over the one that "
+        "would be picked."
     )
     labels = ("top-1 with the supernet's weights, %", "top-1 after own training, %")
     plot = against_plot(rank["supernet_top1"], rank["trained_top1"], "ranking", labels)

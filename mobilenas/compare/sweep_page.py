@@ -10,7 +10,7 @@ from mobilenas.compare.report_comparison import limit_text
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import front_plot
 from mobilenas.compare.table import Row, summarize
-from mobilenas.config import COUNTING_RULE, format_count, format_latency
+from mobilenas.config import COUNTING_RULE, counted, format_count, format_latency
 from mobilenas.cost.budget import PENALTY
 from mobilenas.errors import FileError
 
@@ -113,7 +113,7 @@ def summary(runs: Sequence[SweptRun]) -> str:
     done = [(run.best("found"), run.best("mobilenet")) for run in runs]
     found = [ours for ours, _ in done if ours is not None]
     if not found:
-        return f"{len(runs)} runs, none of which has been compared yet."
+        return f"{counted(len(runs), 'run')}, none of which has been compared yet."
     costs = dict.fromkeys(format_count(row.flops) for row in (found[0], found[-1]))
     top1 = dict.fromkeys(f"{row.top1_mean:.2f}" for row in (found[0], found[-1]))
     told = (

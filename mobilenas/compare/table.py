@@ -9,7 +9,7 @@ from typing import Any
 
 from mobilenas.compare.chance import FLAG
 from mobilenas.compare.paired import OPEN, difference, spread, told
-from mobilenas.config import check_choice, format_count
+from mobilenas.config import check_choice, counted, format_count
 from mobilenas.errors import FileError
 from mobilenas.files import inside
 from mobilenas.records import read_entries
@@ -116,7 +116,7 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
     costed = group if several else group[:1]
     top1 = [float(entry["top1"]) for entry in group]
     count = len(group)
-    together = f"random ({count} network{'s' if count > 1 else ''})"
+    together = f"random ({counted(count, 'network')})"
     return Row(
         name=together if kind == "random" else group[0]["name"],
         kind=kind,

@@ -3,6 +3,8 @@
 from scipy.stats import binom
 from torch import Tensor
 
+from mobilenas.config import counted
+
 SIGNIFICANCE = 0.05
 """Of the one-sided binomial test."""
 
@@ -27,6 +29,7 @@ def guessing(top1: float, labels: Tensor, classes: int) -> str | None:
     if beats_chance(top1, labels, classes):
         return None
     return (
-        f"no better than chance: {top1:.1f} % of {len(labels)} images, where guessing gets "
+        f"no better than chance: {top1:.1f} % of {counted(len(labels), 'image')}, where guessing "
+        "gets "
         f"{chance_top1(labels, classes):.1f} %"
     )

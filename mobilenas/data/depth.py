@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mobilenas.config import counted
 from mobilenas.errors import DataError
 from mobilenas.images import Numbers, PixelRange
 
@@ -29,7 +30,8 @@ def range_notes(pixel_range: PixelRange, images: Sequence[Numbers]) -> list[str]
     """Say which numbers become 0 and 255, and where a few extreme pixels decide that."""
     low, high = pixel_range
     notes = [
-        f"{len(images)} images of more than 8 bits: {low:g} becomes 0 and {high:g} becomes 255 in "
+        f"{counted(len(images), 'image')} of more than 8 bits: {low:g} becomes 0 and {high:g} "
+        "becomes 255 in "
         "all of them"
     ]
     first, last = min(image.bulk[0] for image in images), max(image.bulk[1] for image in images)
@@ -55,7 +57,8 @@ def check_deep_color(images: Sequence[Numbers]) -> None:
     low, high = min(image.low for image in images), max(image.high for image in images)
     if high - low + 1 < _FEWEST_LEVELS:
         raise DataError(
-            f"{len(images)} images have 16 bits a colour, but only from {256 * low:g} to "
-            f"{256 * high + 255:g} of 65535; only the upper 8 bits are read: write them as 8 bits, "
+            f"{counted(len(images), 'image has', 'images have')} 16 bits a colour, but only from "
+            f"{256 * low:g} to {256 * high + 255:g} of 65535; only the upper 8 bits are read: "
+            "write them as 8 bits, "
             "scaled alike"
         )

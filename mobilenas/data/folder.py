@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobilenas.config import readable
+from mobilenas.config import counted, readable
 from mobilenas.data.images import WAY_OUT
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder
@@ -123,7 +123,7 @@ def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
         if counts[name] < needed:
             hint = "" if counts[name] else "; remove the folder if it is not a class"
             raise DataError(
-                f"class {name!r} in {place} has {counts[name]} usable images; "
+                f"class {name!r} in {place} has {counted(counts[name], 'usable image')}; "
                 f"the splits need at least {needed}{hint}"
             )
     for split, folder in listing.folders.items():
@@ -170,8 +170,8 @@ def _read(
 
 
 def _skipped(kind: str, paths: Collection[Path]) -> list[str]:
-    plural = "image" if len(paths) == 1 else "images"
-    return [f"{len(paths)} {kind} {plural} skipped: first {min(paths)}"] if paths else []
+    count = counted(len(paths), f"{kind} image")
+    return [f"{count} skipped: first {min(paths)}"] if paths else []
 
 
 def _split(

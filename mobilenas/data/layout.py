@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from mobilenas.config import readable
+from mobilenas.config import counted, readable
 from mobilenas.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mobilenas.errors import DataError
 
@@ -120,7 +120,11 @@ def _images_in(folder: Path) -> int:
 
 def _stray_images(folder: Path) -> list[str]:
     count = _images_in(folder)
-    return [f"{count} images directly in {folder} have no class: skipped"] if count else []
+    return (
+        [f"{counted(count, 'image')} directly in {folder} without a class: skipped"]
+        if count
+        else []
+    )
 
 
 def _entered(folder: Path) -> tuple[Path, list[str]]:

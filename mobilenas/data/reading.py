@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mobilenas.config import counted
 from mobilenas.data.depth import check_deep_color, choose_range, range_notes
 from mobilenas.data.images import Pixels, read_header, read_image, read_numbers
 from mobilenas.data.moments import Moments, image_moments
@@ -91,7 +92,8 @@ def choose_size(headers: Mapping[Path, Header], wanted: int | None) -> tuple[int
     others = sum(found != (size, size) for found in sizes)
     if not others:
         return size, []
-    note = f"{others} images of other sizes were resized to {size}x{size}"
+    note = f"{counted(others, 'image of another size was', 'images of other sizes were')} resized "
+    note += f"to {size}x{size}"
     if wanted is None:
         note += "; --image-size chooses another size"
     return size, [note]

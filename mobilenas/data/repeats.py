@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from mobilenas.config import counted
 from mobilenas.data.images import Pixels
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.errors import DataError
@@ -43,11 +44,13 @@ def find_repeats(
             if labels[other] != labels[place]:
                 torn.append(pair)
     notes = [
-        f"{len(pairs)} images of {split} are also in another split, which makes its accuracy look "
-        f"better: first {pairs[0]}"
+        f"{counted(len(pairs), f'image of {split} is', f'images of {split} are')} also in another "
+        f"split, which makes its accuracy look better: first {pairs[0]}"
         for split, pairs in across.items()
         if pairs
     ]
     if torn:
-        notes.append(f"{len(torn)} images are also in another class: first {torn[0]}")
+        notes.append(
+            f"{counted(len(torn), 'image is', 'images are')} also in another class: first {torn[0]}"
+        )
     return {split: len(pairs) for split, pairs in across.items()}, notes

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobilenas.config import counted
 from mobilenas.data.folder import load_folder
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
@@ -65,7 +66,9 @@ def _class_notes(data: ImageData) -> list[str]:
     for split in ("val", "test"):
         lacking = [label for label, of_split in counts.items() if not of_split[split]]
         if lacking:
-            notes.append(f"{split} has no images of {len(lacking)} classes: first {lacking[0]}")
+            notes.append(
+                f"{split} has no images of {counted(len(lacking), 'class')}: first {lacking[0]}"
+            )
     return notes
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from mobilenas.config import counted
 from mobilenas.dependencies.groups import Dimension, Graph, Layer, Part
 from mobilenas.dependencies.tracing import BATCH, Traced
 from mobilenas.dependencies.variables import Layout, Run, Unsupported, Variables, repeated
@@ -131,7 +132,9 @@ class Extraction:
             if name not in {**owner._parameters, **owner._buffers}:
                 raise Unsupported(f"its {name} is computed from other parameters")
             if (size := getattr(owner, name).shape[axis] * blocks) != entries:
-                raise Unsupported(f"{entries} channels meet the {size} of its {name}")
+                raise Unsupported(
+                    f"{counted(entries, 'channel meets', 'channels meet')} the {size} of its {name}"
+                )
         axes = tuple((prefix + name, axis) for name, axis in present)
         dimension = Dimension(module=module, kind=kind, axes=axes, blocks=blocks, parts=())
         self._dimensions[module, kind] = layout, dimension

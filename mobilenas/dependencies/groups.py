@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from mobilenas.config import counted
 from mobilenas.errors import MobileNASError
 
 
@@ -194,7 +195,8 @@ class Graph:
             divisor = self.divisors[name]
             if name in self.fixed and size != full[name]:
                 raise MobileNASError(
-                    f"group {name} is to have {size} channels, but it is fixed at {full[name]}: "
+                    f"group {name} is to have {counted(size, 'channel')}, but it is fixed at "
+                    f"{full[name]}: "
                     f"{self.fixed[name]}"
                 )
             if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % divisor:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from mobilenas.config import counted
 from mobilenas.dependencies.tracing import BATCH, trace
 from mobilenas.errors import MobileNASError
 from mobilenas.nn.weights import load_into
@@ -60,7 +61,9 @@ def load_model(
     (last,) = (node for node in traced.graph.nodes if node.op == "output")
     logits = traced.results[last].shape[1]
     if classes is not None and logits != classes:
-        raise MobileNASError(f"{spec} gives {logits} logits; the data has {classes} classes")
+        raise MobileNASError(
+            f"{spec} gives {counted(logits, 'logit')}; the data has {classes} classes"
+        )
     return model
 
 

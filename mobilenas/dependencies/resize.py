@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from mobilenas.config import counted
 from mobilenas.dependencies.groups import Dimension, Graph
 from mobilenas.dependencies.tracing import trace
 from mobilenas.errors import MobileNASError
@@ -185,5 +186,6 @@ def _check_kept(graph: Graph, name: str, size: int, chosen: Tensor) -> None:
     old = graph.sizes[name]
     if chosen.shape != (size,) or bool(((chosen < -1) | (chosen >= old)).any()):
         raise MobileNASError(
-            f"keep[{name!r}] must have {size} channels, each below {old} or -1 for a new one"
+            f"keep[{name!r}] must have {counted(size, 'channel')}, each below {old} or -1 for a "
+            "new one"
         )

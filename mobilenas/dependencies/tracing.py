@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from mobilenas.config import counted
 from mobilenas.errors import MobileNASError, first_line
 
 BATCH = 2
@@ -232,7 +233,8 @@ def _run(graph: fx.Graph, modules: Mapping[str, nn.Module], image: Tensor) -> di
         except Exception as error:  # the user's code
             side = image.shape[-1]
             raise MobileNASError(
-                f"the model does not take {side}x{side} images of {image.shape[1]} channels: "
+                f"the model does not take {side}x{side} images of "
+                f"{counted(image.shape[1], 'channel')}: "
                 f"{first_line(error)}, at {where(node)}"
             ) from error
     return results
@@ -266,7 +268,11 @@ def _check_output(traced: Traced) -> None:
     result = traced.results[last]
     if not isinstance(result, Tensor):
         kind = type(result).__name__.removeprefix("immutable_")  # of torch.fx
-        count = f" of {len(result)} values" if isinstance(result, dict | tuple | list) else ""
+        count = (
+            f" of {counted(len(result), 'value')}"
+            if isinstance(result, dict | tuple | list)
+            else ""
+        )
         raise MobileNASError(f"the model gives a {kind}{count}; it must give one tensor of logits")
     if result.dim() != 2 or len(result) != BATCH:
         shape = ", ".join(

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from mobilenas.config import counted
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,7 +89,10 @@ class Variables:
         """Make two layouts equal, run by run."""
         one, other = self.resolve(one), self.resolve(other)
         if self.entries(one) != self.entries(other):
-            raise Unsupported(f"{self.entries(one)} channels meet {self.entries(other)}")
+            raise Unsupported(
+                f"{counted(self.entries(one), 'channel meets', 'channels meet')} "
+                f"{self.entries(other)}"
+            )
         while one:
             length = min(self.entries(one[:1]), self.entries(other[:1]))
             (first, one), (second, other) = self.cut(one, length), self.cut(other, length)
@@ -119,7 +124,10 @@ class Variables:
             return [layout]
         length, remainder = divmod(self.entries(layout), count)
         if remainder:
-            raise Unsupported(f"{self.entries(layout)} channels are cut into {count} pieces")
+            raise Unsupported(
+                f"{counted(self.entries(layout), 'channel is', 'channels are')} cut into {count} "
+                "pieces"
+            )
         if len(layout) == 1 and layout[0].repeat % count == 0:
             # shuffled: each piece has some entries of nearly every channel, whatever the size
             return [(replace(layout[0], repeat=layout[0].repeat // count, aligned=False),)] * count
@@ -139,7 +147,10 @@ class Variables:
             need = length // math.gcd(length, run.repeat)
             size, remainder = divmod(self._sizes[run.variable], need)
             if remainder:
-                raise Unsupported(f"{self._sizes[run.variable]} channels are put in rows of {need}")
+                raise Unsupported(
+                    f"{counted(self._sizes[run.variable], 'channel is', 'channels are')} put in "
+                    f"rows of {need}"
+                )
             self._bind(run.variable, repeated(self.new(size), need))
             layout = self.resolve(layout)
         return tuple(replace(run, repeat=run.repeat // length) for run in layout)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from mobilenas.config import counted
 from mobilenas.errors import DataError, FileError, first_line
 from mobilenas.export.classifier import FLOAT, Classifier
 from mobilenas.export.metadata import ModelMetadata
@@ -233,7 +234,8 @@ def _agreement(
         found, expected = ours.logits(image), theirs.logits(image)
         if found.shape != expected.shape:
             raise FileError(
-                f"{path} gives {len(found)} logits, {reference} {len(expected)}; they must have "
+                f"{path} gives {counted(len(found), 'logit')}, {reference} {len(expected)}; they "
+                "must have "
                 "the same classes to be compared"
             )
         differences.append(float(np.abs(found - expected).max()))

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from mobilenas.config import counted
 from mobilenas.errors import FileError
 from mobilenas.export.checks import read_model, write_model
 
@@ -62,7 +63,9 @@ def _image(model: ModelProto, source: Path, channels: int) -> ValueInfoProto:
     if not fits:
         raise FileError(f"{source} must have one input, float32 [1, C, H, W], to take pixels")
     if shape[1] != channels:
-        raise FileError(f"{source} takes {shape[1]} channels; mean and std are of {channels}")
+        raise FileError(
+            f"{source} takes {counted(shape[1], 'channel')}; mean and std are of {channels}"
+        )
     return inputs[0]
 
 

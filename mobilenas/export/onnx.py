@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from mobilenas.config import counted
 from mobilenas.cost.recount import CONSTANT, PARAMETER
 from mobilenas.errors import DataError, FileError
 from mobilenas.export.classifier import Classifier
@@ -126,7 +127,8 @@ def _judge(parity: Parity, path: Path, *, largest: float, alone: float) -> None:
     raise FileError(
         f"{path.name} is not the network that was trained: its logits differ from the PyTorch "
         f"model's by up to {parity.max_abs_difference:.3g} (allowed: {limit:.2g}), and on "
-        f"{parity.images} validation images they agree in {parity.top1_agreement:.1f} % of the "
+        f"{counted(parity.images, 'validation image')} they agree in {parity.top1_agreement:.1f} % "
+        "of the "
         f"classes: {cause}"
     )
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from mobilenas.config import counted
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.files import read_json, write_bytes, write_json, write_text
 from mobilenas.profiling.building import draw_networks
@@ -47,7 +48,8 @@ def transfer(
         )
     if len(times) < LEAST_NETWORKS:
         raise ProfileError(
-            f"{len(times)} timed networks are too few; time at least {LEAST_NETWORKS}, better 10"
+            f"{counted(len(times), 'timed network is', 'timed networks are')} too few; time at "
+            f"least {LEAST_NETWORKS}, better 10"
         )
     profile = _with_units(profile, [arch for arch, _ in times], precision, reporter)
     networks = [profile.network_time(arch, precision, latency_ms) for arch, latency_ms in times]
@@ -163,7 +165,7 @@ def read_network(text: str, folder: Path) -> MobileArch:
 
 def _read_row(row: list[str], folder: Path) -> tuple[MobileArch, float]:
     if len(row) != len(_COLUMNS):
-        raise MobileNASError(f"there are {len(row)} values; there must be {len(_COLUMNS)}")
+        raise MobileNASError(f"it has {counted(len(row), 'value')}; it must have {len(_COLUMNS)}")
     network, latency = (cell.strip() for cell in row)
     return read_network(network, folder), _number("latency_ms", latency)
 

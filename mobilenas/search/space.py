@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from mobilenas.config import counted
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
 from mobilenas.cost.latency import Latency
@@ -94,8 +95,13 @@ def measured_spaces(
         f"--precision {precision} --activation {activation} --name {name}"
     )
     missing = min(lacking, key=len) if lacking else []
-    what = f"{missing[0].key!r} and {len(missing) - 1} other blocks" if missing else "any block"
+    what = (
+        f"{missing[0].key!r} and {counted(len(missing) - 1, 'other block')}"
+        if missing
+        else "any block"
+    )
     raise ProfileError(
         f"profile {profile.name} lacks {what} of the {precision} space for {image_size}x"
-        f"{image_size} images with {in_channels} channels and {activation}; `{command}` measures it"
+        f"{image_size} images with {counted(in_channels, 'channel')} and {activation}; `{command}` "
+        "measures it"
     )

@@ -11,7 +11,7 @@ from functools import cached_property
 from random import Random
 from typing import Annotated
 
-from mobilenas.config import Between, check_choice
+from mobilenas.config import Between, check_choice, counted
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces.cell import INPUTS, OPERATIONS, Cell, CellArch, Edge, Genotype
 
@@ -63,8 +63,8 @@ class EdgeTarget:
             every = len(_wires(nodes))
             if int(of) != every:
                 raise MobileNASError(
-                    f"edges is {text!r}; a cell with {nodes} nodes has {every} edges: write "
-                    f"{kept}/{every} or {kept}/cell"
+                    f"edges is {text!r}; a cell with {counted(nodes, 'node')} has {every} edges: "
+                    f"write {kept}/{every} or {kept}/cell"
                 )
             of = "cell"
         return cls(kept=int(kept), of="node" if of == "n" else of)
@@ -130,7 +130,8 @@ class CellSpace:
         if self.edges.kept > most:
             whose = "the last node of " if self.edges.of == "node" else ""
             raise MobileNASError(
-                f"edges is {self.edges}; {whose}a cell with {self.nodes} nodes has {most} edges"
+                f"edges is {self.edges}; {whose}a cell with {counted(self.nodes, 'node')} has "
+                f"{most} edges"
             )
         self.arch(self.smallest())  # checks the other fields
         try:

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from mobilenas.config import from_plain
+from mobilenas.config import counted, from_plain
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces.cell import Cell, CellArch, Genotype
 
@@ -154,7 +154,8 @@ def _nodes(name: str, value: Any) -> Any:
         ]
     if len(value) % _PER_NODE:
         raise MobileNASError(
-            f"genotype.{name} has {len(value)} edges; a flat list has {_PER_NODE} for every node"
+            f"genotype.{name} has {counted(len(value), 'edge')}; a flat list has {_PER_NODE} for "
+            "every node"
         )
     edges = [_edge(edge) for edge in value]
     return [edges[first : first + _PER_NODE] for first in range(0, len(edges), _PER_NODE)]

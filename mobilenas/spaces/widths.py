@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import Between, check_between, from_plain
+from mobilenas.config import Between, check_between, counted, from_plain
 from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
 from mobilenas.dependencies.models import TORCHVISION, check_allowed, check_name
 from mobilenas.errors import FileError, MobileNASError
@@ -96,7 +96,8 @@ class Base:
         for name, legal in WidthsSpace(base=self).ranges.items() if sizes else ():
             if (size := sizes.get(name, 0)) > legal.high:
                 raise MobileNASError(
-                    f"group {name} is to have {size} channels; at most {legal.high} are legal"
+                    f"group {name} is to have {counted(size, 'channel')}; at most {legal.high} are "
+                    "legal"
                 )
         return resized(self.module(), self.graph, sizes)
 

@@ -149,7 +149,9 @@ def _restore(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
     with restoring(path):
         trainer.load_state_dict(state["trainer"])
         if trainer.epochs_done != len(state["log"]):
-            raise ValueError(f"{trainer.epochs_done} epochs with {len(state['log'])} lines of log")
+            raise ValueError(
+                f"it has {len(state['log'])} lines of log after epoch {trainer.epochs_done}"
+            )
 
 
 def _finish(trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter) -> None:

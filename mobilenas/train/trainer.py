@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mobilenas.config import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.errors import DataError, DivergedError, MobileNASError
 from mobilenas.nn.weights import lay_out
@@ -106,7 +107,10 @@ class Trainer:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.split = data.train if split is None else split
         if len(self.split) < 2:  # batch norm has no variance over one image
-            raise DataError(f"{data.name}: {len(self.split)} images are too few to train on")
+            raise DataError(
+                f"{data.name}: {counted(len(self.split), 'image is', 'images are')} too few to "
+                "train on"
+            )
         _check_fit(arch, data)
         self.epochs_done = 0
         if network is None:
