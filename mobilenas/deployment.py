@@ -32,6 +32,7 @@ from mobilenas.runs import COMPARE_FILE, Run, versions
 from mobilenas.search import Confirm
 from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
 
+_TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
 PARITY_IMAGES = 256
 """Validation images on which an exported file must agree with the module, or all there are."""
 
@@ -131,12 +132,25 @@ def time_run(
         entries = read_networks(path) if path.exists() else []
     files = [(file, run.folder / file["path"]) for file in _timed_files(run, exported)]
     compared = [(entry, run.folder / entry["onnx"]) for entry in entries]
-    run.reporter.start("latency", 1)
     time_files(run, files + [(entry, file) for entry, file in compared if file.exists()])
     write_json(run.folder / EXPORT_FILE, exported)
     if entries:
         write_list(path, entries)
-    run.reporter.step(1, {})
+
+
+def time_entries(run: Run, exported: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """Write compare.json with a latency of every network: the file's own where all have one.
+
+    Otherwise all are measured side by side, the exported files among them.
+    """
+    timed = {file["path"]: file for file in exported["files"].values()}
+    # without "unsteady" in the record of an older release it is not known how reliable it was
+    if any(timed.get(entry["onnx"], {}).get("unsteady", True) for entry in entries):
+        time_run(run, exported, entries)
+        return
+    for entry in entries:
+        entry |= {field: timed[entry["onnx"]][field] for field in _TIME_FIELDS}
+    write_list(run.folder / COMPARE_FILE, entries)
 
 
 def renew_times(run: Run) -> None:
@@ -165,9 +179,12 @@ def _timed_files(run: Run, exported: dict[str, Any]) -> list[dict[str, Any]]:
 
 def time_files(run: Run, files: Sequence[tuple[dict[str, Any], Path]]) -> None:
     """Measure files side by side, and put into the record of each what came out."""
-    timed = times(run, list(dict.fromkeys(path for _, path in files)))
+    paths = list(dict.fromkeys(path for _, path in files))
+    run.reporter.start("latency", len(paths))
+    timed = times(run, paths)
     for record, path in files:
         put_time(record, timed[path])
+    run.reporter.step(len(paths), {})
 
 
 def put_time(record: dict[str, Any], time: Measured) -> None:

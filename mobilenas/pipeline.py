@@ -28,6 +28,7 @@ from mobilenas.deployment import (
     predicted,
     predicted_ms,
     renew_times,
+    time_entries,
     time_run,
     write_onnx,
 )
@@ -211,7 +212,7 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
         return entries
     for entry in added:
         entry["size_bytes"] = (run.folder / entry["onnx"]).stat().st_size
-    time_run(run, export_stage(run), entries)
+    time_entries(run, export_stage(run), entries)
     return entries
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mobilenas import deployment, pipeline
 from mobilenas.cost.budget import Budget
-from mobilenas.deployment import renew_times, time_run
+from mobilenas.deployment import renew_times, time_entries, time_run
 from mobilenas.files import read_json, read_list, write_json, write_list
 from mobilenas.profiling.measured import Measured
 from mobilenas.progress import Silent
@@ -30,6 +30,20 @@ class Timer:
         self.median_ms += 0.25  # no two measurements are the same
         time = Measured.of([1e6 * self.median_ms, 1.01e6 * self.median_ms] * 8)
         return {path: replace(time, unsteady=self.unsteady) for path in paths}
+
+
+class Heard(Silent):
+    """Keeps what was done of how much."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.stage, self.total = "", 0
+
+    def start(self, stage: str, total: int) -> None:
+        self.stage, self.total = stage, total
+
+    def step(self, done: int, figures: dict[str, str]) -> None:
+        self.lines.append(f"{self.stage} {done}/{self.total}")
 
 
 @pytest.fixture
@@ -94,6 +108,35 @@ def test_what_a_kill_left_apart_is_measured_together(run: Any, timer: Timer) -> 
     renew_times(run)
     files, (found, other) = latencies(run)
     assert files["onnx"]["latency_ms"] == found["latency_ms"] == other["latency_ms"] != 9.0
+
+
+def test_a_file_alone_in_the_comparison_is_not_measured_again(run: Any, timer: Timer) -> None:
+    heard = Heard()
+    run.reporter = heard
+    exported = read_json(run.folder / "export/export.json")
+    _, (found, other) = latencies(run)
+    (run.folder / "compare.json").unlink()
+    time_run(run, exported)
+    time_entries(run, exported, [found])
+    assert timer.calls == [[FOUND]]
+    files, (again,) = latencies(run)
+    assert again["latency_ms"] == files["onnx"]["latency_ms"] == pytest.approx(1.25625)
+    assert again["unsteady"] is False
+    time_entries(run, exported, [found, other])
+    assert timer.calls == [[FOUND], [FOUND, OTHER]]
+    assert heard.lines == ["latency 1/1", "latency 2/2"]
+
+
+def test_a_file_that_was_unsteady_is_measured_again_with_the_comparison(
+    run: Any, timer: Timer
+) -> None:
+    exported = read_json(run.folder / "export/export.json")
+    timer.unsteady = True
+    time_run(run, exported)
+    timer.unsteady = False
+    time_entries(run, exported, latencies(run)[1][:1])
+    assert len(timer.calls) == 2
+    assert latencies(run)[1][0]["unsteady"] is False
 
 
 def test_a_run_that_was_not_exported_has_nothing_to_measure(run: Any, timer: Timer) -> None:
