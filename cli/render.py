@@ -236,14 +236,23 @@ def show_networks(rows: Iterable["Row"]) -> None:
     if any(row.chance for row in rows):
         echo("*: no better than chance.")
     if external:
-        told = (
-            "external: a file of another tool, NOT trained by this recipe. Floats that it takes "
-            "are normalized as its metadata say, else as the run's images."
-        )
-        if any(row.flops is None for row in external):
-            told += " FLOPs -: it cannot be counted; --json says why."
-        echo(click.wrap_text(told, 80))
+        echo(click.wrap_text(_about_external(external), 80))
     echo()
+
+
+def _about_external(rows: Sequence["Row"]) -> str:
+    exported = [row.name for row in rows if row.exported]
+    told = "external: a file of another tool, NOT trained by this recipe."
+    if len(exported) == len(rows):
+        told = "external: a file that mobilenas exported, as its metadata say;"
+    elif exported:
+        told += f" {', '.join(exported)}: mobilenas exported it, as its metadata say;"
+    if exported:
+        told += " it may be trained by another recipe."
+    told += " Floats that it takes are normalized as its metadata say, else as the run's images."
+    if any(row.flops is None for row in rows):
+        told += " FLOPs -: it cannot be counted; --json says why."
+    return told
 
 
 def show_sweep(runs: Iterable["SweptRun"]) -> None:

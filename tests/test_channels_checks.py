@@ -60,6 +60,10 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [
         lambda m, x: m.logits(x),
         lambda m, x: F.log_softmax(m.logits(x), 1),
+        lambda m, x: 5 * m.logits(x).sigmoid(),
+        lambda m, x: m.logits(x) * m.logits(x).sigmoid(),
+        lambda m, x: m.fc(m.maps(x).mean((2, 3)).sigmoid()),
+        lambda m, x: F.relu6(m.logits(x)),
         lambda m, x: F.dropout(m.logits(x), 0.5, m.training),
         lambda m, x: m.logits(x.clone().mul_(2)),
     ],
@@ -115,6 +119,15 @@ class Deep(nn.Module):
         (lambda m, x: (m.logits(x),) * 2 if m.training else m.logits(x), "gives a tuple in train"),
         (lambda m, x: m.logits(x)[:2], r"float32 \[2, 4\] for 5 images in training mode"),
         (lambda m, x: m.logits(x).softmax(1), "gives probabilities; it must give logits"),
+        *(
+            (forward, "each a probability; .* leave out the sigmoid")
+            for forward in (
+                lambda m, x: m.logits(x).sigmoid(),
+                lambda: nn.Sequential(Net(lambda m, x: m.logits(x)), nn.Sigmoid()),
+                lambda m, x: F.hardsigmoid(m.logits(x)),
+                lambda m, x: torch.special.expit(m.logits(x)[:, :, None]).flatten(1),
+            )
+        ),
         (lambda m, x: m.logits(x.mul_(2)), "changes the images that it is given"),
         (lambda m, x: m.logits(x) * 1e30 * 1e30, "logits that are not finite in training mode"),
         (lambda m, x: m.logits(x) + (m.logits(x) * 0).sqrt(), "gradient of .* is not finite"),

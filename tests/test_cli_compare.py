@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -157,7 +158,10 @@ def test_test_images_that_are_not_those_of_the_run(begun: Path) -> None:
 def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
     shutil.copytree(whole_run.folder, "first")
     shutil.copytree(whole_run.folder, "second")
-    shutil.copy(whole_run.folder / "export/model.onnx", "other.onnx")
+    shutil.copy(whole_run.folder / "export/model.onnx", "own.onnx")
+    foreign = onnx.load("own.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, "other.onnx")
     words = ("first", "second", "other.onnx", "--quiet")
     shown = answer(*words, "--out", "both")
     assert max(map(len, shown.splitlines())) <= 80
@@ -169,6 +173,11 @@ def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
         "NOT trained by this",
     ):
         assert text in shown
+    assert "that mobilenas exported" not in shown
+    alone = answer("first", "own.onnx", "--quiet")
+    assert "a file that mobilenas exported" in alone and "NOT trained" not in alone
+    both = " ".join(answer("first", "own.onnx", "other.onnx", "--quiet").split())
+    assert "NOT trained by this recipe. own.onnx: mobilenas exported it" in both
     assert "second against first: +0.00 points, one seed: no difference shown;" in shown
     kept = json.loads(Path("both/compare.json").read_text(encoding="utf-8"))
     own = json.loads(Path("first/compare.json").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenas.compare.external import describe, open_external, size_bytes
+from mobilenas.compare.table import summarize
 from mobilenas.cost.recount import count_onnx
 from mobilenas.data import ImageData, batches
 from mobilenas.errors import FileError
@@ -100,12 +101,25 @@ def test_a_file_of_ours_gets_what_its_own_run_measured(
     path = tmp_path / "ours.onnx"
     export_onnx(module, path, image_size=SIDE, channels=3, metadata=own)
     entry = describe(open_external(path, micro_images), micro_images)
+    assert entry["exported"] is False  # any tool may name labels and moments
     shown = [
         (2 * images * torch.tensor(micro_images.std).view(3, 1, 1) + shift, labels)
         for images, labels in batches(micro_images.test, micro_images, batch_size=64, seed=None)
         for shift in [2 * torch.tensor(micro_images.mean).view(3, 1, 1) - 1]
     ]
     assert entry["top1"] == evaluate_onnx(path, shown)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_file_that_mobilenas_exported_is_known_by_its_metadata(
+    tmp_path: Path, micro_images: ImageData, exported: bool
+) -> None:
+    metadata = described(micro_images.classes) | ({"counting_rule": "a"} if exported else {})
+    external = open_external(linear(tmp_path / "x.onnx", metadata=metadata), micro_images)
+    entry = describe(external, micro_images)
+    assert entry["exported"] is exported
+    (row,) = summarize([entry | {"latency_ms": 1.0}])
+    assert row.exported is exported
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ IMAGES = 5
 """In a batch: neither 1 nor the traced 2."""
 _TOLERANCE = 1e-3  # of the largest logit; float32 kernels differ by 1e-5
 _NOISE = 0.1
+_SHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""ONNX operators that leave values as they are."""
 
 
 def check_base(base: Base, given: nn.Module | None) -> None:
@@ -131,10 +134,16 @@ class _Trial:
                 with self._running("on its way to ONNX"):
                     export_onnx(twin, path, image_size=side, channels=channels, metadata={})
                 check_parity(twin, path, [self.images])
-                return count_onnx(path)
+                last, file = _last_operator(path), count_onnx(path)
             except FileError as error:
                 told = str(error).replace(str(path), "its ONNX file")
                 raise MobileNASError(f"{self.name}: {told}") from error
+        if last in ("Sigmoid", "HardSigmoid"):
+            raise MobileNASError(
+                f"{self.name} gives numbers between 0 and 1, each a probability; it must give "
+                "logits: leave out the sigmoid"
+            )
+        return file
 
     def _logits(self, model: nn.Module, images: Tensor, mode: str) -> Tensor:
         """Run the model; refuse outputs that are not [N, classes], and changes of the images."""
@@ -183,6 +192,16 @@ def _make_generic(model: nn.Module) -> None:
     for weight in model.parameters():
         fan_in = weight[0].numel() if weight.dim() else 1
         weight.add_(torch.randn_like(weight), alpha=_NOISE / math.sqrt(max(1, fan_in)))
+
+
+def _last_operator(path: Path) -> str:
+    """Return what an ONNX file computes last; empty where that is its input."""
+    graph = onnx.load(str(path)).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in _SHAPING:
+        node = makers.get(node.input[0])
+    return "" if node is None else node.op_type
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

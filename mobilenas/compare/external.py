@@ -1,4 +1,4 @@
-"""ONNX files of other tools: whether they fit a run's images, and how many of them they get right.
+"""ONNX files from elsewhere: whether they fit a run's images, and how many of them they get right.
 
 Nothing here knows how a file was trained: it stands beside the networks of a run as `external`.
 """
@@ -37,6 +37,11 @@ class External:
     """The file in onnxruntime: it takes uint8 [1, S, S, 3] or float32 [1, 3, S, S]."""
     metadata: ModelMetadata
     """What floats are normalized by: the file's own metadata, else the images' moments."""
+
+    @property
+    def exported(self) -> bool:
+        """Whether mobilenas exported it, as its metadata say; of its training they say nothing."""
+        return OWN_KEY in self.model.metadata
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits [classes] of one image, uint8 [S, S, 3]; FileError where the file does not run."""
@@ -130,6 +135,7 @@ def describe(external: External, data: ImageData) -> dict[str, Any]:
         "size_bytes": size_bytes(external.path),
         "onnx": str(external.path),
         "arch": None,
+        "exported": external.exported,
     }
 
 

@@ -58,6 +58,8 @@ class Row:
     """Whether one of the networks is known to be no better than chance."""
     run: str | None = None
     """Run folder, where networks of several stand side by side; None for external ones."""
+    exported: bool = False
+    """Whether an external file is one that mobilenas exported."""
 
 
 def read_networks(path: Path) -> list[dict[str, Any]]:
@@ -132,6 +134,7 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         top1_best=max(top1),
         chance=not all(entry.get(FLAG, True) for entry in group),
         run=group[0].get("run"),
+        exported=group[0].get("exported", False),
     )
 
 
