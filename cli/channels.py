@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from .options import RULE, folder_options, job_options, output_options
+from .options import PATH, RULE, folder_options, job_options, output_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ def _choice(name: str, legal: tuple[str, ...], text: str) -> Callable[[F], F]:
 )
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Weights the model comes with, a safetensors file; a run folder brings its own.",
 )

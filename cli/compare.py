@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import MOBILENETS, RULE, allow_model_option, output_options
+from .options import MOBILENETS, PATH, RULE, allow_model_option, output_options
 from .terminal import echo
 
 RANDOM = "random"
@@ -24,7 +24,7 @@ def baselines(text: str) -> tuple[str, ...]:
 
 
 @click.command(name="compare", epilog=RULE)
-@click.argument("paths", metavar="[RUN|FILE.onnx]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="[RUN|FILE.onnx]...", nargs=-1, type=PATH)
 @click.option(
     "--baselines",
     "names",
@@ -43,7 +43,7 @@ def baselines(text: str) -> tuple[str, ...]:
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder to write a comparison of several to.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")

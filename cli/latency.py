@@ -9,7 +9,7 @@ import click
 
 from mobilenas.progress import Reporter
 
-from .options import ACTIVATIONS, PRECISIONS, json_option, output_options, size
+from .options import ACTIVATIONS, PATH, PRECISIONS, json_option, output_options, size
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _SPACE = (
     ),
     click.option(
         "--networks",
-        type=click.IntRange(min=4),
+        type=click.IntRange(4, 1000),
         metavar="N",
         help="Whole networks to calibrate and test with; 45.",
     ),
@@ -143,7 +143,7 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace the profile
 @_space_options
 @_threads
 @click.option("--provider", metavar="NAME", help=f"Of onnxruntime; {PROVIDER}.")
-@click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Least rounds; 16.")
+@click.option("--rounds", type=click.IntRange(1, 10_000), metavar="N", help="Least rounds; 16.")
 @_name
 @_overwrite
 @output_options
@@ -227,7 +227,7 @@ def _time_files(
 
 @click.command(name="kit")
 @_space_options
-@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", metavar="FOLDER", type=PATH, help="Folder to write.")
 @output_options
 @click.pass_context
 def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
@@ -254,12 +254,12 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
 
 
 @click.command(name="import")
-@click.argument("results", metavar="kit-results.json", type=click.Path(path_type=Path))
+@click.argument("results", metavar="kit-results.json", type=PATH)
 @click.option(
     "--kit",
     "folder",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The kit these must be results of.",
 )
 @_name
@@ -291,7 +291,7 @@ def import_(
 @click.option(
     "--times",
     metavar="times.csv",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Columns network,latency_ms: an arch.json or a MobileNet, and what it took.",
 )
 @click.option(

@@ -37,6 +37,20 @@ CALIBRATIONS = ("minmax", "entropy", "percentile")
 CORRECTIONS = ("equalize", "bias")
 
 
+class NamedPath(click.Path):
+    """A file or folder; an empty name is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = NamedPath(path_type=Path)
+"""The type of every option and argument that names a file or a folder."""
+
+
 def size(text: str) -> int:
     """Read 500k, 1.5M or 2G; for click, as the type of an option."""
     try:
@@ -201,7 +215,7 @@ _SEARCH = (
         "is deprecated by Android).",
     ),
     click.option("--rival", is_flag=True, help="Give random networks the search's time, too."),
-    _count("--rank", 0, "Networks to measure the supernet's ranking on; 0 unless said."),
+    _count("--rank", 0, "Networks to measure the supernet's ranking on, 3 or more; 0 unless said."),
 )
 
 
@@ -230,9 +244,7 @@ allow_model_option: Callable[[Any], Any] = click.option(
 """--allow-model: from a file alone nothing is imported."""
 
 _FOLDER = (
-    click.option(
-        "--out", metavar="RUN", type=click.Path(path_type=Path), help="The run folder to write."
-    ),
+    click.option("--out", metavar="RUN", type=PATH, help="The run folder to write."),
     click.option("--resume", is_flag=True, help="Go on with the run in --out."),
     click.option("--overwrite", is_flag=True, help="Replace the run in --out."),
     allow_model_option,
@@ -272,7 +284,7 @@ json_option: Callable[[Any], Any] = _OUTPUT[1]
 """--json for commands that show no progress."""
 run_argument: Callable[[Any], Any] = _stacked(
     (
-        click.argument("folder", metavar="RUN", type=click.Path(path_type=Path)),
+        click.argument("folder", metavar="RUN", type=PATH),
         allow_model_option,
     )
 )

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import click
 
-from .options import json_option
+from .options import PATH, json_option
 
 
 @click.command(name="predict")
-@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
-@click.argument(
-    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("model", metavar="MODEL", type=PATH)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=PATH)
 @click.option(
     "--top",
     type=click.IntRange(min=1),

@@ -8,7 +8,7 @@ import click
 
 from mobilenas.config import counted
 
-from .options import PRECISIONS, json_option, output_options
+from .options import PATH, PRECISIONS, json_option, output_options
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def remove(name: str, as_json: bool) -> None:
 @click.option(
     "--out",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Folder to write.",
 )

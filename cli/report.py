@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from .options import allow_model_option, output_options
+from .options import PATH, allow_model_option, output_options
 from .terminal import echo
 
 
 @click.command(name="report")
-@click.argument("folder", metavar="RUN|SWEEP", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN|SWEEP", type=PATH)
 @allow_model_option
 @output_options
 def command(folder: Path, as_json: bool, **_: bool) -> None:

@@ -63,6 +63,9 @@ def side_by_side(
     does. MobileNASError says what differs, or which file does not fit.
     """
     check_alike(runs)
+    for path in files:
+        if not path.is_file():
+            raise FileError(f"{path} does not exist")
     data = runs[0].data
     opened = [open_external(path, data) for path in files]
     networks: list[dict[str, Any]] = []

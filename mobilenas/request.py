@@ -189,6 +189,8 @@ class Request:
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
+        if self.warmup is not None and self.search_epochs is not None:
+            check_between(self, "warmup", 0, self.search_epochs)
 
     @property
     def _default_random(self) -> int:

@@ -29,6 +29,7 @@ from mobilenas.profiling.profile import Profile, ProfileError, read_profile, wri
 from mobilenas.progress import Reporter, Silent
 from mobilenas.search import FinalistSettings, SearchSettings, space_for
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS
+from mobilenas.search.rank import FEWEST as FEWEST_RANKED
 from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces import MOBILENETS
 from mobilenas.spaces.any import RUN_SPACES, WIDTHS, AnySpace
@@ -143,7 +144,10 @@ class RunSettings:
         check_between(self, "random", 0, 10_000)
         check_between(self, "seed", 0, 2**31 - 1)
         check_between(self, "seeds", 1, 1000)
-        check_between(self, "rank", 0, 10_000)
+        if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
+            raise MobileNASError(
+                f"rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
+            )
         check_between(self, "threads", 1, 1024)
         check_choice("device", self.device, DEVICES)
         if self.device == "cuda" and not torch.cuda.is_available():

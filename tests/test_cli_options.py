@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 
 import click
@@ -67,6 +68,25 @@ def test_every_field_of_a_request_is_an_option(name: str) -> None:
     others |= {"dry_run"} if name == "search" else set()
     given = {param.name for param in command_named(name).params}
     assert given - others == {field.name for field in fields(Request)}
+
+
+def all_commands() -> Iterator[click.Command]:
+    for name in entry.COMMANDS:
+        command = command_named(name)
+        yield from command.commands.values() if isinstance(command, click.Group) else (command,)
+
+
+def test_an_empty_name_is_no_path() -> None:
+    paths = [
+        parameter
+        for command in all_commands()
+        for parameter in command.params
+        if isinstance(parameter.type, click.Path)
+    ]
+    assert len(paths) > 15
+    for parameter in paths:
+        with pytest.raises(click.BadParameter, match=r"it is empty|'' does not exist"):
+            parameter.type.convert("", parameter, None)
 
 
 def test_flops_and_macs_are_one_option() -> None:

@@ -185,6 +185,10 @@ def test_a_file_that_does_not_fit_stops_before_anything_is_compared(
     (tmp_path / "x.onnx").write_text("no model", encoding="utf-8")
     with pytest.raises(FileError, match="is not an ONNX file"):
         side_by_side([first], [tmp_path / "x.onnx"])
+    del first.data  # the images are not read for a file that is not there
+    with pytest.raises(FileError, match=r"y\.onnx does not exist"):
+        side_by_side([first], [tmp_path / "y.onnx"])
+    assert "data" not in vars(first)
     assert measured == []
 
 

@@ -42,6 +42,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "no budget was given"),
     ({"flops": 10**8, "keep": "1/3"}, "keep '1/3' cannot be read"),
     ({"flops": 10**8, "temperature": "hot"}, "temperature 'hot' cannot be read"),
+    ({"flops": 10**8, "temperature": ""}, "temperature '' cannot be read"),
+    ({"flops": 10**8, "rank": 1}, "rank is 1; it must be 0 or between 3 and 10000"),
+    ({"flops": 10**8, "rank": 2}, "rank is 2; it must be 0 or"),
+    ({"space": "cell", "rank": 2}, "rank is 2; it must be 0 or"),
+    ({"flops": 10**8, "rank": 10_001}, "rank is 10001; it must be 0 or"),
+    ({"flops": 10**8, "warmup": 6, "search_epochs": 5}, "warmup is 6; it must be between 0 and 5"),
     ({"flops": 10**8, "order": 2}, "--order 2 is not published for mobilenas"),
     ({"flops": 10**8, "seeds": 0}, "seeds is 0"),
     ({"flops": 10**8, "baselines": ("resnet",)}, "baseline is 'resnet'"),
@@ -101,6 +107,18 @@ def test_every_budget_of_a_sweep_is_checked_before_an_image_is_decoded(
             command="test",
             reporter=Silent(),
         )
+
+
+def test_the_numbers_of_a_ranking_are_checked_in_sweeps_and_ablations_too(
+    photos: str, tmp_path: Path
+) -> None:
+    shared: dict[str, Any] = {"command": "test", "reporter": Silent()}
+    asked = {"data": photos, "rank": 2}
+    with pytest.raises(MobileNASError, match="rank is 2"):
+        start_sweep(tmp_path / "sweep", asked, flops=(10**8,), **shared)
+    with pytest.raises(MobileNASError, match="rank is 2"):
+        request = Request(data=photos, rank=2, flops=10**8)
+        start_ablation(tmp_path / "ablation", request, "mobilenas,random", **shared)
 
 
 @pytest.mark.parametrize(

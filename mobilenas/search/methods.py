@@ -128,7 +128,7 @@ def settings_for(
         )
     warmup = min(given.get("warmup", round(epochs * method.warmup)), epochs)
     steps = max(1, alpha_steps * (epochs - warmup))
-    temperature = given.get("temperature")
+    given_tau = given.get("temperature")
     plain = {part: given[part] for part in ("constraint", "strength", "on_collapse") & given.keys()}
     return SearchSettings(
         epochs=epochs,
@@ -141,7 +141,7 @@ def settings_for(
         none=cells and given.get("none", method.none),
         edge_weights=given.get("edge_weights", method.edge_weights) if cells else "none",
         sampler=_sampler(method.sampler, given),
-        temperature=Temperature.parse(temperature) if temperature else method.temperature,
+        temperature=method.temperature if given_tau is None else Temperature.parse(given_tau),
         entropy=_entropy(method.entropy, given, cells),
         **plain,
     )
