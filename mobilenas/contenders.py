@@ -16,6 +16,7 @@ from mobilenas.errors import BudgetError, FileError
 from mobilenas.files import write_json
 from mobilenas.records import ArchRecord, read_record
 from mobilenas.runs import Run
+from mobilenas.search import FINALISTS
 from mobilenas.spaces import Arch, read_arch
 
 ARCH_FILE = "arch.json"
@@ -107,7 +108,7 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
             run.settings.finalists,
             run.settings.recipe,
             seconds=spent,
-            checkpoint=folder / "finalists.pt",
+            folder=folder / "search" / FINALISTS,
             seed=seed,
             device=run.settings.device,
             reporter=run.reporter,

@@ -37,8 +37,6 @@ class Speeds:
     """One image that the supernet classifies."""
     step: float
     """A step of the final training of a network of the budgets."""
-    finalist_step: float
-    """The same in the smaller batches of the finalists."""
     image: float
     """One image that such a network classifies."""
     export: float
@@ -61,9 +59,7 @@ def measure_speeds(run: Run, clock: Clock) -> Speeds:
 def _measure_speeds(run: Run, clock: Clock) -> Speeds:
     settings, data = run.settings, run.data
     arch = run.budgets.space.arch(run.budgets.random(random.Random(settings.seed)))
-    finalist = settings.finalists.recipe(settings.recipe)
     step, image = _network_speeds(run, arch, settings.recipe, clock)
-    finalist_step, _ = _network_speeds(run, arch, finalist, clock)
     weight_step = alpha_step = supernet_image = 0.0
     if not isinstance(arch, WidthsArch):
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
@@ -86,7 +82,6 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         alpha_step=alpha_step,
         supernet_image=supernet_image,
         step=step,
-        finalist_step=finalist_step,
         image=image,
         export=export,
     )
@@ -165,9 +160,12 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.finalists
     if how.count < 2:
         return 0.0
-    rung = replace(how.recipe(settings.recipe), epochs=how.epochs, warmup_epochs=0.0)
-    one = _training(rung, data, speeds.finalist_step, 0.0) + len(data.val) * speeds.image
-    return sum(how.rungs(how.count)) * one
+    rung = replace(settings.recipe, epochs=how.epochs, warmup_epochs=0.0)
+    one = _training(rung, data, speeds.step, speeds.image)
+    sizes = how.rungs(how.count)
+    # the winner's epochs are the first of its final training; channel sizes begin anew
+    lost = sum(sizes) - (0 if settings.widths is not None else len(sizes))
+    return lost * one
 
 
 def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> float:

@@ -23,7 +23,7 @@ def _below(folder: str, names: Iterable[str]) -> tuple[str, ...]:
 _TRAINING = ("checkpoint.pt", "log.jsonl", "train.json", "best.safetensors", "last.safetensors")
 _SEARCH = (
     *("checkpoint.pt", "log.jsonl", "candidates.json", "rank.json"),
-    *("finalists.pt", "finalists.json", *_below("finalists/*", _TRAINING)),
+    *("finalists.json", *_below("finalists/*", _TRAINING)),
 )
 _MODELS = tuple(
     f"model{precision}{layout}.onnx"
@@ -42,7 +42,7 @@ _NETWORK = (
 _RUN = (
     *("run.json", "profile.json", "compare.json", "result.json", "report.html", *_NETWORK),
     *_below("repeats/seed-*", _NETWORK),
-    *_below("compare/*-seed-*", (*_NETWORK, "rival.json", "finalists.pt")),
+    *_below("compare/*-seed-*", (*_NETWORK, "rival.json")),
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into folders: it counts as nothing, and stays."""

@@ -40,7 +40,7 @@ from mobilenas.profiling.confirm import is_here
 from mobilenas.quantization import Int8Settings
 from mobilenas.records import TrainRecord, read_record
 from mobilenas.runs import COMPARE_FILE, Run
-from mobilenas.search import search
+from mobilenas.search import FINALISTS, search
 from mobilenas.spaces import (
     Arch,
     CellArch,
@@ -375,6 +375,7 @@ def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[st
         reporter=run.reporter,
         stage=stage,
         network=_given_network(run, arch),
+        begun=folder.parent / "search" / FINALISTS,
     )
     record = asdict(result)
     write_json(path, record)

@@ -157,14 +157,6 @@ class FinalistsRecord(TypedDict):
     archs: list[Object]
 
 
-class FinalistsState(TypedDict):
-    """search/finalists.pt."""
-
-    scores: list[Score]
-    trainers: Object
-    seconds: Amount
-
-
 class Agreement(TypedDict):
     """How well networks are ranked."""
 

@@ -39,7 +39,7 @@ _SMALL_SET = 5000
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
 # so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.13
+_SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)

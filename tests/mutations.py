@@ -200,7 +200,7 @@ def halving(data: Any, folder: Path) -> SuccessiveHalving:
         data,
         FinalistSettings(count=2, epochs=1),
         RECIPE,
-        checkpoint=folder / "search/finalists.pt",
+        folder=folder / "search/finalists",
         seed=0,
         device="cpu",
         reporter=SILENT,
@@ -315,7 +315,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
         "search/checkpoint.pt": lambda place: _train_supernet(
             searcher(budgets, data), place / "search", "id", SILENT
         ),
-        "search/finalists.pt": lambda place: halving(data, place).best([arch, arch]),
+        "search/finalists/0/checkpoint.pt": lambda place: halving(data, place).best([arch, arch]),
     }
     everything = [
         title for title, _ in SECTIONS if not title.startswith(("Published", "How FLOPs"))

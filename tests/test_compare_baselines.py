@@ -11,11 +11,11 @@ from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.errors import BudgetError
+from mobilenas.files import write_text
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, finalists
 from mobilenas.spaces import MOBILENETS, PLACEMENTS, MobileArch
-from mobilenas.train import Recipe, trainer
-from mobilenas.train.trainer import Evaluation
+from mobilenas.train import CHECKPOINT, Recipe, trainer
 
 SIDE, CLASSES = 32, 10
 BUDGETS = [
@@ -23,7 +23,7 @@ BUDGETS = [
     (Budget(cost="params", limit=150_000),),
     (Budget(cost="flops", limit=3_000_000), Budget(cost="memory", limit=60_000)),
 ]
-RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, warmup_epochs=0.0)
+RECIPE = Recipe(epochs=6, batch_size=16, learning_rate=0.05, warmup_epochs=0.0)
 
 
 def keeps_all(arch: MobileArch, budgets: tuple[Budget, ...]) -> bool:
@@ -127,43 +127,20 @@ def test_no_random_network_under_an_impossible_budget(
         random_networks(impossible, 1, [0])
 
 
-class Clock:
-    """Stands for time: an epoch lasts one second."""
-
-    now = 0.0
-
-
-class TimedTrainer:
-    """Trains in no time and by the clock."""
-
-    clock: Clock
-
-    def __init__(
-        self, arch: MobileArch, data: ImageData, recipe: Recipe, *, seed: int, device: str
-    ) -> None:
-        self.arch, self.data, self.done = arch, data, 0
-
-    def run_epoch(self) -> None:
-        self.clock.now += 1
-        self.done += 1
-
-    def evaluate(self, split: Split) -> Evaluation:
-        assert split is self.data.val
-        return Evaluation(top1=costs(self.arch).params / 1e4, loss=0.0, predictions=None)  # type: ignore[arg-type]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = state["done"]
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    TimedTrainer.clock = Clock()
-    monkeypatch.setattr(finalists, "Trainer", TimedTrainer)
-    monkeypatch.setattr(finalists, "clock", lambda device: TimedTrainer.clock.now)
-    return TimedTrainer.clock
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Training in no time, an epoch of which counts as a second; one entry for each epoch."""
+    epochs_of: list[int] = []
+
+    def part(epochs: int, arch: MobileArch, *_: Any, folder: Path, **__: Any) -> list[Any]:
+        path = folder / CHECKPOINT
+        done = int(path.read_text()) if path.exists() else 0
+        epochs_of.extend([int(folder.name)] * (epochs - done))
+        write_text(path, str(max(epochs, done)))
+        return [{"val_top1": costs(arch).params / 1e4, "seconds": 1.0}] * epochs
+
+    monkeypatch.setattr(finalists, "train_part", part)
+    return epochs_of
 
 
 def race(
@@ -176,7 +153,7 @@ def race(
         FinalistSettings(count=4, epochs=epochs),
         RECIPE,
         seconds=seconds,
-        checkpoint=folder / "finalists.pt",
+        folder=folder,
         device="cpu",
         **given,
     )
@@ -184,26 +161,39 @@ def race(
 
 @pytest.mark.parametrize("seconds", [12, 40, 100, 333])
 def test_as_many_rivals_enter_as_the_time_allows(
-    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock, seconds: float
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    trained: list[int],
+    seconds: float,
 ) -> None:
     arch, entered, spent = race(tiny_budgets, tiny_images, tmp_path, seconds)
-    settings = FinalistSettings(count=4, epochs=2)
-    assert spent == clock.now == 2 * sum(settings.rungs(entered)) <= seconds
-    assert 2 * sum(settings.rungs(entered + 1)) > seconds
+
+    def lost(count: int) -> int:
+        """Epochs of those that do not win; the winner's are part of its final training."""
+        rungs = FinalistSettings(count=4, epochs=2).rungs(count)
+        return 2 * (sum(rungs) - len(rungs))
+
+    assert spent == lost(entered) <= seconds < lost(entered + 1)
+    assert len(trained) == spent + max(trained.count(n) for n in trained)
     source = random.Random("rival/3")
     archs = [tiny_budgets.space.arch(tiny_budgets.random(source)) for _ in range(entered)]
     assert arch == max(archs, key=lambda a: costs(a).params)
 
 
 def test_two_rivals_enter_however_little_time_there_is(
-    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, trained: list[int]
 ) -> None:
     assert race(tiny_budgets, tiny_images, tmp_path, 0)[1] == 2
 
 
 @pytest.mark.parametrize("killed_after", [1, 5, 17])
 def test_a_killed_rival_goes_on(
-    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, clock: Clock, killed_after: int
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    trained: list[int],
+    killed_after: int,
 ) -> None:
     whole = race(tiny_budgets, tiny_images, tmp_path / "whole", 60)
 
@@ -214,8 +204,10 @@ def test_a_killed_rival_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         race(tiny_budgets, tiny_images, tmp_path, 60, reporter=Kill())
+    before = len(trained)
     assert race(tiny_budgets, tiny_images, tmp_path, 60) == whole
-    assert clock.now == 2 * whole[2]
+    # as many epochs as the undisturbed one, before the kill and after it
+    assert len(trained) == 2 * (before - killed_after * 2)
 
 
 def test_rivals_train_on_training_images_only(

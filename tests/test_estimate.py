@@ -28,7 +28,6 @@ SPEEDS = Speeds(
     alpha_step=10.0,
     supernet_image=0.0,
     step=100.0,
-    finalist_step=1000.0,
     image=0.0,
     export=1e4,
 )
@@ -57,12 +56,12 @@ def run(micro_space: MobileSpace, micro_images: ImageData) -> Run:
 
 
 def test_parts_are_steps_times_their_seconds(micro_images: ImageData) -> None:
-    # 100 training images: batches of 32, of the supernet 16 of each half, of the finalists 8
+    # 100 training images: batches of 32, of the supernet 16 of each half
     asked = settings(100, seeds=2)
     found = parts(asked, micro_images, SPEEDS, mobilenets=3)
     assert found == {
         "search": 2 * (3 * 3 * 1.0 + 2 * 3 * 10.0),
-        "finalists": 2 * (3 + 2) * 12 * 1000.0,  # 3, then 2 of them, an epoch each
+        "finalists": 2 * (3 + 2 - 2) * 3 * 100.0,  # 3, then 2, without the winner
         "final training": 2 * 4 * 3 * 100.0,
         "baselines": (2 * 3 + 2) * 4 * 3 * 100.0,
         "export": (2 + 2 * 3 + 2) * 1e4,
@@ -91,7 +90,7 @@ def test_images_that_are_classified_take_time(micro_images: ImageData) -> None:
     assert after["final training"] - before["final training"] == 4 * len(micro_images.val)
     assert after["export"] - before["export"] == 3 * len(micro_images.test)
     assert after["search"] > before["search"]
-    assert after["finalists"] - before["finalists"] == 5 * len(micro_images.val)
+    assert after["finalists"] - before["finalists"] == 3 * len(micro_images.val)
 
 
 def test_steps_are_timed_by_the_clock_and_leave_no_trace(
@@ -104,7 +103,6 @@ def test_steps_are_timed_by_the_clock_and_leave_no_trace(
     # one second passes in whatever is timed: an epoch of a step, an epoch of two, all images
     assert (speeds.weight_step, speeds.alpha_step, speeds.export) == (1.0, 0.0, 1.0)
     assert speeds.step == 1 / 2
-    assert speeds.finalist_step == 1 / 2
     assert speeds.image == speeds.supernet_image == 1 / 100
     assert all(seconds > 0 for seconds in estimate(run, ticks()).values())
     assert torch.equal(torch.get_rng_state(), state)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mobilenas import pipeline
-from mobilenas.files import load_checkpoint, read_json, read_jsonl
+from mobilenas.files import read_json, read_jsonl
 from mobilenas.progress import Silent
 from mobilenas.request import Request, start
 
@@ -31,20 +31,20 @@ def killed(struck: Any, whole_run: Any, tmp_path_factory: pytest.TempPathFactory
     """The folder of the run that was killed in the supernet, finalists, train and compare."""
     folder, request = tmp_path_factory.mktemp("killed") / "run", whole_run.request
 
-    def killed_at(ending: str) -> None:
-        """Go on with the run until this file would come into place for the second time."""
-        done = struck(DRIVER, folder, json.dumps(request), at=ending, nth=2, by=signal.SIGKILL)
+    def killed_at(ending: str, nth: int = 2) -> None:
+        """Go on with the run until this file would come into place for the n-th time."""
+        done = struck(DRIVER, folder, json.dumps(request), at=ending, nth=nth, by=signal.SIGKILL)
         assert done.returncode == -signal.SIGKILL, done.stderr
 
     killed_at("search/checkpoint.pt")
     assert len(read_jsonl(folder / "search/log.jsonl")) == 1
 
-    killed_at("search/finalists.pt")
-    assert len((load_checkpoint(folder / "search/finalists.pt") or {})["scores"]) == 1
+    killed_at("search/finalists/1/checkpoint.pt", nth=1)
+    assert len(read_jsonl(folder / "search/finalists/0/log.jsonl")) == 1
     assert not (folder / "arch.json").exists()
 
-    killed_at("train/checkpoint.pt")
-    assert len(read_jsonl(folder / "train/log.jsonl")) == 1
+    killed_at("train/checkpoint.pt", nth=1)
+    assert len(read_jsonl(folder / "train/log.jsonl")) == 2  # those of the finalist
     assert not (folder / "model.safetensors").exists()
 
     first = pipeline.read_networks(whole_run.folder / "compare.json")[1]

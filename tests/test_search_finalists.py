@@ -8,43 +8,43 @@ from hypothesis import strategies as st
 
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData, Split
+from mobilenas.files import read_jsonl, write_text
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
 from mobilenas.spaces import MobileArch
-from mobilenas.train import Recipe, trainer
-from mobilenas.train.trainer import Evaluation
+from mobilenas.train import (
+    BEST_WEIGHTS,
+    CHECKPOINT,
+    LAST_WEIGHTS,
+    LOG,
+    Recipe,
+    train,
+    train_part,
+    trainer,
+)
 
 RECIPE = Recipe(epochs=5, batch_size=16, learning_rate=0.05, warmup_epochs=2.0)
 SETTINGS = FinalistSettings(count=6, epochs=2)
 
 
-class StubTrainer:
-    """An arch's top-1 is given; counts what is asked of it."""
+class Stub:
+    """Stands for training: an arch's top-1 after each rung is given; counts what is trained."""
 
-    top1: dict[MobileArch, list[float]]
-    epochs: list[MobileArch]
+    def __init__(self, archs: list[MobileArch]) -> None:
+        self.top1 = {arch: [50.0 + 10 * (n == 4)] * 3 for n, arch in enumerate(archs)}
+        self.epochs: list[MobileArch] = []
 
-    def __init__(
-        self, arch: MobileArch, data: ImageData, recipe: Recipe, *, seed: int, device: str
-    ) -> None:
-        self.arch, self.data, self.done = arch, data, 0
-        assert recipe == SETTINGS.recipe(RECIPE)
-        assert (seed, device) == (7, "cpu")
-
-    def run_epoch(self) -> None:
-        self.epochs.append(self.arch)
-        self.done += 1
-
-    def evaluate(self, split: Split) -> Evaluation:
-        assert split is self.data.val
-        rung = self.done // SETTINGS.epochs - 1
-        return Evaluation(top1=self.top1[self.arch][rung], loss=0.0, predictions=None)  # type: ignore[arg-type]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = state["done"]
+    def __call__(
+        self, epochs: int, arch: MobileArch, data: ImageData, recipe: Recipe, **where: Any
+    ) -> list[dict[str, float]]:
+        assert recipe == RECIPE
+        assert (where["seed"], where["device"]) == (7, "cpu")
+        path = where["folder"] / CHECKPOINT
+        done = int(path.read_text()) if path.exists() else 0
+        self.epochs += [arch] * (epochs - done)
+        write_text(path, str(max(done, epochs)))
+        rung = -(-epochs // SETTINGS.epochs) - 1
+        return [{"val_top1": self.top1[arch][rung], "seconds": 1.0}] * epochs
 
 
 @pytest.fixture
@@ -55,11 +55,10 @@ def archs(tiny_budgets: Budgets) -> list[MobileArch]:
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch, archs: list[MobileArch]) -> type[StubTrainer]:
-    StubTrainer.epochs = []
-    StubTrainer.top1 = {arch: [50.0 + 10 * (index == 4)] * 3 for index, arch in enumerate(archs)}
-    monkeypatch.setattr(finalists, "Trainer", StubTrainer)
-    return StubTrainer
+def stub(monkeypatch: pytest.MonkeyPatch, archs: list[MobileArch]) -> Stub:
+    stub = Stub(archs)
+    monkeypatch.setattr(finalists, "train_part", stub)
+    return stub
 
 
 def halving(
@@ -69,7 +68,7 @@ def halving(
         data,
         settings,
         RECIPE,
-        checkpoint=folder / "finalists.pt",
+        folder=folder,
         seed=7,
         device="cpu",
         reporter=reporter or Silent(),
@@ -84,20 +83,17 @@ def test_rungs_go_from_all_to_two_and_never_grow(count: int, epochs: int) -> Non
     assert rungs == sorted(rungs, reverse=True)
 
 
-@given(st.integers(1, 300), st.floats(0, 1))
-def test_the_finalists_recipe_is_of_the_final_ones_kind_and_lasts_all_rungs(
-    epochs: int, warmup: float
+@given(st.integers(1, 300), st.integers(1, 100), st.integers(0, 2))
+def test_a_rung_is_of_the_final_schedule_and_ends_with_it(
+    final: int, epochs: int, rung: int
 ) -> None:
-    recipe = Recipe(epochs=9, batch_size=16, warmup_epochs=9 * warmup, weight_decay=0.01)
     settings = FinalistSettings(count=4, epochs=epochs)
-    short = settings.recipe(recipe)
-    assert short.epochs >= epochs * max(len(settings.rungs(count)) for count in range(2, 50))
-    assert short.warmup_epochs <= recipe.warmup_epochs
-    assert short.weight_decay == 0.01
+    at = settings.epochs_at(rung, Recipe(epochs=final))
+    assert at == epochs * (rung + 1) or at == final < epochs * (rung + 1)
 
 
 def test_the_best_on_validation_images_wins(
-    micro_images: ImageData, tmp_path: Path, stub: type[StubTrainer], archs: list[MobileArch]
+    micro_images: ImageData, tmp_path: Path, stub: Stub, archs: list[MobileArch]
 ) -> None:
     round_ = halving(micro_images, tmp_path)
     assert round_.best(archs) == 4
@@ -110,7 +106,7 @@ def test_the_best_on_validation_images_wins(
 
 
 def test_an_arch_that_falls_behind_later_loses(
-    micro_images: ImageData, tmp_path: Path, stub: type[StubTrainer], archs: list[MobileArch]
+    micro_images: ImageData, tmp_path: Path, stub: Stub, archs: list[MobileArch]
 ) -> None:
     stub.top1 = {arch: [10.0 - index] * 3 for index, arch in enumerate(archs)}
     stub.top1[archs[1]] = [9.0, 99.0, 99.0]
@@ -118,7 +114,7 @@ def test_an_arch_that_falls_behind_later_loses(
 
 
 def test_a_tie_goes_to_the_first(
-    micro_images: ImageData, tmp_path: Path, stub: type[StubTrainer], archs: list[MobileArch]
+    micro_images: ImageData, tmp_path: Path, stub: Stub, archs: list[MobileArch]
 ) -> None:
     stub.top1 = dict.fromkeys(archs, [50.0] * 3)
     assert halving(micro_images, tmp_path).best(archs) == 0
@@ -128,7 +124,7 @@ def test_a_tie_goes_to_the_first(
 def test_a_killed_round_goes_on_without_training_again(
     micro_images: ImageData,
     tmp_path: Path,
-    stub: type[StubTrainer],
+    stub: Stub,
     archs: list[MobileArch],
     killed_after: int,
 ) -> None:
@@ -145,13 +141,54 @@ def test_a_killed_round_goes_on_without_training_again(
         halving(micro_images, tmp_path, Kill()).best(archs)
     assert len(stub.epochs) == SETTINGS.epochs * killed_after
     resumed = halving(micro_images, tmp_path)
-    before = resumed.seconds
+    assert resumed.entered == min(6, killed_after)
     assert resumed.best(archs) == winner
     assert len(stub.epochs) == epochs
-    assert resumed.scores == whole.scores
-    assert resumed.seconds > before > 0
+    assert (resumed.scores, resumed.seconds) == (whole.scores, whole.seconds)
     assert halving(micro_images, tmp_path).best(archs) == winner
     assert len(stub.epochs) == epochs
+
+
+def test_the_winners_epochs_are_not_part_of_what_the_choice_cost(
+    micro_images: ImageData, tmp_path: Path, stub: Stub, archs: list[MobileArch]
+) -> None:
+    round_ = halving(micro_images, tmp_path)
+    assert round_.best(archs) == 4
+    # six archs see two epochs, a second each; two of them, the winner among these, two more
+    assert round_.seconds == 6 * 2 + 2 * 2
+    assert round_.spent_for(4) == 6 * 2 + 2 * 2 - 4
+    assert round_.spent_for(4) < round_.spent_for(5) == 6 * 2 + 2 * 2 - 2
+
+
+def test_the_final_training_continues_what_the_winner_has_begun(
+    micro_images: ImageData, micro_budgets: Budgets, tmp_path: Path
+) -> None:
+    source = random.Random(0)
+    archs = [micro_budgets.space.arch(micro_budgets.random(source)) for _ in range(2)]
+    round_ = halving(micro_images, tmp_path / "rungs", settings=FinalistSettings(count=2, epochs=1))
+    winner = round_.best(archs)
+    given = {"data": micro_images, "recipe": RECIPE, "seed": 7}
+    begun = train(archs[winner], folder=tmp_path / "a", begun=tmp_path / "rungs", **given)
+    alone = train(archs[winner], folder=tmp_path / "b", **given)
+    assert begun.val_top1 == alone.val_top1
+    for name in (BEST_WEIGHTS, LAST_WEIGHTS):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    # its first epochs are those lines of the finalists' log, not trained a second time
+    parts = [read_jsonl(tmp_path / f / LOG) for f in ("a", f"rungs/{winner}")]
+    assert parts[0][:2] == parts[1]
+
+
+def test_a_training_that_nobody_has_begun_starts_afresh(
+    micro_images: ImageData, micro_budgets: Budgets, tmp_path: Path
+) -> None:
+    arch = micro_budgets.space.arch(micro_budgets.random(random.Random(0)))
+    given = {"data": micro_images, "recipe": RECIPE}
+    train_part(1, arch, folder=tmp_path / "begun/0", seed=8, **given)
+    train(arch, folder=tmp_path / "a", begun=tmp_path / "begun", seed=7, **given)
+    train(arch, folder=tmp_path / "b", seed=7, **given)
+    assert (tmp_path / "a" / LAST_WEIGHTS).read_bytes() == (
+        tmp_path / "b" / LAST_WEIGHTS
+    ).read_bytes()
 
 
 def test_training_images_train_and_validation_images_compare(

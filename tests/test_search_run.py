@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mobilenas.search.loop import Searcher
 from mobilenas.search.run import candidates, confirmed
 from mobilenas.search.watch import Watch
 from mobilenas.spaces import MobileArch, MobileSpace
-from mobilenas.train import Evaluation, Recipe
+from mobilenas.train import Evaluation, Recipe, Trainer
 
 SETTINGS = SearchSettings(epochs=3, warmup=1, batch_size=16)
 FINALISTS = FinalistSettings(count=3, epochs=1)
@@ -71,7 +72,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this trains")
 
     monkeypatch.setattr(Searcher, "run_epoch", refuse)
-    monkeypatch.setattr(finalists, "Trainer", refuse)
+    monkeypatch.setattr(Trainer, "run_epoch", refuse)
 
 
 def test_the_found_network_keeps_the_budget_and_uses_it(
@@ -161,7 +162,7 @@ def test_a_killed_search_ends_as_one_that_was_not(
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", ["checkpoint.pt", "finalists.pt"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "finalists/0/checkpoint.pt"])
 def test_a_checkpoint_cut_in_half_is_named(
     done: tuple[Path, SearchResult],
     tiny_budgets: Budgets,
@@ -169,8 +170,7 @@ def test_a_checkpoint_cut_in_half_is_named(
     tmp_path: Path,
     name: str,
 ) -> None:
-    for file in done[0].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(FileError, match="cut or damaged") as caught:
@@ -205,8 +205,7 @@ def test_candidates_that_are_no_networks_of_the_space_are_refused_by_name(
     change: Callable[[dict[str, Any]], None],
     named: str,
 ) -> None:
-    for file in done[0].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
     kept = json.loads((tmp_path / "candidates.json").read_text())
     change(kept)
     (tmp_path / "candidates.json").write_text(json.dumps(kept))
@@ -251,7 +250,7 @@ def test_a_search_that_guesses_is_said_once_and_kept(
 ) -> None:
     guessed = Evaluation(top1=top1, loss=1.6, predictions=torch.zeros(40, dtype=torch.int64))
     monkeypatch.setattr(Searcher, "top1", lambda *_: top1)
-    monkeypatch.setattr(finalists.Trainer, "evaluate", lambda *_: guessed)
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: guessed)
     monkeypatch.setattr(Watch, "heed", lambda *_: [])
     remarks = Remarks()
     result = run(tiny_budgets, tiny_images, tmp_path, remarks)
@@ -290,7 +289,7 @@ def test_without_finalists_the_likeliest_network_wins(
     monkeypatch: pytest.MonkeyPatch,
     count: int,
 ) -> None:
-    monkeypatch.setattr(finalists, "Trainer", None)
+    monkeypatch.setattr(finalists, "train_part", None)
     result = run(
         tiny_budgets, tiny_images, tmp_path, finalists=FinalistSettings(count=count, epochs=1)
     )
@@ -318,7 +317,7 @@ def test_rank_writes_the_ranking(
     run(tiny_budgets, tiny_images, done[0], rank=3)
     quality = json.loads((done[0] / "rank.json").read_text())
     assert quality["networks"] == 3
-    assert quality["epochs"] == FINALISTS.recipe(RECIPE).epochs
+    assert quality["epochs"] == FINALISTS.epochs_at(1, RECIPE)
 
 
 class Stopwatch:

@@ -20,7 +20,7 @@ def rival(
     recipe: Recipe,
     *,
     seconds: float,
-    checkpoint: Path,
+    folder: Path,
     seed: int,
     device: str,
     reporter: Reporter,
@@ -34,19 +34,20 @@ def rival(
         data,
         settings,
         recipe,
-        checkpoint=checkpoint,
+        folder=folder,
         seed=seed,
         device=device,
         reporter=reporter,
     )
     reporter.start("rival", _MOST)
     archs: list[Arch] = []
+    known = halving.entered
     for index in range(_MOST):
-        known = sum(record["rung"] == 0 for record in halving.scores)
-        whole = sum(settings.rungs(max(2, index + 1)))
-        if index >= max(2, known) and halving.seconds / len(halving.scores) * whole > seconds:
+        sizes = settings.rungs(max(2, index + 1))
+        lost = sum(sizes) - len(sizes)  # without the winner's
+        if index >= max(2, known) and halving.seconds / len(halving.scores) * lost > seconds:
             break
         archs.append(budgets.space.arch(budgets.random(source)))
         halving.score(archs[-1], index, 0)
     winner = halving.best(archs)
-    return archs[winner], len(archs), halving.seconds
+    return archs[winner], len(archs), halving.spent_for(winner)

@@ -1,11 +1,12 @@
 """Bilevel search, discretization, finalists."""
 
-from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
+from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.run import Confirm, SearchResult, search
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.space import space_for
 
 __all__ = [
+    "FINALISTS",
     "Confirm",
     "FinalistSettings",
     "SearchResult",

@@ -1,21 +1,24 @@
-"""The last round of a search: a few archs trained from scratch by successive halving.
+"""The last round of a search: a few archs begin their final training, and the better ones go on.
 
-Jamieson and Talwalkar 2016. They train on training images and are compared on validation images.
+Successive halving (Jamieson and Talwalkar 2016) on the final schedule itself, not on a short one:
+the order of networks after a short schedule is another. They train on training images and are
+compared on validation images. The winner's epochs are the first of its final training, which
+continues them (`train(..., begun=...)`), so they are not paid for twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mobilenas.config import check_between
 from mobilenas.data import ImageData
-from mobilenas.files import load_checkpoint, restoring, save_checkpoint
-from mobilenas.progress import Reporter, clock
-from mobilenas.records import FinalistsState, check_record
+from mobilenas.progress import Reporter
 from mobilenas.spaces import Arch
-from mobilenas.train import Recipe, Trainer
+from mobilenas.train import CHECKPOINT, Recipe, train_part
 
+FINALISTS = "finalists"
+"""Below the folder of a search: a folder for each training that has begun."""
 _RUNGS = 3
 _FEW = 6
 
@@ -39,22 +42,13 @@ class FinalistSettings:
         last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
         return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
 
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """Return the recipe of three rungs, of which few archs see two: epochs of many small steps.
-
-        After few large steps the shallow archs lead, which learn fast and end lower.
-        """
-        return replace(
-            recipe,
-            epochs=_RUNGS * self.epochs,
-            batch_size=max(2, recipe.batch_size // 4),
-            learning_rate=recipe.learning_rate / 2,
-            warmup_epochs=min(0.5, recipe.warmup_epochs),
-        )
+    def epochs_at(self, rung: int, recipe: Recipe) -> int:
+        """Return after how many epochs of the final training a rung (from 0) compares."""
+        return min(recipe.epochs, self.epochs * (rung + 1))
 
 
 class SuccessiveHalving:
-    """Trains archs rung by rung; its file is whole after every arch of every rung."""
+    """Trains archs rung by rung, each in a folder of its own below `folder`."""
 
     def __init__(
         self,
@@ -62,20 +56,21 @@ class SuccessiveHalving:
         settings: FinalistSettings,
         recipe: Recipe,
         *,
-        checkpoint: Path,
+        folder: Path,
         seed: int,
         device: str,
         reporter: Reporter,
     ) -> None:
-        self.data = data
-        self.settings, self.recipe = settings, settings.recipe(recipe)
-        self.checkpoint, self.seed, self.device = checkpoint, seed, device
+        self.data, self.settings, self.recipe = data, settings, recipe
+        self.folder, self.seed, self.device = folder, seed, device
         self.reporter = reporter
-        state = load_checkpoint(checkpoint) or {"scores": [], "trainers": {}, "seconds": 0.0}
-        check_record(FinalistsState, state, checkpoint)
-        self.scores: list[dict[str, float]] = state["scores"]
-        self.trainers: dict[str, Any] = state["trainers"]
-        self.seconds: float = state["seconds"]
+        self.scores: list[dict[str, Any]] = []
+        self._seconds: dict[int, float] = {}
+
+    @property
+    def entered(self) -> int:
+        """How many archs the folder knows."""
+        return sum(1 for _ in self.folder.glob(f"*/{CHECKPOINT}"))
 
     def best(self, archs: Sequence[Arch]) -> int:
         """Return the index of the arch that wins."""
@@ -90,25 +85,30 @@ class SuccessiveHalving:
         return alive[0]
 
     def score(self, arch: Arch, index: int, rung: int) -> float:
-        """Return validation top-1 after `rung` + 1 rungs, from the file or by training on."""
-        for record in self.scores:
-            if (record["arch"], record["rung"]) == (index, rung):
-                return record["val_top1"]
-        began = clock(self.device)
-        trainer = Trainer(arch, self.data, self.recipe, seed=self.seed, device=self.device)
-        if rung:
-            with restoring(self.checkpoint):
-                trainer.load_state_dict(self.trainers[str(index)])
-        for _ in range(self.settings.epochs):
-            trainer.run_epoch()
-        top1 = trainer.evaluate(self.data.val).top1
+        """Return validation top-1 after `rung` + 1 rungs, from the files or by training on."""
+        for known in self.scores:
+            if (known["arch"], known["rung"]) == (index, rung):
+                return float(known["val_top1"])
+        log = train_part(
+            self.settings.epochs_at(rung, self.recipe),
+            arch,
+            self.data,
+            self.recipe,
+            folder=self.folder / str(index),
+            seed=self.seed,
+            device=self.device,
+        )
+        top1 = float(log[-1]["val_top1"])
         self.scores.append({"arch": index, "rung": rung, "val_top1": top1})
-        self.trainers[str(index)] = trainer.state_dict()
-        self.seconds += clock(self.device) - began
-        self._save()
+        self._seconds[index] = sum(line["seconds"] for line in log)
         self.reporter.step(len(self.scores), {"val top-1": f"{top1:.1f} %"})
         return top1
 
-    def _save(self) -> None:
-        state = {"scores": self.scores, "trainers": self.trainers, "seconds": self.seconds}
-        save_checkpoint(self.checkpoint, state)
+    @property
+    def seconds(self) -> float:
+        """Wall time of all epochs, summed over resumes."""
+        return sum(self._seconds.values())
+
+    def spent_for(self, winner: int) -> float:
+        """Return the seconds that the choice cost: those of the others, which lead nowhere."""
+        return self.seconds - self._seconds[winner]

@@ -1,4 +1,4 @@
-"""How well a supernet ranks networks: its accuracy for them against their own short training."""
+"""How well a supernet ranks networks: its accuracy for them against their own training."""
 
 import random
 from typing import Any
@@ -17,9 +17,9 @@ FEWEST = 3
 
 
 def ranking_quality(
-    searcher: Searcher, count: int, recipe: Recipe, reporter: Reporter
+    searcher: Searcher, count: int, recipe: Recipe, epochs: int, reporter: Reporter
 ) -> dict[str, Any]:
-    """Return correlations and regret over `count` random networks of the budget.
+    """Return correlations and regret over `count` random networks after `epochs` of the recipe.
 
     The regret is the best trained top-1 less that of the network which the supernet would pick.
     """
@@ -34,13 +34,13 @@ def ranking_quality(
     for choice in choices:
         arch = searcher.budgets.space.arch(choice)
         trainer = Trainer(arch, searcher.data, recipe, seed=searcher.seed, device=searcher.device)
-        for _ in range(recipe.epochs):
+        for _ in range(epochs):
             trainer.run_epoch()
         trained.append(trainer.evaluate(searcher.data.val).top1)
         reporter.step(len(trained), {"val top-1": f"{trained[-1]:.1f} %"})
     return {
         "networks": count,
-        "epochs": recipe.epochs,
+        "epochs": epochs,
         "supernet": _agreement(shared, trained),
         "alphas": _agreement(scores, trained),
         "supernet_top1": shared,

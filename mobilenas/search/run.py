@@ -21,7 +21,7 @@ from mobilenas.files import (
 from mobilenas.progress import Reporter, clock
 from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
 from mobilenas.search.discretize_cells import CellProgram
-from mobilenas.search.finalists import FinalistSettings, SuccessiveHalving
+from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
@@ -79,7 +79,7 @@ def search(
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
 
-    `recipe` is that of the final training; finalists and `rank` use a shorter one of its kind.
+    `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
     `confirm` measures the latencies of archs, where that can be done here.
     """
@@ -94,13 +94,13 @@ def search(
             data,
             finalists,
             recipe,
-            checkpoint=folder / "finalists.pt",
+            folder=folder / FINALISTS,
             seed=seed,
             device=device,
             reporter=reporter,
         )
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
-        seconds["finalists"] = halving.seconds
+        seconds["finalists"] = halving.spent_for(winner)
         _write_finalists(folder, budgets, choices, halving, winner)
         best = max(score["val_top1"] for score in halving.scores)
         guesses = _guesses(best, data.val, data, _FINALISTS_GUESS)
@@ -108,7 +108,8 @@ def search(
         for alarm in guesses:
             reporter.say(alarm)
     if rank:
-        quality = ranking_quality(searcher, rank, finalists.recipe(recipe), reporter)
+        epochs = finalists.epochs_at(len(finalists.rungs(2)) - 1, recipe)
+        quality = ranking_quality(searcher, rank, recipe, epochs, reporter)
         write_json(folder / "rank.json", quality)
     return SearchResult(
         choice=choices[winner],

@@ -9,6 +9,7 @@ from mobilenas.train.run import (
     TrainResult,
     load_weights,
     train,
+    train_part,
 )
 from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
 
@@ -25,4 +26,5 @@ __all__ = [
     "load_weights",
     "parameter_groups",
     "train",
+    "train_part",
 ]

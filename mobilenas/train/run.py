@@ -67,10 +67,13 @@ def train(
     reporter: Reporter | None = None,
     stage: str = "train",
     network: Network | None = None,
+    begun: Path | None = None,
 ) -> TrainResult:
     """Train `arch` and write its weights; a finished training is read from its files.
 
-    It starts from `network`, which must be of `arch`, or from weights drawn by the seed.
+    It starts from `network`, which must be of `arch`, or from weights drawn by the seed. Where a
+    folder in `begun` holds the first epochs of this very training (`train_part`), it continues
+    them.
 
     Raises FileError where `folder` holds another training, DivergedError where the loss does
     not stay finite. `resume=False` starts again and discards what is in `folder`.
@@ -80,7 +83,7 @@ def train(
     state = _read_checkpoint(folder / CHECKPOINT, identity) if resume else None
     if state is None:
         _discard(folder)
-        state = {"identity": identity, "trainer": {}, "log": [], "best": {}, "last": {}}
+        state = _read_begun(begun, identity) or _fresh(identity)
     log: list[dict[str, Any]] = state["log"]
     # the checkpoint has the log, too: a kill between the two files leaves no line out or double
     write_jsonl(folder / LOG, log)
@@ -89,7 +92,7 @@ def train(
         reporter.step(len(log), _figures(log[-1]))
     if len(log) < recipe.epochs:
         trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
-        _finish(trainer, state, folder, reporter)
+        _train_to(recipe.epochs, trainer, state, folder, reporter)
     with restoring(folder / CHECKPOINT):
         _write_missing(folder, state)
     return TrainResult(
@@ -100,6 +103,30 @@ def train(
         seconds=sum(line["seconds"] for line in log),
         params=costs(arch).params,
     )
+
+
+def train_part(
+    epochs: int,
+    arch: Arch,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    seed: int,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Train the first `epochs` of a recipe from weights drawn by the seed; return their log.
+
+    A later call with more epochs, or `train(..., begun=folder)`, continues from the checkpoint:
+    the result is that of one uninterrupted training.
+    """
+    identity = _identity(arch, data, recipe, seed)
+    state = _read_checkpoint(folder / CHECKPOINT, identity) or _fresh(identity)
+    log: list[dict[str, Any]] = state["log"]
+    if len(log) < epochs:
+        trainer = Trainer(arch, data, recipe, seed=seed, device=device)
+        _train_to(epochs, trainer, state, folder, Silent())
+    return log[:epochs]
 
 
 def load_weights(arch: Arch, path: Path) -> nn.Module:
@@ -124,6 +151,19 @@ def _identity(arch: Arch, data: ImageData, recipe: Recipe, seed: int) -> dict[st
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
+
+
+def _fresh(identity: dict[str, Any]) -> dict[str, Any]:
+    return {"identity": identity, "trainer": {}, "log": [], "best": {}, "last": {}}
+
+
+def _read_begun(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the state of this training among those that have begun in `folder`, if it did."""
+    for path in sorted(folder.glob(f"*/{CHECKPOINT}")) if folder else ():
+        state = load_checkpoint(path)
+        if state is not None and state.get("identity") == identity:
+            return _read_checkpoint(path, identity)
+    return None
 
 
 def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -154,12 +194,14 @@ def _restore(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
             )
 
 
-def _finish(trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter) -> None:
+def _train_to(
+    epochs: int, trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter
+) -> None:
     """Run the epochs that `state` lacks; `state` and the folder follow."""
     log = state["log"]
     if log:
         _restore(trainer, state, folder / CHECKPOINT)
-    while trainer.epochs_done < trainer.recipe.epochs:
+    while trainer.epochs_done < epochs:
         log.append(_run_epoch(trainer))
         state["trainer"], state["last"] = trainer.state_dict(), trainer.weights()
         if _best(log) is log[-1]:
