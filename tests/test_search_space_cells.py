@@ -1,10 +1,12 @@
 import math
 import random
+import re
 import statistics
 from typing import Any
 
 import pytest
 
+from mobilenas.config import parse_count
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.errors import BudgetError, MobileNASError
 from mobilenas.search.space_cells import cell_space_for
@@ -83,3 +85,25 @@ def test_the_parts_of_the_mobile_space_are_refused() -> None:
         cell_space_for([Budget(cost="memory", limit=10**6)], **IMAGES)
     with pytest.raises(MobileNASError, match="image_size is 2; it must be a whole number, 4 to"):
         cell_space_for([flops(1e6)], **IMAGES | {"image_size": 2})
+
+
+@pytest.mark.parametrize(
+    ("layers", "channels", "limit"), [(3, 8, 3e6), (2, 4, 3e6), (3, None, 300e3)]
+)
+def test_a_budget_that_no_random_network_uses_is_refused_with_one_that_some_do(
+    monkeypatch: pytest.MonkeyPatch, layers: int, channels: int | None, limit: float
+) -> None:
+    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 2000)
+    sizes: dict[str, Any] = {"layers": layers, "search_layers": 3, "search_channels": 8}
+    space = cell_space_for([flops(limit)], **IMAGES, **sizes, channels=channels)
+    with pytest.raises(BudgetError, match=r"none of 2000 random networks .* --channels or --layers"):
+        Budgets(space, [flops(limit)]).check_used()
+    with pytest.raises(BudgetError) as caught:
+        Budgets(space, [flops(limit), params(1e9)]).check_used()
+    advised = re.search(r"ask for --flops (\S+) --params (\S+),", str(caught.value))
+    assert advised is not None
+    budgets = [flops(parse_count(advised[1])), params(parse_count(advised[2]))]
+    for some in (budgets, budgets[:1], budgets[1:]):
+        Budgets(cell_space_for(some, **IMAGES, **sizes, channels=space.channels), some).check_used()
+    Budgets(space, ()).check_used()
+    Budgets(space, [flops(1e12)], filled=False).check_used()

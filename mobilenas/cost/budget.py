@@ -33,7 +33,7 @@ FLOOR = 0.9
 """A found network uses at least this share of one of its budgets."""
 NO_BUDGET = "no budget was given: say --flops, --params, --memory or --latency"
 NO_PROFILE = "a latency budget needs the profile of a device: say --profile NAME"
-_MOST_DRAWS = 100_000
+_MOST_DRAWS, _SHOWN_DRAWS = 100_000, 999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,22 @@ class Budgets:
                 return choice
         raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
 
+    def _advice(self) -> str:
+        """Say what random networks cost, and what could be asked for instead."""
+        source = random.Random(0)
+        choices = [self.space.random(source) for _ in range(_SHOWN_DRAWS)]
+        told, asked = [], []
+        for cost in (budget.cost for budget in self.budgets):
+            drawn = sorted(map(self.tables[cost].exact, choices))
+            low, middle, high = (drawn[place] for place in (0, len(drawn) // 2, -1))
+            ends = f"{format_cost(cost, low)} to {format_cost(cost, high)} {cost}"
+            told.append(f"{ends}, half of them over {format_cost(cost, middle)}")
+            asked.append(suggested(cost, middle, up=True))
+        return (
+            f"they have {' and '.join(told)}: ask for {' '.join(asked)}, or for other --channels "
+            "or --layers"
+        )
+
     def spread(
         self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
     ) -> dict[str, int]:
@@ -191,9 +207,17 @@ class Budgets:
         ]
 
     def check_used(self) -> None:
-        """Raise a BudgetError if no network of the mobile space uses the budgets to the floor."""
+        """Raise a BudgetError if no network uses the budgets to the floor.
+
+        Cells can have a size that the budgets did not choose: there random networks must.
+        """
         if isinstance(self.space, MobileSpace) and self.load(self.space.largest()) < self.floor:
             raise BudgetError("; ".join(self.unlimiting()))
+        if isinstance(self.space, CellSpace) and self.budgets:
+            try:
+                self.random(random.Random(0))
+            except BudgetError as error:
+                raise BudgetError(f"{error}; {self._advice()}") from error
 
     def _check_limiting(self, largest: Sizes) -> None:
         if len(self._counted) == len(self.budgets) and self.load(largest) < 1:
