@@ -27,9 +27,10 @@ def command(
 
     if dry_run:
         with working("", None, quiet=quiet) as reporter:
+            from mobilenas.dry_run import Outlook
             from mobilenas.dry_run import dry_run as look
 
-            found = look(asked_for(ctx), reporter)
+            found = look(asked_for(ctx, Outlook), reporter)
         _show_dry_run(found, as_json)
         return 0
     with working(resume_command("search", out), out, quiet=quiet) as reporter:
@@ -62,13 +63,27 @@ def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
     from mobilenas.cost.budget import format_cost
     from mobilenas.estimate import format_durations
 
-    columns = ("smallest", "largest", "budget")
-    rows = (
-        (cost, *(format_cost(cost, row[name]) if name in row else "-" for name in columns))
-        for cost, row in found.items()
-        if cost not in ("remarks", "seconds")
-    )
-    show_table("Reachable costs", ("cost", *columns), rows)
+    if "sides" in found:
+        costs = [cost for cost in found["sides"][0] if cost != "image_size"]
+        sides = (
+            (
+                f"{row['image_size']}{' (yours)' * (row['image_size'] == found['image_size'])}",
+                *(
+                    " to ".join(format_cost(cost, end) for end in row[cost].values())
+                    for cost in costs
+                ),
+            )
+            for row in found["sides"]
+        )
+        show_table("Reachable costs by side", ("side", *costs), sides)
+    else:
+        columns = ("smallest", "largest", "budget")
+        rows = (
+            (cost, *(format_cost(cost, row[name]) if name in row else "-" for name in columns))
+            for cost, row in found.items()
+            if cost not in ("remarks", "seconds")
+        )
+        show_table("Reachable costs", ("cost", *columns), rows)
     for remark in found["remarks"]:
         echo(click.wrap_text(f"{remark}.", 80))
     if found["seconds"]:

@@ -35,6 +35,7 @@ from mobilenas.train import Recipe
 
 ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
+_RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked for"
 _SMALL_SET = 5000
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
@@ -180,8 +181,8 @@ class Request:
         if self.method is not None:
             check_choice("method", self.method, tuple(METHODS))
         self._refuse_other_spaces()
-        if not self.budgets and self.space != "cell":
-            raise BudgetError(NO_BUDGET)
+        if not self.budgets and self._needs_budget:
+            raise BudgetError(NO_BUDGET + _RANGES * (self.space == "mobile"))
         check_choice("precision", self.precision, PRECISIONS)
         self._refuse_split_graphs()
         if self.latency is not None and self.profile is None:
@@ -191,6 +192,11 @@ class Request:
                 check_between(self, name, 1, 100_000)
         if self.warmup is not None and self.search_epochs is not None:
             check_between(self, "warmup", 0, self.search_epochs)
+
+    @property
+    def _needs_budget(self) -> bool:
+        """Whether networks have no size without one."""
+        return self.space != "cell"
 
     @property
     def _default_random(self) -> int:

@@ -118,6 +118,17 @@ def test_a_broken_budget_is_status_3(folder: Path) -> None:
         path.write_text(kept)
 
 
+def test_a_dry_run_needs_no_budget(tmp_path: Path) -> None:
+    words = ("search", "--data", "digits", "--dry-run", "--quiet")
+    shown = answer(*words, cwd=tmp_path).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    (own,) = [line for line in shown.splitlines() if "(yours)" in line]
+    assert own.startswith("8 (yours)  40.83k to ")
+    assert "--flops, --params, --memory" in shown
+    assert json.loads(answer(*words, "--json", cwd=tmp_path).stdout)["image_size"] == 8
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     words = ("search", "--data", "digits", "--flops", "300k", "--dry-run")
     ranges = json.loads(mobilenas(*words, "--json", cwd=tmp_path).stdout)

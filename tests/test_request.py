@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.dry_run import dry_run
+from mobilenas.cost import CostTable
+from mobilenas.cost.budget import Budget
+from mobilenas.dry_run import Outlook, dry_run
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.profiling.profile import Profile, write_profile
 from mobilenas.progress import Silent
 from mobilenas.request import EFFORTS, MOST_REPEATS, Request, go_on, start
 from mobilenas.runs import CellSettings, RunSettings
 from mobilenas.search.methods import parse_keep
+from mobilenas.search.space import SIDES, space_for
 from mobilenas.spaces.cell_space import EdgeTarget
 from mobilenas.supernet import Temperature
 
@@ -270,6 +273,38 @@ def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
     for cost, limit in (("flops", 300_000), ("params", 40_000)):
         assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
     assert rows["memory"].keys() == {"smallest", "largest"}
+
+
+def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
+    with pytest.raises(BudgetError, match=r"no budget was given.*search --data DATA --dry-run"):
+        Request(data="digits")
+    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent())
+    assert found["image_size"] == 32 and found["seconds"] == {}
+    assert all(option in found["remarks"][0] for option in ("--flops", "--params", "--memory"))
+    own = {cost: found[cost] for cost in ("flops", "params", "memory")}
+    assert {"image_size": 32} | own in found["sides"]
+    smallest = [side["flops"]["smallest"] for side in found["sides"]]
+    assert smallest == sorted(smallest) and len(smallest) == len(SIDES)
+    # what it says is just reachable is, and a little less is not
+    least = own["flops"]["smallest"]
+    options = {"image_size": 32, "classes": 10, "squeeze": "off"}
+    tightest = space_for([Budget(cost="flops", limit=least)], **options)
+    assert CostTable(tightest, "flops").least() == least
+    with pytest.raises(BudgetError, match="cannot be kept"):
+        space_for([Budget(cost="flops", limit=least - 1)], **options)
+    for limit in (10**6, 10**9):
+        space = space_for([Budget(cost="flops", limit=limit)], **options)
+        for cost, ends in own.items():
+            table = CostTable(space, cost)
+            assert ends["smallest"] <= table.least() <= table.exact(space.largest())
+            assert table.exact(space.largest()) <= ends["largest"]
+
+
+def test_a_dry_run_without_a_budget_checks_all_else() -> None:
+    with pytest.raises(MobileNASError, match="keep '1/3'"):
+        dry_run(Outlook(keep="1/3"), Silent())
+    with pytest.raises(MobileNASError, match="a latency budget needs the profile"):
+        Outlook(latency=8.0)
 
 
 def test_a_profile_whose_predictions_are_poor_is_told(

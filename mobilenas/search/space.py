@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from mobilenas.config import counted
-from mobilenas.cost import CostTable
+from mobilenas.cost import COSTS, CostTable
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError
 from mobilenas.profiling.profile import ProfileError
 from mobilenas.profiling.units import space_units
-from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options
+from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options, widest
 
 _DRAWS = 64
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
@@ -63,6 +63,18 @@ def smaller_side(budgets: Sequence[Budget], *, image_size: int, **options: Any) 
             if all(CostTable(space, b.cost).least() <= b.limit for b in budgets):
                 return side
     return None
+
+
+def reachable(**options: Any) -> dict[str, dict[str, int]]:
+    """Return by cost `smallest` and `largest` of the networks that any budget can have found."""
+    small, large = narrowest(**options), widest(**options)
+    return {
+        cost: {
+            "smallest": round(CostTable(small, cost).least()),
+            "largest": round(CostTable(large, cost).exact(large.largest())),
+        }
+        for cost in COSTS
+    }
 
 
 def measured_spaces(

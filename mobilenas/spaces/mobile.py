@@ -285,6 +285,11 @@ def narrowest(**options: Any) -> MobileSpace:
     return template(_NARROWEST, placement=PLACEMENTS[0], most_blocks=1, **options)
 
 
+def widest(**options: Any) -> MobileSpace:
+    """Return the space that no other has larger networks than."""
+    return template(_WIDEST, **options)
+
+
 def _around(width: float) -> tuple[int, ...]:
     """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side.
 
