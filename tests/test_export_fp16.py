@@ -146,6 +146,29 @@ class Loud(nn.Module):
         return z
 
 
+class Far(nn.Module):
+    """Adds to what it computes a number within float16, and takes it away again."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b, self.d = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "pixels":
+            x = (x + 3e4) - 3e4
+        y = F.relu(self.a(x))
+        if self.kind == "maps":
+            y = (y + 3e4) - 3e4
+        elif self.kind == "scaled":
+            y = 2 * (F.relu(0.5 * (y + 2e4)) - 1e4)
+        elif self.kind == "centered":  # as an image with a large offset is
+            y = y + 1e3
+            y = y - y.mean(1, keepdim=True)
+        z: Tensor = self.d(F.relu(self.b(y)).mean((2, 3)))
+        return z
+
+
 @pytest.mark.parametrize(
     "kind", ["quiet", "maps", "shared", "logits", "squares", "norm", "small", "casts"]
 )
@@ -167,6 +190,32 @@ def test_in_true_float16_nothing_overflows_or_vanishes(kind: str, tmp_path: Path
     (expected,) = session(path).run(None, {INPUT: given[0]})
     if kind != "quiet":  # the case is one: without care it is wrong
         assert not np.abs(wrong - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["pixels", "maps", "scaled", "centered"])
+def test_in_true_float16_no_digits_are_lost_where_large_numbers_cancel(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path, out = tmp_path / "m.onnx", tmp_path / "fp16.onnx"
+    export_onnx(Far(kind).eval(), path, image_size=8, channels=3, metadata=METADATA)
+    given = [image[:, :, :8, :8] for image in images(6)]
+    report = to_fp16(path, out, given)
+    check_true_float16(path, out, given)
+    assert report.largest_activation < 65504 / 2
+    sums = [name for name in report.float32_nodes if name.split()[0] in ("Add", "Sub")]
+    assert len(sums) >= (1 if kind == "centered" else 2)
+    plain = convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
+    ONNXModel(plain).topological_sort()
+    (wrong,) = ReferenceEvaluator(plain).run(None, {INPUT: given[0]})
+    (expected,) = session(path).run(None, {INPUT: given[0]})
+    assert not np.abs(wrong - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_sums_in_which_little_cancels_are_float16(exported: Path, tmp_path: Path) -> None:
+    """The residual sums of MobileNetV3 among them."""
+    report = to_fp16(exported, tmp_path / "m.onnx", images(4))
+    assert not [name for name in report.float32_nodes if name.split()[0] in ("Add", "Sub")]
 
 
 def test_a_network_that_would_be_float32_for_the_most_part_is_refused(tmp_path: Path) -> None:

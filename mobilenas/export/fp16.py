@@ -26,6 +26,8 @@ LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).
 """Where float16 ends, and below which it loses digits."""
 MARGIN = 2.0
 """Other images than those of calibration may go so much further."""
+CANCELLED = 64.0
+"""A sum so many times smaller than its parts has lost 6 of the 11 binary digits of float16."""
 
 _CONVERTED = ("DequantizeLinear", "QuantizeLinear")
 _WEIGHTED = ("Conv", "Gemm")
@@ -60,10 +62,10 @@ def to_fp16(source: Path, path: Path, images: Iterable[NDArray[Any]]) -> Fp16Rep
     are folded first, in float32, because small variances vanish in float16, and operators made
     plain (`plain_operators`). `images`: inputs of the model, on which the range of every tensor is
     measured in float32; a node stays in float32 where its weights, activations or sums come within
-    `MARGIN` of the end of float16 or are all too small for it, and where its operator is one that
-    overflows inside. Processors without float16 kernels, such as x86, compute in float32 from the
-    float16 weights: there nothing of this would show. FileError names a file that does not load, or
-    one of whose layers fewer than half would be in float16.
+    `MARGIN` of the end of float16 or are all too small for it, where large numbers cancel, and
+    where its operator is one that overflows inside. Processors without float16 kernels, such as
+    x86, compute in float32 from the float16 weights: there nothing of this would show. FileError
+    names a file that does not load, or one of whose layers fewer than half would be in float16.
     """
     samples = samples_for(source, images, "measure ranges of")
     model = folded(source)
@@ -117,7 +119,28 @@ def _out_of_range(model: ModelProto, activations: Mapping[str, float]) -> list[N
             large.append(activations.get(node.output[0], 0.0) * max(1.0, summed))
         return max(large) > LARGEST / MARGIN or any(0 < value < SMALLEST for value in small)
 
-    return [node for node in model.graph.node if is_out(node)]
+    lost = _cancelling(model, weights | dict(activations))
+    return [node for node in model.graph.node if is_out(node) or node.output[0] in lost]
+
+
+def _cancelling(model: ModelProto, largest: Mapping[str, float]) -> set[str]:
+    """Outputs of sums that are far smaller than what goes into them, and the large ones before.
+
+    What float16 has rounded off the large numbers is what the small ones are made of.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    for node in model.graph.node:
+        end = CANCELLED * largest.get(node.output[0], 0.0)
+        waiting = [node.output[0]] if node.op_type in ("Add", "Sub") and end else []
+        if all(largest.get(name, 0.0) <= end for name in node.input):
+            continue
+        while waiting:
+            name = waiting.pop()
+            if name in makers and name not in found:
+                found.add(name)
+                waiting += [item for item in makers[name].input if largest.get(item, 0.0) > end]
+    return found
 
 
 def _sizes(model: ModelProto) -> dict[str, int]:
