@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mobilenas.folders import unlock_folders
 from mobilenas.progress import Reporter
 
 from .endings import Interrupted, Lacking, lack_of
@@ -47,6 +48,8 @@ def working(
             raise
         hint = f"; resume with: {again}{_allowing()}" if _is_begun(folder, record) else ""
         raise Lacking(f"{lack}{hint}", error) from error
+    finally:
+        unlock_folders()
 
 
 def _is_begun(folder: Path | None, record: str) -> bool:

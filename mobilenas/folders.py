@@ -7,6 +7,7 @@ writes. Only that is deleted; the folder itself stays, whatever it is: a link, a
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -46,6 +47,8 @@ _RUN = (
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into folders: it counts as nothing, and stays."""
+_locks = dict[tuple[int, int], int]()
+"""Descriptors of the folders that this process has locked, by device and inode."""
 _SHOWN = 3
 _ANOTHER = "choose another --out"
 
@@ -121,6 +124,7 @@ def check_folder(
             raise FileError(f"{folder} is not a folder; {_ANOTHER}")
         if not folder.exists():
             return False
+        lock_folder(folder)
         for other in (RUN, SWEEP, ABLATION):
             if other.record not in kind.writes and (folder / other.record).exists():
                 raise FileError(f"{folder} holds {other}; {_ANOTHER}")
@@ -151,6 +155,7 @@ def start_folder(folder: Path, kind: Kind) -> None:
     """
     with _as_file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        lock_folder(folder)
         record, replaced = folder / kind.record, folder / kind.replaced
         release(record)
         if record.exists():
@@ -167,12 +172,51 @@ def check_record(folder: Path, kind: Kind) -> None:
     """Raise unless `folder` holds a record, also while it is worked in from now on."""
     with _as_file_errors(folder):
         if (folder / kind.record).exists():
+            lock_folder(folder)
             _refuse_links_out(folder, kind)
             keep_to(folder / kind.record)
             return
         if (folder / kind.replaced).exists():
             raise FileError(_interrupted(folder, kind))
     raise FileError(f"{folder} holds no {kind.name}: there is no {folder / kind.record}")
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of `folder`, until `unlock_folders` or the end of this process.
+
+    FileError where another one works in it. The system locks the folder itself: nothing is written,
+    and a kill leaves no lock. Where it has no such locks, as on Windows and over some networks,
+    nobody is kept out.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # what is wrong with it is said where it is written to
+        return
+    status = os.fstat(handle)
+    place = (status.st_dev, status.st_ino)
+    if place in _locks:
+        os.close(handle)
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise FileError(
+                f"another process works in {folder}: wait until it has ended, or stop it"
+            ) from error
+        return
+    _locks[place] = handle
+
+
+def unlock_folders() -> None:
+    """Let other processes into all folders that `lock_folder` has locked."""
+    while _locks:
+        os.close(_locks.popitem()[1])
 
 
 def _refuse_links_out(folder: Path, kind: Kind) -> None:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
+from mobilenas.folders import unlock_folders
 from mobilenas.profiling import measured, meter
 from mobilenas.profiling.calibration import NetworkTime
 from mobilenas.profiling.clock import Timing
@@ -48,6 +49,13 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("XDG_DATA_HOME", str(folder / "data"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def free_folders() -> Iterator[None]:
+    """No test keeps a folder that it has worked in."""
+    yield
+    unlock_folders()
 
 
 def space(*stages: Stage, image_size: int) -> MobileSpace:

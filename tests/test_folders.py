@@ -1,7 +1,11 @@
 """What --overwrite deletes, and what it refuses to touch."""
 
+import errno
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +24,9 @@ from mobilenas.folders import (
     Kind,
     check_folder,
     check_record,
+    lock_folder,
     start_folder,
+    unlock_folders,
 )
 
 RECORD = '{"schema_version": 1}'
@@ -279,3 +285,77 @@ def test_a_folder_that_is_removed_during_the_work_does_not_come_back(tmp_path: P
     write_json(run / "run.json", {})
     write_json(tmp_path / "beside.json", {})
     assert names(run) == ["profile.json", "run.json"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mobilenas.files import read_json
+from mobilenas.folders import RUN, check_folder, check_record, start_folder
+folder = Path(sys.argv[1])
+check_folder(folder, RUN, read_json, resume=True)
+start_folder(folder, RUN)
+(folder / "run.json").write_text('{"schema_version": 1}')
+check_record(folder, RUN)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works in a folder."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with another_process(folder) as process:
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            assert refused(folder, **how) == (
+                f"another process works in {folder}: wait until it has ended, or stop it"
+            )
+        (tmp_path / "link").symlink_to(folder)
+        with pytest.raises(FileError, match="another process works in"):
+            check_record(tmp_path / "link", RUN)
+        with pytest.raises(FileError, match="another process works in"):
+            start_folder(folder, RUN)
+        assert names(folder) == ["run.json"]
+        process.kill()
+        process.wait()
+        # the kill has left no lock, and nothing else
+        assert check_folder(folder, RUN, read_json, resume=True)
+    assert names(folder) == ["run.json"]
+
+
+def test_a_process_works_in_several_folders_and_again_in_one(tmp_path: Path) -> None:
+    folders = [fill(tmp_path / name, "run.json") for name in ("a", "b")]
+    for folder in folders * 2:
+        assert check_folder(folder, RUN, read_json, resume=True)
+        check_record(folder, RUN)
+    shutil.rmtree(folders[0])
+    replace(folders[0])
+    unlock_folders()
+    with another_process(folders[0]):
+        check_record(folders[1], RUN)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL])
+def test_without_locks_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder = fill(tmp_path / "run", "run.json")
+    for _ in range(2):
+        assert check_folder(folder, RUN, read_json, resume=True)
+        check_record(folder, RUN)
+    replace(folder)
+    lock_folder(tmp_path / "no such folder")
