@@ -9,6 +9,10 @@ class BudgetError(MobileNASError):
     """A budget no network of the space can keep, or a malformed one."""
 
 
+class UnreachableError(BudgetError):
+    """A budget below what the smallest network of the space costs."""
+
+
 class DataError(MobileNASError):
     """Images, labels or folders that cannot be used as they are."""
 

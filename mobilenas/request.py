@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.start import check_start
 from mobilenas.config import check_between, check_choice, to_plain
 from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
@@ -381,10 +382,13 @@ def read_images(
 ) -> ImageData:
     """Read the images that all of `requests` share, after all that can be checked before them.
 
-    Settings, profile and device are checked first, then `check` when classes and size are known,
-    and only then is any image decoded. Errors begin with the request's name, if it has one.
+    Settings, model, profile and device are checked first, then `check` when classes and size are
+    known, and only then is any image decoded. Errors begin with the request's name, if it has one.
     """
     few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
+    for settings in few.values():
+        if settings.widths is not None:
+            check_start(settings.widths)
     latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
 
     def check_all(kind: ImageKind) -> None:

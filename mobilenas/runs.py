@@ -21,7 +21,13 @@ from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budge
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.dependencies.models import allow_model
-from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
+from mobilenas.errors import (
+    BudgetError,
+    DataError,
+    FileError,
+    MobileNASError,
+    UnreachableError,
+)
 from mobilenas.files import read_json, write_json
 from mobilenas.folders import RUN, check_folder, check_record, start_folder
 from mobilenas.profiling.graphs import PRECISIONS
@@ -30,10 +36,11 @@ from mobilenas.progress import Reporter, Silent
 from mobilenas.search import FinalistSettings, SearchSettings, space_for
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS
 from mobilenas.search.rank import FEWEST as FEWEST_RANKED
+from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces import MOBILENETS
 from mobilenas.spaces.any import RUN_SPACES, WIDTHS, AnySpace
-from mobilenas.spaces.cell_space import EdgeTarget
+from mobilenas.spaces.cell_space import CellSpace, EdgeTarget
 from mobilenas.spaces.widths import WidthsSpace
 from mobilenas.train import Recipe
 
@@ -237,29 +244,54 @@ def make_space(
     settings: RunSettings, data: ImageKind, latency: Latency | None = None
 ) -> AnySpace | WidthsSpace:
     """Return the space for a job's budgets and images."""
-    if settings.widths is not None:
-        widths = WidthsSpace(base=base_of(settings.widths.model, data))
-        Budgets(widths, settings.budgets).check_reachable()
-        check_base(widths.base, start_network(widths.base, settings.widths.weights))
-        return widths
-    if settings.space == "cell":
-        given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
-        return cell_space_for(
+    if settings.widths is None and settings.space != "cell":
+        return space_for(
             settings.budgets,
+            latency,
             image_size=data.image_size,
             classes=len(data.classes),
             in_channels=data.channels,
-            **given,
+            activation=settings.activation,
+            squeeze=settings.squeeze,
         )
-    return space_for(
+    make = _cell_space if settings.widths is None else _widths_space
+    try:
+        space = make(settings, data, data.image_size)
+    except UnreachableError as error:
+
+        def kept(side: int) -> bool:
+            try:
+                make(settings, data, side)
+            except MobileNASError:  # a model may take one side only
+                return False
+            return True
+
+        raise with_smaller_side(error, data.image_size, kept) from error
+    if settings.widths is not None:
+        assert isinstance(space, WidthsSpace)
+        check_base(space.base, start_network(space.base, settings.widths.weights))
+    return space
+
+
+def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> CellSpace:
+    given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
+    return cell_space_for(
         settings.budgets,
-        latency,
-        image_size=data.image_size,
+        image_size=image_size,
         classes=len(data.classes),
         in_channels=data.channels,
-        activation=settings.activation,
-        squeeze=settings.squeeze,
+        **given,
     )
+
+
+def _widths_space(settings: RunSettings, data: ImageKind, image_size: int) -> WidthsSpace:
+    assert settings.widths is not None
+    kind = ImageKind(
+        name=data.name, classes=data.classes, image_size=image_size, channels=data.channels
+    )
+    space = WidthsSpace(base=base_of(settings.widths.model, kind))
+    Budgets(space, settings.budgets).check_reachable()
+    return space
 
 
 def create_run(

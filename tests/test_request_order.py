@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilenas import request as requests
 from mobilenas.ablation import start_ablation
 from mobilenas.data import folder as data_folder
 from mobilenas.dry_run import dry_run
@@ -94,6 +95,46 @@ def test_budgets_of_the_user_s_model_are_checked_before_an_image_is_decoded(phot
     asked = {"data": photos, "model": "torchvision:mobilenet_v3_small", "image_size": 64}
     with pytest.raises(MobileNASError, match="flops <= 1k cannot be kept"):
         begin(ChannelsRequest, flops=1000, **asked)
+
+
+def test_the_side_that_helps_is_named_for_cells_and_the_user_s_model_too(photos: str) -> None:
+    helps = r"allow --flops [0-9.]+M, or --image-size {} \(images are 224x224 now\)"
+    with pytest.raises(BudgetError, match=helps.format(64)):
+        begin(Request, data=photos, space="cell", flops=2_000_000)
+    asked = {"data": photos, "model": "torchvision:mobilenet_v2"}
+    with pytest.raises(BudgetError, match=helps.format(112)):
+        begin(ChannelsRequest, flops=2_000_000, **asked)
+    with pytest.raises(BudgetError, match=r"allow --params [0-9.]+k \(images are 224x224 now\)"):
+        begin(ChannelsRequest, params=2000, **asked)
+
+
+def test_all_budgets_that_cannot_be_kept_are_named_at_once(photos: str) -> None:
+    short = r"allow --flops 5\.1M; params <= 2k cannot be kept: .*; allow --params 3\.6k \(images"
+    with pytest.raises(BudgetError, match=short):
+        begin(Request, data=photos, flops=2_000_000, params=2000)
+
+
+NO_MODELS: list[tuple[dict[str, Any], str]] = [
+    ({"model": "nothing"}, "model is 'nothing': no run folder or arch.json"),
+    ({"model": "torchvision:mobilenet_v9"}, "torchvision has no classification model"),
+    ({"model": "no_such_module:build"}, "cannot import no_such_module"),
+    ({"model": "json:build"}, "json has no 'build'"),
+    ({"model": "."}, r"arch\.json does not exist"),
+    ({"model": "torchvision:resnet18", "weights": Path("none.safetensors")}, "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), NO_MODELS)
+def test_a_model_or_weights_that_are_not_there_are_refused_before_the_folder_is_looked_at(
+    asked: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the folder is looked at")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(requests, "load_data", refuse)
+    with pytest.raises(MobileNASError, match=message):
+        begin(ChannelsRequest, data="photos", flops=10**8, **asked)
 
 
 def test_every_budget_of_a_sweep_is_checked_before_an_image_is_decoded(

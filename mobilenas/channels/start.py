@@ -7,12 +7,23 @@ import torch
 from mobilenas.channels.keeping import changed
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.data import ImageKind
-from mobilenas.dependencies.models import FORMS, allow_model
+from mobilenas.dependencies.models import FORMS, allow_model, check_exists
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.nn.weights import load_into
 from mobilenas.spaces import WidthsArch, read_arch
 from mobilenas.spaces.widths import Base, WidthsNetwork
 from mobilenas.train import load_weights
+
+
+def check_start(settings: ChannelSettings) -> None:
+    """Raise where the model or its weights are not there, before images say what it must fit."""
+    file = _arch_file(settings.model)
+    if file is None:
+        check_exists(settings.model)
+    else:
+        read_arch(file)
+    if settings.weights is not None and not settings.weights.exists():
+        raise FileError(f"{settings.weights} does not exist")
 
 
 def base_of(model: str, data: ImageKind) -> Base:
@@ -21,10 +32,8 @@ def base_of(model: str, data: ImageKind) -> Base:
     A run folder or an arch.json, torchvision:NAME, or package.module:factory, which the files of a
     run may name from then on.
     """
-    path = Path(model)
-    if not path.exists():
-        if ":" not in model:
-            raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+    file = _arch_file(model)
+    if file is None:
         allow_model(model)
         return Base(
             name=model,
@@ -32,7 +41,6 @@ def base_of(model: str, data: ImageKind) -> Base:
             in_channels=data.channels,
             classes=len(data.classes),
         )
-    file = path / "arch.json" if path.is_dir() else path
     arch = read_arch(file)
     if isinstance(arch, WidthsArch):
         raise FileError(
@@ -46,6 +54,16 @@ def base_of(model: str, data: ImageKind) -> Base:
         if own != given:
             raise MobileNASError(f"{name} is {own} in {file} and {given} in {data.name}")
     return Base.of(arch)
+
+
+def _arch_file(model: str) -> Path | None:
+    """Return the arch.json that `--model` names; None for a model from torchvision or a factory."""
+    path = Path(model)
+    if path.exists():
+        return path / "arch.json" if path.is_dir() else path
+    if ":" not in model:
+        raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+    return None
 
 
 def weights_of(model: str, weights: Path | None) -> Path | None:

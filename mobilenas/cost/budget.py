@@ -16,7 +16,7 @@ from mobilenas.cost.expected import COSTS, CostTable, Probabilities
 from mobilenas.cost.expected_cells import CELL_COSTS, CellCostTable, CellProbabilities
 from mobilenas.cost.models import CostModel
 from mobilenas.cost.projection import spread
-from mobilenas.errors import BudgetError
+from mobilenas.errors import BudgetError, UnreachableError
 from mobilenas.spaces.any import AnyChoice, AnySpace
 from mobilenas.spaces.cell_space import CellSpace
 from mobilenas.spaces.mobile import MobileSpace
@@ -182,15 +182,17 @@ class Budgets:
         return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
 
     def check_reachable(self) -> None:
-        """Raise a BudgetError that names the smallest reachable cost, if a budget lies under it."""
-        for budget in self._counted:
-            least = self.tables[budget.cost].least()
-            if least > budget.limit:
-                raise BudgetError(
-                    f"{budget} cannot be kept: the smallest network of the space has "
-                    f"{format_cost(budget.cost, least)} {budget.cost}; "
-                    f"allow {suggested(budget.cost, least, up=True)}"
-                )
+        """Raise an UnreachableError that names each budget below the space's smallest cost."""
+        leasts = {b.cost: self.tables[b.cost].least() for b in self._counted}
+        short = [
+            f"{budget} cannot be kept: the smallest network of the space has "
+            f"{format_cost(budget.cost, leasts[budget.cost])} {budget.cost}; "
+            f"allow {suggested(budget.cost, leasts[budget.cost], up=True)}"
+            for budget in self._counted
+            if leasts[budget.cost] > budget.limit
+        ]
+        if short:
+            raise UnreachableError("; ".join(short))
         if isinstance(self.space, WidthsSpace):
             self._check_limiting(self.space.largest())
 

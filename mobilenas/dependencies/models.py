@@ -4,7 +4,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ def check_name(spec: str) -> None:
         raise MobileNASError(f"model is {spec!r}; it must be {FORMS}")
 
 
+def check_exists(spec: str) -> None:
+    """Raise unless torchvision has the model or the factory can be imported; none is built."""
+    if spec.startswith(TORCHVISION):
+        _check_known(spec.removeprefix(TORCHVISION))
+    else:
+        _factory(spec)
+
+
 def allow_model(spec: str) -> None:
     """Let files name this factory, too, until the process ends."""
     _allowed.add(spec)
@@ -88,7 +96,7 @@ def check_allowed(spec: str) -> None:
         )
 
 
-def _from_torchvision(name: str, classes: int | None) -> nn.Module:
+def _check_known(name: str) -> None:
     from mobilenas._torchvision import models  # takes two seconds, and few commands need it
 
     known = models.list_models(module=models)
@@ -96,6 +104,12 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else "try mobilenet_v2"
         raise MobileNASError(f"torchvision has no classification model {name!r}; {hint}")
+
+
+def _from_torchvision(name: str, classes: int | None) -> nn.Module:
+    from mobilenas._torchvision import models
+
+    _check_known(name)
     options = _OPTIONS.get(name, {})
     if classes is not None:
         options = options | {"num_classes": classes}
@@ -103,7 +117,7 @@ def _from_torchvision(name: str, classes: int | None) -> nn.Module:
     return model
 
 
-def _from_factory(spec: str) -> nn.Module:
+def _factory(spec: str) -> Callable[[], object]:
     check_name(spec)
     module_name, _, name = spec.partition(":")
     with _current_folder_importable():
@@ -113,10 +127,16 @@ def _from_factory(spec: str) -> nn.Module:
             raise MobileNASError(
                 f"cannot import {module_name} of {spec}: {_reason(error)}"
             ) from error
-        factory = getattr(module, name, None)
-        if not callable(factory):
-            what = "has no" if factory is None else "has no function"
-            raise MobileNASError(f"{module_name} {what} {name!r}, which {spec} names")
+    factory: object = getattr(module, name, None)
+    if not callable(factory):
+        what = "has no" if factory is None else "has no function"
+        raise MobileNASError(f"{module_name} {what} {name!r}, which {spec} names")
+    return factory
+
+
+def _from_factory(spec: str) -> nn.Module:
+    factory = _factory(spec)
+    with _current_folder_importable():
         try:
             model = factory()
         except (Exception, SystemExit) as error:  # the user's code

@@ -3,7 +3,7 @@
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from mobilenas.config import counted
 from mobilenas.cost import COSTS, CostTable
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
 from mobilenas.cost.latency import Latency
-from mobilenas.errors import BudgetError
+from mobilenas.errors import BudgetError, UnreachableError
 from mobilenas.profiling.profile import ProfileError
 from mobilenas.profiling.units import space_units
 from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options, widest
@@ -47,22 +47,27 @@ def space_for(
         space = min(spaces, key=lambda space: abs(math.log(load(space))))
     try:
         Budgets(space, budgets, latency).check_reachable()
-    except BudgetError as error:
-        side = options["image_size"]
-        smaller = None if latency else smaller_side(budgets, **options)
-        hint = "" if smaller is None else f", or --image-size {smaller}"
-        raise BudgetError(f"{error}{hint} (images are {side}x{side} now)") from error
+    except UnreachableError as error:
+
+        def kept(side: int) -> bool:
+            small = narrowest(**options | {"image_size": side})
+            return all(CostTable(small, b.cost).least() <= b.limit for b in budgets)
+
+        sides = () if latency else SIDES
+        raise with_smaller_side(error, options["image_size"], kept, sides) from error
     return space
 
 
-def smaller_side(budgets: Sequence[Budget], *, image_size: int, **options: Any) -> int | None:
-    """Return the largest usual side below `image_size` at which some network keeps the budgets."""
-    for side in SIDES:
-        if side < image_size:
-            space = narrowest(image_size=side, **options)
-            if all(CostTable(space, b.cost).least() <= b.limit for b in budgets):
-                return side
-    return None
+def with_smaller_side(
+    error: UnreachableError,
+    image_size: int,
+    kept: Callable[[int], bool],
+    sides: Sequence[int] = SIDES,
+) -> UnreachableError:
+    """Return the error with the largest side below `image_size` at which the budgets are kept."""
+    smaller = next((side for side in sides if side < image_size and kept(side)), None)
+    hint = "" if smaller is None else f", or --image-size {smaller}"
+    return UnreachableError(f"{error}{hint} (images are {image_size}x{image_size} now)")
 
 
 def reachable(**options: Any) -> dict[str, dict[str, int]]:
