@@ -131,6 +131,7 @@ def test_a_model_or_weights_that_are_not_there_are_refused_before_the_folder_is_
     def refuse(*_: Any) -> None:
         raise AssertionError("the folder is looked at")
 
+    (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(requests, "load_data", refuse)
     with pytest.raises(MobileNASError, match=message):
