@@ -17,7 +17,7 @@ from mobilenas.data import ImageData, batches
 from mobilenas.errors import DivergedError, MobileNASError
 from mobilenas.train import Recipe
 
-RATE_SHARE = 0.05
+RATE_SHARE = 0.02
 """Of the recipe's learning rate: the weights are trained already."""
 
 _NEEDED = "--qat-epochs needs torchao: pip install 'mobilenas[qat]'"

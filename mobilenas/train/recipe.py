@@ -18,8 +18,8 @@ class Recipe:
     """Passes over the training images."""
     batch_size: int = 128
     """Images in a step; the last, smaller batch of an epoch is left out."""
-    learning_rate: float = 0.2
-    """Peak, right for batches of 128; another batch size wants it changed in proportion."""
+    learning_rate: float = 0.5
+    """Peak, measured for batches of 128 (docs/search.md); change it in proportion to the batch."""
     momentum: float = 0.9
     """Nesterov's; 0 for none."""
     weight_decay: float = 4e-5
