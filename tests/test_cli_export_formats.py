@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(trained: Path) -> str:
     """The terminal output of an export of all files that take pixels."""
-    words = (*ALL, "--input", "uint8-nhwc", "--max-drop", "9", "--max-parts", "99")
+    words = (*ALL, "--input", "uint8-nhwc", "--max-drop", "99", "--max-parts", "99")
     return export(trained, *words).stdout
 
 
@@ -92,7 +92,7 @@ def test_one_table_within_80_columns_and_the_caveat_once(printed: str) -> None:
 
 
 def test_json_is_export_json(printed: str, trained: Path) -> None:
-    words = ("--formats", "int8", "--input", "uint8-nhwc", "--max-drop", "9", "--json")
+    words = ("--formats", "int8", "--input", "uint8-nhwc", "--max-drop", "99", "--json")
     document = json.loads(export(trained, *words).stdout)
     assert document == json.loads((trained / "export/export.json").read_text())
     assert set(document["files"]) >= {"onnx", "int8-uint8"}

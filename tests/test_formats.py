@@ -147,12 +147,13 @@ def test_predict_normalizes_once(exported: Run, name: str, tmp_path: Path) -> No
         pixels: NDArray[np.uint8] = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         images.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(images[-1])
-    expected = predict(exported.folder / "export/model.onnx", images, top=10)
+    # in 8 bits the processor has its say: the file with floats in has the same
+    floats = name.replace("-uint8", "").replace("ort", "onnx")
+    expected = predict(exported.folder / "export" / FILES[floats], images, top=10)
     found = predict(exported.folder / "export" / FILES[name], images, top=10)
     for ours, theirs in zip(found, expected, strict=True):
         shares = dict(theirs.labels)
-        tolerance = 0.15 if name.startswith("int8") else 1e-3
-        assert dict(ours.labels) == pytest.approx(shares, abs=tolerance)
+        assert dict(ours.labels) == pytest.approx(shares, abs=1e-3)
 
 
 def test_what_is_there_is_not_written_again(exported: Run) -> None:
@@ -283,7 +284,9 @@ def test_a_target_that_splits_the_network_is_a_warning_and_a_mark(fresh: Run) ->
 
 
 def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -> None:
-    record = write_formats(exported, FormatSettings(formats=("int8",), targets=("coreml",)))
+    record = write_formats(
+        exported, FormatSettings(formats=("int8",), targets=("coreml",), max_drop=100)
+    )
     report = record["files"]["int8"]["targets"]["coreml"]
     assert report["verdict"] == "no"
     assert report["partitions"] > 1
@@ -309,9 +312,13 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
     folded = onnx.load(str(folder / "export/model.int8.uint8.onnx")).graph
     assert {tensor.name for tensor in whole.initializer} <= {t.name for t in folded.initializer}
     with pytest.raises(MobileNASError, match="is a run with --precision int8"):
-        write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings(corrections=())))
+        write_formats(
+            run, FormatSettings(formats=("int8",), int8=Int8Settings(corrections=()), max_drop=100)
+        )
     before = states(run)["model.int8.onnx"]
-    write_formats(run, FormatSettings(formats=("int8",), int8=Int8Settings()))  # as it is
+    write_formats(
+        run, FormatSettings(formats=("int8",), int8=Int8Settings(), max_drop=100)
+    )  # as it is
     assert states(run)["model.int8.onnx"] == before
 
 
