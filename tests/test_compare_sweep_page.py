@@ -140,7 +140,7 @@ def test_every_command_is_told_once(sweep: Path) -> None:
 
 def test_a_sweep_that_has_only_begun(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1000, [])
-    assert "1 runs, none of which has been compared yet" in page(tmp_path)
+    assert "1 run, none of which has been compared yet" in page(tmp_path)
 
 
 def test_runs_of_different_images_are_refused(sweep: Path) -> None:

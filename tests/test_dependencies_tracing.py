@@ -76,7 +76,7 @@ def test_a_line_inside_a_layer_of_the_model_is_named() -> None:
     ("image_size", "in_channels", "reason"),
     [
         (2, 3, r"2x2 images of 3 channels: .*[Kk]ernel size can't be greater.* conv \("),
-        (8, 1, r"8x8 images of 1 channels: .*, at conv \("),
+        (8, 1, r"8x8 images of 1 channel: .*, at conv \("),
     ],
 )
 def test_images_that_do_not_fit_are_named(image_size: int, in_channels: int, reason: str) -> None:
@@ -110,7 +110,7 @@ class Maps(Net):
     ("model", "reason"),
     [
         (Twice(), "gives a tuple of 2 values; it must give one tensor of logits"),
-        (Named(), "gives a dict of 1 values"),
+        (Named(), "gives a dict of 1 value"),
         (Maps(), r"gives a tensor \[N, 4, 6, 6\]; it must give logits \[N, classes\]"),
     ],
 )

@@ -134,7 +134,7 @@ def text_of(normal: str = "[('skip_connect', 0), ('skip_connect', 1)]", concat: 
             text_of()[:-1] + ", reduce_concat=[2])",
             "genotype has the fields normal, normal_concat, reduce, reduce_concat, reduce_concat; ",
         ),
-        (text_of("[('skip_connect', 0)]"), "genotype.normal has 1 edges; a flat list has 2 for"),
+        (text_of("[('skip_connect', 0)]"), "genotype.normal has 1 edge; a flat list has 2 for"),
         (text_of("3"), "genotype.normal.nodes is 3; it must be a list"),
         (text_of("[[('skip_connect', 1)], 3]"), "genotype.normal.nodes[1] is 3; it must be a list"),
         (text_of("['a', 'b']"), "genotype.normal.nodes[0][0] is 'a'; it must be an object"),

@@ -123,6 +123,8 @@ def train_part(
     identity = _identity(arch, data, recipe, seed)
     state = _read_checkpoint(folder / CHECKPOINT, identity) or _fresh(identity)
     log: list[dict[str, Any]] = state["log"]
+    if log:  # a kill between the two files leaves no line out
+        write_jsonl(folder / LOG, log)
     if len(log) < epochs:
         trainer = Trainer(arch, data, recipe, seed=seed, device=device)
         _train_to(epochs, trainer, state, folder, Silent())
