@@ -127,6 +127,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     added, changed = False, False
     refused: list[str] = []
     cut: dict[str, dict[str, int]] = {}
+    loose: dict[str, list[str]] = {}
     lacking = {name: _is_lacking(run, record, name, asked) for name in settings.names}
     if any(lacking.values()):
         _ = run.data  # reading them is a stage of its own
@@ -143,6 +144,8 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             refused += [complaint] if complaint else []
             for target, count in _parts(entry, settings).items():
                 cut.setdefault(target, {})[name] = count
+            for target in _loose(entry, settings):
+                loose.setdefault(target, []).append(name)
             if not new:
                 changed |= checked
             elif not complaint:
@@ -166,6 +169,15 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             run.reporter.say(f"warning: {told}; such files are slow there")
         else:
             refused.append(f"{told}, and --max-parts is {most}; the files are kept")
+    for target, names in loose.items():
+        told = (
+            f"{target} takes fixed sizes only, and the batch of {', '.join(names)} is of any size: "
+            "run without --dynamic-batch"
+        )
+        if settings.max_parts is None:
+            run.reporter.say(f"warning: {told}; most of such a file runs on the CPU")
+        else:
+            refused.append(f"{told}; the files are kept")
     if refused:
         raise MobileNASError("; ".join(refused))
     return record
@@ -339,6 +351,12 @@ def _parts(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
         for target, report in reports.items()
         if report and _split_by(report)
     }
+
+
+def _loose(entry: dict[str, Any], settings: FormatSettings) -> list[str]:
+    """Targets that refuse nodes of a file because their sizes are not fixed."""
+    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
+    return [target for target, report in reports.items() if report and report["dynamic"]]
 
 
 def _split_by(report: dict[str, Any]) -> set[str]:

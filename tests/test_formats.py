@@ -292,6 +292,24 @@ def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -
     assert report["partitions"] > 1
 
 
+def test_a_batch_of_any_size_is_told_where_sizes_must_be_fixed(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    settings = read_json(folder / "run.json")
+    settings["settings"]["dynamic_batch"] = True
+    write_json(folder / "run.json", settings)
+    heard = Heard()
+    run = open_run(folder, heard)
+    asked_for = FormatSettings(targets=("qnn",))
+    before = set(write_formats(run, asked_for)["files"])
+    (line,) = [text for text in heard.said if text.startswith("warning: ")]
+    assert "qnn takes fixed sizes only, and the batch of onnx is of any size" in line
+    with pytest.raises(MobileNASError, match="run without --dynamic-batch; the files are kept"):
+        write_formats(run, replace(asked_for, max_parts=1))
+    assert set(record_of(run)["files"]) == before
+
+
 def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
     trained: Path, exported: Run, tmp_path: Path
 ) -> None:
