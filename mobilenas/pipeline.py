@@ -230,6 +230,9 @@ def compared_run(run: Run, name: str) -> Run:
     if not meant:
         there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
         raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
+    for field in ("arch", "val_top1"):
+        if any(field not in e for e in meant):
+            raise FileError(f"{path}: a network named {name!r} lacks {field!r}")
     entry = max(meant, key=lambda e: float(e["val_top1"]))
     folder = (run.folder / entry["onnx"]).parent
     if folder.parent != run.folder / "compare":

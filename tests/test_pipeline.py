@@ -22,7 +22,7 @@ from mobilenas.errors import FileError
 from mobilenas.export.mistakes import MOST_SHOWN
 from mobilenas.export.onnx import evaluate_onnx, export_onnx
 from mobilenas.export.record import EXPORT_FILE
-from mobilenas.files import read_json
+from mobilenas.files import read_json, write_list
 from mobilenas.pipeline import (
     certify,
     compared_run,
@@ -168,6 +168,17 @@ def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
     assert record["top1"] == export["files"]["onnx"]["top1"]
     assert record["top1"] == pytest.approx(100 - 100 * wrong / len(data.test))
     assert len(record["worst"]) == min(wrong, MOST_SHOWN)
+
+
+@slow
+@pytest.mark.parametrize("field", ["arch", "val_top1"])
+def test_a_compared_network_that_lacks_what_its_files_need_is_named(copy: Path, field: str) -> None:
+    networks = read_networks(copy / "compare.json")
+    network = next(entry for entry in networks if entry["kind"] == "mobilenet")
+    del network[field]
+    write_list(copy / "compare.json", networks)
+    with pytest.raises(FileError, match=f"lacks '{field}'"):
+        compared_run(open_run(copy, Silent()), network["name"])
 
 
 @slow
