@@ -132,7 +132,7 @@ def parts(
         baselines += 2 * settings.seeds
     rivals = settings.seeds if settings.rival else 0
     networks = settings.seeds + baselines + rivals
-    rank = settings.rank * finalists / max(1, sum(settings.finalists.rungs(2)))
+    rank = settings.rank * len(settings.finalists.rungs(2)) * _rung(settings, data, speeds)
     return {
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,
@@ -160,12 +160,16 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.finalists
     if how.count < 2:
         return 0.0
-    rung = replace(settings.recipe, epochs=how.epochs, warmup_epochs=0.0)
-    one = _training(rung, data, speeds.step, speeds.image)
     sizes = how.rungs(how.count)
     # the winner's epochs are the first of its final training; channel sizes begin anew
     lost = sum(sizes) - (0 if settings.widths is not None else len(sizes))
-    return lost * one
+    return lost * _rung(settings, data, speeds)
+
+
+def _rung(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
+    """Seconds of one network in one rung of the finalists."""
+    rung = replace(settings.recipe, epochs=settings.finalists.epochs, warmup_epochs=0.0)
+    return _training(rung, data, speeds.step, speeds.image)
 
 
 def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> float:

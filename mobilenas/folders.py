@@ -25,6 +25,7 @@ _TRAINING = ("checkpoint.pt", "log.jsonl", "train.json", "best.safetensors", "la
 _SEARCH = (
     *("checkpoint.pt", "log.jsonl", "candidates.json", "rank.json"),
     *("finalists.json", *_below("finalists/*", _TRAINING)),
+    "finalists.pt",  # of versions before: those runs can be replaced, too
 )
 _MODELS = tuple(
     f"model{precision}{layout}.onnx"
@@ -43,7 +44,7 @@ _NETWORK = (
 _RUN = (
     *("run.json", "profile.json", "compare.json", "result.json", "report.html", *_NETWORK),
     *_below("repeats/seed-*", _NETWORK),
-    *_below("compare/*-seed-*", (*_NETWORK, "rival.json")),
+    *_below("compare/*-seed-*", (*_NETWORK, "rival.json", "finalists.pt")),
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into folders: it counts as nothing, and stays."""

@@ -127,7 +127,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     added, changed = False, False
     refused: list[str] = []
     cut: dict[str, dict[str, int]] = {}
-    loose: dict[str, list[str]] = {}
+    unfixed: dict[str, list[str]] = {}
     lacking = {name: _is_lacking(run, record, name, asked) for name in settings.names}
     if any(lacking.values()):
         _ = run.data  # reading them is a stage of its own
@@ -144,8 +144,8 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             refused += [complaint] if complaint else []
             for target, count in _parts(entry, settings).items():
                 cut.setdefault(target, {})[name] = count
-            for target in _loose(entry, settings):
-                loose.setdefault(target, []).append(name)
+            for target in _refusing_sizes(entry, settings):
+                unfixed.setdefault(target, []).append(name)
             if not new:
                 changed |= checked
             elif not complaint:
@@ -169,7 +169,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
             run.reporter.say(f"warning: {told}; such files are slow there")
         else:
             refused.append(f"{told}, and --max-parts is {most}; the files are kept")
-    for target, names in loose.items():
+    for target, names in unfixed.items():
         told = (
             f"{target} takes fixed sizes only, and the batch of {', '.join(names)} is of any size: "
             "run without --dynamic-batch"
@@ -353,7 +353,7 @@ def _parts(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
     }
 
 
-def _loose(entry: dict[str, Any], settings: FormatSettings) -> list[str]:
+def _refusing_sizes(entry: dict[str, Any], settings: FormatSettings) -> list[str]:
     """Targets that refuse nodes of a file because their sizes are not fixed."""
     reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
     return [target for target, report in reports.items() if report and report["dynamic"]]

@@ -42,6 +42,8 @@ ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
 # so that supernet and finalists together take no longer than about twice the final training
 _SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.2
+# after one epoch networks on hard images still stand at the loss of guessing
+_FEWEST_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +288,7 @@ class Request:
                 alpha_steps=train_images // 2 // (batch // 2),
             ),
             finalists=FinalistSettings(
-                count=count, epochs=max(1, round(epochs * self._rung_share))
+                count=count, epochs=max(_FEWEST_EPOCHS, round(epochs * self._rung_share))
             ),
             recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
             cell=self._cell_settings(),

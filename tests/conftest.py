@@ -291,7 +291,7 @@ def made_up_profile(micro_space: MobileSpace) -> Profile:
 TINY_REQUEST = {
     "data": "digits",
     "flops": 300_000,
-    "epochs": 3,
+    "epochs": 5,
     "search_epochs": 3,
     "finalists": 2,
     "random": 1,

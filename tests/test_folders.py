@@ -32,7 +32,12 @@ from mobilenas.folders import (
 RECORD = '{"schema_version": 1}'
 WRITTEN = (
     *("run.json", "profile.json", "report.html", "search/log.jsonl", "train/best.safetensors"),
-    *("search/finalists/0/checkpoint.pt", "export/model.int8.uint8.onnx", "export/model.ort"),
+    *(
+        "search/finalists.pt",
+        "search/finalists/0/checkpoint.pt",
+        "export/model.int8.uint8.onnx",
+        "export/model.ort",
+    ),
     *("compare/random-1-seed-0/train/train.json", "compare/rival-seed-0/rival.json"),
     *("compare/mobilenet_v2-x0.11-seed-3/export/export.json", "repeats/seed-1/arch.json"),
     *(".run.json.12.tmp", "train/.best.safetensors.7.tmp"),

@@ -40,11 +40,11 @@ def killed(struck: Any, whole_run: Any, tmp_path_factory: pytest.TempPathFactory
     assert len(read_jsonl(folder / "search/log.jsonl")) == 1
 
     killed_at("search/finalists/1/checkpoint.pt", nth=1)
-    assert len(read_jsonl(folder / "search/finalists/0/log.jsonl")) == 1
+    assert len(read_jsonl(folder / "search/finalists/0/log.jsonl")) == 2
     assert not (folder / "arch.json").exists()
 
     killed_at("train/checkpoint.pt", nth=1)
-    assert len(read_jsonl(folder / "train/log.jsonl")) == 2  # those of the finalist
+    assert len(read_jsonl(folder / "train/log.jsonl")) == 4  # those of the finalist
     assert not (folder / "model.safetensors").exists()
 
     first = pipeline.read_networks(whole_run.folder / "compare.json")[1]

@@ -204,6 +204,7 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     assert steps >= level.least_steps or full.recipe.epochs == most
     assert full.finalists.count == level.finalists
     assert full.search.epochs >= 2
+    assert full.finalists.epochs >= 2  # after one, hard images are still guessed
     assert 0 <= full.search.warmup < full.search.epochs
     assert 2 <= full.search.batch_size <= full.recipe.batch_size
     assert 0 < full.search.learning_rate <= full.recipe.learning_rate
