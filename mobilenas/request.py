@@ -38,6 +38,8 @@ ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked for"
 _SMALL_SET = 5000
+# batch size and peak learning rate, each measured (docs/search.md)
+_USUAL, _SMALL = (128, 0.5), (32, 0.05)
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
 # so that supernet and finalists together take no longer than about twice the final training
@@ -266,12 +268,11 @@ class Request:
     def settings(self, train_images: int) -> RunSettings:
         """Return the full settings for so many training images."""
         effort = EFFORTS[self.effort]
-        batch = 128 if train_images >= _SMALL_SET else 32
+        batch, rate = _USUAL if train_images >= _SMALL_SET else _SMALL
         steps = max(1, train_images // batch)
         repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
         epochs = self.epochs or max(effort.epochs, repeats)
         searching = self.search_epochs or max(2, round(epochs * _SEARCH_SHARE))
-        rate = Recipe(epochs=epochs).learning_rate * batch / 128
         # the published methods on cells have no finalists
         usual = effort.finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists

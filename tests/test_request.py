@@ -204,6 +204,8 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     assert steps >= level.least_steps or full.recipe.epochs == most
     assert full.finalists.count == level.finalists
     assert full.search.epochs >= 2
+    rates = {128: 0.5, 32: 0.05}  # what suits many images is too much for few
+    assert full.recipe.learning_rate == rates[full.recipe.batch_size]
     assert full.finalists.epochs >= 2  # after one, hard images are still guessed
     assert 0 <= full.search.warmup < full.search.epochs
     assert 2 <= full.search.batch_size <= full.recipe.batch_size
