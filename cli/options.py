@@ -206,7 +206,11 @@ _SEARCH = (
         ACTIVATIONS,
         "Activation of the blocks; hard_swish, for int8 relu, unless said.",
     ),
-    _choice("--squeeze", SQUEEZE_POLICIES, "Squeeze-excite; searched unless said."),
+    _choice(
+        "--squeeze",
+        SQUEEZE_POLICIES,
+        "Squeeze-excite; on unless said, under a latency budget searched.",
+    ),
     click.option(
         "--targets",
         type=listed,

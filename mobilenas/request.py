@@ -295,13 +295,20 @@ class Request:
             cell=self._cell_settings(),
             widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
-            squeeze=self.squeeze or ("off" if self.gateless else "searched"),
+            squeeze=self.squeeze or self._usual_squeeze,
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
             baselines=tuple(self.baselines),
             random=self._default_random if self.random is None else self.random,
         )
+
+    @property
+    def _usual_squeeze(self) -> str:
+        """Squeeze-excite pays for its FLOPs everywhere; whether for its time, a search decides."""
+        if self.gateless:
+            return "off"
+        return "on" if self.latency is None else "searched"
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
         """Return how channel sizes are searched, which this request does not ask for."""

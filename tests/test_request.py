@@ -347,7 +347,7 @@ def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> N
     usual = settings(precision=precision)
     taken = settings(precision=precision, targets=("cpu", "coreml"))
     assert taken == usual
-    assert usual.squeeze == "searched"
+    assert usual.squeeze == "on"
     narrowed = settings(precision=precision, targets=("nnapi",))
     assert narrowed == replace(usual, activation="relu", squeeze="off")
     chosen = settings(precision=precision, targets=("nnapi",), activation="relu6", squeeze="off")

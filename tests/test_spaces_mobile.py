@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import re
 import statistics
@@ -12,34 +13,75 @@ from mobilenas.config import from_plain, parse_count, to_plain
 from mobilenas.cost import CostTable, costs
 from mobilenas.errors import MobileNASError
 from mobilenas.spaces import Choice, MobileSpace, build
-from mobilenas.spaces.mobile import narrowest, sized, template
+from mobilenas.spaces.mobile import levels_of, narrowest, sized, template, widest
 
 JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]
 
 
-def median_load(space: MobileSpace, budget: int, seed: int = 0, draws: int = 64) -> float:
+def loads(space: MobileSpace, budget: int, seed: int = 0, draws: int = 100) -> list[float]:
     table, source = CostTable(space, "flops"), random.Random(seed)
-    return statistics.median(table.exact(space.random(source)) / budget for _ in range(draws))
+    return [table.exact(space.random(source)) / budget for _ in range(draws)]
+
+
+def sized_for(budget: int, side: int) -> MobileSpace:
+    return sized(lambda space: loads(space, budget), image_size=side, classes=10)
 
 
 @pytest.mark.parametrize(("budget", "size"), JOBS)
 def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
-    space = sized(lambda s: median_load(s, budget), image_size=size, classes=10)
+    space = sized_for(budget, size)
     for stage in space.stages:
         assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
     assert space.stem.channels % 8 == space.head.channels % 8 == 0
-    load = median_load(space, budget, seed=1, draws=200)
-    narrowest = all(stage.depth == 1 and stage.widths == (8, 16) for stage in space.stages)
-    assert 0.75 <= load <= 1.25 or (narrowest and load > 1)
+    drawn = loads(space, budget, seed=1, draws=200)
+    narrowest = all(stage.widths == (8, 16, 24) for stage in space.stages)
+    assert 0.75 <= statistics.median(drawn) <= 1.25 or (narrowest and statistics.median(drawn) > 1)
     assert costs(space.arch(space.smallest())).flops < budget
     assert costs(space.arch(space.largest())).flops > 2 * budget
 
 
+@pytest.mark.parametrize("side", [24, 32, 48, 64, 96, 128, 224])
+@pytest.mark.parametrize("per_pixel", [500, 1000, 3000, 10_000, 30_000])
+def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> None:
+    budget = per_pixel * side**2
+    space = sized_for(budget, side)
+    assert all(len(stage.widths) >= 3 for stage in space.stages)
+    assert all(len(slot.expansions) > 1 for slot in space.slots[1:])
+    assert (
+        0.01
+        <= statistics.mean(load <= 1 for load in loads(space, budget, seed=1, draws=400))
+        <= 0.75
+    )
+    kept = per_pixel >= {24: 10_000, 32: 3000, 48: 3000}.get(side, math.inf)
+    assert (space.stem.stride, space.stages[0].stride) == ((1, 2) if kept else (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("side", "levels"),
+    [
+        (8, (0, 1)),
+        (15, (1, 1, 2)),
+        (28, (1, 2, 2, 3)),
+        (48, (1, 2, 2, 3)),
+        (64, (1, 2, 3, 3, 4)),
+        (224, (1, 2, 3, 4, 4, 5)),
+        (512, (1, 2, 3, 4, 4, 5)),
+    ],
+)
+@pytest.mark.parametrize("placement", ["early", "late"])
+def test_maps_are_halved_to_4x4_in_five_times_at_most(
+    side: int, levels: tuple[int, ...], placement: str
+) -> None:
+    assert levels_of(side) == levels
+    space = template(1.0, image_size=side, classes=10, placement=placement)
+    ends = {slot.stage: -(-slot.side // slot.stride) for slot in space.slots}
+    sides = list(ends.values())
+    assert sides == [-(-side // 2**level) for level in levels]
+    assert (sides[-1] >= 4 > -(-sides[-1] // 2)) or levels[-1] == 5
+
+
 def test_a_larger_budget_gives_more_blocks_and_wider_stages() -> None:
-    spaces = [
-        sized(lambda s, b=budget: median_load(s, b), image_size=32, classes=10)
-        for budget in (300_000, 3_000_000, 30_000_000)
-    ]
+    spaces = [sized_for(budget, 32) for budget in (300_000, 3_000_000, 30_000_000)]
     flops = [costs(space.arch(space.largest())).flops for space in spaces]
     assert flops == sorted(flops)
     slots = [len(space.slots) for space in spaces]
@@ -111,8 +153,8 @@ def test_the_readmes_table_of_sides_is_what_the_space_has() -> None:
         asked = {"image_size": int(side), "classes": 10}
         minimum = CostTable(narrowest(**asked), "flops").least()
         assert minimum <= parse_count(least) <= 1.01 * minimum
-        widest = template(16.0, placement="late", **asked)
-        maximum = CostTable(widest, "flops").exact(widest.largest())
+        largest = widest(**asked)
+        maximum = CostTable(largest, "flops").exact(largest.largest())
         assert 0.98 * maximum <= parse_count(most) <= maximum
 
 

@@ -16,7 +16,7 @@ from mobilenas.profiling.profile import ProfileError
 from mobilenas.profiling.units import space_units
 from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options, widest
 
-_DRAWS = 64
+_DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
 """Usual sides of images in pixels, from large to small."""
 
@@ -32,19 +32,19 @@ def space_for(
     if not budgets:
         raise BudgetError(NO_BUDGET)
 
-    def load(space: MobileSpace) -> float:
+    def loads(space: MobileSpace) -> list[float]:
         tables = [CostTable(space, b.cost, latency if b.cost == LATENCY else None) for b in budgets]
         source = random.Random(0)
         draws = [space.random(source) for _ in range(_DRAWS)]
-        return statistics.median(
+        return [
             max(t.exact(c) / b.limit for t, b in zip(tables, budgets, strict=True)) for c in draws
-        )
+        ]
 
     if latency is None:
-        space = sized(load, **options)
+        space = sized(loads, **options)
     else:
         spaces = measured_spaces(latency, **options)
-        space = min(spaces, key=lambda space: abs(math.log(load(space))))
+        space = min(spaces, key=lambda space: abs(math.log(statistics.median(loads(space)))))
     try:
         Budgets(space, budgets, latency).check_reachable()
     except UnreachableError as error:

@@ -4,36 +4,40 @@ Every block chooses its operations, every stage its width.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise
+from statistics import median
 from typing import Annotated, Any
 
 from mobilenas.config import Between, check_choice
-from mobilenas.nn import ACTIVATIONS, ALIGNMENT, make_divisible, squeeze_channels
+from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.mobilenets import PLACEMENTS, small_image_strides
+from mobilenas.spaces.mobilenets import LAST_SIDE, PLACEMENTS
 
 _Index = Annotated[int, Between(0, 63)]
 
 SQUEEZE_POLICIES = ("searched", "on", "off")
 
-# width at multiplier 1, stride, most blocks, largest expansion
-_STAGES = (
-    (16, 1, 2, 6),
-    (24, 2, 4, 6),
-    (40, 2, 4, 6),
-    (80, 2, 4, 6),
-    (112, 1, 4, 6),
-    (160, 2, 4, 6),
-)
-_SMALL_STAGES = ((16, 1, 1, 1), (24, 2, 2, 3), (40, 2, 4, 3), (48, 1, 3, 6), (96, 2, 3, 6))
-_SMALL_STAGES_BELOW = 64
-_STEM, _HEAD = 16, 960
-_NARROWEST_HEAD = 192
-_HIGHEST_LOAD = 1.3
-_NARROWEST, _WIDEST, _HALVINGS = 0.1, 16.0, 14
+_WIDTH, _GROWTH = 16, 1.6
+"""At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
+_LEAST_WIDTH, _LEAST_LAST_WIDTH = 16, 24
+"""Middle of the widths at least: a last stage of 8 channels starves the head."""
+_STEM = 24
+_HEAD = 4
+"""Channels of the head, as a multiple of the last stage's."""
+_NARROW = {False: (16, 384, (3, 6)), True: (8, 192, (1, 3, 6))}
+"""Fewest channels of stem and head, and expansions; and where even that is too much."""
+_MOST_HALVINGS = 5
+_KERNELS = (3, 5)
+# most blocks of a stage, and whether the space is the narrow one
+_SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
+_LEAST_SHARE = 0.01
+_FULL_LOAD = 2.0
+_LATE_BELOW = 64
+"""Side from which on the stem always halves the image."""
+_NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,40 +223,65 @@ def template(
     classes: int,
     in_channels: int = 3,
     most_blocks: int = 4,
-    placement: str = "late",
+    narrow: bool = False,
+    placement: str = "early",
     activation: str = "hard_swish",
     squeeze: str = "searched",
 ) -> MobileSpace:
-    """Return the space whose widths lie around the template's times `multiplier`."""
+    """Return the space whose widths lie around the template's times `multiplier`.
+
+    `placement` says where the image is halved first: `early` in the stem, `late` in the first
+    stage.
+    """
     check_choice("activation", activation, tuple(ACTIVATIONS))
-    rows = _SMALL_STAGES if image_size < _SMALL_STAGES_BELOW else _STAGES
-    strides = small_image_strides([2, *(row[1] for row in rows)], image_size, placement)
+    check_choice("stride placement", placement, PLACEMENTS)
+    least_stem, least_head, expansions = _NARROW[narrow]
+    levels = levels_of(image_size)
+    halved = int(placement == "early" and levels[0] > 0)
     stages = tuple(
         Stage(
-            widths=_around(width * multiplier),
-            stride=stride,
-            depth=min(depth, most_blocks),
-            most_expansion=most,
+            widths=_around(
+                _WIDTH * _GROWTH**number * multiplier,
+                _LEAST_LAST_WIDTH if number == len(levels) - 1 else _LEAST_WIDTH,
+            ),
+            stride=1 + level - before,
+            depth=most_blocks,
         )
-        for (width, _, depth, most), stride in zip(rows, strides[1:], strict=True)
+        for number, (before, level) in enumerate(pairwise((halved, *levels)))
     )
     return MobileSpace(
         image_size=image_size,
         in_channels=in_channels,
         classes=classes,
         stem=Stem(
-            channels=make_divisible(_STEM * multiplier), stride=strides[0], activation=activation
+            channels=max(least_stem, make_divisible(_STEM * multiplier)),
+            stride=1 + halved,
+            activation=activation,
         ),
         stages=stages,
         head=Head(
-            channels=max(_NARROWEST_HEAD, make_divisible(_HEAD * multiplier)),
+            channels=max(least_head, _HEAD * stages[-1].widths[1]),
             hidden=0,
             activation=activation,
             dropout=0.2,
         ),
         activation=activation,
+        kernels=_KERNELS,
+        expansions=expansions,
         squeeze=squeeze_options(squeeze),
     )
+
+
+def levels_of(image_size: int) -> tuple[int, ...]:
+    """Return how often the image has been halved at the end of every stage.
+
+    Each size of maps has one stage, and the last but one two, as in MobileNetV3 (arXiv
+    1905.02244). An image is halved once, and up to five times while its last map is 4x4 or more.
+    """
+    last, side = 1, -(-image_size // 2)
+    while last < _MOST_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
+        last += 1
+    return (0, 1) if last == 1 else (*range(1, last), last - 1, last)
 
 
 def squeeze_options(policy: str) -> tuple[bool, ...]:
@@ -261,42 +290,46 @@ def squeeze_options(policy: str) -> tuple[bool, ...]:
     return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
 
 
-def sized(load: Callable[[MobileSpace], float], **options: Any) -> MobileSpace:
+def sized(loads: Callable[[MobileSpace], Sequence[float]], **options: Any) -> MobileSpace:
     """Return the space whose typical load is nearest 1.
 
-    `load(space)` is the median over uniformly drawn archs of the largest cost / budget; it grows
-    with the widths. Where even the narrowest widths are too dear, stages get fewer blocks; where
-    that is not enough, a small image loses its resolution early.
+    `loads(space)` are the largest cost / budget of uniformly drawn archs; they grow with the
+    widths. Where the narrowest widths leave too few archs within the budget, stages get fewer
+    blocks, and stem and head fewer channels.
+
+    The stem of a small image keeps its resolution if a typical arch of most blocks can pay for it.
     """
-    for placement, most_blocks in product(reversed(PLACEMENTS), (4, 3, 2, 1)):
-        low, high = _NARROWEST, _WIDEST
-        for _ in range(_HALVINGS):
-            middle = (low * high) ** 0.5
-            space = template(middle, placement=placement, most_blocks=most_blocks, **options)
-            typical = load(space)
-            low, high = (middle, high) if typical < 1 else (low, middle)
-        if typical <= _HIGHEST_LOAD:
+    if options["image_size"] < _LATE_BELOW:
+        late = template(_NARROWEST, placement="late", **options)
+        if median(loads(late)) <= _FULL_LOAD:
+            options |= {"placement": "late"}
+    for most_blocks, narrow in _SHAPES:
+        asked = options | {"most_blocks": most_blocks, "narrow": narrow}
+        drawn = loads(template(_NARROWEST, **asked))
+        if sum(load <= 1 for load in drawn) >= _LEAST_SHARE * len(drawn):
             break
-    return space
+    low, high = _NARROWEST, _WIDEST
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (
+            (middle, high) if median(loads(template(middle, **asked))) < 1 else (low, middle)
+        )
+    return template(low, **asked)
 
 
 def narrowest(**options: Any) -> MobileSpace:
     """Return the last space that `sized` tries: no other has smaller networks."""
-    return template(_NARROWEST, placement=PLACEMENTS[0], most_blocks=1, **options)
+    return template(_NARROWEST, most_blocks=1, narrow=True, **options)
 
 
 def widest(**options: Any) -> MobileSpace:
     """Return the space that no other has larger networks than."""
-    return template(_WIDEST, **options)
+    late = options["image_size"] < _LATE_BELOW
+    return template(_WIDEST, placement="late" if late else "early", **options)
 
 
-def _around(width: float) -> tuple[int, ...]:
-    """Multiples of 8 around `width`: it and its neighbours a quarter (at least 8) to each side.
-
-    Widths under 8 have no neighbour, so that a small budget can be met.
-    """
-    if width < ALIGNMENT:
-        return (ALIGNMENT,)
-    middle = make_divisible(width)
-    step = make_divisible(width / 4)
-    return tuple(range(max(ALIGNMENT, middle - step), middle + step + 1, step))
+def _around(width: float, least: int) -> tuple[int, ...]:
+    """Three multiples of 8 around `width` or `least`: it and a quarter less and more."""
+    middle = max(make_divisible(width), least)
+    step = make_divisible(middle / 4)
+    return (middle - step, middle, middle + step)

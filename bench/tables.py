@@ -1,0 +1,88 @@
+"""A table of trained networks: random networks of a space under a budget, each by the usual recipe.
+
+    python bench/tables.py bench/tables/glyphs-32-1M.jsonl --data ./glyphs --image-size 32 \
+        --flops 1M --networks 48 --twice 12
+
+`bench/ranking.py` measures on it how well a predictor ranks networks. The first `--twice` networks
+are trained from a second seed, too: no predictor can be better than a second training is. A killed
+table goes on where it stood. One thread.
+"""
+
+import argparse
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.config import from_plain, parse_count, to_plain
+from mobilenas.cost import costs
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData, load_data
+from mobilenas.files import read_jsonl, write_jsonl
+from mobilenas.request import Request
+from mobilenas.runs import make_space, versions
+from mobilenas.spaces import Arch
+from mobilenas.spaces.any import choice_type
+from mobilenas.train import Recipe, Trainer
+
+
+def trained(arch: Arch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return what an arch costs and what became of it, epoch by epoch."""
+    began, losses, val_top1 = time.process_time(), [], []
+    trainer = Trainer(arch, data, recipe, seed=seed)
+    for _ in range(recipe.epochs):
+        losses.append(trainer.run_epoch()["loss"])
+        val_top1.append(trainer.evaluate(data.val).top1)
+    return to_plain(costs(arch)) | {
+        "losses": losses,
+        "val_top1": val_top1,
+        "test_top1": trainer.evaluate(data.test).top1,
+        "processor_seconds": time.process_time() - began,
+    }
+
+
+def main() -> None:
+    """Train what the table lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--flops", type=parse_count)
+    parser.add_argument("--space", default="mobile")
+    parser.add_argument("--networks", type=int, default=48)
+    parser.add_argument("--twice", type=int, default=12)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    request = Request(
+        data=given.data, image_size=given.image_size, flops=given.flops, space=given.space
+    )
+    data = load_data(request.data_settings)
+    settings = request.settings(len(data.train))
+    space = make_space(settings, data)
+    head = {
+        "images": data.fingerprint,
+        "image_size": data.image_size,
+        "budgets": to_plain(settings.budgets),
+        "recipe": to_plain(settings.recipe),
+        "space": to_plain(space),
+        "versions": versions(),
+    }
+    lines = read_jsonl(given.table) or [head]
+    if any(lines[0][name] != head[name] for name in ("images", "budgets", "recipe", "space")):
+        raise SystemExit(f"{given.table} is another table")
+    budgets, source = Budgets(space, settings.budgets), random.Random("table")
+    choices = [to_plain(budgets.random(source)) for _ in range(given.networks)]
+    jobs = [(choice, 0) for choice in choices] + [(choice, 1) for choice in choices[: given.twice]]
+    done = [(line["choice"], line["seed"]) for line in lines[1:]]
+    for choice, seed in (job for job in jobs if job not in done):
+        arch = space.arch(from_plain(choice_type(space), choice, "choice"))
+        line = {"choice": choice, "seed": seed} | trained(arch, data, settings.recipe, seed)
+        lines.append(line)
+        write_jsonl(given.table, lines)
+        print(f"{line['test_top1']:.1f} % {line['processor_seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
