@@ -7,7 +7,7 @@ from torch import Tensor
 from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.errors import BudgetError
-from mobilenas.search.discretize import ArchProgram
+from mobilenas.search.discretize import ArchProgram, perturbed
 from mobilenas.spaces import Choice, MobileSpace
 from mobilenas.spaces.mobile import template
 from mobilenas.supernet import Alphas
@@ -99,13 +99,15 @@ def test_distance_asks_for_that_many_other_slots(tiny_space: MobileSpace) -> Non
             assert sum(a != b for a, b in pairs) >= 3
 
 
-def test_least_blocks_are_kept(tiny_space: MobileSpace) -> None:
-    program = ArchProgram(limits(tiny_space, ("flops",), 0), scores(tiny_space, 0))
-    most = len(tiny_space.slots)
-    for least in range(most + 1):
-        choice = program.solve(least_blocks=least)
-        assert choice is None or sum(choice.keep) >= least
-    assert program.solve(least_blocks=most + 1) is None
+def test_perturbed_scores_are_drawn_with_the_probabilities(tiny_space: MobileSpace) -> None:
+    log_probabilities = scores(tiny_space, 0)
+    generator = torch.Generator().manual_seed(0)
+    counts = {name: torch.zeros_like(rows) for name, rows in log_probabilities.items()}
+    for _ in range(4000):
+        for name, rows in perturbed(log_probabilities, generator).items():
+            counts[name].scatter_add_(-1, rows.argmax(-1, keepdim=True), torch.ones_like(rows))
+    for name, rows in log_probabilities.items():
+        torch.testing.assert_close(counts[name] / 4000, rows.softmax(-1), atol=0.04, rtol=0)
 
 
 @pytest.mark.parametrize("size", [32, 224])

@@ -19,6 +19,7 @@ from mobilenas.profiling.profile import Profile
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.loop import Searcher
+from mobilenas.search.program import make_program
 from mobilenas.search.run import candidates, confirmed
 from mobilenas.search.watch import Watch
 from mobilenas.spaces import MobileArch, MobileSpace
@@ -309,6 +310,11 @@ def test_candidates_are_distinct_and_all_keep_the_budget(
     found = candidates(searcher, searcher.budgets, 4)
     assert len(set(found)) == len({tiny_budgets.space.arch(choice) for choice in found}) == 4
     assert all(tiny_budgets.fits(choice) for choice in found)
+    assert candidates(searcher, searcher.budgets, 4) == found
+    assert found[0] == make_program(tiny_budgets, searcher.alphas).best()
+    searcher.seed += 1
+    again = candidates(searcher, searcher.budgets, 4)
+    assert again[0] == found[0] and again[1:] != found[1:]
 
 
 def test_rank_writes_the_ranking(
@@ -374,4 +380,4 @@ def test_the_budget_is_tightened_three_times_at_most(
         return [1.03 * limit for _ in archs]
 
     found, rounds = confirmed(searcher, 2, stubborn)
-    assert found and len(rounds) == len(calls) == 4
+    assert found and 1 < len(rounds) == len(calls) <= 4

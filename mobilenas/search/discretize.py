@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from torch import Tensor
@@ -149,14 +150,9 @@ class ArchProgram:
             near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
             self.rows.append((near | {used: 1.0}, -np.inf, 0))
 
-    def solve(
-        self, *, least_blocks: int = 0, unlike: Sequence[Choice] = (), distance: int = 3
-    ) -> Choice | None:
-        """Return the best choice with so many blocks or more, or None.
-
-        It differs from each of `unlike` in `distance` slots or more.
-        """
-        rows = [*self.rows, self._least_blocks(least_blocks)]
+    def solve(self, *, unlike: Sequence[Choice] = (), distance: int = 3) -> Choice | None:
+        """Return the best choice that is unlike the others in `distance` slots or more, or None."""
+        rows = list(self.rows)
         for other in unlike:
             places = self._places(other)
             rows.append((dict.fromkeys(places, 1.0), 0, len(places) - distance))
@@ -183,10 +179,6 @@ class ArchProgram:
         if choice is None:
             raise BudgetError(f"no network of the space {self.budgets.wanted()}")
         return choice
-
-    def _least_blocks(self, count: int) -> tuple[dict[int, float], float, float]:
-        left_out = {n: 1.0 for n, key in enumerate(self.keys) if key[0] == "out"}
-        return left_out, 0, len(self.space.slots) - count
 
     def _places(self, choice: Choice) -> list[int]:
         """Return the variables that a choice sets, one for every slot."""
@@ -235,3 +227,13 @@ class ArchProgram:
             squeeze=tuple(picks["squeeze"]),
             keep=tuple(map(bool, picks["keep"])),
         )
+
+
+def perturbed(
+    log_probabilities: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return log probabilities with Gumbel noise: the largest of a row is a draw from it."""
+    return {
+        name: rows - torch.empty_like(rows).exponential_(generator=generator).log()
+        for name, rows in log_probabilities.items()
+    }

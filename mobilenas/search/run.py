@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
@@ -20,6 +22,7 @@ from mobilenas.files import (
 )
 from mobilenas.progress import Reporter, clock
 from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
+from mobilenas.search.discretize import ArchProgram, perturbed
 from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
@@ -240,8 +243,9 @@ def confirmed(
 ) -> tuple[list[AnyChoice], list[dict[str, Any]]]:
     """Return candidates that keep a latency budget when they are measured, and what was measured.
 
-    As long as one is over, the budget is tightened by what it was over and the program solved
-    again, three times at most; then those go on that keep it, or all: the certificate will say so.
+    As long as one is over, the budget is tightened by the largest share that measuring was over
+    the prediction, and the program solved again, three times at most; then those go on that keep
+    it, or all: the certificate will say so.
     """
     budgets, rounds = searcher.budgets, list[dict[str, Any]]()
     limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
@@ -255,16 +259,18 @@ def confirmed(
         within = [c for c, ms in zip(choices, measured, strict=True) if ms <= limit]
         if len(within) == len(choices) or len(rounds) > _TIGHTENINGS:
             return within or choices, rounds
-        budgets = budgets.tightened(LATENCY, limit / max(measured))
+        slowest = max(ms / foretold for ms, foretold in zip(measured, predicted, strict=True))
+        budgets = searcher.budgets.tightened(LATENCY, 1 / slowest)
+        if budgets.tables[LATENCY].least() > limit / slowest:
+            return within or choices, rounds
 
 
 def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoice]:
-    """Return up to `count` networks under the budgets: the likeliest, then ever deeper ones.
+    """Return up to `count` networks under the budgets: the likeliest, then others by their odds.
 
-    In cells, which have no depth to choose, the likeliest that differ in two edges or more.
-    A block may be left out only where it keeps its shape. With partial channels just such blocks
-    work on 1/K of the channels, at the full price: the alphas see too little of what depth
-    gives. So the others are the likeliest of ever more blocks, and training from scratch decides.
+    In cells the likeliest that differ in two edges or more. In the mobile space draws from the
+    alphas' distribution: the optimum of scores to which Gumbel noise was added (perturb and MAP,
+    Papandreou and Yuille 2011). So flat alphas give random networks, and sure ones its neighbors.
     """
     program = make_program(budgets, searcher.alphas)
     if isinstance(program, CellProgram):
@@ -272,10 +278,9 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
         while len(cells) < count and (cell := program.solve(unlike=cells)) is not None:
             cells.append(cell)
         return list(cells)
-    found = [program.best()]
-    fewest, most = sum(found[0].keep), len(program.space.slots)
-    for number in range(1, count):
-        least = fewest + round(number * (most - fewest) / count)
-        choice = program.solve(least_blocks=least, unlike=found)
+    found, generator = [program.best()], torch.Generator().manual_seed(searcher.seed)
+    for _ in range(1, count):
+        scores = perturbed(searcher.alphas.scores(), generator)
+        choice = ArchProgram(budgets, scores).solve(unlike=found)
         found += [] if choice is None else [choice]
     return list(found)
