@@ -112,7 +112,9 @@ REQUEST = Request(
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(
+    byte_clock: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cells") / "run"
     run = start(folder, REQUEST, command="mobilenas test", reporter=Silent())
     return folder, run_all(run)

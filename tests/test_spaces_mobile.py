@@ -1,5 +1,4 @@
 import json
-import math
 import random
 import re
 import statistics
@@ -34,7 +33,7 @@ def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
         assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
     assert space.stem.channels % 8 == space.head.channels % 8 == 0
     drawn = loads(space, budget, seed=1, draws=200)
-    narrowest = all(stage.widths == (8, 16, 24) for stage in space.stages)
+    narrowest = space.stages[-1].widths == (16, 24, 32)
     assert 0.75 <= statistics.median(drawn) <= 1.25 or (narrowest and statistics.median(drawn) > 1)
     assert costs(space.arch(space.smallest())).flops < budget
     assert costs(space.arch(space.largest())).flops > 2 * budget
@@ -52,7 +51,7 @@ def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> Non
         <= statistics.mean(load <= 1 for load in loads(space, budget, seed=1, draws=400))
         <= 0.75
     )
-    kept = per_pixel >= {24: 10_000, 32: 3000, 48: 3000}.get(side, math.inf)
+    kept = side < 64 and per_pixel >= 3000
     assert (space.stem.stride, space.stages[0].stride) == ((1, 2) if kept else (2, 1))
 
 
