@@ -123,7 +123,7 @@ def test_a_dry_run_needs_no_budget(tmp_path: Path) -> None:
     shown = answer(*words, cwd=tmp_path).stdout
     assert max(map(len, shown.splitlines())) <= 80
     (own,) = [line for line in shown.splitlines() if "(yours)" in line]
-    assert own.startswith("8 (yours)  77.06k to ")
+    assert own.startswith("8 (yours)  53.76k to ")
     assert "--flops, --params, --memory" in shown
     assert json.loads(answer(*words, "--json", cwd=tmp_path).stdout)["image_size"] == 8
     assert list(tmp_path.iterdir()) == []

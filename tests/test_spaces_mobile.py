@@ -33,7 +33,7 @@ def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
         assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
     assert space.stem.channels % 8 == space.head.channels % 8 == 0
     drawn = loads(space, budget, seed=1, draws=200)
-    narrowest = space.stages[-1].widths == (16, 24, 32)
+    narrowest = space.stages[-1].widths in ((8, 16, 24), (16, 24, 32))
     assert 0.75 <= statistics.median(drawn) <= 1.25 or (narrowest and statistics.median(drawn) > 1)
     assert costs(space.arch(space.smallest())).flops < budget
     assert costs(space.arch(space.largest())).flops > 2 * budget
@@ -58,7 +58,7 @@ def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> Non
 @pytest.mark.parametrize(
     ("side", "levels"),
     [
-        (8, (0, 1)),
+        (8, (0, 1, 1)),
         (15, (1, 1, 2)),
         (28, (1, 2, 2, 3)),
         (48, (1, 2, 2, 3)),

@@ -22,13 +22,16 @@ SQUEEZE_POLICIES = ("searched", "on", "off")
 
 _WIDTH, _GROWTH = 16, 1.6
 """At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
-_LEAST_WIDTH, _LEAST_LAST_WIDTH = 16, 24
-"""Middle of the widths at least: a last stage of 8 channels starves the head."""
+_LEAST_WIDTH = 16
+"""Middle of a stage's widths at least."""
 _STEM = 24
 _HEAD = 4
 """Channels of the head, as a multiple of the last stage's."""
-_NARROW = {False: (16, 384, (3, 6)), True: (8, 192, (1, 3, 6))}
-"""Fewest channels of stem and head, and expansions; and where even that is too much."""
+_NARROW = {False: (16, 384, 24, (3, 6)), True: (8, 192, _LEAST_WIDTH, (1, 3, 6))}
+"""Fewest channels of stem and head, the last stage's least width, and expansions.
+
+A last stage of 8 channels starves the head; and there is what is left where all that is too much.
+"""
 _MOST_HALVINGS = 5
 _KERNELS = (3, 5)
 # most blocks of a stage, and whether the space is the narrow one
@@ -235,14 +238,14 @@ def template(
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
-    least_stem, least_head, expansions = _NARROW[narrow]
+    least_stem, least_head, least_last, expansions = _NARROW[narrow]
     levels = levels_of(image_size)
     halved = int(placement == "early" and levels[0] > 0)
     stages = tuple(
         Stage(
             widths=_around(
                 _WIDTH * _GROWTH**number * multiplier,
-                _LEAST_LAST_WIDTH if number == len(levels) - 1 else _LEAST_WIDTH,
+                least_last if number == len(levels) - 1 else _LEAST_WIDTH,
             ),
             stride=1 + level - before,
             depth=most_blocks,
@@ -276,12 +279,13 @@ def levels_of(image_size: int) -> tuple[int, ...]:
     """Return how often the image has been halved at the end of every stage.
 
     Each size of maps has one stage, and the last but one two, as in MobileNetV3 (arXiv
-    1905.02244). An image is halved once, and up to five times while its last map is 4x4 or more.
+    1905.02244). An image is halved once, and up to five times while its last map is 4x4 or more;
+    once: then the last size has two stages.
     """
     last, side = 1, -(-image_size // 2)
     while last < _MOST_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
         last += 1
-    return (0, 1) if last == 1 else (*range(1, last), last - 1, last)
+    return (0, 1, 1) if last == 1 else (*range(1, last), last - 1, last)
 
 
 def squeeze_options(policy: str) -> tuple[bool, ...]:
