@@ -1,0 +1,240 @@
+"""How well predictors rank the networks of a table, and what they cost.
+
+    python bench/ranking.py bench/tables/glyphs-32-1M.jsonl --data ./glyphs
+
+A line for each predictor: Kendall's tau with the test top-1 that the networks reached, and its 95 %
+interval over 1,000 resamples of the networks; what the network it puts first among ten random ones
+is over the mean of all, and how far under the best of the ten, in points; its cost for a network in
+final trainings. The last line is the most that can be reached: how one training ranks networks
+against another one from a second seed. `--searches RUN ...` adds the alphas and the supernets of
+searches in the table's space, whose cost is that of the whole search.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobilenas.config import from_plain
+from mobilenas.cost import costs
+from mobilenas.data import DataSettings, ImageData, batches, load_data
+from mobilenas.files import load_checkpoint, read_json, read_jsonl
+from mobilenas.progress import Silent
+from mobilenas.runs import open_run
+from mobilenas.search.gap import supernet_top1
+from mobilenas.search.loop import Searcher
+from mobilenas.search.rank import alpha_score
+from mobilenas.spaces import Arch, MobileArch, build
+from mobilenas.spaces.any import SPACES, AnyChoice, choice_type
+
+RESAMPLES, TEN, BATCH, INITIAL_SEEDS = 1000, 10, 64, 2
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
+
+
+def naswot(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Log determinant of how alike the images' activation patterns are (arXiv 2006.04647)."""
+    codes: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda *given: codes.append((given[2] > 0).flatten(1).float()))
+        for module in network.modules()
+        if isinstance(module, ACTIVATIONS)
+    ]
+    with torch.no_grad():
+        network(x)
+    for hook in hooks:
+        hook.remove()
+    alike = torch.stack([c @ c.T + (1 - c) @ (1 - c).T for c in codes]).sum(0)
+    return float(torch.linalg.slogdet(alike.double())[1])
+
+
+def zico(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Sum over layers of the log of mean over deviation of gradients (arXiv 2301.11300)."""
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    gradients: list[list[Tensor]] = []
+    for part, labels in zip(x.split(BATCH // 4), y.split(BATCH // 4), strict=True):
+        loss = functional.cross_entropy(network(part), labels)
+        given = torch.autograd.grad(loss, [layer.weight for layer in layers])
+        gradients.append([gradient.abs().flatten() for gradient in given])
+    total = 0.0
+    for parts in zip(*gradients, strict=True):
+        stacked = torch.stack(parts)
+        deviation = stacked.std(0)
+        moving = deviation > 0
+        total += float((stacked.mean(0)[moving] / deviation[moving]).sum().clamp(min=1e-9).log())
+    return total
+
+
+def gradient_norm(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Log of the squared norm of the loss's gradient."""
+    loss = functional.cross_entropy(network(x), y)
+    given = torch.autograd.grad(loss, list(network.parameters()))
+    return float(sum((gradient**2).sum() for gradient in given).log())  # type: ignore[union-attr]
+
+
+def block_entropy(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Expressivity of AZ-NAS (arXiv 2403.19232): entropy of the blocks' principal components."""
+    total = 0.0
+    with torch.no_grad():
+        for part in (network.stem, *network.blocks):  # type: ignore[misc]
+            x = part(x)
+            rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+            shares = torch.linalg.eigvalsh(torch.cov(rows.T)).clamp(min=1e-12)
+            shares = shares / shares.sum()
+            total -= float((shares * shares.log()).sum())
+    return total
+
+
+def activations(arch: MobileArch) -> float:
+    """Numbers in all hidden maps, for each FLOP."""
+    side, total = -(-arch.image_size // arch.stem.stride), 0
+    for block in arch.blocks:
+        total += block.hidden * side**2
+        side = -(-side // block.stride)
+        total += block.hidden * side**2
+    return total / costs(arch).flops
+
+
+OF_ARCHS: dict[str, Callable[[Any], float]] = {
+    "fewer params": lambda arch: -costs(arch).params,
+    "more blocks": lambda arch: len(arch.blocks),
+    "activations": activations,
+    "fewer 5x5 kernels": lambda arch: -statistics.mean(block.kernel for block in arch.blocks),
+}
+"""Predictors that look at a mobile arch alone."""
+AT_START: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
+    "naswot": naswot,
+    "zico": zico,
+    "gradient norm": gradient_norm,
+    "az-nas expressivity": block_entropy,
+}
+"""Predictors that look at a network with random weights, and a batch."""
+
+
+def at_start(archs: Sequence[Arch], data: ImageData) -> dict[str, tuple[list[float], float]]:
+    """Return scores and seconds a network of every predictor of networks with random weights."""
+    x, y = next(iter(batches(data.train, data, batch_size=BATCH, seed=(0,))))
+    found = {}
+    for name, score in AT_START.items():
+        if score is block_entropy and not all(isinstance(arch, MobileArch) for arch in archs):
+            continue
+        began, scores = time.process_time(), []
+        for arch in archs:
+            drawn = []
+            for seed in range(INITIAL_SEEDS):
+                torch.manual_seed(seed)
+                network = build(arch)
+                for module in network.modules():
+                    if isinstance(module, nn.BatchNorm2d):  # blocks start as the identity
+                        nn.init.ones_(module.weight)
+                drawn.append(score(network, x, y))
+            scores.append(statistics.mean(drawn))
+        found[name] = (scores, (time.process_time() - began) / len(archs))
+    return found
+
+
+def ridge(choices: Sequence[AnyChoice], truth: NDArray[np.float64]) -> list[float]:
+    """Return what ridge regression on one-hot decisions expects of each from all the others."""
+    rows = [[option for row in vars(choice).values() for option in row] for choice in choices]
+    options = np.array(rows, dtype=int)
+    columns = [options[:, [n]] == np.unique(options[:, n]) for n in range(options.shape[1])]
+    x = np.hstack(columns).astype(float)
+    x, y = x - x.mean(0), truth - truth.mean()
+    hat = x @ np.linalg.solve(x.T @ x + len(columns) * np.eye(x.shape[1]), x.T)
+    # the residual of leaving one out
+    return list(truth - (y - hat @ y) / (1 - np.diag(hat)))
+
+
+def of_search(
+    folder: Path, choices: Sequence[AnyChoice], data: ImageData
+) -> dict[str, tuple[list[float], float]]:
+    """Return scores and seconds of alphas and supernet of a search."""
+    run = open_run(folder, Silent())
+    searcher = Searcher(run.budgets, data, run.settings.search, seed=run.settings.seed)
+    state = load_checkpoint(folder / "search/checkpoint.pt")
+    assert state is not None
+    searcher.load_state_dict(state["searcher"])
+    seconds = read_json(folder / "arch.json")["seconds"]["supernet"]
+    shared = supernet_top1(searcher, choices, data.val)
+    return {
+        f"alphas, {folder.name}": ([alpha_score(searcher, choice) for choice in choices], seconds),
+        f"supernet, {folder.name}": (shared, seconds),
+    }
+
+
+def line(name: str, scores: Sequence[float], truth: NDArray[np.float64], cost: float) -> str:
+    """Return what is printed of a predictor."""
+    source, guess = np.random.default_rng(0), np.asarray(scores, dtype=float)
+    everyone = np.arange(len(truth))
+    taus, over, under = [], [], []
+    for _ in range(RESAMPLES):
+        again = source.choice(everyone, len(everyone))
+        taus.append(kendalltau(guess[again], truth[again]).statistic)
+        ten = source.choice(everyone, min(TEN, len(everyone)), replace=False)
+        picked = truth[ten[guess[ten].argmax()]]
+        over.append(picked - truth.mean())
+        under.append(truth[ten].max() - picked)
+    low, high = np.nanquantile(taus, (0.025, 0.975))
+    tau = kendalltau(guess, truth).statistic
+    return (
+        f"{name:32} {tau:5.2f} ({low:5.2f} to {high:5.2f}) {np.mean(over):6.2f} "
+        f"{np.mean(under):6.2f} {cost:7.3f}"
+    )
+
+
+def main() -> None:
+    """Print a line a predictor."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--searches", type=Path, nargs="*", default=())
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    head, *lines = read_jsonl(given.table)
+    first = [each for each in lines if each["seed"] == 0]
+    data = load_data(DataSettings(source=given.data, image_size=head["image_size"]))
+    space = from_plain(SPACES["cell" if "nodes" in head["space"] else "mobile"], head["space"], "")
+    choices = [from_plain(choice_type(space), each["choice"], "choice") for each in first]
+    archs = [space.arch(choice) for choice in choices]
+    truth = np.array([each["test_top1"] for each in first])
+    final = statistics.mean(each["processor_seconds"] for each in first)
+    print(
+        f"{len(first)} networks, test top-1 {truth.mean():.1f}, deviation {truth.std(ddof=1):.1f}, "
+        f"best {truth.max():.1f}, a training takes {final:.0f} processor seconds"
+    )
+    print(f"{'predictor':32} {'tau':>5} {'95 %':^16} {'over':>6} {'under':>6} {'cost':>7}")
+    if all(isinstance(arch, MobileArch) for arch in archs):
+        for name, score in OF_ARCHS.items():
+            print(line(name, [score(arch) for arch in archs], truth, 0.0))
+    print(line("ridge on the others' decisions", ridge(choices, truth), truth, len(first) - 1))
+    for name, (scores, seconds) in at_start(archs, data).items():
+        print(line(name, scores, truth, seconds / final))
+    for folder in given.searches:
+        for name, (scores, seconds) in of_search(folder, choices, data).items():
+            print(line(name, scores, truth, seconds / final))
+    epochs = len(first[0]["losses"])
+    for count in (1, 2, 3, 4, 5, 6, 8, 10, 12):
+        if count < epochs:
+            top1 = [each["val_top1"][count - 1] for each in first]
+            losses = [-each["losses"][count - 1] for each in first]
+            print(line(f"validation after {count} epochs", top1, truth, count / epochs))
+            print(line(f"training loss after {count} epochs", losses, truth, count / epochs))
+    twice = {str(each["choice"]): each["test_top1"] for each in lines if each["seed"] == 1}
+    pairs = [(each["test_top1"], twice.get(str(each["choice"]))) for each in first]
+    both = np.array([pair for pair in pairs if pair[1] is not None], dtype=float)
+    if len(both) > 2:
+        print(line("a training from another seed", both[:, 1], both[:, 0], 1.0))
+        noise = np.sqrt(np.mean((both[:, 0] - both[:, 1]) ** 2 / 2))
+        print(f"two seeds of a network deviate by {noise:.2f} points ({len(both)} networks)")
+
+
+if __name__ == "__main__":
+    main()
