@@ -28,7 +28,7 @@ from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.records import CandidatesRecord, EntryRecord, read_record
-from mobilenas.request import ANY_COUNT, Request
+from mobilenas.request import ANY_COUNT, Request, long_search
 from mobilenas.runs import (
     Run,
     RunSettings,
@@ -180,6 +180,9 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
         own |= {"flops": None, "params": None}
     try:
         asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
+        if asked.search_epochs is None:  # all arms search as long
+            epochs = long_search(asked.settings(images).recipe.epochs)
+            asked = replace(asked, search_epochs=epochs)
         return asked.settings(images)
     except MobileNASError as error:
         raise MobileNASError(f"arm {arm.name}: {error}") from error

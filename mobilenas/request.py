@@ -42,8 +42,9 @@ _SMALL_SET = 5000
 _USUAL, _SMALL = (128, 0.5), (32, 0.05)
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
-# so that supernet and finalists together take no longer than about twice the final training
-_SEARCH_SHARE, _RUNG_SHARE = 0.4, 0.2
+# so that supernet and finalists together take about as long as the final training
+_SEARCH_SHARE, _RUNG_SHARE = 0.07, 0.2
+_LONG_SEARCH_SHARE = 0.4
 # after one epoch networks on hard images still stand at the loss of guessing
 _FEWEST_EPOCHS = 2
 
@@ -272,7 +273,9 @@ class Request:
         steps = max(1, train_images // batch)
         repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
         epochs = self.epochs or max(effort.epochs, repeats)
-        searching = self.search_epochs or max(2, round(epochs * _SEARCH_SHARE))
+        published = self.method not in (None, DEFAULT_METHOD)
+        usually = long_search(epochs) if published or self.space == "cell" else _search(epochs)
+        searching = self.search_epochs or usually
         # the published methods on cells have no finalists
         usual = effort.finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
@@ -323,6 +326,18 @@ class Request:
 
 
 _CHAIN = "it is a chain of blocks, and has no edges to choose between"
+
+
+def long_search(epochs: int) -> int:
+    """Return epochs of a search whose alphas decide alone, for so many of final training."""
+    return max(2, round(epochs * _LONG_SEARCH_SHARE))
+
+
+def _search(epochs: int) -> int:
+    """Return epochs of a search whose finalists decide."""
+    return max(1, round(epochs * _SEARCH_SHARE))
+
+
 _CELLS_ONLY = {
     "edges": _CHAIN,
     "edge_weights": _CHAIN,

@@ -203,7 +203,8 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     steps = full.recipe.epochs * max(1, images // full.recipe.batch_size)
     assert steps >= level.least_steps or full.recipe.epochs == most
     assert full.finalists.count == level.finalists
-    assert full.search.epochs >= 2
+    longer = settings(images, effort=effort, method="darts").search
+    assert longer.epochs > full.search.epochs >= 1
     rates = {128: 0.5, 32: 0.05}  # what suits many images is too much for few
     assert full.recipe.learning_rate == rates[full.recipe.batch_size]
     assert full.finalists.epochs >= 2  # after one, hard images are still guessed
@@ -225,7 +226,10 @@ def test_few_images_are_not_passed_over_without_end() -> None:
     # 60 training images are one step of 32: 300 of them would be 300 epochs
     assert settings(60, effort="quick").recipe.epochs == 60
     assert settings(60, effort="standard").recipe.epochs == 150
-    assert settings(60, effort="quick").search.epochs == 24
+    assert settings(60, effort="quick").search.epochs == 4
+    assert settings(60, effort="quick", method="mobilenas").search.epochs == 4
+    assert settings(60, effort="quick", method="cpm").search.epochs == 24
+    assert settings(60, effort="quick", space="cell").search.epochs == 24
     assert settings(1000, effort="quick").recipe.epochs == 10
     assert settings(60, effort="quick", epochs=400).recipe.epochs == 400
 
