@@ -209,7 +209,7 @@ _SEARCH = (
     _choice(
         "--squeeze",
         SQUEEZE_POLICIES,
-        "Squeeze-excite; on unless said, under a latency budget searched.",
+        "Squeeze-excite; on unless said, under --latency and --params searched.",
     ),
     click.option(
         "--targets",

@@ -308,10 +308,10 @@ class Request:
 
     @property
     def _usual_squeeze(self) -> str:
-        """Squeeze-excite pays for its FLOPs everywhere; whether for its time, a search decides."""
+        """Squeeze-excite pays for its FLOPs everywhere; for time and params, a search decides."""
         if self.gateless:
             return "off"
-        return "on" if self.latency is None else "searched"
+        return "on" if self.latency is None and self.params is None else "searched"
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
         """Return how channel sizes are searched, which this request does not ask for."""

@@ -352,6 +352,7 @@ def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> N
     taken = settings(precision=precision, targets=("cpu", "coreml"))
     assert taken == usual
     assert usual.squeeze == "on"
+    assert settings(precision=precision, params=9000).squeeze == "searched"
     narrowed = settings(precision=precision, targets=("nnapi",))
     assert narrowed == replace(usual, activation="relu", squeeze="off")
     chosen = settings(precision=precision, targets=("nnapi",), activation="relu6", squeeze="off")

@@ -109,7 +109,7 @@ def test_the_side_that_helps_is_named_for_cells_and_the_user_s_model_too(photos:
 
 
 def test_all_budgets_that_cannot_be_kept_are_named_at_once(photos: str) -> None:
-    short = r"allow --flops 5\.1M; params <= 2k cannot be kept: .*; allow --params 4\.5k \(images"
+    short = r"allow --flops 5\.1M; params <= 2k cannot be kept: .*; allow --params 3\.6k \(images"
     with pytest.raises(BudgetError, match=short):
         begin(Request, data=photos, flops=2_000_000, params=2000)
 
