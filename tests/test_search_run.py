@@ -283,7 +283,6 @@ def test_an_alarm_is_said_when_it_is_first_raised_and_not_again(
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_without_finalists_the_likeliest_network_wins(
-    done: tuple[Path, SearchResult],
     tiny_budgets: Budgets,
     tiny_images: ImageData,
     tmp_path: Path,
@@ -295,8 +294,11 @@ def test_without_finalists_the_likeliest_network_wins(
         tiny_budgets, tiny_images, tmp_path, finalists=FinalistSettings(count=count, epochs=1)
     )
     assert result.candidates == 1
-    first = read_json(done[0] / "finalists.json")["archs"][0]
-    assert tiny_budgets.space.arch(result.choice).to_dict() == first
+    searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state is not None
+    searcher.load_state_dict(state["searcher"])
+    assert result.choice == make_program(tiny_budgets, searcher.alphas).best()
     assert not (tmp_path / "finalists.json").exists()
 
 
@@ -306,15 +308,27 @@ def test_candidates_are_distinct_and_all_keep_the_budget(
     searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
     source = random.Random(0)
     for logits in searcher.alphas.parameters():
-        logits.data.add_(source.random())
+        logits.data.add_(source.random())  # the same for all options: flat
     found = candidates(searcher, searcher.budgets, 4)
     assert len(set(found)) == len({tiny_budgets.space.arch(choice) for choice in found}) == 4
     assert all(tiny_budgets.fits(choice) for choice in found)
     assert candidates(searcher, searcher.budgets, 4) == found
-    assert found[0] == make_program(tiny_budgets, searcher.alphas).best()
     searcher.seed += 1
-    again = candidates(searcher, searcher.budgets, 4)
-    assert again[0] == found[0] and again[1:] != found[1:]
+    assert not set(candidates(searcher, searcher.budgets, 4)) & set(found)
+
+
+def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
+    tiny_budgets: Budgets, tiny_images: ImageData
+) -> None:
+    searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
+    best = make_program(tiny_budgets, searcher.alphas).best()
+    assert candidates(searcher, tiny_budgets, 1) == [best]
+    assert best not in candidates(searcher, tiny_budgets, 3)
+    for logits in searcher.alphas.parameters():
+        logits.data[..., 0] += 30.0  # sure of the cheapest, which leave most of the budget
+    first, *others = candidates(searcher, tiny_budgets, 3)
+    assert first == make_program(tiny_budgets, searcher.alphas).best()
+    assert len(others) == 2 and all(map(tiny_budgets.fits, others))
 
 
 def test_rank_writes_the_ranking(

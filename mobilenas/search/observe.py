@@ -56,15 +56,22 @@ def observe(searcher: Searcher) -> dict[str, Any]:
     if searcher.epochs_done > s.warmup:
         hard = searcher.alphas.one_hot(choice)
         record["gap_estimate"] = _batch_top1(searcher, p) - _batch_top1(searcher, hard)
-    uncertain = [
-        normalized_entropy(rows, _options(searcher, name))
-        for name, rows in _distributions(p).items()
-    ]
     return record | {
         "skips": _skips(searcher, choice),
         "utilization": searcher.budgets.load(choice),
-        "uncertainty": float(torch.cat(uncertain).mean()),
+        "uncertainty": uncertainty(searcher, p),
     }
+
+
+def uncertainty(searcher: Searcher, p: Any) -> float:
+    """Return the mean entropy over its maximum of the decisions that have several options."""
+    found = []
+    for name, rows in _distributions(p).items():
+        options = _options(searcher, name)
+        options = rows.new_full(rows.shape[:1], rows.shape[1]) if options is None else options
+        found.append(normalized_entropy(rows, options)[options > 1])
+    shares = torch.cat(found).detach()
+    return float(shares.mean()) if len(shares) else 0.0
 
 
 def likeliest(searcher: Searcher) -> AnyChoice:

@@ -1,7 +1,7 @@
 """Alphas, the probabilities made from them, and the schedules of temperature and entropy."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,12 +71,18 @@ class Alphas(nn.Module):
 
     def draw(self, source: random.Random, tau: float) -> Choice:
         """Draw one option for every decision from softmax(alpha / tau)."""
-        p = self.soft(tau)
-        picks = {
-            name: [source.choices(range(len(row)), row)[0] for row in p[name].tolist()]
-            for name in DECISIONS
-        }
-        return choice_of(picks)
+        return next(self.draws(source, tau))
+
+    def draws(self, source: random.Random, tau: float) -> Iterator[Choice]:
+        """Draw without end, from the alphas as they are now."""
+        soft = self.soft(tau)
+        p = {name: soft[name].tolist() for name in DECISIONS}
+        while True:
+            picks = {
+                name: [source.choices(range(len(row)), row)[0] for row in rows]
+                for name, rows in p.items()
+            }
+            yield choice_of(picks)
 
     def most_likely(self) -> Choice:
         """Return the most probable option of every decision, whatever it costs."""
