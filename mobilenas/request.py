@@ -273,8 +273,7 @@ class Request:
         steps = max(1, train_images // batch)
         repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
         epochs = self.epochs or max(effort.epochs, repeats)
-        published = self.method not in (None, DEFAULT_METHOD)
-        usually = long_search(epochs) if published or self.space == "cell" else _search(epochs)
+        usually = long_search(epochs) if self._alphas_decide else _search(epochs)
         searching = self.search_epochs or usually
         # the published methods on cells have no finalists
         usual = effort.finalists if self.space != "cell" else 0
@@ -305,6 +304,13 @@ class Request:
             baselines=tuple(self.baselines),
             random=self._default_random if self.random is None else self.random,
         )
+
+    @property
+    def _alphas_decide(self) -> bool:
+        """Whether alphas are asked for: cells have no finalists, and a part or method was said."""
+        parts = any(getattr(self, part) is not None for part in PARTS)
+        published = self.method not in (None, DEFAULT_METHOD)
+        return self.space == "cell" or parts or published or self.rank > 0
 
     @property
     def _usual_squeeze(self) -> str:

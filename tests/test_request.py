@@ -208,7 +208,7 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     rates = {128: 0.5, 32: 0.05}  # what suits many images is too much for few
     assert full.recipe.learning_rate == rates[full.recipe.batch_size]
     assert full.finalists.epochs >= 2  # after one, hard images are still guessed
-    assert 0 <= full.search.warmup < full.search.epochs
+    assert 0 < full.search.warmup <= full.search.epochs
     assert 2 <= full.search.batch_size <= full.recipe.batch_size
     assert 0 < full.search.learning_rate <= full.recipe.learning_rate
 
@@ -230,6 +230,8 @@ def test_few_images_are_not_passed_over_without_end() -> None:
     assert settings(60, effort="quick", method="mobilenas").search.epochs == 4
     assert settings(60, effort="quick", method="cpm").search.epochs == 24
     assert settings(60, effort="quick", space="cell").search.epochs == 24
+    for said in ({"entropy": 0.2}, {"sampler": "ranked"}, {"strength": 2.0}, {"rank": 3}):
+        assert settings(60, effort="quick", **said).search.epochs == 24
     assert settings(1000, effort="quick").recipe.epochs == 10
     assert settings(60, effort="quick", epochs=400).recipe.epochs == 400
 

@@ -126,7 +126,8 @@ def settings_for(
         raise MobileNASError(
             f"--order {order} is not published for {name}" + f"; it is for {known}" * bool(known)
         )
-    warmup = min(given.get("warmup", round(epochs * method.warmup)), epochs)
+    # half an epoch is one: alphas that moved for a few steps have learned costs alone
+    warmup = min(given.get("warmup", int(epochs * method.warmup + 0.5)), epochs)
     steps = max(1, alpha_steps * (epochs - warmup))
     given_tau = given.get("temperature")
     plain = {part: given[part] for part in ("constraint", "strength", "on_collapse") & given.keys()}

@@ -218,7 +218,8 @@ def _train_supernet(
         record = searcher.run_epoch()
         record |= observe(searcher)
         record["alarms"] = watch.heed(record)
-        if watch.stopped or searcher.epochs_done == searcher.settings.epochs:
+        last = watch.stopped or searcher.epochs_done == searcher.settings.epochs
+        if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it
             record["alarms"] += _guesses(
                 record["val_top1"], searcher.glance, searcher.data, _SUPERNET_GUESSES
             )
