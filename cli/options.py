@@ -166,6 +166,11 @@ _JOB = (
         metavar="NAMES",
         help="MobileNets to compare with, with commas between them, or none; all unless said.",
     ),
+    click.option(
+        "--equal-time",
+        is_flag=True,
+        help="Train the best MobileNet for as long as search and final training took, too.",
+    ),
     _count("--random", 0, "Random networks to compare with; 3 unless said."),
     _count("--seeds", 1, "Seeds of the comparison; 1 unless said."),
     click.option("--dynamic-batch", is_flag=True, help="Let the ONNX file take any batch."),

@@ -231,6 +231,8 @@ def show_networks(rows: Iterable["Row"]) -> None:
     for run, number in numbers.items():
         echo(f"run {number}: {run}")
     echo(click.wrap_text(_MS, 80))
+    for note in dict.fromkeys(row.note for row in rows if row.note):
+        echo(click.wrap_text(note, 80))
     if any(row.unsteady for row in rows):
         echo(click.wrap_text(f"{UNSTEADY}.", 80))
     if any(row.chance for row in rows):

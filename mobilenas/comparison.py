@@ -48,6 +48,7 @@ def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opp
         mobilenets=tuple(name for name in names if name != RANDOM),
         random=random,
         rival=settings.rival,
+        equal_time=settings.equal_time,
     )
 
 

@@ -143,6 +143,10 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+ADDED = {"added": True}
+"""Metadata of a field that files of older releases lack: its default is what they did."""
+
+
 @dataclass(frozen=True)
 class Between:
     """In `Annotated[float, Between(0, 100)]`: what `from_plain` accepts."""
@@ -168,8 +172,9 @@ class Between:
 def from_plain(kind: Any, value: Any, place: str) -> Any:
     """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file.
 
-    `kind` is a dataclass, whose fields must all be there and no others; a TypedDict, which may
-    have more than it names; or what their fields are made of, `Annotated` with `Between` too.
+    `kind` is a dataclass, whose fields must all be there but for those `ADDED`, and no others; a
+    TypedDict, which may have more than it names; or what their fields are made of, `Annotated`
+    with `Between` too.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -248,13 +253,16 @@ def _dataclass_from_plain(kind: type, value: Any, place: str) -> Any:
     names = [field.name for field in fields(kind)]
     if not isinstance(value, dict):
         raise _wrong(place, value, "an object")
-    missing = [name for name in names if name not in value]
+    added = {field.name for field in fields(kind) if field.metadata == ADDED}
+    missing = [name for name in names if name not in value and name not in added]
     unknown = [name for name in value if name not in names]
     if missing or unknown:
         wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
         raise MobileNASError(f"{place} {wrong}; its fields are {', '.join(names)}")
     hints = _hints(kind)
-    return kind(**{name: from_plain(hints[name], value[name], f"{place}.{name}") for name in names})
+    return kind(
+        **{name: from_plain(hints[name], item, f"{place}.{name}") for name, item in value.items()}
+    )
 
 
 def readable(name: str) -> str:

@@ -7,17 +7,19 @@ from typing import Any
 
 from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.compare import equal_time
 from mobilenas.compare.baselines import Contender, Opponents, mobilenets, random_networks
 from mobilenas.compare.rival import rival
+from mobilenas.compare.table import check_given
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.deployment import confirmation
 from mobilenas.errors import BudgetError, FileError
 from mobilenas.files import write_json
-from mobilenas.records import ArchRecord, read_record
-from mobilenas.runs import Run
+from mobilenas.records import ArchRecord, EqualTimeRecord, read_record
+from mobilenas.runs import COMPARE_FILE, Run, RunSettings
 from mobilenas.search import FINALISTS
-from mobilenas.spaces import Arch, read_arch
+from mobilenas.spaces import Arch, arch_from_dict, read_arch
 
 ARCH_FILE = "arch.json"
 
@@ -25,13 +27,9 @@ ARCH_FILE = "arch.json"
 def contenders(
     run: Run, asked: Opponents | None, there: Sequence[Mapping[str, Any]]
 ) -> list[Contender]:
-    """Return what is asked for, and not there."""
+    """Return what is asked for, and not there; `longer_mobilenets` come when these are trained."""
     settings = run.settings
-    asked = asked or Opponents(
-        mobilenets=settings.baselines,
-        random=settings.random,
-        rival=settings.rival,
-    )
+    asked = asked or _asked(settings)
     # a MobileNet by its name alone: another width of it would be a second choice
     known = {(entry["name"].split()[0], entry["seed"]) for entry in there}
     found = [
@@ -50,6 +48,76 @@ def contenders(
     names = [n for n in asked.mobilenets if any((n, seed) not in known for seed in run.seeds)]
     wanted = found + controls + rivals + randoms + _mobilenets(run, names, limits)
     return [one for one in wanted if (one.name.split()[0], one.seed) not in known]
+
+
+def longer_mobilenets(
+    run: Run, asked: Opponents | None, trained: Sequence[Mapping[str, Any]]
+) -> list[Contender]:
+    """Return each seed's best MobileNet for equal time, where asked for and not among `trained`.
+
+    Those are the networks of compare.json. What was decided is kept: seconds are measured, and
+    MobileNets can be added later.
+    """
+    if not (asked or _asked(run.settings)).equal_time:
+        return []
+    known = {entry["seed"] for entry in trained if entry["kind"] == equal_time.KIND}
+    paths = {
+        seed: run.folder / f"compare/{equal_time.KIND}-seed-{seed}/equal-time.json"
+        for seed in run.seeds
+        if seed not in known
+    }
+    for seed, path in paths.items():
+        if not path.exists():
+            _decide(run, trained, seed, path)
+    if lacking := [str(seed) for seed, path in paths.items() if not path.exists()]:
+        run.reporter.say(
+            f"no MobileNet is compared (seed {', '.join(lacking)}): equal-time is skipped"
+        )
+    return [read_longer(path, seed) for seed, path in paths.items() if path.exists()]
+
+
+def read_longer(path: Path, seed: int) -> Contender:
+    """Read what equal-time.json says of a MobileNet that is trained for longer."""
+    record = read_record(path, EqualTimeRecord)
+    return Contender(
+        name=equal_time.KIND,
+        kind=equal_time.KIND,
+        arch=arch_from_dict(record["arch"], str(path)),
+        seed=seed,
+        epochs=record["epochs"],
+        network=record["network"],
+    )
+
+
+def _decide(run: Run, trained: Sequence[Mapping[str, Any]], seed: int, path: Path) -> None:
+    """Write which MobileNet a seed has for equal time, and its epochs; nothing without any."""
+    own = [e for e in trained if e["seed"] == seed and e["kind"] in ("found", "mobilenet")]
+    check_given(own, ("val_top1", "train_seconds", "arch"), run.folder / COMPARE_FILE)
+    best = equal_time.best_mobilenet(own, seed)
+    if best is None:
+        return
+    searching = sum(found_record(run.seed_folder(seed))["seconds"].values())
+    seconds = searching + next(e["train_seconds"] for e in own if e["kind"] == "found")
+    epochs = run.settings.recipe.epochs
+    record = {
+        "network": best["name"],
+        "arch": best["arch"],
+        "epochs": equal_time.epochs_for(seconds, epochs, best["train_seconds"]),
+        "recipe_epochs": epochs,
+        "seconds": seconds,
+        "seconds_of_recipe": best["train_seconds"],
+    }
+    write_json(path, record)
+
+
+def _asked(settings: RunSettings) -> Opponents:
+    """Return what the run was asked to be held against."""
+    return Opponents(
+        mobilenets=settings.baselines,
+        random=settings.random,
+        rival=settings.rival,
+        equal_time=settings.equal_time,
+    )
 
 
 def _controls(run: Run, limits: Budgets) -> list[Contender]:

@@ -130,14 +130,15 @@ def parts(
     baselines = mobilenets * settings.seeds + settings.random
     if settings.widths is not None and settings.widths.controls:
         baselines += 2 * settings.seeds
-    rivals = settings.seeds if settings.rival else 0
-    networks = settings.seeds + baselines + rivals
+    # a rival, and the best MobileNet for equal time, take what a search and its training take
+    as_long = settings.seeds * (settings.rival + (settings.equal_time and mobilenets > 0))
+    networks = settings.seeds + baselines + as_long
     rank = settings.rank * len(settings.finalists.rungs(2)) * _rung(settings, data, speeds)
     return {
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,
         "final training": settings.seeds * training,
-        "baselines": (baselines + rivals) * training + rivals * (search + finalists),
+        "baselines": (baselines + as_long) * training + as_long * (search + finalists),
         "export": networks * (speeds.export + len(data.test) * speeds.image),
     }
 

@@ -44,7 +44,7 @@ _NETWORK = (
 _RUN = (
     *("run.json", "profile.json", "compare.json", "result.json", "report.html", *_NETWORK),
     *_below("repeats/seed-*", _NETWORK),
-    *_below("compare/*-seed-*", (*_NETWORK, "rival.json", "finalists.pt")),
+    *_below("compare/*-seed-*", (*_NETWORK, "rival.json", "equal-time.json", "finalists.pt")),
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into folders: it counts as nothing, and stays."""

@@ -12,9 +12,16 @@ from mobilenas.channels.start import kept_network
 from mobilenas.compare.baselines import Contender, Opponents
 from mobilenas.compare.chance import FLAG, beats_chance_on_test, chance_alarms
 from mobilenas.compare.report import REPORT_FILE, write_report
-from mobilenas.compare.table import differences, read_networks, verdict
+from mobilenas.compare.table import check_given, differences, read_networks, verdict
 from mobilenas.config import COUNTING_RULE, to_plain
-from mobilenas.contenders import ARCH_FILE, contenders, found_arch, found_record, searched_channels
+from mobilenas.contenders import (
+    ARCH_FILE,
+    contenders,
+    found_arch,
+    found_record,
+    longer_mobilenets,
+    searched_channels,
+)
 from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.recount import count_fvcore, count_onnx
@@ -207,6 +214,9 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
         search_stage(run, seed)
         train_stage(run, seed)
     added = [_trained(run, contender) for contender in contenders(run, asked, there)]
+    # which MobileNet, and for how many epochs, is decided by how all of these were trained
+    longer = longer_mobilenets(run, asked, there + added)
+    added += [_trained(run, contender) for contender in longer]
     entries = there + added
     if not added:
         return entries
@@ -230,9 +240,7 @@ def compared_run(run: Run, name: str) -> Run:
     if not meant:
         there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
         raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
-    for field in ("arch", "val_top1"):
-        if any(field not in e for e in meant):
-            raise FileError(f"{path}: a network named {name!r} lacks {field!r}")
+    check_given(meant, ("arch", "val_top1"), path)
     entry = max(meant, key=lambda e: float(e["val_top1"]))
     folder = (run.folder / entry["onnx"]).parent
     if folder.parent != run.folder / "compare":
@@ -335,7 +343,7 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
     found = contender.kind == "found"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
     training = folder / "train"
-    trained = _train(run, arch, training, seed, contender.name)
+    trained = _train(run, arch, training, seed, contender.name, contender.epochs)
     onnx_path, tested = folder / "model.onnx", {}
     if found and seed == run.settings.seed:
         exported = export_stage(run)["files"].values()
@@ -359,19 +367,30 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
         FLAG: beats_chance_on_test(top1, run.data),
         "val_top1": trained["val_top1"],
         "train_seconds": trained["seconds"],
+        **_longer(run, contender),
         "onnx": str(file.relative_to(run.folder)),
         "arch": arch.to_dict(),
     }
 
 
-def _train(run: Run, arch: Arch, folder: Path, seed: int, stage: str) -> dict[str, Any]:
+def _longer(run: Run, contender: Contender) -> dict[str, Any]:
+    """Return what compare.json says of a network with epochs of its own."""
+    if contender.epochs is None:
+        return {}
+    usual = run.settings.recipe.epochs
+    return {"network": contender.network, "epochs": contender.epochs, "recipe_epochs": usual}
+
+
+def _train(
+    run: Run, arch: Arch, folder: Path, seed: int, stage: str, epochs: int | None = None
+) -> dict[str, Any]:
     path = folder / "train.json"
     if path.exists():
         return read_record(path, TrainRecord)
     result = train(
         arch,
         run.data,
-        run.settings.recipe,
+        run.settings.recipe if epochs is None else run.settings.recipe.lasting(epochs),
         folder=folder,
         seed=seed,
         device=run.settings.device,

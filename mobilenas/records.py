@@ -370,9 +370,23 @@ class NetworkPart(TypedDict, total=False):
     uncounted: str | None
     predicted_ms: Amount | None
     train_seconds: Amount | None
+    network: str
+    epochs: Some
+    recipe_epochs: Some
     onnx: str
     arch: Object | None
     run: str | None
+
+
+class EqualTimeRecord(TypedDict):
+    """compare/equal-time-seed-N/equal-time.json."""
+
+    network: str
+    arch: Object
+    epochs: Annotated[int, Between(1, 100_000)]
+    recipe_epochs: Some
+    seconds: Amount
+    seconds_of_recipe: Amount
 
 
 class CalibrationPart(TypedDict, total=False):

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import check_start
-from mobilenas.config import check_between, check_choice, to_plain
+from mobilenas.config import ADDED, check_between, check_choice, to_plain
 from mobilenas.cost import COSTS
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
 from mobilenas.cost.latency import Latency
@@ -167,6 +167,8 @@ class Request:
     """Random networks to compare with [default: 3]."""
     rival: bool = False
     """Whether random networks get the search's time, too."""
+    equal_time: bool = field(default=False, metadata=ADDED)
+    """Whether the best MobileNet gets the time of search and final training, too."""
     rank: int = 0
     """Networks to measure the supernet's ranking on."""
     seed: int = 0
@@ -369,6 +371,7 @@ _PASSED_ON = (
     "profile",
     "precision",
     "rival",
+    "equal_time",
     "rank",
     "seed",
     "seeds",

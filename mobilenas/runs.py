@@ -16,7 +16,14 @@ from mobilenas import __version__
 from mobilenas.channels.checks import check_base
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import base_of, start_network
-from mobilenas.config import COUNTING_RULE, check_between, check_choice, from_plain, to_plain
+from mobilenas.config import (
+    ADDED,
+    COUNTING_RULE,
+    check_between,
+    check_choice,
+    from_plain,
+    to_plain,
+)
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
@@ -112,6 +119,8 @@ class RunSettings:
     """Random networks of the budgets to compare with."""
     rival: bool = False
     """Whether random networks also get the search's time, through the same finalists stage."""
+    equal_time: bool = field(default=False, metadata=ADDED)
+    """Whether the best MobileNet also gets the time of search and final training."""
     seed: int = 0
     """Seed of search and training."""
     seeds: int = 1

@@ -26,11 +26,15 @@ class Contender:
     name: str
     """Such as mobilenet_v2 x0.35 or random-3."""
     kind: str
-    """found, mobilenet, random or rival."""
+    """One of `table.KINDS`."""
     arch: Arch
     """The network."""
     seed: int
     """Seed of its training."""
+    epochs: int | None = None
+    """Epochs of its training; None: the recipe's."""
+    network: str | None = None
+    """Which of the others it is, where it is one of them trained for longer."""
 
     @property
     def folder(self) -> str:
@@ -48,6 +52,8 @@ class Opponents:
     """How many random networks of the budgets."""
     rival: bool
     """Whether random networks also get the search's time."""
+    equal_time: bool
+    """Whether the best MobileNet also gets the time of search and final training."""
 
     def __post_init__(self) -> None:
         """Check the names and the number."""

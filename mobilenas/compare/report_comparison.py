@@ -24,6 +24,7 @@ _TOLD = {
 }
 """Why a cost has no value on the file."""
 _NO_BUDGETS = "There was no budget: what the found network is compared with keeps to its FLOPs."
+_BUT = ", but equal-time has more epochs"
 _PENALTY = (
     "The strength of the penalty decides how much of a budget is used: what the found network is "
     "compared with keeps to its FLOPs."
@@ -108,10 +109,12 @@ def comparison(files: RunFiles) -> str:
         "network", "trained", "top-1, %", "best, %", "FLOPs", "params", "latency, ms", "ONNX, kB"
     )  # fmt: skip
     marked = [number for number, row in enumerate(rows) if row.kind == "found"]
+    longer = [row.note for row in rows if row.note]
     notes = [
         "Top-1 on test images, mean ± sample standard deviation where a row is of several "
-        "trainings. All were trained by one recipe. Costs of random and rival rows are means, "
-        "all others of the first."
+        f"trainings. All were trained by one recipe{_BUT if longer else ''}. Costs of random, "
+        "rival and equal-time rows are means, all others of the first.",
+        *longer,
     ]
     if any(row.chance for row in rows):
         notes.append("*: no better than chance.")

@@ -9,7 +9,7 @@ from mobilenas.compare import report_page as html
 from mobilenas.compare.report_comparison import limit_text
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import front_plot
-from mobilenas.compare.table import Row, summarize
+from mobilenas.compare.table import Row, network_name, summarize
 from mobilenas.config import COUNTING_RULE, counted, format_count, format_latency
 from mobilenas.cost.budget import PENALTY
 from mobilenas.errors import FileError
@@ -181,7 +181,7 @@ def _plots(entries: Sequence[Mapping[str, Any]], ahead: Sequence[Mapping[str, An
 def _front(ahead: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
-            entry["name"],
+            network_name([entry]),
             entry["run"],
             entry["seed"],
             format_count(entry["flops"]),

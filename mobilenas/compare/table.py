@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mobilenas.compare import equal_time
 from mobilenas.compare.chance import FLAG
 from mobilenas.compare.paired import OPEN, difference, spread, told
 from mobilenas.config import check_choice, counted, format_count
@@ -14,13 +15,19 @@ from mobilenas.errors import FileError
 from mobilenas.files import inside
 from mobilenas.records import read_entries
 
-KINDS = ("found", "uniform", "constant", "rival", "random", "mobilenet", "external")
+KINDS = (
+    *("found", "uniform", "constant", "rival", "random"),
+    *(equal_time.KIND, "mobilenet", "external"),
+)
 """Kinds of networks in compare.json, in the order of the table."""
 FIELDS = (
     *("name", "kind", "seed", "top1", "flops", "params", "memory"),
     *("size_bytes", "latency_ms", "onnx"),
 )
 """What every network of compare.json has at least."""
+
+MEANS = ("rival", "random", equal_time.KIND)
+"""Kinds whose networks differ from one another: their costs are means."""
 
 Entry = Mapping[str, Any]
 """One network of compare.json."""
@@ -31,13 +38,13 @@ class Row:
     """One line of the comparison: a network over seeds, or all random networks together."""
 
     name: str
-    """As in compare.json; `random (N networks)` for those together."""
+    """As in compare.json; `random (N networks)` together; with epochs where others have fewer."""
     kind: str
     """One of `KINDS`."""
     networks: int
     """Trainings behind the row."""
     flops: int | None
-    """Multiply-adds of the first network; of rival and random the mean; None: not countable."""
+    """Multiply-adds of the first network, the mean of kinds in `MEANS`; None: not countable."""
     params: int | None
     """Trainable numbers, likewise."""
     size_bytes: int
@@ -60,6 +67,8 @@ class Row:
     """Run folder, where networks of several stand side by side; None for external ones."""
     exported: bool = False
     """Whether an external file is one that mobilenas exported."""
+    note: str = ""
+    """What must be known of the row beside its figures."""
 
 
 def read_networks(path: Path) -> list[dict[str, Any]]:
@@ -75,9 +84,10 @@ def read_compared(path: Path) -> list[dict[str, Any]]:
     entries = read_entries(path)
     for number, entry in enumerate(entries):
         place = f"{path}: networks[{number}]"
-        if lacking := [name for name in FIELDS if name not in entry]:
+        fields = FIELDS + equal_time.FIELDS * (entry.get("kind") == equal_time.KIND)
+        if lacking := [name for name in fields if name not in entry]:
             raise FileError(
-                f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(FIELDS)} "
+                f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(fields)} "
                 "and more"
             )
         if entry["kind"] not in KINDS:
@@ -91,8 +101,16 @@ def read_compared(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def check_given(entries: Sequence[Entry], names: Sequence[str], path: Path) -> None:
+    """Raise unless compare.json, which is `path`, has these fields of all `entries`."""
+    for entry in entries:
+        for name in names:
+            if entry.get(name) is None:
+                raise FileError(f"{path}: a network named {entry['name']!r} lacks {name!r}")
+
+
 def summarize(entries: Sequence[Entry]) -> list[Row]:
-    """Return one row a group: found, rival, random, then the MobileNets from best to worst.
+    """Return one row a group in the order of `KINDS`, the MobileNets from best to worst.
 
     Networks of several runs come run by run, external ones last.
     """
@@ -114,13 +132,13 @@ def summarize(entries: Sequence[Entry]) -> list[Row]:
 
 
 def _row(kind: str, group: Sequence[Entry]) -> Row:
-    several = kind in ("random", "rival")
-    costed = group if several else group[:1]
+    costed = group if kind in MEANS else group[:1]
     top1 = [float(entry["top1"]) for entry in group]
     count = len(group)
-    together = f"random ({counted(count, 'network')})"
+    name = f"random ({counted(count, 'network')})" if kind == "random" else network_name(group)
+    longer = kind == equal_time.KIND
     return Row(
-        name=together if kind == "random" else group[0]["name"],
+        name=name,
         kind=kind,
         networks=count,
         flops=_mean_count(costed, "flops"),
@@ -135,7 +153,16 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         chance=not all(entry.get(FLAG, True) for entry in group),
         run=group[0].get("run"),
         exported=group[0].get("exported", False),
+        note=f"{name} is {equal_time.about(group)}" if longer else "",
     )
+
+
+def network_name(group: Sequence[Entry]) -> str:
+    """Return the name that networks share, with their epochs where others have fewer."""
+    name: str = group[0]["name"]
+    if group[0]["kind"] != equal_time.KIND:
+        return name
+    return f"{name} ({equal_time.epochs_told(group)})"
 
 
 def _mean_interval(group: Sequence[Entry]) -> float | None:
@@ -150,7 +177,7 @@ def _mean_count(group: Sequence[Entry], cost: str) -> int | None:
 
 
 def verdict(entries: Sequence[Entry]) -> str:
-    """Return one sentence: the found network against the best MobileNet, random ones, the rival.
+    """Return one sentence: the found network against the best MobileNet and all else.
 
     It says "better" and "worse" only where the paired test over seeds shows it, and then on how
     many seeds and with which p. From one seed it reports points and no more.
@@ -208,6 +235,8 @@ def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
         opponents.append((whom, mean))
     if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "rival").items()}:
         opponents.append(("the rival given the search's time", rival))
+    if longer := {seed: max(top1) for seed, top1 in _by_seed(entries, equal_time.KIND).items()}:
+        opponents.append(("the best MobileNet given the search's time", longer))
     return opponents
 
 
