@@ -43,7 +43,7 @@ from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.sweep_page import sweep_page, swept_runs
 from mobilenas.compare.table import read_networks, summarize, verdict
 from mobilenas.config import to_plain
-from mobilenas.contenders import found_arch, found_record
+from mobilenas.contenders import found_arch, found_record, read_longer
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings
@@ -283,6 +283,12 @@ def _write_results(folder: Path, arch: Any, exact: dict[str, Any], budget: dict[
         network | {"name": name, "kind": kind, "onnx": f"compare/{kind}-seed-0/model.onnx"}
         for name, kind in kinds.items()
     ]
+    longer = {"network": "mobilenet_v2 x0.25", "epochs": 31, "recipe_epochs": 15}
+    place = "compare/equal-time-seed-0"
+    named = {"name": "equal-time", "kind": "equal-time", "onnx": f"{place}/model.onnx"}
+    entries.append(network | named | longer)
+    spent = {"seconds": 90.0, "seconds_of_recipe": 45.0}
+    write_json(folder / place / "equal-time.json", longer | spent | {"arch": arch.to_dict()})
     write_list(folder / "compare.json", entries)
     other = folder / "compare/mobilenet-seed-0"
     write_json(other / "export/export.json", export)
@@ -354,6 +360,10 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
         Subject(
             file="compare.json",
             read=each(networks, compared, sections("Verdict", "Comparison", "Exported files")),
+        ),
+        Subject(
+            file="compare/equal-time-seed-0/equal-time.json",
+            read=lambda place: read_longer(place / "compare/equal-time-seed-0/equal-time.json", 0),
         ),
         Subject(file="result.json", read=sections("Verdict")),
         Subject(file="profile.json", read=_profile_reads("profile.json")),

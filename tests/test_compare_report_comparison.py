@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mobilenas.compare.report_comparison import headline, limit_text, result
+from mobilenas.compare.report_comparison import comparison, headline, limit_text, result
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.table import verdict
 from mobilenas.files import write_json
@@ -50,6 +50,16 @@ def test_no_figure_is_told_twice_at_the_top(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text(json.dumps(NETWORKS), encoding="utf-8")
     top = result(RunFiles(folder=tmp_path))
     assert top.count("91.50") == top.count("mobilenet_v3_small") == 1
+
+
+def test_more_epochs_are_told_with_the_row(tmp_path: Path) -> None:
+    longer = {"network": "mobilenet_v2 x0.1", "epochs": 31, "recipe_epochs": 15}
+    for more in ([], [entry("equal-time", "equal-time", 92.0) | longer]):
+        (tmp_path / "compare.json").write_text(json.dumps(NETWORKS + more), encoding="utf-8")
+        shown = comparison(RunFiles(folder=tmp_path))
+        assert ("trained by one recipe." in shown) == (not more)
+        assert ("<td>equal-time (31 epochs, not 15)</td>" in shown) == bool(more)
+        assert ("is mobilenet_v2 x0.1, 31 epochs: the best MobileNet" in shown) == bool(more)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from mobilenas.errors import FileError, MobileNASError
 def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> dict[str, Any]:
     figures = {"flops": 300_000, "params": 5000, "size_bytes": 40_000, "latency_ms": 0.5}
     figures |= {"memory": 9000, "onnx": "export/model.onnx"}
+    if kind == "equal-time":
+        figures |= {"network": "mobilenet_v2 x0.2", "epochs": 31, "recipe_epochs": 15}
     return {"name": name or kind, "kind": kind, "seed": seed, "top1": top1} | figures | costs
 
 
@@ -29,6 +31,7 @@ def test_rows_come_in_order_with_the_best_mobilenet_first() -> None:
         entry("random", 70, name="random-1"),
         entry("mobilenet", 85, name="mobilenet_v3_small x0.1"),
         entry("random", 74, name="random-2"),
+        entry("equal-time", 60),
         entry("rival", 88),
         entry("found", 90),
     ]
@@ -36,12 +39,13 @@ def test_rows_come_in_order_with_the_best_mobilenet_first() -> None:
         "found",
         "rival",
         "random (2 networks)",
+        "equal-time (31 epochs, not 15)",
         "mobilenet_v3_small x0.1",
         "mobilenet_v2 x0.2",
     ]
 
 
-def test_costs_are_the_first_networks_except_for_random_and_rival() -> None:
+def test_costs_are_the_first_networks_except_where_those_differ() -> None:
     pairs = [(100, 3.0), (201, 4.0)]
     entries = [
         entry(kind, 50, seed=seed, flops=flops, params=flops, size_bytes=flops, latency_ms=ms)
@@ -51,7 +55,7 @@ def test_costs_are_the_first_networks_except_for_random_and_rival() -> None:
     rows = {row.kind: row for row in summarize(entries)}
     for kind in ("found", "mobilenet"):
         assert (rows[kind].flops, rows[kind].params, rows[kind].latency_ms) == (100, 100, 3.0)
-    for kind in ("random", "rival"):
+    for kind in ("random", "rival", "equal-time"):
         assert (rows[kind].flops, rows[kind].size_bytes, rows[kind].latency_ms) == (150, 150, 3.5)
 
 
@@ -91,12 +95,14 @@ def test_one_seed_is_said_plainly() -> None:
         entry("random", 93.0),
         entry("random", 94.0),
         entry("rival", 92.5),
+        entry("equal-time", 94.5),
     ]
     assert verdict(entries) == (
         "The found network (293.4k FLOPs) reaches 92.50 % top-1: "
         "ahead of the best MobileNet (mobilenet_v3_small x0.1) by 1.50 points, one seed; "
         "behind the mean of 2 random networks by 1.00 points, one seed; "
-        "level with the rival given the search's time, one seed."
+        "level with the rival given the search's time, one seed; "
+        "behind the best MobileNet given the search's time by 2.00 points, one seed."
     )
 
 
@@ -144,6 +150,33 @@ def test_two_seeds_are_too_few_to_claim_anything() -> None:
 def test_worse_is_said_too() -> None:
     said = verdict(over_seeds("found", 70, 70.5, 71) + over_seeds("rival", 80, 80.2, 80.9))
     assert "worse than the rival given the search's time, -9.87 ± 0.15 points" in said
+
+
+def test_the_mobilenet_of_equal_time_is_an_opponent_of_its_own() -> None:
+    entries = over_seeds("found", 70, 70.5, 71) + over_seeds("mobilenet", 60, 60, 61, name="v2")
+    entries += over_seeds("equal-time", 80, 80.2, 80.9)
+    assert [row["against"] for row in differences(entries)] == [
+        "the best MobileNet (v2)",
+        "the best MobileNet given the search's time",
+    ]
+    said = verdict(entries)
+    assert "worse than the best MobileNet given the search's time, -9.87 ± 0.15 points" in said
+    without = [one for one in entries if one["kind"] != "equal-time"]
+    assert said.startswith(verdict(without).removesuffix("."))
+
+
+def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -> None:
+    entries = over_seeds("equal-time", 80, 81, 82)
+    entries[1] |= {"network": "mobilenet_v3_small x0.11 late", "epochs": 28}
+    entries[2] |= {"epochs": 33}
+    (row,) = summarize(entries)
+    assert (row.name, row.networks) == ("equal-time (28 to 33 epochs, not 15)", 3)
+    assert row.note.startswith(
+        "equal-time (28 to 33 epochs, not 15) is mobilenet_v2 x0.2, 31 to 33 epochs and "
+        "mobilenet_v3_small x0.11 late, 28 epochs: the best MobileNet of each seed on validation"
+    )
+    assert row.note.endswith("All other networks have 15 epochs.")
+    assert summarize([entry("rival", 1)])[0].note == ""
 
 
 def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
@@ -222,6 +255,10 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         ("[3]", r"networks\[0\] is 3; it must be an object"),
         (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
         (json.dumps([entry("random", 1)]), "holds no found network"),
+        (
+            json.dumps([entry("found", 1), {**entry("found", 1), "kind": "equal-time"}]),
+            r"networks\[1\] lacks 'network'",
+        ),
     ],
 )
 def test_a_compare_json_of_another_form_is_named(

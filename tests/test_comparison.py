@@ -107,7 +107,9 @@ def test_what_is_asked_for(
     first: Run, names: Any, count: int | None, expected: tuple[Any, int] | None
 ) -> None:
     found = comparison._opponents(first, names, count)
-    wanted = expected and Opponents(mobilenets=expected[0], random=expected[1], rival=False)
+    wanted = expected and Opponents(
+        mobilenets=expected[0], random=expected[1], rival=False, equal_time=False
+    )
     assert found == wanted
 
 

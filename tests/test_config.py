@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.config import (
+    ADDED,
     check_between,
     check_choice,
     counted,
@@ -166,15 +167,21 @@ class Outer:
     inner: Inner
     folder: Path | None
     count: int
+    later: bool = dataclasses.field(default=False, metadata=ADDED)
 
 
-PLAIN = {"inner": {"share": 0.5, "names": ["a", "b"]}, "folder": "x/y", "count": 3}
+PLAIN = {"inner": {"share": 0.5, "names": ["a", "b"]}, "folder": "x/y", "count": 3, "later": False}
 
 
 def test_settings_round_trip_through_plain_values() -> None:
     settings = Outer(inner=Inner(share=0.5, names=("a", "b")), folder=Path("x/y"), count=3)
     assert to_plain(settings) == PLAIN
     assert from_plain(Outer, PLAIN, "settings") == settings
+    later = PLAIN | {"later": True}
+    assert to_plain(from_plain(Outer, later, "settings")) == later
+    # a file of before the field was added
+    older = {name: value for name, value in PLAIN.items() if name != "later"}
+    assert from_plain(Outer, older, "settings") == settings
     assert from_plain(Outer, PLAIN | {"folder": None}, "settings").folder is None
 
 

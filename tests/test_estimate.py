@@ -77,6 +77,20 @@ def test_a_rival_takes_the_searchs_time_again(micro_images: ImageData) -> None:
     assert rival["search"] == plain["search"]
 
 
+@pytest.mark.parametrize("mobilenets", [0, 2])
+def test_equal_time_takes_the_searchs_time_where_there_is_a_mobilenet(
+    micro_images: ImageData, mobilenets: int
+) -> None:
+    plain, longer = (
+        parts(settings(100, seeds=2, equal_time=asked), micro_images, SPEEDS, mobilenets)
+        for asked in (False, True)
+    )
+    more = plain["search"] + plain["finalists"] + plain["final training"]
+    assert longer["baselines"] - plain["baselines"] == (more if mobilenets else 0)
+    assert longer["export"] - plain["export"] == (2e4 if mobilenets else 0)
+    assert longer["search"] == plain["search"]
+
+
 def test_a_ranking_trains_its_networks_as_far_as_finalists(micro_images: ImageData) -> None:
     for finalists in (0, 3):
         plain, ranked = (

@@ -39,6 +39,7 @@ WRITTEN = (
         "export/model.ort",
     ),
     *("compare/random-1-seed-0/train/train.json", "compare/rival-seed-0/rival.json"),
+    *("compare/equal-time-seed-0/equal-time.json", "compare/equal-time-seed-0/train/log.jsonl"),
     *("compare/mobilenet_v2-x0.11-seed-3/export/export.json", "repeats/seed-1/arch.json"),
     *(".run.json.12.tmp", "train/.best.safetensors.7.tmp"),
 )

@@ -18,17 +18,20 @@ from typing import Any
 
 import pytest
 
-from mobilenas import ablation, deployment, pipeline, runs
+from mobilenas import ablation, contenders, deployment, pipeline, runs
 from mobilenas import request as requests
 from mobilenas.ablation import run_ablation, start_ablation
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.compare import equal_time
+from mobilenas.compare.baselines import Contender, Opponents
+from mobilenas.compare.table import read_networks
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.errors import FileError
-from mobilenas.files import write_bytes
+from mobilenas.files import load_checkpoint, read_jsonl, write_bytes, write_list
 from mobilenas.folders import ABLATION, RUN, SWEEP, Kind, check_folder
 from mobilenas.formats import FormatSettings, write_formats
-from mobilenas.pipeline import run_all, search_stage
+from mobilenas.pipeline import compare_stage, run_all, search_stage
 from mobilenas.profiling.kit import write_kit
 from mobilenas.profiling.meter import Measured
 from mobilenas.profiling.profile import Profile
@@ -191,6 +194,52 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
     held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
     nothing_else(folder, RUN)
+
+
+def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
+    settings: RunSettings,
+    micro_images: ImageData,
+    micro_space: MobileSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """No MobileNet is as small as these images need, so another network stands for one."""
+    folder = tmp_path / "run"
+    wanted = replace(settings, baselines=("mobilenet_v2",), random=0, equal_time=True)
+    wanted = replace(wanted, finalists=FinalistSettings(count=1, epochs=1))
+    small = Contender(
+        name="mobilenet_v2 x0.1",
+        kind="mobilenet",
+        arch=micro_space.arch(micro_space.smallest()),
+        seed=0,
+    )
+    monkeypatch.setattr(contenders, "mobilenets", lambda *_: ([small], []))
+    monkeypatch.setattr(equal_time, "epochs_for", lambda *_: 3)
+
+    def job(**how: Any) -> None:
+        run_all(create_run(folder, wanted, data=micro_images, **_CALLED, **how))
+
+    left = held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
+    assert before("replace compare/equal-time-seed-N/equal-time.json", left).is_dir()
+    assert before("replace compare/equal-time-seed-N/train/checkpoint.pt", left).is_dir()
+    nothing_else(folder, RUN)
+    entries = read_networks(folder / "compare.json")
+    assert [entry["kind"] for entry in entries] == ["found", "mobilenet", "equal-time"]
+    given = {"network": small.name, "epochs": 3, "recipe_epochs": 1, "arch": small.arch.to_dict()}
+    assert entries[-1].items() >= given.items()
+    place = folder / "compare/equal-time-seed-0/train"
+    recipes = [
+        load_checkpoint(folder / training / "checkpoint.pt")["identity"]["recipe"]
+        for training in ("train", "compare/mobilenet_v2-x0.1-seed-0/train", place)
+    ]
+    assert recipes == [recipes[0], recipes[0], recipes[0] | {"epochs": 3}]
+    assert len(read_jsonl(place / "log.jsonl")) == 3
+    # its entry is lost, and not what was decided
+    write_list(folder / "compare.json", entries[:-1])
+    monkeypatch.setattr(equal_time, "epochs_for", lambda *_: 9)
+    run = create_run(folder, wanted, data=micro_images, resume=True, **_CALLED)
+    asked = Opponents(mobilenets=wanted.baselines, random=0, rival=False, equal_time=True)
+    assert compare_stage(run, asked) == entries
 
 
 def test_a_killed_search_with_a_profile_ends_as_one_that_was_not(

@@ -37,6 +37,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             seed=0,
             random=2,
             rival=False,
+            equal_time=False,
             baselines=("mobilenet_v3_small",),
             search=SimpleNamespace(constraint="lagrangian"),
             widths=None,

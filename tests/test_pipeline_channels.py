@@ -85,7 +85,7 @@ def test_random_sizes_that_are_asked_for_later_are_not_forgotten(refined: Path) 
     run.settings = replace(
         run.settings, widths=replace(run.settings.widths, controls=False), baselines=()
     )
-    asked = Opponents(mobilenets=(), random=2, rival=False)
+    asked = Opponents(mobilenets=(), random=2, rival=False, equal_time=False)
     kinds = [[c.kind for c in contenders(run, words, [])] for words in (None, asked)]
     assert kinds == [["found", "random"], ["found", "random", "random"]]
 

@@ -123,6 +123,7 @@ def test_what_was_said_is_what_is_done() -> None:
         baselines=["mobilenet_v2"],
         random=4,
         rival=True,
+        equal_time=True,
         rank=6,
         seed=8,
         seeds=2,
@@ -143,7 +144,7 @@ def test_what_was_said_is_what_is_done() -> None:
     assert full.baselines == ("mobilenet_v2",)
     assert (full.random, full.rival, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
     assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
-    assert full.dynamic_batch
+    assert full.dynamic_batch and full.equal_time
     assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
 
 

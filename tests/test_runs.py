@@ -35,6 +35,7 @@ SETTINGS = RunSettings(
     baselines=("mobilenet_v2",),
     random=2,
     rival=True,
+    equal_time=True,
     seed=5,
     seeds=2,
 )
@@ -210,6 +211,12 @@ def damaged(folder: Path, damage: Any) -> None:
     record = json.loads((folder / "run.json").read_text())
     damage(record)
     (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_a_run_of_before_equal_time_was_not_asked_for_it(begin: Any) -> None:
+    folder = begin().folder
+    damaged(folder, lambda record: record["settings"].pop("equal_time"))
+    assert open_run(folder, Silent()).settings == replace(SETTINGS, equal_time=False)
 
 
 @pytest.mark.parametrize(
