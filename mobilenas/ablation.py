@@ -28,7 +28,7 @@ from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
 from mobilenas.records import CandidatesRecord, EntryRecord, read_record
-from mobilenas.request import ANY_COUNT, Request, long_search
+from mobilenas.request import ANY_COUNT, Request
 from mobilenas.runs import (
     Run,
     RunSettings,
@@ -40,7 +40,7 @@ from mobilenas.runs import (
 )
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
-from mobilenas.search.methods import PARTS
+from mobilenas.search.methods import PARTS, usual_epochs
 from mobilenas.search.run import read_choices
 from mobilenas.spaces import Arch, CellArch, WidthsSpace, format_genotype
 from mobilenas.spaces.any import AnyChoice
@@ -183,8 +183,8 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
     try:
         asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
         if asked.search_epochs is None:  # all arms search as long
-            epochs = long_search(asked.settings(images).recipe.epochs)
-            asked = replace(asked, search_epochs=epochs)
+            final = asked.settings(images).recipe.epochs
+            asked = replace(asked, search_epochs=usual_epochs(final, alphas_decide=True))
         return asked.settings(images)
     except MobileNASError as error:
         raise MobileNASError(f"arm {arm.name}: {error}") from error

@@ -28,7 +28,7 @@ from mobilenas.runs import (
     usable_space,
 )
 from mobilenas.search import FinalistSettings
-from mobilenas.search.methods import DEFAULT_METHOD, METHODS, PARTS, settings_for
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS, PARTS, settings_for, usual_epochs
 from mobilenas.spaces import MOBILENETS
 from mobilenas.spaces.any import SPACES
 from mobilenas.spaces.cell_space import EdgeTarget
@@ -42,9 +42,7 @@ _SMALL_SET = 5000
 _USUAL, _SMALL = (128, 0.5), (32, 0.05)
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
-# so that supernet and finalists together take about as long as the final training
-_SEARCH_SHARE, _RUNG_SHARE = 0.07, 0.2
-_LONG_SEARCH_SHARE = 0.4
+_RUNG_SHARE = 0.2
 # after one epoch networks on hard images still stand at the loss of guessing
 _FEWEST_EPOCHS = 2
 
@@ -275,7 +273,7 @@ class Request:
         steps = max(1, train_images // batch)
         repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
         epochs = self.epochs or max(effort.epochs, repeats)
-        usually = long_search(epochs) if self._alphas_decide else _search(epochs)
+        usually = usual_epochs(epochs, alphas_decide=self._alphas_decide)
         searching = self.search_epochs or usually
         # the published methods on cells have no finalists
         usual = effort.finalists if self.space != "cell" else 0
@@ -309,10 +307,11 @@ class Request:
 
     @property
     def _alphas_decide(self) -> bool:
-        """Whether alphas are asked for: cells have no finalists, and a part or method was said."""
+        """Whether a part or method of the search was said, or there are no finalists to decide."""
         parts = any(getattr(self, part) is not None for part in PARTS)
         published = self.method not in (None, DEFAULT_METHOD)
-        return self.space == "cell" or parts or published or self.rank > 0
+        alone = self.space == "cell" or self.finalists in (0, 1)
+        return alone or parts or published or self.rank > 0
 
     @property
     def _usual_squeeze(self) -> str:
@@ -334,18 +333,6 @@ class Request:
 
 
 _CHAIN = "it is a chain of blocks, and has no edges to choose between"
-
-
-def long_search(epochs: int) -> int:
-    """Return epochs of a search whose alphas decide alone, for so many of final training."""
-    return max(2, round(epochs * _LONG_SEARCH_SHARE))
-
-
-def _search(epochs: int) -> int:
-    """Return epochs of a search whose finalists decide."""
-    return max(1, round(epochs * _SEARCH_SHARE))
-
-
 _CELLS_ONLY = {
     "edges": _CHAIN,
     "edge_weights": _CHAIN,

@@ -231,7 +231,13 @@ def test_few_images_are_not_passed_over_without_end() -> None:
     assert settings(60, effort="quick", method="mobilenas").search.epochs == 4
     assert settings(60, effort="quick", method="cpm").search.epochs == 24
     assert settings(60, effort="quick", space="cell").search.epochs == 24
-    for said in ({"entropy": 0.2}, {"sampler": "ranked"}, {"strength": 2.0}, {"rank": 3}):
+    for said in (
+        {"entropy": 0.2},
+        {"sampler": "ranked"},
+        {"strength": 2.0},
+        {"rank": 3},
+        {"finalists": 0},
+    ):
         assert settings(60, effort="quick", **said).search.epochs == 24
     assert settings(1000, effort="quick").recipe.epochs == 10
     assert settings(60, effort="quick", epochs=400).recipe.epochs == 400

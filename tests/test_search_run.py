@@ -331,6 +331,16 @@ def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
     assert len(others) == 2 and all(map(tiny_budgets.fits, others))
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_search_that_is_all_warm_up_says_so(
+    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, warmup: int
+) -> None:
+    remarks, settings = Remarks(), replace(SETTINGS, epochs=1, warmup=warmup)
+    run(tiny_budgets, tiny_images, tmp_path, remarks, settings=settings)
+    told = "the alphas stay flat, and the finalists are random networks"
+    assert sum(told in remark for remark in remarks.said) == warmup
+
+
 def test_rank_writes_the_ranking(
     done: tuple[Path, SearchResult], tiny_budgets: Budgets, tiny_images: ImageData
 ) -> None:

@@ -102,6 +102,18 @@ _TRAVEL, _FASTEST = 6.0, 0.1
 _MOBILE_ALPHA_RATE = 0.03
 _USUAL_K = 4
 
+_LONG_SHARE, _SHORT_SHARE = 0.4, 0.07
+
+
+def usual_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
+    """Return epochs of a search before so many of final training.
+
+    Where finalists decide, search and finalists take about as long as the final training; the few
+    epochs are warm-up.
+    """
+    share, least = (_LONG_SHARE, 2) if alphas_decide else (_SHORT_SHARE, 1)
+    return max(least, round(final_epochs * share))
+
 
 def settings_for(
     name: str,

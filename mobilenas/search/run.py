@@ -50,6 +50,8 @@ _SUPERNET_GUESSES = (
     "the supernet is {}; so the alphas say little, and the finalists decide; try more "
     "--search-epochs, a larger --image-size or more images, and look at the labels"
 )
+_ALL_WARMUP = "all epochs of the search are warm-up: the alphas stay flat"
+_RANDOM_ONES = ", and the finalists are random networks of the budgets (see --search-epochs)"
 _FINALISTS_GUESS = (
     "the finalists are {}; so it is chance that chooses among them; try more --epochs, of which "
     "they get a share, a larger --image-size or more images, and look at the labels"
@@ -93,6 +95,9 @@ def search(
     `confirm` measures the latencies of archs, where that can be done here.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
+    if settings.warmup >= settings.epochs:
+        mobile = isinstance(searcher.alphas, Alphas) and finalists.count > 1
+        reporter.say(_ALL_WARMUP + _RANDOM_ONES * mobile)
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(record["seconds"] for record in log))}
