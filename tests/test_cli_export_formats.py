@@ -37,7 +37,7 @@ ALL = ("--formats", "onnx,fp16,int8,ort", "--targets", "cpu,xnnpack,qnn,nnapi,co
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(byte_clock: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     request = Request(flops=300_000, effort="quick", epochs=1, threads=1)
     run = start(folder, request, command="mobilenas test", reporter=Silent())
