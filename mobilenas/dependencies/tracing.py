@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 
 from mobilenas.config import counted
 from mobilenas.errors import MobileNASError, first_line
@@ -178,20 +179,33 @@ def _is_layer(module: nn.Module) -> bool:
     """Whether a convolution, linear layer or norm does to channels what its class does.
 
     A subclass that pads, standardizes its weights or applies an activation does. Of one that has
-    other layers or buffers inside, or that does something else at other sizes, the code is traced.
+    other layers or buffers inside, that uses its weights more than once, or that does something
+    else at other sizes, the code is traced.
     """
     if not isinstance(module, _KNOWN_LAYERS):
         return False
-    if type(module).__module__.startswith("torch."):
-        return True
+    if type(module).__module__.startswith("torch.") or isinstance(module, _ConvTransposeNd):
+        return True  # of a transposed convolution, so that it is refused by its name
     inner = [child for part in module.children() for child in (*part.parameters(), *part.buffers())]
     if inner or not {*module._buffers} <= _STATISTICS:
         return False
     return isinstance(module, _NormBase) or _scales(module)
 
 
+class _LayerCalls(TorchFunctionMode):
+    """Counts the convolutions and linear layers that run inside."""
+
+    count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += getattr(func, "__name__", "") in LAYER_FUNCTIONS
+        return func(*args, **(kwargs or {}))
+
+
 def _scales(layer: _ConvNd | nn.Linear) -> bool:
-    """Whether a layer without data takes and gives other numbers of channels, too."""
+    """Whether a layer without data, run once, takes and gives other numbers of channels, too."""
     twin = copy.deepcopy(layer)
     if isinstance(twin, nn.Linear):
         inputs, outputs, blocks = 2 * twin.in_features, 3 * twin.out_features, 1
@@ -205,11 +219,13 @@ def _scales(layer: _ConvNd | nn.Linear) -> bool:
     twin.weight = nn.Parameter(layer.weight.new_empty(outputs, inputs // blocks, *kernel))
     if layer.bias is not None:
         twin.bias = nn.Parameter(layer.bias.new_empty(outputs))
+    calls = _LayerCalls()
     try:
-        result = twin(layer.weight.new_empty(BATCH, inputs, *(64 for _ in kernel)))
+        with calls:
+            result = twin(layer.weight.new_empty(BATCH, inputs, *(64 for _ in kernel)))
     except Exception:  # the user's code; what cannot be followed is named when it is traced
         return False
-    return isinstance(result, Tensor) and result.shape[1:2] == (outputs,)
+    return calls.count == 1 and isinstance(result, Tensor) and result.shape[1:2] == (outputs,)
 
 
 def last_line(traceback: TracebackType | None) -> tuple[str, int]:
