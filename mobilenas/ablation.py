@@ -291,7 +291,7 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
     arch = run.space.arch(choice)
     if isinstance(arch, CellArch):
         arch = widest(arch, ablation.request.budgets, f"{arm.name}, seed {seed}")
-    folder, device = run.folder / "train", run.settings.device
+    folder, device = run.folder / "train", run.device
     trained = train(
         arch,
         run.data,

@@ -178,7 +178,7 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
             seconds=spent,
             folder=folder / "search" / FINALISTS,
             seed=seed,
-            device=run.settings.device,
+            device=run.device,
             reporter=run.reporter,
         )
         record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
@@ -198,7 +198,7 @@ def searched_channels(
         run.settings.recipe,
         folder=folder,
         seed=seed,
-        device=run.settings.device,
+        device=run.device,
         reporter=run.reporter,
         confirm=confirmation(run),
     )

@@ -51,7 +51,7 @@ def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
 def measure_speeds(run: Run, clock: Clock) -> Speeds:
     """Time a few steps of the supernet and of a random network of the budgets."""
     # the generators of the job's device alone: a machine may have more GPUs than one
-    devices = [] if run.settings.device == "cpu" else [torch.device(run.settings.device)]
+    devices = [] if run.device == "cpu" else [torch.device(run.device)]
     with torch.random.fork_rng(devices=devices):
         return _measure_speeds(run, clock)
 
@@ -64,7 +64,7 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
     if not isinstance(arch, WidthsArch):
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
         search = replace(settings.search, epochs=3, warmup=2)
-        searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=settings.device)
+        searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)
         searcher.run_epoch()  # the first of everything is slow
         weight_step = _seconds(searcher.run_epoch, clock)
         alpha_step = max(0.0, _seconds(searcher.run_epoch, clock) - weight_step)
@@ -91,7 +91,7 @@ def _network_speeds(run: Run, arch: Arch, recipe: Recipe, clock: Clock) -> tuple
     """Seconds of a training step and of an image that is classified."""
     settings, few = run.settings, _few(run.data, 2 * recipe.batch_size)
     short = recipe.lasting(2)
-    trainer = Trainer(arch, run.data, short, seed=settings.seed, device=settings.device, split=few)
+    trainer = Trainer(arch, run.data, short, seed=settings.seed, device=run.device, split=few)
     trainer.run_epoch()
     step = _seconds(trainer.run_epoch, clock) / trainer.steps_per_epoch
     shown = _few(run.data, _SHOWN)

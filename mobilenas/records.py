@@ -439,7 +439,7 @@ class EntryRecord(TypedDict):
     val_top1: Percent
     top1: Percent
     gap: EntryGap | None
-    skips: dict[str, Few]
+    skips: Annotated[dict[str, Few], Between(1, 2)]
     alarms: list[str]
     seconds: EntrySeconds
     genotype: NotRequired[str]

@@ -21,6 +21,7 @@ from mobilenas.runs import (
     CellSettings,
     Run,
     RunSettings,
+    check_device,
     check_run,
     create_run,
     latency_model,
@@ -268,6 +269,8 @@ class Request:
 
     def settings(self, train_images: int) -> RunSettings:
         """Return the full settings for so many training images."""
+        self.data_settings.check_source()
+        check_device(self.device)
         effort = EFFORTS[self.effort]
         batch, rate = _USUAL if train_images >= _SMALL_SET else _SMALL
         steps = max(1, train_images // batch)

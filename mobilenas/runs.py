@@ -166,8 +166,6 @@ class RunSettings:
             )
         check_between(self, "threads", 1, 1024)
         check_choice("device", self.device, DEVICES)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise MobileNASError("--device cuda: torch finds no CUDA device here")
 
 
 @dataclass(kw_only=True)
@@ -211,6 +209,12 @@ class Run:
             return None
         return latency_model(self.settings, read_profile(self.folder / PROFILE_FILE))
 
+    @property
+    def device(self) -> str:
+        """Where networks are trained; MobileNASError where this machine has none."""
+        check_device(self.settings.device)
+        return self.settings.device
+
     def within(self, folder: Path) -> "Run":
         """Return the same job with another folder for what is written, below this one's."""
         inner = replace(self, folder=folder)
@@ -225,6 +229,12 @@ class Run:
     def seed_folder(self, seed: int) -> Path:
         """RUN itself for the first seed; repeats live below it."""
         return self.folder if seed == self.settings.seed else self.folder / f"repeats/seed-{seed}"
+
+
+def check_device(name: str) -> None:
+    """Raise where torch finds no such device: a run of another machine can be opened without it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MobileNASError("--device cuda: torch finds no CUDA device here")
 
 
 def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | None:

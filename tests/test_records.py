@@ -14,7 +14,7 @@ from mobilenas.errors import FileError
 from mobilenas.export.record import read_export
 from mobilenas.files import inside, read_json, write_json, write_list
 from mobilenas.profiling.profile import Profile, read_profile, write_profile
-from mobilenas.records import TrainRecord, read_log, read_record
+from mobilenas.records import EntryRecord, TrainRecord, read_log, read_record
 from mobilenas.request import Request
 from mobilenas.sweep import _parsed as parsed_sweep
 
@@ -152,3 +152,27 @@ def test_a_profile_of_a_space_without_end_is_refused_at_once(
     plain["spaces"][0]["stages"][0][name] = value
     write_json(path, plain)
     assert message in refusal(read_profile, path)
+
+
+def test_an_ablation_names_what_was_left_out(tmp_path: Path) -> None:
+    entry = {
+        "seed": 0,
+        "arch": {},
+        "choice": {},
+        "costs": {"flops": 1, "params": 1, "memory": 1},
+        "val_top1": 1.0,
+        "top1": 1.0,
+        "gap": None,
+        "skips": {},
+        "alarms": [],
+        "seconds": {"search": 1.0, "train": 1.0},
+    }
+    path = tmp_path / "entry.json"
+
+    def read(file: Path) -> Any:
+        return read_record(file, EntryRecord)
+
+    write_json(path, entry)
+    assert f"{path}: skips has 0 items" in refusal(read, path)
+    write_json(path, entry | {"skips": {"blocks": 0}})
+    assert read(path)["skips"] == {"blocks": 0}

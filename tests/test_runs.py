@@ -12,6 +12,7 @@ from mobilenas.data import DataSettings, ImageData
 from mobilenas.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.files import read_json
 from mobilenas.progress import Silent
+from mobilenas.request import Request
 from mobilenas.runs import Run, RunSettings, create_run, open_run
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.spaces import MobileSpace
@@ -166,6 +167,20 @@ def test_overwrite_replaces_all_of_a_run(begin: Any) -> None:
     assert open_run(folder, Silent()).settings.seed == 9
 
 
+@pytest.mark.parametrize("changes", [{"data": DataSettings(source="moved")}, {"device": "cuda"}])
+def test_a_run_opens_and_is_replaced_without_its_images_and_its_device(
+    begin: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = replace(SETTINGS, **changes)
+    run = begin(settings=settings)
+    assert open_run(run.folder, Silent()).settings == settings
+    if "data" in changes:
+        with pytest.raises(DataError, match="'moved' is not a directory"):
+            _ = open_run(run.folder, Silent()).data
+    assert open_run(begin(overwrite=True).folder, Silent()).settings == SETTINGS
+
+
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_with_other_things_is_never_touched(
     begin: Any, tmp_path: Path, how: dict[str, bool]
@@ -281,5 +296,9 @@ def test_two_budgets_of_one_cost_are_a_budget_error() -> None:
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = Request(data="digits", flops=300_000, device="cuda")
     with pytest.raises(MobileNASError, match="torch finds no CUDA device"):
-        replace(SETTINGS, device="cuda")
+        asked.settings(1000)
+    run = Run(folder=Path(), settings=replace(SETTINGS, device="cuda"))
+    with pytest.raises(MobileNASError, match="torch finds no CUDA device"):
+        _ = run.device

@@ -40,15 +40,18 @@ class DataSettings:
     """Decoded images up to this size are held in memory; larger sets are decoded on demand."""
 
     def __post_init__(self) -> None:
-        # an empty name, as of a variable that is not set, would be the current folder
-        folder = bool(self.source) and Path(self.source).is_dir()
-        if self.source not in BUILT_IN_SOURCES and not folder:
-            legal = ", ".join(BUILT_IN_SOURCES)
-            raise DataError(f"{self.source!r} is no folder and none of {legal}")
         if self.image_size is not None:
             check_between(self, "image_size", _SMALLEST_SIDE, _LARGEST_SIDE)
         check_between(self, "split_seed", 0, 2**63 - 1)
         check_between(self, "memory_limit_bytes", 0, 2**63 - 1)
+
+    def check_source(self) -> None:
+        """Raise where there is no such source; a run whose images were moved still opens."""
+        # an empty name, as of a variable that is not set, would be the current directory
+        directory = bool(self.source) and Path(self.source).is_dir()
+        if self.source not in BUILT_IN_SOURCES and not directory:
+            legal = ", ".join(BUILT_IN_SOURCES)
+            raise DataError(f"{self.source!r} is not a directory and none of {legal}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -36,6 +36,7 @@ def load_data(
 
     `check` is called with what is known before the images of a folder are decoded, and may raise.
     """
+    settings.check_source()
     reporter = reporter or Silent()
     if settings.source == "digits":
         data = _load_digits(settings)
