@@ -151,6 +151,9 @@ def test_what_does_not_fit_is_named(
     "labels",
     [
         '{"0": "a", "1": "b", "2": "c", "3": "d", "4": "e"}',
+        '{"4": "e", "3": "d", "2": "c", "1": "b", "0": "a"}',
+        '{"b": 1, "a": 0, "c": 2, "d": 3, "e": 4}',
+        '{"b": 1, "a": "0"}',
         "a,b,c,d,e",
         '["Apple", "Bee", "Cat", "Dog", "Elk"]',
         "[" * 10_000,
@@ -169,7 +172,15 @@ def test_labels_of_another_tool_say_nothing(
 
 
 @pytest.mark.parametrize(
-    "labels", ['["b", "a", "c", "d", "e"]', '{"0": "b", "1": "a", "2": "c", "3": "d", "4": "e"}']
+    "labels",
+    [
+        '["b", "a", "c", "d", "e"]',
+        '{"0": "b", "1": "a", "2": "c", "3": "d", "4": "e"}',
+        '{"1": "a", "0": "b", "2": "c", "3": "d", "4": "e"}',
+        '{"a": 1, "b": 0, "c": 2, "d": 3, "e": 4}',
+        "b, a, c, d, e",
+        "b\r\na\r\nc\r\nd\r\ne\r\n",
+    ],
 )
 def test_but_not_that_the_classes_come_in_another_order(
     tmp_path: Path, micro_images: ImageData, labels: str

@@ -94,14 +94,22 @@ def _metadata(path: Path, strings: dict[str, str], data: ImageData) -> ModelMeta
 
 def _named(strings: dict[str, str], classes: tuple[str, ...]) -> tuple[str, ...]:
     """The classes in the order that another tool's labels say, if those are the classes."""
+    labels = _listed(strings.get("labels", ""))
+    return tuple(labels) if Counter(labels) == Counter(classes) else classes
+
+
+def _listed(text: str) -> list[str]:
+    """Labels in the order of the logits: a JSON list, a JSON object by number, lines, or commas."""
     try:
-        labels = parse_json(strings.get("labels", ""), "labels")
+        labels = parse_json(text, "labels")
     except FileError:
-        return classes
+        labels = text.strip().split("\n" if "\n" in text.strip() else ",")
     if isinstance(labels, dict):
-        labels = list(labels.values())
-    same = isinstance(labels, list) and Counter(map(str, labels)) == Counter(classes)
-    return tuple(map(str, labels)) if same else classes
+        if all(type(value) is int for value in labels.values()):
+            labels = {str(number): label for label, number in labels.items()}
+        numbered = all(key.isdecimal() and len(key) < 10 for key in labels)
+        labels = [labels[key] for key in (sorted(labels, key=int) if numbered else labels)]
+    return [str(label).strip() for label in labels] if isinstance(labels, list) else []
 
 
 def describe(external: External, data: ImageData) -> dict[str, Any]:
