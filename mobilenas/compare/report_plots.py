@@ -155,8 +155,9 @@ def curve(
     lines: Mapping[str, Sequence[float]],
     level: float | None,
     warmup: int,
+    step: str = "epoch",
 ) -> str:
-    """Draw lines by name over epochs; warm-up epochs are shaded, `level` is dashed."""
+    """Draw lines by name over epochs, or other steps; warm-up is shaded, `level` is dashed."""
     fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
@@ -165,14 +166,14 @@ def curve(
     marker = "o" if len(epochs) < 30 else ""
     for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
         axes.plot(epochs, values, color=colour, marker=marker, markersize=2.5, label=plain(label))
-    axes.set_xlim(0.5, epochs[-1] + 0.5)
-    axes.set_xlabel("epoch")
+    axes.set_xlim(min(1, epochs[0]) - 0.5, epochs[-1] + 0.5)
+    axes.set_xlabel(step)
     axes.xaxis.set_major_locator(locator(6))
     if len(lines) > 1:
         axes.legend()
     else:
         axes.set_ylabel(plain(next(iter(lines), "")))
-    return figure_svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by epoch")
+    return figure_svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by {step}")
 
 
 def against_plot(

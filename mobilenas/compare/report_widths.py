@@ -51,7 +51,7 @@ def trials_plots(log: Log) -> list[tuple[str, str]]:
             ("Validation top-1 of the trials", _accepted(log)),
             ("Sizes / start sizes", _lines(trials, sizes, "size / start")),
             ("Metric of each group, with momentum", _lines(trials, quality, "QC with momentum")),
-            ("Temperature of the annealing", curve("Temperature", trials, heat, None, 0)),
+            ("Temperature of the annealing", curve("Temperature", trials, heat, None, 0, "trial")),
         ]
 
 
