@@ -68,6 +68,22 @@ def test_folds_are_no_classes(tmp_path: Path, parents: tuple[str, ...]) -> None:
         load(tmp_path)
 
 
+def test_folds_are_no_classes_for_an_image_that_strayed(tmp_path: Path) -> None:
+    fill(tmp_path, *classes_in("fold0", "fold1"), count=5)
+    fill(tmp_path, "fold0", "fold1", count=1)
+    with pytest.raises(DataError, match=r"fold0, fold1 in .* hold only folders"):
+        load(tmp_path)
+    fill(tmp_path, "fold0", "fold1", count=2)  # no longer a few
+    assert load(tmp_path).classes == ("fold0", "fold1")
+
+
+@pytest.mark.parametrize("beside", [("examples",), ("b/train/cat", "b/test/dog"), ("c/x/y",)])
+def test_a_set_of_splits_beside_others_is_no_class(tmp_path: Path, beside: tuple[str, ...]) -> None:
+    fill(tmp_path, *classes_in("a/Train", "a/Test"), *beside)
+    with pytest.raises(DataError, match=r"a holds the splits train and test, so a is not a class"):
+        load(tmp_path)
+
+
 def test_folds_below_a_split_are_no_classes(tmp_path: Path) -> None:
     fill(tmp_path, *classes_in("train/fold0", "train/fold1", "test"))
     with pytest.raises(DataError, match=r"fold0, fold1 in .*train hold only folders"):
@@ -76,7 +92,7 @@ def test_folds_below_a_split_are_no_classes(tmp_path: Path) -> None:
 
 def test_splits_below_classes_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test")
-    with pytest.raises(DataError, match=r"of the same names \(test, train\)"):
+    with pytest.raises(DataError, match=r"of the same names \(test, train\).* \(test/cat\), or"):
         load(tmp_path)
 
 
@@ -101,10 +117,11 @@ def test_wrapper_folders_are_entered(
 
 
 def test_a_wrapper_in_each_split_is_entered(tmp_path: Path) -> None:
-    fill(tmp_path, *classes_in("training_set/training_set", "test_set/test_set"))
+    fill(tmp_path, *classes_in("train/images", "test/images"))
     data = load(tmp_path)
     assert data.classes == ("cat", "dog")
     assert len(data.test) == 8
+    assert data.split_rule.startswith("the folders train/images, test/images;")
 
 
 def test_folders_inside_of_classes_name_no_classes(tmp_path: Path) -> None:
@@ -270,7 +287,8 @@ def test_types_that_are_not_read_are_named(tmp_path: Path, suffix: str) -> None:
     fill(tmp_path, "cat", "dog")
     path = tmp_path / "cat" / f"photo{suffix}"
     path.write_bytes(b"x")
-    with pytest.raises(DataError, match=re.escape(str(path)) + ".*convert.*--skip-bad-images"):
+    named = re.escape(str(path)) + rf".*convert.*\*\{suffix}`.*--skip-bad-images"
+    with pytest.raises(DataError, match=named):
         load(tmp_path)
     data = load_data(DataSettings(source=str(tmp_path), skip_bad_images=True))
     assert "1 unread image skipped: first" in " ".join(data.notes)
@@ -280,7 +298,9 @@ def test_a_folder_of_one_unread_type_says_which(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"holds no images; it holds 2 \.heic; supported are \.jpg"):
+    with pytest.raises(
+        DataError, match=r"holds no images; it holds 2 \.heic: convert .*; supported are \.jpg"
+    ):
         load(tmp_path)
 
 

@@ -173,7 +173,9 @@ def curve(
         axes.legend()
     else:
         axes.set_ylabel(plain(next(iter(lines), "")))
-    return figure_svg(fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by {step}")
+    return figure_svg(
+        fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by {step}"
+    )
 
 
 def against_plot(

@@ -1,6 +1,7 @@
 """Folders of images: which files, which classes, which splits."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 
 from mobilenas.config import counted, readable
-from mobilenas.data.images import WAY_OUT
 from mobilenas.data.layout import FOLDER_SPLITS
-from mobilenas.data.listing import Entry, Listing, list_folder
+from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
 from mobilenas.data.reading import choose_size, measure_range, read_headers, read_pixels
 from mobilenas.data.repeats import check_differ, find_repeats
@@ -109,7 +109,7 @@ def _check_types(listing: Listing, settings: DataSettings) -> None:
         first, *others = listing.unreadable
         more = f" and {len(others)} more of such types are" if others else " is"
         raise DataError(
-            f"{first}{more} not read; {WAY_OUT}, or leave them out with --skip-bad-images"
+            f"{first}{more} not read; {way_out(first)}, or leave out with --skip-bad-images"
         )
 
 
@@ -186,7 +186,10 @@ def _split(
         split: torch.tensor([place for place, entry in enumerate(entries) if entry.split == split])
         for split in listing.folders
     }
-    rule = f"the folders {', '.join(readable(folder.name) for folder in listing.folders.values())}"
+    folders = listing.folders.values()
+    top = os.path.commonpath([folder.parent for folder in folders])
+    names = [readable(folder.relative_to(top).as_posix()) for folder in folders]
+    rule = f"the folders {', '.join(names)}"
     drawn = [split for split in FOLDER_SPLITS if split not in given]
     if not drawn:
         return given, rule

@@ -17,14 +17,13 @@ IMAGE_SUFFIXES = (
 """What counts as an image in a folder, in lower case."""
 
 UNREADABLE_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".svg", ".psd"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".exr", ".hdr", ".dds", ".dcm", ".dng"),
-    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw"),
+    *(".heic", ".heics", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".mpo", ".jif"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".jpm", ".svg", ".eps", ".psd", ".xcf"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".qoi", ".ico", ".icns"),
+    *(".exr", ".hdr", ".dds", ".dcm", ".fits", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw"),
+    *(".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".raw"),
 )
 """Images of other types, in lower case: refused by name, never skipped silently."""
-
-WAY_OUT = "convert them to JPEG or PNG (such as with `magick mogrify -format jpg *.heic`)"
-"""What to do with them."""
 
 Pixels = NDArray[np.uint8]
 """[3, H, W] or [B, 3, H, W]"""

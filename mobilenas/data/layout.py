@@ -57,6 +57,7 @@ def find_layout(root: Path) -> Layout:
     names = {split: name for split, name in found.items() if name}
     if not names:
         _refuse_bare_splits(top)
+        _refuse_inner_splits(top)
         _refuse_alike(top)
         _refuse_near_splits(top)
         return Layout(top, {}, (*notes, *_stray_images(top)))
@@ -111,11 +112,13 @@ def _images_in(folder: Path) -> int:
     """Files directly in a folder that are named like images."""
     with os.scandir(folder) as found:
         return sum(
-            item.name[0] != "."
-            and Path(item.name).suffix.lower() in (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
-            and not item.is_dir()
+            item.name[0] != "." and _is_image(Path(item.name)) and not item.is_dir()
             for item in found
         )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
 
 
 def _stray_images(folder: Path) -> list[str]:
@@ -160,6 +163,18 @@ def _refuse_bare_splits(top: Path) -> None:
         raise DataError(
             f"{top} has {', '.join(names)} without class folders in them; it needs {LAYOUTS}"
         )
+
+
+def _refuse_inner_splits(top: Path) -> None:
+    """Raise where a "class" holds splits: it is a whole set, beside others or beside something."""
+    for name in subfolders(top):
+        inner = _entered(top / name)[0]
+        found = [split for split in FOLDER_SPLITS if _split_folder(inner, split)]
+        if len(found) > 1:
+            raise DataError(
+                f"{inner} holds the splits {' and '.join(found)}, so {readable(name)} is not a "
+                f"class: give {inner} alone, or move what lies beside it away"
+            )
 
 
 def _refuse_near_splits(top: Path) -> None:
@@ -215,12 +230,12 @@ def _lowered(folder: Path) -> set[str]:
 def _refuse_alike(parent: Path) -> None:
     """Raise where "classes" hold only folders, of the same names: they are folds or splits."""
     names = subfolders(parent)
+    inside = {name: _lowered(_entered(parent / name)[0]) for name in names}
     inside = {
-        name: _lowered(_entered(parent / name)[0])
-        for name in names
-        if not _images_in(parent / name)
+        name: inner
+        for name, inner in inside.items()
+        if len(inner) > 1 and _holds_folders(parent / name)
     }
-    inside = {name: inner for name, inner in inside.items() if len(inner) > 1}
     beside = {name.lower() for name in names}
     for name, inner in inside.items():
         if len(inner & beside) > 1:
@@ -229,12 +244,22 @@ def _refuse_alike(parent: Path) -> None:
                 f"({_some(inner & beside)}), so it is not a class; move it away"
             )
     for first, second in combinations(inside, 2):
-        if len(inside[first] & inside[second]) > 1:
+        common = inside[first] & inside[second]
+        if len(common) > 1:
+            hint = "rename them to train, val and test"
+            if all(map(_is_split_name, common)):
+                hint = f"put splits above classes ({min(common)}/{readable(first)})"
             raise DataError(
                 f"{_some(inside)} in {parent} hold only folders, of the same names "
-                f"({_some(inside[first] & inside[second])}), so they are not classes; rename them "
-                "to train, val and test, or put the images of each class directly into its folder"
+                f"({_some(common)}), so they are not classes; {hint}, or "
+                "put the images of each class directly into its folder"
             )
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Whether the images of a folder lie in its folders, but for one in ten that strayed."""
+    direct = _images_in(folder)
+    return not direct or 10 * direct <= sum(map(_is_image, files_below(folder)))
 
 
 def _some(names: "set[str] | dict[str, set[str]] | list[str]") -> str:

@@ -70,12 +70,19 @@ def _listing(root: Path) -> Listing:
     if not entries:
         others.update(path.suffix.lower() for path in unreadable)
         seen = f"; it holds {_by_type(others)}" if others else ""
+        seen += f": {way_out(unreadable[0])}" if unreadable else ""
         raise DataError(f"{root} holds no images{seen}; supported are {', '.join(IMAGE_SUFFIXES)}")
     if others:
         notes.append(f"files that are not images were skipped: {_by_type(others)}")
     return Listing(
         root, layout.splits, tuple(sorted(classes)), tuple(entries), tuple(unreadable), tuple(notes)
     )
+
+
+def way_out(path: Path) -> str:
+    """Say what to do with images of a type that is not read."""
+    suffix = path.suffix
+    return f"convert to JPEG or PNG (such as with `magick mogrify -format jpg *{suffix}`)"
 
 
 def _by_type(counts: Counter[str]) -> str:
@@ -113,7 +120,10 @@ def _check_known(folder: Path, own: dict[str, str], classes: dict[str, str]) -> 
         near = {label.lower(): label for label in classes}
         other_case = [near[label.lower()] for label in unknown if label.lower() in near]
         hint = f" (train has {', '.join(other_case)})" if other_case else ""
-        raise DataError(f"{folder} has classes that train has not: {', '.join(unknown)}{hint}")
+        raise DataError(
+            f"{folder} has classes that train has not: {', '.join(unknown)}{hint}; rename them, or "
+            f"move {folder.name} away, and images are drawn from train"
+        )
 
 
 def _nested(parent: Path) -> list[str]:
