@@ -217,6 +217,12 @@ _SEARCH = (
         "Squeeze-excite; on unless said, under --latency and --params searched.",
     ),
     click.option(
+        "--extra-depthwise/--no-extra-depthwise",
+        default=None,
+        help="Whether blocks start with a 3x3 depthwise convolution; they do unless said, but not "
+        "with --profile.",
+    ),
+    click.option(
         "--targets",
         type=listed,
         metavar="NAMES",

@@ -350,6 +350,7 @@ def _show_blocks(arch: dict[str, Any]) -> None:
     for index, block in enumerate(arch["blocks"]):
         names = ("kernel", "hidden", "out", "stride", "squeeze", "activation")
         kernel, hidden, out, stride, squeeze, activation = (str(block[name]) for name in names)
+        kernel = f"{start}, {kernel}" if (start := block.get("start_kernel", 0)) else kernel
         rows.append((f"blocks.{index}", kernel, hidden, out, stride, squeeze, activation))
     rows.append(("head", "1", "-", str(head["channels"]), "1", "-", head["activation"]))
     if head["hidden"]:

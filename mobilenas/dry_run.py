@@ -74,6 +74,7 @@ def _every_budget(request: Request, reporter: Reporter) -> dict[str, Any]:
             in_channels=data.channels,
             activation=settings.activation,
             squeeze=settings.squeeze,
+            extra_depthwise=settings.extra_depthwise,
         )
         for side in sorted({*SIDES, data.image_size})
     }

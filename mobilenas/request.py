@@ -157,7 +157,9 @@ class Request:
     activation: str | None = None
     """Activation of the space's blocks; what suits the precision unless said."""
     squeeze: str | None = None
-    """searched, on or off; searched unless said."""
+    """searched, on or off; unless said on, under a latency or params budget searched."""
+    extra_depthwise: bool | None = field(default=None, metadata=ADDED)
+    """Whether blocks start with a depthwise convolution; they do unless a profile is given."""
     targets: tuple[str, ...] = ()
     """Execution providers that must run what is found whole."""
     baselines: Sequence[str] = tuple(MOBILENETS)
@@ -194,6 +196,8 @@ class Request:
         self._refuse_split_graphs()
         if self.latency is not None and self.profile is None:
             raise BudgetError(NO_PROFILE)
+        if self.extra_depthwise and self.profile is not None:
+            raise MobileNASError("--extra-depthwise is not for --profile: none has such blocks")
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
@@ -301,6 +305,7 @@ class Request:
             widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
             squeeze=self.squeeze or self._usual_squeeze,
+            extra_depthwise=self.profile is None and self.extra_depthwise is not False,
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
@@ -351,6 +356,7 @@ _CELLS_ONLY = {
 _MOBILE_ONLY = {
     "activation": "cells have ReLU everywhere",
     "squeeze": "cells have no squeeze-excite",
+    "extra_depthwise": "cells choose their convolutions",
     "memory": "limit --flops or --params",
     "latency": "no profile has the blocks of cells; limit --flops or --params",
     "profile": "no profile has the blocks of cells",

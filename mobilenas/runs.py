@@ -113,6 +113,8 @@ class RunSettings:
     """Activation of the space's blocks."""
     squeeze: str = "searched"
     """Squeeze-excite: searched, on or off."""
+    extra_depthwise: bool = field(default=False, metadata=ADDED)
+    """Whether blocks of the mobile space start with a depthwise convolution."""
     baselines: tuple[str, ...] = tuple(MOBILENETS)
     """MobileNets to compare with, each at the largest width that keeps the budgets."""
     random: int = 3
@@ -272,6 +274,7 @@ def make_space(
             in_channels=data.channels,
             activation=settings.activation,
             squeeze=settings.squeeze,
+            extra_depthwise=settings.extra_depthwise,
         )
     make = _cell_space if settings.widths is None else _widths_space
     try:

@@ -8,9 +8,15 @@ from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Stem, build
 from mobilenas.spaces.mobile import template
 
 
-def block(hidden: int, out: int, stride: int = 1, squeeze: int = 0) -> Block:
+def block(hidden: int, out: int, stride: int = 1, squeeze: int = 0, start: int = 0) -> Block:
     return Block(
-        kernel=3, hidden=hidden, out=out, stride=stride, squeeze=squeeze, activation="relu"
+        kernel=3,
+        hidden=hidden,
+        out=out,
+        stride=stride,
+        squeeze=squeeze,
+        activation="relu",
+        start_kernel=start,
     )
 
 
@@ -30,7 +36,8 @@ def handmade(*blocks: Block, hidden: int = 0) -> MobileArch:
 def test_random_archs_cost_what_fvcore_and_the_module_say(
     tiny_space: MobileSpace, seed: int
 ) -> None:
-    for space in (tiny_space, template(0.4, image_size=40, classes=6)):
+    spaces = [template(0.4, image_size=40, classes=6, extra_depthwise=e) for e in (False, True)]
+    for space in (tiny_space, *spaces):
         arch = space.arch(space.random(random.Random(seed)))
         module, exact = build(arch), costs(arch)
         counted = count_fvcore(module, arch.image_size, arch.in_channels)
@@ -48,7 +55,8 @@ def test_a_hidden_layer_in_the_head_counts() -> None:
 
 def test_memory_of_every_layer_by_hand() -> None:
     # 8 channels at 4x4 are 128 values, 24 are 384
-    arch = handmade(block(24, 8, squeeze=8), block(8, 8), block(8, 16, stride=2), hidden=20)
+    chain = block(24, 8, squeeze=8), block(24, 8, start=3), block(8, 8), block(8, 16, stride=2)
+    arch = handmade(*chain, hidden=20)
     values = {
         "stem": 3 * 64 + 128,
         "blocks.0.expand": 128 + 384,  # its input is what the shortcut keeps
@@ -56,10 +64,14 @@ def test_memory_of_every_layer_by_hand() -> None:
         "blocks.0.squeeze_excite.reduce": 384 + 24 + 8 + 128,
         "blocks.0.squeeze_excite.expand": 384 + 384 + 8 + 24 + 128,
         "blocks.0.project": 384 + 128 + 128,
-        "blocks.1.depthwise": 128 + 128,  # no expansion: its input is what the shortcut keeps
-        "blocks.1.project": 128 + 128 + 128,
-        "blocks.2.depthwise": 128 + 32,  # 2x2 from here on, and no shortcut
-        "blocks.2.project": 32 + 64,
+        "blocks.1.start": 128 + 128,  # now it is this layer's
+        "blocks.1.expand": 128 + 384 + 128,
+        "blocks.1.depthwise": 384 + 384 + 128,
+        "blocks.1.project": 384 + 128 + 128,
+        "blocks.2.depthwise": 128 + 128,  # no expansion: its input is what the shortcut keeps
+        "blocks.2.project": 128 + 128 + 128,
+        "blocks.3.depthwise": 128 + 32,  # 2x2 from here on, and no shortcut
+        "blocks.3.project": 32 + 64,
         "head": 64 + 128,
         "classifier.hidden": 32 + 20,
         "classifier": 20 + 10,

@@ -32,6 +32,7 @@ def units(draw: st.DrawFn) -> Unit:
         fields |= {"kernel": draw(st.sampled_from([1, 3, 5, 7])), "stride": draw(st.integers(1, 2))}
     if kind == "block":
         fields |= {"hidden": draw(COUNTS), "squeeze": draw(st.integers(0, 300))}
+        fields |= {"start_kernel": draw(st.sampled_from([0, 3, 5]))}
     if kind == "linear":
         fields |= {"side": 1, "activation": draw(st.sampled_from(["", *ACTIVATIONS]))}
     return Unit(kind=kind, **fields)
@@ -67,6 +68,7 @@ def test_keys_are_readable() -> None:
         ("block 8px 8>8>8 k3 s1 gelu", "activation is 'gelu'; it must be one of relu"),
         ("block 8px 8>8>8 k3 s3 relu", "stride is 3; it must be between 1 and 2"),
         ("stem 8px 3>8 k3 s1 se8 relu", "squeeze is 8; it must be between 0 and 0"),
+        ("block 8px 8>8>8 start9 k3 s1 relu", "start_kernel is 9; it must be between 0 and 7"),
         ("features 7px 96>576", "activation is ''; it must be one of relu"),
         ("pool 7px 96>576 relu", "kind is 'pool'; it must be one of stem, block"),
         ("linear 8px 8>8", "side is 8; it must be between 1 and 1"),

@@ -53,6 +53,11 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
         ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
         ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"space": "cell", "extra_depthwise": True}, "--extra-depthwise is not for --space cell"),
+        (
+            {"flops": 1, "extra_depthwise": True, "profile": "phone"},
+            "--extra-depthwise is not for --profile: none has such blocks",
+        ),
         ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
         ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
         ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),

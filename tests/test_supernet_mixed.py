@@ -13,6 +13,7 @@ from mobilenas.spaces.build import MobileNetwork
 from mobilenas.supernet import SAMPLERS, Alphas, SamplerSettings, SuperNetwork
 from mobilenas.supernet.mixed import BlockProbabilities, MixedBlock
 
+STARTS = pytest.mark.parametrize("start_kernel", [0, 3])
 SAMPLED = [(name, k) for name in SAMPLERS for k in (1, 2, 4) if name != "full" or k == 1]
 
 
@@ -49,17 +50,18 @@ def choices(space: MobileSpace, *, all_kept: bool) -> Iterator[Choice]:
 
 @pytest.mark.parametrize(("name", "partial"), SAMPLED)
 @pytest.mark.parametrize("training", [True, False])
+@STARTS
 def test_certainty_is_the_network_alone(
-    tiny_space: MobileSpace, name: str, partial: int, training: bool
+    tiny_space: MobileSpace, name: str, partial: int, training: bool, start_kernel: int
 ) -> None:
-    x = images()
+    x, space = images(), replace(tiny_space, start_kernel=start_kernel)
     # `random` draws once a block: a network without some blocks sees other draws
-    for choice in choices(tiny_space, all_kept=name == "random"):
+    for choice in choices(space, all_kept=name == "random"):
         outputs = []
         for dense in (True, False):
-            net = supernet(tiny_space, name, partial).train(training)
+            net = supernet(space, name, partial).train(training)
             net.channels_generator.manual_seed(5)
-            p = probabilities(tiny_space, choice)
+            p = probabilities(space, choice)
             outputs.append(net(x, p) if dense else net.run(x, choice))
         torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
 
@@ -74,6 +76,9 @@ def copy_block(block: InvertedResidual, mixed: MixedBlock, into: int, kernel: in
     hidden, out = block.depthwise[0].out_channels, block.project[0].out_channels
     start = mixed.slot.in_widths[-1] if hidden > into else 0
     span = slice(start, start + hidden)
+    if not isinstance(block.start, nn.Identity):
+        block.start[0].weight.data = mixed.start.data[:into]
+        copy_norm(block.start[1], mixed.start_norm, slice(0, into))
     if hidden > into:
         block.expand[0].weight.data = mixed.expand.weight.data[:hidden, :into]
         copy_norm(block.expand[1], mixed.expand_norm, slice(0, hidden))
@@ -110,14 +115,15 @@ def sliced(net: SuperNetwork, choice: Choice) -> MobileNetwork:
     return module
 
 
+@STARTS
 def test_certainty_is_the_built_network_with_slices_of_the_weights(
-    tiny_space: MobileSpace,
+    tiny_space: MobileSpace, start_kernel: int
 ) -> None:
-    x = images()
-    for choice in choices(tiny_space, all_kept=False):
-        net = supernet(tiny_space)
+    x, space = images(), replace(tiny_space, start_kernel=start_kernel)
+    for choice in choices(space, all_kept=False):
+        net = supernet(space)
         plain = sliced(net, choice)(x)
-        torch.testing.assert_close(net(x, probabilities(tiny_space, choice)), plain)
+        torch.testing.assert_close(net(x, probabilities(space, choice)), plain)
         torch.testing.assert_close(net.run(x, choice), plain)
 
 

@@ -28,7 +28,8 @@ def draw_network(arch: object) -> str:
 @draw_network.register
 def _chain(arch: MobileArch) -> str:
     caption = (
-        "Height: output channels. Colour: kernel. Expansion: hidden channels over input channels. "
+        "Height: output channels. Colour: kernel; 3+5: a depthwise convolution before the "
+        "expansion, and the block's own. Expansion: hidden channels over input channels. "
         "SE: squeeze-excite. ÷2: stride. Stem and head in grey; the head is not to scale."
     )
     return html.figure(arch_drawing(arch), caption, wide=True)

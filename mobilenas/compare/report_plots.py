@@ -286,13 +286,15 @@ def arch_drawing(arch: MobileArch) -> str:
     channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
     side = -(-arch.image_size // arch.stem.stride)
     # the stem is dense: it has no expansion
-    columns = [_column(0, "stem", GREY, 3, channels[0], max(channels), side, arch.stem.stride)]
+    columns = [
+        _column(0, "stem", GREY, _square(3), channels[0], max(channels), side, arch.stem.stride)
+    ]
     for number, block in enumerate(arch.blocks, 1):
         side = -(-side // block.stride)
         columns.append(_block(number, block, channels[number - 1], max(channels), side))
     last = len(columns)
     head = arch.head.channels
-    columns.append(_column(last, "head", GREY, 1, head, head, side, 1, dashed=True))
+    columns.append(_column(last, "head", GREY, _square(1), head, head, side, 1, dashed=True))
     names = {16: "stride", 34: "squeeze-excite", 52: "expansion", _BASE + 18: "kernel"}
     names |= {_BASE + 36: "channels", _BASE + 54: "side, pixels", _BASE + 72: "block"}
     labels = "".join(
@@ -313,12 +315,13 @@ def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
         f"block {number}: {block.kernel}x{block.kernel}, channels {inputs} to {block.hidden} to "
         f"{block.out}, stride {block.stride}, {block.activation}"
         + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
+        + (f", {start}x{start} before the expansion" if (start := block.start_kernel) else "")
     )
     column = _column(
         number,
         str(number),
         _KERNEL_COLOURS[block.kernel],
-        block.kernel,
+        f"{block.start_kernel}+{block.kernel}" if block.start_kernel else _square(block.kernel),
         block.out,
         most,
         side,
@@ -334,7 +337,7 @@ def _column(
     place: int,
     name: str,
     colour: str,
-    kernel: int,
+    kernel: str,
     channels: int,
     most: int,
     side: int,
@@ -353,7 +356,7 @@ def _column(
         f'<rect x="{x}" y="{_BASE - high:.1f}" width="{_BAR}" height="{high:.1f}" rx="2" {paint}>'
         f"{title}</rect>"
     )
-    rows = (f"{kernel}{_TIMES}{kernel}", channels, side, name)
+    rows = (kernel, channels, side, name)
     labels = "".join(_label(place, _BASE + 18 * n, row) for n, row in enumerate(rows, 1))
     if stride > 1:
         line = x - (_STEP - _BAR) / 2
@@ -362,6 +365,10 @@ def _column(
             'opacity="0.6"/>'
         )
     return f"<g>{bar}{labels}</g>"
+
+
+def _square(kernel: int) -> str:
+    return f"{kernel}{_TIMES}{kernel}"
 
 
 def _label(place: int, y: int, value: object) -> str:

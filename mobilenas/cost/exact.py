@@ -81,24 +81,15 @@ def block_costs(block: Block, channels: int, side: int, name: str = "block") -> 
     shortcut = block.stride == 1 and channels == block.out
     waiting = channels * side * side * BYTES_PER_VALUE if shortcut else 0
     layers = []
+    held = 0  # the first layer's own input is the shortcut: nothing more waits
+    if start := block.start_kernel:
+        layers.append(_conv(f"{name}.start", channels, channels, start, side, 1, channels, held))
+        held = waiting
     if hidden != channels:
-        # the expansion's own input is the shortcut: nothing more waits
-        layers.append(_conv(f"{name}.expand", channels, hidden, 1, side, 1, 1, 0))
-        depthwise_waiting = waiting
-    else:
-        depthwise_waiting = 0
-    layers.append(
-        _conv(
-            f"{name}.depthwise",
-            hidden,
-            hidden,
-            block.kernel,
-            side,
-            block.stride,
-            hidden,
-            depthwise_waiting,
-        )
-    )
+        layers.append(_conv(f"{name}.expand", channels, hidden, 1, side, 1, 1, held))
+        held = waiting
+    kernel, stride = block.kernel, block.stride
+    layers.append(_conv(f"{name}.depthwise", hidden, hidden, kernel, side, stride, hidden, held))
     if block.squeeze:
         layers += _squeeze_excite(
             f"{name}.squeeze_excite", hidden, block.squeeze, out_side, waiting

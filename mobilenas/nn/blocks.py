@@ -73,7 +73,8 @@ class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-excite, project 1x1 (MobileNetV2, V3).
 
     There is no expansion layer where hidden equals the input channels, and a shortcut where shape
-    is kept.
+    is kept. With a start kernel a depthwise convolution without activation comes first (ExtraDW in
+    MobileNetV4, arXiv 2404.10518, figure 3).
     """
 
     def __init__(
@@ -86,9 +87,15 @@ class InvertedResidual(nn.Module):
         stride: int,
         squeeze: int,
         activation: str,
+        start_kernel: int = 0,
     ) -> None:
         super().__init__()
         self.shortcut = stride == 1 and in_channels == out_channels
+        self.start = (
+            ConvNorm(in_channels, in_channels, start_kernel, groups=in_channels)
+            if start_kernel
+            else nn.Identity()
+        )
         self.expand = (
             ConvNorm(in_channels, hidden, activation=activation)
             if hidden != in_channels
@@ -100,5 +107,6 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, Cin, H, W] -> [N, Cout, H/stride, W/stride]."""
-        y: Tensor = self.project(self.squeeze_excite(self.depthwise(self.expand(x))))
+        h = self.depthwise(self.expand(self.start(x)))
+        y: Tensor = self.project(self.squeeze_excite(h))
         return x + y if self.shortcut else y

@@ -225,7 +225,11 @@ def _emit(graph: _Graph, unit: Unit, x: str) -> str:
 
 def _emit_block(graph: _Graph, unit: Unit, x: str) -> str:
     before, hidden, activation = unit.in_channels, unit.hidden, unit.activation
-    y = graph.conv(x, before, hidden, activation=activation) if hidden != before else x
+    y = x
+    if unit.start_kernel:
+        y = graph.conv(y, before, before, unit.start_kernel, groups=before)
+    if hidden != before:
+        y = graph.conv(y, before, hidden, activation=activation)
     y = graph.conv(y, hidden, hidden, unit.kernel, unit.stride, hidden, activation)
     if unit.squeeze:
         gate = graph.mean(y, keepdims=True)

@@ -188,6 +188,7 @@ def _unit_flops(unit: Unit) -> int:
         stride=unit.stride,
         squeeze=unit.squeeze,
         activation=unit.activation,
+        start_kernel=unit.start_kernel,
     )
     return sum(layer.flops for layer in block_costs(block, unit.in_channels, unit.side))
 

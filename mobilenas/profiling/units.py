@@ -17,10 +17,10 @@ CLASS_COUNTS = (10, 100, 1000)
 
 _KEY = re.compile(
     r"(?P<kind>[a-z]+)(?: (?P<side>\d+)px)? (?P<in_channels>\d+)(?:>(?P<hidden>\d+))?"
-    r">(?P<out_channels>\d+)(?: k(?P<kernel>\d+) s(?P<stride>\d+))?(?: se(?P<squeeze>\d+))?"
-    r"(?: (?P<activation>[a-z][a-z0-9_]*))?"
+    r">(?P<out_channels>\d+)(?: start(?P<start_kernel>\d+))?(?: k(?P<kernel>\d+) s(?P<stride>\d+))?"
+    r"(?: se(?P<squeeze>\d+))?(?: (?P<activation>[a-z][a-z0-9_]*))?"
 )
-_UNSAID = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0}
+_UNSAID = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0, "start_kernel": 0}
 _MOST = 65536
 
 
@@ -50,6 +50,8 @@ class Unit:
     """Channels of a block's squeeze layer, 0 for none."""
     activation: str = ""
     """A name from `mobilenas.nn.ACTIVATIONS`, empty for none."""
+    start_kernel: int = 0
+    """Side of the depthwise kernel before a block's expansion, 0 for none."""
 
     def __post_init__(self) -> None:
         """Check every field; what the kind does not have must be left out."""
@@ -63,6 +65,7 @@ class Unit:
             ("kernel", int(convolves), 7 * convolves),
             ("stride", 1, 1 + convolves),
             ("squeeze", 0, _MOST * block),
+            ("start_kernel", 0, 7 * block),
         ):
             check_between(self, name, low, high)
         nothing = ("",) if self.kind == "linear" else ()
@@ -76,6 +79,7 @@ class Unit:
             self.kind,
             f"{self.side}px" if self.kind != "linear" else "",
             ">".join(str(count) for count in channels if count),
+            f"start{self.start_kernel}" if self.start_kernel else "",
             f"k{self.kernel} s{self.stride}" if self.kernel else "",
             f"se{self.squeeze}" if self.squeeze else "",
             self.activation,
@@ -130,6 +134,7 @@ def block_unit(block: Block, in_channels: int, side: int) -> Unit:
         stride=block.stride,
         squeeze=block.squeeze,
         activation=block.activation,
+        start_kernel=block.start_kernel,
     )
 
 

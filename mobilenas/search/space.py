@@ -90,6 +90,7 @@ def measured_spaces(
     in_channels: int = 3,
     activation: str = "hard_swish",
     squeeze: str = "searched",
+    extra_depthwise: bool = False,
 ) -> list[MobileSpace]:
     """Return the profile's spaces for such images; ProfileError says what it lacks."""
     profile, precision = latency.profile, latency.precision

@@ -1,9 +1,9 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from mobilenas.config import Between, from_plain, to_plain
+from mobilenas.config import ADDED, Between, from_plain, to_plain
 from mobilenas.errors import FileError, MobileNASError
 from mobilenas.nn import ACTIVATIONS
 
@@ -27,6 +27,8 @@ class Block:
     """Channels of the squeeze layer, 0 for none."""
     activation: str
     """A name from `mobilenas.nn.ACTIVATIONS`."""
+    start_kernel: int = field(default=0, metadata=ADDED)
+    """Side of a depthwise kernel before the expansion, 0 for none (MobileNetV4's ExtraDW block)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,7 @@ class MobileArch:
             _check_one_of(f"{place}.stride", block.stride, (1, 2))
             _check_int(f"{place}.squeeze", block.squeeze, 0, _MAX_CHANNELS)
             _check_one_of(f"{place}.activation", block.activation, tuple(ACTIVATIONS))
+            _check_one_of(f"{place}.start_kernel", block.start_kernel, (0, *_KERNELS))
         _check_int("head.channels", self.head.channels, 1, _MAX_CHANNELS)
         _check_int("head.hidden", self.head.hidden, 0, _MAX_CHANNELS)
         _check_one_of("head.activation", self.head.activation, tuple(ACTIVATIONS))

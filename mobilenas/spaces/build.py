@@ -53,6 +53,7 @@ class MobileNetwork(Network):
                     stride=block.stride,
                     squeeze=block.squeeze,
                     activation=block.activation,
+                    start_kernel=block.start_kernel,
                 )
                 for (before, after), block in zip(pairwise(widths), arch.blocks, strict=True)
             )

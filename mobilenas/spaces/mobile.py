@@ -5,13 +5,13 @@ Every block chooses its operations, every stage its width.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Annotated, Any
 
-from mobilenas.config import Between, check_choice
+from mobilenas.config import ADDED, Between, check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobilenets import LAST_SIDE, PLACEMENTS
@@ -34,6 +34,7 @@ A last stage of 8 channels starves the head; and there is what is left where all
 """
 _MOST_HALVINGS = 5
 _KERNELS = (3, 5)
+_START_KERNEL = 3
 # most blocks of a stage, and whether the space is the narrow one
 _SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
 _LEAST_SHARE = 0.01
@@ -117,6 +118,8 @@ class MobileSpace:
     """Expansions to choose from; the first block of the network has 1."""
     squeeze: Annotated[tuple[bool, ...], Between(0, 2)] = (False, True)
     """Squeeze-excite options."""
+    start_kernel: Annotated[int, Between(0, 7)] = field(default=0, metadata=ADDED)
+    """Side of a depthwise kernel before every expansion layer, 0 for none."""
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -154,6 +157,7 @@ class MobileSpace:
             stride=slot.stride,
             squeeze=squeeze_channels(hidden) if squeeze else 0,
             activation=self.activation,
+            start_kernel=self.start_kernel if expansion > 1 else 0,
         )
 
     def arch(self, choice: Choice) -> MobileArch:
@@ -230,11 +234,12 @@ def template(
     placement: str = "early",
     activation: str = "hard_swish",
     squeeze: str = "searched",
+    extra_depthwise: bool = False,
 ) -> MobileSpace:
     """Return the space whose widths lie around the template's times `multiplier`.
 
     `placement` says where the image is halved first: `early` in the stem, `late` in the first
-    stage.
+    stage. With `extra_depthwise` blocks start with a depthwise convolution.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
@@ -272,6 +277,7 @@ def template(
         kernels=_KERNELS,
         expansions=expansions,
         squeeze=squeeze_options(squeeze),
+        start_kernel=_START_KERNEL * extra_depthwise,
     )
 
 

@@ -60,6 +60,7 @@ def _sizes(arch: MobileArch | CellArch) -> tuple[int, int]:
     weights, maps = 0, [side**2 * before]
     for block in arch.blocks:
         weights += block.hidden * (before + block.kernel**2 + 2 * block.squeeze + block.out)
+        weights += before * block.start_kernel**2
         maps.append(side**2 * block.hidden)
         side, before = -(-side // block.stride), block.out
         maps.append(side**2 * block.out)

@@ -83,6 +83,7 @@ class MixedBlock(nn.Module):
     """The candidates of one slot in one set of weights."""
 
     hidden_mask: Tensor
+    in_mask: Tensor
     squeeze_mask: Tensor
     out_mask: Tensor
     same_width: Tensor
@@ -92,6 +93,7 @@ class MixedBlock(nn.Module):
         self.slot, self.kernels = slot, space.kernels
         self.stride = slot.stride
         self.can_squeeze = True in space.squeeze
+        self.starts = space.start_kernel > 0 and slot.expansions[-1] > 1
         widest_in, widest_out = slot.in_widths[-1], slot.out_widths[-1]
         keeps_shape = not slot.first
         self.sampler: ChannelSampler | None = (
@@ -109,6 +111,10 @@ class MixedBlock(nn.Module):
             # the last few serve no candidate: depthwise kernels are slow off a whole vector
             hidden = -(-hidden // _VECTOR) * _VECTOR
             self.expanded = hidden - self.plain
+            if self.starts:
+                kernel = (space.start_kernel,) * 2
+                self.start = nn.Parameter(torch.empty(self.inside, 1, *kernel))
+                self.start_norm = Norm(self.inside)
             self.expand = nn.Conv2d(self.inside, self.expanded, 1, bias=False)
             self.expand_norm = Norm(self.expanded)
         self.depthwise = nn.ParameterList(torch.empty(hidden, 1, k, k) for k in space.kernels)
@@ -126,6 +132,8 @@ class MixedBlock(nn.Module):
         """Start the smallest kernel at random and the rings around it at zero."""
         for number, ring in enumerate(self.depthwise):
             nn.init.zeros_(ring) if number else nn.init.kaiming_normal_(ring, mode="fan_out")
+        if self.starts:
+            nn.init.kaiming_normal_(self.start, mode="fan_out")
 
     def _span(self, expansion: int, in_width: int) -> slice:
         """Places of a candidate's hidden channels."""
@@ -141,6 +149,7 @@ class MixedBlock(nn.Module):
         stops = _leading([[span.stop for span in row] for row in spans], hidden)
         masks = {
             "hidden_mask": stops - starts,  # [E, Wi, H]
+            "in_mask": _leading([list(slot.in_widths)], slot.in_widths[-1])[0],  # [Wi, Ci]
             "squeeze_mask": _leading(squeezes, squeeze_channels(hidden)),  # [E, Wi, Sq]
             "out_mask": _leading([list(slot.out_widths)], slot.out_widths[-1])[0],  # [Wo, Co]
             "same_width": torch.tensor(same),  # [Wi, Wo]
@@ -151,18 +160,19 @@ class MixedBlock(nn.Module):
     def forward(self, x: Tensor, p: BlockProbabilities, generator: torch.Generator) -> Tensor:
         """x: [N, Ci, H, W] -> [N, Co, H/stride, W/stride], the mixture under `p`."""
         out = p.keep * (p.out_width @ self.out_mask)  # [Co]
+        alive = p.in_width @ self.in_mask  # [Ci]
         if self.sampler is None:
-            y = self._inside(x, p)
+            y = self._inside(x, p, alive)
             y = y * out[:, None, None]
             return y if self.stride == 2 else y + self._shortcut(x, p)
         entering, places = self.sampler(x, generator)
-        y = self._inside(entering, p) * out[places][:, None, None]
+        y = self._inside(entering, p, alive[places]) * out[places][:, None, None]
         return put_back(x, places, y)
 
-    def _inside(self, x: Tensor, p: BlockProbabilities) -> Tensor:
+    def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
         hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
-        h = self._hidden(x)
+        h = self._hidden(x, alive)
         kernel = self._mixed_kernel(p.kernel)
         h = functional.conv2d(
             h, kernel, stride=self.stride, padding=kernel.shape[-1] // 2, groups=len(kernel)
@@ -175,11 +185,21 @@ class MixedBlock(nn.Module):
         y: Tensor = self.project_norm(self.project(h * scale))
         return y
 
-    def _hidden(self, x: Tensor) -> Tensor:
+    def _hidden(self, x: Tensor, alive: Tensor) -> Tensor:
         if not self.expanded:
             return x
-        h: Tensor = self.activation(self.expand_norm(self.expand(x)))
+        h: Tensor = self.activation(self.expand_norm(self.expand(self._started(x, alive))))
         return torch.cat([x, h], 1) if self.plain else h
+
+    def _started(self, x: Tensor, alive: Tensor) -> Tensor:
+        """x: [N, c, H, W], alive: [c], what of a channel is there -> as x, for the expansion."""
+        if not self.starts:
+            return x
+        channels = x.shape[1]
+        kernel = self.start[:channels]
+        x = functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=channels)
+        # the norm scales up what is hardly there, and shifts what is not
+        return self.start_norm.part(x, slice(0, channels)) * alive[:, None, None]
 
     def _mixed_kernel(self, p: Tensor) -> Tensor:
         # W_k = the rings up to k: sum_k p_k W_k weighs a ring with the chance that it is needed
@@ -216,22 +236,26 @@ class MixedBlock(nn.Module):
     def run(self, x: Tensor, pick: BlockPick, generator: torch.Generator) -> Tensor:
         """x: [N, in_width, H, W] -> [N, out_width, ...], the candidate alone, from slices."""
         if self.sampler is None:
-            y = self._run_inside(x, pick, pick.in_width, pick.out_width)
+            y = self._run_inside(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
             return x + y if self.stride == 1 and pick.in_width == pick.out_width else y
         padded = functional.pad(x, (0, 0, 0, 0, 0, self.slot.in_widths[-1] - x.shape[1]))
         entering, places = self.sampler(padded, generator)
         inside = pick.in_width // self.partial
-        y = self._run_inside(entering, pick, inside, self.outside)
-        y = y * (places < pick.out_width).to(y)[:, None, None]
+        alive = (places < pick.in_width).to(x)
+        y = self._run_inside(entering, alive, pick, inside, self.outside)
+        y = y * alive[:, None, None]  # such blocks keep their width
         return put_back(padded, places, y)[:, : pick.out_width]
 
-    def _run_inside(self, x: Tensor, pick: BlockPick, inside: int, outside: int) -> Tensor:
+    def _run_inside(
+        self, x: Tensor, alive: Tensor, pick: BlockPick, inside: int, outside: int
+    ) -> Tensor:
         span = self._span(pick.expansion, pick.in_width)
         hidden = span.stop - span.start
         if pick.expansion == 1:
             h = x[:, :inside]
         else:
-            h = self.expand_norm.part(_conv(self.expand, x, slice(0, hidden)), slice(0, hidden))
+            h = _conv(self.expand, self._started(x, alive), slice(0, hidden))
+            h = self.expand_norm.part(h, slice(0, hidden))
             h = self.activation(h)
         kernel = self._kernel(pick.kernel, span)
         h = functional.conv2d(
