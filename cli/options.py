@@ -195,6 +195,11 @@ _SEARCH = (
         "--entropy-terms", metavar="TERMS", help="operations, edges, or both with a comma."
     ),
     _choice("--on-collapse", ON_COLLAPSE, "What an alarm does; warn unless said."),
+    click.option(
+        "--prior/--no-prior",
+        default=None,
+        help="Let earlier trained networks have a say in which are finalists.",
+    ),
     click.option("--edges", metavar="K/N", help="Cells: edges kept, as 2/node or 3/14."),
     _choice("--edge-weights", EDGE_WEIGHTS, "Cells: how a node weighs its edges."),
     click.option("--none/--no-none", default=None, help="Cells: let edges do nothing in search."),

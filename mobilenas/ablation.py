@@ -180,6 +180,8 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
     if request.space == "cell":
         # a budget would change which edges are kept; the final channels keep it instead
         own |= {"flops": None, "params": None}
+    elif own.get("prior") is None:
+        own["prior"] = False  # it would have its say in every arm
     try:
         asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
         if asked.search_epochs is None:  # all arms search as long

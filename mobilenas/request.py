@@ -130,6 +130,8 @@ class Request:
     """1 or 2: order of the alphas' step."""
     on_collapse: str | None = None
     """warn, stop or rollback."""
+    prior: bool | None = field(default=None, metadata=ADDED)
+    """Whether earlier trained networks have a say in which are finalists."""
     none: bool | None = None
     """Cells: whether an edge may do nothing while searching."""
     edges: str | None = None
@@ -316,7 +318,7 @@ class Request:
     @property
     def _alphas_decide(self) -> bool:
         """Whether a part or method of the search was said, or there are no finalists to decide."""
-        parts = any(getattr(self, part) is not None for part in PARTS)
+        parts = any(getattr(self, part) is not None for part in PARTS if part != "prior")
         published = self.method not in (None, DEFAULT_METHOD)
         alone = self.space == "cell" or self.finalists in (0, 1)
         return alone or parts or published or self.rank > 0
@@ -357,6 +359,7 @@ _MOBILE_ONLY = {
     "activation": "cells have ReLU everywhere",
     "squeeze": "cells have no squeeze-excite",
     "extra_depthwise": "cells choose their convolutions",
+    "prior": "it knows networks of the mobile space",
     "memory": "limit --flops or --params",
     "latency": "no profile has the blocks of cells; limit --flops or --params",
     "profile": "no profile has the blocks of cells",

@@ -53,6 +53,7 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
         ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
         ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
         ({"space": "cell", "extra_depthwise": True}, "--extra-depthwise is not for --space cell"),
         (
             {"flops": 1, "extra_depthwise": True, "profile": "phone"},
@@ -236,6 +237,7 @@ def test_few_images_are_not_passed_over_without_end() -> None:
     assert settings(60, effort="quick", method="mobilenas").search.epochs == 4
     assert settings(60, effort="quick", method="cpm").search.epochs == 24
     assert settings(60, effort="quick", space="cell").search.epochs == 24
+    assert settings(60, effort="quick", prior=False).search.epochs == 4
     for said in (
         {"entropy": 0.2},
         {"sampler": "ranked"},
@@ -246,6 +248,13 @@ def test_few_images_are_not_passed_over_without_end() -> None:
         assert settings(60, effort="quick", **said).search.epochs == 24
     assert settings(1000, effort="quick").recipe.epochs == 10
     assert settings(60, effort="quick", epochs=400).recipe.epochs == 400
+
+
+def test_earlier_networks_have_a_say_in_the_default_alone() -> None:
+    assert settings(60).search.prior
+    assert settings(60, method="cpm", prior=True).search.prior
+    for said in ({"prior": False}, {"method": "cpm"}, {"space": "cell"}):
+        assert not settings(60, **said).search.prior
 
 
 def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed() -> None:

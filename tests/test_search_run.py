@@ -18,9 +18,10 @@ from mobilenas.files import load_checkpoint, read_json, read_jsonl, save_checkpo
 from mobilenas.profiling.profile import Profile
 from mobilenas.progress import Silent
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
+from mobilenas.search.candidates import candidates
 from mobilenas.search.loop import Searcher
 from mobilenas.search.program import make_program
-from mobilenas.search.run import candidates, confirmed
+from mobilenas.search.run import confirmed
 from mobilenas.search.watch import Watch
 from mobilenas.spaces import MobileArch, MobileSpace
 from mobilenas.train import Evaluation, Recipe, Trainer

@@ -35,6 +35,8 @@ class Method:
     """Cells: how a node weighs its edges."""
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
+    prior: bool = False
+    """Mobile: whether earlier trained networks have a say in which are finalists."""
     orders: tuple[int, ...] = (1,)
     """Orders of the alphas' step that were published."""
 
@@ -85,6 +87,7 @@ METHODS = {
         entropy=EntropySchedule(weight=0.1, terms=("operations",)),
         edge_weights="softmax",
         warmup=0.5,
+        prior=True,
     ),
 }
 """By the name that `--method` takes."""
@@ -93,7 +96,7 @@ DEFAULT_METHOD = "mobilenas"
 PARTS = (
     *("paths", "sampler", "attention", "keep", "temperature", "order", "none", "edge_weights"),
     *("entropy", "entropy_schedule", "entropy_terms", "constraint", "strength", "warmup"),
-    "on_collapse",
+    *("on_collapse", "prior"),
 )
 """What can be said in place of a method's own part, as text or number; None leaves it."""
 
@@ -156,6 +159,7 @@ def settings_for(
         sampler=_sampler(method.sampler, given),
         temperature=method.temperature if given_tau is None else Temperature.parse(given_tau),
         entropy=_entropy(method.entropy, given, cells),
+        prior=not cells and bool(given.get("prior", method.prior)),
         **plain,
     )
 

@@ -2,14 +2,10 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
@@ -24,13 +20,11 @@ from mobilenas.files import (
 )
 from mobilenas.progress import Reporter, clock
 from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
-from mobilenas.search.discretize import ArchProgram, perturbed
-from mobilenas.search.discretize_cells import CellProgram
+from mobilenas.search.candidates import candidates
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import observe, uncertainty
-from mobilenas.search.program import make_program
+from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
@@ -43,9 +37,6 @@ Confirm = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
 
 _TIGHTENINGS = 3
-_FLAT = 0.9
-"""Uncertainty of alphas over which their likeliest network is arbitrary."""
-_MOST_DRAWS = 20_000
 _SUPERNET_GUESSES = (
     "the supernet is {}; so the alphas say little, and the finalists decide; try more "
     "--search-epochs, a larger --image-size or more images, and look at the labels"
@@ -275,37 +266,3 @@ def confirmed(
         budgets = searcher.budgets.tightened(LATENCY, 1 / slowest)
         if budgets.tables[LATENCY].least() > limit / slowest:
             return within or choices, rounds
-
-
-def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoice]:
-    """Return up to `count` networks under the budgets.
-
-    In cells the likeliest, which differ in two edges or more. In the mobile space the likeliest if
-    the alphas have decided anything (of flat ones it is arbitrary, and has few blocks), then draws
-    from their distribution: so flat alphas give random networks, and sure ones its neighbors.
-    """
-    alphas = searcher.alphas
-    program = make_program(budgets, alphas)
-    if isinstance(program, CellProgram):
-        cells = [program.best()]
-        while len(cells) < count and (cell := program.solve(unlike=cells)) is not None:
-            cells.append(cell)
-        return list(cells)
-    assert isinstance(alphas, Alphas)
-    flat = uncertainty(searcher, alphas.soft(1.0)) > _FLAT
-    found = [] if flat and count > 1 else [program.best()]
-    source = random.Random(f"candidates/{searcher.seed}")
-    for choice in islice(alphas.draws(source, 1.0), _MOST_DRAWS):
-        if len(found) == count:
-            break
-        archs = map(budgets.space.arch, found)
-        if budgets.fits(choice) and budgets.space.arch(choice) not in archs:
-            found.append(choice)
-    # the draws of sure alphas may all be over a budget: then scores with Gumbel noise are solved
-    # (perturb and MAP, Papandreou and Yuille 2011)
-    generator = torch.Generator().manual_seed(searcher.seed)
-    for _ in range(count - len(found)):
-        scores = perturbed(alphas.scores(), generator)
-        drawn = ArchProgram(budgets, scores).solve(unlike=found)
-        found += [] if drawn is None else [drawn]
-    return list(found)

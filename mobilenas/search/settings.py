@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mobilenas.config import check_between, check_choice
+from mobilenas.config import ADDED, check_between, check_choice
 from mobilenas.cost.budget import CONSTRAINTS
 from mobilenas.errors import MobileNASError
 from mobilenas.search.collapse import ON_COLLAPSE
@@ -53,6 +53,8 @@ class SearchSettings:
     """lambda of `hinge` and `penalty`."""
     rho: float = 0.1
     """Step of the multipliers of `lagrangian`."""
+    prior: bool = field(default=False, metadata=ADDED)
+    """Mobile: whether earlier trained networks have a say in which are finalists."""
     on_collapse: str = "warn"
     """What an alarm does (`search.collapse`): warn, stop, or rollback to the last good epoch."""
 

@@ -1,0 +1,144 @@
+"""Fit the prior that a search starts from to tables of trained networks.
+
+    python bench/prior.py bench/tables/*.jsonl
+
+First Kendall's tau with test top-1 in each combination of image size and budget, of what knows the
+other combinations alone, and of what knows nine tenths of its own, too. Then
+mobilenas/search/prior.json is written from all networks. It is fitted to validation top-1: test
+images have no part in it. Left out are networks that no space has: with a
+depthwise convolution of 5x5 before the expansion, without maps of half the image's side, or with
+less than five blocks.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from mobilenas.config import from_plain, to_plain
+from mobilenas.files import read_jsonl, to_json, write_text
+from mobilenas.search.prior import FILE, Process, Rows, features
+from mobilenas.spaces import Choice, MobileArch, MobileSpace
+from mobilenas.spaces.arch import Block, Head, Stem
+
+LENGTH, LINEAR, NOISE = 1.0, 0.5, 0.5
+"""Of the process: with these, of 48 combinations, the other settings are likeliest."""
+FEWEST_BLOCKS, PARTS = 5, 10
+WORST, BEST = -10.0, 6.0
+"""Points around the median: what lies outside is bad, or good, enough."""
+
+
+def read_network(line: dict[str, Any], classes: int) -> MobileArch:
+    """Return the arch of a line."""
+    activation = line["activation"]
+    channels, stride = line["stem"]
+    return MobileArch(
+        image_size=line["image_size"],
+        in_channels=3,
+        classes=classes,
+        stem=Stem(channels=channels, stride=stride, activation=activation),
+        blocks=tuple(
+            Block(
+                kernel=kernel,
+                hidden=hidden,
+                out=out,
+                stride=stride,
+                squeeze=squeeze,
+                activation=activation,
+                start_kernel=next(iter(start), 0),
+            )
+            for kernel, hidden, out, stride, squeeze, *start in line["blocks"]
+        ),
+        head=Head(channels=line["head"], hidden=0, activation=activation, dropout=0.2),
+    )
+
+
+def usable(line: dict[str, Any]) -> bool:
+    """Whether a network is of the kind that is searched."""
+    stem, first = line["stem"], line["blocks"][0]
+    return (
+        line["seed"] == 0
+        and len(line["blocks"]) >= FEWEST_BLOCKS
+        and all(block[5:] in ([], [3]) for block in line["blocks"])
+        and stem[1] * first[3] <= 2
+    )
+
+
+def networks(
+    head: dict[str, Any], lines: list[dict[str, Any]]
+) -> Iterator[tuple[MobileArch, str, dict[str, Any]]]:
+    """Yield archs of a table, which of them were trained alike, and their lines."""
+    if "space" not in head:
+        for line in filter(usable, lines):
+            kind = f"explored at {line['image_size']} px, {line['limit']} FLOPs"
+            yield read_network(line, head["classes"]), kind, line
+        return
+    space = from_plain(MobileSpace, head["space"], "space")
+    limits = ", ".join(f"{budget['limit']} {budget['cost']}" for budget in head["budgets"])
+    kind = f"drawn at {space.image_size} px, {limits}"
+    for line in lines:
+        if line["seed"] == 0:
+            yield space.arch(from_plain(Choice, line["choice"], "choice")), kind, line
+
+
+def centered(values: Rows, groups: Rows, middle: Any) -> Rows:
+    """Return rows less the middle of their group."""
+    found = values.copy()
+    for group in np.unique(groups):
+        found[groups == group] -= middle(values[groups == group], axis=0)
+    return found
+
+
+def fitted(x: Rows, y: Rows, scale: Rows) -> Process:
+    """Return the process of features x: [N, D] and points y: [N], both less their group's."""
+    return Process(
+        length=LENGTH,
+        linear=LINEAR,
+        noise=NOISE,
+        scale=tuple(scale.round(5).tolist()),
+        points=tuple(map(tuple, (x / scale).round(4).tolist())),
+        top1=tuple(y.round(3).tolist()),
+    )
+
+
+def main() -> None:
+    """Print how well it ranks, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("tables", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("mobilenas/search") / FILE)
+    given = parser.parse_args()
+    rows, reached, groups, test = [], [], [], []
+    for table in given.tables:
+        head, *lines = read_jsonl(table)
+        for arch, kind, line in networks(head, lines):
+            rows.append(list(features(arch).values()))
+            reached.append(line["val_top1"][-1])
+            groups.append(kind)
+            test.append(line["test_top1"])
+    group, top1, tested = np.array(groups), np.array(reached), np.array(test)
+    x = centered(np.array(rows), group, np.mean)
+    y = centered(top1, group, np.median).clip(WORST, BEST)
+    scale = x.std(0)
+    part = np.random.default_rng(0).permutation(len(y)) % PARTS
+    for name in np.unique(group):
+        own = group == name
+        expected, deviation = fitted(x[~own], y[~own], scale).likely(x[own])
+        beside = np.zeros(len(y))
+        for number in range(PARTS):
+            asked = own & (part == number)
+            beside[asked], _ = fitted(x[~asked], y[~asked], scale).likely(x[asked])
+        taus = [kendalltau(guess, tested[own]).statistic for guess in (expected, beside[own])]
+        whole = np.sqrt(deviation**2 + NOISE * np.var(y))
+        off = (y[own] - y[own].mean()) - (expected - expected.mean())
+        print(
+            f"{name}: {own.sum()} networks, Kendall {taus[0]:.2f} and {taus[1]:.2f}, "
+            f"{100 * np.mean(np.abs(off) < whole):.0f} % within a deviation ({whole.mean():.1f})"
+        )
+    write_text(given.out, to_json(to_plain(fitted(x, y, scale)), given.out) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What networks that were trained before say of one that was not.
+
+A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
+activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
+networks of equal FLOPs on five combinations of image size and budget, each around its mean, so it
+tells networks of equal FLOPs apart, and no others.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from mobilenas.config import from_plain
+from mobilenas.cost import costs
+from mobilenas.files import parse_json
+from mobilenas.spaces import MobileArch
+
+FILE = "prior.json"
+Rows = NDArray[np.float64]
+
+
+def features(arch: MobileArch) -> dict[str, float]:
+    """Return what the prior looks at, by name."""
+    exact = costs(arch)
+    side = -(-arch.image_size // arch.stem.stride)
+    stem = side**2 * arch.stem.channels * arch.in_channels * 9
+    inputs = [arch.stem.channels, *(block.out for block in arch.blocks[:-1])]
+    activations, by_side = side**2 * arch.stem.channels, dict[int, int]()
+    kept = 0
+    for width, block in zip(inputs, arch.blocks, strict=True):
+        after = -(-side // block.stride)
+        expansion = width * block.hidden * side**2 if block.hidden != width else 0
+        expansion += width * block.start_kernel**2 * side**2
+        rest = block.hidden * (block.kernel**2 + block.out) * after**2
+        by_side[after] = by_side.get(after, 0) + expansion + rest
+        activations += block.hidden * (side**2 + after**2)
+        kept += block.stride == 1 and block.out == width
+        side = after
+    head = side**2 * arch.blocks[-1].out * arch.head.channels
+    total = stem + head + sum(by_side.values())
+    halves = {after: math.log2(arch.image_size / after) for after in by_side}
+    quarter = sum(flops for after, flops in by_side.items() if round(halves[after]) == 2)
+    larger = sum(flops for after, flops in by_side.items() if round(halves[after]) < 2)
+    outs = [block.out for block in arch.blocks]
+    return {
+        "blocks": math.log(len(arch.blocks)),
+        "shortcuts": kept / len(arch.blocks),
+        "activations": math.log(activations / exact.flops),
+        "squeeze": statistics.mean(bool(block.squeeze) for block in arch.blocks),
+        "expansion": statistics.mean(
+            math.log2(block.hidden / width)
+            for width, block in zip(inputs, arch.blocks, strict=True)
+        ),
+        "start": statistics.mean(bool(block.start_kernel) for block in arch.blocks),
+        "kernel": statistics.mean(block.kernel for block in arch.blocks),
+        "least_hidden": math.log2(min(block.hidden for block in arch.blocks)),
+        "last_hidden": math.log2(arch.blocks[-1].hidden),
+        "quarter_share": quarter / total,
+        "larger_share": larger / total,
+        "narrowing": sum(max(0.0, math.log2(a / b)) for a, b in pairwise(outs)),
+        "stem_share": stem / total,
+        "head_share": head / total,
+        "relu": float(arch.stem.activation == "relu"),
+        "params": math.log(exact.params / exact.flops),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A Gaussian process over scaled features."""
+
+    length: float
+    """Length scale, in features' deviations times the root of their number."""
+    linear: float
+    """Weight of the linear kernel beside the squared exponential one."""
+    noise: float
+    """Variance of what no feature explains, as a share of that of top-1."""
+    scale: tuple[float, ...]
+    """What each feature is divided by, in the order of `features`."""
+    points: tuple[tuple[float, ...], ...]
+    """Scaled features of the networks that were trained."""
+    top1: tuple[float, ...]
+    """Of each network, points over the middle of its kind."""
+
+    def likely(self, rows: Rows) -> tuple[Rows, Rows]:
+        """rows: [N, features], less the mean of their kind -> points over the mean, deviations."""
+        scaled, (factor, weights) = rows / np.array(self.scale), self._solved
+        across = self._kernel(scaled, np.array(self.points))  # [N, networks]
+        explained = (across * cho_solve(factor, across.T).T).sum(1)
+        own = 1 + self.linear * (scaled**2).mean(1)
+        return across @ weights, np.std(self.top1) * np.sqrt(own - explained)
+
+    @cached_property
+    def _solved(self) -> tuple[Any, Rows]:
+        points = np.array(self.points)
+        factor = cho_factor(self._kernel(points, points) + self.noise * np.eye(len(points)))
+        return factor, cho_solve(factor, np.array(self.top1))
+
+    def _kernel(self, a: Rows, b: Rows) -> Rows:
+        squares = ((a[:, None] - b[None]) ** 2).mean(-1)
+        near = np.exp(-squares / (2 * self.length**2))
+        covariances: Rows = near + self.linear * a @ b.T / a.shape[1]
+        return covariances
+
+
+@cache
+def process() -> Process:
+    """Return the process that comes with the package."""
+    text = resources.files("mobilenas.search").joinpath(FILE).read_bytes()
+    found: Process = from_plain(Process, parse_json(text, FILE), FILE)
+    return found
+
+
+class Prior:
+    """Ranks networks of equal FLOPs; `usual` are random ones of the same space and budgets."""
+
+    def __init__(self, usual: Sequence[MobileArch]) -> None:
+        self._mean = _rows(usual).mean(0)
+
+    def scores(self, archs: Sequence[MobileArch]) -> list[float]:
+        """Return points of top-1 that each is over the usual ones by five chances in six.
+
+        What is far from all that was trained has a large deviation, and so a low score.
+        """
+        expected, deviation = process().likely(_rows(archs) - self._mean)
+        found: list[float] = (expected - deviation).tolist()
+        return found
+
+
+def _rows(archs: Sequence[MobileArch]) -> Rows:
+    return np.array([list(features(arch).values()) for arch in archs])

@@ -1,0 +1,109 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilenas.config import to_plain
+from mobilenas.cost import costs
+from mobilenas.search.prior import Prior, Process, features, process
+from mobilenas.spaces import MobileArch
+from mobilenas.spaces.arch import Block, Head, Stem
+
+
+def block(out: int, *, hidden: int, stride: int = 1, kernel: int = 3, squeeze: int = 0) -> Block:
+    return Block(
+        kernel=kernel, hidden=hidden, out=out, stride=stride, squeeze=squeeze, activation="relu"
+    )
+
+
+ARCH = MobileArch(
+    image_size=32,
+    in_channels=3,
+    classes=10,
+    stem=Stem(channels=16, stride=2, activation="relu"),
+    blocks=(
+        block(8, hidden=16),
+        block(16, hidden=48, stride=2, kernel=5, squeeze=16),
+        replace(block(16, hidden=48), start_kernel=3),
+        block(8, hidden=96, stride=2),
+    ),
+    head=Head(channels=64, hidden=0, activation="relu", dropout=0.2),
+)
+
+
+def test_features_of_a_network_by_hand() -> None:
+    found = features(ARCH)
+    stem = 16 * 16 * 16 * 27
+    larger = 16 * 256 * (9 + 8)
+    quarter = 8 * 48 * 256 + 48 * 64 * (25 + 16) + 16 * (9 + 48) * 64 + 48 * 64 * (9 + 16)
+    smaller = 16 * 96 * 64 + 96 * 16 * (9 + 8)
+    head = 16 * 8 * 64
+    total = stem + larger + quarter + smaller + head
+    seen = 16 * 256 + 16 * 2 * 256 + 48 * (256 + 64) + 48 * 2 * 64 + 96 * (64 + 16)
+    exact = costs(ARCH)
+    assert found == pytest.approx(
+        {
+            "blocks": math.log(4),
+            "shortcuts": 1 / 4,
+            "activations": math.log(seen / exact.flops),
+            "squeeze": 1 / 4,
+            "expansion": (0 + math.log2(6) + math.log2(3) + math.log2(6)) / 4,
+            "start": 1 / 4,
+            "kernel": 3.5,
+            "least_hidden": 4,
+            "last_hidden": math.log2(96),
+            "quarter_share": quarter / total,
+            "larger_share": larger / total,
+            "narrowing": 1,
+            "stem_share": stem / total,
+            "head_share": head / total,
+            "relu": 1,
+            "params": math.log(exact.params / exact.flops),
+        }
+    )
+
+
+def test_a_process_agrees_with_what_it_was_told() -> None:
+    told = Process(
+        length=1.0,
+        linear=0.1,
+        noise=1e-6,
+        scale=(2.0, 1.0),
+        points=((-1.0, 0.0), (0.0, 0.5), (2.0, 1.0)),
+        top1=(-3.0, 0.5, 2.0),
+    )
+    expected, deviation = told.likely(np.array([(-2.0, 0.0), (0.0, 0.5), (4.0, 1.0), (80.0, 0.0)]))
+    assert expected[:3] == pytest.approx(told.top1, abs=1e-3)
+    assert deviation[:3] == pytest.approx([0, 0, 0], abs=0.01)
+    assert deviation[3] > np.std(told.top1)
+
+
+def test_the_process_of_the_package_fits_the_features() -> None:
+    own = process()
+    names = list(features(ARCH))
+    assert {len(own.scale), *map(len, own.points)} == {len(names)}
+    assert len(own.points) == len(own.top1) > 100
+    assert json.loads(json.dumps(to_plain(own), allow_nan=False))
+
+
+def test_the_prior_knows_what_hurts() -> None:
+    usual = [replace(ARCH, blocks=ARCH.blocks[:n]) for n in (2, 3, 4)]
+    activation = "hard_swish"
+    smooth = replace(
+        ARCH,
+        stem=replace(ARCH.stem, activation=activation),
+        blocks=tuple(replace(each, activation=activation) for each in ARCH.blocks),
+    )
+    large = replace(ARCH, blocks=tuple(replace(each, kernel=7) for each in ARCH.blocks))
+    ours, relu, sevens = Prior(usual).scores([smooth, ARCH, large])
+    assert ours > relu > sevens
+
+
+def test_the_prior_was_fitted_to_the_table(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    lines = (root / "bench/tables/explored.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0])["classes"] == 47
+    assert len(lines) - 1 == 739
