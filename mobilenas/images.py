@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from mobilenas.errors import DataError
 
@@ -176,10 +177,24 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if not path.is_file():
             # a pipe or a device may never end
             raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-        with Image.open(path, formats=_FORMATS) as image:
+        with _open(path) as image:
             yield image
     except _DECODE_ERRORS as error:
         raise _bad(path, error) from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Open any size of JPEG: PIL's own limit is on what has not been decoded at a fraction yet."""
+    try:
+        return Image.open(path, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        try:
+            return JpegImageFile(path)
+        except SyntaxError:  # another format
+            raise DataError(
+                f"{path} has far more than the {MAX_PIXELS:,} pixels that are decoded at most: "
+                "make it smaller"
+            ) from error
 
 
 @contextmanager

@@ -255,6 +255,7 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         ("[3]", r"networks\[0\] is 3; it must be an object"),
         (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
         (json.dumps([entry("random", 1)]), "holds no found network"),
+        (json.dumps([entry("found", 1, name=" ")]), r"networks\[0\]\.name is ' '"),
         (
             json.dumps([entry("found", 1), {**entry("found", 1), "kind": "equal-time"}]),
             r"networks\[1\] lacks 'network'",

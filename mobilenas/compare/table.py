@@ -90,6 +90,8 @@ def read_compared(path: Path) -> list[dict[str, Any]]:
                 f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(fields)} "
                 "and more"
             )
+        if not entry["name"].strip():
+            raise FileError(f"{place}.name is {entry['name']!r}; it must have a letter")
         if entry["kind"] not in KINDS:
             legal = ", ".join(KINDS)
             raise FileError(f"{place}.kind is {entry['kind']!r}; it must be one of {legal}")

@@ -10,6 +10,10 @@ from mobilenas.files import parse_json, to_json
 OWN_KEY = "counting_rule"
 """Key that every file of a run has, and no other tool's."""
 
+_LARGEST_SIDE = 4096
+"""As in an arch."""
+_LEAST_STD = 1e-6
+"""Near zero, what is divided by it overflows."""
 _LARGEST = 1e6
 """No mean or standard deviation of a channel in 0..1 is near it; a NaN is not below it."""
 _LARGEST_PIXEL = 3.5e38
@@ -42,14 +46,12 @@ class ModelMetadata:
     def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
         """Read the form of `to_strings` among other keys; FileError names `source` and the key."""
         values = {name: _value(data, name, source) for name in _FIELDS}
-        for name in ("mean", "std"):
-            _check(_is_numbers(values[name], above=None if name == "mean" else 0.0), name, source)
+        for name, above in (("mean", None), ("std", _LEAST_STD)):
+            _check(_is_numbers(values[name], above=above), name, source)
         labels, size = values["labels"], values["image_size"]
         texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
         _check(bool(labels) and texts, "labels", source)
-        _check(
-            isinstance(size, int) and not isinstance(size, bool) and size > 0, _FIELDS[3], source
-        )
+        _check(type(size) is int and 0 < size <= _LARGEST_SIDE, _FIELDS[3], source)
         _check(len(values["mean"]) == len(values["std"]), "std", source)
         pixel_range = _value(data, _RANGE, source) if _RANGE in data else None
         if pixel_range is not None:
