@@ -42,7 +42,9 @@ class Bench:
         budgets = (Budget(cost="flops", limit=flops),)
         self.batch = batch
         self.data = make_data(side, 8 * batch)
-        self.space = space_for(budgets, image_size=side, classes=CLASSES)
+        self.space = space_for(
+            budgets, image_size=side, classes=CLASSES, squeeze="on", extra_depthwise=True
+        )
         self.budgets = Budgets(self.space, budgets)
         self.x, self.y = next(self.loader())
 
