@@ -332,13 +332,25 @@ def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
     assert len(others) == 2 and all(map(tiny_budgets.fits, others))
 
 
-@pytest.mark.parametrize("warmup", [0, 1])
+@pytest.mark.parametrize(
+    ("warmup", "prior", "what"),
+    [
+        (0, False, "random networks"),
+        (1, False, "random networks"),
+        (1, True, "what networks trained before speak for"),
+    ],
+)
 def test_a_search_that_is_all_warm_up_says_so(
-    tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, warmup: int
+    tiny_budgets: Budgets,
+    tiny_images: ImageData,
+    tmp_path: Path,
+    warmup: int,
+    prior: bool,
+    what: str,
 ) -> None:
-    remarks, settings = Remarks(), replace(SETTINGS, epochs=1, warmup=warmup)
+    remarks, settings = Remarks(), replace(SETTINGS, epochs=1, warmup=warmup, prior=prior)
     run(tiny_budgets, tiny_images, tmp_path, remarks, settings=settings)
-    told = "the alphas stay flat, and the finalists are random networks"
+    told = f"the alphas stay flat, and the finalists are {what}"
     assert sum(told in remark for remark in remarks.said) == warmup
 
 

@@ -16,6 +16,7 @@ from mobilenas.search.observe import uncertainty
 from mobilenas.search.prior import Prior
 from mobilenas.search.program import make_program
 from mobilenas.search.rank import alpha_score
+from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.any import AnyChoice
 from mobilenas.spaces.mobile import Choice, MobileSpace
 from mobilenas.supernet import Alphas
@@ -45,9 +46,14 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
         while len(cells) < count and (cell := program.solve(unlike=cells)) is not None:
             cells.append(cell)
         return list(cells)
-    if searcher.settings.prior and any(budget.cost == "flops" for budget in budgets.budgets):
+    if prior_has_say(searcher.settings, budgets):
         return list(_evolved(searcher, budgets, program, count))
     return list(_drawn(searcher, budgets, program, count))
+
+
+def prior_has_say(settings: SearchSettings, budgets: Budgets) -> bool:
+    """Whether networks that were trained before have a say in which are candidates."""
+    return settings.prior and any(budget.cost == "flops" for budget in budgets.budgets)
 
 
 def _drawn(searcher: Searcher, budgets: Budgets, program: ArchProgram, count: int) -> list[Choice]:

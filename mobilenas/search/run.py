@@ -20,7 +20,7 @@ from mobilenas.files import (
 )
 from mobilenas.progress import Reporter, clock
 from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
-from mobilenas.search.candidates import candidates
+from mobilenas.search.candidates import candidates, prior_has_say
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
@@ -41,8 +41,9 @@ _SUPERNET_GUESSES = (
     "the supernet is {}; so the alphas say little, and the finalists decide; try more "
     "--search-epochs, a larger --image-size or more images, and look at the labels"
 )
-_ALL_WARMUP = "all epochs of the search are warm-up: the alphas stay flat"
-_RANDOM_ONES = ", and the finalists are random networks of the budgets (see --search-epochs)"
+_ALL_WARMUP = "all epochs of the search are warm-up: the alphas stay flat{} (see --search-epochs)"
+_PRIOR_DECIDES = ", and the finalists are what networks trained before speak for"
+_RANDOM_ONES = ", and the finalists are random networks of the budgets"
 _FINALISTS_GUESS = (
     "the finalists are {}; so it is chance that chooses among them; try more --epochs, of which "
     "they get a share, a larger --image-size or more images, and look at the labels"
@@ -88,7 +89,8 @@ def search(
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     if settings.warmup >= settings.epochs:
         mobile = isinstance(searcher.alphas, Alphas) and finalists.count > 1
-        reporter.say(_ALL_WARMUP + _RANDOM_ONES * mobile)
+        decides = _PRIOR_DECIDES if prior_has_say(settings, budgets) else _RANDOM_ONES
+        reporter.say(_ALL_WARMUP.format(decides * mobile))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(record["seconds"] for record in log))}
