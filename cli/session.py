@@ -112,7 +112,7 @@ def open_or_start(
     """Start the run that the options state in --out, or go on with the one there."""
     from mobilenas.request import Request, go_on, start
     from mobilenas.resuming import resume_run
-    from mobilenas.runs import command_line
+    from mobilenas.runs import RUN_FILE, command_line
 
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
     if out is None:
@@ -123,14 +123,29 @@ def open_or_start(
         return go_on(out, reporter)
     if resume and (run := resume_run(out, typed_fields(ctx, kind), kind or Request, reporter)):
         return run
+    with beginning(out / RUN_FILE, resume=resume):
+        request = asked_for(ctx, kind)
     return start(
         out,
-        asked_for(ctx, kind),
+        request,
         command=command_line(),
         reporter=reporter,
         resume=resume,
         overwrite=overwrite,
     )
+
+
+@contextmanager
+def beginning(record: Path, *, resume: bool) -> Iterator[None]:
+    """Say that there is nothing to resume where the options are too few to begin anew."""
+    from mobilenas.errors import BudgetError, FileError
+
+    try:
+        yield
+    except BudgetError as error:
+        if not resume or record.exists():
+            raise
+        raise FileError(f"there is no {record} to resume, and {error}") from error
 
 
 def states_a_request(ctx: click.Context) -> bool:

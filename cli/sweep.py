@@ -67,9 +67,9 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
     """Start the sweep that the options state in --out, or go on with the one there."""
     from mobilenas.resuming import resume_sweep
     from mobilenas.runs import command_line
-    from mobilenas.sweep import open_sweep, start_sweep
+    from mobilenas.sweep import SWEEP_FILE, open_sweep, start_sweep
 
-    from .session import given_fields, states_a_request, typed_fields
+    from .session import beginning, given_fields, states_a_request, typed_fields
 
     names = ("out", "resume", "overwrite", "flops", "strengths")
     out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
@@ -86,13 +86,14 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
             return sweep
     asked = given_fields(ctx)
     asked.pop("flops", None)
-    return start_sweep(
-        out,
-        asked,
-        flops=flops or (),
-        strengths=strengths or (),
-        command=command_line(),
-        reporter=reporter,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    with beginning(out / SWEEP_FILE, resume=resume):
+        return start_sweep(
+            out,
+            asked,
+            flops=flops or (),
+            strengths=strengths or (),
+            command=command_line(),
+            reporter=reporter,
+            resume=resume,
+            overwrite=overwrite,
+        )

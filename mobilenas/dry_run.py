@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mobilenas.cost.budget import LATENCY
 from mobilenas.data import load_data
 from mobilenas.estimate import estimate
 from mobilenas.progress import Reporter
@@ -51,7 +52,8 @@ def dry_run(request: Request, reporter: Reporter) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cost, table in budgets.tables.items():
         ends = {"smallest": space.smallest(), "largest": space.largest()}
-        found[cost] = {name: table.exact(choice) for name, choice in ends.items()}
+        count = float if cost == LATENCY else int
+        found[cost] = {name: count(table.exact(choice)) for name, choice in ends.items()}
         if cost in limits:
             found[cost]["budget"] = limits[cost]
     usable = not limits or budgets.load(space.largest()) >= budgets.floor

@@ -59,6 +59,10 @@ def test_what_is_missing_is_named() -> None:
     assert "--flops" in refused("run", *DIGITS, "--out", "X")
     assert "--out" in refused("run", *DIGITS, "--flops", "1M")
     assert "X holds no run" in refused("run", "--out", "X", "--resume")
+    line = refused("run", "--out", "X", "--resume", "--epochs", "3")
+    assert "no X/run.json to resume" in line and "--flops" in line
+    line = refused("sweep", "--out", "X", "--resume", "--epochs", "3")
+    assert "no X/sweep.json to resume" in line and "--strengths" in line
     assert "exclude" in refused(*JOB, "--resume", "--overwrite")
 
 

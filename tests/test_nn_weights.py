@@ -54,6 +54,21 @@ def test_step_counters_and_second_names_may_be_missing(tmp_path: Path) -> None:
     assert torch.equal(loaded(tmp_path, other).a.weight, other["again.weight"])
 
 
+def test_names_with_a_prefix_are_told(tmp_path: Path) -> None:
+    named = {f"module.{key}" if "." in key else key: value for key, value in content().items()}
+    with pytest.raises(FileError, match=r"file has no a\.weight but module\.a\.weight; rename"):
+        loaded(tmp_path, named)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_file_of_torch_save_is_told_how_to_become_one(tmp_path: Path, old: bool) -> None:
+    torch.save(content(), tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    with pytest.raises(
+        FileError, match=r"w\.pt is a file of torch\.save.*save_file\(torch\.load\("
+    ):
+        load_into(Net(), tmp_path / "w.pt", "the net")
+
+
 def test_half_precision_is_converted(tmp_path: Path) -> None:
     weight = torch.full((4, 3, 1, 1), 0.5, dtype=torch.bfloat16)
     net = loaded(tmp_path, content(a__weight=weight, again__weight=weight.clone()))

@@ -303,6 +303,8 @@ def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
     for cost, limit in (("flops", 300_000), ("params", 40_000)):
         assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
     assert rows["memory"].keys() == {"smallest", "largest"}
+    counts = [end for cost in ("flops", "params", "memory") for end in rows[cost].values()]
+    assert {type(count) for count in counts} == {int}
 
 
 def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:

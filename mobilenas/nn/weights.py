@@ -13,6 +13,10 @@ from mobilenas.errors import FileError
 from mobilenas.files import read_bytes
 
 
+_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
+"""How files of torch.save begin, today's and those before torch 1.6."""
+
+
 def lay_out(
     module: nn.Module, memory_format: torch.memory_format, device: str | None = None
 ) -> None:
@@ -37,6 +41,9 @@ def load_into(module: nn.Module, path: Path, name: str) -> None:
         if key not in tensors and key in optional:
             continue
         problem = f"{'the file' if key in own else 'the model'} has no {key}"
+        longer = [other for other in tensors if "." in key and other.endswith(f".{key}")]
+        if key in own and longer:
+            problem += f" but {longer[0]}; rename its tensors to what they are called in the model"
         if key in own and key in tensors:
             problem = _problem(key, tensors[key], own[key])
         if problem:
@@ -49,8 +56,14 @@ def load_into(module: nn.Module, path: Path, name: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    content = read_bytes(path)
+    if content.startswith(_TORCH_FILES):
+        raise FileError(
+            f"{path} is a file of torch.save, in which code can hide; write its state dict as "
+            "safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
+        )
     try:
-        return load_tensors(read_bytes(path))
+        return load_tensors(content)
     except (SafetensorError, KeyError) as error:  # a KeyError: a kind of number torch has not
         raise FileError(f"{path} is not a whole safetensors file: {error}") from error
 
