@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from mobilenas.errors import FileError
 from mobilenas.files import read_bytes
 
-
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
 """How files of torch.save begin, today's and those before torch 1.6."""
 
