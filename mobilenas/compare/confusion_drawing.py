@@ -13,8 +13,11 @@ SHADES = 20
 
 _LETTERS = 16
 _FONT = 11
-_LETTER = 0.62 * _FONT
-"""Units that a letter may take; a Chinese one takes two."""
+_LETTER = 0.65 * _FONT
+"""Units that a digit or a small letter may take."""
+_WIDTHS = dict.fromkeys("mMwW@%&", 1.6) | dict.fromkeys("<>+=~#", 1.3)
+"""Of wider ones, in such letters, in the wide fonts of usual systems."""
+_CAPITAL, _CHINESE = 1.3, 2.0
 _GAP = 5
 _SMALLEST, _LARGEST, _SIDE = 14, 26, 300
 """Units: a square of many classes and of few, and the matrix of those between."""
@@ -72,7 +75,7 @@ def shortened(name: str) -> str:
     """Return a name that takes as much room as `_LETTERS` letters at most."""
     if _width(name) <= _LETTERS:
         return name
-    kept, width = "", 1  # of the dots
+    kept, width = "", 1.6  # of the dots
     for char in name:
         width += _width(char)
         if width > _LETTERS:
@@ -81,10 +84,14 @@ def shortened(name: str) -> str:
     return f"{kept}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _width(name: str) -> int:
-    return sum(
-        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in name
-    )
+def _width(name: str) -> float:
+    return sum(0 if combining(char) else _letter_width(char) for char in name)
+
+
+def _letter_width(char: str) -> float:
+    if east_asian_width(char) in "WF":
+        return _CHINESE
+    return _WIDTHS.get(char, _CAPITAL if char.isupper() else 1.0)
 
 
 def _row(depths: Sequence[tuple[bool, int]], x: float, y: float, side: int) -> list[str]:
