@@ -1,5 +1,6 @@
 """How long a job will take, from a few timed steps; and how long it took, stage by stage."""
 
+import os
 import random
 import tempfile
 import time
@@ -10,15 +11,20 @@ from pathlib import Path
 import torch
 
 from mobilenas.compare.baselines import mobilenets
+from mobilenas.config import format_count
+from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY
 from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.deployment import write_onnx
+from mobilenas.errors import MobileNASError
 from mobilenas.runs import Run, RunSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import images_looked_at
 from mobilenas.spaces import PLACEMENTS, Arch, WidthsArch, build
 from mobilenas.train import Recipe, Trainer
 
+_TRAINED_BYTES = 4 * 4
+"""Of a parameter: weight, gradient, momentum and average, in float32."""
 _SHOWN = 256
 """Images that are classified to see how long one takes: whole batches, as later."""
 Clock = Callable[[], float]
@@ -59,6 +65,8 @@ def measure_speeds(run: Run, clock: Clock) -> Speeds:
 def _measure_speeds(run: Run, clock: Clock) -> Speeds:
     settings, data = run.settings, run.data
     arch = run.budgets.space.arch(run.budgets.random(random.Random(settings.seed)))
+    if settings.device == "cpu":
+        _check_memory(costs(arch).params)
     step, image = _network_speeds(run, arch, settings.recipe, clock)
     weight_step = alpha_step = supernet_image = 0.0
     if not isinstance(arch, WidthsArch):
@@ -85,6 +93,18 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         image=image,
         export=export,
     )
+
+
+def _check_memory(params: int) -> None:
+    """Raise where the machine cannot even hold what training keeps of each parameter."""
+    needed = params * _TRAINED_BYTES
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise MobileNASError(
+            f"a network of these budgets has {format_count(params)} params, so that training it "
+            f"takes {needed / 2**30:.0f} GB or more, and this machine has {there / 2**30:.0f} GB; "
+            "make a budget smaller"
+        )
 
 
 def _network_speeds(run: Run, arch: Arch, recipe: Recipe, clock: Clock) -> tuple[float, float]:

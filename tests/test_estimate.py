@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mobilenas.data import ImageData
+from mobilenas.errors import MobileNASError
 from mobilenas.estimate import (
     Speeds,
     Stopwatch,
@@ -131,6 +133,16 @@ def test_steps_are_timed_by_the_clock_and_leave_no_trace(
     assert all(seconds > 0 for seconds in estimate(run, ticks()).values())
     assert torch.equal(torch.get_rng_state(), state)
     assert not run.folder.exists()
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilenas.estimate.build", lambda _: pytest.fail("it was built"))
+    monkeypatch.setattr("mobilenas.estimate.Trainer", lambda *_, **__: pytest.fail("it was built"))
+    monkeypatch.setattr("mobilenas.estimate.os", SimpleNamespace(sysconf=lambda _: 64))
+    with pytest.raises(MobileNASError, match=r"params, so that training it takes .* smaller$"):
+        estimate(run, ticks())
 
 
 @pytest.mark.parametrize(
