@@ -29,11 +29,13 @@ import torch
 from conftest import MICRO_SPACE, bands, middling, profile_of
 from mutators import (
     Mutation,
+    damage_bytes,
     damage_checkpoint,
     damage_either,
     damage_json,
     damage_tensors,
 )
+from PIL import Image
 
 from mobilenas import ablation, sweep
 from mobilenas.cli.main import cli
@@ -48,7 +50,10 @@ from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings
 from mobilenas.errors import InternalError, MobileNASError
+from mobilenas.export.checks import read_model
 from mobilenas.export.metadata import ModelMetadata
+from mobilenas.export.onnx import export_onnx
+from mobilenas.export.predict import predict
 from mobilenas.export.record import read_export
 from mobilenas.files import read_json, write_json, write_jsonl, write_list, write_text
 from mobilenas.pipeline import compared_run
@@ -67,7 +72,7 @@ from mobilenas.search.arms import parse_arm
 from mobilenas.search.finalists import SuccessiveHalving
 from mobilenas.search.loop import Searcher
 from mobilenas.search.run import _train_supernet, read_choices
-from mobilenas.spaces import read_arch
+from mobilenas.spaces import build, read_arch
 from mobilenas.spaces.genotypes import darts_v2
 from mobilenas.spaces.widths import Base, WidthsArch
 from mobilenas.train import Recipe, load_weights, train
@@ -182,10 +187,20 @@ def make_folder(folder: Path) -> list[Subject]:
     _train_supernet(searcher(budgets, data), folder / "search", "id", SILENT)
     halving(data, folder).best([arch, space.arch(space.largest())])
     _write_groups(folder, arch)
+    _write_model(folder, arch)
     return [
         *_run_subjects(folder, arch, data, budgets),
         *_profile_subjects(),
         *_group_subjects(),
+        Subject(
+            file="model.onnx",
+            read=each(
+                lambda place: predict(place / "model.onnx", [place / "image.png"]),
+                command("profile", "flops", "{}/model.onnx"),
+                lambda place: read_model(place / "model.onnx"),
+            ),
+            damage=damage_bytes,
+        ),
     ]
 
 
@@ -500,6 +515,21 @@ def _write_groups(folder: Path, arch: Any) -> None:
         "image_size": "32",
     }
     write_json(folder / "metadata.json", described)
+
+
+def _write_model(folder: Path, arch: Any) -> None:
+    side = arch.image_size
+    metadata = ModelMetadata(
+        labels=tuple(map(str, range(arch.classes))), mean=(0, 0, 0), std=(1, 1, 1), image_size=side
+    )
+    export_onnx(
+        build(arch),
+        folder / "model.onnx",
+        image_size=side,
+        channels=3,
+        metadata=metadata.to_strings(),
+    )
+    Image.new("RGB", (side, side)).save(folder / "image.png")
 
 
 def _group_subjects() -> list[Subject]:

@@ -1,4 +1,5 @@
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_norms_are_folded_and_metadata_kept(exported: Path) -> None:
     model = folded(exported)
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     assert {item.key: item.value for item in model.metadata_props} == METADATA
+
+
+def test_a_name_that_is_not_utf8_changes_nothing(exported: Path, tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"\xff.onnx")
+    named.write_bytes(exported.read_bytes())
+    assert folded(named) == folded(exported)
 
 
 def test_a_weight_beyond_float16_stays_in_float32(exported: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import ast
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mobilenas.cost.recount as recount
 from mobilenas.cost import costs, layer_costs
 from mobilenas.cost.recount import count_fvcore, count_onnx
 from mobilenas.errors import FileError
+from mobilenas.export.checks import read_model
 from mobilenas.export.onnx import export_onnx
 from mobilenas.spaces import build
 from mobilenas.spaces.mobilenets import MOBILENETS
@@ -250,6 +252,17 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> Non
         count_onnx(path)
     with pytest.raises(FileError, match="does not exist"):
         count_onnx(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize("read", [count_onnx, read_model])
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "model.onnx"
+    flat = [helper.make_node("Relu", ["x"], ["z"]), helper.make_node("Flatten", ["z"], ["y"])]
+    save(graph(flat, [1, 3, 8, 8], {}), path)
+    read(path)
+    path.write_bytes(path.read_bytes().replace(b"Relu", b"Re\xfeu"))
+    with pytest.raises(FileError, match=r"model\.onnx is not .* ONNX file"):
+        read(path)
 
 
 def test_a_wider_network_than_the_arch_says_is_found_out(tmp_path: Path) -> None:

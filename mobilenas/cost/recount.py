@@ -158,7 +158,7 @@ def _read(path: Path) -> ModelProto:
         raise FileError(f"{path} does not exist") from error
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise FileError(f"{path} is not an ONNX file: {first_line(error)}") from error
 
 
@@ -183,7 +183,7 @@ def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
         value.type.tensor_type.ClearField("shape")
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: shapes cannot be inferred: {first_line(error)}") from error
 
 

@@ -104,6 +104,7 @@ def read_model(path: Path) -> ModelProto:
         DecodeError,
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
+        UnicodeDecodeError,  # a message about a name that is not UTF-8
     ) as error:
         raise FileError(f"{path} is not a correct ONNX file: {first_line(error)}") from error
     return model

@@ -1,6 +1,7 @@
 """Files in float16: half the size, computed in float16 where the device can and the numbers fit."""
 
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -238,9 +239,11 @@ def folded(source: Path) -> ModelProto:
     ):
         raise FileError(f"{source} is in 8 bits or in float16 already; give the float32 file")
     with tempfile.TemporaryDirectory(prefix="mobilenas-fold-") as folder:
-        path = Path(folder, "folded.onnx")
+        given, path = Path(folder, "given.onnx"), Path(folder, "folded.onnx")
+        # under a name that is not UTF-8 it would not be folded, and only the log would say so
+        shutil.copyfile(source, given)
         # symbolic shape inference is for transformers
-        quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
+        quant_pre_process(str(given), str(path), skip_symbolic_shape=True)
         model = onnx.load(str(path))
     describe(model, metadata)
     _separate(model)
