@@ -16,8 +16,11 @@ _WRONG_NAMES = (
     *(errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
-_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
-"""What torch and the libraries below it say in a RuntimeError."""
+_NO_MEMORY = (
+    *("can't allocate memory", "out of memory", "bad_alloc", "bad allocation"),
+    "failed to map segment from shared object",
+)
+"""What torch and the libraries below it say in a RuntimeError, or where they are imported."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -80,7 +83,7 @@ def abandon(stream: TextIO) -> None:
         os.close(null)
 
 
-def lack_of(error: MemoryError | OSError | RuntimeError) -> str:
+def lack_of(error: ImportError | MemoryError | OSError | RuntimeError) -> str:
     """Return in one line what the machine lacks; empty for any other error."""
     if isinstance(error, BrokenPipeError):
         return ""

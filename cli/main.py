@@ -90,7 +90,7 @@ class Commands(click.Group):
                 raise
             status = status_of_signal(error.__cause__)
             echo("mobilenas: interrupted", err=True)
-        except (MemoryError, OSError, RuntimeError) as error:
+        except (ImportError, MemoryError, OSError, RuntimeError) as error:
             status, lack = status_of_lack(error), lack_of(error)
             abandon(sys.stdout)  # Python's own flush at exit must not complain about it
             if lack:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mobilenas.cli import endings, main
-from mobilenas.cli.endings import Interrupted, StoppedError, catch_signals
+from mobilenas.cli.endings import Interrupted, StoppedError, catch_signals, lack_of
 from mobilenas.cli.session import quoted, working
 
 PROGRAM = (sys.executable, "-m", "mobilenas")
@@ -137,3 +137,9 @@ def test_the_way_on_can_be_pasted_whatever_the_name(name: bytes, tmp_path: Path)
     assert word.isprintable()
     command: Any = ["bash", "-c", f"printf %s {word}"]
     assert subprocess.run(command, capture_output=True, check=True).stdout == name
+
+
+def test_a_library_that_finds_no_memory_when_it_is_imported_is_named_so() -> None:
+    mapping = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    assert lack_of(mapping).startswith("out of memory")
+    assert not lack_of(ImportError("No module named 'torch'"))
