@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import Budgets
 from mobilenas.search.discretize import ArchProgram, perturbed
 from mobilenas.search.discretize_cells import CellProgram
@@ -30,7 +31,6 @@ _POPULATION, _TOURNAMENT, _CHILDREN = 100, 10, 1000
 _MOST_CHANGES = 3
 _DISTANCE = 1 / 3
 """Share of the slots that two of the best differ in, at least."""
-_DRAWN = ("width", "kernel", "expansion", "squeeze", "keep")
 
 
 def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoice]:
@@ -38,7 +38,7 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
 
     In cells the likeliest, which differ in two edges or more. In the mobile space draws from the
     alphas' distribution; where the settings give the prior a say, under a FLOPs budget, what an
-    evolution from many of them finds best.
+    evolution finds best.
     """
     program = make_program(budgets, searcher.alphas)
     if isinstance(program, CellProgram):
@@ -140,7 +140,7 @@ def _changed(space: MobileSpace, choice: Choice, source: random.Random) -> Choic
     """Return a choice with one to three decisions drawn again."""
     fresh, changes = space.random(source), dict[str, Any]()
     for _ in range(source.randint(1, _MOST_CHANGES)):
-        name = source.choice(_DRAWN)
+        name = source.choice(DECISIONS)
         row = list(changes.get(name, getattr(choice, name)))
         place = source.randrange(len(row))
         row[place] = getattr(fresh, name)[place]
