@@ -4,7 +4,7 @@ from dataclasses import replace
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData
-from mobilenas.search.candidates import candidates, evolve
+from mobilenas.search.candidates import candidates, evolve, prior_has_say
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces import Choice, MobileSpace
@@ -51,6 +51,11 @@ def test_sure_alphas_outweigh_the_prior(tiny_budgets: Budgets, tiny_images: Imag
     (best,) = candidates(searcher, tiny_budgets, 1)
     space: MobileSpace = tiny_budgets.space
     assert space.arch(best) == space.arch(wanted)
+
+
+def test_where_the_alphas_choose_the_size_the_prior_has_no_say(tiny_budgets: Budgets) -> None:
+    assert prior_has_say(SETTINGS, tiny_budgets)
+    assert not prior_has_say(replace(SETTINGS, constraint="penalty", strength=1.0), tiny_budgets)
 
 
 def test_without_a_flops_budget_the_prior_has_no_say(

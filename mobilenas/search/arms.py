@@ -12,7 +12,14 @@ RANDOM = "random"
 """The arm that draws its networks uniformly and searches nothing."""
 
 # parts that are no text
-_KINDS = {"order": int, "warmup": int, "entropy": float, "strength": float, "none": bool}
+_KINDS = {
+    "order": int,
+    "warmup": int,
+    "entropy": float,
+    "strength": float,
+    "none": bool,
+    "prior": bool,
+}
 _YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mobilenas.cost import DECISIONS
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budget import PENALTY, Budgets
 from mobilenas.search.discretize import ArchProgram, perturbed
 from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.loop import Searcher
@@ -52,8 +52,13 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
 
 
 def prior_has_say(settings: SearchSettings, budgets: Budgets) -> bool:
-    """Whether networks that were trained before have a say in which are candidates."""
-    return settings.prior and any(budget.cost == "flops" for budget in budgets.budgets)
+    """Whether networks that were trained before have a say in which are candidates.
+
+    They tell networks of equal FLOPs apart: nothing is known where FLOPs have no limit, or where
+    the alphas choose the size.
+    """
+    limited = any(budget.cost == "flops" for budget in budgets.budgets)
+    return settings.prior and limited and settings.constraint != PENALTY
 
 
 def _drawn(searcher: Searcher, budgets: Budgets, program: ArchProgram, count: int) -> list[Choice]:
