@@ -153,7 +153,8 @@ def parts(
     # a rival, and the best MobileNet for equal time, take what a search and its training take
     as_long = settings.seeds * (settings.rival + (settings.equal_time and mobilenets > 0))
     networks = settings.seeds + baselines + as_long
-    rank = settings.rank * len(settings.finalists.rungs(2)) * _rung(settings, data, speeds)
+    ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
+    rank = settings.rank * ranked * _epoch(settings, data, speeds)
     return {
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,
@@ -181,16 +182,19 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.finalists
     if how.count < 2:
         return 0.0
-    sizes = how.rungs(how.count)
     # the winner's epochs are the first of its final training; channel sizes begin anew
-    lost = sum(sizes) - (0 if settings.widths is not None else len(sizes))
-    return lost * _rung(settings, data, speeds)
+    lost = (
+        how.lost(how.count, settings.recipe.epochs)
+        if settings.widths is None
+        else how.count * how.epochs
+    )
+    return lost * _epoch(settings, data, speeds)
 
 
-def _rung(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
-    """Seconds of one network in one rung of the finalists."""
-    rung = replace(settings.recipe, epochs=settings.finalists.epochs, warmup_epochs=0.0)
-    return _training(rung, data, speeds.step, speeds.image)
+def _epoch(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
+    """Seconds of one network in one epoch of final training."""
+    one = replace(settings.recipe, epochs=1, warmup_epochs=0.0)
+    return _training(one, data, speeds.step, speeds.image)
 
 
 def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> float:

@@ -146,6 +146,7 @@ class Score(TypedDict):
 
     arch: Few
     rung: Annotated[int, Between(0, 64)]
+    epochs: NotRequired[Annotated[int, Between(1, 100_000)]]
     val_top1: Percent
 
 

@@ -171,8 +171,7 @@ def test_as_many_rivals_enter_as_the_time_allows(
 
     def lost(count: int) -> int:
         """Epochs of those that do not win; the winner's are part of its final training."""
-        rungs = FinalistSettings(count=4, epochs=2).rungs(count)
-        return 2 * (sum(rungs) - len(rungs))
+        return FinalistSettings(count=4, epochs=2).lost(count, RECIPE.epochs)
 
     assert spent == lost(entered) <= seconds < lost(entered + 1)
     assert len(trained) == spent + max(trained.count(n) for n in trained)

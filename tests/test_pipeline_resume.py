@@ -44,7 +44,7 @@ def killed(struck: Any, whole_run: Any, tmp_path_factory: pytest.TempPathFactory
     assert not (folder / "arch.json").exists()
 
     killed_at("train/checkpoint.pt", nth=1)
-    assert len(read_jsonl(folder / "train/log.jsonl")) == 4  # those of the finalist
+    assert len(read_jsonl(folder / "train/log.jsonl")) == 3  # those of the finalist
     assert not (folder / "model.safetensors").exists()
 
     first = pipeline.read_networks(whole_run.folder / "compare.json")[1]

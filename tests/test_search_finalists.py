@@ -43,7 +43,7 @@ class Stub:
         done = int(path.read_text()) if path.exists() else 0
         self.epochs += [arch] * (epochs - done)
         write_text(path, str(max(done, epochs)))
-        rung = -(-epochs // SETTINGS.epochs) - 1
+        rung = SETTINGS.compared_at(6, RECIPE.epochs).index(epochs)
         return [{"val_top1": self.top1[arch][rung], "seconds": 1.0}] * epochs
 
 
@@ -83,13 +83,24 @@ def test_rungs_go_from_all_to_two_and_never_grow(count: int, epochs: int) -> Non
     assert rungs == sorted(rungs, reverse=True)
 
 
-@given(st.integers(1, 300), st.integers(1, 100), st.integers(0, 2))
-def test_a_rung_is_of_the_final_schedule_and_ends_with_it(
-    final: int, epochs: int, rung: int
+@given(st.integers(2, 20), st.integers(1, 300), st.integers(1, 100))
+def test_the_last_rung_compares_after_half_of_the_final_training(
+    count: int, final: int, epochs: int
 ) -> None:
-    settings = FinalistSettings(count=4, epochs=epochs)
-    at = settings.epochs_at(rung, Recipe(epochs=final))
-    assert at == epochs * (rung + 1) or at == final < epochs * (rung + 1)
+    settings = FinalistSettings(count=count, epochs=epochs)
+    ends = settings.compared_at(count, final)
+    assert ends == sorted(ends)
+    assert ends[0] == min(epochs, final)
+    assert ends[-1] == max(ends[0], (final + 1) // 2)
+
+
+def test_rungs_of_the_efforts_by_hand() -> None:
+    standard = FinalistSettings(count=3, epochs=3)
+    assert (standard.rungs(3), standard.compared_at(3, 15)) == ([3, 2], [3, 8])
+    assert standard.lost(3, 15) == 3 + 8  # of one for three epochs, of one for eight
+    full = FinalistSettings(count=7, epochs=12)
+    assert (full.rungs(7), full.compared_at(7, 60)) == ([7, 4, 2], [12, 19, 30])
+    assert full.lost(7, 60) == 3 * 12 + 2 * 19 + 30
 
 
 def test_the_best_on_validation_images_wins(
@@ -99,10 +110,11 @@ def test_the_best_on_validation_images_wins(
     assert round_.best(archs) == 4
     rungs = SETTINGS.rungs(6)
     assert len(round_.scores) == sum(rungs)
-    assert len(stub.epochs) == SETTINGS.epochs * sum(rungs)
+    first, last = SETTINGS.compared_at(6, RECIPE.epochs)
+    assert len(stub.epochs) == last + SETTINGS.lost(6, RECIPE.epochs)
     # every arch in the first rung, and the winner in all of them
-    assert set(stub.epochs[: 6 * SETTINGS.epochs]) == set(archs)
-    assert stub.epochs.count(archs[4]) == SETTINGS.epochs * len(rungs)
+    assert set(stub.epochs[: 6 * first]) == set(archs)
+    assert stub.epochs.count(archs[4]) == last
 
 
 def test_an_arch_that_falls_behind_later_loses(
@@ -139,7 +151,10 @@ def test_a_killed_round_goes_on_without_training_again(
     stub.epochs.clear()
     with pytest.raises(KeyboardInterrupt):
         halving(micro_images, tmp_path, Kill()).best(archs)
-    assert len(stub.epochs) == SETTINGS.epochs * killed_after
+    first, last = SETTINGS.compared_at(6, RECIPE.epochs)
+    assert len(stub.epochs) == first * min(6, killed_after) + (last - first) * max(
+        0, killed_after - 6
+    )
     resumed = halving(micro_images, tmp_path)
     assert resumed.entered == min(6, killed_after)
     assert resumed.best(archs) == winner
@@ -154,10 +169,11 @@ def test_the_winners_epochs_are_not_part_of_what_the_choice_cost(
 ) -> None:
     round_ = halving(micro_images, tmp_path)
     assert round_.best(archs) == 4
-    # six archs see two epochs, a second each; two of them, the winner among these, two more
-    assert round_.seconds == 6 * 2 + 2 * 2
-    assert round_.spent_for(4) == 6 * 2 + 2 * 2 - 4
-    assert round_.spent_for(4) < round_.spent_for(5) == 6 * 2 + 2 * 2 - 2
+    # six archs see two epochs, a second each; two of them, the winner among these, one more
+    assert round_.seconds == 6 * 2 + 2
+    assert round_.spent_for(4) == 6 * 2 + 2 - 3 == SETTINGS.lost(6, RECIPE.epochs)
+    assert round_.spent_for(4) < round_.spent_for(5) == 6 * 2 + 2 - 2
+    assert round_.epoch_seconds == 1.0
 
 
 def test_the_final_training_continues_what_the_winner_has_begun(
@@ -175,7 +191,7 @@ def test_the_final_training_continues_what_the_winner_has_begun(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     # its first epochs are those lines of the finalists' log, not trained a second time
     parts = [read_jsonl(tmp_path / f / LOG) for f in ("a", f"rungs/{winner}")]
-    assert parts[0][:2] == parts[1]
+    assert parts[0][:3] == parts[1]
 
 
 def test_a_training_that_nobody_has_begun_starts_afresh(

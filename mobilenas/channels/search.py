@@ -96,7 +96,10 @@ def search_channels(
         seconds["finalists"] = sum(result.seconds for result in trained)
         record = {
             "winner": winner,
-            "scores": [{"arch": n, "rung": 0, "val_top1": top1} for n, top1 in enumerate(scores)],
+            "scores": [
+                {"arch": n, "rung": 0, "epochs": short.epochs, "val_top1": top1}
+                for n, top1 in enumerate(scores)
+            ],
             "archs": [arch.to_dict() for arch in archs],
         }
         write_json(folder / "finalists.json", record)

@@ -51,7 +51,8 @@ def finalists(files: RunFiles) -> str:
         return html.missing("search/finalists.json", "mobilenas search")
     scores = {(s["arch"], s["rung"]): s["val_top1"] for s in files.finalists["scores"]}
     rungs = range(max(rung for _, rung in scores) + 1)
-    epochs = files.settings.get("finalists", {}).get("epochs", 1)
+    # files of older releases do not say after how many epochs
+    ends = {s["rung"]: s.get("epochs") for s in files.finalists["scores"]}
     winner = files.finalists["winner"]
     rows = []
     for number, plain in enumerate(files.finalists["archs"]):
@@ -66,7 +67,8 @@ def finalists(files: RunFiles) -> str:
                 *(_NONE if top1 is None else f"{top1:.2f}" for top1 in reached),
             )
         )
-    trained = [f"val top-1 at epoch {(rung + 1) * epochs}, %" for rung in rungs]
+    names = [f"at epoch {ends[n]}" if ends[n] else f"in rung {n + 1}" for n in rungs]
+    trained = [f"val top-1 {name}, %" for name in names]
     told = "Trained from scratch on training images, compared on validation images; the best go on."
     table = html.table(("candidate", "FLOPs", "params", *trained), rows, marked=[winner])
     return table + html.paragraph(told, "note")

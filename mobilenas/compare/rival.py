@@ -41,13 +41,12 @@ def rival(
     )
     reporter.start("rival", _MOST)
     archs: list[Arch] = []
-    known = halving.entered
+    known, first = halving.entered, settings.compared_at(2, recipe.epochs)[0]
     for index in range(_MOST):
-        sizes = settings.rungs(max(2, index + 1))
-        lost = sum(sizes) - len(sizes)  # without the winner's
-        if index >= max(2, known) and halving.seconds / len(halving.scores) * lost > seconds:
+        lost = settings.lost(max(2, index + 1), recipe.epochs)
+        if index >= max(2, known) and halving.epoch_seconds * lost > seconds:
             break
         archs.append(budgets.space.arch(budgets.random(source)))
-        halving.score(archs[-1], index, 0)
+        halving.score(archs[-1], index, 0, first)
     winner = halving.best(archs)
     return archs[winner], len(archs), halving.spent_for(winner)

@@ -6,8 +6,10 @@ compared on validation images. The winner's epochs are the first of its final tr
 continues them (`train(..., begun=...)`), so they are not paid for twice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class FinalistSettings:
     count: int = 4
     """Archs that enter; 0 and 1 turn the round off."""
     epochs: int = 1
-    """Epochs of each rung: there are three, or two for six archs and fewer."""
+    """Epochs of the first rung: there are three, or two for six archs and fewer."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -42,9 +44,23 @@ class FinalistSettings:
         last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
         return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
 
-    def epochs_at(self, rung: int, recipe: Recipe) -> int:
-        """Return after how many epochs of the final training a rung (from 0) compares."""
-        return min(recipe.epochs, self.epochs * (rung + 1))
+    def compared_at(self, count: int, final: int) -> list[int]:
+        """Return after how many of `final` epochs of the final training each rung compares.
+
+        The last one after half of them: before, the order of good networks is hardly that at the
+        end.
+        """
+        first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
+        last = max(first, math.ceil(final / 2))
+        return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
+
+    def lost(self, count: int, final: int) -> int:
+        """Return epochs of the archs that do not win, which lead nowhere."""
+        ends = self.compared_at(count, final)
+        parts = [end - start for start, end in pairwise([0, *ends])]
+        return (
+            sum(size * part for size, part in zip(self.rungs(count), parts, strict=True)) - ends[-1]
+        )
 
 
 class SuccessiveHalving:
@@ -66,6 +82,7 @@ class SuccessiveHalving:
         self.reporter = reporter
         self.scores: list[dict[str, Any]] = []
         self._seconds: dict[int, float] = {}
+        self._epochs: dict[int, int] = {}
 
     @property
     def entered(self) -> int:
@@ -76,21 +93,22 @@ class SuccessiveHalving:
         """Return the index of the arch that wins."""
         alive = list(range(len(archs)))
         sizes = self.settings.rungs(len(archs))
+        ends = self.settings.compared_at(len(archs), self.recipe.epochs)
         self.reporter.start("finalists", sum(sizes))
-        for rung, size in enumerate(sizes):
+        for rung, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             alive = alive[:size]
-            scores = {index: self.score(archs[index], index, rung) for index in alive}
+            scores = {index: self.score(archs[index], index, rung, end) for index in alive}
             # the sort is stable: a tie goes to the arch that was ahead before
             alive.sort(key=lambda index: -scores[index])
         return alive[0]
 
-    def score(self, arch: Arch, index: int, rung: int) -> float:
-        """Return validation top-1 after `rung` + 1 rungs, from the files or by training on."""
+    def score(self, arch: Arch, index: int, rung: int, epochs: int) -> float:
+        """Return validation top-1 after `epochs`, from the files or by training on."""
         for known in self.scores:
             if (known["arch"], known["rung"]) == (index, rung):
                 return float(known["val_top1"])
         log = train_part(
-            self.settings.epochs_at(rung, self.recipe),
+            epochs,
             arch,
             self.data,
             self.recipe,
@@ -99,8 +117,10 @@ class SuccessiveHalving:
             device=self.device,
         )
         top1 = float(log[-1]["val_top1"])
-        self.scores.append({"arch": index, "rung": rung, "val_top1": top1})
+        score = {"arch": index, "rung": rung, "epochs": epochs, "val_top1": top1}
+        self.scores.append(score)
         self._seconds[index] = sum(line["seconds"] for line in log)
+        self._epochs[index] = len(log)
         self.reporter.step(len(self.scores), {"val top-1": f"{top1:.1f} %"})
         return top1
 
@@ -108,6 +128,11 @@ class SuccessiveHalving:
     def seconds(self) -> float:
         """Wall time of all epochs, summed over resumes."""
         return sum(self._seconds.values())
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of an epoch on average."""
+        return self.seconds / sum(self._epochs.values())
 
     def spent_for(self, winner: int) -> float:
         """Return the seconds that the choice cost: those of the others, which lead nowhere."""

@@ -115,7 +115,7 @@ def search(
         for alarm in guesses:
             reporter.say(alarm)
     if rank:
-        epochs = finalists.epochs_at(len(finalists.rungs(2)) - 1, recipe)
+        epochs = finalists.compared_at(2, recipe.epochs)[-1]
         quality = ranking_quality(searcher, rank, recipe, epochs, reporter)
         write_json(folder / "rank.json", quality)
     return SearchResult(
