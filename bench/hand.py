@@ -39,6 +39,8 @@ def scaled(channels: int, width: float) -> int:
 
 def network(drawn: dict[str, Any], width: float, image_size: int, classes: int) -> MobileArch:
     """Return a network of hand.json with all its channels times `width`."""
+    if str(image_size) not in drawn["strides"]:
+        raise SystemExit(f"hand.json has no strides for a side of {image_size}")
     stride, *strides = drawn["strides"][str(image_size)]
     before = stem = scaled(drawn["stem"], width)
     blocks = []
@@ -72,7 +74,7 @@ def widest(drawn: dict[str, Any], flops: float, image_size: int, classes: int) -
     archs = [network(drawn, width, image_size, classes) for width in widths]
     kept = [arch for arch in archs if costs(arch).flops <= flops]
     if not kept:
-        raise SystemExit(f"no hand's network has less than {flops:,} FLOPs")
+        raise SystemExit(f"a network of hand.json has more than {flops:,} FLOPs at any width")
     return kept[-1]
 
 

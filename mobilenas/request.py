@@ -9,7 +9,7 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import check_start
 from mobilenas.config import ADDED, check_between, check_choice, to_plain
 from mobilenas.cost import COSTS
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget
 from mobilenas.cost.latency import Latency
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.errors import BudgetError, MobileNASError
@@ -198,6 +198,11 @@ class Request:
         self._refuse_split_graphs()
         if self.latency is not None and self.profile is None:
             raise BudgetError(NO_PROFILE)
+        if self.prior and (self.flops is None or self.constraint == PENALTY):
+            raise MobileNASError(
+                f"--prior is for --flops, and not for --constraint {PENALTY}: "
+                "it tells networks of equal FLOPs apart"
+            )
         if self.extra_depthwise and self.profile is not None:
             raise MobileNASError("--extra-depthwise is not for --profile: none has such blocks")
         for name in ("epochs", "search_epochs"):
@@ -307,7 +312,7 @@ class Request:
             widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
             squeeze=self.squeeze or self._usual_squeeze,
-            extra_depthwise=self.profile is None and self.extra_depthwise is not False,
+            extra_depthwise=self._starts_depthwise,
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
@@ -329,6 +334,12 @@ class Request:
         if self.gateless:
             return "off"
         return "on" if self.latency is None and self.params is None else "searched"
+
+    @property
+    def _starts_depthwise(self) -> bool:
+        """Whether blocks start with a depthwise convolution; no profile has such blocks."""
+        wanted = self.extra_depthwise is not False
+        return wanted and self.space == "mobile" and self.profile is None
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
         """Return how channel sizes are searched, which this request does not ask for."""

@@ -1,6 +1,7 @@
 """What a job is expected to take, in seconds that a made-up clock counts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mobilenas.channels.settings import ChannelSettings
 from mobilenas.data import ImageData
 from mobilenas.errors import MobileNASError
 from mobilenas.estimate import (
@@ -23,6 +25,7 @@ from mobilenas.estimate import (
 from mobilenas.progress import Silent
 from mobilenas.request import Request
 from mobilenas.runs import Run, RunSettings
+from mobilenas.search import FinalistSettings
 from mobilenas.spaces import MobileSpace
 
 SPEEDS = Speeds(
@@ -107,6 +110,15 @@ def test_without_finalists_there_is_no_round(micro_images: ImageData) -> None:
     for finalists in (0, 1):
         none = parts(settings(100, finalists=finalists), micro_images, SPEEDS, mobilenets=0)
         assert none["finalists"] == 0
+
+
+def test_finalists_of_channel_sizes_are_whole_trainings(micro_images: ImageData) -> None:
+    asked = replace(
+        settings(100),
+        widths=ChannelSettings(model="torchvision:resnet18"),
+        finalists=FinalistSettings(count=3, epochs=2),
+    )
+    assert parts(asked, micro_images, SPEEDS, mobilenets=0)["finalists"] == 3 * 2 * 3 * 100.0
 
 
 def test_images_that_are_classified_take_time(micro_images: ImageData) -> None:

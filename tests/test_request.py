@@ -53,6 +53,11 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
         ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
         ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"params": 1, "prior": True}, "--prior is for --flops, and not for --constraint penalty"),
+        (
+            {"flops": 1, "prior": True, "constraint": "penalty", "strength": 1.0},
+            "--prior is for --flops, and not for --constraint penalty",
+        ),
         ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
         ({"space": "cell", "extra_depthwise": True}, "--extra-depthwise is not for --space cell"),
         (
