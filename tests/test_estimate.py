@@ -115,6 +115,7 @@ def test_without_finalists_there_is_no_round(micro_images: ImageData) -> None:
 def test_finalists_of_channel_sizes_are_whole_trainings(micro_images: ImageData) -> None:
     asked = replace(
         settings(100),
+        space="widths",
         widths=ChannelSettings(model="torchvision:resnet18"),
         finalists=FinalistSettings(count=3, epochs=2),
     )
