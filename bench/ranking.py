@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,41 +154,78 @@ def ridge(choices: Sequence[AnyChoice], truth: NDArray[np.float64]) -> list[floa
     return list(truth - (y - hat @ y) / (1 - np.diag(hat)))
 
 
+@dataclass(frozen=True)
+class Table:
+    """The networks of a table, each once."""
+
+    choices: list[AnyChoice]
+    archs: list[Arch]
+    lines: list[dict[str, Any]]
+    """What became of each."""
+    twice: dict[str, float]
+    """Test top-1 from a second seed, by the choice."""
+    image_size: int
+
+    @property
+    def truth(self) -> NDArray[np.float64]:
+        """Test top-1 of each."""
+        return np.array([line["test_top1"] for line in self.lines])
+
+    @property
+    def final(self) -> float:
+        """Processor seconds of a training."""
+        return statistics.mean(line["processor_seconds"] for line in self.lines)
+
+
+def read_table(path: Path) -> Table:
+    """Return the networks of a file of `bench/tables.py`."""
+    head, *lines = read_jsonl(path)
+    first = [line for line in lines if line["seed"] == 0]
+    space = from_plain(SPACES["cell" if "nodes" in head["space"] else "mobile"], head["space"], "")
+    choices = [from_plain(choice_type(space), line["choice"], "choice") for line in first]
+    return Table(
+        choices=choices,
+        archs=[space.arch(choice) for choice in choices],
+        lines=first,
+        twice={str(line["choice"]): line["test_top1"] for line in lines if line["seed"] == 1},
+        image_size=head["image_size"],
+    )
+
+
 def of_search(
     folder: Path, choices: Sequence[AnyChoice], data: ImageData
-) -> dict[str, tuple[list[float], float]]:
-    """Return scores and seconds of alphas and supernet of a search."""
+) -> tuple[list[float], list[float], float]:
+    """Return scores by the alphas and by the supernet of a search, and the supernet's seconds."""
     run = open_run(folder, Silent())
     searcher = Searcher(run.budgets, data, run.settings.search, seed=run.settings.seed)
     state = load_checkpoint(folder / "search/checkpoint.pt")
     assert state is not None
     searcher.load_state_dict(state["searcher"])
     seconds = read_json(folder / "arch.json")["seconds"]["supernet"]
-    shared = supernet_top1(searcher, choices, data.val)
-    return {
-        f"alphas, {folder.name}": ([alpha_score(searcher, choice) for choice in choices], seconds),
-        f"supernet, {folder.name}": (shared, seconds),
-    }
+    alphas = [alpha_score(searcher, choice) for choice in choices]
+    return alphas, supernet_top1(searcher, choices, data.val), seconds
+
+
+def picked(scores: Sequence[float], truth: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what the first of ten random networks is over the mean, and under the ten's best."""
+    source, guess = np.random.default_rng(0), np.asarray(scores, dtype=float)
+    over, under = [], []
+    for _ in range(RESAMPLES):
+        ten = source.choice(len(truth), min(TEN, len(truth)), replace=False)
+        first = truth[ten[guess[ten].argmax()]]
+        over.append(first - truth.mean())
+        under.append(truth[ten].max() - first)
+    return float(np.mean(over)), float(np.mean(under))
 
 
 def line(name: str, scores: Sequence[float], truth: NDArray[np.float64], cost: float) -> str:
     """Return what is printed of a predictor."""
     source, guess = np.random.default_rng(0), np.asarray(scores, dtype=float)
-    everyone = np.arange(len(truth))
-    taus, over, under = [], [], []
-    for _ in range(RESAMPLES):
-        again = source.choice(everyone, len(everyone))
-        taus.append(kendalltau(guess[again], truth[again]).statistic)
-        ten = source.choice(everyone, min(TEN, len(everyone)), replace=False)
-        picked = truth[ten[guess[ten].argmax()]]
-        over.append(picked - truth.mean())
-        under.append(truth[ten].max() - picked)
+    resamples = source.integers(len(truth), size=(RESAMPLES, len(truth)))
+    taus = [kendalltau(guess[again], truth[again]).statistic for again in resamples]
     low, high = np.nanquantile(taus, (0.025, 0.975))
-    tau = kendalltau(guess, truth).statistic
-    return (
-        f"{name:32} {tau:5.2f} ({low:5.2f} to {high:5.2f}) {np.mean(over):6.2f} "
-        f"{np.mean(under):6.2f} {cost:7.3f}"
-    )
+    tau, (over, under) = kendalltau(guess, truth).statistic, picked(scores, truth)
+    return f"{name:32} {tau:5.2f} ({low:5.2f} to {high:5.2f}) {over:6.2f} {under:6.2f} {cost:7.3f}"
 
 
 def main() -> None:
@@ -198,14 +236,10 @@ def main() -> None:
     parser.add_argument("--searches", type=Path, nargs="*", default=())
     given = parser.parse_args()
     torch.set_num_threads(1)
-    head, *lines = read_jsonl(given.table)
-    first = [each for each in lines if each["seed"] == 0]
-    data = load_data(DataSettings(source=given.data, image_size=head["image_size"]))
-    space = from_plain(SPACES["cell" if "nodes" in head["space"] else "mobile"], head["space"], "")
-    choices = [from_plain(choice_type(space), each["choice"], "choice") for each in first]
-    archs = [space.arch(choice) for choice in choices]
-    truth = np.array([each["test_top1"] for each in first])
-    final = statistics.mean(each["processor_seconds"] for each in first)
+    table = read_table(given.table)
+    data = load_data(DataSettings(source=given.data, image_size=table.image_size))
+    choices, archs, first = table.choices, table.archs, table.lines
+    truth, final = table.truth, table.final
     print(
         f"{len(first)} networks, test top-1 {truth.mean():.1f}, deviation {truth.std(ddof=1):.1f}, "
         f"best {truth.max():.1f}, a training takes {final:.0f} processor seconds"
@@ -218,8 +252,9 @@ def main() -> None:
     for name, (scores, seconds) in at_start(archs, data).items():
         print(line(name, scores, truth, seconds / final))
     for folder in given.searches:
-        for name, (scores, seconds) in of_search(folder, choices, data).items():
-            print(line(name, scores, truth, seconds / final))
+        alphas, shared, seconds = of_search(folder, choices, data)
+        print(line(f"alphas, {folder.name}", alphas, truth, seconds / final))
+        print(line(f"supernet, {folder.name}", shared, truth, seconds / final))
     epochs = len(first[0]["losses"])
     for count in (1, 2, 3, 4, 5, 6, 8, 10, 12):
         if count < epochs:
@@ -227,8 +262,7 @@ def main() -> None:
             losses = [-each["losses"][count - 1] for each in first]
             print(line(f"validation after {count} epochs", top1, truth, count / epochs))
             print(line(f"training loss after {count} epochs", losses, truth, count / epochs))
-    twice = {str(each["choice"]): each["test_top1"] for each in lines if each["seed"] == 1}
-    pairs = [(each["test_top1"], twice.get(str(each["choice"]))) for each in first]
+    pairs = [(each["test_top1"], table.twice.get(str(each["choice"]))) for each in first]
     both = np.array([pair for pair in pairs if pair[1] is not None], dtype=float)
     if len(both) > 2:
         print(line("a training from another seed", both[:, 1], both[:, 0], 1.0))
