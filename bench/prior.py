@@ -67,17 +67,17 @@ def usable(line: dict[str, Any]) -> bool:
 
 
 def networks(
-    head: dict[str, Any], lines: list[dict[str, Any]]
+    name: str, head: dict[str, Any], lines: list[dict[str, Any]]
 ) -> Iterator[tuple[MobileArch, str, dict[str, Any]]]:
     """Yield archs of a table, which of them were trained alike, and their lines."""
     if "space" not in head:
         for line in filter(usable, lines):
-            kind = f"explored at {line['image_size']} px, {line['limit']} FLOPs"
+            kind = f"{name} at {line['image_size']} px, {line['limit']} FLOPs"
             yield read_network(line, head["classes"]), kind, line
         return
     space = from_plain(MobileSpace, head["space"], "space")
     limits = ", ".join(f"{budget['limit']} {budget['cost']}" for budget in head["budgets"])
-    kind = f"drawn at {space.image_size} px, {limits}"
+    kind = f"{name} at {space.image_size} px, {limits}"
     for line in lines:
         if line["seed"] == 0:
             yield space.arch(from_plain(Choice, line["choice"], "choice")), kind, line
@@ -112,7 +112,7 @@ def main() -> None:
     rows, reached, groups, test = [], [], [], []
     for table in given.tables:
         head, *lines = read_jsonl(table)
-        for arch, kind, line in networks(head, lines):
+        for arch, kind, line in networks(table.stem, head, lines):
             rows.append(list(features(arch).values()))
             reached.append(line["val_top1"][-1])
             groups.append(kind)
