@@ -5,28 +5,28 @@
 
 What a good space is for such images: where they are halved, blocks a stage, growth of the widths,
 expansion and more are drawn, and the widths made as large as the budget allows. `bench/effects.py`
-says what each decision is worth, and `bench/prior.py` learns from the table, too. A killed table
+says what each decision is worth, and `bench/prior.py` learns from the table, too. What is drawn
+depends on the table's name and the network's number. A killed table
 goes on where it stood; other sides and budgets of the same images are added to it. One thread.
 """
 
 import argparse
 import random
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from tables import trained
 
 from mobilenas.config import parse_count, to_plain
 from mobilenas.cost import costs
-from mobilenas.data import ImageData, load_data
+from mobilenas.data import load_data
 from mobilenas.files import read_jsonl, write_jsonl
 from mobilenas.nn import squeeze_channels
 from mobilenas.request import Request
 from mobilenas.runs import versions
 from mobilenas.spaces import Block, Head, MobileArch, Stem
-from mobilenas.train import Recipe, Trainer
 
 ACTIVATION, STEM_STRIDE, WIDTH, MULTIPLE = "hard_swish", 2, 16, 4
 LEVELS = (
@@ -109,32 +109,14 @@ def widest(drawn: dict[str, Any], flops: int, image_size: int, classes: int) -> 
     return kept[-1] if kept and costs(kept[-1]).flops >= LEAST_USED * flops else None
 
 
-def trained(arch: MobileArch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Return a network in the table's words, and what became of it."""
-    began, trainer = time.process_time(), Trainer(arch, data, recipe, seed=seed)
-    loss = [trainer.run_epoch()["loss"] for _ in range(recipe.epochs)][-1]
-    exact = costs(arch)
+def described(arch: MobileArch) -> dict[str, Any]:
+    """Return a network in the table's words."""
+    blocks = [[b.kernel, b.hidden, b.out, b.stride, b.squeeze, b.start_kernel] for b in arch.blocks]
     return {
-        "flops": exact.flops,
-        "params": exact.params,
         "activation": ACTIVATION,
         "stem": [arch.stem.channels, arch.stem.stride],
-        "blocks": [
-            [
-                b.kernel,
-                b.hidden,
-                b.out,
-                b.stride,
-                b.squeeze,
-                *([b.start_kernel] * (b.start_kernel > 0)),
-            ]
-            for b in arch.blocks
-        ],
+        "blocks": [block if block[-1] else block[:-1] for block in blocks],
         "head": arch.head.channels,
-        "losses": [loss],
-        "val_top1": [trainer.evaluate(data.val).top1],
-        "test_top1": trainer.evaluate(data.test).top1,
-        "processor_seconds": time.process_time() - began,
     }
 
 
@@ -157,7 +139,7 @@ def main() -> None:
         "recipe": to_plain(recipe),
         "blocks": "kernel, hidden, out, stride, squeeze; a sixth number is the kernel of a "
         "depthwise convolution before the expansion",
-        "decisions": "what was drawn; losses and val_top1 are of the last epoch",
+        "decisions": "what was drawn",
         "versions": versions(),
     }
     lines = read_jsonl(given.table) or [head]
@@ -167,13 +149,13 @@ def main() -> None:
         key = {"number": number, "image_size": given.image_size, "limit": given.flops, "seed": 0}
         if any(line.items() >= key.items() for line in lines[1:]):
             continue
-        drawn = draw(random.Random(f"photo/{number}"))
+        drawn = draw(random.Random(f"{given.table.stem}/{number}"))
         arch = widest(drawn, given.flops, data.image_size, classes)
         if arch is None:
             continue
         decisions = {name: drawn[name] for name in DECISIONS}
         decisions["first stage"] = "one block" if drawn["depths"][0] == 1 else "two to four"
-        line = key | trained(arch, data, recipe, 0) | {"decisions": decisions}
+        line = key | described(arch) | trained(arch, data, recipe, 0) | {"decisions": decisions}
         lines.append(line)
         write_jsonl(given.table, lines)
         print(f"{line['test_top1']:.1f} % {line['processor_seconds']:.0f} s", flush=True)

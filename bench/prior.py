@@ -1,6 +1,6 @@
 """Fit the prior that a search starts from to tables of trained networks.
 
-    python bench/prior.py bench/tables/*.jsonl
+    python bench/prior.py bench/tables/explored.jsonl
 
 First Kendall's tau with test top-1 in each combination of image size and budget, of what knows the
 other combinations alone, and of what knows nine tenths of its own, too. Then
