@@ -2,6 +2,7 @@
 
 from mobilenas.supernet.cell_relaxation import EDGE_WEIGHTS, CellAlphas
 from mobilenas.supernet.cells import CellSuperNetwork
+from mobilenas.supernet.inherit import inherited
 from mobilenas.supernet.network import SuperNetwork
 from mobilenas.supernet.relaxation import Alphas, Temperature
 from mobilenas.supernet.samplers import ATTENTIONS, SAMPLERS, SamplerSettings
@@ -18,4 +19,5 @@ __all__ = [
     "SamplerSettings",
     "SuperNetwork",
     "Temperature",
+    "inherited",
 ]

@@ -135,14 +135,14 @@ class MixedBlock(nn.Module):
         if self.starts:
             nn.init.kaiming_normal_(self.start, mode="fan_out")
 
-    def _span(self, expansion: int, in_width: int) -> slice:
+    def span(self, expansion: int, in_width: int) -> slice:
         """Places of a candidate's hidden channels."""
         start = 0 if expansion == 1 else self.plain
         return slice(start, start + expansion * (in_width // self.partial))
 
     def _make_masks(self) -> None:
         slot, hidden = self.slot, self.project.in_channels
-        spans = [[self._span(e, w) for w in slot.in_widths] for e in slot.expansions]
+        spans = [[self.span(e, w) for w in slot.in_widths] for e in slot.expansions]
         squeezes = [[squeeze_channels(s.stop - s.start) for s in row] for row in spans]
         same = [[float(a == b) for b in slot.out_widths] for a in slot.in_widths]
         starts = _leading([[span.start for span in row] for row in spans], hidden)
@@ -212,7 +212,7 @@ class MixedBlock(nn.Module):
             ]
         ).sum(0)
 
-    def _kernel(self, size: int, span: slice) -> Tensor:
+    def kernel_of(self, size: int, span: slice) -> Tensor:
         """[hidden, 1, size, size]: W_k of one candidate."""
         rings = [
             functional.pad(ring[span], [(size - k) // 2] * 4)
@@ -249,7 +249,7 @@ class MixedBlock(nn.Module):
     def _run_inside(
         self, x: Tensor, alive: Tensor, pick: BlockPick, inside: int, outside: int
     ) -> Tensor:
-        span = self._span(pick.expansion, pick.in_width)
+        span = self.span(pick.expansion, pick.in_width)
         hidden = span.stop - span.start
         if pick.expansion == 1:
             h = x[:, :inside]
@@ -257,7 +257,7 @@ class MixedBlock(nn.Module):
             h = _conv(self.expand, self._started(x, alive), slice(0, hidden))
             h = self.expand_norm.part(h, slice(0, hidden))
             h = self.activation(h)
-        kernel = self._kernel(pick.kernel, span)
+        kernel = self.kernel_of(pick.kernel, span)
         h = functional.conv2d(
             h, kernel, stride=self.stride, padding=pick.kernel // 2, groups=hidden
         )

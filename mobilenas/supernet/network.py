@@ -52,25 +52,32 @@ class SuperNetwork(Supernet):
     def run(self, x: Tensor, choice: Choice) -> Tensor:
         """x: [N, C, side, side] -> logits [N, classes] of one network, at its own cost."""
         x = self.stem(x)
+        for block, pick in self.picks(choice):
+            x = block.run(x, pick, self.channels_generator)
+        convolution, norm, activation = self.head
+        assert isinstance(convolution, nn.Conv2d)
+        x = functional.conv2d(x, convolution.weight[:, : x.shape[1]])
+        return self._classify(activation(norm(x)))
+
+    def picks(self, choice: Choice) -> Iterator[tuple[MixedBlock, BlockPick]]:
+        """Yield the blocks that a network keeps, and what they are in it."""
         before = self.space.stem.channels
         for index, block in enumerate(self.mixed()):
             slot = block.slot
             if not choice.keep[index]:
                 continue
             out = slot.out_widths[choice.width[slot.stage]]
-            pick = BlockPick(
-                in_width=before if slot.first else out,
-                out_width=out,
-                kernel=self.space.kernels[choice.kernel[index]],
-                expansion=slot.expansions[choice.expansion[index]],
-                squeeze=self.space.squeeze[choice.squeeze[index]],
+            yield (
+                block,
+                BlockPick(
+                    in_width=before if slot.first else out,
+                    out_width=out,
+                    kernel=self.space.kernels[choice.kernel[index]],
+                    expansion=slot.expansions[choice.expansion[index]],
+                    squeeze=self.space.squeeze[choice.squeeze[index]],
+                ),
             )
-            x = block.run(x, pick, self.channels_generator)
             before = out
-        convolution, norm, activation = self.head
-        assert isinstance(convolution, nn.Conv2d)
-        x = functional.conv2d(x, convolution.weight[:, : x.shape[1]])
-        return self._classify(activation(norm(x)))
 
     def _classify(self, features: Tensor) -> Tensor:
         logits: Tensor = self.classifier(mean(features))
