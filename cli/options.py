@@ -228,6 +228,12 @@ _SEARCH = (
         "with --profile.",
     ),
     click.option(
+        "--inherit",
+        is_flag=True,
+        default=None,
+        help="Start what is found from the supernet's weights, and train it from scratch, too.",
+    ),
+    click.option(
         "--targets",
         type=listed,
         metavar="NAMES",

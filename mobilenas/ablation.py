@@ -15,7 +15,7 @@ from mobilenas.compare.ablation_page import ablation_page
 from mobilenas.compare.ablation_table import over_seeds
 from mobilenas.compare.paired import difference
 from mobilenas.config import COUNTING_RULE, from_plain, to_plain
-from mobilenas.contenders import ARCH_FILE, found_record
+from mobilenas.contenders import found_arch
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets, format_cost
 from mobilenas.cost.latency import Latency
@@ -27,7 +27,7 @@ from mobilenas.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.pipeline import search_stage
 from mobilenas.profiling.profile import Profile, find_profile
 from mobilenas.progress import Reporter
-from mobilenas.records import CandidatesRecord, EntryRecord, read_record
+from mobilenas.records import EntryRecord, read_record
 from mobilenas.request import ANY_COUNT, Request
 from mobilenas.runs import (
     Run,
@@ -38,11 +38,11 @@ from mobilenas.runs import (
     usable_space,
     versions,
 )
+from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS, usual_epochs
-from mobilenas.search.run import read_choices
-from mobilenas.spaces import Arch, CellArch, WidthsSpace, format_genotype
+from mobilenas.spaces import Arch, CellArch, format_genotype
 from mobilenas.spaces.any import AnyChoice
 from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
 from mobilenas.spaces.mobile import Choice
@@ -62,6 +62,7 @@ _NOT_HERE = {
     "rival": f"name {RANDOM} as one of --methods",
     "baselines": _MOBILENETS,
     "equal_time": _MOBILENETS,
+    "inherit": "every network is trained from scratch",
     "dynamic_batch": "nothing is exported",
 }
 """Fields of a request that mean nothing here, and what to say instead."""
@@ -331,13 +332,7 @@ def _drawn(run: Run) -> AnyChoice:
 
 def _found_choice(run: Run) -> AnyChoice:
     """Return the candidate that the search decided for; arch.json has it as an arch only."""
-    path, found = run.folder / "search/candidates.json", found_record(run.folder)["arch"]
-    assert not isinstance(run.space, WidthsSpace)
-    kept: list[Any] = read_choices(path, read_record(path, CandidatesRecord)["choices"], run.space)
-    choice: AnyChoice | None = next((c for c in kept if run.space.arch(c).to_dict() == found), None)
-    if choice is None:
-        raise FileError(f"{path} has no candidate that is the arch of {ARCH_FILE}")
-    return choice
+    return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
 
 
 def _skips(arch: Arch, choice: AnyChoice) -> dict[str, int]:

@@ -10,7 +10,7 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.compare import equal_time
 from mobilenas.compare.baselines import Contender, Opponents, mobilenets, random_networks
 from mobilenas.compare.rival import rival
-from mobilenas.compare.table import check_given
+from mobilenas.compare.table import SCRATCH, check_given
 from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.deployment import confirmation
@@ -36,6 +36,7 @@ def contenders(
         Contender(name="found", kind="found", arch=found_arch(run.seed_folder(seed)), seed=seed)
         for seed in run.seeds
     ]
+    scratch = [replace(one, name=SCRATCH, kind=SCRATCH) for one in found if settings.inherit]
     limits = _limits(run)
     controls = _controls(run, limits) if settings.widths is not None else []
     try:
@@ -46,7 +47,7 @@ def contenders(
         run.reporter.say(f"{error}: random networks are left out")
         randoms, rivals = [], []
     names = [n for n in asked.mobilenets if any((n, seed) not in known for seed in run.seeds)]
-    wanted = found + controls + rivals + randoms + _mobilenets(run, names, limits)
+    wanted = found + scratch + controls + rivals + randoms + _mobilenets(run, names, limits)
     return [one for one in wanted if (one.name.split()[0], one.seed) not in known]
 
 

@@ -147,7 +147,7 @@ def parts(
     training = _training(settings.recipe, data, speeds.step, speeds.image)
     search = _search(settings, data, speeds)
     finalists = _finalists(settings, data, speeds)
-    baselines = mobilenets * settings.seeds + settings.random
+    baselines = (mobilenets + settings.inherit) * settings.seeds + settings.random
     if settings.widths is not None and settings.widths.controls:
         baselines += 2 * settings.seeds
     # a rival, and the best MobileNet for equal time, take what a search and its training take

@@ -47,7 +47,7 @@ from mobilenas.profiling.confirm import is_here
 from mobilenas.quantization import Int8Settings
 from mobilenas.records import TrainRecord, read_record
 from mobilenas.runs import COMPARE_FILE, Run
-from mobilenas.search import FINALISTS, search
+from mobilenas.search import FINALISTS, inherited_network, search
 from mobilenas.spaces import (
     Arch,
     CellArch,
@@ -137,6 +137,7 @@ def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
         reporter=run.reporter,
         rank=settings.rank if seed == settings.seed else 0,
         confirm=confirmation(run),
+        inherit=settings.inherit,
     )
     told = {
         "discretization_gap": found.gap,
@@ -152,7 +153,7 @@ def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     arch = found_arch(folder)
-    result = _train(run, arch, folder / "train", seed, "train")
+    result = _train(run, arch, folder / "train", seed, "train", inherits=run.settings.inherit)
     write_bytes(folder / WEIGHTS_FILE, read_bytes(folder / "train" / BEST_WEIGHTS))
     return result
 
@@ -343,7 +344,11 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
     found = contender.kind == "found"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
     training = folder / "train"
-    trained = _train(run, arch, training, seed, contender.name, contender.epochs)
+    trained = (
+        train_stage(run, seed)
+        if found
+        else _train(run, arch, training, seed, contender.name, contender.epochs)
+    )
     onnx_path, tested = folder / "model.onnx", {}
     if found and seed == run.settings.seed:
         exported = export_stage(run)["files"].values()
@@ -382,11 +387,22 @@ def _longer(run: Run, contender: Contender) -> dict[str, Any]:
 
 
 def _train(
-    run: Run, arch: Arch, folder: Path, seed: int, stage: str, epochs: int | None = None
+    run: Run,
+    arch: Arch,
+    folder: Path,
+    seed: int,
+    stage: str,
+    epochs: int | None = None,
+    *,
+    inherits: bool = False,
 ) -> dict[str, Any]:
-    path = folder / "train.json"
+    path, searched = folder / "train.json", folder.parent / "search"
     if path.exists():
         return read_record(path, TrainRecord)
+    network = _given_network(run, arch)
+    if inherits:
+        sampler = run.settings.search.sampler
+        network = inherited_network(searched, run.budgets.space, sampler, arch, seed)
     result = train(
         arch,
         run.data,
@@ -396,8 +412,8 @@ def _train(
         device=run.device,
         reporter=run.reporter,
         stage=stage,
-        network=_given_network(run, arch),
-        begun=folder.parent / "search" / FINALISTS,
+        network=network,
+        begun=searched / FINALISTS,
     )
     record = asdict(result)
     write_json(path, record)

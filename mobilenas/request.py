@@ -162,6 +162,8 @@ class Request:
     """searched, on or off; unless said on, under a latency or params budget searched."""
     extra_depthwise: bool | None = field(default=None, metadata=ADDED)
     """Whether blocks start with a depthwise convolution; they do unless a profile is given."""
+    inherit: bool | None = field(default=None, metadata=ADDED)
+    """Whether what is found starts from the supernet's weights; unless said from scratch."""
     targets: tuple[str, ...] = ()
     """Execution providers that must run what is found whole."""
     baselines: Sequence[str] = tuple(MOBILENETS)
@@ -313,6 +315,7 @@ class Request:
             method=self.method or DEFAULT_METHOD,
             squeeze=self.squeeze or self._usual_squeeze,
             extra_depthwise=self._starts_depthwise,
+            inherit=bool(self.inherit),
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
@@ -370,6 +373,7 @@ _MOBILE_ONLY = {
     "activation": "cells have ReLU everywhere",
     "squeeze": "cells have no squeeze-excite",
     "extra_depthwise": "cells choose their convolutions",
+    "inherit": "it takes slices of the mobile space's supernet",
     "prior": "it knows networks of the mobile space",
     "memory": "limit --flops or --params",
     "latency": "no profile has the blocks of cells; limit --flops or --params",

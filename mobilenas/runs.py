@@ -115,6 +115,8 @@ class RunSettings:
     """Squeeze-excite: searched, on or off."""
     extra_depthwise: bool = field(default=False, metadata=ADDED)
     """Whether blocks of the mobile space start with a depthwise convolution."""
+    inherit: bool = field(default=False, metadata=ADDED)
+    """Whether what is found starts from the supernet's weights; the mobile space alone."""
     baselines: tuple[str, ...] = tuple(MOBILENETS)
     """MobileNets to compare with, each at the largest width that keeps the budgets."""
     random: int = 3
@@ -141,6 +143,8 @@ class RunSettings:
         check_choice("space", self.space, tuple(RUN_SPACES))
         if (self.space == WIDTHS) != (self.widths is not None):
             raise MobileNASError("widths goes with the space widths, and with no other")
+        if self.inherit and self.space != "mobile":
+            raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
         check_choice("method", self.method, tuple(METHODS))
         if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)

@@ -112,6 +112,7 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
         (("ablate", *TINY, "--methods", "darts", "--params", "9", "--out", "Y"), "params <= 9"),
         (("ablate", *TINY, "--methods", "darts", "--rival", "--out", "Y"), "--rival"),
         (("ablate", *TINY, "--methods", "darts", "--equal-time", "--out", "Y"), "--equal-time"),
+        (("ablate", *TINY, "--methods", "darts", "--inherit", "--out", "Y"), "--inherit"),
         (("ablate", *TINY, "--methods", "darts", "--control", "cpm", "--out", "Y"), "--control"),
         (("ablate", *TINY, "--methods", "darts", "--latency", "8ms", "--out", "Y"), "--latency"),
         (("ablate", *TINY, "--methods", "darts", "--out", "images"), "not empty"),

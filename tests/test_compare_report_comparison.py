@@ -62,6 +62,15 @@ def test_more_epochs_are_told_with_the_row(tmp_path: Path) -> None:
         assert ("is mobilenet_v2 x0.1, 31 epochs: the best MobileNet" in shown) == bool(more)
 
 
+def test_the_same_network_from_scratch_is_told_with_the_row(tmp_path: Path) -> None:
+    networks = [*NETWORKS, entry("scratch", "scratch", 90.2)]
+    (tmp_path / "compare.json").write_text(json.dumps(networks), encoding="utf-8")
+    shown = comparison(RunFiles(folder=tmp_path))
+    assert "<td>scratch</td>" in shown
+    assert "trained by one recipe." in shown
+    assert shown.count("scratch is the found network from scratch; found starts from") == 1
+
+
 @pytest.mark.parametrize(
     ("cost", "limit", "told"),
     [

@@ -33,10 +33,12 @@ def test_rows_come_in_order_with_the_best_mobilenet_first() -> None:
         entry("random", 74, name="random-2"),
         entry("equal-time", 60),
         entry("rival", 88),
+        entry("scratch", 95),
         entry("found", 90),
     ]
     assert [row.name for row in summarize(entries)] == [
         "found",
+        "scratch",
         "rival",
         "random (2 networks)",
         "equal-time (31 epochs, not 15)",
@@ -271,6 +273,19 @@ def test_a_compare_json_of_another_form_is_named(
     with pytest.raises(FileError, match=message) as caught:
         read_networks(path)
     assert str(path) in str(caught.value)
+
+
+def test_the_same_network_from_scratch_is_an_opponent() -> None:
+    entries = [entry("found", 80.0), entry("scratch", 78.5)]
+    assert verdict(entries).endswith(
+        "80.00 % top-1: ahead of the same network from scratch by 1.50 points, one seed."
+    )
+    seeds = over_seeds("found", 82, 83, 84) + over_seeds("scratch", 80, 81.1, 81.9)
+    assert "better than the same network from scratch, +2.00 ± 0.10 points" in verdict(seeds)
+    notes = [row.note for row in summarize(entries)]
+    assert notes[0] == "" and notes[1].startswith(
+        "scratch is the found network from scratch; found"
+    )
 
 
 def test_controls_of_channel_sizes_are_opponents_too() -> None:

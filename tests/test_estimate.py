@@ -96,6 +96,15 @@ def test_equal_time_takes_the_searchs_time_where_there_is_a_mobilenet(
     assert longer["search"] == plain["search"]
 
 
+def test_what_inherits_is_trained_from_scratch_too(micro_images: ImageData) -> None:
+    plain, both = (
+        parts(settings(100, seeds=2, inherit=asked), micro_images, SPEEDS, mobilenets=0)
+        for asked in (False, True)
+    )
+    assert both["baselines"] - plain["baselines"] == plain["final training"]
+    assert both["export"] - plain["export"] == 2e4
+
+
 def test_a_ranking_trains_its_networks_as_far_as_finalists(micro_images: ImageData) -> None:
     for finalists in (0, 3):
         plain, ranked = (

@@ -196,6 +196,26 @@ def test_a_killed_run_ends_as_one_that_was_not(
     nothing_else(folder, RUN)
 
 
+def test_a_killed_run_that_inherits_ends_as_one_that_was_not(
+    settings: RunSettings, micro_images: ImageData, tmp_path: Path
+) -> None:
+    folder, recipe = tmp_path / "run", replace(settings.recipe, epochs=2)
+    wanted = replace(settings, inherit=True, random=0, recipe=recipe)
+
+    def job(**how: Any) -> None:
+        run_all(create_run(folder, wanted, data=micro_images, **_CALLED, **how))
+
+    held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
+    nothing_else(folder, RUN)
+    entries = read_networks(folder / "compare.json")
+    assert [entry["kind"] for entry in entries] == ["found", "scratch"]
+    starts = [
+        load_checkpoint(folder / training / "checkpoint.pt")["identity"].get("start")
+        for training in ("train", "compare/scratch-seed-0/train")
+    ]
+    assert starts == ["given", None]
+
+
 def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     settings: RunSettings,
     micro_images: ImageData,

@@ -38,6 +38,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             random=2,
             rival=False,
             equal_time=False,
+            inherit=False,
             baselines=("mobilenet_v3_small",),
             search=SimpleNamespace(constraint="lagrangian"),
             widths=None,

@@ -60,6 +60,7 @@ def test_other_shares_are_refused(text: str) -> None:
         ),
         ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
         ({"space": "cell", "extra_depthwise": True}, "--extra-depthwise is not for --space cell"),
+        ({"space": "cell", "inherit": True}, "--inherit is not for --space cell: it takes slices"),
         (
             {"flops": 1, "extra_depthwise": True, "profile": "phone"},
             "--extra-depthwise is not for --profile: none has such blocks",
@@ -135,6 +136,7 @@ def test_what_was_said_is_what_is_done() -> None:
         random=4,
         rival=True,
         equal_time=True,
+        inherit=True,
         rank=6,
         seed=8,
         seeds=2,
@@ -155,7 +157,8 @@ def test_what_was_said_is_what_is_done() -> None:
     assert full.baselines == ("mobilenet_v2",)
     assert (full.random, full.rival, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
     assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
-    assert full.dynamic_batch and full.equal_time
+    assert full.dynamic_batch and full.equal_time and full.inherit
+    assert not settings().inherit
     assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
 
 

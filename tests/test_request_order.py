@@ -97,6 +97,11 @@ def test_budgets_of_the_user_s_model_are_checked_before_an_image_is_decoded(phot
         begin(ChannelsRequest, flops=1000, **asked)
 
 
+def test_channel_sizes_inherit_nothing_from_a_supernet(photos: str) -> None:
+    with pytest.raises(MobileNASError, match="--inherit is not for the space widths"):
+        begin(ChannelsRequest, data=photos, model="torchvision:nothing", flops=1, inherit=True)
+
+
 def test_the_side_that_helps_is_named_for_cells_and_the_user_s_model_too(photos: str) -> None:
     helps = r"allow --flops [0-9.]+M, or --image-size {} \(images are 224x224 now\)"
     with pytest.raises(BudgetError, match=helps.format(64)):

@@ -65,6 +65,7 @@ def test_what_the_effort_meant_resumes(begun: Path) -> None:
         ({"flops": 1, "seed": 0}, "--flops is 1, it was 300000, --seed is 0, it was 5$"),
         ({"rival": True}, "--rival is on, it was off"),
         ({"equal_time": True}, "--equal-time is on, it was off"),
+        ({"inherit": True}, "--inherit is on, it was not given"),
         ({"baselines": ()}, "--baselines is none, it was mobilenet_v2"),
         ({"random": 1}, "--random is 1, it was 2"),
     ],

@@ -37,6 +37,7 @@ SETTINGS = RunSettings(
     random=2,
     rival=True,
     equal_time=True,
+    inherit=True,
     seed=5,
     seeds=2,
 )
@@ -228,10 +229,11 @@ def damaged(folder: Path, damage: Any) -> None:
     (folder / "run.json").write_text(json.dumps(record))
 
 
-def test_a_run_of_before_equal_time_was_not_asked_for_it(begin: Any) -> None:
+@pytest.mark.parametrize("name", ["equal_time", "inherit"])
+def test_a_run_of_before_an_option_was_not_asked_for_it(begin: Any, name: str) -> None:
     folder = begin().folder
-    damaged(folder, lambda record: record["settings"].pop("equal_time"))
-    assert open_run(folder, Silent()).settings == replace(SETTINGS, equal_time=False)
+    damaged(folder, lambda record: record["settings"].pop(name))
+    assert open_run(folder, Silent()).settings == replace(SETTINGS, **{name: False})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.errors import DivergedError, FileError
 from mobilenas.files import load_checkpoint, read_jsonl
 from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
-from mobilenas.train import Recipe, Trainer, evaluate, load_weights, train
+from mobilenas.train import Recipe, Trainer, evaluate, load_weights, train, train_part
 
 ARCH = MobileArch(
     image_size=8,
@@ -192,6 +192,21 @@ def test_without_resume_it_starts_again(whole, tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"old")
     train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0, resume=False)
     assert_same_files(whole[0], tmp_path)
+
+
+def test_a_given_start_and_one_from_scratch_never_continue_each_other(tmp_path):
+    arguments = {"arch": ARCH, "data": DATA, "recipe": RECIPE, "seed": 0}
+    starts, begun = {"0": build(ARCH), "1": None}, tmp_path / "begun"
+    for name, network in starts.items():
+        train_part(2, **arguments, folder=begun / name, network=network)
+    for name, network in (("0", None), ("1", build(ARCH))):
+        with pytest.raises(FileError, match="is of another training: its start differ"):
+            train(**arguments, folder=begun / name, network=network)
+    # of both that have begun each goes on with its own
+    for name, network in starts.items():
+        train(**arguments, folder=tmp_path / name, begun=begun, network=network)
+        logs = [read_jsonl(folder / name / "log.jsonl") for folder in (begun, tmp_path)]
+        assert logs[0] == logs[1][:2]
 
 
 @pytest.mark.parametrize(

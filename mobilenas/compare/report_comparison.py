@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobilenas.compare import equal_time
 from mobilenas.compare import report_page as html
 from mobilenas.compare.report_files import RunFiles
 from mobilenas.compare.report_plots import accuracy_plot
@@ -109,12 +110,12 @@ def comparison(files: RunFiles) -> str:
         "network", "trained", "top-1, %", "best, %", "FLOPs", "params", "latency, ms", "ONNX, kB"
     )  # fmt: skip
     marked = [number for number, row in enumerate(rows) if row.kind == "found"]
-    longer = [row.note for row in rows if row.note]
+    longer = any(row.kind == equal_time.KIND for row in rows)
     notes = [
         "Top-1 on test images, mean ± sample standard deviation where a row is of several "
         f"trainings. All were trained by one recipe{_BUT if longer else ''}. Costs of random, "
         "rival and equal-time rows are means, all others of the first.",
-        *longer,
+        *(row.note for row in rows if row.note),
     ]
     if any(row.chance for row in rows):
         notes.append("*: no better than chance.")

@@ -21,6 +21,7 @@ GREY = "#858d99"
 _KERNEL_COLOURS = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
 _KIND_STYLES = {
     "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
+    "scratch": {"color": COLOURS[3], "marker": "o", "s": 34, "zorder": 3},
     "rival": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
     "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
     "equal-time": {"color": COLOURS[1], "marker": "D", "s": 30, "zorder": 3},

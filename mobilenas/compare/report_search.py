@@ -69,7 +69,7 @@ def finalists(files: RunFiles) -> str:
         )
     names = [f"at epoch {ends[n]}" if ends[n] else f"in rung {n + 1}" for n in rungs]
     trained = [f"val top-1 {name}, %" for name in names]
-    told = "Trained from scratch on training images, compared on validation images; the best go on."
+    told = "Trained on training images, compared on validation images; the best go on."
     table = html.table(("candidate", "FLOPs", "params", *trained), rows, marked=[winner])
     return table + html.paragraph(told, "note")
 

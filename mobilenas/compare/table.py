@@ -15,8 +15,10 @@ from mobilenas.errors import FileError
 from mobilenas.files import inside
 from mobilenas.records import read_entries
 
+SCRATCH = "scratch"
+"""Kind and name of the found network trained from scratch, where it starts from other weights."""
 KINDS = (
-    *("found", "uniform", "constant", "rival", "random"),
+    *("found", SCRATCH, "uniform", "constant", "rival", "random"),
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
@@ -138,7 +140,6 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
     top1 = [float(entry["top1"]) for entry in group]
     count = len(group)
     name = f"random ({counted(count, 'network')})" if kind == "random" else network_name(group)
-    longer = kind == equal_time.KIND
     return Row(
         name=name,
         kind=kind,
@@ -155,8 +156,18 @@ def _row(kind: str, group: Sequence[Entry]) -> Row:
         chance=not all(entry.get(FLAG, True) for entry in group),
         run=group[0].get("run"),
         exported=group[0].get("exported", False),
-        note=f"{name} is {equal_time.about(group)}" if longer else "",
+        note=_note(kind, name, group),
     )
+
+
+def _note(kind: str, name: str, group: Sequence[Entry]) -> str:
+    if kind == equal_time.KIND:
+        return f"{name} is {equal_time.about(group)}"
+    if kind == SCRATCH:
+        return (
+            f"{name} is the found network from scratch; found starts from the supernet's weights."
+        )
+    return ""
 
 
 def network_name(group: Sequence[Entry]) -> str:
@@ -223,12 +234,20 @@ def _by_seed(entries: Sequence[Entry], kind: str) -> dict[int, list[float]]:
     return groups
 
 
+_CONTROLS = (
+    (SCRATCH, "the same network from scratch"),
+    ("uniform", "uniform sizes"),
+    ("constant", "sizes by a constant metric"),
+)
+"""Kinds that are one network a seed, and the words for them."""
+
+
 def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
     """Return in words whom the found network is held against, with their top-1 by seed."""
     opponents = []
     if (best := _best_mobilenet(entries)) is not None:
         opponents.append(best)
-    for kind, whom in (("uniform", "uniform sizes"), ("constant", "sizes by a constant metric")):
+    for kind, whom in _CONTROLS:
         if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
             opponents.append((whom, alone))
     if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:

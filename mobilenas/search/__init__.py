@@ -1,7 +1,7 @@
 """Bilevel search, discretization, finalists."""
 
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
-from mobilenas.search.run import Confirm, SearchResult, search
+from mobilenas.search.run import Confirm, SearchResult, found_choice, inherited_network, search
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.space import space_for
 
@@ -12,6 +12,8 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "SuccessiveHalving",
+    "found_choice",
+    "inherited_network",
     "search",
     "space_for",
 ]

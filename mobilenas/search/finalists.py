@@ -7,7 +7,7 @@ continues them (`train(..., begun=...)`), so they are not paid for twice.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from mobilenas.config import check_between
 from mobilenas.data import ImageData
 from mobilenas.progress import Reporter
-from mobilenas.spaces import Arch
+from mobilenas.spaces import Arch, Network
 from mobilenas.train import CHECKPOINT, Recipe, train_part
 
 FINALISTS = "finalists"
@@ -64,7 +64,10 @@ class FinalistSettings:
 
 
 class SuccessiveHalving:
-    """Trains archs rung by rung, each in a folder of its own below `folder`."""
+    """Trains archs rung by rung, each in a folder of its own below `folder`.
+
+    `start` makes the network that an arch starts from; without it all start from scratch.
+    """
 
     def __init__(
         self,
@@ -76,10 +79,11 @@ class SuccessiveHalving:
         seed: int,
         device: str,
         reporter: Reporter,
+        start: Callable[[Arch], Network] | None = None,
     ) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
         self.folder, self.seed, self.device = folder, seed, device
-        self.reporter = reporter
+        self.reporter, self.start = reporter, start
         self.scores: list[dict[str, Any]] = []
         self._seconds: dict[int, float] = {}
         self._epochs: dict[int, int] = {}
@@ -115,6 +119,7 @@ class SuccessiveHalving:
             folder=self.folder / str(index),
             seed=self.seed,
             device=self.device,
+            network=self.start(arch) if self.start else None,
         )
         top1 = float(log[-1]["val_top1"])
         score = {"arch": index, "rung": rung, "epochs": epochs, "val_top1": top1}

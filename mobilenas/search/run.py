@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenas.config import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
@@ -28,14 +30,17 @@ from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
-from mobilenas.spaces import Arch
+from mobilenas.spaces import Arch, Network
 from mobilenas.spaces.any import AnyChoice, AnySpace, choice_type
-from mobilenas.supernet import Alphas
+from mobilenas.spaces.mobile import Choice, MobileSpace
+from mobilenas.supernet import Alphas, SamplerSettings, SuperNetwork, inherited
 from mobilenas.train import Recipe
 
 Confirm = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
 
+_CHECKPOINT = "checkpoint.pt"
+_CANDIDATES = "candidates.json"
 _TIGHTENINGS = 3
 _SUPERNET_GUESSES = (
     "the supernet is {}; so the alphas say little, and the finalists decide; try more "
@@ -79,12 +84,14 @@ def search(
     reporter: Reporter,
     rank: int = 0,
     confirm: Confirm | None = None,
+    inherit: bool = False,
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
-    `confirm` measures the latencies of archs, where that can be done here.
+    `confirm` measures the latencies of archs, where that can be done here. With `inherit`, which is
+    for the mobile space, finalists start from the supernet's weights.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     if settings.warmup >= settings.epochs:
@@ -105,6 +112,7 @@ def search(
             seed=seed,
             device=device,
             reporter=reporter,
+            start=_start(searcher, choices) if inherit else None,
         )
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.spent_for(winner)
@@ -131,7 +139,7 @@ def _made_discrete(
     searcher: Searcher, count: int, folder: Path, confirm: Confirm | None
 ) -> tuple[list[AnyChoice], dict[str, Any], float]:
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
-    path = folder / "candidates.json"
+    path = folder / _CANDIDATES
     if not path.exists():
         began = clock(searcher.device)
         choices, rounds = confirmed(searcher, max(1, count), confirm)
@@ -159,6 +167,47 @@ def read_choices(path: Path, plain: Sequence[Any], space: AnySpace) -> list[AnyC
             )
         found.append(choice)
     return found
+
+
+def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Network]:
+    """Return what makes the network that a candidate starts from.
+
+    Two that are the same arch start alike, as `found_choice` has it: their training is one.
+    """
+    archs = [searcher.space.arch(choice) for choice in choices]
+
+    def start(arch: Arch) -> Network:
+        net, choice = searcher.net, choices[archs.index(arch)]
+        assert isinstance(net, SuperNetwork) and isinstance(choice, Choice)
+        return inherited(net, choice, searcher.seed)
+
+    return start
+
+
+def found_choice(folder: Path, space: AnySpace, arch: Arch) -> AnyChoice:
+    """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
+    path = folder / _CANDIDATES
+    kept: list[Any] = read_choices(path, read_record(path, CandidatesRecord)["choices"], space)
+    choice: AnyChoice | None = next((c for c in kept if space.arch(c) == arch), None)
+    if choice is None:
+        raise FileError(f"{path} has no candidate that is the arch of arch.json")
+    return choice
+
+
+def inherited_network(
+    folder: Path, space: MobileSpace, sampler: SamplerSettings, arch: Arch, seed: int
+) -> Network:
+    """Return the network of `arch`, which the search in `folder` found, as `inherited` makes it."""
+    path = folder / _CHECKPOINT
+    choice, state = found_choice(folder, space, arch), load_checkpoint(path)
+    assert isinstance(choice, Choice)
+    if state is None:
+        raise FileError(f"{path} does not exist; the network was to start from its weights")
+    with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
+        net = SuperNetwork(space, sampler)
+    with restoring(path):
+        net.load_state_dict(state["searcher"]["net"])
+    return inherited(net, choice, seed)
 
 
 def _write_finalists(
@@ -196,7 +245,7 @@ def _train_supernet(
     searcher: Searcher, folder: Path, identity: str, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Train the epochs that the folder's checkpoint lacks; return the log of all."""
-    path = folder / "checkpoint.pt"
+    path = folder / _CHECKPOINT
     state = load_checkpoint(path) or {"identity": identity, "log": []}
     if state.get("identity") != identity:
         raise FileError(f"{path} is of another search; choose another folder")

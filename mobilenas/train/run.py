@@ -23,7 +23,7 @@ from mobilenas.files import (
 from mobilenas.nn.weights import load_into
 from mobilenas.progress import Reporter, Silent, clock
 from mobilenas.records import TrainLine, check_lines
-from mobilenas.spaces import Arch, Network, build
+from mobilenas.spaces import Arch, Network, WidthsArch, build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
 
@@ -79,7 +79,7 @@ def train(
     not stay finite. `resume=False` starts again and discards what is in `folder`.
     """
     reporter = Silent() if reporter is None else reporter
-    identity = _identity(arch, data, recipe, seed)
+    identity = _identity(arch, data, recipe, seed, network)
     state = _read_checkpoint(folder / CHECKPOINT, identity) if resume else None
     if state is None:
         _discard(folder)
@@ -114,19 +114,20 @@ def train_part(
     folder: Path,
     seed: int,
     device: str = "cpu",
+    network: Network | None = None,
 ) -> list[dict[str, Any]]:
-    """Train the first `epochs` of a recipe from weights drawn by the seed; return their log.
+    """Train the first `epochs` of a recipe; return their log. It starts as `train` does.
 
     A later call with more epochs, or `train(..., begun=folder)`, continues from the checkpoint:
     the result is that of one uninterrupted training.
     """
-    identity = _identity(arch, data, recipe, seed)
+    identity = _identity(arch, data, recipe, seed, network)
     state = _read_checkpoint(folder / CHECKPOINT, identity) or _fresh(identity)
     log: list[dict[str, Any]] = state["log"]
     if log:  # a kill between the two files leaves no line out
         write_jsonl(folder / LOG, log)
     if len(log) < epochs:
-        trainer = Trainer(arch, data, recipe, seed=seed, device=device)
+        trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
         _train_to(epochs, trainer, state, folder, Silent())
     return log[:epochs]
 
@@ -143,7 +144,9 @@ def load_weights(arch: Arch, path: Path) -> nn.Module:
     return network.eval()
 
 
-def _identity(arch: Arch, data: ImageData, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(
+    arch: Arch, data: ImageData, recipe: Recipe, seed: int, network: Network | None
+) -> dict[str, Any]:
     """What must not change between the parts of one training, in JSON's types."""
     identity = {
         "arch": arch.to_dict(),
@@ -151,6 +154,9 @@ def _identity(arch: Arch, data: ImageData, recipe: Recipe, seed: int) -> dict[st
         "seed": seed,
         "data": data.fingerprint,
     }
+    # where channel sizes start follows from their run, and their files have never said it
+    if network is not None and not isinstance(arch, WidthsArch):
+        identity["start"] = "given"
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
 
@@ -178,7 +184,8 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
         )
     check_lines(TrainLine, state["log"], path)
     with restoring(path):
-        other = [part for part in identity if state["identity"].get(part) != identity[part]]
+        both = identity | state["identity"]
+        other = [p for p in both if state["identity"].get(p) != identity.get(p)]
     if other:
         raise FileError(
             f"{path} is of another training: its {' and '.join(other)} differ; "
