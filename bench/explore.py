@@ -135,6 +135,7 @@ def main() -> None:
     recipe, classes = request.settings(len(data.train)).recipe, len(data.classes)
     head = {
         "images": data.fingerprint,
+        "training_images": len(data.train),
         "classes": classes,
         "recipe": to_plain(recipe),
         "blocks": "kernel, hidden, out, stride, squeeze; a sixth number is the kernel of a "

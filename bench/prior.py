@@ -5,8 +5,9 @@
 First Kendall's tau with test top-1 in each combination of image size and budget, of what knows the
 other combinations alone, and of what knows nine tenths of its own, too. Then
 mobilenas/search/prior.json is written from all networks. It is fitted to validation top-1: test
-images have no part in it. Left out are networks that no space has: with a depthwise convolution of
-5x5 before the expansion, without maps of half the image's side, or with fewer than five blocks.
+images have no part in it. Left out are networks with a depthwise convolution of 5x5 before the
+expansion, or with fewer than three blocks. Those of strides or widths that no space has stay in:
+they say what is bad, and without them it ranks networks of others' spaces much worse.
 """
 
 import argparse
@@ -19,13 +20,13 @@ from scipy.stats import kendalltau
 
 from mobilenas.config import from_plain, to_plain
 from mobilenas.files import read_jsonl, to_json, write_text
-from mobilenas.search.prior import FILE, Process, Rows, features
+from mobilenas.search.prior import FILE, Process, Rows, described
 from mobilenas.spaces import Choice, MobileArch, MobileSpace
 from mobilenas.spaces.arch import Block, Head, Stem
 
-LENGTH, LINEAR, NOISE = 1.0, 0.5, 0.5
-"""Of the process. Half and twice of each rank the other settings as well, within 0.02."""
-FEWEST_BLOCKS, PARTS = 5, 10
+LENGTH, LINEAR, NOISE, REACH, SHARED = 1.0, 0.5, 0.5, (1.0, 4.0, 1.5), 0.3
+"""Of the process."""
+FEWEST_BLOCKS, PARTS = 3, 10
 WORST, BEST = -10.0, 6.0
 """Points around the median: what lies outside is bad, or good, enough."""
 
@@ -57,12 +58,10 @@ def read_network(line: dict[str, Any], classes: int) -> MobileArch:
 
 def usable(line: dict[str, Any]) -> bool:
     """Whether a network is of the kind that is searched."""
-    stem, first = line["stem"], line["blocks"][0]
     return (
         line["seed"] == 0
         and len(line["blocks"]) >= FEWEST_BLOCKS
         and all(block[5:] in ([], [3]) for block in line["blocks"])
-        and stem[1] * first[3] <= 2
     )
 
 
@@ -91,14 +90,17 @@ def centered(values: Rows, groups: Rows, middle: Any) -> Rows:
     return found
 
 
-def fitted(x: Rows, y: Rows, scale: Rows) -> Process:
+def fitted(x: Rows, places: Rows, y: Rows, scale: Rows) -> Process:
     """Return the process of features x: [N, D] and points y: [N], both less their group's."""
     return Process(
         length=LENGTH,
         linear=LINEAR,
+        reach=REACH,
+        shared=SHARED,
         noise=NOISE,
         scale=tuple(scale.round(5).tolist()),
         points=tuple(map(tuple, (x / scale).round(4).tolist())),
+        places=tuple(map(tuple, places.round(3).tolist())),
         top1=tuple(y.round(3).tolist()),
     )
 
@@ -109,26 +111,29 @@ def main() -> None:
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("mobilenas/search") / FILE)
     given = parser.parse_args()
-    rows, reached, groups, test = [], [], [], []
+    told, reached, groups, test = [], [], [], []
     for table in given.tables:
         head, *lines = read_jsonl(table)
         for arch, kind, line in networks(table.stem, head, lines):
-            rows.append(list(features(arch).values()))
+            told.append(described([arch], head["training_images"]))
             reached.append(line["val_top1"][-1])
             groups.append(kind)
             test.append(line["test_top1"])
     group, top1, tested = np.array(groups), np.array(reached), np.array(test)
-    x = centered(np.array(rows), group, np.mean)
+    rows, places = (np.concatenate(parts) for parts in zip(*told, strict=True))
+    x = centered(rows, group, np.mean)
     y = centered(top1, group, np.median).clip(WORST, BEST)
     scale = x.std(0)
     part = np.random.default_rng(0).permutation(len(y)) % PARTS
     for name in np.unique(group):
         own = group == name
-        expected, deviation = fitted(x[~own], y[~own], scale).likely(x[own])
+        others = fitted(x[~own], places[~own], y[~own], scale)
+        expected, deviation = others.likely(x[own], places[own])
         beside = np.zeros(len(y))
         for number in range(PARTS):
             asked = own & (part == number)
-            beside[asked], _ = fitted(x[~asked], y[~asked], scale).likely(x[asked])
+            known = fitted(x[~asked], places[~asked], y[~asked], scale)
+            beside[asked], _ = known.likely(x[asked], places[asked])
         taus = [kendalltau(guess, tested[own]).statistic for guess in (expected, beside[own])]
         whole = np.sqrt(deviation**2 + NOISE * np.var(y))
         off = (y[own] - y[own].mean()) - (expected - expected.mean())
@@ -136,7 +141,7 @@ def main() -> None:
             f"{name}: {own.sum()} networks, Kendall {taus[0]:.2f} and {taus[1]:.2f}, "
             f"{100 * np.mean(np.abs(off) < whole):.0f} % within a deviation ({whole.mean():.1f})"
         )
-    write_text(given.out, to_json(to_plain(fitted(x, y, scale)), given.out) + "\n")
+    write_text(given.out, to_json(to_plain(fitted(x, places, y, scale)), given.out) + "\n")
 
 
 if __name__ == "__main__":

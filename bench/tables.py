@@ -63,6 +63,7 @@ def main() -> None:
     space = make_space(settings, data)
     head = {
         "images": data.fingerprint,
+        "training_images": len(data.train),
         "image_size": data.image_size,
         "budgets": to_plain(settings.budgets),
         "recipe": to_plain(settings.recipe),

@@ -2,13 +2,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mobilenas.config import to_plain
 from mobilenas.cost import costs
-from mobilenas.search.prior import Prior, Process, features, process
+from mobilenas.search.prior import Prior, Process, features, place, process
 from mobilenas.spaces import MobileArch
 from mobilenas.spaces.arch import Block, Head, Stem
 
@@ -51,10 +52,13 @@ def test_features_of_a_network_by_hand() -> None:
             "activations": math.log(seen / exact.flops),
             "squeeze": 1 / 4,
             "expansion": (0 + math.log2(6) + math.log2(3) + math.log2(6)) / 4,
+            "strided_expansion": (math.log2(6) + math.log2(6)) / 2,
             "start": 1 / 4,
             "kernel": 3.5,
             "least_hidden": 4,
             "last_hidden": math.log2(96),
+            "last_out": 3,
+            "halvings": (1 + 2 + 2 + 3) / 4,
             "quarter_share": quarter / total,
             "larger_share": larger / total,
             "narrowing": 1,
@@ -66,26 +70,53 @@ def test_features_of_a_network_by_hand() -> None:
     )
 
 
+HERE = (5.0, 10.0, 13.0)
+
+
+def told(**changed: Any) -> Process:
+    given: dict[str, Any] = {
+        "length": 1.0,
+        "linear": 0.1,
+        "reach": (1.0, 4.0, 1.5),
+        "shared": 0.3,
+        "noise": 1e-6,
+        "scale": (2.0, 1.0),
+        "points": ((-1.0, 0.0), (0.0, 0.5), (2.0, 1.0)),
+        "places": (HERE, HERE, HERE),
+        "top1": (-3.0, 0.5, 2.0),
+    }
+    return Process(**given | changed)
+
+
 def test_a_process_agrees_with_what_it_was_told() -> None:
-    told = Process(
-        length=1.0,
-        linear=0.1,
-        noise=1e-6,
-        scale=(2.0, 1.0),
-        points=((-1.0, 0.0), (0.0, 0.5), (2.0, 1.0)),
-        top1=(-3.0, 0.5, 2.0),
-    )
-    expected, deviation = told.likely(np.array([(-2.0, 0.0), (0.0, 0.5), (4.0, 1.0), (80.0, 0.0)]))
-    assert expected[:3] == pytest.approx(told.top1, abs=1e-3)
+    rows = np.array([(-2.0, 0.0), (0.0, 0.5), (4.0, 1.0), (80.0, 0.0)])
+    expected, deviation = told().likely(rows, np.array([HERE] * 4))
+    assert expected[:3] == pytest.approx(told().top1, abs=1e-3)
     assert deviation[:3] == pytest.approx([0, 0, 0], abs=0.01)
-    assert deviation[3] > np.std(told.top1)
+    assert deviation[3] > np.std(told().top1)
+
+
+@pytest.mark.parametrize("apart", [(6.0, 0, 0), (0, 20.0, 0), (0, 0, 8.0)])
+def test_what_holds_here_is_expected_less_far_from_here(apart: tuple[float, ...]) -> None:
+    rows = np.array([(-2.0, 0.0), (4.0, 1.0)])
+    far = np.array([HERE] * 2) + apart
+    expected, deviation = told().likely(rows, far)
+    assert expected == pytest.approx([0.3 * -3.0, 0.3 * 2.0], abs=0.01)
+    assert (deviation > told().likely(rows, np.array([HERE] * 2))[1]).all()
+
+
+def test_the_place_of_a_network() -> None:
+    pixels = 32**2
+    assert place(ARCH, 2400) == pytest.approx(
+        (5, math.log2(costs(ARCH).flops / pixels), math.log2(2400))
+    )
 
 
 def test_the_process_of_the_package_fits_the_features() -> None:
     own = process()
     names = list(features(ARCH))
     assert {len(own.scale), *map(len, own.points)} == {len(names)}
-    assert len(own.points) == len(own.top1) > 100
+    assert len(own.points) == len(own.places) == len(own.top1) > 100
     assert json.loads(json.dumps(to_plain(own), allow_nan=False))
 
 
@@ -98,7 +129,7 @@ def test_the_prior_knows_what_hurts() -> None:
         blocks=tuple(replace(each, activation=activation) for each in ARCH.blocks),
     )
     large = replace(ARCH, blocks=tuple(replace(each, kernel=7) for each in ARCH.blocks))
-    ours, relu, sevens = Prior(usual).scores([smooth, ARCH, large])
+    ours, relu, sevens = Prior(usual, 10_000).scores([smooth, ARCH, large])
     assert ours > relu > sevens
 
 

@@ -102,7 +102,8 @@ def _evolved(
     """
     source = random.Random(f"candidates/{searcher.seed}")
     usual = [budgets.random(source) for _ in range(_USUAL)]
-    prior, flat = Prior([budgets.space.arch(choice) for choice in usual]), _flat(searcher)
+    images, flat = len(searcher.data.train), _flat(searcher)
+    prior = Prior([budgets.space.arch(choice) for choice in usual], images)
 
     def score(choice: Choice) -> float:
         (known,) = prior.scores([budgets.space.arch(choice)])

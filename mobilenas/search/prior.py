@@ -3,7 +3,8 @@
 A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
 activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
 networks of equal FLOPs on five combinations of image size and budget, each around its mean, so it
-tells networks of equal FLOPs apart, and no others.
+tells networks of equal FLOPs apart, and no others. What holds at one size, budget and number of
+training images is expected at near ones more than at far ones.
 """
 
 import math
@@ -35,9 +36,10 @@ def features(arch: MobileArch) -> dict[str, float]:
     stem = side**2 * arch.stem.channels * arch.in_channels * 9
     inputs = [arch.stem.channels, *(block.out for block in arch.blocks[:-1])]
     activations, by_side = side**2 * arch.stem.channels, dict[int, int]()
-    kept = 0
+    kept, ends = 0, []
     for width, block in zip(inputs, arch.blocks, strict=True):
         after = -(-side // block.stride)
+        ends.append(after)
         expansion = width * block.hidden * side**2 if block.hidden != width else 0
         expansion += width * block.start_kernel**2 * side**2
         rest = block.hidden * (block.kernel**2 + block.out) * after**2
@@ -51,19 +53,21 @@ def features(arch: MobileArch) -> dict[str, float]:
     quarter = sum(flops for after, flops in by_side.items() if round(halves[after]) == 2)
     larger = sum(flops for after, flops in by_side.items() if round(halves[after]) < 2)
     outs = [block.out for block in arch.blocks]
+    expansions = [math.log2(b.hidden / width) for width, b in zip(inputs, arch.blocks, strict=True)]
+    strided = [e for e, block in zip(expansions, arch.blocks, strict=True) if block.stride > 1]
     return {
         "blocks": math.log(len(arch.blocks)),
         "shortcuts": kept / len(arch.blocks),
         "activations": math.log(activations / exact.flops),
         "squeeze": statistics.mean(bool(block.squeeze) for block in arch.blocks),
-        "expansion": statistics.mean(
-            math.log2(block.hidden / width)
-            for width, block in zip(inputs, arch.blocks, strict=True)
-        ),
+        "expansion": statistics.mean(expansions),
+        "strided_expansion": statistics.mean(strided or [0.0]),
         "start": statistics.mean(bool(block.start_kernel) for block in arch.blocks),
         "kernel": statistics.mean(block.kernel for block in arch.blocks),
         "least_hidden": math.log2(min(block.hidden for block in arch.blocks)),
         "last_hidden": math.log2(arch.blocks[-1].hidden),
+        "last_out": math.log2(arch.blocks[-1].out),
+        "halvings": statistics.mean(math.log2(arch.image_size / end) for end in ends),
         "quarter_share": quarter / total,
         "larger_share": larger / total,
         "narrowing": sum(max(0.0, math.log2(a / b)) for a, b in pairwise(outs)),
@@ -74,42 +78,64 @@ def features(arch: MobileArch) -> dict[str, float]:
     }
 
 
+def place(arch: MobileArch, images: int) -> tuple[float, float, float]:
+    """Return image side, FLOPs a pixel and training images, as logarithms to base 2."""
+    pixels = arch.image_size**2
+    return math.log2(arch.image_size), math.log2(costs(arch).flops / pixels), math.log2(images)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A Gaussian process over scaled features."""
+    """A Gaussian process over scaled features, at a place each."""
 
     length: float
     """Length scale, in features' deviations times the root of their number."""
     linear: float
     """Weight of the linear kernel beside the squared exponential one."""
+    reach: tuple[float, float, float]
+    """Length scales of the place: doublings of the side, of FLOPs a pixel, and of images."""
+    shared: float
+    """Share of the covariance that no place changes."""
     noise: float
     """Variance of what no feature explains, as a share of that of top-1."""
     scale: tuple[float, ...]
     """What each feature is divided by, in the order of `features`."""
     points: tuple[tuple[float, ...], ...]
     """Scaled features of the networks that were trained."""
+    places: tuple[tuple[float, float, float], ...]
+    """Where each of them was trained (`place`)."""
     top1: tuple[float, ...]
     """Of each network, points over the middle of its kind."""
 
-    def likely(self, rows: Rows) -> tuple[Rows, Rows]:
-        """rows: [N, features], less the mean of their kind -> points over the mean, deviations."""
+    def likely(self, rows: Rows, places: Rows) -> tuple[Rows, Rows]:
+        """Return points over the mean, and their deviations: [N] each.
+
+        rows: [N, features], less the mean of their kind; places: [N, 3].
+        """
         scaled, (factor, weights) = rows / np.array(self.scale), self._solved
-        across = self._kernel(scaled, np.array(self.points))  # [N, networks]
+        known = np.array(self.points), np.array(self.places)
+        across = self._kernel((scaled, places), known)  # [N, networks]
         explained = (across * cho_solve(factor, across.T).T).sum(1)
         own = 1 + self.linear * (scaled**2).mean(1)
         return across @ weights, np.std(self.top1) * np.sqrt(own - explained)
 
     @cached_property
     def _solved(self) -> tuple[Any, Rows]:
-        points = np.array(self.points)
-        factor = cho_factor(self._kernel(points, points) + self.noise * np.eye(len(points)))
+        known = np.array(self.points), np.array(self.places)
+        factor = cho_factor(self._kernel(known, known) + self.noise * np.eye(len(self.points)))
         return factor, cho_solve(factor, np.array(self.top1))
 
-    def _kernel(self, a: Rows, b: Rows) -> Rows:
-        squares = ((a[:, None] - b[None]) ** 2).mean(-1)
-        near = np.exp(-squares / (2 * self.length**2))
-        covariances: Rows = near + self.linear * a @ b.T / a.shape[1]
-        return covariances
+    def _kernel(self, a: tuple[Rows, Rows], b: tuple[Rows, Rows]) -> Rows:
+        count = a[0].shape[1]
+        near = _near(a[0], b[0], self.length * math.sqrt(count))
+        covariances: Rows = near + self.linear * a[0] @ b[0].T / count
+        return covariances * (self.shared + (1 - self.shared) * _near(a[1], b[1], self.reach))
+
+
+def _near(a: Rows, b: Rows, scale: float | tuple[float, ...]) -> Rows:
+    """a: [N, D], b: [M, D] -> squared exponential kernel, [N, M]."""
+    kernel: Rows = np.exp(-((((a[:, None] - b[None]) / np.array(scale)) ** 2).sum(-1)) / 2)
+    return kernel
 
 
 @cache
@@ -121,20 +147,29 @@ def process() -> Process:
 
 
 class Prior:
-    """Ranks networks of equal FLOPs; `usual` are random ones of the same space and budgets."""
+    """Ranks networks of equal FLOPs for a number of training images.
 
-    def __init__(self, usual: Sequence[MobileArch]) -> None:
-        self._mean = _rows(usual).mean(0)
+    `usual` are random ones of the same space and budgets.
+    """
+
+    def __init__(self, usual: Sequence[MobileArch], images: int) -> None:
+        self._images = images
+        self._mean = described(usual, images)[0].mean(0)
 
     def scores(self, archs: Sequence[MobileArch]) -> list[float]:
         """Return points of top-1 that each is over the usual ones by five chances in six.
 
         What is far from all that was trained has a large deviation, and so a low score.
         """
-        expected, deviation = process().likely(_rows(archs) - self._mean)
+        rows, places = described(archs, self._images)
+        expected, deviation = process().likely(rows - self._mean, places)
         found: list[float] = (expected - deviation).tolist()
         return found
 
 
-def _rows(archs: Sequence[MobileArch]) -> Rows:
-    return np.array([list(features(arch).values()) for arch in archs])
+def described(archs: Sequence[MobileArch], images: int) -> tuple[Rows, Rows]:
+    """Return features, [N, features], and places, [N, 3]."""
+    return (
+        np.array([list(features(arch).values()) for arch in archs]),
+        np.array([place(arch, images) for arch in archs]),
+    )
