@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,6 +41,7 @@ from mobilenas.search.prior import Prior, features
 from mobilenas.search.rank import alpha_score
 from mobilenas.spaces import Arch, MobileArch, build
 from mobilenas.spaces.any import SPACES, AnyChoice, choice_type
+from mobilenas.spaces.build import MobileNetwork
 
 RESAMPLES, TEN, BATCH, INITIAL_SEEDS = 1000, 10, 64, 2
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
@@ -86,17 +87,49 @@ def gradient_norm(network: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(sum((gradient**2).sum() for gradient in given).log())  # type: ignore[union-attr]
 
 
-def block_entropy(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Expressivity of AZ-NAS (arXiv 2403.19232): entropy of the blocks' principal components."""
-    total = 0.0
+def block_entropies(network: MobileNetwork, x: Tensor) -> NDArray[np.float64]:
+    """Entropy of the principal components of what stem and blocks put out: [1 + blocks]."""
+    found = []
     with torch.no_grad():
-        for part in (network.stem, *network.blocks):  # type: ignore[misc]
+        for part in (network.stem, *network.blocks):
             x = part(x)
             rows = x.permute(0, 2, 3, 1).flatten(0, 2)
             shares = torch.linalg.eigvalsh(torch.cov(rows.T)).clamp(min=1e-12)
             shares = shares / shares.sum()
-            total -= float((shares * shares.log()).sum())
-    return total
+            found.append(-float((shares * shares.log()).sum()))
+    return np.array(found)
+
+
+def expressivity(network: MobileNetwork, x: Tensor, y: Tensor) -> float:
+    """Sum of the blocks' entropies."""
+    return float(block_entropies(network, x).sum())
+
+
+def progressivity(network: MobileNetwork, x: Tensor, y: Tensor) -> float:
+    """Least that a block adds to the entropy."""
+    return float(np.diff(block_entropies(network, x)).min())
+
+
+def trainability(network: MobileNetwork, x: Tensor, y: Tensor) -> float:
+    """How near 1 the spectral norms of the blocks' Jacobians are: mean of 2 - norm - 1 / norm.
+
+    A Jacobian is approximated by the product of random signs at the output and of what they become
+    at the input, mean over places; the pixels of a stride are channels there.
+    """
+    scores, x = [], network.stem(x)
+    for block in network.blocks:
+        x = x.detach().requires_grad_()
+        out = block(x)
+        signs = torch.randint_like(out, 2) * 2 - 1
+        (back,) = torch.autograd.grad(out, x, signs)
+        stride = -(-x.shape[-1] // out.shape[-1])
+        back = functional.pad(back, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
+        back = functional.pixel_unshuffle(back, stride)
+        into, of = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in (back, signs))
+        norm = float(torch.linalg.matrix_norm(into.T @ of / len(of), 2))
+        scores.append(2 - norm - 1 / norm)
+        x = out
+    return statistics.mean(scores)
 
 
 def activations(arch: MobileArch) -> float:
@@ -124,22 +157,25 @@ OF_ARCHS: dict[str, Callable[[Any], float]] = {
     "shortcuts": partial(feature, "shortcuts"),
 }
 """Predictors that look at a mobile arch alone."""
-AT_START: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
+AT_START: dict[str, Callable[[Any, Tensor, Tensor], float]] = {
     "naswot": naswot,
     "zico": zico,
     "gradient norm": gradient_norm,
-    "az-nas expressivity": block_entropy,
 }
 """Predictors that look at a network with random weights, and a batch."""
+AZ_NAS: dict[str, Callable[[Any, Tensor, Tensor], float]] = {
+    "az-nas expressivity": expressivity,
+    "az-nas progressivity": progressivity,
+    "az-nas trainability": trainability,
+}
+"""What AZ-NAS (arXiv 2403.19232) takes together, beside FLOPs; of mobile networks."""
 
 
 def at_start(archs: Sequence[Arch], data: ImageData) -> dict[str, tuple[list[float], float]]:
     """Return scores and seconds a network of every predictor of networks with random weights."""
     x, y = next(iter(batches(data.train, data, batch_size=BATCH, seed=(0,))))
-    found = {}
-    for name, score in AT_START.items():
-        if score is block_entropy and not all(isinstance(arch, MobileArch) for arch in archs):
-            continue
+    found, mobile = {}, all(isinstance(arch, MobileArch) for arch in archs)
+    for name, score in (AT_START | AZ_NAS if mobile else AT_START).items():
         began, scores = time.process_time(), []
         for arch in archs:
             drawn = []
@@ -152,6 +188,11 @@ def at_start(archs: Sequence[Arch], data: ImageData) -> dict[str, tuple[list[flo
                 drawn.append(score(network, x, y))
             scores.append(statistics.mean(drawn))
         found[name] = (scores, (time.process_time() - began) / len(archs))
+    if mobile:
+        parts = [found[name] for name in AZ_NAS]
+        columns = [*(scores for scores, _ in parts), [costs(arch).flops for arch in archs]]
+        ranks = rankdata(columns, axis=1) / len(archs)
+        found["az-nas"] = (list(np.log(ranks).sum(0)), sum(seconds for _, seconds in parts))
     return found
 
 
