@@ -9,8 +9,7 @@ final trainings. The last line is the most that can be reached: how one training
 against another one from a second seed. `--searches RUN ...` adds the alphas and the supernets of
 searches in the table's space, whose cost is that of the whole search; `--sandwich N` adds a
 supernet of the mobile space that is trained for N epochs by the sandwich rule. The prior was fitted
-to bench/tables/explored.jsonl alone, to no table of `bench/tables.py`; on what it was fitted to its
-figures would flatter it.
+to tables of `bench/explore.py`, to none of `bench/tables.py`.
 """
 
 import argparse
@@ -222,6 +221,8 @@ class Table:
     twice: dict[str, float]
     """Test top-1 from a second seed, by the choice."""
     image_size: int
+    images: int
+    """Of training."""
     budgets: Budgets
     recipe: Recipe
 
@@ -248,6 +249,7 @@ def read_table(path: Path) -> Table:
         lines=first,
         twice={str(line["choice"]): line["test_top1"] for line in lines if line["seed"] == 1},
         image_size=head["image_size"],
+        images=head["training_images"],
         budgets=Budgets(space, [from_plain(Budget, each, "") for each in head["budgets"]]),
         recipe=from_plain(Recipe, head["recipe"], "recipe"),
     )
@@ -310,7 +312,7 @@ def main() -> None:
     if all(isinstance(arch, MobileArch) for arch in archs):
         for name, score in OF_ARCHS.items():
             print(line(name, [score(arch) for arch in archs], truth, 0.0))
-        print(line("the prior", Prior(archs).scores(archs), truth, 0.0))
+        print(line("the prior", Prior(archs, table.images).scores(archs), truth, 0.0))
     print(line("ridge on the others' decisions", ridge(choices, truth), truth, len(first) - 1))
     for name, (scores, seconds) in at_start(archs, data).items():
         print(line(name, scores, truth, seconds / final))
