@@ -43,7 +43,7 @@ class Bench:
         self.batch = batch
         self.data = make_data(side, 8 * batch)
         self.space = space_for(
-            budgets, image_size=side, classes=CLASSES, squeeze="on", extra_depthwise=True
+            budgets, image_size=side, classes=CLASSES, squeeze="on", extra_depthwise="searched"
         )
         self.budgets = Budgets(self.space, budgets)
         self.x, self.y = next(self.loader())

@@ -26,7 +26,7 @@ ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
 CONSTRAINTS = ("lagrangian", "hinge", "penalty")
 PRECISIONS = ("fp32", "int8")
 ACTIVATIONS = ("hard_swish", "relu", "relu6")
-SQUEEZE_POLICIES = ("searched", "on", "off")
+POLICIES = ("searched", "on", "off")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 FORMATS = ("onnx", "fp16", "int8", "ort")
 OTHER_FORMATS = ("litert", "executorch")
@@ -218,14 +218,14 @@ _SEARCH = (
     ),
     _choice(
         "--squeeze",
-        SQUEEZE_POLICIES,
+        POLICIES,
         "Squeeze-excite; on unless said, under --latency and --params searched.",
     ),
-    click.option(
-        "--extra-depthwise/--no-extra-depthwise",
-        default=None,
-        help="Whether blocks start with a 3x3 depthwise convolution; they do unless said, but not "
-        "with --profile.",
+    _choice(
+        "--extra-depthwise",
+        POLICIES,
+        "A 3x3 depthwise convolution that blocks start with; searched unless said, with --profile "
+        "off.",
     ),
     click.option(
         "--inherit",

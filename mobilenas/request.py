@@ -160,8 +160,10 @@ class Request:
     """Activation of the space's blocks; what suits the precision unless said."""
     squeeze: str | None = None
     """searched, on or off; unless said on, under a latency or params budget searched."""
-    extra_depthwise: bool | None = field(default=None, metadata=ADDED)
-    """Whether blocks start with a depthwise convolution; they do unless a profile is given."""
+    extra_depthwise: str | None = field(default=None, metadata=ADDED)
+    """A depthwise convolution that blocks start with: searched, on or off; searched unless said,
+    with a profile off.
+    """
     inherit: bool | None = field(default=None, metadata=ADDED)
     """Whether what is found starts from the supernet's weights; unless said from scratch."""
     targets: tuple[str, ...] = ()
@@ -205,8 +207,11 @@ class Request:
                 f"--prior is for --flops, and not for --constraint {PENALTY}: "
                 "it tells networks of equal FLOPs apart"
             )
-        if self.extra_depthwise and self.profile is not None:
-            raise MobileNASError("--extra-depthwise is not for --profile: none has such blocks")
+        if self.extra_depthwise not in (None, "off") and self.profile is not None:
+            raise MobileNASError(
+                f"--extra-depthwise {self.extra_depthwise} is not for --profile: "
+                "none has such blocks; say off"
+            )
         for name in ("epochs", "search_epochs"):
             if getattr(self, name) is not None:
                 check_between(self, name, 1, 100_000)
@@ -314,7 +319,7 @@ class Request:
             widths=self._channel_settings(epochs),
             method=self.method or DEFAULT_METHOD,
             squeeze=self.squeeze or self._usual_squeeze,
-            extra_depthwise=self._starts_depthwise,
+            extra_depthwise=self.extra_depthwise or self._usual_extra_depthwise,
             inherit=bool(self.inherit),
             **{name: getattr(self, name) for name in _PASSED_ON},
             activation=self.activation
@@ -339,10 +344,9 @@ class Request:
         return "on" if self.latency is None and self.params is None else "searched"
 
     @property
-    def _starts_depthwise(self) -> bool:
-        """Whether blocks start with a depthwise convolution; no profile has such blocks."""
-        wanted = self.extra_depthwise is not False
-        return wanted and self.space == "mobile" and self.profile is None
+    def _usual_extra_depthwise(self) -> str:
+        """It helps on some images and harms on others; no profile has such blocks."""
+        return "searched" if self.space == "mobile" and self.profile is None else "off"
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
         """Return how channel sizes are searched, which this request does not ask for."""

@@ -113,8 +113,8 @@ class RunSettings:
     """Activation of the space's blocks."""
     squeeze: str = "searched"
     """Squeeze-excite: searched, on or off."""
-    extra_depthwise: bool = field(default=False, metadata=ADDED)
-    """Whether blocks of the mobile space start with a depthwise convolution."""
+    extra_depthwise: str = field(default="off", metadata=ADDED)
+    """A depthwise convolution that blocks start with: searched, on or off."""
     inherit: bool = field(default=False, metadata=ADDED)
     """Whether what is found starts from the supernet's weights; the mobile space alone."""
     baselines: tuple[str, ...] = tuple(MOBILENETS)

@@ -69,6 +69,7 @@ def space(*stages: Stage, image_size: int) -> MobileSpace:
         activation="hard_swish",
         kernels=(3, 5),
         expansions=(1, 3),
+        start_kernels=(0, 3),
     )
 
 
@@ -104,6 +105,7 @@ def every_choice(micro_space: MobileSpace) -> list[Choice]:
         "kernel": [range(len(micro_space.kernels)) for _ in slots],
         "expansion": [range(len(slot.expansions)) for slot in slots],
         "squeeze": [range(len(micro_space.squeeze)) for _ in slots],
+        "start": [range(len(slot.start_kernels)) for slot in slots],
         "keep": [(True,) if slot.first else (False, True) for slot in slots],
     }
     return [

@@ -23,7 +23,7 @@ from mobilenas.search.methods import METHODS
 from mobilenas.search.settings import PATHS
 from mobilenas.spaces import MOBILENETS
 from mobilenas.spaces.any import SPACES
-from mobilenas.spaces.mobile import SQUEEZE_POLICIES
+from mobilenas.spaces.mobile import POLICIES
 from mobilenas.supernet import ATTENTIONS, EDGE_WEIGHTS, SAMPLERS
 from mobilenas.supernet.schedules import ENTROPY_SCHEDULES
 
@@ -47,7 +47,7 @@ def command_named(name: str) -> click.Command:
         (options.CONSTRAINTS, CONSTRAINTS),
         (options.ACTIVATIONS, ACTIVATIONS),
         (options.PRECISIONS, PRECISIONS),
-        (options.SQUEEZE_POLICIES, SQUEEZE_POLICIES),
+        (options.POLICIES, POLICIES),
         (options.MOBILENETS, MOBILENETS),
         (options.SPACES, SPACES),
         (options.METHODS, METHODS),

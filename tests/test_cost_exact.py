@@ -5,7 +5,7 @@ import pytest
 from mobilenas.cost import costs, layer_costs
 from mobilenas.cost.recount import count_fvcore
 from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Stem, build
-from mobilenas.spaces.mobile import template
+from mobilenas.spaces.mobile import POLICIES, template
 
 
 def block(hidden: int, out: int, stride: int = 1, squeeze: int = 0, start: int = 0) -> Block:
@@ -36,7 +36,7 @@ def handmade(*blocks: Block, hidden: int = 0) -> MobileArch:
 def test_random_archs_cost_what_fvcore_and_the_module_say(
     tiny_space: MobileSpace, seed: int
 ) -> None:
-    spaces = [template(0.4, image_size=40, classes=6, extra_depthwise=e) for e in (False, True)]
+    spaces = [template(0.4, image_size=40, classes=6, extra_depthwise=e) for e in POLICIES]
     for space in (tiny_space, *spaces):
         arch = space.arch(space.random(random.Random(seed)))
         module, exact = build(arch), costs(arch)

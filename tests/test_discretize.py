@@ -29,6 +29,9 @@ def value(space: MobileSpace, log_p: dict[str, Tensor], choice: Choice) -> float
         rows = (log_p[name] - log_p[name].amax(-1, keepdim=True)).tolist()
         for index, pick in enumerate(getattr(choice, name)):
             counts = name in ("width", "keep") or choice.keep[index]
+            if name == "start":  # of an expansion layer
+                slot = space.slots[index]
+                counts = counts and slot.expansions[choice.expansion[index]] > 1
             total += rows[index][int(pick)] if counts else 0.0
     return total
 
@@ -90,7 +93,8 @@ def test_distance_asks_for_that_many_other_slots(tiny_space: MobileSpace) -> Non
         for index, slot in enumerate(tiny_space.slots):
             widths = choice.width[slot.stage], slot.first and choice.width[max(0, slot.stage - 1)]
             operations = choice.kernel[index], choice.expansion[index], choice.squeeze[index]
-            rows.append((widths, operations if choice.keep[index] else None))
+            start = slot.start_of(choice.expansion[index], choice.start[index])
+            rows.append((widths, (*operations, start) if choice.keep[index] else None))
         return rows
 
     for i, first in enumerate(found):

@@ -59,11 +59,11 @@ def test_other_shares_are_refused(text: str) -> None:
             "--prior is for --flops, and not for --constraint penalty",
         ),
         ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
-        ({"space": "cell", "extra_depthwise": True}, "--extra-depthwise is not for --space cell"),
+        ({"space": "cell", "extra_depthwise": "on"}, "--extra-depthwise is not for --space cell"),
         ({"space": "cell", "inherit": True}, "--inherit is not for --space cell: it takes slices"),
         (
-            {"flops": 1, "extra_depthwise": True, "profile": "phone"},
-            "--extra-depthwise is not for --profile: none has such blocks",
+            {"flops": 1, "extra_depthwise": "searched", "profile": "phone"},
+            "--extra-depthwise searched is not for --profile: none has such blocks; say off",
         ),
         ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
         ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
@@ -159,6 +159,10 @@ def test_what_was_said_is_what_is_done() -> None:
     assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
     assert full.dynamic_batch and full.equal_time and full.inherit
     assert not settings().inherit
+    assert settings().extra_depthwise == "searched"
+    assert settings(extra_depthwise="on").extra_depthwise == "on"
+    assert settings(profile="phone").extra_depthwise == "off"
+    assert settings(space="cell").extra_depthwise == "off"
     assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
 
 

@@ -69,6 +69,7 @@ def chain(**changes: tuple[int, ...] | tuple[bool, ...]) -> Choice:
         "kernel": (0, 1, 0),
         "expansion": (0, 0, 1),
         "squeeze": (1, 0, 1),
+        "start": (0, 1, 0),
         "keep": (True, True, False),
     }
     return Choice(**(plain | changes))
@@ -79,10 +80,11 @@ def chain(**changes: tuple[int, ...] | tuple[bool, ...]) -> Choice:
     [
         (chain(), 1.0),
         (chain(kernel=(0, 1, 1), squeeze=(1, 0, 0)), 1.0),  # of a block that neither has
-        (chain(width=(0, 0)), 10 / 11),
-        (chain(kernel=(1, 1, 0)), 10 / 11),
-        (chain(keep=(True, False, False)), 7 / 11),  # the block and all it does differ
-        (chain(keep=(True, True, True)), 10 / 14),  # three more decisions, none shared
+        (chain(width=(0, 0)), 12 / 13),
+        (chain(kernel=(1, 1, 0)), 12 / 13),
+        (chain(start=(0, 0, 0)), 12 / 13),
+        (chain(keep=(True, False, False)), 8 / 13),  # the block and all it does differ
+        (chain(keep=(True, True, True)), 12 / 17),  # four more decisions, none shared
     ],
 )
 def test_chains_agree_in_the_decisions_that_count(other: Choice, share: float) -> None:

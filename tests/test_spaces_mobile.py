@@ -135,9 +135,26 @@ def test_squeeze_policies_and_activation() -> None:
         template(1, image_size=32, classes=4, squeeze="maybe")
 
 
+@pytest.mark.parametrize(("policy", "options"), [("searched", (0, 3)), ("on", (3,)), ("off", (0,))])
+def test_a_block_may_start_with_a_convolution_where_it_has_an_expansion(
+    policy: str, options: tuple[int, ...]
+) -> None:
+    space = template(1, image_size=32, classes=4, narrow=True, extra_depthwise=policy)
+    assert space.start_kernels == options
+    assert [slot.start_kernels for slot in space.slots] == [(0,)] + [options] * len(space.slots[1:])
+    source = random.Random(0)
+    drawn = [space.arch(space.random(source)) for _ in range(20)]
+    assert {block.start_kernel for arch in drawn for block in arch.blocks} == {0, *options}
+    largest, unexpanded = space.arch(space.largest()), space.arch(space.smallest())
+    assert {block.start_kernel for block in largest.blocks[1:]} == {options[-1]}
+    assert {block.start_kernel for block in unexpanded.blocks} == {0}
+    with pytest.raises(MobileNASError, match="extra_depthwise is 'maybe'; it must be one of"):
+        template(1, image_size=32, classes=4, extra_depthwise="maybe")
+
+
 @pytest.mark.parametrize("size", [8, 32, 224])
 def test_a_space_round_trips_as_json(size: int) -> None:
-    space = template(0.7, image_size=size, classes=12)
+    space = template(0.7, image_size=size, classes=12, extra_depthwise="searched")
     assert space.slots  # a cached property is no part of the JSON form
     assert from_plain(MobileSpace, json.loads(json.dumps(to_plain(space))), "space") == space
 
@@ -152,7 +169,7 @@ def test_the_readmes_table_of_sides_is_what_the_space_has() -> None:
         asked = {"image_size": int(side), "classes": 10}
         minimum = CostTable(narrowest(**asked), "flops").least()
         assert minimum <= parse_count(least) <= 1.01 * minimum
-        largest = widest(**asked, extra_depthwise=True)
+        largest = widest(**asked, extra_depthwise="on")
         maximum = CostTable(largest, "flops").exact(largest.largest())
         assert 0.98 * maximum <= parse_count(most) <= maximum
 
@@ -165,4 +182,5 @@ def test_every_choice_is_legal_and_no_other(
         assert not micro_space.is_legal(replace(choice, width=(*choice.width, 0)))
         assert not micro_space.is_legal(replace(choice, kernel=(2, *choice.kernel[1:])))
         assert not micro_space.is_legal(replace(choice, squeeze=(-1, *choice.squeeze[1:])))
+        assert not micro_space.is_legal(replace(choice, start=(1, *choice.start[1:])))
         assert not micro_space.is_legal(replace(choice, keep=(False, *choice.keep[1:])))

@@ -33,11 +33,11 @@ def choices(space: MobileSpace) -> list[Choice]:
     return [space.smallest(), space.largest(), *(space.random(source) for _ in range(5))]
 
 
-@pytest.mark.parametrize("start_kernel", [0, 3])
+@pytest.mark.parametrize("start_kernels", [(0,), (3,), (0, 3)])
 def test_it_is_the_network_that_the_supernet_runs(
-    tiny_space: MobileSpace, start_kernel: int
+    tiny_space: MobileSpace, start_kernels: tuple[int, ...]
 ) -> None:
-    space = replace(tiny_space, start_kernel=start_kernel)
+    space = replace(tiny_space, start_kernels=start_kernels)
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     for choice in choices(space):
         net = supernet(space)

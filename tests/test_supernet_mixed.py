@@ -13,7 +13,7 @@ from mobilenas.spaces.build import MobileNetwork
 from mobilenas.supernet import SAMPLERS, Alphas, SamplerSettings, SuperNetwork
 from mobilenas.supernet.mixed import BlockProbabilities, MixedBlock
 
-STARTS = pytest.mark.parametrize("start_kernel", [0, 3])
+STARTS = pytest.mark.parametrize("start_kernels", [(0,), (3,), (0, 3)])
 SAMPLED = [(name, k) for name in SAMPLERS for k in (1, 2, 4) if name != "full" or k == 1]
 
 
@@ -52,9 +52,9 @@ def choices(space: MobileSpace, *, all_kept: bool) -> Iterator[Choice]:
 @pytest.mark.parametrize("training", [True, False])
 @STARTS
 def test_certainty_is_the_network_alone(
-    tiny_space: MobileSpace, name: str, partial: int, training: bool, start_kernel: int
+    tiny_space: MobileSpace, name: str, partial: int, training: bool, start_kernels: tuple[int, ...]
 ) -> None:
-    x, space = images(), replace(tiny_space, start_kernel=start_kernel)
+    x, space = images(), replace(tiny_space, start_kernels=start_kernels)
     # `random` draws once a block: a network without some blocks sees other draws
     for choice in choices(space, all_kept=name == "random"):
         outputs = []
@@ -117,9 +117,9 @@ def sliced(net: SuperNetwork, choice: Choice) -> MobileNetwork:
 
 @STARTS
 def test_certainty_is_the_built_network_with_slices_of_the_weights(
-    tiny_space: MobileSpace, start_kernel: int
+    tiny_space: MobileSpace, start_kernels: tuple[int, ...]
 ) -> None:
-    x, space = images(), replace(tiny_space, start_kernel=start_kernel)
+    x, space = images(), replace(tiny_space, start_kernels=start_kernels)
     for choice in choices(space, all_kept=False):
         net = supernet(space)
         plain = sliced(net, choice)(x)
@@ -153,6 +153,7 @@ def certain_block(block: MixedBlock, **changes: Tensor) -> BlockProbabilities:
         kernel=last(len(block.kernels)),
         expansion=last(len(slot.expansions)),
         squeeze=one,
+        start=one,
         keep=one,
     )
     return replace(certain, **changes)
@@ -223,6 +224,15 @@ def test_the_kernel_mixture_is_the_sum_of_its_candidates_before_the_norm(
         block(x, certain_block(block, kernel=mixture(weights)), torch.Generator())
     torch.testing.assert_close(seen[2], 0.2 * seen[0] + 0.8 * seen[1])
     assert not torch.allclose(seen[0], seen[1])
+
+
+def test_what_enters_the_expansion_is_mixed(tiny_space: MobileSpace) -> None:
+    block = list(supernet(tiny_space).mixed())[3]
+    seen, x = hooked(block.expand), block_input(block)
+    for share in (0.0, 1.0, 0.8):
+        block(x, certain_block(block, start=mixture([share])[0]), torch.Generator())
+    assert torch.equal(seen[0], x) and not torch.allclose(seen[1], x)
+    torch.testing.assert_close(seen[2], 0.2 * seen[0] + 0.8 * seen[1])
 
 
 @pytest.mark.parametrize("decision", ["expansion", "squeeze"])

@@ -1,7 +1,7 @@
 """Cost tables of a space: exact for any choice, expected for a relaxation.
 
-Every slot has a table over (input width, output width, expansion, kernel, squeeze) filled by the
-exact cost functions, so a measured latency fits as well as an analytic count. The decisions are
+Every slot has a table over (input width, output width, expansion, kernel, squeeze, start) filled by
+the exact cost functions, so a measured latency fits as well as an analytic count. The decisions are
 independent, hence the expectation is a multilinear form of their probabilities:
 F(p) = F0 + sum_l keep_l <T_l, p_l>. Memory is a maximum and not a sum: its expectation is taken
 slot by slot and the largest counts.
@@ -36,6 +36,8 @@ class Probabilities:
     """[L, E]; a slot with fewer expansions has zeros behind."""
     squeeze: Tensor
     """[L, Q]."""
+    start: Tensor
+    """[L, D]; a slot with one option has zeros behind."""
     keep: Tensor
     """[L, 2]: left out, kept."""
 
@@ -45,7 +47,7 @@ class Probabilities:
         return value
 
 
-DECISIONS = ("width", "kernel", "expansion", "squeeze", "keep")
+DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
 
 
 class CostTable:
@@ -63,13 +65,16 @@ class CostTable:
             max(len(slot.expansions) for slot in slots),
             len(space.kernels),
             len(space.squeeze),
+            max(len(slot.start_kernels) for slot in slots),
         )
         self.slots = torch.zeros(shape, dtype=torch.float64)
         for number, slot in enumerate(slots):
-            for i, o, e, k, q in product(*map(range, shape[1:])):
+            for i, o, e, k, q, d in product(*map(range, shape[1:])):
                 if i >= len(slot.in_widths) or o >= len(slot.out_widths):
                     continue
                 if e >= len(slot.expansions) or (not slot.first and i != o):
+                    continue
+                if d >= len(slot.start_kernels):
                     continue
                 block = space.block(
                     slot,
@@ -78,8 +83,10 @@ class CostTable:
                     slot.expansions[e],
                     space.kernels[k],
                     space.squeeze[q],
+                    slot.start_kernels[d],
                 )
-                self.slots[number, i, o, e, k, q] = model.block(block, slot.in_widths[i], slot.side)
+                cost_of_block = model.block(block, slot.in_widths[i], slot.side)
+                self.slots[number, i, o, e, k, q, d] = cost_of_block
         side = output_side(slots[-1].side, slots[-1].stride)
         self.head = torch.tensor(
             [model.head(space.head, w, side, space.classes) for w in stages[-1].widths],
@@ -104,7 +111,8 @@ class CostTable:
             first = bool(self._first[number])
             into = out if not first else choice.width[stage - 1] if stage else 0
             place = (number, into, out, choice.expansion[number], choice.kernel[number])
-            parts.append(float(self.slots[(*place, choice.squeeze[number])]))
+            rest = choice.squeeze[number], choice.start[number]
+            parts.append(float(self.slots[(*place, *rest)]))
         return max(parts) if self.is_peak else sum(parts)
 
     def least(self) -> float:
@@ -121,12 +129,13 @@ class CostTable:
         """Return the expected cost, a scalar that carries gradients to the probabilities."""
         p = self._here(p)
         slots = p.keep[:, 1] * torch.einsum(
-            "lioekq,lio,le,lk,lq->l",
+            "lioekqd,lio,le,lk,lq,ld->l",
             self.finite,
             self._width_pairs(p),
             p.expansion,
             p.kernel,
             p.squeeze,
+            p.start,
         )  # [L]
         head = self.head @ p.width[-1, : len(self.head)]
         if self.is_peak:

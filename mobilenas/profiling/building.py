@@ -322,7 +322,7 @@ def _draw(space: MobileSpace, source: random.Random, excluded: Collection[str]) 
                     zip(getattr(choice, name), getattr(fresh, name), strict=True)
                 )
             )
-            for name in ("kernel", "expansion", "squeeze", "keep")
+            for name in ("kernel", "expansion", "squeeze", "start", "keep")
         }
         choice = replace(choice, **mixed)
     return None

@@ -187,11 +187,11 @@ def space_units(space: MobileSpace) -> list[Unit]:
 
 def _slot_units(space: MobileSpace, slot: Slot) -> list[Unit]:
     return [
-        block_unit(space.block(slot, before, after, expansion, kernel, squeeze), before, slot.side)
+        block_unit(space.block(slot, before, after, *options), before, slot.side)
         for before, after in product(slot.in_widths, slot.out_widths)
         # a stage has one width: only its first block can change it
         if slot.first or before == after
-        for expansion, kernel, squeeze in product(slot.expansions, space.kernels, space.squeeze)
+        for options in product(slot.expansions, space.kernels, space.squeeze, slot.start_kernels)
     ]
 
 

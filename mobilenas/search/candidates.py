@@ -164,6 +164,7 @@ def _distance(space: MobileSpace, one: Choice, other: Choice) -> int:
                 choice.kernel[number],
                 choice.expansion[number],
                 choice.squeeze[number],
+                slot.start_of(choice.expansion[number], choice.start[number]),
             )
             if choice.keep[number]
             else None

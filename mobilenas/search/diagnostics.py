@@ -70,7 +70,7 @@ def _chains_alike(a: Choice, b: Choice) -> float:
         same.append(x == y)
         if x or y:
             # what only one of the networks has cannot be equal
-            names = ("kernel", "expansion", "squeeze")
+            names = ("kernel", "expansion", "squeeze", "start")
             same += [x == y and getattr(a, n)[slot] == getattr(b, n)[slot] for n in names]
     return fmean(same)
 

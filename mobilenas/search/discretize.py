@@ -1,7 +1,7 @@
 """From alphas to an arch that keeps every budget, as a mixed-integer linear program (HiGHS).
 
-One binary variable per (slot, input width, output width, expansion, kernel, squeeze) and one per
-(slot, width) for leaving the block out. Products of neighbouring widths are pair variables, so
+One binary variable per (slot, input width, output width, expansion, kernel, squeeze, start) and one
+per (slot, width) for leaving the block out. Products of neighbouring widths are pair variables, so
 every cost table is linear, measured latency included. The score of an option is its log
 probability less the largest of its decision: a kept block does not pay for having more decisions
 than a block left out.
@@ -22,10 +22,12 @@ from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.errors import BudgetError
 from mobilenas.spaces.mobile import Choice
+from mobilenas.supernet.relaxation import choice_of
 
 _SECONDS = 20.0
 _GAP = 1e-4
 _MOST_REJECTED = 20
+_OPERATIONS = ("expansion", "kernel", "squeeze", "start")
 
 
 class ArchProgram:
@@ -98,26 +100,28 @@ class ArchProgram:
                 owner_index = self.index[owner or ("width", slot.stage, o)]
                 self.rows.append((row | {owner_index: -1.0}, 0, 0))
 
-    def _operations(self, number: int) -> list[tuple[int, int, int]]:
+    def _operations(self, number: int) -> list[tuple[int, int, int, int]]:
         slot = self.space.slots[number]
-        options = (slot.expansions, self.space.kernels, self.space.squeeze)
-        e, k, q = (range(len(values)) for values in options)
-        return list(product(e, k, q))
+        options = (slot.expansions, self.space.kernels, self.space.squeeze, slot.start_kernels)
+        e, k, q, d = (range(len(values)) for values in options)
+        return [rest for rest in product(e, k, q, d) if rest[3] == slot.start_of(rest[0], rest[3])]
 
-    def _runs(self, number: int, i: int, o: int, e: int, k: int, q: int) -> bool:
+    def _runs(self, number: int, i: int, o: int, e: int, k: int, q: int, d: int) -> bool:
         """Whether the device can run this block: one it cannot has no finite latency."""
         tables = (self.budgets.tables[name] for name in self.costs)
-        return all(math.isfinite(table.slots[number, i, o, e, k, q]) for table in tables)
+        return all(math.isfinite(table.slots[number, i, o, e, k, q, d]) for table in tables)
 
-    def _option(self, number: int, i: int, o: int, e: int, k: int, q: int) -> int:
+    def _option(self, number: int, i: int, o: int, e: int, k: int, q: int, d: int) -> int:
         scores = self.scores
         score = scores["expansion"][number, e] + scores["kernel"][number, k]
         score += scores["squeeze"][number, q] + scores["keep"][number, 1]
+        if self.space.slots[number].expansions[e] > 1:
+            score += scores["start"][number, d]
         costs = {
-            name: float(self.budgets.tables[name].slots[number, i, o, e, k, q])
+            name: float(self.budgets.tables[name].slots[number, i, o, e, k, q, d])
             for name in self.costs
         }
-        return self._variable(("block", number, i, o, e, k, q), float(score), costs)
+        return self._variable(("block", number, i, o, e, k, q, d), float(score), costs)
 
     def _add_budgets(self) -> None:
         floors: list[int] = []
@@ -187,7 +191,8 @@ class ArchProgram:
             out = choice.width[slot.stage]
             into = out if not slot.first else choice.width[slot.stage - 1] if slot.stage else 0
             operation = (choice.expansion[number], choice.kernel[number], choice.squeeze[number])
-            kept = ("block", number, into, out, *operation)
+            start = slot.start_of(choice.expansion[number], choice.start[number])
+            kept = ("block", number, into, out, *operation, start)
             places.append(self.index[kept if choice.keep[number] else ("out", number, out)])
         return places
 
@@ -217,16 +222,9 @@ class ArchProgram:
             picks["keep"][number] = int(kind == "block")
             if kind == "block":
                 _, width[slots[number].stage] = rest[:2]
-                picks["expansion"][number], picks["kernel"][number], picks["squeeze"][number] = (
-                    rest[2:]
-                )
-        return Choice(
-            width=tuple(width),
-            kernel=tuple(picks["kernel"]),
-            expansion=tuple(picks["expansion"]),
-            squeeze=tuple(picks["squeeze"]),
-            keep=tuple(map(bool, picks["keep"])),
-        )
+                for name, pick in zip(_OPERATIONS, rest[2:], strict=True):
+                    picks[name][number] = pick
+        return choice_of(picks | {"width": width})
 
 
 def perturbed(

@@ -14,7 +14,7 @@ from mobilenas.cost.latency import Latency
 from mobilenas.errors import BudgetError, UnreachableError
 from mobilenas.profiling.profile import ProfileError
 from mobilenas.profiling.units import space_units
-from mobilenas.spaces.mobile import MobileSpace, narrowest, sized, squeeze_options, widest
+from mobilenas.spaces.mobile import MobileSpace, narrowest, options_of, sized, widest
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
@@ -90,13 +90,13 @@ def measured_spaces(
     in_channels: int = 3,
     activation: str = "hard_swish",
     squeeze: str = "searched",
-    extra_depthwise: bool = False,
+    extra_depthwise: str = "off",
 ) -> list[MobileSpace]:
     """Return the profile's spaces for such images; ProfileError says what it lacks."""
     profile, precision = latency.profile, latency.precision
     asked = (image_size, in_channels, activation)
     spaces = [
-        replace(space, classes=classes, squeeze=squeeze_options(squeeze))
+        replace(space, classes=classes, squeeze=options_of("squeeze", squeeze))
         for space in profile.spaces
         if (space.image_size, space.in_channels, space.activation) == asked
     ]

@@ -18,7 +18,8 @@ from mobilenas.spaces.mobilenets import LAST_SIDE, PLACEMENTS
 
 _Index = Annotated[int, Between(0, 63)]
 
-SQUEEZE_POLICIES = ("searched", "on", "off")
+POLICIES = ("searched", "on", "off")
+"""Of a part that a block can do without."""
 
 _WIDTH, _GROWTH = 16, 1.6
 """At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
@@ -76,6 +77,12 @@ class Slot:
     """Options of its output's channels."""
     expansions: tuple[int, ...]
     """Hidden channels as multiples of the input's."""
+    start_kernels: tuple[int, ...]
+    """Sides of a depthwise kernel before the expansion layer, 0 for none."""
+
+    def start_of(self, expansion: int, start: int) -> int:
+        """Return a start option as it is with an expansion option: the first without a layer."""
+        return start if self.expansions[expansion] > 1 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,8 @@ class Choice:
     """Per slot, into the slot's expansions."""
     squeeze: tuple[_Index, ...]
     """Per slot, into the space's squeeze options."""
+    start: tuple[_Index, ...]
+    """Per slot, into the slot's start kernels."""
     keep: tuple[bool, ...]
     """Per slot: False leaves the block out."""
 
@@ -118,8 +127,10 @@ class MobileSpace:
     """Expansions to choose from; the first block of the network has 1."""
     squeeze: Annotated[tuple[bool, ...], Between(0, 2)] = (False, True)
     """Squeeze-excite options."""
-    start_kernel: Annotated[int, Between(0, 7)] = field(default=0, metadata=ADDED)
-    """Side of a depthwise kernel before every expansion layer, 0 for none."""
+    start_kernels: Annotated[tuple[Annotated[int, Between(0, 7)], ...], Between(1, 2)] = field(
+        default=(0,), metadata=ADDED
+    )
+    """Sides of a depthwise kernel before an expansion layer, 0 for none: one, or 0 and another."""
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -131,6 +142,7 @@ class MobileSpace:
             for index in range(stage.depth):
                 stride = stage.stride if index == 0 else 1
                 allowed = self.expansions if slots else (1,)
+                expansions = tuple(e for e in allowed if e <= stage.most_expansion)
                 slots.append(
                     Slot(
                         stage=number,
@@ -139,14 +151,22 @@ class MobileSpace:
                         side=side,
                         in_widths=before,
                         out_widths=stage.widths,
-                        expansions=tuple(e for e in allowed if e <= stage.most_expansion),
+                        expansions=expansions,
+                        start_kernels=self.start_kernels if max(expansions) > 1 else (0,),
                     )
                 )
                 side, before = -(-side // stride), stage.widths
         return tuple(slots)
 
     def block(
-        self, slot: Slot, in_width: int, out_width: int, expansion: int, kernel: int, squeeze: bool
+        self,
+        slot: Slot,
+        in_width: int,
+        out_width: int,
+        expansion: int,
+        kernel: int,
+        squeeze: bool,
+        start_kernel: int,
     ) -> Block:
         """Return the block that fills a slot with these options (values, not indices)."""
         hidden = in_width * expansion
@@ -157,7 +177,7 @@ class MobileSpace:
             stride=slot.stride,
             squeeze=squeeze_channels(hidden) if squeeze else 0,
             activation=self.activation,
-            start_kernel=self.start_kernel if expansion > 1 else 0,
+            start_kernel=start_kernel if expansion > 1 else 0,
         )
 
     def arch(self, choice: Choice) -> MobileArch:
@@ -176,6 +196,7 @@ class MobileSpace:
                     slot.expansions[choice.expansion[index]],
                     self.kernels[choice.kernel[index]],
                     self.squeeze[choice.squeeze[index]],
+                    slot.start_kernels[choice.start[index]],
                 )
             )
             before = width
@@ -190,7 +211,7 @@ class MobileSpace:
 
     def is_legal(self, choice: Choice) -> bool:
         """Whether a choice has one option for every decision, and every stage its first block."""
-        for name in ("width", "kernel", "expansion", "squeeze", "keep"):
+        for name in ("width", "kernel", "expansion", "squeeze", "start", "keep"):
             picks, largest = getattr(choice, name), getattr(self.largest(), name)
             if len(picks) != len(largest):
                 return False
@@ -220,6 +241,11 @@ class MobileSpace:
             expansion=tuple(pick(len(slot.expansions)) for slot in slots),
             squeeze=tuple(pick(len(self.squeeze)) for _ in slots),
             keep=tuple(slot.first or bool(pick(2)) for slot in slots),
+            # one option is no draw: a seed's networks are those of a space without this decision
+            start=tuple(
+                pick(len(slot.start_kernels)) if len(slot.start_kernels) > 1 else 0
+                for slot in slots
+            ),
         )
 
 
@@ -234,12 +260,12 @@ def template(
     placement: str = "early",
     activation: str = "hard_swish",
     squeeze: str = "searched",
-    extra_depthwise: bool = False,
+    extra_depthwise: str = "off",
 ) -> MobileSpace:
     """Return the space whose widths lie around the template's times `multiplier`.
 
     `placement` says where the image is halved first: `early` in the stem, `late` in the first
-    stage. With `extra_depthwise` blocks start with a depthwise convolution.
+    stage. `extra_depthwise` says whether blocks start with a depthwise convolution.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
@@ -276,8 +302,10 @@ def template(
         activation=activation,
         kernels=_KERNELS,
         expansions=expansions,
-        squeeze=squeeze_options(squeeze),
-        start_kernel=_START_KERNEL * extra_depthwise,
+        squeeze=options_of("squeeze", squeeze),
+        start_kernels=tuple(
+            _START_KERNEL * on for on in options_of("extra_depthwise", extra_depthwise)
+        ),
     )
 
 
@@ -294,9 +322,9 @@ def levels_of(image_size: int) -> tuple[int, ...]:
     return (0, 1, 1) if last == 1 else (*range(1, last), last - 1, last)
 
 
-def squeeze_options(policy: str) -> tuple[bool, ...]:
-    """Return what a block may choose from: with squeeze-excite, without, or both."""
-    check_choice("squeeze", policy, SQUEEZE_POLICIES)
+def options_of(part: str, policy: str) -> tuple[bool, ...]:
+    """Return what a block may choose from: with the part, without, or both."""
+    check_choice(part, policy, POLICIES)
     return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
 
 

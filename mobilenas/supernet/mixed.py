@@ -40,6 +40,8 @@ class BlockProbabilities:
     """[E], as many as the slot has."""
     squeeze: Tensor
     """Scalar: probability of squeeze-excite."""
+    start: Tensor
+    """Scalar: probability of the last of the slot's start kernels."""
     keep: Tensor
     """Scalar: probability that the block is there."""
 
@@ -58,6 +60,8 @@ class BlockPick:
     """Hidden channels as a multiple of the input's."""
     squeeze: bool
     """Whether squeeze-excite is there."""
+    start: bool
+    """Whether a depthwise convolution comes before the expansion layer."""
 
 
 class Norm(nn.BatchNorm2d):
@@ -93,7 +97,7 @@ class MixedBlock(nn.Module):
         self.slot, self.kernels = slot, space.kernels
         self.stride = slot.stride
         self.can_squeeze = True in space.squeeze
-        self.starts = space.start_kernel > 0 and slot.expansions[-1] > 1
+        self.start_kernels = slot.start_kernels
         widest_in, widest_out = slot.in_widths[-1], slot.out_widths[-1]
         keeps_shape = not slot.first
         self.sampler: ChannelSampler | None = (
@@ -111,8 +115,8 @@ class MixedBlock(nn.Module):
             # the last few serve no candidate: depthwise kernels are slow off a whole vector
             hidden = -(-hidden // _VECTOR) * _VECTOR
             self.expanded = hidden - self.plain
-            if self.starts:
-                kernel = (space.start_kernel,) * 2
+            if start_kernel := slot.start_kernels[-1]:
+                kernel = (start_kernel,) * 2
                 self.start = nn.Parameter(torch.empty(self.inside, 1, *kernel))
                 self.start_norm = Norm(self.inside)
             self.expand = nn.Conv2d(self.inside, self.expanded, 1, bias=False)
@@ -132,7 +136,7 @@ class MixedBlock(nn.Module):
         """Start the smallest kernel at random and the rings around it at zero."""
         for number, ring in enumerate(self.depthwise):
             nn.init.zeros_(ring) if number else nn.init.kaiming_normal_(ring, mode="fan_out")
-        if self.starts:
+        if self.start_kernels[-1]:
             nn.init.kaiming_normal_(self.start, mode="fan_out")
 
     def span(self, expansion: int, in_width: int) -> slice:
@@ -172,7 +176,7 @@ class MixedBlock(nn.Module):
     def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
         hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
-        h = self._hidden(x, alive)
+        h = self._hidden(x, p, alive)
         kernel = self._mixed_kernel(p.kernel)
         h = functional.conv2d(
             h, kernel, stride=self.stride, padding=kernel.shape[-1] // 2, groups=len(kernel)
@@ -185,16 +189,17 @@ class MixedBlock(nn.Module):
         y: Tensor = self.project_norm(self.project(h * scale))
         return y
 
-    def _hidden(self, x: Tensor, alive: Tensor) -> Tensor:
+    def _hidden(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         if not self.expanded:
             return x
-        h: Tensor = self.activation(self.expand_norm(self.expand(self._started(x, alive))))
+        entering = self._started(x, alive) if self.start_kernels[-1] else x
+        if len(self.start_kernels) > 1:
+            entering = torch.lerp(x, entering, p.start)
+        h: Tensor = self.activation(self.expand_norm(self.expand(entering)))
         return torch.cat([x, h], 1) if self.plain else h
 
     def _started(self, x: Tensor, alive: Tensor) -> Tensor:
         """x: [N, c, H, W], alive: [c], what of a channel is there -> as x, for the expansion."""
-        if not self.starts:
-            return x
         channels = x.shape[1]
         kernel = self.start[:channels]
         x = functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=channels)
@@ -254,7 +259,8 @@ class MixedBlock(nn.Module):
         if pick.expansion == 1:
             h = x[:, :inside]
         else:
-            h = _conv(self.expand, self._started(x, alive), slice(0, hidden))
+            entering = self._started(x, alive) if pick.start else x
+            h = _conv(self.expand, entering, slice(0, hidden))
             h = self.expand_norm.part(h, slice(0, hidden))
             h = self.activation(h)
         kernel = self.kernel_of(pick.kernel, span)

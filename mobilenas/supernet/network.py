@@ -43,6 +43,7 @@ class SuperNetwork(Supernet):
                 kernel=p.kernel[index],
                 expansion=p.expansion[index, : len(slot.expansions)],
                 squeeze=p.squeeze[index] @ p.squeeze.new_tensor(self.space.squeeze),
+                start=p.start[index, -1],
                 keep=p.keep[index, 1],
             )
             x = block(x, seen, self.channels_generator)
@@ -75,6 +76,7 @@ class SuperNetwork(Supernet):
                     kernel=self.space.kernels[choice.kernel[index]],
                     expansion=slot.expansions[choice.expansion[index]],
                     squeeze=self.space.squeeze[choice.squeeze[index]],
+                    start=slot.start_kernels[choice.start[index]] > 0,
                 ),
             )
             before = out

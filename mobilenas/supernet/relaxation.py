@@ -28,6 +28,7 @@ class Alphas(nn.Module):
             "kernel": [range(len(space.kernels)) for _ in slots],
             "expansion": [range(len(slot.expansions)) for slot in slots],
             "squeeze": [range(len(space.squeeze)) for _ in slots],
+            "start": [range(len(slot.start_kernels)) for slot in slots],
             "keep": [range(1, 2) if slot.first else range(2) for slot in slots],
         }
         self.logits = nn.ParameterDict()
@@ -124,6 +125,7 @@ def choice_of(picks: Mapping[str, list[int]]) -> Choice:
         kernel=tuple(picks["kernel"]),
         expansion=tuple(picks["expansion"]),
         squeeze=tuple(picks["squeeze"]),
+        start=tuple(picks["start"]),
         keep=tuple(bool(value) for value in picks["keep"]),
     )
 
