@@ -72,9 +72,9 @@ class CostTable:
             for i, o, e, k, q, d in product(*map(range, shape[1:])):
                 if i >= len(slot.in_widths) or o >= len(slot.out_widths):
                     continue
-                if e >= len(slot.expansions) or (not slot.first and i != o):
+                if e >= len(slot.expansions) or d >= len(slot.start_kernels):
                     continue
-                if d >= len(slot.start_kernels):
+                if not slot.first and i != o:
                     continue
                 block = space.block(
                     slot,
@@ -85,8 +85,8 @@ class CostTable:
                     space.squeeze[q],
                     slot.start_kernels[d],
                 )
-                cost_of_block = model.block(block, slot.in_widths[i], slot.side)
-                self.slots[number, i, o, e, k, q, d] = cost_of_block
+                place = number, i, o, e, k, q, d
+                self.slots[place] = model.block(block, slot.in_widths[i], slot.side)
         side = output_side(slots[-1].side, slots[-1].stride)
         self.head = torch.tensor(
             [model.head(space.head, w, side, space.classes) for w in stages[-1].widths],
@@ -110,9 +110,9 @@ class CostTable:
             out = choice.width[stage]
             first = bool(self._first[number])
             into = out if not first else choice.width[stage - 1] if stage else 0
-            place = (number, into, out, choice.expansion[number], choice.kernel[number])
-            rest = choice.squeeze[number], choice.start[number]
-            parts.append(float(self.slots[(*place, *rest)]))
+            operation = choice.expansion, choice.kernel, choice.squeeze, choice.start
+            place = (number, into, out, *(picks[number] for picks in operation))
+            parts.append(float(self.slots[place]))
         return max(parts) if self.is_peak else sum(parts)
 
     def least(self) -> float:

@@ -81,7 +81,7 @@ class Slot:
     """Sides of a depthwise kernel before the expansion layer, 0 for none."""
 
     def start_of(self, expansion: int, start: int) -> int:
-        """Return a start option as it is with an expansion option: the first without a layer."""
+        """Return the start option that counts: the first where there is no expansion layer."""
         return start if self.expansions[expansion] > 1 else 0
 
 
@@ -152,7 +152,9 @@ class MobileSpace:
                         in_widths=before,
                         out_widths=stage.widths,
                         expansions=expansions,
-                        start_kernels=self.start_kernels if max(expansions) > 1 else (0,),
+                        start_kernels=self.start_kernels
+                        if any(e > 1 for e in expansions)
+                        else (0,),
                     )
                 )
                 side, before = -(-side // stride), stage.widths
