@@ -243,6 +243,7 @@ def test_a_run_of_before_an_option_was_not_asked_for_it(begin: Any, name: str) -
         (lambda r: r["settings"].pop("recipe"), r"run\.json: settings lacks 'recipe'"),
         (lambda r: r["settings"].update(speed=1), "settings has an unknown field 'speed'"),
         (lambda r: r["settings"].update(seed="one"), "settings.seed is 'one'; it must be int"),
+        (lambda r: r["settings"].update(extra_depthwise=True), "extra_depthwise is True; it must"),
         (lambda r: r["settings"]["search"].update(paths="all"), "paths is 'all'"),
         (lambda r: r.update(schema_version=2), "schema_version is 2; this release reads 1"),
     ],
@@ -265,7 +266,14 @@ def test_a_record_without_its_images_is_an_error(
         _ = open_run(folder, Silent()).data
 
 
-@pytest.mark.parametrize("damage", [lambda r: r.pop("space"), lambda r: r.update(space=[])])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda r: r.pop("space"),
+        lambda r: r.update(space=[]),
+        lambda r: r["space"].update(start_kernel=3),
+    ],
+)
 def test_a_record_without_its_space_is_an_error(begin: Any, damage: Any) -> None:
     folder = begin().folder
     damaged(folder, damage)

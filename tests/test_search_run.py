@@ -187,6 +187,7 @@ def test_a_checkpoint_cut_in_half_is_named(
         (lambda kept: kept.pop("gap"), "it lacks 'gap'"),
         (lambda kept: kept.update(seconds="1"), "seconds"),
         (lambda kept: kept.update(choices=[]), "choices has 0 items"),
+        (lambda kept: kept["choices"][1].pop("start"), r"choices\[1\] lacks 'start'"),
         (lambda kept: kept["choices"][1].update(kernel=[0]), r"choices\[1\] is not a network"),
         (
             lambda kept: kept["choices"][0]["width"].__setitem__(0, 99),
@@ -197,7 +198,7 @@ def test_a_checkpoint_cut_in_half_is_named(
             r"choices\[0\] is not a net",
         ),
     ],
-    ids=["no gap", "text", "empty", "short", "out of range", "no first block"],
+    ids=["no gap", "text", "empty", "no start", "short", "out of range", "no first block"],
 )
 def test_candidates_that_are_no_networks_of_the_space_are_refused_by_name(
     done: tuple[Path, SearchResult],
