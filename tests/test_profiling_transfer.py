@@ -86,12 +86,12 @@ def test_another_device_gets_a_line_of_its_own(
 def test_noise_of_the_few_networks_shows_in_the_error(
     profile: Profile, archs: list[MobileArch]
 ) -> None:
-    off = [1.2, 0.8, 1.2, 0.8, 1.2]
+    off = [1.05, 0.95, 1.05, 0.95, 1.05]
     times = [
         (arch, factor * profile.summed_ms(arch_units(arch), "fp32"))
         for arch, factor in zip(archs, off, strict=False)
     ]
-    assert transfer(profile, times, "phone").calibration["fp32"].mape_percent > 15
+    assert transfer(profile, times, "phone").calibration["fp32"].mape_percent > 5
 
 
 @pytest.mark.parametrize(
