@@ -1,13 +1,14 @@
-"""Fit the prior that a search starts from to tables of trained networks.
+r"""Fit the prior that a search starts from to tables of trained networks.
 
-    python bench/prior.py bench/tables/explored.jsonl
+    python bench/prior.py bench/tables/explored.jsonl bench/tables/photo.jsonl \
+        bench/tables/photo1M.jsonl bench/tables/few.jsonl
 
-First Kendall's tau with test top-1 in each combination of image size and budget, of what knows the
-other combinations alone, and of what knows nine tenths of its own, too. Then
+First Kendall's tau with test top-1 in each combination of images, size and budget, of what knows
+the other combinations alone, and of what knows nine tenths of its own, too. Then
 mobilenas/search/prior.json is written from all networks. It is fitted to validation top-1: test
 images have no part in it. Left out are networks with a depthwise convolution of 5x5 before the
 expansion, or with fewer than three blocks. Those of strides or widths that no space has stay in:
-they say what is bad, and without them it ranks networks of others' spaces much worse.
+they say what is bad, and without them it ranks networks of other spaces much worse.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
 activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
-networks of equal FLOPs on five combinations of image size and budget, each around its mean, so it
-tells networks of equal FLOPs apart, and no others. What holds at one size, budget and number of
-training images is expected at near ones more than at far ones.
+networks of equal FLOPs on eight combinations of images, side and budget, each around its median, so
+it tells networks of equal FLOPs apart, and no others. What holds at one side, budget and number of
+training images is expected more at near ones than at far ones.
 """
 
 import math
