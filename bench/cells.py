@@ -18,9 +18,9 @@ import torch
 from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two_steps
 from torch import nn
 
+from mobilenas.core.files import write_json
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import Augmentation, batches
-from mobilenas.files import write_json
 from mobilenas.search import SearchSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces import CELL_NETWORKS, build

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 
 from mobilenas.channels.metric import qualities
 from mobilenas.channels.start import base_of
+from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import DataSettings, load_data
-from mobilenas.progress import Silent
 from mobilenas.spaces import WidthsSpace
 from mobilenas.train import Recipe, Trainer
 

@@ -18,8 +18,8 @@ import torch
 from ranking import Table, of_search, picked, read_table
 from scipy.stats import kendalltau
 
+from mobilenas.core.files import read_json
 from mobilenas.data import DataSettings, ImageData, load_data
-from mobilenas.files import read_json
 
 
 def figures(folder: Path, table: Table, data: ImageData) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.files import read_jsonl
+from mobilenas.core.files import read_jsonl
 
 PENALTY = 4.0
 

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from tables import trained
 
-from mobilenas.config import parse_count, to_plain
+from mobilenas.core.files import read_jsonl, write_jsonl
+from mobilenas.core.settings import parse_count, to_plain
 from mobilenas.cost import costs
 from mobilenas.data import load_data
-from mobilenas.files import read_jsonl, write_jsonl
 from mobilenas.nn import squeeze_channels
-from mobilenas.request import Request
-from mobilenas.runs import versions
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.run_folder import versions
 from mobilenas.spaces import Block, Head, MobileArch, Stem
 
 ACTIVATION, STEM_STRIDE, WIDTH, MULTIPLE = "hard_swish", 2, 16, 4

@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from mobilenas.channel_graph import extract, load_model, resized, sizes
 from mobilenas.channels.keeping import changed
-from mobilenas.dependencies import extract, load_model, resized, sizes
 
 SIDE = 64
 MOST_SECONDS = {"extract": 0.3, "resize": 2.0, "change": 2.0}

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from tables import trained
 
-from mobilenas.compare.table import read_networks
+from mobilenas.core.files import parse_json, read_jsonl, write_jsonl
+from mobilenas.core.progress import Silent
 from mobilenas.cost import costs
-from mobilenas.files import parse_json, read_jsonl, write_jsonl
-from mobilenas.progress import Silent
-from mobilenas.runs import COMPARE_FILE, Run, open_run
+from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, open_run
+from mobilenas.report.table import read_networks
 from mobilenas.spaces import Block, Head, MobileArch, Stem
 
 HANDS = Path(__file__).with_name("hand.json")

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenas.channel_graph import Graph, extract, sizes
 from mobilenas.channels.keeping import METHODS, apply, choose, follow
+from mobilenas.core.files import write_json
 from mobilenas.data import (
     Augmentation,
     DataSettings,
@@ -28,8 +30,6 @@ from mobilenas.data import (
     load_data,
     stratified_subset,
 )
-from mobilenas.dependencies import Graph, extract, sizes
-from mobilenas.files import write_json
 from mobilenas.train import evaluate, parameter_groups
 
 HERE = Path(__file__).parent

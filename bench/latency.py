@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from run import Bench
 
+from mobilenas.core.files import write_json
 from mobilenas.cost import DECISIONS, CostTable
 from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
-from mobilenas.cost.latency import Latency
-from mobilenas.files import write_json
-from mobilenas.profiling.building import NETWORKS, build_profile
-from mobilenas.profiling.cache import Cache
-from mobilenas.profiling.confirm import confirm
-from mobilenas.profiling.graphs import arch_model
-from mobilenas.profiling.profile import Profile
-from mobilenas.request import ACTIVATION_FOR
+from mobilenas.latency.building import NETWORKS, build_profile
+from mobilenas.latency.cache import Cache
+from mobilenas.latency.confirm import confirm
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.graphs import arch_model
+from mobilenas.latency.profile import Profile
+from mobilenas.pipeline.request import ACTIVATION_FOR
 from mobilenas.search import space_for
 from mobilenas.search.run import confirmed
 from mobilenas.spaces import MobileArch, MobileSpace

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from mobilenas.config import from_plain, to_plain
-from mobilenas.files import read_jsonl, to_json, write_text
+from mobilenas.core.files import read_jsonl, to_json, write_text
+from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.search.prior import FILE, Process, Rows, described
 from mobilenas.spaces import Choice, MobileArch, MobileSpace
 from mobilenas.spaces.arch import Block, Head, Stem

@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from mobilenas.channels.start import base_of
-from mobilenas.cost.recount import count_fvcore
+from mobilenas.core.progress import Silent
 from mobilenas.data import DataSettings, ImageData, batches, load_data
-from mobilenas.export.onnx import export_onnx
-from mobilenas.profiling.meter import Failed, measure
-from mobilenas.progress import Silent
+from mobilenas.latency.meter import Failed, measure
+from mobilenas.onnx.export import export_onnx
+from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces import WidthsSpace
 from mobilenas.train import Recipe, Trainer, evaluate
 

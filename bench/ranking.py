@@ -29,13 +29,13 @@ from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.config import from_plain
+from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
+from mobilenas.core.progress import Silent
+from mobilenas.core.settings import from_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import DataSettings, ImageData, batches, load_data
-from mobilenas.files import load_checkpoint, read_json, read_jsonl
-from mobilenas.progress import Silent
-from mobilenas.runs import open_run
+from mobilenas.pipeline.run_folder import open_run
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior, features

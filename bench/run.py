@@ -20,10 +20,10 @@ import torch
 from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two_steps
 from torch import nn
 
+from mobilenas.core.files import write_json
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, batches
-from mobilenas.files import write_json
 from mobilenas.search import SearchSettings, space_for
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces import build

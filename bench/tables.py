@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from mobilenas.config import from_plain, parse_count, to_plain
+from mobilenas.core.files import read_jsonl, write_jsonl
+from mobilenas.core.settings import from_plain, parse_count, to_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData, load_data
-from mobilenas.files import read_jsonl, write_jsonl
-from mobilenas.request import Request
-from mobilenas.runs import make_space, versions
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.run_folder import make_space, versions
 from mobilenas.spaces import Arch
 from mobilenas.spaces.any import choice_type
 from mobilenas.train import Recipe, Trainer

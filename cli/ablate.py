@@ -10,8 +10,8 @@ from .options import RULE, folder_options, output_options, request_options
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.ablation import Ablation
-    from mobilenas.progress import Reporter
+    from mobilenas.core.progress import Reporter
+    from mobilenas.pipeline.ablation import Ablation
 
 
 @click.command(name="ablate", epilog=RULE)
@@ -39,7 +39,7 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
     again = resume_command("ablate", out)
     with working(again, out, quiet=quiet, record="ablation-request.json") as reporter:
-        from mobilenas.ablation import ABLATION_FILE, PAGE_FILE, run_ablation
+        from mobilenas.pipeline.ablation import ABLATION_FILE, PAGE_FILE, run_ablation
 
         ablation = _open_or_start(ctx, reporter)
         record = run_ablation(ablation)
@@ -55,9 +55,9 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
     """Start the ablation that the options state in --out, or go on with the one there."""
-    from mobilenas.ablation import open_ablation, start_ablation
-    from mobilenas.resuming import resume_ablation
-    from mobilenas.runs import command_line
+    from mobilenas.pipeline.ablation import open_ablation, start_ablation
+    from mobilenas.pipeline.resuming import resume_ablation
+    from mobilenas.pipeline.run_folder import command_line
 
     from .session import asked_for, states_a_request, typed_fields
 
@@ -88,7 +88,7 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
 
 
 def _show(record: Mapping[str, Any]) -> None:
-    from mobilenas.compare.ablation_table import costs_sentence, sentences
+    from mobilenas.report.ablation_table import costs_sentence, sentences
 
     from .render import show_table
 
@@ -109,7 +109,7 @@ def _show(record: Mapping[str, Any]) -> None:
 
 
 def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
-    from mobilenas.compare.ablation_table import parts_of
+    from mobilenas.report.ablation_table import parts_of
 
     from .render import percent
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilenas.config import counted
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import counted
 
 from .terminal import clean, echo
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mobilenas.dependencies import Graph, Group
+    from mobilenas.channel_graph import Graph, Group
 
 IMAGE_SIZE = 224
 LEAST_SIZE, MOST_SIZE = 4, 4096
@@ -36,8 +36,8 @@ def show_groups(
     network, graph = _extract(model, image_size=image_size, classes=classes, weights=weights)
     inexact = _inexact(network, graph)
     if out is not None:
-        from mobilenas.dependencies.drawing import groups_drawing
-        from mobilenas.files import write_text
+        from mobilenas.channel_graph.drawing import groups_drawing
+        from mobilenas.core.files import write_text
 
         write_text(out, groups_drawing(graph, model))
     if as_json:
@@ -53,8 +53,8 @@ def show_groups(
 def _extract(
     model: str, *, image_size: int | None, classes: int | None, weights: Path | None
 ) -> tuple["nn.Module", "Graph"]:
-    from mobilenas.dependencies import extract, load_model
-    from mobilenas.dependencies.models import FORMS
+    from mobilenas.channel_graph import extract, load_model
+    from mobilenas.channel_graph.models import FORMS
 
     path = Path(model)
     if path.exists():
@@ -75,7 +75,7 @@ def _extract(
 
 
 def _of_arch(path: Path, weights: Path | None) -> tuple["nn.Module", "Graph"]:
-    from mobilenas.dependencies import extract
+    from mobilenas.channel_graph import extract
     from mobilenas.spaces import build, read_arch
     from mobilenas.train import load_weights
 
@@ -160,7 +160,7 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
 
 def _layers(group: "Group", width: int) -> str:
     """Their number, and as many of the first names as two lines take."""
-    from mobilenas.dependencies.drawing import layer_names
+    from mobilenas.channel_graph.drawing import layer_names
 
     names = layer_names(group)
     first = [

@@ -66,7 +66,7 @@ def command(
     if not graph_only:
         if classes is not None:
             raise click.UsageError("--classes goes with --graph-only: the images have classes", ctx)
-        from mobilenas.request_channels import ChannelsRequest
+        from mobilenas.pipeline.request_channels import ChannelsRequest
 
         from .session import whole_job
 

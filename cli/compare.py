@@ -78,9 +78,9 @@ def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int
     from .session import working
 
     with working(_again(ctx), folder, quiet=quiet) as reporter:
-        from mobilenas.comparison import compare
-        from mobilenas.pipeline import renew_report
-        from mobilenas.runs import COMPARE_FILE, open_run
+        from mobilenas.pipeline.comparison import compare
+        from mobilenas.pipeline.run_folder import COMPARE_FILE, open_run
+        from mobilenas.pipeline.stages import renew_report
 
         asked = (ctx.params["names"], ctx.params["random"])
         run = open_run(folder, reporter)
@@ -101,8 +101,8 @@ def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: b
     files = [path for path in ctx.params["paths"] if path not in folders]
     out: Path | None = ctx.params["out"]
     with working(_again(ctx), folders[0], quiet=quiet) as reporter:
-        from mobilenas.comparison import check_out, side_by_side, write_comparison
-        from mobilenas.runs import open_run
+        from mobilenas.pipeline.comparison import check_out, side_by_side, write_comparison
+        from mobilenas.pipeline.run_folder import open_run
 
         if out is not None:
             check_out(out, overwrite=ctx.params["overwrite"])
@@ -134,8 +134,8 @@ def _again(ctx: click.Context) -> str:
 def _published(as_json: bool) -> int:
     from dataclasses import asdict
 
-    from mobilenas.compare.published import PUBLISHED
-    from mobilenas.config import COUNTING_RULE, format_count
+    from mobilenas.baselines.published import PUBLISHED
+    from mobilenas.core.settings import COUNTING_RULE, format_count
 
     from .render import show_json, show_rule, show_table
 

@@ -110,13 +110,13 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     given = {name: value for name, value in asked.items() if value is not None}
     again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.deployment import renew_times
-        from mobilenas.export.record import EXPORT_FILE
-        from mobilenas.pipeline import compared_run, export_stage, renew_report
-        from mobilenas.runs import open_run
+        from mobilenas.onnx.record import EXPORT_FILE
+        from mobilenas.pipeline.deployment import renew_times
+        from mobilenas.pipeline.run_folder import open_run
+        from mobilenas.pipeline.stages import compared_run, export_stage, renew_report
 
         if given:
-            from mobilenas.formats import FormatSettings, write_formats
+            from mobilenas.pipeline.formats import FormatSettings, write_formats
 
             settings = FormatSettings(**_settings(given))  # wrong ones open no run
         whole = open_run(folder, reporter)
@@ -141,7 +141,7 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """Put the options of int8 together."""
-    from mobilenas.quantization import Int8Settings
+    from mobilenas.pipeline.quantization import Int8Settings
 
     int8 = {_INT8[name]: value for name, value in given.items() if name in _INT8}
     if int8.get("corrections") == ("none",):
@@ -159,7 +159,7 @@ def _again(folder: Path, given: dict[str, Any]) -> str:
 
 
 def _show(folder: Path, files: dict[str, Any]) -> None:
-    from mobilenas.config import UNSTEADY, format_latency
+    from mobilenas.core.settings import UNSTEADY, format_latency
 
     from .render import show_table
 

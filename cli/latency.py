@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilenas.progress import Reporter
+from mobilenas.core.progress import Reporter
 
 from .options import ACTIVATIONS, PATH, PRECISIONS, json_option, output_options, size
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.profiling.measured import Measured
-    from mobilenas.profiling.profile import Profile
+    from mobilenas.latency.measured import Measured
+    from mobilenas.latency.profile import Profile
     from mobilenas.spaces import MobileSpace
 
 # Written out because the library's own stands beside onnxruntime, which `--help` does not import;
-# tests/test_cli_profile_latency.py holds it against that one.
+# tests/cli/test_profile_latency.py holds it against that one.
 PROVIDER = "CPUExecutionProvider"
 _FLOPS_AT_224 = 300_000_000
 
@@ -92,7 +92,7 @@ def _spaces(ctx: click.Context, asked: dict[str, Any]) -> "dict[str, MobileSpace
         if name not in asked:
             raise click.UsageError(f"say --{name.replace('_', '-')}", ctx)
     from mobilenas.cost.budget import Budget
-    from mobilenas.request import ACTIVATION_FOR
+    from mobilenas.pipeline.request import ACTIVATION_FOR
     from mobilenas.search import space_for
 
     side = asked["image_size"]
@@ -187,10 +187,10 @@ def _measure_space(
 ) -> "Profile":
     name, overwrite = ctx.params["name"], ctx.params["overwrite"]
     with _measuring(ctx.params["quiet"]) as reporter:
-        from mobilenas.profiling.building import build_profile
-        from mobilenas.profiling.cache import Cache
-        from mobilenas.profiling.profile import profile_path, read_profile
-        from mobilenas.runs import command_line
+        from mobilenas.latency.building import build_profile
+        from mobilenas.latency.cache import Cache
+        from mobilenas.latency.profile import profile_path, read_profile
+        from mobilenas.pipeline.run_folder import command_line
 
         path = profile_path(name)
         return build_profile(
@@ -209,9 +209,9 @@ def _measure_space(
 def _time_files(
     models: tuple[Path, ...], settings: dict[str, Any], *, quiet: bool, as_json: bool
 ) -> None:
-    from mobilenas.errors import FileError
-    from mobilenas.profiling.measured import Failed
-    from mobilenas.profiling.meter import measure
+    from mobilenas.core.errors import FileError
+    from mobilenas.latency.measured import Failed
+    from mobilenas.latency.meter import measure
 
     with _measuring(quiet) as reporter:
         found = measure({str(path): path for path in models}, reporter=reporter, **settings)
@@ -240,7 +240,7 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
         raise click.UsageError("say --out", ctx)
     asked = _DEFAULTS | _given(ctx, ("space", "image_size", *_DEFAULTS))
     with _measuring(quiet) as reporter:
-        from mobilenas.profiling.kit import write_kit
+        from mobilenas.latency.kit import write_kit
 
         spaces = _spaces(ctx, asked)
         counts = {name: asked[name] for name in ("networks", "seed")}
@@ -279,8 +279,8 @@ def import_(
     if name is None:
         raise click.UsageError("say --name", ctx)
     _refuse(name, overwrite=overwrite)
-    from mobilenas.profiling.kit import import_results
-    from mobilenas.runs import command_line
+    from mobilenas.latency.kit import import_results
+    from mobilenas.pipeline.run_folder import command_line
 
     profile = import_results(results, name, kit=folder, command=command_line())
     _keep(profile, as_json=as_json)
@@ -323,9 +323,9 @@ def calibrate(
     if source is None or times is None or name is None:
         raise click.UsageError("say --from, --times and --name", ctx)
     _refuse(name, overwrite=overwrite)
-    from mobilenas.profiling.profile import find_profile
-    from mobilenas.profiling.transfer import read_times, transfer
-    from mobilenas.runs import command_line
+    from mobilenas.latency.profile import find_profile
+    from mobilenas.latency.transfer import read_times, transfer
+    from mobilenas.pipeline.run_folder import command_line
 
     with _measuring(quiet) as reporter:
         profile = transfer(
@@ -340,8 +340,8 @@ def calibrate(
 
 
 def _refuse(name: str, *, overwrite: bool) -> None:
-    from mobilenas.errors import MobileNASError
-    from mobilenas.profiling.profile import profile_path
+    from mobilenas.core.errors import MobileNASError
+    from mobilenas.latency.profile import profile_path
 
     path = profile_path(name)
     if path.exists() and not overwrite:
@@ -349,7 +349,7 @@ def _refuse(name: str, *, overwrite: bool) -> None:
 
 
 def _keep(profile: "Profile", *, as_json: bool) -> None:
-    from mobilenas.profiling.profile import profile_path, write_profile
+    from mobilenas.latency.profile import profile_path, write_profile
 
     from .profiles import show_profile
 

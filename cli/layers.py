@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilenas.channel_graph import load_model
+from mobilenas.channel_graph.models import FORMS
+from mobilenas.core.errors import MobileNASError
 from mobilenas.cost import LayerCost, layer_costs
 from mobilenas.cost.exact_widths import module_layer_costs
-from mobilenas.cost.recount import count_fvcore, count_onnx
-from mobilenas.dependencies import load_model
-from mobilenas.dependencies.models import FORMS
-from mobilenas.errors import MobileNASError
+from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, WidthsArch, build, read_arch
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from mobilenas import __version__
-from mobilenas.config import COUNTING_RULE
-from mobilenas.errors import InternalError, MobileNASError
+from mobilenas.core.errors import InternalError, MobileNASError
+from mobilenas.core.settings import COUNTING_RULE
 
 from .endings import (
     WRONG_INPUT,

@@ -13,7 +13,7 @@ from .terminal import echo
 @json_option
 def command(as_json: bool) -> None:
     """Show the search methods, their parts, and what they were published to improve."""
-    from mobilenas.config import to_plain
+    from mobilenas.core.settings import to_plain
     from mobilenas.search.methods import METHODS
 
     from .render import show_json

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import click
 
-from mobilenas.config import COUNTING_RULE, parse_count, parse_time_ms
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import COUNTING_RULE, parse_count, parse_time_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Written out because the library's own lists stand beside torch, which `--help` does not import;
-# tests/test_cli_options.py holds these against them.
+# tests/cli/test_options.py holds these against them.
 EFFORTS = ("quick", "standard", "full")
 DEVICES = ("cpu", "cuda")
 SPACES = ("mobile", "cell")
@@ -248,7 +248,7 @@ _SEARCH = (
 def _allow_models(ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> None:
     ctx.meta[ALLOWED_MODELS] = names
     if names:
-        from mobilenas.dependencies.models import allow_model
+        from mobilenas.channel_graph.models import allow_model
 
         for name in names:
             allow_model(name)
@@ -295,7 +295,7 @@ def _stacked(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
 
 
 request_options: Callable[[Any], Any] = _stacked((*_JOB, *_SEARCH))
-"""Every field of `mobilenas.request.Request`."""
+"""Every field of `mobilenas.pipeline.request.Request`."""
 job_options: Callable[[Any], Any] = _stacked(_JOB)
 """What a job needs to be told whatever is searched."""
 swept_options: Callable[[Any], Any] = _stacked(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilenas.config import COUNTING_RULE
+from mobilenas.core.settings import COUNTING_RULE
 
 from .latency import calibrate, import_, kit, latency
 from .options import MOBILENETS, RULE, allow_model_option, json_option

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilenas.config import counted
+from mobilenas.core.settings import counted
 
 from .options import PATH, PRECISIONS, json_option, output_options
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.profiling.measured import Measured
-    from mobilenas.profiling.profile import Profile
+    from mobilenas.latency.measured import Measured
+    from mobilenas.latency.profile import Profile
 
 
 @click.command(name="list")
 @json_option
 def list_(as_json: bool) -> None:
     """List the latency profiles there are."""
-    from mobilenas.errors import MobileNASError
-    from mobilenas.profiling.profile import list_profiles, read_profile
+    from mobilenas.core.errors import MobileNASError
+    from mobilenas.latency.profile import list_profiles, read_profile
 
     from .render import show_json, show_table
 
@@ -72,7 +72,7 @@ def show(name: str, as_json: bool) -> None:
 
     NAME is one of `mobilenas profile list` or a file.
     """
-    from mobilenas.profiling.profile import find_profile
+    from mobilenas.latency.profile import find_profile
 
     show_profile(find_profile(name), as_json=as_json)
 
@@ -146,7 +146,7 @@ def remove(name: str, as_json: bool) -> None:
 
     Runs that were started with it keep their copy.
     """
-    from mobilenas.profiling.profile import remove_profile
+    from mobilenas.latency.profile import remove_profile
 
     from .render import show_json
 
@@ -178,8 +178,8 @@ def networks(name: str, out: Path, networks: int, precision: str | None, as_json
 
     FOLDER gets ONNX files, and times.csv to fill in.
     """
-    from mobilenas.profiling.profile import find_profile
-    from mobilenas.profiling.transfer import write_networks
+    from mobilenas.latency.profile import find_profile
+    from mobilenas.latency.transfer import write_networks
 
     from .render import show_json
 
@@ -203,8 +203,8 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
     from .progress import make_reporter
 
     with make_reporter(quiet) as reporter:
-        from mobilenas.profiling.building import check as measure_again
-        from mobilenas.profiling.profile import find_profile
+        from mobilenas.latency.building import check as measure_again
+        from mobilenas.latency.profile import find_profile
 
         found = measure_again(find_profile(name), reporter=reporter)
     from .render import show_json, show_table

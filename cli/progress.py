@@ -3,7 +3,7 @@
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-from mobilenas.progress import Reporter, Silent
+from mobilenas.core.progress import Reporter, Silent
 
 from .plain import PlainReporter
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mobilenas.config import (
+from mobilenas.core.files import to_json
+from mobilenas.core.settings import (
     COUNTING_RULE,
     UNSTEADY,
     format_cell,
@@ -20,13 +21,12 @@ from mobilenas.config import (
     format_latency,
     format_on_file,
 )
-from mobilenas.files import to_json
 
 from .terminal import clean, echo
 
 if TYPE_CHECKING:
-    from mobilenas.compare.sweep_page import SweptRun
-    from mobilenas.compare.table import Row
+    from mobilenas.report.sweep_page import SweptRun
+    from mobilenas.report.table import Row
 
 _MS = (
     "ms: median latency of one image ± half its 95 % interval. top-1 ±: standard deviation over "
@@ -195,7 +195,7 @@ def show_rule() -> None:
 
 def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
     """Print a run's comparison, what it shows, and the certificate."""
-    from mobilenas.compare.table import summarize
+    from mobilenas.report.table import summarize
 
     show_networks(summarize(networks))
     echo(click.wrap_text(result["verdict"], 80))
@@ -275,8 +275,8 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
 
 def show_comparison(comparison: dict[str, Any]) -> None:
     """Print networks of several runs and files, and how the found networks differ."""
-    from mobilenas.compare.table import summarize
-    from mobilenas.comparison import sentences
+    from mobilenas.pipeline.comparison import sentences
+    from mobilenas.report.table import summarize
 
     show_networks(summarize(comparison["networks"]))
     for sentence in sentences(comparison):

@@ -14,7 +14,7 @@ from .terminal import echo
 @output_options
 def command(folder: Path, as_json: bool, **_: bool) -> None:
     """Write report.html of a run, or of a folder whose folders are runs, from their files."""
-    from mobilenas.compare.report_of import report_of
+    from mobilenas.report.of_folder import report_of
 
     path = report_of(folder)
     from .render import show_json

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mobilenas.config import counted
+from mobilenas.core.settings import counted
 
 from .options import RULE, folder_options, output_options, request_options
 from .terminal import echo
@@ -27,15 +27,15 @@ def command(
 
     if dry_run:
         with working("", None, quiet=quiet) as reporter:
-            from mobilenas.dry_run import Outlook
-            from mobilenas.dry_run import dry_run as look
+            from mobilenas.pipeline.dry_run import Outlook
+            from mobilenas.pipeline.dry_run import dry_run as look
 
             found = look(asked_for(ctx, Outlook), reporter)
         _show_dry_run(found, as_json)
         return 0
     with working(resume_command("search", out), out, quiet=quiet) as reporter:
-        from mobilenas.contenders import ARCH_FILE
-        from mobilenas.pipeline import search_stage
+        from mobilenas.pipeline.contenders import ARCH_FILE
+        from mobilenas.pipeline.stages import search_stage
 
         run = open_or_start(ctx, reporter)
         record = search_stage(run)
@@ -61,7 +61,7 @@ def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
         show_json(found)
         return
     from mobilenas.cost.budget import format_cost
-    from mobilenas.estimate import format_durations
+    from mobilenas.pipeline.estimate import format_durations
 
     if "sides" in found:
         costs = [cost for cost in found["sides"][0] if cost != "image_size"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mobilenas.folders import unlock_folders
-from mobilenas.progress import Reporter
+from mobilenas.core.folders import unlock_folders
+from mobilenas.core.progress import Reporter
 
 from .endings import Interrupted, Lacking, lack_of
 from .options import ALLOWED_MODELS
@@ -20,8 +20,8 @@ from .progress import make_reporter
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.request import Request
-    from mobilenas.runs import Run
+    from mobilenas.pipeline.request import Request
+    from mobilenas.pipeline.run_folder import Run
 
 
 _SPECIAL = {*range(32), *b"\\'", *range(127, 256)}
@@ -85,7 +85,7 @@ def quoted(word: str) -> str:
 
 def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":
     """Make the Request, or one of its kinds, that the options state."""
-    from mobilenas.request import Request
+    from mobilenas.pipeline.request import Request
 
     kind = Request if kind is None else kind
     return kind(**given_fields(ctx, kind))
@@ -93,7 +93,7 @@ def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Reque
 
 def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
     """Return the fields of a Request that the command has options for, and that are stated."""
-    from mobilenas.request import Request
+    from mobilenas.pipeline.request import Request
 
     values = {field.name: ctx.params.get(field.name) for field in fields(kind or Request)}
     return {name: value for name, value in values.items() if value is not None}
@@ -110,9 +110,9 @@ def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
     """Start the run that the options state in --out, or go on with the one there."""
-    from mobilenas.request import Request, go_on, start
-    from mobilenas.resuming import resume_run
-    from mobilenas.runs import RUN_FILE, command_line
+    from mobilenas.pipeline.request import Request, go_on, start
+    from mobilenas.pipeline.resuming import resume_run
+    from mobilenas.pipeline.run_folder import RUN_FILE, command_line
 
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
     if out is None:
@@ -138,7 +138,7 @@ def open_or_start(
 @contextmanager
 def beginning(record: Path, *, resume: bool) -> Iterator[None]:
     """Say that there is nothing to resume where the options are too few to begin anew."""
-    from mobilenas.errors import BudgetError, FileError
+    from mobilenas.core.errors import BudgetError, FileError
 
     try:
         yield
@@ -161,10 +161,10 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
     """Do every stage of the job that the options state, show what came out, return the status."""
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
     with working(resume_command(name, out), out, quiet=quiet) as reporter:
-        from mobilenas.compare.report import REPORT_FILE
-        from mobilenas.compare.table import read_networks
-        from mobilenas.pipeline import ONNX_FILE, RESULT_FILE, run_all
-        from mobilenas.runs import COMPARE_FILE
+        from mobilenas.pipeline.run_folder import COMPARE_FILE
+        from mobilenas.pipeline.stages import ONNX_FILE, RESULT_FILE, run_all
+        from mobilenas.report.run_page import REPORT_FILE
+        from mobilenas.report.table import read_networks
 
         result = run_all(open_or_start(ctx, reporter, kind))
         networks = read_networks(out / COMPARE_FILE)

@@ -9,8 +9,8 @@ from .options import RULE, folder_options, numbers, output_options, sizes, swept
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from mobilenas.progress import Reporter
-    from mobilenas.sweep import Sweep
+    from mobilenas.core.progress import Reporter
+    from mobilenas.pipeline.sweep import Sweep
 
 
 @click.command(name="sweep", epilog=RULE)
@@ -45,9 +45,9 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
     again = resume_command("sweep", out)
     with working(again, out, quiet=quiet, record="sweep.json") as reporter:
-        from mobilenas.compare.report import REPORT_FILE
-        from mobilenas.compare.sweep_page import swept_runs
-        from mobilenas.sweep import run_sweep
+        from mobilenas.pipeline.sweep import run_sweep
+        from mobilenas.report.run_page import REPORT_FILE
+        from mobilenas.report.sweep_page import swept_runs
 
         sweep = _open_or_start(ctx, reporter)
         results = run_sweep(sweep)
@@ -65,9 +65,9 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
     """Start the sweep that the options state in --out, or go on with the one there."""
-    from mobilenas.resuming import resume_sweep
-    from mobilenas.runs import command_line
-    from mobilenas.sweep import SWEEP_FILE, open_sweep, start_sweep
+    from mobilenas.pipeline.resuming import resume_sweep
+    from mobilenas.pipeline.run_folder import command_line
+    from mobilenas.pipeline.sweep import SWEEP_FILE, open_sweep, start_sweep
 
     from .session import beginning, given_fields, states_a_request, typed_fields
 

@@ -18,8 +18,8 @@ def command(folder: Path, quiet: bool, as_json: bool) -> None:
 
     again = f"mobilenas train {shlex.quote(str(folder))}"
     with working(again, folder, quiet=quiet) as reporter:
-        from mobilenas.pipeline import WEIGHTS_FILE, train_stage
-        from mobilenas.runs import open_run
+        from mobilenas.pipeline.run_folder import open_run
+        from mobilenas.pipeline.stages import WEIGHTS_FILE, train_stage
 
         record = train_stage(open_run(folder, reporter))
     from .render import show_json, show_table

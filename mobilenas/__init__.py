@@ -1,6 +1,6 @@
 """Neural architecture search for phones: a network that keeps a budget, from images to ONNX.
 
-Import from the rooms (`mobilenas.search`, `mobilenas.train`, ...); this file imports no other of
+Import from the packages (`mobilenas.search`, `mobilenas.train`, ...); this file imports no other of
 the project, so that `mobilenas --help` answers at once.
 """
 

@@ -16,17 +16,17 @@ import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+from mobilenas.core.folders import unlock_folders
+from mobilenas.core.progress import Silent
 from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
-from mobilenas.folders import unlock_folders
-from mobilenas.profiling import measured, meter
-from mobilenas.profiling.calibration import NetworkTime
-from mobilenas.profiling.clock import Timing
-from mobilenas.profiling.measured import Measured
-from mobilenas.profiling.profile import Profile
-from mobilenas.profiling.units import space_units
-from mobilenas.progress import Silent
+from mobilenas.latency import measured, meter
+from mobilenas.latency.calibration import NetworkTime
+from mobilenas.latency.clock import Timing
+from mobilenas.latency.measured import Measured
+from mobilenas.latency.profile import Profile
+from mobilenas.latency.units import space_units
 from mobilenas.spaces import Choice, Head, MobileSpace, Stage, Stem
 
 settings.register_profile("mobilenas", deadline=None, derandomize=True)
@@ -323,8 +323,9 @@ class Stages(Silent):
 
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    from mobilenas import deployment, pipeline, quantization
-    from mobilenas.request import Request, start
+    from mobilenas.pipeline import deployment, quantization
+    from mobilenas.pipeline import stages as pipeline
+    from mobilenas.pipeline.request import Request, start
     from mobilenas.search import gap, loop
     from mobilenas.train import trainer
 

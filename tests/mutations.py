@@ -37,36 +37,36 @@ from mutators import (
 )
 from PIL import Image
 
-from mobilenas import ablation, sweep
 from mobilenas.cli.main import cli
-from mobilenas.compare.ablation_page import ablation_page
-from mobilenas.compare.report import SECTIONS, section
-from mobilenas.compare.report_files import RunFiles
-from mobilenas.compare.sweep_page import sweep_page, swept_runs
-from mobilenas.compare.table import read_networks, summarize, verdict
-from mobilenas.config import to_plain
-from mobilenas.contenders import found_arch, found_record, read_longer
+from mobilenas.core.errors import InternalError, MobileNASError
+from mobilenas.core.files import read_json, write_json, write_jsonl, write_list, write_text
+from mobilenas.core.progress import Silent
+from mobilenas.core.records import CandidatesRecord, EntryRecord, TrainRecord, read_record
+from mobilenas.core.settings import to_plain
 from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings
-from mobilenas.errors import InternalError, MobileNASError
-from mobilenas.export.checks import read_model
-from mobilenas.export.metadata import ModelMetadata
-from mobilenas.export.onnx import export_onnx
-from mobilenas.export.predict import predict
-from mobilenas.export.record import read_export
-from mobilenas.files import read_json, write_json, write_jsonl, write_list, write_text
-from mobilenas.pipeline import compared_run
-from mobilenas.profiling import kit_runner
-from mobilenas.profiling.cache import Rounds
-from mobilenas.profiling.kit import KitModel, KitSpace, Manifest, import_results, read_manifest
-from mobilenas.profiling.profile import read_profile, write_profile
-from mobilenas.profiling.transfer import read_times
-from mobilenas.profiling.units import space_units
-from mobilenas.progress import Silent
-from mobilenas.records import CandidatesRecord, EntryRecord, TrainRecord, read_record
-from mobilenas.request import Request
-from mobilenas.runs import Run, RunSettings, create_run, open_run
+from mobilenas.latency import kit_runner
+from mobilenas.latency.cache import Rounds
+from mobilenas.latency.kit import KitModel, KitSpace, Manifest, import_results, read_manifest
+from mobilenas.latency.profile import read_profile, write_profile
+from mobilenas.latency.transfer import read_times
+from mobilenas.latency.units import space_units
+from mobilenas.onnx.checks import read_model
+from mobilenas.onnx.export import export_onnx
+from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.predict import predict
+from mobilenas.onnx.record import read_export
+from mobilenas.pipeline import ablation, sweep
+from mobilenas.pipeline.contenders import found_arch, found_record, read_longer
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
+from mobilenas.pipeline.stages import compared_run
+from mobilenas.report.ablation_page import ablation_page
+from mobilenas.report.files import RunFiles
+from mobilenas.report.run_page import SECTIONS, section
+from mobilenas.report.sweep_page import sweep_page, swept_runs
+from mobilenas.report.table import read_networks, summarize, verdict
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.search.arms import parse_arm
 from mobilenas.search.finalists import SuccessiveHalving

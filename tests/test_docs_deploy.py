@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenas.images import decode
+from mobilenas.core.images import decode
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/deploy.md").read_text(encoding="utf-8")
 SIDE = 24

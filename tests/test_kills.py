@@ -18,30 +18,32 @@ from typing import Any
 
 import pytest
 
-from mobilenas import ablation, contenders, deployment, pipeline, runs
-from mobilenas import request as requests
-from mobilenas.ablation import run_ablation, start_ablation
+from mobilenas.baselines import equal_time
+from mobilenas.baselines.networks import Contender, Opponents
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.compare import equal_time
-from mobilenas.compare.baselines import Contender, Opponents
-from mobilenas.compare.table import read_networks
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_list
+from mobilenas.core.folders import ABLATION, RUN, SWEEP, Kind, check_folder
+from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import DataSettings, ImageData
-from mobilenas.errors import FileError
-from mobilenas.files import load_checkpoint, read_jsonl, write_bytes, write_list
-from mobilenas.folders import ABLATION, RUN, SWEEP, Kind, check_folder
-from mobilenas.formats import FormatSettings, write_formats
-from mobilenas.pipeline import compare_stage, run_all, search_stage
-from mobilenas.profiling.kit import write_kit
-from mobilenas.profiling.meter import Measured
-from mobilenas.profiling.profile import Profile
-from mobilenas.progress import Silent
-from mobilenas.request import Request
-from mobilenas.runs import RunSettings, create_run, open_run
+from mobilenas.latency.kit import write_kit
+from mobilenas.latency.meter import Measured
+from mobilenas.latency.profile import Profile
+from mobilenas.pipeline import ablation, contenders, deployment
+from mobilenas.pipeline import request as requests
+from mobilenas.pipeline import run_folder as runs
+from mobilenas.pipeline import stages as pipeline
+from mobilenas.pipeline.ablation import run_ablation, start_ablation
+from mobilenas.pipeline.formats import FormatSettings, write_formats
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.run_folder import RunSettings, create_run, open_run
+from mobilenas.pipeline.stages import compare_stage, run_all, search_stage
+from mobilenas.pipeline.sweep import run_sweep, start_sweep
+from mobilenas.report.table import read_networks
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Stem
 from mobilenas.spaces.widths import Base, WidthsSpace
-from mobilenas.sweep import run_sweep, start_sweep
 from mobilenas.train import Recipe
 
 pytestmark = pytest.mark.slow
@@ -149,7 +151,7 @@ def small(
 ) -> None:
     """Small images and a small space for every command; nothing takes any time."""
     frozen = SimpleNamespace(process_time=lambda: 0.0, perf_counter=lambda: 0.0)
-    monkeypatch.setattr("mobilenas.progress.time", frozen)
+    monkeypatch.setattr("mobilenas.core.progress.time", frozen)
     monkeypatch.setattr(deployment, "measure", lambda models: dict.fromkeys(models, AT_ONCE))
 
     def make_space(settings: RunSettings, *_: Any) -> MobileSpace | WidthsSpace:

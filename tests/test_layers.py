@@ -1,60 +1,38 @@
-"""The layer table of docs/design.md, held against the code's own imports.
+"""The order of packages in docs/design.md, held against the code's own imports.
 
-A file imports `mobilenas` modules from its own layer or a lower one, and no chain of imports comes
-back to its start. Imports inside functions and under `if TYPE_CHECKING` count like all others.
+A file imports `mobilenas` modules from its own package and from lower ones, and no chain of imports
+comes back to its start. Imports inside functions and under `if TYPE_CHECKING` count, too.
 """
 
 import ast
 from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCHVISION_DOOR = "mobilenas._torchvision"
+TORCHVISION_DOOR = "mobilenas.core._torchvision"
 
-# The longest entry that a module's name starts with decides; `=` means that module alone.
-LAYERS = {
-    "=mobilenas": 0,
-    "mobilenas._torchvision": 0,
-    "mobilenas.config": 0,
-    "mobilenas.records": 0,
-    "mobilenas.errors": 0,
-    "mobilenas.files": 0,
-    "mobilenas.folders": 0,
-    "mobilenas.images": 0,
-    "mobilenas.progress": 0,
-    "mobilenas.data": 1,
-    "mobilenas.dependencies": 1,
-    "mobilenas.nn": 1,
-    "mobilenas.spaces": 2,
-    "mobilenas.cost": 3,
-    "mobilenas.profiling": 3,
-    "mobilenas.supernet": 4,
-    "mobilenas.channels": 5,
-    "mobilenas.compare": 5,
-    "mobilenas.export": 5,
-    "mobilenas.search": 5,
-    "mobilenas.train": 5,
-    "mobilenas.ablation": 6,
-    "mobilenas.comparison": 6,
-    "mobilenas.contenders": 6,
-    "mobilenas.dry_run": 6,
-    "mobilenas.estimate": 6,
-    "mobilenas.deployment": 6,
-    "mobilenas.formats": 6,
-    "mobilenas.pipeline": 6,
-    "mobilenas.quantization": 6,
-    "mobilenas.request": 6,
-    "mobilenas.request_channels": 6,
-    "mobilenas.resuming": 6,
-    "mobilenas.runs": 6,
-    "mobilenas.sweep": 6,
-    "mobilenas.__main__": 7,
-    "mobilenas.cli": 7,
-}
+PACKAGES = (
+    ("core",),
+    ("data", "nn"),
+    ("channel_graph",),
+    ("spaces",),
+    ("cost",),
+    ("supernet", "train"),
+    ("onnx",),
+    ("latency",),
+    ("search",),
+    ("channels",),
+    ("baselines",),
+    ("report",),
+    ("pipeline",),
+    ("cli", "__main__"),
+)
+"""From low to high. A package imports lower ones and itself; `mobilenas` itself imports none."""
+LAYERS = {f"mobilenas.{name}": n for n, row in enumerate(PACKAGES) for name in row}
+MAY = {("mobilenas.__main__", "mobilenas.cli")}
 
 
 class Import(NamedTuple):
@@ -76,15 +54,9 @@ def module_files(root: Path) -> dict[str, Path]:
     return files
 
 
-def layer_of(module: str) -> int | None:
-    """The layer of a module, or None for one that the table does not know."""
-    if f"={module}" in LAYERS:
-        return LAYERS[f"={module}"]
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        if (layer := LAYERS.get(".".join(parts[:length]))) is not None:
-            return layer
-    return None
+def package_of(module: str) -> str:
+    """`mobilenas.search` for each of its modules."""
+    return ".".join(module.split(".")[:2])
 
 
 def imports_of(module: str, path: Path) -> list[Import]:
@@ -109,10 +81,9 @@ def violations(root: Path) -> list[str]:
     problems = []
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
-        layer = layer_of(module)
-        place = path.relative_to(root)
-        if layer is None:
-            problems.append(f"{place}: {module} is in no layer of docs/design.md")
+        package, place = package_of(module), path.relative_to(root)
+        if package not in LAYERS and package != "mobilenas":
+            problems.append(f"{place}: {module} is in no package of docs/design.md")
             continue
         graph[module] = set()
         for found in imports_of(module, path):
@@ -131,9 +102,11 @@ def violations(root: Path) -> list[str]:
                 problems.append(f"{line}: there is no module {target}")
                 continue
             graph[module].add(target)
-            target_layer = layer_of(target)
-            if target_layer is not None and target_layer > layer:
-                problems.append(f"{line}: layer {layer} imports {target} of layer {target_layer}")
+            other = package_of(target)
+            if other in ("mobilenas", package) or (package, other) in MAY:
+                continue
+            if LAYERS.get(other, -1) >= LAYERS.get(package, -1):
+                problems.append(f"{line}: {package} imports {target}, which is not below it")
     return problems + circles(graph)
 
 
@@ -146,22 +119,22 @@ def circles(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_the_code_keeps_the_layer_table() -> None:
+def test_the_code_keeps_the_order_of_packages() -> None:
     assert len(module_files(ROOT)) > 10
     assert violations(ROOT) == []
 
 
 CLEAN = {
     "mobilenas/__init__.py": "__version__ = '0'",
-    "mobilenas/errors.py": "",
-    "mobilenas/_torchvision.py": "from torchvision import models",
+    "mobilenas/core/errors.py": "",
+    "mobilenas/core/_torchvision.py": "from torchvision import models",
     "mobilenas/nn/__init__.py": "from mobilenas.nn.blocks import Block",
-    "mobilenas/nn/blocks.py": "from mobilenas.errors import MobileNASError\nclass Block: pass",
+    "mobilenas/nn/blocks.py": "from mobilenas.core.errors import MobileNASError\nclass Block: pass",
     "mobilenas/search/__init__.py": "from mobilenas.search.loop import search",
     "mobilenas/search/loop.py": "from mobilenas.nn import Block, blocks\ndef search(): ...",
     "cli/__init__.py": "",
     "cli/main.py": "from . import render\nfrom mobilenas.search import search",
-    "cli/render.py": "import mobilenas.errors",
+    "cli/render.py": "import mobilenas.core.errors",
 }
 
 
@@ -179,22 +152,42 @@ def test_a_clean_tree_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("mobilenas/nn/blocks.py", "import mobilenas.search.loop", "layer 1 imports"),
-        ("mobilenas/nn/blocks.py", "from mobilenas.search import search", "layer 1 imports"),
-        ("mobilenas/nn/blocks.py", "from ..search import loop", "search.loop of layer 5"),
-        ("mobilenas/nn/blocks.py", "def f():\n    from mobilenas import search", ":2: layer 1"),
+        (
+            "mobilenas/nn/blocks.py",
+            "import mobilenas.search.loop",
+            "mobilenas.nn imports",
+        ),
+        (
+            "mobilenas/nn/blocks.py",
+            "from mobilenas.search import search",
+            "mobilenas.nn imports",
+        ),
+        (
+            "mobilenas/nn/blocks.py",
+            "from ..search import loop",
+            "imports mobilenas.search.loop",
+        ),
+        (
+            "mobilenas/nn/blocks.py",
+            "def f():\n    from mobilenas import search",
+            ":2: mobilenas.nn",
+        ),
         (
             "mobilenas/nn/blocks.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mobilenas.search",
-            ":3: layer 1 imports mobilenas.search of layer 5",
+            ":3: mobilenas.nn imports mobilenas.search, which",
         ),
-        ("mobilenas/search/loop.py", "from mobilenas.cli import render", "layer 5 imports"),
+        (
+            "mobilenas/search/loop.py",
+            "from mobilenas.cli import render",
+            "imports mobilenas.cli.render",
+        ),
         ("mobilenas/search/loop.py", "from cli import render", "installed as mobilenas.cli"),
         ("mobilenas/search/loop.py", "import torchvision.models", "imports torchvision"),
         ("cli/main.py", "def f():\n    from torchvision import ops", "imports torchvision"),
-        ("mobilenas/errors.py", "from mobilenas.gone import x", "no module mobilenas.gone"),
-        ("mobilenas/oddments.py", "", "mobilenas.oddments is in no layer"),
-        ("mobilenas/oddments/__init__.py", "", "mobilenas.oddments is in no layer"),
+        ("mobilenas/core/errors.py", "from mobilenas.gone import x", "no module mobilenas.gone"),
+        ("mobilenas/oddments.py", "", "mobilenas.oddments is in no package"),
+        ("mobilenas/oddments/__init__.py", "", "mobilenas.oddments is in no package"),
         ("mobilenas/nn/blocks.py", "from mobilenas.nn import Block", "circle: "),
         ("cli/render.py", "from .main import main", "circle: "),
     ],
@@ -204,10 +197,10 @@ def test_a_planted_violation_is_found(tmp_path: Path, name: str, text: str, mess
     assert message in violations(plant(tmp_path, {name: text}))[0]
 
 
-def test_a_circle_through_three_rooms_of_one_layer_is_found(tmp_path: Path) -> None:
-    rooms = ("train", "export", "compare", "train")
+def test_packages_of_one_layer_do_not_import_each_other(tmp_path: Path) -> None:
     files = {
-        f"mobilenas/{room}/__init__.py": f"import mobilenas.{neighbour}"
-        for room, neighbour in pairwise(rooms)
+        "mobilenas/train/__init__.py": "import mobilenas.supernet",
+        "mobilenas/supernet/__init__.py": "",
     }
-    assert [line.partition(":")[0] for line in violations(plant(tmp_path, files))] == ["circle"]
+    (problem,) = violations(plant(tmp_path, files))
+    assert problem.endswith("mobilenas.train imports mobilenas.supernet, which is not below it")

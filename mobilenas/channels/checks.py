@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenas.config import counted
-from mobilenas.cost.recount import OnnxCount, count_fvcore, count_onnx
-from mobilenas.dependencies.models import TORCHVISION
-from mobilenas.dependencies.tracing import last_line
-from mobilenas.errors import FileError, InternalError, MobileNASError, first_line
-from mobilenas.export.onnx import check_parity, export_onnx
+from mobilenas.channel_graph.models import TORCHVISION
+from mobilenas.channel_graph.tracing import last_line
+from mobilenas.core.errors import FileError, InternalError, MobileNASError, first_line
+from mobilenas.core.settings import counted
 from mobilenas.nn.weights import lay_out
+from mobilenas.onnx.export import check_parity, export_onnx
+from mobilenas.onnx.recount import OnnxCount, count_fvcore, count_onnx
 from mobilenas.spaces.widths import Base
 
 IMAGES = 5

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from mobilenas.channel_graph import Dimension, Graph, Member, Resizing, resized
 from mobilenas.channels.shrinking import Absorbed, Shrinking, norms_behind
-from mobilenas.dependencies import Dimension, Graph, Member, Resizing, resized
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
 
 METHODS = ("svd", "magnitude", "fresh")
 """What is kept: channels that span the weights best, the largest ones, nothing."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
-from mobilenas.errors import BudgetError
 from mobilenas.spaces.widths import Sizes, WidthsArch
 
 Confirm = Callable[[Sequence[WidthsArch]], list[float]]

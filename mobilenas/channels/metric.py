@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor, nn
 
-from mobilenas.errors import DivergedError, MobileNASError
+from mobilenas.core.errors import DivergedError, MobileNASError
 
 Array = NDArray[np.float64]
 Member = tuple[str, str]

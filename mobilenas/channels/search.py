@@ -10,26 +10,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mobilenas.channel_graph import Graph
 from mobilenas.channels.annealing import propose, remainder, temperature
 from mobilenas.channels.limits import Confirm, Limits
 from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import kept_network, start_network
 from mobilenas.channels.trial import TrialTrainer
-from mobilenas.config import to_plain
-from mobilenas.cost.budget import Budgets
-from mobilenas.data import ImageData
-from mobilenas.dependencies import Graph
-from mobilenas.errors import FileError
-from mobilenas.files import (
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import (
     load_checkpoint,
     restoring,
     save_checkpoint,
     write_json,
     write_jsonl,
 )
-from mobilenas.progress import Reporter, clock
-from mobilenas.records import TrialLine, check_lines
+from mobilenas.core.progress import Reporter, clock
+from mobilenas.core.records import TrialLine, check_lines
+from mobilenas.core.settings import to_plain
+from mobilenas.cost.budget import Budgets
+from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces.widths import WidthsSpace
 from mobilenas.train import Recipe, train

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenas.channels.keeping import METHODS as KEEP_METHODS
-from mobilenas.config import check_between, check_choice
+from mobilenas.core.settings import check_between, check_choice
 
 STARTS = ("model", "small")
 SCHEDULES = ("annealed", "greedy")

@@ -18,7 +18,7 @@ from scipy.special import eval_hermitenorm, ndtr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenas.dependencies import Graph, Group, Member
+from mobilenas.channel_graph import Graph, Group, Member
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]

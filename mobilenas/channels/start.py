@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from mobilenas.channel_graph.models import FORMS, allow_model, check_exists
 from mobilenas.channels.keeping import changed
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.data import ImageKind
-from mobilenas.dependencies.models import FORMS, allow_model, check_exists
-from mobilenas.errors import FileError, MobileNASError
 from mobilenas.nn.weights import load_into
 from mobilenas.spaces import WidthsArch, read_arch
 from mobilenas.spaces.widths import Base, WidthsNetwork

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenas.config import check_choice, format_count
+from mobilenas.core.errors import BudgetError, UnreachableError
+from mobilenas.core.settings import check_choice, format_count
 from mobilenas.cost.exact_widths import WIDTHS_COSTS, WidthsTable
 from mobilenas.cost.expected import COSTS, CostTable, Probabilities
 from mobilenas.cost.expected_cells import CELL_COSTS, CellCostTable, CellProbabilities
 from mobilenas.cost.models import CostModel
 from mobilenas.cost.projection import spread
-from mobilenas.errors import BudgetError, UnreachableError
 from mobilenas.spaces.any import AnyChoice, AnySpace
 from mobilenas.spaces.cell_space import CellSpace
 from mobilenas.spaces.mobile import MobileSpace

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from mobilenas.channel_graph.tracing import BATCH, Traced, trace
+from mobilenas.core.errors import BudgetError
 from mobilenas.cost.exact import BYTES_PER_VALUE, LayerCost
-from mobilenas.dependencies.tracing import BATCH, Traced, trace
-from mobilenas.errors import BudgetError
 from mobilenas.spaces.widths import Base, Sizes, WidthsArch, WidthsSpace
 
 WIDTHS_COSTS = ("flops", "params")

@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mobilenas.config import check_choice
+from mobilenas.core.settings import check_choice
 from mobilenas.cost.exact_cells import edge_cost, ends_cost, entrance_cost
 from mobilenas.spaces.cell import INPUTS, CellPlace, Edge
 from mobilenas.spaces.cell_space import KINDS, LEFT_OUT, CellChoice, CellSpace

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from mobilenas.config import format_count
-from mobilenas.errors import BudgetError
+from mobilenas.core.errors import BudgetError
+from mobilenas.core.settings import format_count
 from mobilenas.spaces.widths import SizeRange, Sizes
 
 Cost = Callable[[Sizes], float]

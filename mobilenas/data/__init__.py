@@ -2,7 +2,7 @@
 
 from mobilenas.data.batches import Augmentation, batches, batches_per_pass
 from mobilenas.data.chance import beats_chance, chance_top1, guessing
-from mobilenas.data.images import IMAGE_SUFFIXES, read_image
+from mobilenas.data.image_files import IMAGE_SUFFIXES, read_image
 from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings, ImageData, ImageKind
 from mobilenas.data.sources import load_data
 from mobilenas.data.splits import (

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mobilenas.config import check_between
+from mobilenas.core.errors import DataError
+from mobilenas.core.settings import check_between
 from mobilenas.data.settings import ImageData
 from mobilenas.data.splits import Split, generator_for
-from mobilenas.errors import DataError
 
 _PADDING_SHARE = 8
 _RANDAUGMENT_GROUP = 16
@@ -156,7 +156,7 @@ def _randaugmented(
     images: Tensor, data: ImageData, operations: int, generator: torch.Generator
 ) -> Tensor:
     """RandAugment on uint8 [B, 3, H, W], other operations for every few images."""
-    from mobilenas._torchvision import transforms
+    from mobilenas.core._torchvision import transforms
 
     transform = transforms.RandAugment(operations, fill=[round(255 * mean) for mean in data.mean])
     seed = int(torch.randint(2**31, (), generator=generator))

@@ -3,7 +3,7 @@
 from scipy.stats import binom
 from torch import Tensor
 
-from mobilenas.config import counted
+from mobilenas.core.settings import counted
 
 SIGNIFICANCE = 0.05
 """Of the one-sided binomial test."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from mobilenas.config import counted
-from mobilenas.errors import DataError
-from mobilenas.images import Numbers, PixelRange
+from mobilenas.core.errors import DataError
+from mobilenas.core.images import Numbers, PixelRange
+from mobilenas.core.settings import counted
 
 _USUAL_TOPS = (1, 255, 1023, 4095, 16383, 65535)
 """What fractions and numbers of 8, 10, 12, 14 and 16 bits end at."""

@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobilenas.config import counted, readable
+from mobilenas.core.errors import DataError
+from mobilenas.core.images import PixelRange
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import counted, readable
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
@@ -20,9 +23,6 @@ from mobilenas.data.repeats import check_differ, find_repeats
 from mobilenas.data.settings import DataSettings, ImageData, ImageKind
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
-from mobilenas.errors import DataError
-from mobilenas.images import PixelRange
-from mobilenas.progress import Reporter
 
 # of val and of test, where the folder has none
 _SHARE = 0.15

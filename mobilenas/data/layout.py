@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from mobilenas.config import counted, readable
-from mobilenas.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
-from mobilenas.errors import DataError
+from mobilenas.core.errors import DataError
+from mobilenas.core.settings import counted, readable
+from mobilenas.data.image_files import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 
 FOLDER_SPLITS = ("train", "val", "test")
 """The splits, in the order in which everything lists them."""

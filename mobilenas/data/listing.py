@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilenas.config import readable
-from mobilenas.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from mobilenas.core.errors import DataError
+from mobilenas.core.settings import readable
+from mobilenas.data.image_files import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mobilenas.data.layout import LAYOUTS, files_below, find_layout, subfolders
-from mobilenas.errors import DataError
 
 
 @dataclass(frozen=True)

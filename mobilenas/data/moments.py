@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.data.images import Pixels
+from mobilenas.data.image_files import Pixels
 
 Moments = NDArray[np.float64]
 """[N, 3, 2]: each image's sums of values and of squares, whole numbers below 2 ** 53."""

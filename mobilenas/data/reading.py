@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from mobilenas.config import counted
+from mobilenas.core.errors import DataError
+from mobilenas.core.images import Header, Numbers, PixelRange
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import counted
 from mobilenas.data.depth import check_deep_color, choose_range, range_notes
-from mobilenas.data.images import Pixels, read_header, read_image, read_numbers
+from mobilenas.data.image_files import Pixels, read_header, read_image, read_numbers
 from mobilenas.data.moments import Moments, image_moments
 from mobilenas.data.repeats import digest
 from mobilenas.data.stores import collect, submit_pieces, worker_count
-from mobilenas.errors import DataError
-from mobilenas.images import Header, Numbers, PixelRange
-from mobilenas.progress import Reporter
 
 _CHUNK = 512
 _CHUNK_BYTES = 2**26

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from mobilenas.config import counted
-from mobilenas.data.images import Pixels
+from mobilenas.core.errors import DataError
+from mobilenas.core.settings import counted
+from mobilenas.data.image_files import Pixels
 from mobilenas.data.layout import FOLDER_SPLITS
-from mobilenas.errors import DataError
 
 
 def digest(image: Pixels) -> bytes:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from mobilenas.config import check_between
+from mobilenas.core.errors import DataError
+from mobilenas.core.images import PixelRange
+from mobilenas.core.settings import check_between
 from mobilenas.data.splits import Split
-from mobilenas.errors import DataError
-from mobilenas.images import PixelRange
 
 BUILT_IN_SOURCES = ("digits", "cifar10", "cifar100")
 """Sources that are not folders."""

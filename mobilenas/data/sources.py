@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilenas.config import counted
+from mobilenas.core.errors import DataError
+from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.settings import counted
 from mobilenas.data.folder import load_folder
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
@@ -18,8 +20,6 @@ from mobilenas.data.repeats import digest, find_repeats
 from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings, ImageData, ImageKind
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import TensorStore, resize_square
-from mobilenas.errors import DataError
-from mobilenas.progress import Reporter, Silent
 
 _DIGITS_SHARES = (0.2, 0.2)
 _CIFAR_VAL_SHARE = 0.1
@@ -95,7 +95,7 @@ def _load_digits(settings: DataSettings) -> ImageData:
 
 
 def _load_cifar(settings: DataSettings) -> ImageData:
-    from mobilenas._torchvision import datasets
+    from mobilenas.core._torchvision import datasets
 
     root = settings.data_root or Path("data")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[settings.source]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mobilenas.core.errors import DataError
 from mobilenas.data.stores import ImageStore
-from mobilenas.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilenas.data.images import Pixels, read_image
-from mobilenas.images import PixelRange
+from mobilenas.core.images import PixelRange
+from mobilenas.data.image_files import Pixels, read_image
 
 _PIECES_PER_WORKER = 4
 Item = TypeVar("Item")

@@ -9,8 +9,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mobilenas.errors import FileError
-from mobilenas.files import read_bytes
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import read_bytes
 
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
 """How files of torch.save begin, today's and those before torch 1.6."""

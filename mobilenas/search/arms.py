@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
 from mobilenas.search.methods import METHODS, PARTS
 
 RANDOM = "random"

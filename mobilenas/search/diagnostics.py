@@ -7,7 +7,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
 from mobilenas.spaces.cell import Cell
 from mobilenas.spaces.cell_space import KINDS, LEFT_OUT, CellChoice
 from mobilenas.spaces.mobile import Choice

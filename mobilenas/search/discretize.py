@@ -18,9 +18,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from torch import Tensor
 
+from mobilenas.core.errors import BudgetError
 from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.errors import BudgetError
 from mobilenas.spaces.mobile import Choice
 from mobilenas.supernet.relaxation import choice_of
 

@@ -15,8 +15,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from torch import Tensor
 
+from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.errors import BudgetError
 from mobilenas.spaces.cell import INPUTS
 from mobilenas.spaces.cell_space import KINDS, LEFT_OUT, CellChoice
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mobilenas.config import check_between
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import check_between
 from mobilenas.data import ImageData
-from mobilenas.progress import Reporter
 from mobilenas.spaces import Arch, Network
 from mobilenas.train import CHECKPOINT, Recipe, train_part
 

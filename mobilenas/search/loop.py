@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenas.core.errors import DivergedError
+from mobilenas.core.progress import clock
 from mobilenas.cost.budget import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
-from mobilenas.errors import DivergedError
 from mobilenas.nn.weights import lay_out
-from mobilenas.progress import clock
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.unrolled import unrolled_gradients

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
 from mobilenas.search.settings import SearchSettings
 from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
 from mobilenas.supernet.schedules import parse_terms

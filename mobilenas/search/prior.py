@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from mobilenas.config import from_plain
+from mobilenas.core.files import parse_json
+from mobilenas.core.settings import from_plain
 from mobilenas.cost import costs
-from mobilenas.files import parse_json
 from mobilenas.spaces import MobileArch
 
 FILE = "prior.json"

@@ -5,8 +5,8 @@ from typing import Any
 
 from scipy.stats import kendalltau, spearmanr
 
-from mobilenas.errors import MobileNASError
-from mobilenas.progress import Reporter
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.progress import Reporter
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.any import AnyChoice

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from mobilenas.config import from_plain, to_plain
-from mobilenas.cost.budget import LATENCY, Budgets
-from mobilenas.data import ImageData, Split, guessing
-from mobilenas.errors import FileError, MobileNASError
-from mobilenas.files import (
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import (
     load_checkpoint,
     restoring,
     save_checkpoint,
     write_json,
     write_jsonl,
 )
-from mobilenas.progress import Reporter, clock
-from mobilenas.records import CandidatesRecord, SearchLine, check_lines, read_record
+from mobilenas.core.progress import Reporter, clock
+from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, read_record
+from mobilenas.core.settings import from_plain, to_plain
+from mobilenas.cost.budget import LATENCY, Budgets
+from mobilenas.data import ImageData, Split, guessing
 from mobilenas.search.candidates import candidates, prior_has_say
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap

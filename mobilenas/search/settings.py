@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from mobilenas.config import ADDED, check_between, check_choice
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import ADDED, check_between, check_choice
 from mobilenas.cost.budget import CONSTRAINTS
-from mobilenas.errors import MobileNASError
 from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.supernet import EDGE_WEIGHTS, EntropySchedule, SamplerSettings, Temperature
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mobilenas.config import counted
+from mobilenas.core.errors import BudgetError, UnreachableError
+from mobilenas.core.settings import counted
 from mobilenas.cost import COSTS, CostTable
 from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
-from mobilenas.cost.latency import Latency
-from mobilenas.errors import BudgetError, UnreachableError
-from mobilenas.profiling.profile import ProfileError
-from mobilenas.profiling.units import space_units
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import ProfileError
+from mobilenas.latency.units import space_units
 from mobilenas.spaces.mobile import MobileSpace, narrowest, options_of, sized, widest
 
 _DRAWS = 200

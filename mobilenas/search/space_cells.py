@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.errors import BudgetError
 from mobilenas.spaces.cell_space import CellSpace
 
 LAYERS, CHANNELS = 8, 16

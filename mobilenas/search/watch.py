@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from mobilenas.config import from_plain, to_plain
+from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
 from mobilenas.search.loop import Searcher

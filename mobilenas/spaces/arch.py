@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from mobilenas.config import ADDED, Between, from_plain, to_plain
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.settings import ADDED, Between, from_plain, to_plain
 from mobilenas.nn import ACTIVATIONS
 
 _KERNELS = (1, 3, 5, 7)

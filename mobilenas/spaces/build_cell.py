@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
 from mobilenas.nn import ConvNorm
 from mobilenas.spaces.build import Network, initialize
 from mobilenas.spaces.cell import INPUTS, CellArch, CellPlace, Edge

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from mobilenas.config import Between, check_between, check_choice, from_plain, to_plain
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.settings import Between, check_between, check_choice, from_plain, to_plain
 
 OPERATIONS = (
     *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),

@@ -11,8 +11,8 @@ from functools import cached_property
 from random import Random
 from typing import Annotated
 
-from mobilenas.config import Between, check_choice, counted
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import Between, check_choice, counted
 from mobilenas.spaces.cell import INPUTS, OPERATIONS, Cell, CellArch, Edge, Genotype
 
 KINDS = ("normal", "reduce")

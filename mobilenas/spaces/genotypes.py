@@ -4,8 +4,8 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from mobilenas.config import counted, from_plain
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import counted, from_plain
 from mobilenas.spaces.cell import Cell, CellArch, Genotype
 
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")

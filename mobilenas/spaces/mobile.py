@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Annotated, Any
 
-from mobilenas.config import ADDED, Between, check_choice
+from mobilenas.core.settings import ADDED, Between, check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobilenets import LAST_SIDE, PLACEMENTS

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mobilenas.config import check_choice
+from mobilenas.core.settings import check_choice
 from mobilenas.nn import make_divisible, squeeze_channels
 from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mobilenas.errors import FileError
-from mobilenas.files import read_json
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import read_json
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network
 from mobilenas.spaces.build_cell import CellNetwork

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import Between, check_between, counted, from_plain
-from mobilenas.dependencies import Graph, extract, load_model, resized, sizes
-from mobilenas.dependencies.models import TORCHVISION, check_allowed, check_name
-from mobilenas.errors import FileError, MobileNASError
+from mobilenas.channel_graph import Graph, extract, load_model, resized, sizes
+from mobilenas.channel_graph.models import TORCHVISION, check_allowed, check_name
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.settings import Between, check_between, counted, from_plain
 from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.arch import MobileArch
 from mobilenas.spaces.build import MobileNetwork, Network

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import check_choice
+from mobilenas.core.settings import check_choice
 from mobilenas.cost.expected_cells import CellProbabilities
 from mobilenas.spaces.cell_space import KINDS, LEFT_OUT, CellChoice, CellSpace
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import check_between
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import check_between
 from mobilenas.cost import DECISIONS, Probabilities
-from mobilenas.errors import MobileNASError
 from mobilenas.spaces.mobile import Choice, MobileSpace
 
 # finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100

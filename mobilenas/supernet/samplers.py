@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import check_choice
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import check_choice
 
 SAMPLERS = ("full", "random", "attention", "ranked")
 PARTIALS = (1, 2, 4, 8)

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from mobilenas.config import check_between, check_choice
-from mobilenas.errors import MobileNASError
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import check_between, check_choice
 
 ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
 ENTROPY_TERMS = ("operations", "edges")

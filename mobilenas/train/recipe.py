@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
-from mobilenas.config import check_between
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import check_between
 from mobilenas.data import Augmentation
-from mobilenas.errors import MobileNASError
 
 _WHOLE_NUMBERS = ("epochs", "batch_size", "crop_padding", "randaugment")
 

@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from mobilenas.config import to_plain
-from mobilenas.cost import costs
-from mobilenas.data import ImageData
-from mobilenas.errors import FileError
-from mobilenas.files import (
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import (
     load_checkpoint,
     restoring,
     save_checkpoint,
     write_bytes,
     write_jsonl,
 )
+from mobilenas.core.progress import Reporter, Silent, clock
+from mobilenas.core.records import TrainLine, check_lines
+from mobilenas.core.settings import to_plain
+from mobilenas.cost import costs
+from mobilenas.data import ImageData
 from mobilenas.nn.weights import load_into
-from mobilenas.progress import Reporter, Silent, clock
-from mobilenas.records import TrainLine, check_lines
 from mobilenas.spaces import Arch, Network, WidthsArch, build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mobilenas.config import counted
+from mobilenas.core.errors import DataError, DivergedError, MobileNASError
+from mobilenas.core.progress import clock
+from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
-from mobilenas.errors import DataError, DivergedError, MobileNASError
 from mobilenas.nn.weights import lay_out
-from mobilenas.progress import clock
 from mobilenas.spaces import Arch, Network, build
 from mobilenas.train.recipe import Recipe
 

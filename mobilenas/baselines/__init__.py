@@ -1,0 +1,1 @@
+"""What a result is compared with: MobileNets, random networks, files of other tools."""

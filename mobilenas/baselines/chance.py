@@ -1,0 +1,43 @@
+"""Which networks of a comparison are no better than chance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mobilenas.core.settings import counted
+from mobilenas.data import ImageData, beats_chance, chance_top1
+
+FLAG = "better_than_chance"
+"""In every network of compare.json; an older release has written none."""
+
+
+def beats_chance_on_test(top1: float, data: ImageData) -> bool:
+    """Whether `top1` percent of the test images are more than guessing gets right."""
+    return beats_chance(top1, data.test.labels, len(data.classes))
+
+
+def chance_alarms(entries: Sequence[Mapping[str, Any]], data: ImageData) -> list[str]:
+    """Return what to say of networks that are no better than chance on the test images."""
+    guessing = [entry for entry in entries if not entry.get(FLAG, True)]
+    rounded = [entry["name"] for entry in guessing if _lost_by_rounding(entry, data)]
+    untrained = [entry["name"] for entry in guessing if not _lost_by_rounding(entry, data)]
+    chance = chance_top1(data.test.labels, len(data.classes))
+    figures = f"where guessing gets {chance:.1f} % of {counted(len(data.test), 'test image')}"
+    found = []
+    if untrained:
+        found.append(
+            f"No better than chance, {figures}: {', '.join(dict.fromkeys(untrained))}. Nothing "
+            "follows from comparing them. Try more --epochs or --effort full, a larger "
+            "--image-size or more images, and look at the labels."
+        )
+    if rounded:
+        found.append(
+            f"No better than chance in 8 bits, {figures}, though in float they are: "
+            f"{', '.join(dict.fromkeys(rounded))}. Try `mobilenas export --formats int8` with "
+            "another --calibration, --corrections or --qat-epochs."
+        )
+    return found
+
+
+def _lost_by_rounding(entry: Mapping[str, Any], data: ImageData) -> bool:
+    in_float = entry.get("top1_fp32")
+    return in_float is not None and beats_chance_on_test(in_float, data)

@@ -1,0 +1,359 @@
+"""Files that are never half written: temporary name, flush, rename. JSON with a schema version.
+
+What is read is checked for what no file of ours holds: see `parse_json`.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import pickle
+import re
+import stat
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.core.errors import FileError, first_line
+
+SCHEMA_VERSION = 1
+TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
+"""The name of a file that is being written; its group is the file's own."""
+_NAME_CHARACTERS = 50
+
+_MOST_BYTES = 2**33
+_MOST_TEXT = 2**28
+_DEEPEST = 64
+_LARGEST_INTEGER = 2**63
+_MOST_DIGITS = 20
+_LARGEST_FLOAT = 1e100
+"""Products of a few such numbers are still finite."""
+_OTHER_FORM = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, UserWarning, ValueError),
+)
+_UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
+"""No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
+
+
+_kept_to = set[Path]()
+"""Records of the folders that this process works in."""
+
+
+def keep_to(record: Path) -> None:
+    """From now on write below the folder of `record` only while that file is there.
+
+    A folder that is removed during a run would come back in part, and look like no run.
+    """
+    _kept_to.add(record.absolute())
+
+
+def release(record: Path) -> None:
+    """Take back `keep_to`: the folder is started anew."""
+    _kept_to.discard(record.absolute())
+
+
+def _make_parent(path: Path) -> None:
+    for folder in path.absolute().parents:
+        for record in _kept_to:
+            if record.parent == folder and record != path.absolute() and not record.exists():
+                raise FileError(
+                    f"{record} is gone: its folder was removed or moved during the work in it"
+                )
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a kill at any moment leaves the old file or the new one."""
+    # a part of the name: a system's limit is on its bytes
+    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
+    try:
+        _make_parent(path)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; bytes of file names that are not UTF-8 are escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """Read a file of up to `most` bytes; FileError where there is none that can be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+            what = "a folder" if path.is_dir() else "a device or a pipe"
+            raise FileError(f"cannot read {path}: it is {what}, not a file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise FileError(f"cannot read {str(path)!r}: {error}") from error
+    if len(content) > most:
+        raise FileError(f"{path} has more than {most} bytes")
+    return content
+
+
+def inside(folder: Path, text: str, source: object) -> Path:
+    """Return the path that `source` names below `folder`; FileError where it leads elsewhere."""
+    path = folder / text
+    try:
+        plain = text and not Path(text).is_absolute() and ".." not in Path(text).parts
+        if plain and path.resolve().is_relative_to(folder.resolve()):
+            path.exists()  # raises where the name is too long for any file
+            return path
+    except (OSError, RuntimeError, ValueError):  # links in a circle, names that no file can have
+        pass
+    raise FileError(f"{source} names {text!r}; it must name a file in {folder}")
+
+
+def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> str:
+    """Return JSON that every reader takes; FileError names `name` and what is not finite."""
+    try:
+        return json.dumps(data, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise FileError(f"cannot write {name}: {_not_finite(data) or error}") from error
+
+
+def _not_finite(data: Any) -> str:
+    """Say where the first number stands that JSON has no form for."""
+    for place, item in _places(data):
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"{place} is {item}; it must be a finite number"
+    return ""
+
+
+def _places(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is not a list or object, and its place."""
+    if isinstance(data, dict):
+        for key, item in data.items():
+            yield from _places(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(data, list | tuple):
+        for number, item in enumerate(data):
+            yield from _places(item, f"{place}[{number}]")
+    else:
+        yield place, data
+
+
+def parse_json(text: str | bytes, source: str) -> Any:
+    """Read JSON from outside; FileError names `source` and what is wrong.
+
+    Refused are NaN and infinity, numbers that no file of ours holds, duplicate keys, more than 64
+    levels, and text that no file can be named by.
+    """
+    wrong: list[_Wrong] = []
+
+    def refused(number: str) -> "_Wrong":
+        wrong.append(_Wrong(number))
+        return wrong[-1]
+
+    def integer(number: str) -> "int | _Wrong":
+        value = int(number) if len(number) <= _MOST_DIGITS else _LARGEST_INTEGER
+        return value if abs(value) < _LARGEST_INTEGER else refused(number)
+
+    def finite(number: str) -> "float | _Wrong":
+        value = float(number)
+        return value if abs(value) <= _LARGEST_FLOAT else refused(number)
+
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        data = json.loads(
+            text,
+            parse_int=integer,
+            parse_float=finite,
+            parse_constant=refused,
+            object_pairs_hook=_object,
+        )
+        _check_depth(data)
+        if wrong:
+            shown = wrong[0].text if len(wrong[0].text) < 40 else f"{len(wrong[0].text)} digits"
+            place = next(where for where, item in _places(data) if item is wrong[0])
+            raise FileError(f"{source}: {place} is {shown}, which is not a legal number")
+        if _UNUSUAL.search(text):
+            _check_texts(data)
+    except RecursionError as error:
+        raise FileError(f"{source} is nested too deeply") from error
+    except ValueError as error:
+        raise FileError(f"{source} is not JSON: {error}") from error
+    return data
+
+
+@dataclass(frozen=True, eq=False)
+class _Wrong:
+    """A number that is refused."""
+
+    text: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {double!r} stands twice in one object")
+    return found
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(_DEEPEST + 1):
+        level = [node for node in level if isinstance(node, dict | list)]
+        if not level:
+            return
+        level = [i for n in level for i in (n.values() if isinstance(n, dict) else n)]
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _check_texts(data: Any) -> None:
+    keys = [key for node in _objects(data) for key in node]
+    for text in keys + [item for _, item in _places(data) if isinstance(item, str)]:
+        if _ALIEN.search(text):
+            raise ValueError(f"the text {text[:80]!r} has a character that is not allowed in names")
+
+
+def _objects(data: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(data, dict):
+        yield data
+    if isinstance(data, dict | list):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from _objects(item)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` with the schema version first."""
+    write_text(path, to_json({"schema_version": SCHEMA_VERSION} | data, path, indent=1) + "\n")
+
+
+def write_list(path: Path, data: list[dict[str, Any]]) -> None:
+    """Write a bare list, which has no schema version."""
+    write_text(path, to_json(data, path, indent=1) + "\n")
+
+
+def read_list(path: Path) -> list[Any]:
+    """Read a bare list."""
+    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
+    if not isinstance(data, list):
+        raise FileError(f"{path} holds a {type(data).__name__}; it must hold a list")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of this schema version; the error names file, place and what is legal."""
+    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
+    if not isinstance(data, dict):
+        raise FileError(f"{path} holds a {type(data).__name__}; it must hold an object")
+    version = data.pop("schema_version", None)
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise FileError(
+            f"{path}: schema_version is {version!r}; this release reads {SCHEMA_VERSION}"
+        )
+    return data
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Add one line to a log."""
+    line = to_json(record, path) + "\n"
+    try:
+        _make_parent(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a log; a last line cut by a kill is left out, a missing log is empty."""
+    lines = read_bytes(path, _MOST_TEXT).split(b"\n") if path.exists() else []
+    whole, cut = lines[:-1], lines[-1:]
+    records = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
+    with contextlib.suppress(FileError):
+        records += [parse_json(line, str(path)) for line in cut if line]
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise FileError(f"{path}, line {number} is not an object: it is {record!r:.80}")
+    return records
+
+
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write a whole log, atomically."""
+    write_text(path, "".join(to_json(record, path) + "\n" for record in records))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values, atomically."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read what `save_checkpoint` wrote; None where there is no checkpoint yet."""
+    import torch
+
+    if not path.exists():
+        return None
+    if _is_damaged(path):
+        raise FileError(f"{path} is cut or damaged; delete it to start this stage again")
+    try:
+        with restoring(path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FileError(f"{path} holds more than tensors and plain values") from error
+    if not isinstance(state, dict):
+        raise FileError(f"{path} holds a {type(state).__name__}; it must hold an object")
+    with restoring(path):
+        for place, item in _places(state):
+            if isinstance(item, torch.Tensor) and bool(item.isnan().any()):
+                raise ValueError(f"{place} holds NaN")
+    return state
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether the zip archive that a checkpoint is has other bytes than were written.
+
+    Its checksums tell before anything is unpickled. torch neither compresses nor encrypts.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = sum(member.file_size for member in members) > path.stat().st_size
+            stored = all(m.compress_type == zipfile.ZIP_STORED for m in members)
+            return packed or not stored or archive.testzip() is not None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
+        return True
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn what a state of another form raises while it is taken over into one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Casting complex", UserWarning)
+            yield
+    except _OTHER_FORM as error:
+        raise FileError(
+            f"{path} is not what this release writes ({type(error).__name__}: "
+            f"{first_line(error):.100}); "
+            "delete it to start this stage again"
+        ) from error

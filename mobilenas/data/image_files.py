@@ -1,0 +1,55 @@
+"""Image files as training reads them: channels first, and a way on past damaged ones."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.core import images
+from mobilenas.core.errors import DataError
+from mobilenas.core.images import PixelRange
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+)
+"""What counts as an image in a folder, in lower case."""
+
+UNREADABLE_SUFFIXES = (
+    *(".heic", ".heics", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".mpo", ".jif"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".jpm", ".svg", ".eps", ".psd", ".xcf"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".qoi", ".ico", ".icns"),
+    *(".exr", ".hdr", ".dds", ".dcm", ".fits", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw"),
+    *(".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".raw"),
+)
+"""Images of other types, in lower case: refused by name, never skipped silently."""
+
+Pixels = NDArray[np.uint8]
+"""[3, H, W] or [B, 3, H, W]"""
+
+
+def read_image(path: Path, size: int, pixel_range: PixelRange | None = None) -> Pixels:
+    """Decode a file to RGB uint8 [3, size, size]; DataError naming the file where it is damaged."""
+    with _way_out():
+        return np.ascontiguousarray(images.decode(path, size, pixel_range).transpose(2, 0, 1))
+
+
+def read_header(path: Path) -> images.Header:
+    """Size and depth from the header alone; DataError where there is none."""
+    with _way_out():
+        return images.read_header(path)
+
+
+def read_numbers(path: Path) -> images.Numbers:
+    """Decode a file for the range of its numbers; DataError where one is not finite."""
+    with _way_out():
+        return images.read_numbers(path)
+
+
+@contextmanager
+def _way_out() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; remove it or pass --skip-bad-images") from error

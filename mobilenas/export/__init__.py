@@ -1,1 +1,0 @@
-"""ONNX files: export, checks, prediction. Imports nothing: `predict` does without torch."""

@@ -1,0 +1,396 @@
+"""Building a profile: every unit of a space and some whole networks, measured side by side."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mobilenas.core.progress import Reporter
+from mobilenas.latency.cache import Cache, device
+from mobilenas.latency.calibration import split
+from mobilenas.latency.graphs import arch_model, unit_model
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.meter import measure
+from mobilenas.latency.profile import Profile, ProfileError, Reference
+from mobilenas.latency.units import Unit, arch_units, space_units
+from mobilenas.onnx import OPSET
+from mobilenas.onnx.session import PROVIDER
+from mobilenas.spaces import Choice, MobileArch, MobileSpace
+
+LARGEST_DRIFT = 0.1
+"""A device whose units take this much more or less than in its profile is not as it was."""
+
+NETWORKS = 45
+"""Whole networks of a profile: two thirds test the calibration, which has only two numbers."""
+
+_DRAWS = 20  # tries for each network
+_REFERENCES = 5  # whole networks whose median ratio tells the speed
+_REPAIRS = 50  # redraws of the blocks that a device cannot run
+
+Time = Measured | Failed
+Models = dict[str, Callable[[], bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a measurement was made with; `Profile` has the same fields."""
+
+    name: str
+    """Name of the profile."""
+    device: dict[str, Any]
+    """What was measured on."""
+    runtime: str
+    """Name and version of the runtime."""
+    provider: str
+    """Execution provider."""
+    threads: int
+    """Threads of the runtime."""
+    date: str
+    """ISO 8601."""
+    command: str = ""
+    """The command that made the profile."""
+    opset: int = OPSET
+    """ONNX opset of the models."""
+
+
+def build_profile(
+    spaces: Mapping[str, MobileSpace],
+    *,
+    name: str,
+    threads: int = 1,
+    provider: str = PROVIDER,
+    cache: Cache | None = None,
+    reporter: Reporter | None = None,
+    rounds: int = 16,
+    networks: int = NETWORKS,
+    held_out: int | None = None,
+    seed: int = 0,
+    command: str = "",
+    previous: Profile | None = None,
+) -> Profile:
+    """Measure spaces, given by precision, on this machine; calibrate on uniformly drawn networks.
+
+    Two thirds of the networks, or `held_out`, test the calibration that the others fit. Of a
+    `previous` profile everything is kept, and only the units that it lacks are measured, in its
+    own milliseconds: its references are timed beside them.
+    """
+    setup = here(name, threads, provider, command)
+    if previous:
+        _check_same(previous, setup, spaces)
+    units = {precision: _lacking(space, precision, previous) for precision, space in spaces.items()}
+    spaces = {precision: space for precision, space in spaces.items() if units[precision]}
+    if previous and not spaces:
+        return previous
+    timed = partial(
+        measure,
+        threads=threads,
+        provider=provider,
+        rounds=rounds,
+        cache=cache,
+        reporter=reporter,
+    )
+    times, drawn = _measure_all(spaces, units, networks, seed, previous, timed)
+    tested = tested_of(networks) if held_out is None else held_out
+    return assemble(setup, spaces, times, drawn, held_out=tested, previous=previous)
+
+
+def assemble(
+    setup: Setup,
+    spaces: Mapping[str, MobileSpace],
+    times: Mapping[str, Mapping[str, Time]],
+    networks: Mapping[str, Sequence[tuple[MobileArch, Time]]],
+    *,
+    held_out: int,
+    previous: Profile | None = None,
+) -> Profile:
+    """Make a profile of unit times and whole networks' times, all given by precision.
+
+    Networks that failed, or have a unit that did, are left out; about `held_out` of all test the
+    calibration. Everything of a `previous` profile is kept.
+    """
+    blocks = dict(previous.blocks) if previous else {}
+    for precision, new in times.items():
+        blocks[precision] = blocks.get(precision, {}) | dict(new)
+    known = previous.spaces if previous else ()
+    bare = Profile(
+        **vars(setup),
+        references=_references(networks) | (previous.references if previous else {}),
+        calibration=previous.calibration if previous else {},
+        networks=previous.networks if previous else {},
+        spaces=tuple(dict.fromkeys((*known, *spaces.values()))),
+        blocks=blocks,
+    )
+    points = {}
+    for precision, pairs in networks.items():
+        sound = [
+            bare.network_time(arch, precision, time.median_ms, time.halves_ms)
+            for arch, time in pairs
+            if isinstance(time, Measured)
+            and not any(bare.failed(unit, precision) for unit in arch_units(arch))
+        ]
+        for_test = round(held_out * len(sound) / max(1, len(pairs)))
+        # one that is measured again, because its space has unsteady parts, counts once
+        again = {(network.image_size, network.flops) for network in sound}
+        known_networks = bare.networks.get(precision, ())
+        kept = [n for n in known_networks if (n.image_size, n.flops) not in again]
+        points[precision] = (*kept, *split(sound, for_test))
+    return bare.calibrated(points)
+
+
+def draw_networks(
+    space: MobileSpace, number: int, seed: int, excluded: Collection[str] = ()
+) -> list[MobileArch]:
+    """Draw distinct networks uniformly, redrawing blocks whose unit key is `excluded`.
+
+    Fewer come back where the space has no more.
+    """
+    source = random.Random(seed)
+    found: dict[MobileArch, None] = {}
+    for _ in range(_DRAWS * number):
+        choice = _draw(space, source, excluded) if len(found) < number else None
+        if choice:
+            found[space.arch(choice)] = None
+    return list(found)
+
+
+def check(
+    profile: Profile,
+    *,
+    units: int = 8,
+    rounds: int = 16,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measure the references and a few units of a profile again on this machine and compare.
+
+    The ratios are today's medians divided by the profile's.
+    """
+    known = [
+        (precision, Unit.parse(key), time.median_ms)
+        for precision, times in profile.blocks.items()
+        for key, time in times.items()
+        if isinstance(time, Measured)
+    ]
+    parts: list[tuple[str, Unit | MobileArch, float]] = [
+        (precision, reference.arch, reference.median_ms)
+        for precision, references in profile.references.items()
+        for reference in references
+    ]
+    parts += random.Random(seed).sample(known, min(units, len(known)))
+    times = measure(
+        _each_model([(precision, part) for precision, part, _ in parts]),
+        threads=profile.threads,
+        provider=profile.provider,
+        rounds=rounds,
+        reporter=reporter,
+    )
+    rows = [
+        _compared(precision, part, then_ms, times[_name(precision, part)])
+        for precision, part, then_ms in parts
+    ]
+    return _verdict(profile, rows)
+
+
+def tested_of(networks: int) -> int:
+    """Return how many of so many networks test the calibration."""
+    return 2 * networks // 3
+
+
+def here(name: str, threads: int, provider: str, command: str = "") -> Setup:
+    """Describe a measurement on this machine, now."""
+    machine = device()
+    return Setup(
+        name=name,
+        device=dict(machine),
+        runtime=f"onnxruntime {machine['onnxruntime']}",
+        provider=provider,
+        threads=threads,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
+
+
+def _lacking(space: MobileSpace, precision: str, previous: Profile | None) -> list[Unit]:
+    units = space_units(space)
+    if not previous:
+        return units
+    times = previous.blocks.get(precision, {})
+    unsteady = [u for u in units if isinstance(t := times.get(u.key), Measured) and t.unsteady]
+    return list(dict.fromkeys((*previous.lacking(units, precision), *unsteady)))
+
+
+def _measure_all(
+    spaces: Mapping[str, MobileSpace],
+    units: Mapping[str, Sequence[Unit]],
+    networks: int,
+    seed: int,
+    previous: Profile | None,
+    timed: Callable[..., dict[str, Time]],
+) -> tuple[dict[str, dict[str, Time]], dict[str, list[tuple[MobileArch, Time]]]]:
+    # Times of units by precision and key, and networks with theirs by precision.
+    broken = {precision: _broken(previous, precision) for precision in spaces}
+    archs = {p: draw_networks(space, networks, seed, broken[p]) for p, space in spaces.items()}
+    known = {
+        _name(precision, reference.arch): (precision, reference)
+        for precision, group in (previous.references.items() if previous else ())
+        for reference in group
+    }
+    always = _each_model([(precision, reference.arch) for precision, reference in known.values()])
+    first = next(iter(always), None) or next(
+        _name(precision, group[0]) for precision, group in archs.items()
+    )
+    measured = timed(always | _models(units) | _models(archs), reference=first)
+    drift = _drift(known, measured)
+    measured = {name: _at(time, drift) for name, time in measured.items()}
+    times = {p: {unit.key: measured[_name(p, unit)] for unit in g} for p, g in units.items()}
+    again = {}
+    for precision, space in spaces.items():
+        # Which units fail is known only now: networks with one make room for others.
+        failed = broken[precision] | _failed(times[precision])
+        sound = [a for a in archs[precision] if failed.isdisjoint(u.key for u in arch_units(a))]
+        more = draw_networks(space, len(archs[precision]) - len(sound), seed + 1, failed)
+        again[precision] = [arch for arch in more if arch not in sound]
+        archs[precision] = sound + again[precision]
+    if any(again.values()):
+        later = timed(always | _models(again), reference=next(iter(always), None))
+        measured |= {name: _at(time, _drift(known, later)) for name, time in later.items()}
+    pairs = {p: [(arch, measured[_name(p, arch)]) for arch in group] for p, group in archs.items()}
+    return times, pairs
+
+
+def _drift(known: Mapping[str, tuple[str, Reference]], measured: Mapping[str, Time]) -> float:
+    """How much slower the device was when the references were first timed; 1 without any."""
+    ratios = [
+        reference.median_ms / time.median_ms
+        for name, (_, reference) in known.items()
+        if isinstance(time := measured[name], Measured)
+    ]
+    return median(ratios) if ratios else 1.0
+
+
+def _at(time: Time, drift: float) -> Time:
+    return time.scaled(drift) if isinstance(time, Measured) else time
+
+
+def _models(groups: Mapping[str, Sequence[Unit] | Sequence[MobileArch]]) -> Models:
+    return _each_model([(precision, part) for precision, group in groups.items() for part in group])
+
+
+def _each_model(parts: Sequence[tuple[str, Unit | MobileArch]]) -> Models:
+    return {
+        _name(precision, part): partial(unit_model, part, precision)
+        if isinstance(part, Unit)
+        else partial(arch_model, part, precision)
+        for precision, part in parts
+    }
+
+
+def _name(precision: str, part: Unit | MobileArch) -> str:
+    if isinstance(part, Unit):
+        return f"{precision} {part.key}"
+    text = json.dumps(part.to_dict(), sort_keys=True)
+    return f"{precision} network {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _broken(profile: Profile | None, precision: str) -> set[str]:
+    return _failed(profile.blocks.get(precision, {})) if profile else set()
+
+
+def _failed(times: Mapping[str, Time]) -> set[str]:
+    return {key for key, time in times.items() if isinstance(time, Failed)}
+
+
+def _draw(space: MobileSpace, source: random.Random, excluded: Collection[str]) -> Choice | None:
+    choice = space.random(source)
+    for _ in range(_REPAIRS):
+        kept = [slot for slot, keep in enumerate(choice.keep) if keep]
+        blocks = [unit for unit in arch_units(space.arch(choice)) if unit.kind == "block"]
+        wrong = {s for s, unit in zip(kept, blocks, strict=True) if unit.key in excluded}
+        if not wrong:
+            return choice
+        fresh = space.random(source)
+        mixed = {
+            name: tuple(
+                new if slot in wrong else old
+                for slot, (old, new) in enumerate(
+                    zip(getattr(choice, name), getattr(fresh, name), strict=True)
+                )
+            )
+            for name in ("kernel", "expansion", "squeeze", "start", "keep")
+        }
+        choice = replace(choice, **mixed)
+    return None
+
+
+def _references(
+    networks: Mapping[str, Sequence[tuple[MobileArch, Time]]],
+) -> dict[str, tuple[Reference, ...]]:
+    """Return the first few networks of each precision that ran."""
+    sound = {
+        precision: [(arch, time) for arch, time in pairs if isinstance(time, Measured)]
+        for precision, pairs in networks.items()
+    }
+    return {
+        precision: tuple(
+            Reference(arch=arch, median_ms=time.median_ms) for arch, time in pairs[:_REFERENCES]
+        )
+        for precision, pairs in sound.items()
+    }
+
+
+def _check_same(previous: Profile, setup: Setup, spaces: Mapping[str, MobileSpace]) -> None:
+    fields = ("device", "runtime", "provider", "threads", "opset")
+    pairs = [(name, getattr(previous, name), getattr(setup, name)) for name in fields]
+    # one line from sums to latencies does not fit networks for 32 and for 224 pixels
+    old_sizes, new_sizes = (
+        sorted({space.image_size for space in group})
+        for group in (previous.spaces, spaces.values())
+    )
+    if spaces:
+        pairs.append(("image sizes", old_sizes, new_sizes))
+    for field, old, new in pairs:
+        if old != new:
+            raise ProfileError(
+                f"profile {previous.name} has {field} {old}, this measurement {new}: choose "
+                "another --name, or replace the profile with --overwrite"
+            )
+
+
+def _compared(
+    precision: str, part: Unit | MobileArch, then_ms: float, time: Time
+) -> dict[str, Any]:
+    name = _name(precision, part)
+    if isinstance(time, Failed):
+        raise ProfileError(f"{name}, which the profile has, {time.reason}")
+    ratio = time.median_ms / then_ms
+    row = {"then_ms": then_ms, "now_ms": time.median_ms, "ratio": ratio}
+    row |= {"interval_ms": time.interval_ms, "unsteady": time.unsteady}
+    return {"precision": precision, "key": name.removeprefix(f"{precision} ")} | row
+
+
+def _verdict(profile: Profile, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    first, middle, third = np.percentile([row["ratio"] for row in rows], (25, 50, 75))
+    holds: bool | None = bool(abs(middle - 1) <= LARGEST_DRIFT)
+    verdict = "the profile holds"
+    if 2 * sum(row["unsteady"] for row in rows) > len(rows):
+        holds = None
+        verdict = "not known: other programs disturb the measurement; check again without them"
+    elif not holds:
+        than = "slower" if middle > 1 else "faster"
+        verdict = f"this machine is now {than} than in the profile, by a factor of {middle:.2f}"
+    return {
+        "name": profile.name,
+        "same_device": profile.device == device(),
+        "parts": rows,
+        "ratio_median": float(middle),
+        "ratio_spread": float(third - first),
+        "holds": holds,
+        "verdict": verdict,
+    }

@@ -1,0 +1,360 @@
+"""Measuring another device: a folder of models goes out, a file of times comes back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_json, write_bytes, write_json, write_text
+from mobilenas.core.folders import KIT, check_folder, start_folder
+from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.settings import check_choice, from_plain, to_plain
+from mobilenas.cost.exact import block_costs, costs, stem_cost
+from mobilenas.latency.building import (
+    NETWORKS,
+    Setup,
+    Time,
+    assemble,
+    draw_networks,
+    tested_of,
+)
+from mobilenas.latency.graphs import PRECISIONS, arch_model, unit_model
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.profile import Profile
+from mobilenas.latency.steady import steady
+from mobilenas.latency.units import Unit, space_units
+from mobilenas.onnx import OPSET
+from mobilenas.spaces import Block, MobileArch, MobileSpace, Stem
+
+MANIFEST_FILE = KIT.record
+RUNNER_FILE = "run_kit.py"
+_KINDS = ("unit", "network")
+_LEAST_NETWORKS = 4  # two to fit a calibration on, two to test it on
+_MOST_NS = 10**15
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitModel:
+    """One model of a kit."""
+
+    file: str
+    """Its place in the kit."""
+    key: str
+    """The unit's key, or `network N`."""
+    precision: str
+    """A name from `mobilenas.latency.graphs.PRECISIONS`."""
+    sha256: str
+    """Checksum of the file."""
+    kind: str
+    """unit or network."""
+    flops: int
+    """Multiply-adds."""
+    arch: MobileArch | None
+    """The network, None for a unit."""
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("kind", self.kind, _KINDS)
+        if (self.arch is not None) != (self.kind == "network"):
+            raise MobileNASError(f"arch of {self.file} must be there for a network and only there")
+        if self.kind == "unit":
+            Unit.parse(self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitSpace:
+    """A space that a kit measures."""
+
+    precision: str
+    """Precision of its models."""
+    space: MobileSpace
+    """Where the networks come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a kit holds."""
+
+    opset: int
+    """ONNX opset of the models."""
+    spaces: tuple[KitSpace, ...]
+    """One a precision."""
+    models: tuple[KitModel, ...]
+    """Units, then networks, of every precision."""
+
+    def __post_init__(self) -> None:
+        """Check that models and spaces belong together."""
+        precisions = tuple(item.precision for item in self.spaces)
+        for index, model in enumerate(self.models):
+            check_choice(f"models[{index}].precision", model.precision, precisions)
+
+    @property
+    def kit(self) -> str:
+        """The kit's id: a hash of everything in the manifest."""
+        text = json.dumps(to_plain(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = to_plain(self)
+        return {"kit": self.kit} | plain
+
+    @classmethod
+    def from_dict(cls, data: Any, place: str) -> "Manifest":
+        """Read the JSON form; the id must be that of the content."""
+        if not isinstance(data, dict):
+            raise MobileNASError(f"{place} is {data!r}; it must be an object")
+        plain = {key: value for key, value in data.items() if key not in ("kit", "schema_version")}
+        manifest: Manifest = from_plain(cls, plain, place)
+        if data.get("kit") != manifest.kit:
+            raise MobileNASError(
+                f"{place}.kit is {data.get('kit')!r}; the content's is {manifest.kit!r}: "
+                "it was changed after it was made"
+            )
+        return manifest
+
+
+def write_kit(
+    spaces: Mapping[str, MobileSpace],
+    folder: Path,
+    *,
+    networks: int = NETWORKS,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Manifest:
+    """Write the units and some networks of each precision's space, and what it takes to time them.
+
+    The same spaces, number and seed give the same kit.
+    """
+    check_folder(folder, KIT, read_manifest)
+    if networks < _LEAST_NETWORKS:
+        raise MobileNASError(f"networks is {networks}; it must be at least {_LEAST_NETWORKS}")
+    reporter = reporter or Silent()
+    pieces: list[tuple[str, Unit | MobileArch]] = []
+    for precision, space in spaces.items():
+        pieces += [(precision, unit) for unit in space_units(space)]
+        pieces += [(precision, arch) for arch in draw_networks(space, networks, seed)]
+    start_folder(folder, KIT)
+    models = []
+    reporter.start("kit", len(pieces))
+    for number, (precision, piece) in enumerate(pieces):
+        models.append(_write_model(folder, number, piece, precision))
+        reporter.step(number + 1, {})
+    manifest = Manifest(
+        opset=OPSET,
+        spaces=tuple(KitSpace(precision=name, space=space) for name, space in spaces.items()),
+        models=tuple(models),
+    )
+    write_bytes(folder / RUNNER_FILE, Path(__file__).with_name("kit_runner.py").read_bytes())
+    write_text(folder / "README.md", _README.format(models=len(models), kit=manifest.kit))
+    # last: a folder with a manifest is a whole kit
+    write_json(folder / MANIFEST_FILE, manifest.to_dict())
+    return manifest
+
+
+def _write_model(folder: Path, number: int, piece: Unit | MobileArch, precision: str) -> KitModel:
+    if isinstance(piece, Unit):
+        kind, key, flops = "unit", piece.key, _unit_flops(piece)
+        content = unit_model(piece, precision)
+    else:
+        kind, key, flops = "network", f"network {number}", costs(piece).flops
+        content = arch_model(piece, precision)
+    file = f"models/{number:04}-{precision}-{kind}.onnx"
+    write_bytes(folder / file, content)
+    return KitModel(
+        file=file,
+        key=key,
+        precision=precision,
+        sha256=hashlib.sha256(content).hexdigest(),
+        kind=kind,
+        flops=flops,
+        arch=None if isinstance(piece, Unit) else piece,
+    )
+
+
+def _unit_flops(unit: Unit) -> int:
+    if unit.kind == "stem":
+        stem = Stem(channels=unit.out_channels, stride=unit.stride, activation=unit.activation)
+        return stem_cost(stem, unit.in_channels, unit.side).flops
+    if unit.kind != "block":
+        return unit.in_channels * unit.out_channels * unit.side**2
+    block = Block(
+        kernel=unit.kernel,
+        hidden=unit.hidden,
+        out=unit.out_channels,
+        stride=unit.stride,
+        squeeze=unit.squeeze,
+        activation=unit.activation,
+        start_kernel=unit.start_kernel,
+    )
+    return sum(layer.flops for layer in block_costs(block, unit.in_channels, unit.side))
+
+
+def import_results(path: Path, name: str, *, kit: Path | None = None, command: str = "") -> Profile:
+    """Make a profile of what a kit's runner wrote; FileError names file, field and what is legal.
+
+    The results carry their kit's manifest; `kit` is the folder of the kit that they must be of.
+    """
+    expected = read_manifest(kit / MANIFEST_FILE).kit if kit else None
+    data = read_json(path)
+    try:
+        results = _checked(data)
+        if expected not in (None, results.manifest.kit):
+            raise MobileNASError(f"kit is {results.manifest.kit!r}; that of {kit} is {expected!r}")
+        return _profile(results, name, command)
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def _profile(results: "_Results", name: str, command: str) -> Profile:
+    spaces = {item.precision: item.space for item in results.manifest.spaces}
+    units: dict[str, dict[str, Time]] = {precision: {} for precision in spaces}
+    networks: dict[str, list[tuple[MobileArch, Time]]] = {precision: [] for precision in spaces}
+    for model in results.manifest.models:
+        time = results.times[model.file]
+        if model.arch is None:
+            units[model.precision][model.key] = time
+        else:
+            networks[model.precision].append((model.arch, time))
+    setup = Setup(
+        name=name,
+        device=results.device,
+        runtime=f"onnxruntime {results.device['onnxruntime']}",
+        provider=results.provider,
+        threads=results.threads,
+        opset=results.manifest.opset,
+        date=results.date,
+        command=command,
+    )
+    held_out = tested_of(min(len(group) for group in networks.values()))
+    return assemble(setup, spaces, units, networks, held_out=held_out)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a kit's manifest; FileError names file and field."""
+    data = read_json(path)
+    try:
+        return Manifest.from_dict(data, "manifest")
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    """What a runner wrote, checked."""
+
+    manifest: Manifest
+    device: dict[str, str | int]
+    provider: str
+    threads: int
+    date: str
+    times: dict[str, Measured | Failed]
+    """By file of the kit."""
+
+
+def _checked(data: dict[str, Any]) -> _Results:
+    names = ("kit", "units", "device", "provider", "threads", "rounds", "date", "manifest", "times")
+    for name in names:
+        if name not in data:
+            raise MobileNASError(f"there is no {name!r}; the fields are {', '.join(names)}")
+    if unknown := [name for name in data if name not in names]:
+        raise MobileNASError(f"unknown field {unknown[0]!r}; the fields are {', '.join(names)}")
+    check_choice("units", data["units"], ("ns",))
+    manifest = Manifest.from_dict(data["manifest"], "manifest")
+    if data["kit"] != manifest.kit:
+        raise MobileNASError(f"kit is {data['kit']!r}; its manifest's is {manifest.kit!r}")
+    files, times = [model.file for model in manifest.models], data["times"]
+    if not isinstance(times, dict):
+        raise MobileNASError(f"times is a {type(times).__name__}; it must be an object")
+    if unknown := [file for file in times if file not in files]:
+        raise MobileNASError(f"times has {unknown[0]!r}, which is not a model of the kit")
+    if missing := [file for file in files if file not in times]:
+        few, more = ", ".join(missing[:3]), f" and {len(missing) - 3} more" * (len(missing) > 3)
+        raise MobileNASError(f"times lacks {few}{more}; let the runner finish")
+    rounds = from_plain(int, data["rounds"], "rounds")
+    device = data["device"]
+    if not isinstance(device, dict) or not {"cpu", "onnxruntime"} <= device.keys():
+        raise MobileNASError(f"device is {device!r}; it must have cpu and onnxruntime")
+    return _Results(
+        manifest=manifest,
+        device=device,
+        provider=from_plain(str, data["provider"], "provider"),
+        threads=from_plain(int, data["threads"], "threads"),
+        date=from_plain(str, data["date"], "date"),
+        times=_measured({file: _time(times[file], f"times[{file!r}]", rounds) for file in files}),
+    )
+
+
+def _measured(times: dict[str, list[int] | Failed]) -> dict[str, Measured | Failed]:
+    """Summarize times as `meter` does; a model that was finished early has the first rounds."""
+    known = {file: ns for file, ns in times.items() if not isinstance(ns, Failed)}
+    most = max(map(len, known.values()), default=0)
+    rounds = [{file: ns[n] for file, ns in known.items() if n < len(ns)} for n in range(most)]
+    steadied = steady(rounds)
+    return {
+        file: ns if isinstance(ns, Failed) else Measured.of(steadied[file])
+        for file, ns in times.items()
+    }
+
+
+def _time(value: Any, place: str, rounds: int) -> list[int] | Failed:
+    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"ns", "failed"}:
+        raise MobileNASError(f"{place} is {value!r}; it must have either ns or failed")
+    if "failed" in value:
+        return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
+    ns = from_plain(tuple[int, ...], value["ns"], f"{place}.ns")
+    if len(ns) < max(1, rounds):
+        raise MobileNASError(f"{place}.ns has {len(ns)} rounds of {rounds}; let the runner finish")
+    for index, nanoseconds in enumerate(ns):
+        if not 0 < nanoseconds < _MOST_NS:
+            raise MobileNASError(
+                f"{place}.ns[{index}] is {nanoseconds}; it must be nanoseconds above 0, "
+                f"below {_MOST_NS}"
+            )
+    return list(ns)
+
+
+_README = """\
+# A latency kit of mobilenas
+
+{models} models, kit {kit}: parts of networks and some whole networks. Their times on
+a device make a latency profile of it. Nothing here needs mobilenas.
+
+## A device with Python (3.8 or newer)
+
+    pip install numpy onnxruntime
+    python run_kit.py --device "Raspberry Pi 5"
+
+It loads every model, times all of them in interleaved rounds until each median is known to
+2 %, and writes kit-results.json. Let the device do nothing else, and keep it cool: one that
+slows down while it measures gives no steady times. Interrupted or killed, the same command
+goes on. A model that ends the whole process is the last one named on the screen; leave it
+out with `--skip models/NAME.onnx`. `python run_kit.py --help` names threads, provider and more.
+
+## A phone without Python
+
+onnxruntime_perf_test, which is built for Android from onnxruntime's sources, times one model
+a call. 16 rounds in a random order, one thread, the processor, all optimizations:
+
+    adb push models onnxruntime_perf_test /data/local/tmp/kit/
+    adb shell "cd /data/local/tmp/kit && chmod +x onnxruntime_perf_test && mkdir -p times"
+    for round in $(seq 16); do
+      for model in $(ls models | shuf); do
+        adb shell "cd /data/local/tmp/kit && ./onnxruntime_perf_test -I -e cpu -x 1 -y 1 \\
+          -o 99 -m times -r 10 models/$model times/$model.csv" > /dev/null
+      done
+    done
+    adb pull /data/local/tmp/kit/times times
+    python run_kit.py --perf-test times --device "Pixel 7" --runtime 1.22.0
+
+The last line, on any computer with numpy and onnxruntime, writes kit-results.json. Say there,
+too, `--threads` and `--provider` where it was not one thread and the processor.
+
+## Back
+
+    mobilenas profile import kit-results.json --name pixel7
+"""

@@ -1,0 +1,354 @@
+"""Latency of many models, measured side by side in one process of their own."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.progress import Reporter, Silent
+from mobilenas.latency.cache import Cache, Rounds
+from mobilenas.latency.clock import Timing
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.steady import steady
+from mobilenas.latency.worker import TIMING_NS
+from mobilenas.onnx.session import PROVIDER, check_machine
+
+Source = Callable[[], bytes] | Path
+"""A model: a function that makes its ONNX file, or the file."""
+
+_PATIENCE_S = 60.0
+"""A worker that says nothing for so long, beyond what its work should take, hangs."""
+_BUSY = 50
+"""So many times as long work may take beside other programs, all tries together."""
+_HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
+"""Once so much is loaded, models of a megabyte or more are loaded anew for every timing.
+
+That spreads their times: 20 % between the quartiles instead of 6."""
+_STAGES = ("timing", "timing what varies", "timing again what was disturbed")
+_MOST_DEATHS = 3
+"""Deaths of the worker that no model can be blamed for."""
+
+
+def measure(
+    models: Mapping[str, Source],
+    *,
+    threads: int = 1,
+    provider: str = PROVIDER,
+    rounds: int = 16,
+    most_rounds: int = 48,
+    tolerance: float = 0.02,
+    warmup: int = 5,
+    limit_s: float = 7200.0,
+    reference: str | None = None,
+    cache: Cache | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Measured | Failed]:
+    """Time models in interleaved rounds, so that drift hits all alike; in the order of `models`.
+
+    After `rounds` rounds a model is finished whose interval is within `tolerance` of its median,
+    after `most_rounds` every one that is not unsteady, after twice as many all. The `reference`,
+    one of the models, is in every round. No round begins after `limit_s` seconds, except the first.
+    Rounds in the cache count, unless what they give is unsteady.
+    """
+    check_machine(threads, provider)
+    _check_least("rounds", rounds, 1)
+    _check_least("tolerance", tolerance, 0)
+    _check_least("warmup", warmup, 0)
+    if reference is not None and reference not in models:
+        raise MobileNASError(f"the reference {reference!r} is not one of the models")
+    most_rounds = max(rounds, most_rounds)
+    run = _Run(
+        models=models,
+        settings={"threads": threads, "provider": provider, "warmup": warmup},
+        rounds=rounds,
+        most_rounds=most_rounds,
+        tolerance=tolerance,
+        reference=reference,
+        log=cache.rounds(provider, threads) if cache else None,
+        reporter=reporter or Silent(),
+    )
+    run.measure(limit_s)
+    return run.results()
+
+
+def _check_least(name: str, value: float, least: int) -> None:
+    if not value >= least:  # which NaN is not, either
+        raise MobileNASError(f"{name} is {value}; it must be at least {least}")
+
+
+class _Run:
+    """What is known of each model so far, and how to learn more."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Source],
+        settings: dict[str, Any],
+        rounds: int,
+        most_rounds: int,
+        tolerance: float,
+        reference: str | None,
+        log: Rounds | None,
+        reporter: Reporter,
+    ) -> None:
+        self._models, self._settings, self._tolerance = models, settings, tolerance
+        self._reference, self._log, self._reporter = reference, log, reporter
+        self._least, self._most = rounds, most_rounds
+        self._rng = np.random.default_rng(0)
+        self._rounds: list[dict[str, Timing]] = []
+        self._times: dict[str, list[float]] = {name: [] for name in models}
+        self._failed: dict[str, str] = {}
+        self._done: set[str] = set()
+        self._keys: dict[str, str] = {}
+        self._run_ns: dict[str, int] = {}
+        if log:
+            self._recall(log)
+
+    def results(self) -> dict[str, Measured | Failed]:
+        """Say how each model did."""
+        return {
+            name: Failed(reason=self._failed[name])
+            if name in self._failed
+            else self._measured(name)
+            for name in self._models
+        }
+
+    def measure(self, limit_s: float) -> None:
+        """Time every model enough, in as many workers as have to die for it."""
+        stop = time.monotonic() + limit_s
+        suspect, deaths = "", 0
+        while wanted := self._open():
+            if self._reference is not None and self._reference not in [*wanted, *self._failed]:
+                wanted.append(self._reference)
+            # The suspect first: if it is to blame, little is lost.
+            wanted.sort(key=lambda name: name != suspect)
+            try:
+                with _Worker(self._settings) as worker, _folder() as folder:
+                    self._load(worker, wanted, Path(folder))
+                    self._time(worker, stop)
+                return
+            except _DeathError as death:
+                if death.name and death.name == suspect:
+                    self._fail(suspect, f"ends the process that measures: {death}")
+                    suspect, deaths = "", deaths - 1
+                    continue
+                suspect, deaths = death.name, deaths + 1
+                if deaths > _MOST_DEATHS:
+                    raise MobileNASError(
+                        f"the measuring process ended {deaths} times: {death}"
+                    ) from death
+
+    def _open(self) -> list[str]:
+        # Later rounds can steady earlier ones otherwise: what was enough once stays enough.
+        self._done |= {name for name in self._models if self._enough(name)}
+        return [name for name in self._models if name not in (self._failed.keys() | self._done)]
+
+    def _enough(self, name: str) -> bool:
+        count = len(self._times[name])
+        if not self._least <= count < 2 * self._most:
+            return count >= 2 * self._most
+        measured = self._measured(name)
+        precise = measured.interval_ms <= self._tolerance * measured.median_ms
+        return not measured.unsteady and (precise or count >= self._most)
+
+    def _measured(self, name: str) -> Measured:
+        disturbed = [times[name].disturbed for times in self._rounds if name in times]
+        return Measured.of(self._times[name], disturbed)
+
+    def _load(self, worker: "_Worker", names: list[str], folder: Path) -> None:
+        self._reporter.start("loading models", len(names))
+        self._run_ns = {}
+        held_bytes = 0
+        for done, name in enumerate(names, 1):
+            source = self._models[name]
+            path = source if isinstance(source, Path) else folder / f"{done}.onnx"
+            if not isinstance(source, Path):
+                path.write_bytes(source())
+            size_bytes = path.stat().st_size if path.exists() else 0
+            held = size_bytes < _SMALL_BYTES or held_bytes + size_bytes <= _HELD_BYTES
+            held_bytes += size_bytes * held
+            answer = worker.load(path, name, held=held)
+            if held and not isinstance(source, Path):
+                path.unlink()
+            if "failed" in answer:
+                self._fail(name, answer["failed"])
+            else:
+                self._run_ns[name] = answer["run_ns"]
+            self._reporter.step(done, {})
+
+    def _time(self, worker: "_Worker", stop: float) -> None:
+        numbers = {name: number for number, name in enumerate(self._run_ns)}
+        stage = ""
+        while names := self._open():
+            fewest = min(len(self._times[name]) for name in names)
+            if fewest and time.monotonic() > stop:
+                break
+            ends = (0, self._least, self._most, 2 * self._most)
+            place = sum(fewest >= end for end in ends[1:3])
+            first, total = ends[place], ends[place + 1] - ends[place]
+            if stage != (stage := _STAGES[place]):
+                self._reporter.start(stage, total)
+            if self._reference in numbers and self._reference not in names:
+                names.append(self._reference)
+            # A fresh order each round: no model always follows the same one.
+            order = [names[index] for index in self._rng.permutation(len(names))]
+            begin = time.monotonic()
+            expected_s = sum(2 * self._run_ns[name] + TIMING_NS for name in order) / 1e9
+            timings = worker.time([numbers[name] for name in order], expected_s)
+            self._keep(dict(zip(order, timings, strict=True)))
+            round_s = time.monotonic() - begin
+            self._tell(names, fewest + 1 - first, total, round_s)
+
+    def _tell(self, names: list[str], done: int, total: int, round_s: float) -> None:
+        shown = self._reference or names[0]
+        self._reporter.step(
+            done,
+            {
+                "models": str(len(names)),
+                shown: f"{np.median(np.array(self._times[shown] or math.nan)) / 1e6:.3g} ms",
+                "left": f"{(total - done) * round_s:.0f} s",
+            },
+        )
+
+    def _recall(self, log: Rounds) -> None:
+        for name, source in self._models.items():
+            content = _read(source) if isinstance(source, Path) else source()
+            self._keys[name] = hashlib.sha256(content).hexdigest()
+            reason = log.failure(self._keys[name])
+            if reason is not None:
+                self._failed[name] = reason
+        names: dict[str, list[str]] = {}
+        for name, key in self._keys.items():
+            names.setdefault(key, []).append(name)
+        self._remember(log.among(names.keys()), names)
+        # What a busy machine spoiled is measured again, not kept for ever.
+        if spoiled := {self._keys[name] for name in self._models if self._is_spoiled(name)}:
+            log.forget(spoiled)
+            self._remember(log.among(names.keys()), names)
+
+    def _remember(self, rounds: list[dict[str, Timing]], names: dict[str, list[str]]) -> None:
+        self._rounds = [
+            {name: timing for key, timing in timings.items() for name in names[key]}
+            for timings in rounds
+        ]
+        self._steady()
+
+    def _is_spoiled(self, name: str) -> bool:
+        return len(self._times[name]) >= 2 * self._most and self._measured(name).unsteady
+
+    def _keep(self, timings: dict[str, Timing]) -> None:
+        self._rounds.append(timings)
+        self._steady()
+        if self._log:
+            self._log.add({self._keys[name]: timing for name, timing in timings.items()})
+
+    def _steady(self) -> None:
+        plain = [{name: timing.ns for name, timing in t.items()} for t in self._rounds]
+        self._times = {name: [] for name in self._models} | steady(plain)
+
+    def _fail(self, name: str, reason: str) -> None:
+        self._failed[name] = reason
+        if self._log:
+            self._log.fail(self._keys[name], reason)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mobilenas-")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _DeathError(Exception):
+    """The worker ended, or was ended, before its answer."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name  # of the model that was being loaded; "" while many were timed
+
+
+class _Worker:
+    """The process that measures, one request at a time."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        # The worker runs this same package, wherever the caller's working directory is.
+        home = str(Path(__file__).resolve().parents[2])
+        inherited = os.environ.get("PYTHONPATH")
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(settings["threads"]),
+            "PYTHONPATH": os.pathsep.join([home, inherited] if inherited else [home]),
+        }
+        self._settings = settings
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mobilenas.latency.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> "_Worker":
+        try:
+            self._ask(self._settings, "")
+        except _DeathError as death:
+            self.__exit__()
+            raise MobileNASError(f"the process that measures does not start: {death}") from death
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def load(self, path: Path, name: str, *, held: bool) -> dict[str, Any]:
+        """Load a model: {"run_ns": ...} or {"failed": reason}."""
+        return self._ask({"path": str(path), "held": held}, name)
+
+    def time(self, order: list[int], expected_s: float) -> list[Timing]:
+        """Time the loaded models with these numbers, in this order."""
+        answer = self._ask({"order": order}, "", _BUSY * expected_s)
+        return [Timing(*each) for each in answer["timings"]]
+
+    def _ask(self, request: dict[str, Any], name: str, work_s: float = 0.0) -> dict[str, Any]:
+        given, answers = self._process.stdin, self._process.stdout
+        assert given is not None and answers is not None  # they are pipes
+        patience_s = _PATIENCE_S + work_s
+        watch = threading.Timer(patience_s, self._process.kill)
+        watch.start()
+        try:
+            given.write(json.dumps(request) + "\n")
+            given.flush()
+            line = answers.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            late = not watch.is_alive()
+            watch.cancel()
+        if not line.endswith("\n"):
+            raise _DeathError(name, f"no answer in {patience_s:.0f} s" if late else self._end())
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _end(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        return f"{how}: {lines[-1]}" if lines else how

@@ -1,0 +1,20 @@
+"""Latency of files in LiteRT and ExecuTorch, which run in this process."""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.latency.clock import timed
+from mobilenas.latency.measured import Measured
+from mobilenas.onnx.other_runtimes import Runner
+
+_RUNS = 50
+
+
+def latency(form: str, run: Runner, image: NDArray[np.float32]) -> Measured:
+    """Time of one image after one untimed run; not side by side with other files."""
+    run(image)
+    threads = 1 if form == "litert" else os.cpu_count() or 1  # executorch makes its own
+    timings = [timed(lambda: run(image), 1, threads) for _ in range(_RUNS)]
+    return Measured.of([each.ns for each in timings], [each.disturbed for each in timings])

@@ -1,0 +1,424 @@
+"""What was measured on one device: times of units, and how their sums foretell whole networks."""
+
+import datetime
+import difflib
+import importlib.resources
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_json, write_json
+from mobilenas.core.settings import check_between, from_plain, to_plain
+from mobilenas.cost.exact import costs
+from mobilenas.latency.calibration import (
+    LARGEST,
+    SMALLEST,
+    Calibration,
+    NetworkTime,
+    calibrate,
+)
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.units import CLASS_COUNTS, Unit, arch_units, linear_unit
+from mobilenas.spaces import MobileArch, MobileSpace
+
+HIGHEST_MAPE_PERCENT = 10.0
+"""A larger error of the predictions is worth a warning."""
+LOWEST_KENDALL_TAU = 0.8
+"""A worse order of the predictions is worth a warning."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHIPPED = "mobilenas.profiles"
+
+
+class ProfileError(MobileNASError):
+    """A profile that is unknown, or that lacks what it is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A whole network that is timed again beside others: it tells how fast the device is then."""
+
+    arch: MobileArch
+    """The network."""
+    median_ms: float
+    """Its median in the profile."""
+
+    def __post_init__(self) -> None:
+        """Check the time."""
+        check_between(self, "median_ms", SMALLEST, LARGEST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Unit times of one device, runtime, provider and thread count, with their calibration."""
+
+    name: str
+    """What `--profile` calls it: letters, digits, dot, dash and underscore."""
+    device: dict[str, Any]
+    """What was measured on: processor, architecture, cores, system."""
+    runtime: str
+    """Name and version, such as `onnxruntime 1.22.0`."""
+    provider: str
+    """onnxruntime's execution provider."""
+    threads: int
+    """Threads of the runtime."""
+    opset: int
+    """ONNX opset of the measured models."""
+    date: str
+    """Day or moment of the measurement, ISO 8601."""
+    command: str
+    """The command that made it."""
+    references: dict[str, tuple[Reference, ...]]
+    """By precision: what tells the device's speed; empty where nothing can be measured again."""
+    calibration: dict[str, Calibration]
+    """By precision: from table sums to latencies; without it nothing can be predicted."""
+    networks: dict[str, tuple[NetworkTime, ...]]
+    """By precision: what the calibration was fitted and tested on."""
+    spaces: tuple[MobileSpace, ...]
+    """The spaces whose units were measured."""
+    blocks: dict[str, dict[str, Measured | Failed]]
+    """By precision and unit key: its time, or why it has none."""
+
+    def __post_init__(self) -> None:
+        """Check every field; the error names the place, the value and what is legal."""
+        check_name(self.name)
+        check_between(self, "threads", 1, 1024)
+        check_between(self, "opset", 1, 1000)
+        try:
+            datetime.datetime.fromisoformat(self.date)
+        except ValueError as error:
+            raise MobileNASError(
+                f"date is {self.date!r}; it must be ISO 8601, such as 2026-01-31"
+            ) from error
+        if not self.blocks or self.calibration.keys() - self.blocks.keys():
+            raise MobileNASError(
+                f"blocks has the precisions {_names(self.blocks)}, calibration "
+                f"{_names(self.calibration)}; it must have those, at least one"
+            )
+        for index, space in enumerate(self.spaces):
+            _check_space(space, f"spaces[{index}]")
+        for precision, times in self.blocks.items():
+            for key, time in times.items():
+                _check_time(key, time, f"blocks.{precision}.{key}")
+
+    def has(self, precision: str) -> bool:
+        """Whether anything was measured in this precision."""
+        return precision in self.blocks
+
+    def time_ms(self, unit: Unit, precision: str) -> float:
+        """Median time of a unit; ProfileError where it was not measured or could not be."""
+        times = self._times(precision)
+        if unit.key not in times and _is_classifier(unit):
+            return _interpolate(unit, lambda measured: self._median(measured, precision))
+        return self._median(unit, precision)
+
+    def failed(self, unit: Unit, precision: str) -> bool:
+        """Whether the device could not run the unit."""
+        times = self._times(precision)
+        return any(isinstance(times.get(part.key), Failed) for part in _parts(unit, times))
+
+    def lacking(self, units: Iterable[Unit], precision: str) -> list[Unit]:
+        """Units that were never measured; of a classifier, the counts of classes it needs."""
+        times = self.blocks.get(precision, {})
+        parts = [part for unit in units for part in _parts(unit, times)]
+        return [part for part in dict.fromkeys(parts) if part.key not in times]
+
+    def summed_ms(self, units: Sequence[Unit], precision: str) -> float:
+        """Sum of the units' times, in the table's own milliseconds."""
+        if missing := self.lacking(units, precision):
+            stems = [unit.side for unit in units if unit.kind == "stem"]
+            raise self._lacks(missing[0], precision, *stems[:1])
+        return sum(self.time_ms(unit, precision) for unit in units)
+
+    def predict_ms(self, units: Sequence[Unit], precision: str) -> float:
+        """Latency of the network that is made of these units."""
+        total = self.summed_ms(units, precision)
+        if precision not in self.calibration:
+            raise ProfileError(f"profile {self.name} is not calibrated for {precision}")
+        calibration = self.calibration[precision]
+        return calibration.scale * total + calibration.offset_ms
+
+    def network_time(
+        self, arch: MobileArch, precision: str, measured_ms: float, halves_ms: Sequence[float] = ()
+    ) -> NetworkTime:
+        """Put what a whole network took beside its table sum."""
+        return NetworkTime(
+            image_size=arch.image_size,
+            flops=costs(arch).flops,
+            summed_ms=self.summed_ms(arch_units(arch), precision),
+            measured_ms=measured_ms,
+            halves_ms=tuple(halves_ms),
+        )
+
+    def calibrated(self, networks: Mapping[str, Sequence[NetworkTime]]) -> "Profile":
+        """Return the profile with a new calibration for each precision of `networks`."""
+        return replace(
+            self,
+            networks=self.networks | {key: tuple(group) for key, group in networks.items()},
+            calibration=self.calibration
+            | {precision: calibrate(group) for precision, group in networks.items()},
+        )
+
+    def warnings(self) -> list[str]:
+        """What a reader of the predictions must know."""
+        found = []
+        for precision, times in self.blocks.items():
+            unsteady = sum(isinstance(t, Measured) and t.unsteady for t in times.values())
+            if unsteady:
+                found.append(
+                    f"{precision}: {unsteady} of {len(times)} parts are unsteady, because other "
+                    "programs ran beside them; the same command measures those again"
+                )
+        for precision, calibration in self.calibration.items():
+            if calibration.mape_percent > HIGHEST_MAPE_PERCENT:
+                found.append(
+                    f"{precision}: predictions are off by {calibration.mape_percent:.1f} % on "
+                    f"average, more than {HIGHEST_MAPE_PERCENT:g} %"
+                )
+            if calibration.kendall_tau < LOWEST_KENDALL_TAU:
+                found.append(
+                    f"{precision}: predictions put networks in the wrong order too often: Kendall "
+                    f"tau {calibration.kendall_tau:.2f}, less than {LOWEST_KENDALL_TAU:g}"
+                )
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """What `profile show --json` writes: everything but archs, spaces and single times."""
+        plain = _to_plain(self)
+        calibrations, times, spaces = map(plain.pop, ("calibration", "blocks", "spaces"))
+        del plain["references"]
+        return plain | {
+            "precisions": list(times),
+            "image_sizes": sorted({space["image_size"] for space in spaces}),
+            "units": {precision: len(values) for precision, values in times.items()},
+            "failed": {
+                precision: {key: time["failed"] for key, time in values.items() if "failed" in time}
+                for precision, values in times.items()
+            },
+            "calibration": next(iter(calibrations.values()), None),
+            "calibrations": calibrations,
+            "warnings": self.warnings(),
+        }
+
+    def _times(self, precision: str) -> dict[str, Measured | Failed]:
+        if precision not in self.blocks:
+            raise ProfileError(
+                f"profile {self.name} has no {precision} times; it has {_names(self.blocks)}"
+            )
+        return self.blocks[precision]
+
+    def _median(self, unit: Unit, precision: str) -> float:
+        time = self._times(precision).get(unit.key)
+        if time is None:
+            raise self._lacks(unit, precision)
+        if isinstance(time, Failed):
+            raise ProfileError(
+                f"profile {self.name}: the device could not run {unit.key!r} in {precision}: "
+                f"{time.reason}"
+            )
+        return time.median_ms
+
+    def _lacks(self, unit: Unit, precision: str, image_size: int | None = None) -> ProfileError:
+        side = unit.side if unit.kind == "stem" else image_size
+        activation = f" --activation {unit.activation}" if unit.activation else ""
+        return ProfileError(
+            f"profile {self.name} has no {precision} time of {unit.key!r}; measure it with "
+            f"`mobilenas profile latency --space mobile --image-size {side or 'N'} "
+            f"--precision {precision}{activation} --name {self.name}`"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise ProfileError unless `name` can be a profile's."""
+    if not _NAME.fullmatch(name):
+        raise ProfileError(
+            f"{name!r} is not a profile's name: write letters, digits, dots, dashes, underscores"
+        )
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write a profile, atomically."""
+    write_json(path, _to_plain(profile))
+
+
+def read_profile(path: Path) -> Profile:
+    """Read and check a profile; FileError names file, field, value and what is legal."""
+    plain = read_json(path)
+    try:
+        return _from_plain(plain)
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def profile_path(name: str) -> Path:
+    """Where the user's profile of this name is kept, whether it exists or not."""
+    check_name(name)
+    return _user_folder() / f"{name}.json"
+
+
+def remove_profile(name: str) -> Path:
+    """Delete the user's profile of this name; return where it was."""
+    path = profile_path(name)
+    if not path.is_file():
+        shipped = name in list_profiles()
+        reason = "comes with mobilenas and stays" if shipped else "there is none of this name"
+        raise ProfileError(f"cannot remove profile {name!r}: {reason}")
+    path.unlink()
+    return path
+
+
+def list_profiles() -> dict[str, Path]:
+    """Every profile that can be called by its name; the user's own win over shipped ones."""
+    shipped = Path(str(importlib.resources.files(_SHIPPED)))
+    paths = [path for folder in (shipped, _user_folder()) for path in sorted(folder.glob("*.json"))]
+    return dict(sorted({path.stem: path for path in paths}.items()))
+
+
+def find_profile(name_or_path: str | Path) -> Profile:
+    """Read the profile of this name, or the file where a path is given."""
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".json") or Path(text).name != text:
+        return read_profile(Path(text))
+    known = list_profiles()
+    if text not in known:
+        near = difflib.get_close_matches(text, known, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ProfileError(f"no profile {text!r}; {hint}`mobilenas profile list` names all")
+    return read_profile(known[text])
+
+
+def _user_folder() -> Path:
+    if own := os.environ.get("MOBILENAS_PROFILES"):
+        return Path(own)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local/share") / "mobilenas/profiles"
+
+
+def _is_classifier(unit: Unit) -> bool:
+    return unit.kind == "linear" and not unit.activation
+
+
+def _at_class_counts(unit: Unit) -> list[Unit]:
+    return [linear_unit(unit.in_channels, count) for count in CLASS_COUNTS]
+
+
+def _parts(unit: Unit, times: Mapping[str, object]) -> list[Unit]:
+    # What the time of a unit is made from: itself, or the classifiers around it.
+    return _at_class_counts(unit) if unit.key not in times and _is_classifier(unit) else [unit]
+
+
+def _interpolate(unit: Unit, median: Callable[[Unit], float]) -> float:
+    """Time of a classifier from those at CLASS_COUNTS, on the line through the nearest two."""
+    known = [(part.out_channels, median(part)) for part in _at_class_counts(unit)]
+    above = next((i for i, (count, _) in enumerate(known) if count >= unit.out_channels), -1)
+    second = len(known) - 1 if above < 0 else max(1, above)
+    (low, low_ms), (high, high_ms) = known[second - 1], known[second]
+    line = low_ms + (high_ms - low_ms) * (unit.out_channels - low) / (high - low)
+    # Outside, noise must not make a classifier with more classes cheaper or a small one free.
+    return max(line, known[-1][1]) if above < 0 else max(line, min(ms for _, ms in known) / 2)
+
+
+def _names(group: Iterable[str]) -> str:
+    return ", ".join(group) or "none"
+
+
+def _check_space(space: MobileSpace, place: str) -> None:
+    try:
+        space.arch(space.largest())
+    except (IndexError, ZeroDivisionError) as error:
+        raise MobileNASError(f"{place} has a decision without options") from error
+    except MobileNASError as error:
+        raise MobileNASError(f"{place}: {error}") from error
+
+
+def _check_time(key: str, time: Measured | Failed, place: str) -> None:
+    Unit.parse(key)
+    if isinstance(time, Failed):
+        return
+    for name in ("median_ms", "minimum_ms", "spread_ms", "interval_ms", "rounds"):
+        low = 0.0 if name in ("spread_ms", "interval_ms") else SMALLEST
+        try:
+            check_between(time, name, low, LARGEST)
+        except MobileNASError as error:
+            raise MobileNASError(f"{place}: {error}") from error
+    if len(time.halves_ms) != 2 or not all(0 < ms < LARGEST for ms in time.halves_ms):
+        raise MobileNASError(
+            f"{place}: halves_ms is {time.halves_ms!r}; it must be two times above 0"
+        )
+
+
+def _to_plain(profile: Profile) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(profile)
+    plain["blocks"] = {
+        precision: {
+            key: {"failed": time.reason} if isinstance(time, Failed) else _time_to_plain(time)
+            for key, time in times.items()
+        }
+        for precision, times in profile.blocks.items()
+    }
+    return plain
+
+
+def _from_plain(plain: dict[str, Any]) -> Profile:
+    names = [field.name for field in fields(Profile)]
+    missing = [name for name in names if name not in plain]
+    unknown = [name for name in plain if name not in names]
+    if missing or unknown:
+        wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
+        raise MobileNASError(f"a profile {wrong}; its fields are {', '.join(names)}")
+    hints = get_type_hints(Profile)
+    readers: dict[str, Callable[[Any, str], Any]] = {
+        "device": lambda value, place: _object(value, place, lambda item, _: item),
+        "references": lambda value, place: _object(value, place, _reader(tuple[Reference, ...])),
+        "calibration": lambda value, place: _object(value, place, _reader(Calibration)),
+        "networks": lambda value, place: _object(value, place, _networks_from_plain),
+        "blocks": lambda value, place: _object(
+            value, place, lambda times, inside: _object(times, inside, _time_from_plain)
+        ),
+    }
+    return Profile(
+        **{name: readers.get(name, _reader(hints[name]))(plain[name], name) for name in names}
+    )
+
+
+def _reader(kind: Any) -> Callable[[Any, str], Any]:
+    def read(value: Any, place: str) -> Any:
+        try:
+            return from_plain(kind, value, place)
+        except MobileNASError as error:
+            # The dataclass's own checks know the field, but not where it stands.
+            message = str(error) if str(error).startswith(place) else f"{place}: {error}"
+            raise MobileNASError(message) from error
+
+    return read
+
+
+def _object(value: Any, place: str, read: Callable[[Any, str], Any]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MobileNASError(f"{place} is {value!r}; it must be an object")
+    return {key: read(item, f"{place}.{key}") for key, item in value.items()}
+
+
+def _networks_from_plain(value: Any, place: str) -> tuple[NetworkTime, ...]:
+    if not isinstance(value, list):
+        raise MobileNASError(f"{place} is {value!r}; it must be a list")
+    read = _reader(NetworkTime)
+    return tuple(read(item, f"{place}[{index}]") for index, item in enumerate(value))
+
+
+def _time_from_plain(value: Any, place: str) -> Measured | Failed:
+    if isinstance(value, dict) and list(value) == ["failed"]:
+        return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
+    # files of steady measurements, and those of older releases, have no word of it
+    known = {"unsteady": False} | value if isinstance(value, dict) else value
+    time: Measured = _reader(Measured)(known, place)
+    return time
+
+
+def _time_to_plain(time: Measured) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(time)
+    return plain if time.unsteady else {k: v for k, v in plain.items() if k != "unsteady"}

@@ -1,0 +1,200 @@
+"""The parts of a network that are measured by themselves, and the keys a profile knows them by."""
+
+import re
+from dataclasses import dataclass
+from itertools import product
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import check_between, check_choice
+from mobilenas.cost.exact import output_side
+from mobilenas.nn import ACTIVATIONS
+from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Slot, Stem
+
+KINDS = ("stem", "block", "features", "linear")
+"""What a unit can be; see `Unit`."""
+CLASS_COUNTS = (10, 100, 1000)
+"""A classifier is measured at these widths; a profile interpolates between them."""
+
+_KEY = re.compile(
+    r"(?P<kind>[a-z]+)(?: (?P<side>\d+)px)? (?P<in_channels>\d+)(?:>(?P<hidden>\d+))?"
+    r">(?P<out_channels>\d+)(?: start(?P<start_kernel>\d+))?(?: k(?P<kernel>\d+) s(?P<stride>\d+))?"
+    r"(?: se(?P<squeeze>\d+))?(?: (?P<activation>[a-z][a-z0-9_]*))?"
+)
+_UNSAID = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0, "start_kernel": 0}
+_MOST = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One part of a network: stem, inverted residual, 1x1 convolution with mean, or linear layer.
+
+    A block has a shortcut where shape is kept, and no expansion layer where hidden equals the input
+    channels, as `mobilenas.nn.InvertedResidual`.
+    """
+
+    kind: str
+    """A name from `KINDS`."""
+    side: int
+    """Side of the input in pixels, 1 for linear."""
+    in_channels: int
+    """Channels of the input."""
+    out_channels: int
+    """Channels of the output."""
+    hidden: int = 0
+    """Channels of a block's depthwise convolution, 0 where there is none."""
+    kernel: int = 0
+    """Side of the stem's or the depthwise kernel, 0 where there is none."""
+    stride: int = 1
+    """1 or 2."""
+    squeeze: int = 0
+    """Channels of a block's squeeze layer, 0 for none."""
+    activation: str = ""
+    """A name from `mobilenas.nn.ACTIVATIONS`, empty for none."""
+    start_kernel: int = 0
+    """Side of the depthwise kernel before a block's expansion, 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Check every field; what the kind does not have must be left out."""
+        check_choice("kind", self.kind, KINDS)
+        block, convolves = self.kind == "block", self.kind in ("stem", "block")
+        for name, low, high in (
+            ("side", 1, 1 if self.kind == "linear" else _MOST),
+            ("in_channels", 1, _MOST),
+            ("out_channels", 1, _MOST),
+            ("hidden", int(block), _MOST * block),
+            ("kernel", int(convolves), 7 * convolves),
+            ("stride", 1, 1 + convolves),
+            ("squeeze", 0, _MOST * block),
+            ("start_kernel", 0, 7 * block),
+        ):
+            check_between(self, name, low, high)
+        nothing = ("",) if self.kind == "linear" else ()
+        check_choice("activation", self.activation, (*ACTIVATIONS, *nothing))
+
+    @property
+    def key(self) -> str:
+        """The unit in words, such as `block 32px 16>96>24 k3 s2 se24 hard_swish`."""
+        channels = (self.in_channels, self.hidden, self.out_channels)
+        words = [
+            self.kind,
+            f"{self.side}px" if self.kind != "linear" else "",
+            ">".join(str(count) for count in channels if count),
+            f"start{self.start_kernel}" if self.start_kernel else "",
+            f"k{self.kernel} s{self.stride}" if self.kernel else "",
+            f"se{self.squeeze}" if self.squeeze else "",
+            self.activation,
+        ]
+        return " ".join(word for word in words if word)
+
+    @classmethod
+    def parse(cls, key: str) -> "Unit":
+        """Return the unit of a key; the error names the key and what is wrong with it."""
+        found = _KEY.fullmatch(key)
+        if found is None:
+            raise MobileNASError(
+                f"{key!r} is not a unit; one reads like 'block 32px 16>96>24 k3 s2 se24 hard_swish'"
+            )
+        said = found.groupdict()
+        numbers = {
+            name: int(text) if text else _UNSAID[name]
+            for name, text in said.items()
+            if name not in ("kind", "activation")
+        }
+        try:
+            unit = cls(kind=said["kind"], activation=said["activation"] or "", **numbers)
+        except MobileNASError as error:
+            raise MobileNASError(f"{key!r} is not a unit: {error}") from error
+        if unit.key != key:
+            raise MobileNASError(f"{key!r} is not how a unit is written; write {unit.key!r}")
+        return unit
+
+
+def stem_unit(stem: Stem, in_channels: int, image_size: int) -> Unit:
+    """Return the first convolution, 3x3."""
+    return Unit(
+        kind="stem",
+        side=image_size,
+        in_channels=in_channels,
+        out_channels=stem.channels,
+        kernel=3,
+        stride=stem.stride,
+        activation=stem.activation,
+    )
+
+
+def block_unit(block: Block, in_channels: int, side: int) -> Unit:
+    """Return an inverted residual whose input is `in_channels` x `side` x `side`."""
+    return Unit(
+        kind="block",
+        side=side,
+        in_channels=in_channels,
+        out_channels=block.out,
+        hidden=block.hidden,
+        kernel=block.kernel,
+        stride=block.stride,
+        squeeze=block.squeeze,
+        activation=block.activation,
+        start_kernel=block.start_kernel,
+    )
+
+
+def features_unit(head: Head, in_channels: int, side: int) -> Unit:
+    """Return the 1x1 convolution after the chain, with activation and mean over the image."""
+    return Unit(
+        kind="features",
+        side=side,
+        in_channels=in_channels,
+        out_channels=head.channels,
+        activation=head.activation,
+    )
+
+
+def linear_unit(in_channels: int, out_channels: int, activation: str = "") -> Unit:
+    """Return a linear layer; the classifier has no activation."""
+    return Unit(
+        kind="linear",
+        side=1,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        activation=activation,
+    )
+
+
+def arch_units(arch: MobileArch) -> list[Unit]:
+    """Every unit of a network, in order."""
+    units = [stem_unit(arch.stem, arch.in_channels, arch.image_size)]
+    channels, side = arch.stem.channels, output_side(arch.image_size, arch.stem.stride)
+    for block in arch.blocks:
+        units.append(block_unit(block, channels, side))
+        channels, side = block.out, output_side(side, block.stride)
+    return [
+        *units,
+        features_unit(arch.head, channels, side),
+        *_linear_units(arch.head, (arch.classes,)),
+    ]
+
+
+def space_units(space: MobileSpace) -> list[Unit]:
+    """Every distinct unit of a space in a stable order; the classifier at CLASS_COUNTS."""
+    units = [stem_unit(space.stem, space.in_channels, space.image_size)]
+    for slot in space.slots:
+        units += _slot_units(space, slot)
+    last = space.slots[-1]
+    side = output_side(last.side, last.stride)
+    units += [features_unit(space.head, width, side) for width in last.out_widths]
+    return list(dict.fromkeys([*units, *_linear_units(space.head, CLASS_COUNTS)]))
+
+
+def _slot_units(space: MobileSpace, slot: Slot) -> list[Unit]:
+    return [
+        block_unit(space.block(slot, before, after, *options), before, slot.side)
+        for before, after in product(slot.in_widths, slot.out_widths)
+        # a stage has one width: only its first block can change it
+        if slot.first or before == after
+        for options in product(slot.expansions, space.kernels, space.squeeze, slot.start_kernels)
+    ]
+
+
+def _linear_units(head: Head, class_counts: tuple[int, ...]) -> list[Unit]:
+    hidden = [linear_unit(head.channels, head.hidden, head.activation)] if head.hidden else []
+    return hidden + [linear_unit(head.hidden or head.channels, count) for count in class_counts]

@@ -1,0 +1,107 @@
+"""What an exported file gets right and wrong, from one pass in onnxruntime."""
+
+import base64
+import heapq
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mobilenas.data import Split
+from mobilenas.onnx.export import each_logits
+from mobilenas.onnx.predict import softmax
+
+MOST_SHOWN = 24
+"""Mistakes that are kept with their pictures."""
+_LARGEST_SIDE = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One image that got a wrong class."""
+
+    image: str
+    """File of the image below the data's folder; its number in the split where it is no file."""
+    label: str
+    """Its class."""
+    predicted: str
+    """The most probable class."""
+    probability: float
+    """Of the predicted class, in 0..1."""
+    probability_of_label: float
+    """Of the image's own class."""
+    png: str
+    """What the network saw, at most 96 pixels wide: a PNG file in base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """All predictions of one file on one split, in short."""
+
+    images: int
+    """Images of the split."""
+    top1: float
+    """Percent that got their own class."""
+    confusion: dict[str, dict[str, int]]
+    """Images by class and predicted class; pairs that did not occur are left out."""
+    worst: tuple[Mistake, ...]
+    """Those of which the network was most certain, the most certain first."""
+
+
+def find_mistakes(
+    path: Path,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    split: Split,
+    classes: Sequence[str],
+    names: Sequence[str] = (),
+    threads: int = 1,
+) -> Mistakes:
+    """Run a file on `batches`: all images of `split` in order, float32 [N, C, S, S], labels [N].
+
+    `names` has the file of every image of the split's store, or nothing. DataError without images.
+    """
+    pairs: Counter[tuple[int, int]] = Counter()
+    wrong: list[tuple[float, int, int, int, float]] = []
+    for place, (logits, label) in enumerate(each_logits(path, batches, threads)):
+        predicted = int(logits.argmax())
+        pairs[label, predicted] += 1
+        if predicted != label:
+            certain = softmax(logits)
+            # of equally certain ones the first: a heap drops its smallest
+            found = (float(certain[predicted]), -place, label, predicted, float(certain[label]))
+            (heapq.heappush if len(wrong) < MOST_SHOWN else heapq.heappushpop)(wrong, found)
+    images = pairs.total()
+    confusion: dict[str, dict[str, int]] = {}
+    for (label, predicted), count in sorted(pairs.items()):
+        confusion.setdefault(classes[label], {})[classes[predicted]] = count
+    right = sum(count for (label, predicted), count in pairs.items() if label == predicted)
+    return Mistakes(
+        images=images,
+        top1=100 * right / images,
+        confusion=confusion,
+        worst=tuple(
+            Mistake(
+                image=names[int(split.indices[-place])] if names else str(-place),
+                label=classes[label],
+                predicted=classes[predicted],
+                probability=probability,
+                probability_of_label=own,
+                png=_png(split.images([-place])[0]),
+            )
+            for probability, place, label, predicted, own in sorted(wrong, reverse=True)
+        ),
+    )
+
+
+def _png(pixels: Tensor) -> str:
+    """uint8 [3, H, W] -> a PNG file in base64."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Jobs over a run folder: what was asked for, the stages, several runs side by side."""

@@ -1,0 +1,414 @@
+"""The comparison of search methods over seeds: every arm searches, and all train by one recipe.
+
+OUT/runs/ARM-seed-N is the run folder of one network; its entry.json is there when it is done.
+"""
+
+import random
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+from mobilenas.baselines.paired import difference
+from mobilenas.core.errors import BudgetError, FileError, MobileNASError
+from mobilenas.core.files import inside, read_json, write_json, write_text
+from mobilenas.core.folders import ABLATION, check_folder, check_record, start_folder
+from mobilenas.core.progress import Reporter
+from mobilenas.core.records import EntryRecord, read_record
+from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
+from mobilenas.cost import costs
+from mobilenas.cost.budget import Budget, Budgets, format_cost
+from mobilenas.data import ImageData, ImageKind, load_data
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.pipeline.contenders import found_arch
+from mobilenas.pipeline.deployment import predicted
+from mobilenas.pipeline.request import ANY_COUNT, Request
+from mobilenas.pipeline.run_folder import (
+    Run,
+    RunSettings,
+    create_run,
+    latency_model,
+    machine,
+    usable_space,
+    versions,
+)
+from mobilenas.pipeline.stages import search_stage
+from mobilenas.report.ablation_page import ablation_page
+from mobilenas.report.ablation_table import over_seeds
+from mobilenas.search import found_choice
+from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
+from mobilenas.search.diagnostics import skips
+from mobilenas.search.methods import PARTS, usual_epochs
+from mobilenas.spaces import Arch, CellArch, format_genotype
+from mobilenas.spaces.any import AnyChoice
+from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
+from mobilenas.spaces.mobile import Choice
+from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
+
+REQUEST_FILE = ABLATION.record
+ENTRY_FILE = "entry.json"
+ABLATION_FILE = "ablation.json"
+PAGE_FILE = "ablation.html"
+
+_MOST_CHANNELS = 4096
+_MOBILENETS = "MobileNets are what `mobilenas run` compares with"
+_NOT_HERE = {
+    "method": "say the methods that are compared with --methods",
+    "channels": "every network gets as many as keep --flops or --params",
+    "random": f"name {RANDOM} as one of --methods",
+    "rival": f"name {RANDOM} as one of --methods",
+    "baselines": _MOBILENETS,
+    "equal_time": _MOBILENETS,
+    "inherit": "every network is trained from scratch",
+    "dynamic_batch": "nothing is exported",
+}
+"""Fields of a request that mean nothing here, and what to say instead."""
+
+
+class RequestRecord(TypedDict):
+    """ablation-request.json."""
+
+    command: str
+    request: Request
+    arms: list[str]
+    control: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """An open ablation."""
+
+    folder: Path
+    """OUT."""
+    request: Request
+    """What all arms share."""
+    arms: tuple[Arm, ...]
+    """What is compared."""
+    control: Arm
+    """The arm that the others are held against."""
+    command: str
+    """How it was started."""
+    data: ImageData
+    """The images."""
+    profile: Profile | None
+    """Device profile, where one was asked for."""
+    reporter: Reporter
+    """Hears of progress."""
+
+    @property
+    def seeds(self) -> range:
+        """Every seed that was asked for."""
+        return range(self.request.seed, self.request.seed + self.request.seeds)
+
+    def settings(self, arm: Arm, seed: int) -> RunSettings:
+        """Return the settings of one network's run; the error names the arm."""
+        return _settings(self.request, arm, seed, len(self.data.train))
+
+    def run_folder(self, arm: Arm, seed: int) -> Path:
+        """Where one network is made."""
+        return self.folder / "runs" / f"{arm.file_name}-seed-{seed}"
+
+    def run(self, arm: Arm, seed: int) -> Run:
+        """Open one network's run, or create it."""
+        return create_run(
+            self.run_folder(arm, seed),
+            self.settings(arm, seed),
+            data=self.data,
+            command=self.command,
+            reporter=self.reporter,
+            profile=self.profile,
+            resume=True,
+        )
+
+
+def start_ablation(
+    folder: Path,
+    request: Request,
+    methods: str,
+    *,
+    control: str | None = None,
+    command: str,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Ablation:
+    """Start an ablation in `folder`, or go on with the one there; all arms are checked first.
+
+    The control is the first of `methods` unless said.
+    """
+    arms = parse_arms(methods)
+    wanted = arms[0] if control is None else parse_arm(control)
+    _check_request(request)
+    goes_on = check_folder(folder, ABLATION, read_request, resume=resume, overwrite=overwrite)
+    held_against = next((arm for arm in arms if arm.is_like(wanted)), None)
+    if held_against is None:
+        names = ", ".join(arm.name for arm in arms)
+        raise MobileNASError(f"--control is {control}; it must be one of --methods: {names}")
+    path = folder / REQUEST_FILE
+    record = {
+        "command": command,
+        "request": to_plain(request),
+        "arms": [arm.name for arm in arms],
+        "control": held_against.name,
+    }
+    if goes_on:
+        there = read_json(path)
+        _check_same(folder, there, record)
+        record = there
+    ablation = _open(folder, record, reporter)
+    _check(ablation)
+    if not goes_on:
+        start_folder(folder, ABLATION)
+        write_json(path, record)
+    check_record(folder, ABLATION)
+    return ablation
+
+
+def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
+    """Open an ablation that exists."""
+    check_record(folder, ABLATION)
+    return _open(folder, read_json(folder / REQUEST_FILE), reporter)
+
+
+def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings:
+    """Return what `Ablation.settings` does, for so many training images."""
+    own: dict[str, Any] = dict(arm.parts)
+    if arm.method is None:
+        own = dict.fromkeys(PARTS)
+    if request.space == "cell":
+        # a budget would change which edges are kept; the final channels keep it instead
+        own |= {"flops": None, "params": None}
+    elif own.get("prior") is None:
+        own["prior"] = False  # it would have its say in every arm
+    try:
+        asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
+        if asked.search_epochs is None:  # all arms search as long
+            final = asked.settings(images).recipe.epochs
+            asked = replace(asked, search_epochs=usual_epochs(final, alphas_decide=True))
+        return asked.settings(images)
+    except MobileNASError as error:
+        raise MobileNASError(f"arm {arm.name}: {error}") from error
+
+
+def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablation:
+    request, arms, control, command = _parsed(folder / REQUEST_FILE, record)
+    profile = find_profile(request.profile) if request.profile else None
+    settings = [_settings(request, arm, request.seed, ANY_COUNT) for arm in arms]
+    check = partial(_check_space, request, settings[0], latency_model(settings[0], profile))
+    return Ablation(
+        folder=folder,
+        request=request,
+        arms=arms,
+        control=control,
+        command=command,
+        data=load_data(request.data_settings, reporter, check),
+        profile=profile,
+        reporter=reporter,
+    )
+
+
+def read_request(path: Path) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+    """Return the request, arms, control and command of an ablation-request.json."""
+    return _parsed(path, read_json(path))
+
+
+def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+    try:
+        stated = from_plain(RequestRecord, record, "")
+        request: Request = stated["request"]
+        arms = tuple(map(parse_arm, stated["arms"]))
+        for arm in arms:
+            inside(path.parent, arm.file_name, "arms")
+        (control,) = (arm for arm in arms if arm.name == stated["control"])
+        command: str = stated["command"]
+    except (ValueError, MobileNASError) as error:  # no arm is the control, or two are
+        raise FileError(f"{path} is not what a start writes: {error}") from error
+    return request, arms, control, command
+
+
+def _check_request(request: Request) -> None:
+    plain = type(request).__dataclass_fields__
+    for name, instead in _NOT_HERE.items():
+        if getattr(request, name) != plain[name].default:
+            raise MobileNASError(f"--{name.replace('_', '-')} is not for an ablation: {instead}")
+    if not request.budgets:
+        raise BudgetError(
+            "networks are compared at equal cost: say --flops or --params, which the found cells "
+            "keep by their channels"
+        )
+
+
+def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    before, after = (
+        {**r["request"], "arms": r["arms"], "control": r["control"]} for r in (there, asked)
+    )
+    if other := [name for name in after if before.get(name) != after[name]]:
+        raise FileError(
+            f"{folder} holds another ablation: {', '.join(other)} differ from what --resume was "
+            "asked for"
+        )
+
+
+def _check(ablation: Ablation) -> None:
+    """Make the settings of every arm, and look whether they differ."""
+    settings = [ablation.settings(arm, ablation.request.seed) for arm in ablation.arms]
+    searched = [(a, s) for a, s in zip(ablation.arms, settings, strict=True) if a.method]
+    for number, (arm, own) in enumerate(searched):
+        for other, theirs in searched[:number]:
+            if own.search == theirs.search:
+                raise MobileNASError(f"arms {other.name} and {arm.name} are the same search")
+
+
+def _check_space(
+    request: Request, settings: RunSettings, latency: Latency | None, kind: ImageKind
+) -> None:
+    """Look whether the budgets can be kept; in cells by the final channels."""
+    space = usable_space(settings, kind, latency)
+    if isinstance(space, CellSpace):
+        Budgets(replace(space, channels=2), request.budgets).check_reachable()
+
+
+def run_ablation(ablation: Ablation) -> dict[str, Any]:
+    """Make every network that is not there; return ablation.json, written after every seed."""
+    record: dict[str, Any] = {}
+    for seed in ablation.seeds:
+        for arm in ablation.arms:
+            _contend(ablation, arm, seed)
+        record = _result(ablation)
+        write_json(ablation.folder / ABLATION_FILE, record)
+        write_text(ablation.folder / PAGE_FILE, ablation_page(record))
+    return record
+
+
+def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
+    """Search and train one network, look at the test images once, and write entry.json."""
+    run = ablation.run(arm, seed)
+    if (run.folder / ENTRY_FILE).exists():
+        return
+    ablation.reporter.say(f"seed {seed}: {arm.name}")
+    found = search_stage(run) if arm.method else {}
+    choice: Any = _found_choice(run) if arm.method else _drawn(run)
+    arch = run.space.arch(choice)
+    if isinstance(arch, CellArch):
+        arch = widest(arch, ablation.request.budgets, f"{arm.name}, seed {seed}")
+    folder, device = run.folder / "train", run.device
+    trained = train(
+        arch,
+        run.data,
+        run.settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=device,
+        reporter=run.reporter,
+    )
+    model = load_weights(arch, folder / BEST_WEIGHTS).to(device)
+    gap = found.get("discretization_gap")
+    entry = {
+        "seed": seed,
+        "arch": arch.to_dict(),
+        "choice": to_plain(choice),
+        "costs": predicted(run, arch),
+        "val_top1": trained.val_top1,
+        "top1": evaluate(model, run.data.test, run.data, device).top1,
+        "gap": gap and {name: gap[name] for name in ("points", "points_before")},
+        "skips": _skips(arch, choice),
+        "alarms": found.get("alarms", []),
+        "seconds": {"search": sum(found.get("seconds", {}).values()), "train": trained.seconds},
+    }
+    if isinstance(arch, CellArch):
+        entry |= {"genotype": format_genotype(arch.genotype), "channels": arch.channels}
+    write_json(run.folder / ENTRY_FILE, entry)
+
+
+def _drawn(run: Run) -> AnyChoice:
+    """Draw uniformly: in cells among all, in the mobile space among those of the budgets."""
+    source = random.Random(f"random arm/{run.settings.seed}")
+    space = run.space
+    return space.random(source) if isinstance(space, CellSpace) else run.budgets.random(source)
+
+
+def _found_choice(run: Run) -> AnyChoice:
+    """Return the candidate that the search decided for; arch.json has it as an arch only."""
+    return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
+
+
+def _skips(arch: Arch, choice: AnyChoice) -> dict[str, int]:
+    """Skip connections of each cell; in a chain, blocks that are left out."""
+    if isinstance(arch, CellArch):
+        return {kind: skips(getattr(arch.genotype, kind)) for kind in KINDS}
+    assert not isinstance(choice, CellChoice)
+    return {"blocks": choice.keep.count(False)}
+
+
+def widest(arch: CellArch, budgets: Sequence[Budget], whose: str) -> CellArch:
+    """Return the network with the largest even number of first channels that keeps the budgets.
+
+    BudgetError where none does; it names `whose` network it is, and the smallest cost.
+    """
+
+    def over(half: int) -> list[Budget]:
+        exact = costs(replace(arch, channels=2 * half))
+        return [budget for budget in budgets if getattr(exact, budget.cost) > budget.limit]
+
+    halves = range(1, _MOST_CHANNELS // 2 + 1)
+    kept = bisect_left(halves, True, key=lambda half: bool(over(half)))
+    if not kept:
+        budget, least = over(1)[0], costs(replace(arch, channels=2))
+        raise BudgetError(
+            f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
+            f"{format_cost(budget.cost, getattr(least, budget.cost))} {budget.cost}"
+        )
+    return replace(arch, channels=2 * kept)
+
+
+def _result(ablation: Ablation) -> dict[str, Any]:
+    """Return ablation.json from the entries of the seeds that every arm is done with."""
+    paths = {
+        seed: [ablation.run_folder(arm, seed) / ENTRY_FILE for arm in ablation.arms]
+        for seed in ablation.seeds
+    }
+    done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
+    read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
+    rounds = zip(*read, strict=True)
+    entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
+    if len({tuple(entry["skips"]) for own in entries.values() for entry in own}) > 1:
+        raise FileError(f"{ablation.folder}/runs: the {ENTRY_FILE} files are not of one space")
+    request, control = ablation.request, ablation.control.name
+    return {
+        "command": ablation.command,
+        "space": request.space,
+        "budgets": to_plain(request.budgets),
+        "seeds": done,
+        "seeds_asked": list(ablation.seeds),
+        "control": control,
+        "arms": [_figures(arm, entries[arm.name], entries[control]) for arm in ablation.arms],
+        "request": to_plain(request),
+        "counting_rule": COUNTING_RULE,
+        "data": ablation.data.describe(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _figures(arm: Arm, entries: Sequence[Any], control: Sequence[Any]) -> dict[str, Any]:
+    """Return what ablation.json says of one arm."""
+    kind = CellChoice if "genotype" in entries[0] else Choice
+    choices = [from_plain(kind, entry["choice"], "choice") for entry in entries]
+    top1 = [[entry["top1"] for entry in both] for both in (entries, control)]
+    try:
+        figures = over_seeds(entries, choices)
+    except (LookupError, TypeError, ValueError) as error:
+        raise FileError(
+            f"the {ENTRY_FILE} files of arm {arm.name} are not of one space: {error}"
+        ) from error
+    return {
+        "name": arm.name,
+        "method": arm.method or RANDOM,
+        "parts": dict(arm.parts),
+        **figures,
+        "difference": None if entries is control else difference(*top1),
+        "entries": list(entries),
+    }

@@ -1,0 +1,176 @@
+"""Networks of several runs, and files of other tools, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenas.baselines.external import describe, open_external
+from mobilenas.baselines.networks import RANDOM, Opponents
+from mobilenas.baselines.paired import told
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import write_json, write_list
+from mobilenas.core.folders import COMPARISON, check_folder, start_folder
+from mobilenas.core.records import RunRecord, read_record
+from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
+from mobilenas.pipeline.deployment import conditions, renew_times, time_files
+from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run, RunSettings
+from mobilenas.pipeline.stages import RESULT_FILE, compare_stage, write_result
+from mobilenas.report.table import found_top1, paired, read_compared
+
+Comparison = dict[str, Any]
+"""`networks`, as in compare.json with `run`, and what result.json of a comparison says of them."""
+
+
+def compare(
+    run: Run, names: Sequence[str] | None = None, random: int | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return compare.json and result.json of one run, with the baselines that are asked for.
+
+    `names` are MobileNets and `random`, of which there are as many as `random` says; without
+    either, what the run was asked for. What was compared before stays.
+    """
+    renew_times(run)
+    networks = compare_stage(run, _opponents(run, names, random))
+    return networks, write_result(run)
+
+
+def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opponents | None:
+    if names is None and random is None:
+        return None
+    settings = run.settings
+    if names is None:
+        names = (*settings.baselines, RANDOM)
+    if random is None:
+        random = settings.random or RunSettings.random if RANDOM in names else 0
+    elif RANDOM not in names:
+        raise MobileNASError(f"--random {random} goes with `{RANDOM}` among --baselines")
+    return Opponents(
+        mobilenets=tuple(name for name in names if name != RANDOM),
+        random=random,
+        rival=settings.rival,
+        equal_time=settings.equal_time,
+    )
+
+
+def side_by_side(
+    runs: Sequence[Run],
+    files: Sequence[Path],
+    names: Sequence[str] | None = None,
+    random: int | None = None,
+) -> Comparison:
+    """Hold the networks of all runs and ONNX files beside each other; all are timed again together.
+
+    Runs must share their images and everything that trains; each is compared first, as `compare`
+    does. MobileNASError says what differs, or which file does not fit.
+    """
+    check_alike(runs)
+    for path in files:
+        if not path.is_file():
+            raise FileError(f"{path} does not exist")
+    data = runs[0].data
+    opened = [open_external(path, data) for path in files]
+    networks: list[dict[str, Any]] = []
+    paths: list[Path] = []
+    described = []
+    for run in runs:
+        entries, result = compare(run, names, random)
+        described.append(_described(run, result["budgets"]))
+        networks += [{"run": str(run.folder)} | entry for entry in entries]
+        paths += [run.folder / entry["onnx"] for entry in entries]
+    for external in opened:
+        networks.append({"run": None} | describe(external, data))
+        paths.append(external.path)
+    time_files(runs[0], list(zip(networks, paths, strict=True)))
+    return {
+        "networks": networks,
+        "runs": described,
+        "differences": _differences(networks),
+        "data": data.describe(),
+        "recipe": to_plain(runs[0].settings.recipe),
+        "precision": runs[0].settings.precision,
+        "timing": conditions(runs[0]),
+        "counting_rule": COUNTING_RULE,
+    }
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise unless all runs have the images and the training of the first."""
+    first, *others = (_conditions(run) for run in runs)
+    for run, own in zip(runs[1:], others, strict=True):
+        if run.folder.resolve() in [other.folder.resolve() for other in runs if other is not run]:
+            raise MobileNASError(f"{run.folder} is given more than once")
+        differing = [
+            name if name in _LONG else f"{name} ({first[name]} and {own[name]})"
+            for name in first
+            if first[name] != own[name]
+        ]
+        if differing:
+            raise MobileNASError(
+                f"{runs[0].folder} and {run.folder} cannot be compared: they differ in "
+                f"{', '.join(differing)}"
+            )
+
+
+_LONG = ("images", "classes")
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    """Return what decides on accuracy beside the network and the seed, by name."""
+    path = run.folder / RUN_FILE
+    data = read_record(path, RunRecord).get("data")
+    names = ("fingerprint", "classes", "image_size", "flip")
+    if not isinstance(data, dict) or not data.keys() >= set(names):
+        raise FileError(f"{path}: data is not what a start writes; it has {', '.join(names)}")
+    recipe: dict[str, Any] = to_plain(run.settings.recipe)
+    conditions = {"images": data["fingerprint"]} | {name: data[name] for name in names[1:]}
+    return conditions | recipe | {"precision": run.settings.precision}
+
+
+def _described(run: Run, budgets: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = run.settings
+    return {
+        "run": str(run.folder),
+        "budgets": budgets,
+        "space": settings.space,
+        "method": settings.method,
+        "seeds": list(run.seeds),
+    }
+
+
+def _differences(networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the paired difference of every later run's found networks to the first run's."""
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for network in networks:
+        if network["kind"] == "found":
+            by_run.setdefault(network["run"], []).append(network)
+    (first, control), *others = by_run.items()
+    compared = ((run, paired(found_top1(own), found_top1(control))) for run, own in others)
+    return [{"run": run, "against": first} | figures for run, figures in compared if figures]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return one sentence for each run after the first: its found networks against the first's."""
+    flops: dict[str, int] = {}
+    for network in comparison["networks"]:
+        if network["kind"] == "found":
+            flops.setdefault(network["run"], network["flops"])
+    return [
+        f"{row['run']} against {row['against']}: {told(row)}: {row['verdict']}; "
+        f"{format_count(flops[row['run']])} against {format_count(flops[row['against']])} FLOPs."
+        for row in comparison["differences"]
+    ]
+
+
+def check_out(folder: Path, *, overwrite: bool) -> None:
+    """Raise unless a comparison may be written to `folder`."""
+    check_folder(folder, COMPARISON, read_compared, overwrite=overwrite)
+
+
+def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool) -> None:
+    """Write the networks to compare.json, as a run has it, and the rest to result.json."""
+    rest = {name: value for name, value in comparison.items() if name != "networks"}
+    check_out(folder, overwrite=overwrite)
+    start_folder(folder, COMPARISON)
+    # the record first: a kill in between can be overwritten
+    write_list(folder / COMPARE_FILE, comparison["networks"])
+    write_json(folder / RESULT_FILE, rest)

@@ -1,0 +1,262 @@
+"""What of a run reaches the device: its file in the device's precision, and how fast that is."""
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import to_json, write_bytes, write_json, write_list
+from mobilenas.core.settings import COUNTING_RULE, to_plain
+from mobilenas.cost import costs
+from mobilenas.cost.budget import LATENCY
+from mobilenas.data import batches
+from mobilenas.latency.confirm import confirm, is_here
+from mobilenas.latency.graphs import arch_model
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.meter import measure
+from mobilenas.latency.units import arch_units
+from mobilenas.onnx.export import Parity, check_parity, evaluate_onnx, export_onnx
+from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.mistakes import Mistakes, find_mistakes
+from mobilenas.onnx.ort_format import SUFFIX
+from mobilenas.onnx.record import EXPORT_FILE, read_export
+from mobilenas.onnx.session import PROVIDER
+from mobilenas.pipeline.quantization import Int8Settings, write_int8
+from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
+from mobilenas.report.table import read_networks
+from mobilenas.search import Confirm
+from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
+
+_TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
+PARITY_IMAGES = 256
+"""Validation images on which an exported file must agree with the module, or all there are."""
+
+
+def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> Parity:
+    """Export a trained module, with all that an app needs to know in the metadata.
+
+    Nothing is at `path` before the file has given the module's own logits, one image at a time, on
+    validation images; FileError where it does not.
+    """
+    data = run.data
+    images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
+    with tempfile.TemporaryDirectory(prefix="mobilenas-export-") as folder:
+        unchecked = Path(folder, path.name)
+        _export(run, arch, model, unchecked)
+        parity = check_parity(model, unchecked, _first(images, PARITY_IMAGES), run.settings.threads)
+        write_bytes(path, unchecked.read_bytes())
+    return parity
+
+
+def _first(given: Iterable[Tensor], images: int) -> Iterator[Tensor]:
+    for x in given:
+        if images <= 0:
+            return
+        yield x[:images]
+        images -= len(x)
+
+
+def _export(run: Run, arch: Arch, model: Any, path: Path) -> None:
+    data = run.data
+    described = ModelMetadata(
+        labels=data.classes,
+        mean=data.mean,
+        std=data.std,
+        image_size=data.image_size,
+        pixel_range=data.pixel_range,
+    ).to_strings()
+    described |= {
+        "arch": to_json(arch.to_dict()),
+        "budgets": to_json(to_plain(run.settings.budgets)),
+        "counting_rule": COUNTING_RULE,
+        "versions": to_json(versions()),
+    }
+    export_onnx(
+        model,
+        path,
+        image_size=data.image_size,
+        channels=data.channels,
+        metadata=described,
+        dynamic_batch=run.settings.dynamic_batch,
+    )
+
+
+def deployed(run: Run, onnx_path: Path) -> Path:
+    """Return the file that the device gets: the one exported, or its quantized form."""
+    if run.settings.precision == "fp32":
+        return onnx_path
+    path = onnx_path.with_suffix(".int8.onnx")
+    if not path.exists():
+        write_int8(run, Int8Settings().describe(run), onnx_path, path)
+    return path
+
+
+def file_top1(run: Run, path: Path) -> float:
+    """Percent of the test images that a file classifies correctly in onnxruntime."""
+    given = batches(run.data.test, run.data, batch_size=256, seed=None)
+    return evaluate_onnx(path, given, run.settings.threads)
+
+
+def file_mistakes(run: Run, path: Path) -> Mistakes:
+    """What a file does with the test images in onnxruntime: the same pass as `file_top1`."""
+    data = run.data
+    given = batches(data.test, data, batch_size=256, seed=None)
+    return find_mistakes(
+        path, given, data.test, data.classes, data.names, threads=run.settings.threads
+    )
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """Say how `times` measures."""
+    if run.latency is None or not is_here(run.latency.profile):
+        return {"provider": PROVIDER, "threads": 1, "profile": None}
+    profile = run.latency.profile
+    return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
+
+
+def time_run(
+    run: Run, exported: dict[str, Any], entries: list[dict[str, Any]] | None = None
+) -> None:
+    """Measure every file of a run side by side, and write export.json and compare.json.
+
+    So a file has one latency. `exported` and `entries` are what these two hold; compare.json is
+    read where its `entries` are not given. A file of another runtime keeps the time it has there.
+    """
+    path = run.folder / COMPARE_FILE
+    if entries is None:
+        entries = read_networks(path) if path.exists() else []
+    files = [(file, run.folder / file["path"]) for file in _timed_files(run, exported)]
+    compared = [(entry, run.folder / entry["onnx"]) for entry in entries]
+    time_files(run, files + [(entry, file) for entry, file in compared if file.exists()])
+    write_json(run.folder / EXPORT_FILE, exported)
+    if entries:
+        write_list(path, entries)
+
+
+def time_entries(run: Run, exported: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """Write compare.json with a latency of every network: the file's own where all have one.
+
+    Otherwise all are measured side by side, the exported files among them.
+    """
+    timed = {file["path"]: file for file in exported["files"].values()}
+    # without "unsteady" in the record of an older release it is not known how reliable it was
+    if any(timed.get(entry["onnx"], {}).get("unsteady", True) for entry in entries):
+        time_run(run, exported, entries)
+        return
+    for entry in entries:
+        entry |= {field: timed[entry["onnx"]][field] for field in _TIME_FIELDS}
+    write_list(run.folder / COMPARE_FILE, entries)
+
+
+def renew_times(run: Run) -> None:
+    """Measure all again where a latency is unsteady, or was not measured with the others."""
+    compared = run.folder / COMPARE_FILE
+    if not (run.folder / EXPORT_FILE).exists():
+        return
+    exported = read_export(run.folder)
+    files = _timed_files(run, exported)
+    known = {file["path"]: file.get("latency_ms") for file in files}
+    entries = read_networks(compared) if compared.exists() else []
+    unsteady = any(record.get("unsteady", True) for record in (*files, *entries))
+    apart = any(known.get(e["onnx"], e["latency_ms"]) != e["latency_ms"] for e in entries)
+    if unsteady or apart:
+        time_run(run, exported, entries)
+
+
+def _timed_files(run: Run, exported: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the exported files that onnxruntime runs and that are there."""
+    return [
+        file
+        for file in exported["files"].values()
+        if Path(file["path"]).suffix in (".onnx", SUFFIX) and (run.folder / file["path"]).exists()
+    ]
+
+
+def time_files(run: Run, files: Sequence[tuple[dict[str, Any], Path]]) -> None:
+    """Measure files side by side, and put into the record of each what came out."""
+    paths = list(dict.fromkeys(path for _, path in files))
+    run.reporter.start("latency", len(paths))
+    timed = times(run, paths)
+    for record, path in files:
+        put_time(record, timed[path])
+    run.reporter.step(len(paths), {})
+
+
+def put_time(record: dict[str, Any], time: Measured) -> None:
+    """Put a latency into the record of a file or a network."""
+    record["latency_ms"] = time.median_ms
+    record["latency_interval_ms"] = time.interval_ms
+    record["latency_spread_ms"] = time.spread_ms
+    record["unsteady"] = time.unsteady
+
+
+def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
+    """Latency of files, side by side; in the profile's milliseconds where this is its machine."""
+    if run.latency is not None and is_here(run.latency.profile):
+        latency = run.latency
+        times = confirm(latency.profile, latency.precision, {str(path): path for path in paths})
+        return {path: times[str(path)] for path in paths}
+    timed = {}
+    for name, time in measure({str(path): path for path in paths}).items():
+        if isinstance(time, Failed):
+            raise FileError(f"{name} {time.reason}")
+        timed[Path(name)] = time
+    return timed
+
+
+def predicted(run: Run, arch: Arch) -> dict[str, float]:
+    """Every cost of an arch by the cost model; latency where a profile has its blocks."""
+    if run.latency is None or isinstance(arch, WidthsArch):
+        return asdict(costs(arch))
+    return asdict(costs(arch)) | {LATENCY: run.latency.arch(_timed(arch))}
+
+
+def _timed(arch: Arch) -> MobileArch:
+    """A profile holds blocks of the mobile space; a run over cells has none."""
+    assert isinstance(arch, MobileArch)
+    return arch
+
+
+def predicted_ms(run: Run, arch: Arch) -> float | None:
+    """Predicted latency; None without a profile, or where it lacks a block of the arch."""
+    if run.latency is None or isinstance(arch, WidthsArch):
+        return None
+    profile, precision = run.latency.profile, run.latency.precision
+    lacking = profile.lacking(arch_units(_timed(arch)), precision)
+    return None if lacking else run.latency.arch(_timed(arch))
+
+
+def confirmation(run: Run) -> Confirm | None:
+    """Return what measures archs in the profile's milliseconds, if this is its machine."""
+    latency = run.latency
+    if latency is None or not is_here(latency.profile):
+        return None
+
+    def measured(archs: Sequence[Arch]) -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            models = {
+                f"network {number}": _measurable(run, arch, Path(folder) / f"{number}.onnx")
+                for number, arch in enumerate(archs)
+            }
+            times = confirm(latency.profile, latency.precision, models)
+        if any(time.unsteady for time in times.values()):
+            run.reporter.say(
+                "other programs disturb the measurements of candidates, which are not reliable"
+            )
+        return [times[name].median_ms for name in models]
+
+    return measured
+
+
+def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
+    """Return a network that has the speed of the arch's, trained or not."""
+    if not isinstance(arch, WidthsArch):
+        assert run.latency is not None
+        return functools.partial(arch_model, _timed(arch), run.latency.precision)
+    _export(run, arch, build(arch).eval(), path)
+    return deployed(run, path)

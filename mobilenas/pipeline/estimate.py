@@ -1,0 +1,229 @@
+"""How long a job will take, from a few timed steps; and how long it took, stage by stage."""
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mobilenas.baselines.networks import mobilenets
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import format_count
+from mobilenas.cost import costs
+from mobilenas.cost.budget import LATENCY
+from mobilenas.data import ImageData, Split, stratified_subset
+from mobilenas.pipeline.deployment import write_onnx
+from mobilenas.pipeline.run_folder import Run, RunSettings
+from mobilenas.search.loop import Searcher
+from mobilenas.search.observe import images_looked_at
+from mobilenas.spaces import PLACEMENTS, Arch, WidthsArch, build
+from mobilenas.train import Recipe, Trainer
+
+_TRAINED_BYTES = 4 * 4
+"""Of a parameter: weight, gradient, momentum and average, in float32."""
+_SHOWN = 256
+"""Images that are classified to see how long one takes: whole batches, as later."""
+Clock = Callable[[], float]
+"""Seconds from anywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """Seconds of what a job does many times."""
+
+    weight_step: float
+    """A step of the supernet's weights; 0 where there is no supernet."""
+    alpha_step: float
+    """A step of the alphas."""
+    supernet_image: float
+    """One image that the supernet classifies."""
+    step: float
+    """A step of the final training of a network of the budgets."""
+    image: float
+    """One image that such a network classifies."""
+    export: float
+    """Writing its ONNX file."""
+
+
+def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
+    """Return the seconds that each part of `run` is expected to take on this machine now."""
+    return parts(run.settings, run.data, measure_speeds(run, clock), _mobilenets(run))
+
+
+def measure_speeds(run: Run, clock: Clock) -> Speeds:
+    """Time a few steps of the supernet and of a random network of the budgets."""
+    # the generators of the job's device alone: a machine may have more GPUs than one
+    devices = [] if run.device == "cpu" else [torch.device(run.device)]
+    with torch.random.fork_rng(devices=devices):
+        return _measure_speeds(run, clock)
+
+
+def _measure_speeds(run: Run, clock: Clock) -> Speeds:
+    settings, data = run.settings, run.data
+    arch = run.budgets.space.arch(run.budgets.random(random.Random(settings.seed)))
+    if settings.device == "cpu":
+        _check_memory(costs(arch).params)
+    step, image = _network_speeds(run, arch, settings.recipe, clock)
+    weight_step = alpha_step = supernet_image = 0.0
+    if not isinstance(arch, WidthsArch):
+        few = replace(data, train=_few(data, 2 * settings.search.batch_size))
+        search = replace(settings.search, epochs=3, warmup=2)
+        searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)
+        searcher.run_epoch()  # the first of everything is slow
+        weight_step = _seconds(searcher.run_epoch, clock)
+        alpha_step = max(0.0, _seconds(searcher.run_epoch, clock) - weight_step)
+        relaxed = searcher.alphas.soft(1.0)
+        searcher.net.eval()
+        shown = _few(data, _SHOWN)
+        looking = _seconds(lambda: searcher.top1(lambda x: searcher.net(x, relaxed), shown), clock)
+        supernet_image = looking / len(shown)
+    with tempfile.TemporaryDirectory(prefix="mobilenas-estimate-") as folder:
+        model = build(arch).eval()
+        path = Path(folder) / "model.onnx"
+        export = _seconds(lambda: write_onnx(run, arch, model, path), clock)
+    return Speeds(
+        weight_step=weight_step,
+        alpha_step=alpha_step,
+        supernet_image=supernet_image,
+        step=step,
+        image=image,
+        export=export,
+    )
+
+
+def _check_memory(params: int) -> None:
+    """Raise where the machine cannot even hold what training keeps of each parameter."""
+    needed = params * _TRAINED_BYTES
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise MobileNASError(
+            f"a network of these budgets has {format_count(params)} params, so that training it "
+            f"takes {needed / 2**30:.0f} GB or more, and this machine has {there / 2**30:.0f} GB; "
+            "make a budget smaller"
+        )
+
+
+def _network_speeds(run: Run, arch: Arch, recipe: Recipe, clock: Clock) -> tuple[float, float]:
+    """Seconds of a training step and of an image that is classified."""
+    settings, few = run.settings, _few(run.data, 2 * recipe.batch_size)
+    short = recipe.lasting(2)
+    trainer = Trainer(arch, run.data, short, seed=settings.seed, device=run.device, split=few)
+    trainer.run_epoch()
+    step = _seconds(trainer.run_epoch, clock) / trainer.steps_per_epoch
+    shown = _few(run.data, _SHOWN)
+    return step, _seconds(lambda: trainer.evaluate(shown), clock) / len(shown)
+
+
+def _few(data: ImageData, count: int) -> Split:
+    return stratified_subset(data.train, min(count, len(data.train)), 0)
+
+
+def _seconds(work: Callable[[], object], clock: Clock) -> float:
+    began = clock()
+    work()
+    return clock() - began
+
+
+def _mobilenets(run: Run) -> int:
+    """Return how many MobileNets will be trained for each seed, at most."""
+    settings = run.settings
+    if not settings.budgets or any(budget.cost == LATENCY for budget in settings.budgets):
+        return len(settings.baselines) * len(PLACEMENTS)
+    data = run.data
+    fit, _ = mobilenets(
+        settings.baselines, settings.budgets, data.image_size, len(data.classes), settings.seed
+    )
+    return len(fit)
+
+
+def parts(
+    settings: RunSettings, data: ImageData, speeds: Speeds, mobilenets: int
+) -> dict[str, float]:
+    """Return seconds by part, when `mobilenets` of them are trained for each seed."""
+    training = _training(settings.recipe, data, speeds.step, speeds.image)
+    search = _search(settings, data, speeds)
+    finalists = _finalists(settings, data, speeds)
+    baselines = (mobilenets + settings.inherit) * settings.seeds + settings.random
+    if settings.widths is not None and settings.widths.controls:
+        baselines += 2 * settings.seeds
+    # a rival, and the best MobileNet for equal time, take what a search and its training take
+    as_long = settings.seeds * (settings.rival + (settings.equal_time and mobilenets > 0))
+    networks = settings.seeds + baselines + as_long
+    ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
+    rank = settings.rank * ranked * _epoch(settings, data, speeds)
+    return {
+        "search": settings.seeds * search + rank,
+        "finalists": settings.seeds * finalists,
+        "final training": settings.seeds * training,
+        "baselines": (baselines + as_long) * training + as_long * (search + finalists),
+        "export": networks * (speeds.export + len(data.test) * speeds.image),
+    }
+
+
+def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
+    how = settings.search
+    if settings.widths is not None:
+        trial = replace(settings.recipe, epochs=settings.widths.epochs, warmup_epochs=0.0)
+        epochs = _training(trial, data, speeds.step, speeds.image)
+        return settings.widths.trials * epochs
+    half = len(data.train) // 2
+    steps = max(1, half // how.batch_size)
+    images = images_looked_at(how, len(data.val))
+    seconds = how.epochs * steps * speeds.weight_step
+    seconds += (how.epochs - how.warmup) * steps * speeds.alpha_step
+    return seconds + images * speeds.supernet_image
+
+
+def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
+    how = settings.finalists
+    if how.count < 2:
+        return 0.0
+    # the winner's epochs are the first of its final training; channel sizes begin anew
+    lost = (
+        how.lost(how.count, settings.recipe.epochs)
+        if settings.widths is None
+        else how.count * how.epochs
+    )
+    return lost * _epoch(settings, data, speeds)
+
+
+def _epoch(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
+    """Seconds of one network in one epoch of final training."""
+    one = replace(settings.recipe, epochs=1, warmup_epochs=0.0)
+    return _training(one, data, speeds.step, speeds.image)
+
+
+def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> float:
+    steps = max(1, len(data.train) // recipe.batch_size)
+    return recipe.epochs * (steps * step + len(data.val) * image)
+
+
+def format_durations(seconds: Mapping[str, float]) -> str:
+    """Write total and parts, such as `14 min: search 3 min, export 20 s`."""
+    named = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if s)
+    return f"{format_duration(sum(seconds.values()))}: {named}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write 45 as `45 s`, 840 as `14 min`, 9000 as `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Stopwatch:
+    """Wall time by stage."""
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock, self._last = clock, clock()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Charge the time since the last lap to a stage."""
+        now = self._clock()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

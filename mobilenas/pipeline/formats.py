@@ -1,0 +1,397 @@
+"""The forms of a run's network that phones take, each measured and checked beside the first."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mobilenas.baselines.chance import beats_chance_on_test
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.files import write_bytes, write_json
+from mobilenas.core.settings import check_between, check_choice, counted, to_plain
+from mobilenas.data import Split, batches, stratified_subset
+from mobilenas.latency.other_runtimes import latency
+from mobilenas.onnx.checks import check_file
+from mobilenas.onnx.export import INPUT, evaluate_onnx
+from mobilenas.onnx.fp16 import to_fp16
+from mobilenas.onnx.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
+from mobilenas.onnx.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
+from mobilenas.onnx.other_runtimes import SUFFIXES, check_installed, convert, runner
+from mobilenas.onnx.record import EXPORT_FILE
+from mobilenas.onnx.session import session
+from mobilenas.onnx.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
+from mobilenas.pipeline.contenders import ARCH_FILE
+from mobilenas.pipeline.deployment import file_top1, put_time, time_run, write_onnx
+from mobilenas.pipeline.quantization import (
+    BIAS,
+    EQUALIZE,
+    PER_CHANNEL,
+    Int8Settings,
+    calibration,
+    write_int8,
+)
+from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.stages import ONNX_FILE, WEIGHTS_FILE, export_stage
+from mobilenas.spaces import read_arch
+from mobilenas.train import load_weights
+
+FORMATS = ("onnx", "fp16", "int8", "ort")
+"""What a network can be written as."""
+OTHER_FORMATS = tuple(SUFFIXES)
+"""And for other runtimes, where their packages are installed."""
+INPUTS = (FLOAT_NCHW, UINT8_NHWC)
+"""What its file can take."""
+CHECK_IMAGES = 64
+"""Validation images on which a file is held against model.onnx."""
+
+_PIXELS = "-uint8"
+_AT_ONCE = 256
+Step = Callable[[Path, Path], Any]
+"""Makes a file from a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatSettings:
+    """Which files are wanted, and what they may lose."""
+
+    formats: tuple[str, ...] = ("onnx",)
+    """Some of `FORMATS` and `OTHER_FORMATS`."""
+    targets: tuple[str, ...] = ()
+    """Some of `TARGETS`, to check the files for."""
+    input: str = FLOAT_NCHW
+    """What the files take; one of `INPUTS`."""
+    max_drop: float = 1.0
+    """Most points of test top-1 that a file may lose against model.onnx."""
+    max_parts: int | None = None
+    """Maximum parts in which a target may run a file because it lacks operators of the network;
+    None: several parts are a warning, not an error."""
+    int8: Int8Settings | None = None
+    """How the file in 8 bits is made; None: the one that is there, or as usual."""
+
+    def __post_init__(self) -> None:
+        """Check the names and the range."""
+        for name in self.formats:
+            check_choice("format", name, FORMATS + OTHER_FORMATS)
+            if name in OTHER_FORMATS and self.input == UINT8_NHWC:
+                raise MobileNASError(f"format {name} takes {FLOAT_NCHW} only, not {UINT8_NHWC}")
+        for name in self.targets:
+            check_choice("target", name, TARGETS)
+        check_choice("input", self.input, INPUTS)
+        check_between(self, "max_drop", 0, 100)
+        if self.max_parts is not None:
+            check_between(self, "max_parts", 1, 10_000)
+        if self.int8 is not None and "int8" not in self.formats:
+            raise MobileNASError("options of int8 are given, but int8 is not in --formats")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the files in export.json, such as `int8` or, taking pixels, `int8-uint8`."""
+        ending = _PIXELS if self.input == UINT8_NHWC else ""
+        return tuple(dict.fromkeys(name + ending for name in self.formats))
+
+
+def _check_installed(settings: FormatSettings) -> None:
+    for name in settings.formats:
+        if name in OTHER_FORMATS:
+            check_installed(name)
+    if settings.int8 is not None and settings.int8.qat_epochs:
+        from mobilenas.onnx.qat import check_installed as check_torchao
+
+        check_torchao()
+
+
+def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
+    """Write, measure and check the files that export/ lacks; return export.json.
+
+    All files are timed again when one is added: side by side, so that their times compare. One that
+    loses more than `max_drop` is not kept; the others are, before MobileNASError says so. One that
+    a target would run in several parts is kept and marked; that is a warning, and an error where
+    there are more than `max_parts`.
+    """
+    _check_installed(settings)  # before any image is read
+    record = export_stage(run)
+    files = record["files"]
+    asked = None if settings.int8 is None else settings.int8.describe(run)
+    if asked is not None and record.get("quantization", asked) != asked:
+        raise MobileNASError(
+            f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
+            "compared and certified, and is not made anew; leave out the options of int8"
+        )
+    added, changed = False, False
+    refused: list[str] = []
+    cut: dict[str, dict[str, int]] = {}
+    unfixed: dict[str, list[str]] = {}
+    lacking = {name: _is_lacking(run, record, name, asked) for name in settings.names}
+    if any(lacking.values()):
+        _ = run.data  # reading them is a stage of its own
+    run.reporter.start("formats", len(lacking))
+    for done, (name, new) in enumerate(lacking.items(), 1):
+        with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
+            write = partial(_other, run, name) if name in OTHER_FORMATS else None
+            if write is None:
+                write = partial(_written, run, record, name, asked)
+            entry = write(Path(folder)) if new else files[name]
+            path = Path(folder, entry["path"]) if new else run.folder / entry["path"]
+            checked = _add_checks(run, entry, path, settings.targets)
+            complaint = _complaint(name, entry, files["onnx"]["top1"], settings.max_drop)
+            refused += [complaint] if complaint else []
+            for target, count in _parts(entry, settings).items():
+                cut.setdefault(target, {})[name] = count
+            for target in _refusing_sizes(entry, settings):
+                unfixed.setdefault(target, []).append(name)
+            if not new:
+                changed |= checked
+            elif not complaint:
+                _keep(run, entry, Path(folder))
+                files[name] = entry
+                added = True
+            elif name in files and not (run.folder / files[name]["path"]).exists():
+                del files[name]
+                changed = True
+        if new and not beats_chance_on_test(entry["top1"], run.data):
+            run.reporter.say(f"{name}: {entry['top1']:.1f} % test top-1, no better than chance")
+        run.reporter.step(done, {"file": entry["path"], "test top-1": f"{entry['top1']:.1f} %"})
+    if added:
+        time_run(run, record)
+    elif changed:
+        write_json(run.folder / EXPORT_FILE, record)
+    for target, parts in cut.items():
+        told = _cutting(target, parts, record)
+        most = settings.max_parts
+        if most is None or max(parts.values()) <= most:
+            run.reporter.say(f"warning: {told}; such files are slow there")
+        else:
+            refused.append(f"{told}, and --max-parts is {most}; the files are kept")
+    for target, names in unfixed.items():
+        told = (
+            f"{target} takes fixed sizes only, and the batch of {', '.join(names)} is of any size: "
+            "run without --dynamic-batch"
+        )
+        if settings.max_parts is None:
+            run.reporter.say(f"warning: {told}; most of such a file runs on the CPU")
+        else:
+            refused.append(f"{told}; the files are kept")
+    if refused:
+        raise MobileNASError("; ".join(refused))
+    return record
+
+
+def _is_lacking(run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None) -> bool:
+    """Whether a file is not there, or was made in another way than is asked for."""
+    entry = record["files"].get(name)
+    if entry is None:
+        return True
+    made = entry.get("quantization", record.get("quantization"))
+    if name.startswith("int8") and asked is not None and made != asked:
+        return True
+    lost = not (run.folder / entry["path"]).exists()
+    return lost and entry["path"] != ONNX_FILE  # that one is no copy: nothing makes it again
+
+
+def _written(
+    run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None, folder: Path
+) -> dict[str, Any]:
+    """Write one file from model.onnx below `folder`; return its entry, but for its times."""
+    form, pixels = name.removesuffix(_PIXELS), name.endswith(_PIXELS)
+    entry: dict[str, Any] = {"path": str(_path(form, pixels))}
+    path, source = folder / entry["path"], run.folder / ONNX_FILE
+    path.parent.mkdir()
+    steps: list[Step] = []
+    whole = record["files"].get(form)
+    if form == "fp16":
+        if whole and "fp16" in whole:
+            entry["fp16"] = whole["fp16"]
+        steps.append(partial(_write_fp16, run, entry))
+    elif form == "int8":
+        made = asked
+        if made is None and whole:
+            made = whole.get("quantization", record.get("quantization"))
+        if made is None or "qat_epochs" not in made:  # an older release's
+            made = Int8Settings().describe(run)
+        entry["quantization"] = made
+        if made["qat_epochs"]:
+            steps.append(partial(_write_tuned, run, made))
+        steps.append(partial(write_int8, run, made))
+    if pixels:
+        if steps and not _is_lacking(run, record, form, asked):
+            steps, source = [], run.folder / whole["path"]
+        # last, so that the ranges of the normalized image stay those of calibration
+        steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
+    if form == "ort":
+        steps.append(to_ort)
+        entry["required_operators"] = str(Path(entry["path"]).with_suffix(OPERATORS_SUFFIX))
+    for number, step in enumerate(steps, 1):
+        target = path if number == len(steps) else folder / f"{number}.onnx"
+        step(source, target)
+        source = target
+    top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
+    return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+
+
+def _write_fp16(run: Run, entry: dict[str, Any], source: Path, path: Path) -> None:
+    entry["fp16"] = to_plain(to_fp16(source, path, calibration(run)))
+
+
+def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
+    """Write the network as fine-tuning with 8 bits simulated leaves it, in float32."""
+    from mobilenas.onnx.qat import fine_tune
+
+    epochs = made["qat_epochs"]
+
+    def heard(epoch: int, loss: float) -> None:
+        run.reporter.say(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+    arch = read_arch(run.folder / ARCH_FILE)
+    tuned = fine_tune(
+        load_weights(arch, run.folder / WEIGHTS_FILE),
+        run.data,
+        run.settings.recipe,
+        epochs=epochs,
+        per_channel=made["weights"] == PER_CHANNEL,
+        seed=run.settings.seed,
+        heard=heard,
+    )
+    write_onnx(run, arch, tuned, path)
+
+
+def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
+    """Write a file for another runtime below `folder` and hold it against model.onnx there."""
+    data = run.data
+    relative = Path(ONNX_FILE).with_suffix(SUFFIXES[form])
+    path = folder / relative
+    path.parent.mkdir()
+    model = load_weights(read_arch(run.folder / ARCH_FILE), run.folder / WEIGHTS_FILE)
+    convert(model, form, path, channels=data.channels, image_size=data.image_size)
+    ours, theirs = runner(form, path), session(run.folder / ONNX_FILE)
+    split = stratified_subset(data.val, min(CHECK_IMAGES, len(data.val)), run.settings.seed)
+    differences, same = [], 0
+    for image, _ in _images(run, split):
+        found, (expected,) = ours(image), theirs.run(None, {INPUT: image})
+        differences.append(float(np.abs(found - expected).max()))
+        same += int(found.argmax() == expected.argmax())
+    right = [int(ours(image).argmax()) == label for image, label in _images(run, data.test)]
+    entry = {
+        "path": str(relative),
+        "top1": 100 * sum(right) / len(right),
+        "size_bytes": path.stat().st_size,
+        "parity": {
+            "max_abs_difference": float(np.max(differences)),
+            "top1_agreement": 100 * same / len(differences),
+            "images": len(differences),
+        },
+    }
+    put_time(entry, latency(form, ours, image))
+    return entry
+
+
+def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Images float32 [1, C, S, S] with their labels."""
+    for x, y in batches(split, run.data, batch_size=_AT_ONCE, seed=None):
+        for image, label in zip(x, y.tolist(), strict=True):
+            yield np.ascontiguousarray(image[None].numpy()), label
+
+
+def _keep(run: Run, entry: dict[str, Any], folder: Path) -> None:
+    for key in ("required_operators", "path"):
+        if key in entry:
+            write_bytes(run.folder / entry[key], (folder / entry[key]).read_bytes())
+
+
+def _path(form: str, pixels: bool) -> Path:
+    """export/model.onnx, model.int8.uint8.onnx, model.uint8.ort and so on."""
+    precision = f".{form}" if form in ("fp16", "int8") else ""
+    layout = ".uint8" if pixels else ""
+    suffix = SUFFIX if form == "ort" else ".onnx"
+    return Path(ONNX_FILE).with_suffix(precision + layout + suffix)
+
+
+def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images as a camera gives them: uint8 [B, S, S, 3], and labels [B]."""
+    chunks = torch.arange(len(split)).split(_AT_ONCE)
+    for chunk, images in zip(chunks, split.stream(chunks), strict=True):
+        yield images.permute(0, 2, 3, 1).contiguous(), split.labels[chunk]
+
+
+def _complaint(name: str, entry: dict[str, Any], float_top1: float, max_drop: float) -> str:
+    """Say what is wrong if a file loses too much, and what can be done."""
+    drop = float_top1 - entry["top1"]
+    if drop <= max_drop + 1e-9:
+        return ""
+    return (
+        f"{name} has {entry['top1']:.2f} % test top-1, model.onnx {float_top1:.2f} %: it loses "
+        f"{drop:.2f} points and may lose {max_drop:g}; {_advice(entry)}allow it with "
+        f"--max-drop {math.ceil(drop * 10 - 1e-6) / 10:g}"
+    )
+
+
+def _advice(entry: dict[str, Any]) -> str:
+    """What may lose less than a file in 8 bits does; empty where nothing was chosen."""
+    made = entry.get("quantization", {})
+    if "qat_epochs" not in made:
+        return ""
+    images, epochs = made["calibration_images"] * 4, made["qat_epochs"] * 2 or 10
+    channel = f"--int8-weights {PER_CHANNEL}, " if made["weights"] != PER_CHANNEL else ""
+    tuned = made["qat_epochs"] or BIAS in made["corrections"]
+    bias = "" if tuned else f"--corrections {EQUALIZE},{BIAS}, "
+    return f"try {channel}{bias}--calibration-images {images} or --qat-epochs {epochs}, or "
+
+
+def _parts(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
+    """Targets that would run a file in several parts for want of an operator of the network."""
+    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
+    return {
+        target: report["partitions"]
+        for target, report in reports.items()
+        if report and _split_by(report)
+    }
+
+
+def _refusing_sizes(entry: dict[str, Any], settings: FormatSettings) -> list[str]:
+    """Targets that refuse nodes of a file because their sizes are not fixed."""
+    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
+    return [target for target, report in reports.items() if report and report["dynamic"]]
+
+
+def _split_by(report: dict[str, Any]) -> set[str]:
+    if (report["partitions"] or 1) == 1:
+        return set()
+    return set(report["unsupported"]) - FORM_OPERATORS
+
+
+def _cutting(target: str, parts: dict[str, int], record: dict[str, Any]) -> str:
+    """Say which files a target would run in parts, for which operators, and what can be done."""
+    reports = [
+        record["files"][name]["targets"][target] for name in parts if name in record["files"]
+    ]
+    lacking = sorted(set().union(*map(_split_by, reports)) or refused_operators(target))
+    each = ", ".join(f"{name} in {counted(count, 'part')}" for name, count in parts.items())
+    return (
+        f"{target} has no {', '.join(lacking)} and would run {each}; search with "
+        f"--targets {target}, or use another target"
+    )
+
+
+def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str, ...]) -> bool:
+    """Add the checks that an entry lacks; return whether there were any."""
+    lacking = "checks" not in entry and "parity" not in entry
+    if lacking:
+        data = run.data
+        count = min(CHECK_IMAGES, len(data.val))
+        split = stratified_subset(data.val, count, run.settings.seed)
+        images = (image[None].numpy() for x, _ in _pixels(split) for image in x)
+        entry["checks"] = to_plain(check_file(path, run.folder / ONNX_FILE, images))
+    if path.suffix == ".onnx":  # the checker reads ONNX files only
+        reports = entry.setdefault("targets", {}) if targets else {}
+        for target in targets:
+            if target not in reports:
+                reports[target] = to_plain(check_target(path, target))
+                lacking = True
+    return lacking

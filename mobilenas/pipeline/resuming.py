@@ -1,0 +1,131 @@
+"""--resume with some options given again: they must equal those that the job was started with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_json
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import from_plain, to_plain
+from mobilenas.pipeline.ablation import REQUEST_FILE, Ablation, open_ablation, read_request
+from mobilenas.pipeline.request import ANY_COUNT, Request
+from mobilenas.pipeline.run_folder import RUN_FILE, Run, open_run
+from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, open_sweep, read_requests
+from mobilenas.search.arms import parse_arm, parse_arms
+
+
+def resume_run(
+    folder: Path, stated: Mapping[str, Any], kind: type[Request], reporter: Reporter
+) -> Run | None:
+    """Open the run in `folder` if `stated` is what it was asked for; FileError names what is not.
+
+    None where there is no run, or one that does not say what it was asked for, as those of older
+    releases: such a request must be stated whole.
+    """
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    plain = read_json(path).get("request")
+    if plain is None:
+        return None
+    if not isinstance(plain, dict) or plain.keys() != {field.name for field in fields(kind)}:
+        raise FileError(
+            f"{folder} holds a run of another command or release: resume it by --resume alone"
+        )
+    try:
+        asked: Request = from_plain(kind, plain, "request")
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+    run = open_run(folder, reporter)
+    if other := other_options(asked, stated):
+        # an effort that is stated by its number of epochs is the same job
+        again = replace(asked, **stated)
+        if _differ_at_once(asked, again) or again.settings(len(run.data.train)) != run.settings:
+            raise FileError(f"{folder} holds another run: {other}")
+    return run
+
+
+def _differ_at_once(asked: Request, again: Request) -> bool:
+    """Whether the requests differ in more than in epochs, which the number of images decides."""
+    before, now = asked.settings(ANY_COUNT), again.settings(ANY_COUNT)
+    alike = {name: getattr(before, name) for name in ("recipe", "search", "finalists")}
+    return replace(now, **alike) != before
+
+
+def resume_sweep(
+    folder: Path,
+    stated: Mapping[str, Any],
+    flops: Sequence[int],
+    strengths: Sequence[float],
+    reporter: Reporter,
+) -> Sweep | None:
+    """Open the sweep in `folder` if what is stated is what it was asked for; None without one.
+
+    FileError names what is not.
+    """
+    path = folder / SWEEP_FILE
+    if not path.exists():
+        return None
+    requests = read_requests(path).values()
+    first = next(iter(requests))
+    other = [other_options(first, stated)]
+    for option, field, values in (
+        ("flops", "flops", flops),
+        ("strengths", "strength", strengths),
+    ):
+        before = list(dict.fromkeys(getattr(request, field) for request in requests))
+        if values and list(values) != before:
+            other.append(f"--{option} is {_listed(values)}, it was {_listed(before)}")
+    if any(other):
+        raise FileError(f"{folder} holds another sweep: {', '.join(filter(None, other))}")
+    return open_sweep(folder, reporter)
+
+
+def resume_ablation(
+    folder: Path,
+    stated: Mapping[str, Any],
+    methods: str | None,
+    control: str | None,
+    reporter: Reporter,
+) -> Ablation | None:
+    """Open the ablation in `folder` if what is stated is what it was asked for; None without one.
+
+    FileError names what is not.
+    """
+    path = folder / REQUEST_FILE
+    if not path.exists():
+        return None
+    request, arms, first, _ = read_request(path)
+    other = [other_options(request, stated)]
+    if methods is not None and parse_arms(methods) != arms:
+        names = ",".join(arm.name for arm in arms)
+        other.append(f"--methods is {methods}, it was {names}")
+    if control is not None and not parse_arm(control).is_like(first):
+        other.append(f"--control is {control}, it was {first.name}")
+    if any(other):
+        raise FileError(f"{folder} holds another ablation: {', '.join(filter(None, other))}")
+    return open_ablation(folder, reporter)
+
+
+def other_options(asked: Request, stated: Mapping[str, Any]) -> str:
+    """Say which options are not what was asked for; empty where all are."""
+    before, now = to_plain(asked), to_plain(replace(asked, **stated))
+    return ", ".join(
+        f"--{name.replace('_', '-')} is {_shown(now[name])}, it was {_shown(before[name])}"
+        for name in before
+        if before[name] != now[name]
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "not given" if value is None else str(value)
+
+
+def _listed(values: Sequence[float | None]) -> str:
+    return ",".join("none" if value is None else str(value) for value in values)

@@ -1,0 +1,437 @@
+"""The run folder: what one job was asked for, and where each stage reads and writes."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas import __version__
+from mobilenas.channel_graph.models import allow_model
+from mobilenas.channels.checks import check_base
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.start import base_of, start_network
+from mobilenas.core.errors import (
+    BudgetError,
+    DataError,
+    FileError,
+    MobileNASError,
+    UnreachableError,
+)
+from mobilenas.core.files import read_json, write_json
+from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
+from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.settings import (
+    ADDED,
+    COUNTING_RULE,
+    check_between,
+    check_choice,
+    from_plain,
+    to_plain,
+)
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
+from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.graphs import PRECISIONS
+from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
+from mobilenas.search import FinalistSettings, SearchSettings, space_for
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS
+from mobilenas.search.rank import FEWEST as FEWEST_RANKED
+from mobilenas.search.space import with_smaller_side
+from mobilenas.search.space_cells import cell_space_for
+from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.any import RUN_SPACES, WIDTHS, AnySpace
+from mobilenas.spaces.cell_space import CellSpace, EdgeTarget
+from mobilenas.spaces.widths import WidthsSpace
+from mobilenas.train import Recipe
+
+RUN_FILE = RUN.record
+PROFILE_FILE = "profile.json"
+COMPARE_FILE = "compare.json"
+DEVICES = ("cpu", "cuda")
+NO_LATENCY_OF_CELLS = (
+    "a latency budget is for the mobile space: no profile has the blocks of cells; "
+    "limit --flops or --params"
+)
+_STARTING_PROFILE = f".{PROFILE_FILE}.start.tmp"
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSettings:
+    """Sizes of the cell space; None leaves one to the budgets."""
+
+    edges: EdgeTarget = field(default_factory=EdgeTarget)
+    """How many edges a network keeps."""
+    layers: int | None = None
+    """Cells of the networks that can be found."""
+    channels: int | None = None
+    """Their first channels."""
+    search_layers: int = 8
+    """Cells of the supernet."""
+    search_channels: int = 16
+    """Its first channels."""
+    auxiliary: bool = False
+    """Whether final training has a second classifier."""
+    drop_path: float = 0.0
+    """Most probability of dropping an edge in final training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything a job was asked for; with the same machine, it decides every result."""
+
+    data: DataSettings
+    """Which images."""
+    budgets: tuple[Budget, ...]
+    """Upper limits, one a cost."""
+    search: SearchSettings
+    """How to search."""
+    finalists: FinalistSettings
+    """How the finalists are compared."""
+    recipe: Recipe
+    """How the found network and all it is compared with are trained."""
+    space: str = "mobile"
+    """mobile, cell or widths."""
+    cell: CellSettings = field(default_factory=CellSettings)
+    """Sizes of the cell space."""
+    widths: ChannelSettings | None = None
+    """How channel sizes are searched; None in the other spaces."""
+    method: str = DEFAULT_METHOD
+    """The preset that `search` was made from; its parts decide, not its name."""
+    profile: str | None = None
+    """Device profile as it was asked for; RUN/profile.json is what it held then."""
+    precision: str = "fp32"
+    """What the device runs: fp32 or int8."""
+    activation: str = "hard_swish"
+    """Activation of the space's blocks."""
+    squeeze: str = "searched"
+    """Squeeze-excite: searched, on or off."""
+    extra_depthwise: str = field(default="off", metadata=ADDED)
+    """A depthwise convolution that blocks start with: searched, on or off."""
+    inherit: bool = field(default=False, metadata=ADDED)
+    """Whether what is found starts from the supernet's weights; the mobile space alone."""
+    baselines: tuple[str, ...] = tuple(MOBILENETS)
+    """MobileNets to compare with, each at the largest width that keeps the budgets."""
+    random: int = 3
+    """Random networks of the budgets to compare with."""
+    rival: bool = False
+    """Whether random networks also get the search's time, through the same finalists stage."""
+    equal_time: bool = field(default=False, metadata=ADDED)
+    """Whether the best MobileNet also gets the time of search and final training."""
+    seed: int = 0
+    """Seed of search and training."""
+    seeds: int = 1
+    """How many seeds, counted up from `seed`, the comparison repeats."""
+    rank: int = 0
+    """Networks to measure the supernet's ranking on; 0 for none."""
+    dynamic_batch: bool = False
+    """Whether the ONNX file takes any number of images."""
+    threads: int = 1
+    """Threads of torch."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_choice("space", self.space, tuple(RUN_SPACES))
+        if (self.space == WIDTHS) != (self.widths is not None):
+            raise MobileNASError("widths goes with the space widths, and with no other")
+        if self.inherit and self.space != "mobile":
+            raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
+        check_choice("method", self.method, tuple(METHODS))
+        if not self.budgets and self.space != "cell":
+            raise BudgetError(NO_BUDGET)
+        costs = [budget.cost for budget in self.budgets]
+        if len(set(costs)) < len(costs):
+            raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
+        if self.space == "cell" and (LATENCY in costs or self.profile is not None):
+            raise BudgetError(NO_LATENCY_OF_CELLS)
+        if LATENCY in costs and self.profile is None:
+            raise BudgetError(NO_PROFILE)
+        partial = self.search.sampler.partial
+        if self.space == "cell" and self.cell.search_channels < partial:
+            raise MobileNASError(
+                f"--keep 1/{partial} of --search-channels {self.cell.search_channels} is no channel"
+            )
+        check_choice("precision", self.precision, PRECISIONS)
+        for name in self.baselines:
+            check_choice("baseline", name, tuple(MOBILENETS))
+        check_between(self, "random", 0, 10_000)
+        check_between(self, "seed", 0, 2**31 - 1)
+        check_between(self, "seeds", 1, 1000)
+        if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
+            raise MobileNASError(
+                f"rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
+            )
+        check_between(self, "threads", 1, 1024)
+        check_choice("device", self.device, DEVICES)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """An open run folder."""
+
+    folder: Path
+    """RUN."""
+    settings: RunSettings
+    """What was asked for."""
+    reporter: Reporter = field(default_factory=Silent)
+    """Hears of progress."""
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images; refused when they are not those the run began with."""
+        data = load_data(self.settings.data, self.reporter)
+        _check_same_images(self.folder, data)
+        return data
+
+    @cached_property
+    def space(self) -> AnySpace | WidthsSpace:
+        """The space that the budgets ask for."""
+        space: AnySpace | WidthsSpace = from_plain(
+            RUN_SPACES[self.settings.space],
+            read_json(self.folder / RUN_FILE).get("space"),
+            f"{RUN_FILE}: space",
+        )
+        return space
+
+    @cached_property
+    def budgets(self) -> Budgets:
+        """The budgets over the space; under a penalty its strength decides what is used of them."""
+        filled = self.settings.search.constraint != PENALTY
+        return Budgets(self.space, self.settings.budgets, self.latency, filled=filled)
+
+    @cached_property
+    def latency(self) -> Latency | None:
+        """Latency on the device of the profile, where there is one."""
+        if self.settings.profile is None:
+            return None
+        return latency_model(self.settings, read_profile(self.folder / PROFILE_FILE))
+
+    @property
+    def device(self) -> str:
+        """Where networks are trained; MobileNASError where this machine has none."""
+        check_device(self.settings.device)
+        return self.settings.device
+
+    def within(self, folder: Path) -> "Run":
+        """Return the same job with another folder for what is written, below this one's."""
+        inner = replace(self, folder=folder)
+        inner.__dict__ |= {"data": self.data, "space": self.space, "latency": self.latency}
+        return inner
+
+    @property
+    def seeds(self) -> range:
+        """Every seed of the comparison."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    def seed_folder(self, seed: int) -> Path:
+        """RUN itself for the first seed; repeats live below it."""
+        return self.folder if seed == self.settings.seed else self.folder / f"repeats/seed-{seed}"
+
+
+def check_device(name: str) -> None:
+    """Raise where torch finds no such device: a run of another machine can be opened without it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MobileNASError("--device cuda: torch finds no CUDA device here")
+
+
+def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | None:
+    """Return what predicts latency in the precision that was asked for; None without a profile."""
+    if profile is None:
+        return None
+    if not profile.has(settings.precision):
+        raise ProfileError(
+            f"profile {profile.name} has no {settings.precision} times; it has "
+            f"{', '.join(profile.blocks)}"
+        )
+    return Latency(profile, settings.precision)
+
+
+def usable_space(
+    settings: RunSettings, data: ImageKind, latency: Latency | None = None
+) -> AnySpace | WidthsSpace:
+    """Return the space, after a check that some network of it uses the budgets."""
+    space = make_space(settings, data, latency)
+    filled = settings.search.constraint != PENALTY
+    Budgets(space, settings.budgets, latency, filled=filled).check_used()
+    return space
+
+
+def make_space(
+    settings: RunSettings, data: ImageKind, latency: Latency | None = None
+) -> AnySpace | WidthsSpace:
+    """Return the space for a job's budgets and images."""
+    if settings.widths is None and settings.space != "cell":
+        return space_for(
+            settings.budgets,
+            latency,
+            image_size=data.image_size,
+            classes=len(data.classes),
+            in_channels=data.channels,
+            activation=settings.activation,
+            squeeze=settings.squeeze,
+            extra_depthwise=settings.extra_depthwise,
+        )
+    make = _cell_space if settings.widths is None else _widths_space
+    try:
+        space = make(settings, data, data.image_size)
+    except UnreachableError as error:
+
+        def kept(side: int) -> bool:
+            try:
+                make(settings, data, side)
+            except MobileNASError:  # a model may take one side only
+                return False
+            return True
+
+        raise with_smaller_side(error, data.image_size, kept) from error
+    if settings.widths is not None:
+        assert isinstance(space, WidthsSpace)
+        check_base(space.base, start_network(space.base, settings.widths.weights))
+    return space
+
+
+def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> CellSpace:
+    given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
+    return cell_space_for(
+        settings.budgets,
+        image_size=image_size,
+        classes=len(data.classes),
+        in_channels=data.channels,
+        **given,
+    )
+
+
+def _widths_space(settings: RunSettings, data: ImageKind, image_size: int) -> WidthsSpace:
+    assert settings.widths is not None
+    kind = ImageKind(
+        name=data.name, classes=data.classes, image_size=image_size, channels=data.channels
+    )
+    space = WidthsSpace(base=base_of(settings.widths.model, kind))
+    Budgets(space, settings.budgets).check_reachable()
+    return space
+
+
+def create_run(
+    folder: Path,
+    settings: RunSettings,
+    *,
+    data: ImageData,
+    command: str,
+    reporter: Reporter,
+    request: Mapping[str, Any] | None = None,
+    profile: Profile | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Start a run in `folder`, or go on with the one there; only `overwrite` replaces one."""
+    torch.set_num_threads(settings.threads)
+    if check_run(folder, resume=resume, overwrite=overwrite):
+        there = open_run(folder, reporter)
+        if there.settings != settings:
+            raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
+        _check_same_images(folder, data)
+        if settings.widths is not None:
+            allow_model(settings.widths.model)  # the caller names it, not only the folder's files
+        there.__dict__["data"] = data
+        return there
+    _refuse_own_weights(folder, settings)
+    space = usable_space(settings, data, latency_model(settings, profile))
+    record = {
+        "command": command,
+        "request": request,
+        "settings": to_plain(settings),
+        "seed": settings.seed,
+        "budgets": to_plain(settings.budgets),
+        "counting_rule": COUNTING_RULE,
+        "data": data.describe(),
+        "space": to_plain(space),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    start_folder(folder, RUN)
+    if profile is not None:
+        write_profile(profile, folder / _STARTING_PROFILE)
+    write_json(folder / RUN_FILE, record)
+    _end_start(folder)
+    check_record(folder, RUN)
+    run = Run(folder=folder, settings=settings, reporter=reporter)
+    run.__dict__["data"] = data  # already read: spares the cached property a second reading
+    return run
+
+
+def check_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Return whether `folder` holds a run to resume; FileError unless it may be used."""
+    return check_folder(folder, RUN, _settings, resume=resume, overwrite=overwrite)
+
+
+def open_run(folder: Path, reporter: Reporter) -> Run:
+    """Open a run that exists."""
+    check_record(folder, RUN)
+    settings = _settings(folder / RUN_FILE)
+    _end_start(folder)
+    torch.set_num_threads(settings.threads)
+    return Run(folder=folder, settings=settings, reporter=reporter)
+
+
+def _settings(path: Path) -> RunSettings:
+    record = read_json(path)
+    try:
+        settings: RunSettings = from_plain(RunSettings, record.get("settings"), "settings")
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+    return settings
+
+
+def _end_start(folder: Path) -> None:
+    """Give the profile its name, which is the last step of a start: no run lacks its profile."""
+    if (folder / _STARTING_PROFILE).exists():
+        (folder / _STARTING_PROFILE).replace(folder / PROFILE_FILE)
+
+
+def _refuse_own_weights(folder: Path, settings: RunSettings) -> None:
+    """Raise where the weights that a model comes with lie in the folder that is to be emptied."""
+    weights = settings.widths.weights if settings.widths is not None else None
+    if weights is not None and folder.resolve() in weights.resolve().parents:
+        raise FileError(f"{folder} holds {weights}, where the model starts; choose another --out")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    return {"mobilenas": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in _PACKAGES
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the results were made on."""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["mobilenas", *sys.argv[1:]])
+
+
+def _check_same_images(folder: Path, data: ImageData) -> None:
+    recorded = read_json(folder / RUN_FILE).get("data")
+    if not isinstance(recorded, dict) or data.fingerprint != recorded.get("fingerprint"):
+        raise DataError(f"the images of {data.name} are not those {folder} began with")
+
+
+def _difference(there: RunSettings, asked: RunSettings) -> str:
+    before, after = to_plain(there), to_plain(asked)
+    names = [name for name in before if before[name] != after[name]]
+    return f"{', '.join(names)} differ from what --resume was asked for"

@@ -1,0 +1,438 @@
+"""run = search -> train -> export -> compare -> report, over a run folder.
+
+Every stage reads files of the folder and writes files of the folder; one that is done is not done
+again.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mobilenas.baselines.chance import FLAG, beats_chance_on_test, chance_alarms
+from mobilenas.baselines.networks import Contender, Opponents
+from mobilenas.channels.start import kept_network
+from mobilenas.core.errors import FileError, InternalError
+from mobilenas.core.files import read_bytes, write_bytes, write_json
+from mobilenas.core.records import TrainRecord, read_record
+from mobilenas.core.settings import COUNTING_RULE, to_plain
+from mobilenas.cost import Costs, costs
+from mobilenas.cost.budget import LATENCY
+from mobilenas.data import guessing
+from mobilenas.latency.confirm import is_here
+from mobilenas.onnx.record import EXPORT_FILE, read_export
+from mobilenas.onnx.recount import count_fvcore, count_onnx
+from mobilenas.pipeline.contenders import (
+    ARCH_FILE,
+    contenders,
+    found_arch,
+    found_record,
+    longer_mobilenets,
+    searched_channels,
+)
+from mobilenas.pipeline.deployment import (
+    conditions,
+    confirmation,
+    deployed,
+    file_mistakes,
+    file_top1,
+    predicted,
+    predicted_ms,
+    renew_times,
+    time_entries,
+    time_run,
+    write_onnx,
+)
+from mobilenas.pipeline.estimate import Stopwatch, estimate, format_durations
+from mobilenas.pipeline.quantization import Int8Settings
+from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
+from mobilenas.report.run_page import REPORT_FILE, write_report
+from mobilenas.report.table import check_given, differences, read_networks, verdict
+from mobilenas.search import FINALISTS, inherited_network, search
+from mobilenas.spaces import (
+    Arch,
+    CellArch,
+    Network,
+    WidthsArch,
+    build,
+    format_genotype,
+)
+from mobilenas.train import BEST_WEIGHTS, load_weights, train
+
+WEIGHTS_FILE = "model.safetensors"
+MISTAKES_FILE = "export/mistakes.json"
+ONNX_FILE = "export/model.onnx"
+RESULT_FILE = "result.json"
+
+
+def run_all(run: Run) -> dict[str, Any]:
+    """Do every stage that is not done, and return result.json."""
+    watch = Stopwatch()
+    if not (run.folder / "search").exists():
+        run.reporter.say(f"estimate from a few timed steps: {format_durations(estimate(run))}")
+    renew_times(run)
+    watch.lap("start")
+    search_stage(run)
+    watch.lap("search and finalists")
+    train_stage(run)
+    watch.lap("final training")
+    export_stage(run)
+    watch.lap("export")
+    compare_stage(run)
+    watch.lap("baselines and their export")
+    result = write_result(run)
+    report_stage(run)
+    watch.lap("report")
+    run.reporter.say(f"took {format_durations(watch.seconds)}")
+    return result
+
+
+def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+    """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap.
+
+    Cells stand there a second time, in the notation of the papers.
+    """
+    seed = run.settings.seed if seed is None else seed
+    folder = run.seed_folder(seed)
+    if (folder / ARCH_FILE).exists():
+        return found_record(folder)
+    arch, found = _searched(run, folder / "search", seed)
+    _check_built(arch, costs(arch))
+    expected = predicted(run, arch) | found.pop("measured", {})
+    record = {
+        "arch": arch.to_dict(),
+        **({"genotype": format_genotype(arch.genotype)} if isinstance(arch, CellArch) else {}),
+        "costs": expected,
+        "counting_rule": COUNTING_RULE,
+        "budgets": [
+            {
+                "cost": budget.cost,
+                "limit": budget.limit,
+                "predicted": expected[budget.cost],
+                "holds": expected[budget.cost] <= budget.limit,
+            }
+            for budget in run.settings.budgets
+        ],
+        **found,
+        "seed": seed,
+    }
+    write_json(folder / ARCH_FILE, record)
+    return record
+
+
+def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
+    """Search, and return the arch and what arch.json says of the search."""
+    settings = run.settings
+    if settings.widths is not None:
+        sizes, told = searched_channels(run, settings.widths, folder, seed)
+        return run.budgets.space.arch(sizes), told
+    found = search(
+        run.budgets,
+        run.data,
+        settings.search,
+        settings.finalists,
+        settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=run.device,
+        reporter=run.reporter,
+        rank=settings.rank if seed == settings.seed else 0,
+        confirm=confirmation(run),
+        inherit=settings.inherit,
+    )
+    told = {
+        "discretization_gap": found.gap,
+        "candidates": found.candidates,
+        "alarms": found.alarms,
+        "seconds": found.seconds,
+    }
+    return run.budgets.space.arch(found.choice), told
+
+
+def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+    """Train the found arch and write model.safetensors and train/train.json."""
+    seed = run.settings.seed if seed is None else seed
+    folder = run.seed_folder(seed)
+    arch = found_arch(folder)
+    result = _train(run, arch, folder / "train", seed, "train", inherits=run.settings.inherit)
+    write_bytes(folder / WEIGHTS_FILE, read_bytes(folder / "train" / BEST_WEIGHTS))
+    return result
+
+
+def export_stage(run: Run) -> dict[str, Any]:
+    """Write export/model.onnx, export/export.json (parity, size, latency, top-1) and mistakes.json.
+
+    A run of an older release gets the last alone.
+    """
+    path = run.folder / EXPORT_FILE
+    if path.exists():
+        if not (run.folder / MISTAKES_FILE).exists():
+            _top1(run, run.folder / ONNX_FILE)
+        return read_export(run.folder)
+    if not (run.folder / WEIGHTS_FILE).exists():
+        raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
+    data = run.data  # reading them is a stage of its own
+    run.reporter.start("export", 1)
+    arch = found_arch(run.folder)
+    model = load_weights(arch, run.folder / WEIGHTS_FILE)
+    onnx_path = run.folder / ONNX_FILE
+    parity = write_onnx(run, arch, model, onnx_path)
+    files = {"onnx": onnx_path}
+    if run.settings.precision == "int8":
+        files["int8"] = deployed(run, onnx_path)
+    record = {
+        "files": {
+            name: {
+                "path": str(file.relative_to(run.folder)),
+                "top1": _top1(run, file),
+                "size_bytes": file.stat().st_size,
+            }
+            for name, file in files.items()
+        },
+        "deployed": list(files)[-1],
+        "parity": asdict(parity),
+        "timing": conditions(run),
+        "labels": list(data.classes),
+    }
+    if run.settings.precision == "int8":
+        record["quantization"] = Int8Settings().describe(run)
+    run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
+    time_run(run, record)
+    return record
+
+
+def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, Any]]:
+    """Train all that the result is held against in the same way, and write compare.json.
+
+    What stands there already is kept, also where it is not `asked` for. When a network is added,
+    all are timed again: side by side, so that their times compare.
+    """
+    path = run.folder / COMPARE_FILE
+    there = read_networks(path) if path.exists() else []
+    if there and asked is None:
+        return there
+    export_stage(run)  # the found network's file, which is one of those that are timed
+    for seed in run.seeds:
+        search_stage(run, seed)
+        train_stage(run, seed)
+    added = [_trained(run, contender) for contender in contenders(run, asked, there)]
+    # which MobileNet, and for how many epochs, is decided by how all of these were trained
+    longer = longer_mobilenets(run, asked, there + added)
+    added += [_trained(run, contender) for contender in longer]
+    entries = there + added
+    if not added:
+        return entries
+    for entry in added:
+        entry["size_bytes"] = (run.folder / entry["onnx"]).stat().st_size
+    time_entries(run, export_stage(run), entries)
+    return entries
+
+
+def compared_run(run: Run, name: str) -> Run:
+    """Return the run in the folder of a network of compare.json.
+
+    `name` is a whole name there or, such as mobilenet_v2, its first word: the best of those on
+    validation images. Of the repeats it is that of the first seed. What `export_stage` reads is
+    put into the folder.
+    """
+    path = run.folder / COMPARE_FILE
+    entries = read_networks(path) if path.exists() else []
+    own = [e for e in entries if e["kind"] != "found" and e["seed"] == run.settings.seed]
+    meant = [e for e in own if name in (e["name"], e["name"].split()[0])]
+    if not meant:
+        there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
+        raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
+    check_given(meant, ("arch", "val_top1"), path)
+    entry = max(meant, key=lambda e: float(e["val_top1"]))
+    folder = (run.folder / entry["onnx"]).parent
+    if folder.parent != run.folder / "compare":
+        raise FileError(f"{path}: {entry['onnx']!r} must name a file of a folder in compare/")
+    inner = run.within(folder)
+    if not (inner.folder / WEIGHTS_FILE).exists():
+        weights = read_bytes(inner.folder / "train" / BEST_WEIGHTS)
+        write_json(inner.folder / ARCH_FILE, {"arch": entry["arch"]})
+        write_bytes(inner.folder / WEIGHTS_FILE, weights)
+    return inner
+
+
+def report_stage(run: Run) -> Path:
+    """Write report.html."""
+    path = run.folder / REPORT_FILE
+    write_report(run.folder, path)
+    return path
+
+
+def renew_report(run: Run, newer: Path) -> None:
+    """Write result.json and report.html again where a file that they tell of has overtaken them."""
+    path = run.folder / RESULT_FILE
+    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
+        write_result(run)
+    path = run.folder / REPORT_FILE
+    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
+        report_stage(run)
+
+
+def write_result(run: Run) -> dict[str, Any]:
+    """Count the final file again, hold every budget against it, and write result.json."""
+    entries = compare_stage(run)
+    found = next(entry for entry in entries if entry["kind"] == "found")
+    exported = export_stage(run)
+    certificate = certify(run)
+    result = {
+        "budgets": certificate,
+        "flops": found["flops"],
+        "params": found["params"],
+        "memory": found["memory"],
+        "latency_ms": found["latency_ms"],
+        "top1": found["top1"],
+        "verdict": verdict(entries),
+        "alarms": chance_alarms(entries, run.data),
+        "differences": differences(entries),
+        "baselines": [entry for entry in entries if entry is not found],
+        "files": {name: file["path"] for name, file in exported["files"].items()}
+        | {"arch": ARCH_FILE, "weights": WEIGHTS_FILE, "report": REPORT_FILE},
+        "counting_rule": COUNTING_RULE,
+    }
+    write_json(run.folder / RESULT_FILE, result)
+    return result
+
+
+def certify(run: Run) -> list[dict[str, Any]]:
+    """Return requested, predicted and recounted value of every budget.
+
+    FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
+    Memory depends on how a runtime allocates: there it is the prediction that is held against the
+    limit, and `recounted` is null. So it is for latency on a device that is not this machine; here
+    the exported file is measured. Where that was unsteady, `holds` is null.
+    """
+    counted = count_onnx(run.folder / ONNX_FILE)
+    recounts = {"flops": counted.flops, "params": counted.params}
+    expected = found_record(run.folder)["costs"]
+    exported = export_stage(run)
+    file = exported["files"][exported["deployed"]]
+    here = run.latency is not None and is_here(run.latency.profile)
+    rows = []
+    for budget in run.settings.budgets:
+        if budget.cost not in expected:
+            raise FileError(f"{run.folder / ARCH_FILE}: costs lacks {budget.cost!r}, a budget")
+        row = {"predicted": expected[budget.cost], "recounted": recounts.get(budget.cost)}
+        decisive = max(value for value in row.values() if value is not None)
+        if budget.cost == LATENCY and here:
+            row["measured"] = file["latency_ms"]
+            row["measured_interval"] = file["latency_interval_ms"]
+            # a median is known to its interval only: over is what lies over with all of it
+            decisive = file["latency_ms"] - file["latency_interval_ms"]
+        unknown = budget.cost == LATENCY and here and file.get("unsteady", True)
+        holds = None if unknown else decisive <= budget.limit
+        rows.append(to_plain(budget) | row | {"holds": holds})
+    return rows
+
+
+def _check_built(arch: Arch, exact: Costs) -> None:
+    """Count FLOPs and params again on the built module; a difference is a bug of the cost model."""
+    module = build(arch)
+    flops = sum(count_fvcore(module, arch.image_size, arch.in_channels).values())
+    params = sum(weight.numel() for weight in module.deployed_parameters())
+    if (flops, params) != (exact.flops, exact.params):
+        raise InternalError(
+            f"the built module has {flops} FLOPs and {params} params, the cost model says {exact}"
+        )
+
+
+def _trained(run: Run, contender: Contender) -> dict[str, Any]:
+    """Train one network of the comparison, write its file, and test that: one image at a time."""
+    seed, arch = contender.seed, contender.arch
+    found = contender.kind == "found"
+    folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
+    training = folder / "train"
+    trained = (
+        train_stage(run, seed)
+        if found
+        else _train(run, arch, training, seed, contender.name, contender.epochs)
+    )
+    onnx_path, tested = folder / "model.onnx", {}
+    if found and seed == run.settings.seed:
+        exported = export_stage(run)["files"].values()
+        onnx_path = run.folder / ONNX_FILE
+        tested = {run.folder / file["path"]: file["top1"] for file in exported}
+    elif not onnx_path.exists():
+        write_onnx(run, arch, load_weights(arch, training / BEST_WEIGHTS), onnx_path)
+    file = deployed(run, onnx_path)
+    top1_fp32, top1 = (
+        tested[path] if path in tested else tested.setdefault(path, file_top1(run, path))
+        for path in (onnx_path, file)
+    )
+    return {
+        "name": contender.name,
+        "kind": contender.kind,
+        "seed": seed,
+        **asdict(costs(arch)),
+        "predicted_ms": predicted_ms(run, arch),
+        "top1": top1,
+        "top1_fp32": top1_fp32,
+        FLAG: beats_chance_on_test(top1, run.data),
+        "val_top1": trained["val_top1"],
+        "train_seconds": trained["seconds"],
+        **_longer(run, contender),
+        "onnx": str(file.relative_to(run.folder)),
+        "arch": arch.to_dict(),
+    }
+
+
+def _longer(run: Run, contender: Contender) -> dict[str, Any]:
+    """Return what compare.json says of a network with epochs of its own."""
+    if contender.epochs is None:
+        return {}
+    usual = run.settings.recipe.epochs
+    return {"network": contender.network, "epochs": contender.epochs, "recipe_epochs": usual}
+
+
+def _train(
+    run: Run,
+    arch: Arch,
+    folder: Path,
+    seed: int,
+    stage: str,
+    epochs: int | None = None,
+    *,
+    inherits: bool = False,
+) -> dict[str, Any]:
+    path, searched = folder / "train.json", folder.parent / "search"
+    if path.exists():
+        return read_record(path, TrainRecord)
+    network = _given_network(run, arch)
+    if inherits:
+        sampler = run.settings.search.sampler
+        network = inherited_network(searched, run.budgets.space, sampler, arch, seed)
+    result = train(
+        arch,
+        run.data,
+        run.settings.recipe if epochs is None else run.settings.recipe.lasting(epochs),
+        folder=folder,
+        seed=seed,
+        device=run.device,
+        reporter=run.reporter,
+        stage=stage,
+        network=network,
+        begun=searched / FINALISTS,
+    )
+    record = asdict(result)
+    write_json(path, record)
+    if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
+        run.reporter.say(f"{stage}: {remark} (validation)")
+    return record
+
+
+def _top1(run: Run, file: Path) -> float:
+    """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
+    if file != run.folder / ONNX_FILE:
+        return file_top1(run, file)
+    found = file_mistakes(run, file)
+    write_json(run.folder / MISTAKES_FILE, {"file": ONNX_FILE} | to_plain(found))
+    return found.top1
+
+
+def _given_network(run: Run, arch: Arch) -> Network | None:
+    """Return what sizes of a model that came with weights start from; None: from scratch."""
+    if run.settings.widths is None or not isinstance(arch, WidthsArch):
+        return None
+    return kept_network(arch, run.settings.widths)

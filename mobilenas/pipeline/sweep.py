@@ -1,0 +1,177 @@
+"""Several networks from one request: a run for each budget, or for each strength of the penalty.
+
+Song and Li 2020 vary the strength of the FLOPs penalty to get networks of several sizes.
+SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from mobilenas.core.errors import BudgetError, FileError, MobileNASError
+from mobilenas.core.files import inside, read_json, write_json
+from mobilenas.core.folders import SWEEP, check_folder, check_record, start_folder
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import Between, format_count, from_plain, parse_count, to_plain
+from mobilenas.cost.budget import PENALTY
+from mobilenas.data import ImageData
+from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.pipeline.request import Request, read_images
+from mobilenas.pipeline.run_folder import create_run
+from mobilenas.pipeline.stages import run_all
+from mobilenas.report.of_folder import report_of
+
+SWEEP_FILE = SWEEP.record
+
+
+class SweepRecord(TypedDict):
+    """sweep.json."""
+
+    command: str
+    requests: Annotated[dict[str, Request], Between(1, 10_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """An open sweep."""
+
+    folder: Path
+    """SWEEP."""
+    requests: Mapping[str, Request]
+    """What each run is asked for, by the name of its folder."""
+    command: str
+    """How it was started."""
+    data: ImageData
+    """The images."""
+    profile: Profile | None
+    """Device profile, where one was asked for."""
+    reporter: Reporter
+    """Hears of progress."""
+
+
+def requests_for(
+    asked: Mapping[str, Any], flops: Sequence[int], strengths: Sequence[float]
+) -> dict[str, Request]:
+    """Return a request for each of `flops`, or for each strength under one wide budget.
+
+    `asked` are the fields of a Request that all share. The finalists are chosen by accuracy alone,
+    so under a penalty, where they differ in cost, there are none unless they are asked for.
+    """
+    if not strengths:
+        if not flops:
+            raise BudgetError("nothing varies: say --flops 500k,1M,2M or --strengths 0.1,0.3,1")
+        _check_distinct("--flops", flops)
+        return {f"flops-{_exact(limit)}": Request(**asked, flops=limit) for limit in flops}
+    _check_distinct("--strengths", strengths)
+    if len(flops) > 1:
+        raise BudgetError(f"--strengths vary under one wide budget; --flops says {len(flops)}")
+    if asked.get("constraint", PENALTY) != PENALTY:
+        raise MobileNASError(
+            f"--strengths are of the penalty; --constraint says {asked['constraint']}"
+        )
+    wide = Request(**({"finalists": 0} | dict(asked)), flops=next(iter(flops), None))
+    if not wide.budgets:
+        raise BudgetError("--strengths weigh the use of a wide budget: say --flops 4M")
+    return {
+        f"strength-{strength:g}": replace(wide, constraint=PENALTY, strength=strength)
+        for strength in strengths
+    }
+
+
+def _check_distinct(option: str, values: Sequence[float]) -> None:
+    if len(set(values)) < len(values):
+        raise MobileNASError(f"{option} has a value more than once")
+
+
+def _exact(limit: int) -> str:
+    """500000 is 500k, 500001 itself."""
+    short = format_count(limit)
+    return short if parse_count(short) == limit else str(limit)
+
+
+def start_sweep(
+    folder: Path,
+    asked: Mapping[str, Any],
+    *,
+    flops: Sequence[int] = (),
+    strengths: Sequence[float] = (),
+    command: str,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Sweep:
+    """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
+    requests = requests_for(asked, flops, strengths)
+    goes_on = check_folder(folder, SWEEP, read_requests, resume=resume, overwrite=overwrite)
+    path = folder / SWEEP_FILE
+    record = {"command": command, "requests": {n: to_plain(r) for n, r in requests.items()}}
+    if goes_on:
+        there = read_json(path)
+        if there.get("requests") != record["requests"]:
+            raise FileError(f"{folder} holds another sweep than --resume was asked for")
+        record = there
+    sweep = _open(folder, record, reporter)
+    if not goes_on:
+        start_folder(folder, SWEEP)
+        write_json(path, record)
+    check_record(folder, SWEEP)
+    return sweep
+
+
+def open_sweep(folder: Path, reporter: Reporter) -> Sweep:
+    """Open a sweep that exists."""
+    check_record(folder, SWEEP)
+    return _open(folder, read_json(folder / SWEEP_FILE), reporter)
+
+
+def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
+    requests, command = _parsed(folder / SWEEP_FILE, record)
+    first = next(iter(requests.values()))
+    profile = find_profile(first.profile) if first.profile else None
+    return Sweep(
+        folder=folder,
+        requests=requests,
+        command=command,
+        data=read_images(requests, profile, reporter),
+        profile=profile,
+        reporter=reporter,
+    )
+
+
+def read_requests(path: Path) -> dict[str, Request]:
+    """Return what each run of a sweep.json is asked for, by the name of its folder."""
+    return _parsed(path, read_json(path))[0]
+
+
+def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, Request], str]:
+    """Return the requests by name, and the command."""
+    try:
+        stated = from_plain(SweepRecord, record, "")
+        for name in stated["requests"]:
+            inside(path.parent, name, "requests")
+    except MobileNASError as error:
+        raise FileError(f"{path} is not what a start writes: {error}") from error
+    return stated["requests"], stated["command"]
+
+
+def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Do every run that is not done; return result.json of each by name.
+
+    SWEEP/report.html is written after each.
+    """
+    results = {}
+    for name, request in sweep.requests.items():
+        sweep.reporter.say(name)
+        run = create_run(
+            sweep.folder / name,
+            request.settings(len(sweep.data.train)),
+            data=sweep.data,
+            command=sweep.command,
+            reporter=sweep.reporter,
+            profile=sweep.profile,
+            resume=True,
+        )
+        results[name] = run_all(run)
+        report_of(sweep.folder)
+    return results

@@ -1,0 +1,1 @@
+"""Reports: pages, drawings, tables. Nothing here trains or searches."""

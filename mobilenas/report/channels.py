@@ -1,0 +1,94 @@
+"""The report's sections on channel sizes: the model at the found ones, and the trials."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from mobilenas.channel_graph.drawing import groups_drawing
+from mobilenas.report import page as html
+from mobilenas.report.plots import (
+    COLOURS,
+    GREY,
+    INK,
+    curve,
+    figure_svg,
+    new_axes,
+    page_style,
+    plain,
+)
+from mobilenas.spaces import WidthsArch
+
+Log = Sequence[Mapping[str, Any]]
+
+_NAMED = 8
+
+
+def widths_section(arch: WidthsArch) -> str:
+    """Show the channels of every group, and how they differ from the model's own."""
+    graph = arch.base.graph
+    changed = [name for name, size in arch.sizes.items() if graph.sizes[name] != size]
+    drawing = groups_drawing(graph.at(arch.sizes), str(arch.base))
+    rows = (
+        (name, graph.sizes[name], size, f"{size / graph.sizes[name]:.2f}")
+        for name, size in arch.sizes.items()
+    )
+    return (
+        html.figure(drawing, f"Channels of every group of {arch.base}. Grey: fixed.", wide=True)
+        + html.paragraph(f"{len(changed)} of {len(arch.sizes)} sizes differ from the model's own.")
+        + html.table(("group", "model", "found", "ratio"), rows)
+    )
+
+
+def trials_plots(log: Log) -> list[tuple[str, str]]:
+    """Draw (title, SVG) of what the trials of a search for channel sizes came to."""
+    trials = [line["trial"] for line in log]
+    start = log[0]["sizes"]
+    with page_style():
+        sizes = {n: [line["sizes"][n] / start[n] for line in log] for n in start}
+        quality = {n: [line["quality"][n] for line in log] for n in start}
+        heat = {"temperature": [line["temperature"] for line in log]}
+        return [
+            ("Validation top-1 of the trials", _accepted(log)),
+            ("Sizes / start sizes", _lines(trials, sizes, "size / start")),
+            ("Metric of each group, with momentum", _lines(trials, quality, "QC with momentum")),
+            ("Temperature of the annealing", curve("Temperature", trials, heat, None, 0, "trial")),
+        ]
+
+
+def _accepted(log: Log) -> str:
+    fig, axes = new_axes(3.4, 2.2)
+    for accepted, label, colour in ((True, "accepted", COLOURS[3]), (False, "taken back", GREY)):
+        lines = [line for line in log if line["accepted"] is accepted]
+        axes.scatter(
+            [line["trial"] for line in lines],
+            [line["val_top1"] for line in lines],
+            color=colour,
+            label=label,
+            s=22,
+        )
+    axes.set_xlabel("trial")
+    axes.set_ylabel("validation top-1, %")
+    axes.legend()
+    return figure_svg(fig, "trials", "Validation top-1 of every trial")
+
+
+def _lines(trials: Sequence[int], lines: Mapping[str, Sequence[float]], label: str) -> str:
+    """A line a group; those that end furthest from the middle are named."""
+    fig, axes = new_axes(3.4, 3.0)
+    ends = sorted(lines, key=lambda name: lines[name][-1])
+    named = {*ends[: _NAMED // 4], *ends[-_NAMED // 4 :]}
+    colours = cycle(COLOURS)
+    for name, values in lines.items():
+        shown = name in named
+        axes.plot(
+            trials,
+            values,
+            color=next(colours) if shown else INK,
+            linewidth=1.4 if shown else 0.6,
+            alpha=1.0 if shown else 0.35,
+            label=plain(name) if shown else None,
+        )
+    axes.set_xlabel("trial")
+    axes.set_ylabel(label)
+    fig.legend(loc="outside lower center", ncols=1)
+    return figure_svg(fig, label, f"{label} of each group over the trials")

@@ -1,0 +1,23 @@
+"""report.html of what a folder holds: one run, or the runs of a sweep."""
+
+from pathlib import Path
+
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import write_text
+from mobilenas.report.run_page import REPORT_FILE, write_report
+from mobilenas.report.sweep_page import sweep_page, swept_runs
+
+
+def report_of(folder: Path) -> Path:
+    """Write the report of RUN, or of SWEEP: a folder whose folders are runs.
+
+    FileError where it is neither.
+    """
+    path = folder / REPORT_FILE
+    if (folder / "run.json").exists():
+        write_report(folder, path)
+    elif runs := swept_runs(folder, REPORT_FILE):
+        write_text(path, sweep_page(folder, runs))
+    else:
+        raise FileError(f"{folder} holds no run: neither it nor a folder in it has a run.json")
+    return path

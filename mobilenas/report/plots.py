@@ -1,0 +1,377 @@
+"""The report's drawings as inline SVG; ink is the page's colour, so they suit light and dark."""
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mobilenas.core.settings import format_count
+from mobilenas.report.page import text
+from mobilenas.spaces import Block, MobileArch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A colour nobody draws with: in the finished SVG it becomes currentColor, which follows the page.
+INK = "#010203"
+COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
+GREY = "#858d99"
+_KERNEL_COLOURS = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
+_KIND_STYLES = {
+    "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
+    "scratch": {"color": COLOURS[3], "marker": "o", "s": 34, "zorder": 3},
+    "rival": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
+    "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
+    "equal-time": {"color": COLOURS[1], "marker": "D", "s": 30, "zorder": 3},
+    "uniform": {"color": COLOURS[3], "marker": "s", "s": 30, "zorder": 3},
+    "constant": {"color": COLOURS[4], "marker": "^", "s": 34, "zorder": 3},
+}
+_MOBILENET_STYLE = {"color": COLOURS[1], "marker": "s", "s": 34, "zorder": 3}
+_COST_AXES = {
+    "flops": ("flops", "FLOPs (multiply-adds)"),
+    "latency": ("latency_ms", "latency of one image, ms"),
+}
+"""By cost: the field of compare.json, and what the axis says."""
+AROUND_CURVE = (0.7, 0.45)
+"""Inches left of the axes of a curve and below them, for tick labels of six characters."""
+_RIM = 0.08
+_HALF_LEGEND, _LEGEND_ROW = 22, 0.18
+"""Letters that fit in half a legend; inches of a line of it."""
+_MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
+
+# matplotlib types the names as literals, which a plain dict is not
+_RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mobilenas",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def accuracy_plot(
+    entries: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[str, float]
+) -> str:
+    """Draw top-1 of the test images against `flops` or `latency`, one mark a network."""
+    field, label = _COST_AXES[cost]
+    groups = _groups(entries)
+    columns = 2 if max(len(name) for name, *_ in groups) <= _HALF_LEGEND else 1
+    with page_style():
+        fig, axes = new_axes(3.9, 3.1 + _LEGEND_ROW * (len(groups) / columns))
+        markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
+        for name, kind, group in groups:
+            # mypy knows scatter's arguments by name, not as an unpacked mapping
+            style: dict[str, Any] = _KIND_STYLES.get(kind) or (
+                _MOBILENET_STYLE | {"marker": next(markers)}
+            )
+            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=plain(name), linewidths=0, alpha=0.9, **style)
+        if cost in limits:
+            axes.axvline(limits[cost], color=INK, linewidth=1, linestyle="--", label="budget")
+        axes.margins(0.08)
+        axes.set_xlabel(label)
+        axes.set_ylabel("top-1 on test images, %")
+        count_axis(axes, whole=cost == "flops")
+        fig.legend(loc="outside lower center", ncols=columns, handletextpad=0.3, columnspacing=1)
+        return figure_svg(fig, f"accuracy-{cost}", f"Top-1 against {label} of every network")
+
+
+def front_plot(
+    entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], cost: str
+) -> str:
+    """Draw all networks of several runs by kind, and the stairs of their front."""
+    field, label = _COST_AXES[cost]
+    with page_style():
+        fig, axes = new_axes(3.9, 3.7)
+        kinds = dict.fromkeys(entry["kind"] for entry in entries)
+        for kind in kinds:
+            group = [entry for entry in entries if entry["kind"] == kind]
+            style: dict[str, Any] = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
+            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            axes.scatter(x, y, label=plain(kind), linewidths=0, alpha=0.9, **style)
+        x, y = [entry[field] for entry in front], [entry["top1"] for entry in front]
+        axes.step(x, y, where="post", color=INK, linewidth=1, alpha=0.6, label="front")
+        axes.margins(0.08)
+        axes.set_xlabel(label)
+        axes.set_ylabel("top-1 on test images, %")
+        count_axis(axes, whole=cost == "flops")
+        fig.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1)
+        return figure_svg(fig, f"front-{cost}", f"Top-1 against {label} of every run's networks")
+
+
+def count_axis(axes: "Axes", *, whole: bool) -> None:
+    """Give the x axis at most five ticks, such as 1.5M."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(locator(5) if whole else MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
+
+
+def search_plots(
+    log: Sequence[Mapping[str, Any]], limits: Mapping[str, float], warmup: int
+) -> list[tuple[str, str]]:
+    """Draw (title, SVG) of each curve over the epochs of a search; warm-up epochs are shaded."""
+    loads = {
+        f"{cost} / limit, %": [100 * record["expected"][cost] / limit for record in log]
+        for cost, limit in limits.items()
+    }
+    multipliers = {c: [r["multipliers"][c] for r in log] for c in limits}
+    # in warm-up no step of the alphas is taken, and the log says 0
+    alpha_loss = [r["alpha_loss"] if r["epoch"] > warmup else float("nan") for r in log]
+    curves: list[tuple[str, dict[str, list[float]], float | None]] = [
+        ("Loss", {"weights": [r["loss"] for r in log], "alphas": alpha_loss}, None),
+        ("Entropy of the alphas", {"nats": [r["entropy"] for r in log]}, None),
+        ("Temperature", {"tau": [r["tau"] for r in log]}, None),
+        ("Expected cost / budget", loads, 100.0),
+        ("Multipliers", multipliers, None),
+    ]
+    epochs = [record["epoch"] for record in log]
+    with page_style():
+        return [
+            (title, curve(title, epochs, lines, level, warmup))
+            for title, lines, level in curves
+            if lines  # without budgets there is nothing to hold costs against
+        ]
+
+
+def curve(
+    title: str,
+    epochs: Sequence[int],
+    lines: Mapping[str, Sequence[float]],
+    level: float | None,
+    warmup: int,
+    step: str = "epoch",
+) -> str:
+    """Draw lines by name over epochs, or other steps; warm-up is shaded, `level` is dashed."""
+    fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
+    if warmup:
+        axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
+    if level is not None:
+        axes.axhline(level, color=INK, linewidth=1, linestyle="--")
+    marker = "o" if len(epochs) < 30 else ""
+    for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=2.5, label=plain(label))
+    axes.set_xlim(min(1, epochs[0]) - 0.5, epochs[-1] + 0.5)
+    axes.set_xlabel(step)
+    axes.xaxis.set_major_locator(locator(6))
+    if len(lines) > 1:
+        axes.legend()
+    else:
+        axes.set_ylabel(plain(next(iter(lines), "")))
+    return figure_svg(
+        fig, title.lower().replace(" ", "-").replace("/", "per"), f"{title} by {step}"
+    )
+
+
+def against_plot(
+    x: Sequence[float],
+    y: Sequence[float],
+    name: str,
+    labels: tuple[str, str],
+    *,
+    equal: bool = False,
+) -> str:
+    """Draw y against x, a mark a network; `equal` adds dashes where both are the same."""
+    with page_style():
+        fig, axes = new_axes(3.4, 2.8)
+        axes.scatter(x, y, color=COLOURS[1], s=22, linewidths=0)
+        if equal:
+            axes.axline((x[0], x[0]), slope=1, color=INK, linewidth=1, linestyle="--")
+        axes.margins(0.08)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        return figure_svg(fig, name, f"{labels[1]} against {labels[0]}")
+
+
+def _groups(
+    entries: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Group by what the legend names: each MobileNet by name, all others by kind."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        label = entry["name"] if entry["kind"] == "mobilenet" else entry["kind"]
+        groups.setdefault((label, entry["kind"]), []).append(entry)
+    return [(label, kind, group) for (label, kind), group in groups.items()]
+
+
+def page_style() -> Any:
+    """Return a context in which matplotlib draws for the page."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_RC)
+
+
+def new_axes(
+    width: float, height: float, around: tuple[float, float] | None = None
+) -> tuple["Figure", "Axes"]:
+    """Return a figure of so many inches that lets the page through.
+
+    `around` are the inches left of the axes and below them; without, matplotlib finds out what
+    labels and legends need, which takes three times as long.
+    """
+    from matplotlib.figure import Figure
+
+    if around is None:
+        fig = Figure(figsize=(width, height), layout="constrained")
+        axes = fig.add_subplot()
+    else:
+        fig, (left, below) = Figure(figsize=(width, height)), around
+        inside = (width - left - _RIM, height - below - _RIM)
+        axes = fig.add_axes((left / width, below / height, inside[0] / width, inside[1] / height))
+    fig.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    return fig, axes
+
+
+def locator(most: int) -> Any:
+    """Return what places at most so many ticks, on whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
+
+
+def plain(label: str) -> str:
+    """Return a label that matplotlib shows: it leaves out those that start with _."""
+    return label.lstrip("_") or "?"
+
+
+def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> str:
+    """Return the figure as `page_svg` does."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        # its own font lacks them; the text is drawn by the browser
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return page_svg(buffer.getvalue(), name, label, sized=sized)
+
+
+def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> str:
+    """Return an SVG file as an element of a page: own ids, the page's ink, no preamble.
+
+    It takes the width there is; a `sized` one keeps its own.
+    """
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    for side in () if sized else ("width", "height"):
+        svg = re.sub(rf'(<svg [^>]*?) ?\b{side}="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace(INK, "currentColor")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1)
+
+
+_STEP, _BAR, _LEFT, _TOP, _TALL = 46, 34, 98, 62, 120
+_BASE = _TOP + _TALL
+_TIMES = "\u00d7"
+
+
+def arch_drawing(arch: MobileArch) -> str:
+    """Draw the chain: a bar a block, as high as its output has channels, coloured by kernel."""
+    channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
+    side = -(-arch.image_size // arch.stem.stride)
+    # the stem is dense: it has no expansion
+    columns = [
+        _column(0, "stem", GREY, _square(3), channels[0], max(channels), side, arch.stem.stride)
+    ]
+    for number, block in enumerate(arch.blocks, 1):
+        side = -(-side // block.stride)
+        columns.append(_block(number, block, channels[number - 1], max(channels), side))
+    last = len(columns)
+    head = arch.head.channels
+    columns.append(_column(last, "head", GREY, _square(1), head, head, side, 1, dashed=True))
+    names = {16: "stride", 34: "squeeze-excite", 52: "expansion", _BASE + 18: "kernel"}
+    names |= {_BASE + 36: "channels", _BASE + 54: "side, pixels", _BASE + 72: "block"}
+    labels = "".join(
+        f'<text x="0" y="{y}" opacity="0.65">{name}</text>' for y, name in names.items()
+    )
+    width, height = _LEFT + _STEP * (last + 1), _BASE + 80
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-size="11" font-family="system-ui, sans-serif" '
+        f'fill="currentColor" aria-label="The found network, block by block">\n{labels}\n'
+        + "\n".join(columns)
+        + "\n</svg>"
+    )
+
+
+def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
+    told = (
+        f"block {number}: {block.kernel}x{block.kernel}, channels {inputs} to {block.hidden} to "
+        f"{block.out}, stride {block.stride}, {block.activation}"
+        + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
+        + (f", {start}x{start} before the expansion" if (start := block.start_kernel) else "")
+    )
+    column = _column(
+        number,
+        str(number),
+        _KERNEL_COLOURS[block.kernel],
+        f"{block.start_kernel}+{block.kernel}" if block.start_kernel else _square(block.kernel),
+        block.out,
+        most,
+        side,
+        block.stride,
+        told=told,
+    )
+    marks = _label(number, 52, f"{_TIMES}{block.hidden / inputs:.3g}")
+    marks += _label(number, 34, "SE") if block.squeeze else ""
+    return f"<g>{column}{marks}</g>"
+
+
+def _column(
+    place: int,
+    name: str,
+    colour: str,
+    kernel: str,
+    channels: int,
+    most: int,
+    side: int,
+    stride: int,
+    *,
+    dashed: bool = False,
+    told: str = "",
+) -> str:
+    x = _LEFT + _STEP * place
+    high = max(3.0, _TALL * channels / most)
+    paint = (
+        f'fill="none" stroke="{colour}" stroke-dasharray="4 3"' if dashed else f'fill="{colour}"'
+    )
+    title = f"<title>{text(told)}</title>" if told else ""
+    bar = (
+        f'<rect x="{x}" y="{_BASE - high:.1f}" width="{_BAR}" height="{high:.1f}" rx="2" {paint}>'
+        f"{title}</rect>"
+    )
+    rows = (kernel, channels, side, name)
+    labels = "".join(_label(place, _BASE + 18 * n, row) for n, row in enumerate(rows, 1))
+    if stride > 1:
+        line = x - (_STEP - _BAR) / 2
+        labels += _label(place, 16, f"÷{stride}") + (
+            f'<path d="M{line} 8V{_BASE}" stroke="currentColor" stroke-dasharray="2 3" '
+            'opacity="0.6"/>'
+        )
+    return f"<g>{bar}{labels}</g>"
+
+
+def _square(kernel: int) -> str:
+    return f"{kernel}{_TIMES}{kernel}"
+
+
+def _label(place: int, y: int, value: object) -> str:
+    x = _LEFT + _STEP * place + _BAR // 2
+    return f'<text x="{x}" y="{y}" text-anchor="middle">{text(value)}</text>'

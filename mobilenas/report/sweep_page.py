@@ -1,0 +1,211 @@
+"""The page of a sweep: the networks that several runs found, their baselines, the front of all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.core.errors import FileError
+from mobilenas.core.settings import COUNTING_RULE, counted, format_count, format_latency
+from mobilenas.cost.budget import PENALTY
+from mobilenas.report import page as html
+from mobilenas.report.comparison import limit_text
+from mobilenas.report.files import RunFiles
+from mobilenas.report.plots import front_plot
+from mobilenas.report.table import Row, network_name, summarize
+
+_NONE = "-"
+_NOT_DONE = "not compared yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptRun:
+    """One run of a sweep."""
+
+    name: str
+    """Its folder's name."""
+    report: str
+    """Its own report, from the sweep's folder; empty where there is none."""
+    asked: str
+    """Its budgets, and the strength of their penalty where there was one."""
+    command: str
+    """How to make it again."""
+    data: Mapping[str, Any]
+    """What run.json says of the images."""
+    entries: Sequence[Mapping[str, Any]]
+    """Every network of its comparison; empty where it is not done."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Its networks over seeds."""
+        return summarize(self.entries)
+
+    def best(self, kind: str) -> Row | None:
+        """The network of a kind with the highest mean top-1."""
+        rows = (row for row in self.rows if row.kind == kind)
+        return max(rows, key=lambda row: row.top1_mean, default=None)
+
+
+def swept_runs(folder: Path, report: str) -> list[SweptRun]:
+    """Read the runs that are folders of `folder`, the cheapest first; those not done are last.
+
+    FileError where two of them are of different images: their accuracies cannot be compared.
+    """
+    runs = [_read(path, report) for path in sorted(folder.glob("*/run.json"))]
+    for run in runs:
+        if run.data["fingerprint"] != runs[0].data["fingerprint"]:
+            raise FileError(
+                f"{folder}: {runs[0].name} and {run.name} are runs of different images; a sweep's "
+                "are of the same"
+            )
+    return sorted(runs, key=lambda run: (not run.entries, _flops(run), run.name))
+
+
+def _read(path: Path, report: str) -> SweptRun:
+    files = RunFiles(folder=path.parent)
+    try:
+        search = files.settings["search"]
+        asked = [limit_text(budget) for budget in files.run["budgets"]] or ["no budget"]
+        if search["constraint"] == PENALTY:
+            asked.append(f"{PENALTY} {search['strength']:g}")
+        return SweptRun(
+            name=path.parent.name,
+            report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",
+            asked=", ".join(asked),
+            command=files.run["command"],
+            data=files.run["data"],
+            entries=files.entries,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is not what a run writes: {error!r}") from error
+
+
+def _flops(run: SweptRun) -> float:
+    found = run.best("found")
+    return found.flops if found and found.flops is not None else float("inf")
+
+
+def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
+    """Return the whole page."""
+    entries = [dict(entry) | {"run": run.name} for run in runs for entry in run.entries]
+    sections = [("Runs", _runs(runs))]
+    if entries:
+        ahead = front(entries)
+        sections += [("All networks", _plots(entries, ahead)), ("The front", _front(ahead))]
+    rule = html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
+    sections += [("How to reproduce", _reproduce(runs)), ("How FLOPs are counted", rule)]
+    parts = [html.paragraph(summary(runs), "verdict")]
+    parts += [html.section(title, body) for title, body in sections]
+    return html.page(f"mobilenas sweep: {folder.resolve().name}", "\n".join(parts))
+
+
+def front(entries: Sequence[Mapping[str, Any]], cost: str = "flops") -> list[Mapping[str, Any]]:
+    """Return the networks that none beats at their cost or less, the cheapest first."""
+    ahead: list[Mapping[str, Any]] = []
+    for entry in sorted(entries, key=lambda entry: (entry[cost], -entry["top1"])):
+        if not ahead or entry["top1"] > ahead[-1]["top1"]:
+            ahead.append(entry)
+    return ahead
+
+
+def summary(runs: Sequence[SweptRun]) -> str:
+    """Return the result in one sentence; it counts, and judges no difference."""
+    done = [(run.best("found"), run.best("mobilenet")) for run in runs]
+    found = [ours for ours, _ in done if ours is not None]
+    if not found:
+        return f"{counted(len(runs), 'run')}, none of which has been compared yet."
+    costs = dict.fromkeys(format_count(row.flops) for row in (found[0], found[-1]))
+    top1 = dict.fromkeys(f"{row.top1_mean:.2f}" for row in (found[0], found[-1]))
+    told = (
+        f"The found networks ({len(found)}) have {' to '.join(costs)} FLOPs and reach "
+        f"{' to '.join(top1)} % top-1 on the test images"
+    )
+    pairs = [(ours, best) for ours, best in done if ours is not None and best is not None]
+    if not pairs:
+        return f"{told}; no MobileNet was compared with them."
+    above = sum(ours.top1_mean > best.top1_mean for ours, best in pairs)
+    return f"{told}; {above} of {len(pairs)} are above the best MobileNet of their run."
+
+
+def _runs(runs: Sequence[SweptRun]) -> str:
+    header = (
+        *("run", "asked for", "found, top-1 %", "best MobileNet, top-1 %", "difference"),
+        *("FLOPs", "params", "latency, ms", "best MobileNet"),
+    )
+    rows = [_run_cells(run) for run in runs]
+    told = (
+        "Top-1 on the same test images, ± sample standard deviation where a run has several "
+        "seeds. A difference of one seed is no proof: each run's own report says how sure it is."
+    )
+    table = html.table(header, rows, left=(1, 8), sortable=True)
+    return table + html.paragraph(told, "note")
+
+
+def _run_cells(run: SweptRun) -> tuple[object, ...]:
+    name = html.link(run.report, run.name) if run.report else run.name
+    found, best = run.best("found"), run.best("mobilenet")
+    if found is None:
+        return (name, run.asked, *[_NONE] * 6, _NOT_DONE)
+    return (
+        name,
+        run.asked,
+        _top1(found),
+        _top1(best) if best else _NONE,
+        f"{found.top1_mean - best.top1_mean:+.2f}" if best else _NONE,
+        format_count(found.flops),
+        format_count(found.params),
+        format_latency(vars(found)),
+        best.name if best else _NONE,
+    )
+
+
+def _top1(row: Row) -> str:
+    spread = "" if row.top1_spread is None else f" ± {row.top1_spread:.2f}"
+    return f"{row.top1_mean:.2f}{spread}"
+
+
+def _plots(entries: Sequence[Mapping[str, Any]], ahead: Sequence[Mapping[str, Any]]) -> str:
+    titles = {"flops": "Accuracy against FLOPs", "latency": "Accuracy against latency"}
+    fronts = {"flops": ahead, "latency": front(entries, "latency_ms")}
+    figures = html.grid(
+        html.figure(front_plot(entries, fronts[cost], cost), title)
+        for cost, title in titles.items()
+    )
+    told = (
+        "Every training is a mark. The line is the front: no network is as accurate at that cost "
+        "or less. With many marks, some of the front are there by luck."
+    )
+    return figures + html.paragraph(told, "note")
+
+
+def _front(ahead: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            network_name([entry]),
+            entry["run"],
+            entry["seed"],
+            format_count(entry["flops"]),
+            format_count(entry["params"]),
+            format_latency(entry),
+            f"{entry['top1']:.2f}",
+        )
+        for entry in ahead
+    ]
+    header = ("network", "run", "seed", "FLOPs", "params", "latency, ms", "test top-1, %")
+    marked = [number for number, entry in enumerate(ahead) if entry["kind"] == "found"]
+    return html.table(header, rows, left=(1,), marked=marked)
+
+
+def _reproduce(runs: Sequence[SweptRun]) -> str:
+    data = runs[0].data
+    counts = ", ".join(f"{count:,} {split}" for split, count in data["counts"].items())
+    pairs = [
+        ("data", data["source"]),
+        ("images", f"{counts}; {data['image_size']} x {data['image_size']} pixels"),
+        ("fingerprint", data["fingerprint"]),
+    ]
+    commands = "\n".join(dict.fromkeys(run.command for run in runs))
+    told = "Seeds, versions and machine are in the report of each run."
+    return (
+        f"<pre>{html.text(commands)}</pre>" + html.definitions(pairs) + html.paragraph(told, "note")
+    )

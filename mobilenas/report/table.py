@@ -1,0 +1,301 @@
+"""The comparison in rows, and in one sentence that claims no more than its numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mobilenas.baselines import equal_time
+from mobilenas.baselines.chance import FLAG
+from mobilenas.baselines.paired import OPEN, difference, spread, told
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import inside
+from mobilenas.core.records import read_entries
+from mobilenas.core.settings import check_choice, counted, format_count
+
+SCRATCH = "scratch"
+"""Kind and name of the found network trained from scratch, where it starts from other weights."""
+KINDS = (
+    *("found", SCRATCH, "uniform", "constant", "rival", "random"),
+    *(equal_time.KIND, "mobilenet", "external"),
+)
+"""Kinds of networks in compare.json, in the order of the table."""
+FIELDS = (
+    *("name", "kind", "seed", "top1", "flops", "params", "memory"),
+    *("size_bytes", "latency_ms", "onnx"),
+)
+"""What every network of compare.json has at least."""
+
+MEANS = ("rival", "random", equal_time.KIND)
+"""Kinds whose networks differ from one another: their costs are means."""
+
+Entry = Mapping[str, Any]
+"""One network of compare.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the comparison: a network over seeds, or all random networks together."""
+
+    name: str
+    """As in compare.json; `random (N networks)` together; with epochs where others have fewer."""
+    kind: str
+    """One of `KINDS`."""
+    networks: int
+    """Trainings behind the row."""
+    flops: int | None
+    """Multiply-adds of the first network, the mean of kinds in `MEANS`; None: not countable."""
+    params: int | None
+    """Trainable numbers, likewise."""
+    size_bytes: int
+    """Size of the ONNX file, likewise."""
+    latency_ms: float
+    """Median milliseconds, likewise."""
+    latency_interval_ms: float | None
+    """Half the width of its 95 % confidence interval; None in runs of older releases."""
+    unsteady: bool
+    """Whether other programs disturbed a measurement."""
+    top1_mean: float
+    """Percent of the test images."""
+    top1_spread: float | None
+    """Sample standard deviation in points; None for a single network."""
+    top1_best: float
+    """Percent, of the best network of the row."""
+    chance: bool = False
+    """Whether one of the networks is known to be no better than chance."""
+    run: str | None = None
+    """Run folder, where networks of several stand side by side; None for external ones."""
+    exported: bool = False
+    """Whether an external file is one that mobilenas exported."""
+    note: str = ""
+    """What must be known of the row beside its figures."""
+
+
+def read_networks(path: Path) -> list[dict[str, Any]]:
+    """Read compare.json of a run, whose files lie there; FileError names what is wrong with it."""
+    entries = read_compared(path)
+    for entry in entries:
+        inside(path.parent, entry["onnx"], path)
+    return entries
+
+
+def read_compared(path: Path) -> list[dict[str, Any]]:
+    """Read compare.json of a run or of a comparison of several."""
+    entries = read_entries(path)
+    for number, entry in enumerate(entries):
+        place = f"{path}: networks[{number}]"
+        fields = FIELDS + equal_time.FIELDS * (entry.get("kind") == equal_time.KIND)
+        if lacking := [name for name in fields if name not in entry]:
+            raise FileError(
+                f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(fields)} "
+                "and more"
+            )
+        if not entry["name"].strip():
+            raise FileError(f"{place}.name is {entry['name']!r}; it must have a letter")
+        if entry["kind"] not in KINDS:
+            legal = ", ".join(KINDS)
+            raise FileError(f"{place}.kind is {entry['kind']!r}; it must be one of {legal}")
+        empty = [name for name in ("seed", "flops", "params") if entry[name] is None]
+        if empty and entry["kind"] != "external":
+            raise FileError(f"{place}.{empty[0]} is None; it must be a number")
+    if entries and all(entry["kind"] != "found" for entry in entries):
+        raise FileError(f"{path} holds no found network, which is what a comparison is of")
+    return entries
+
+
+def check_given(entries: Sequence[Entry], names: Sequence[str], path: Path) -> None:
+    """Raise unless compare.json, which is `path`, has these fields of all `entries`."""
+    for entry in entries:
+        for name in names:
+            if entry.get(name) is None:
+                raise FileError(f"{path}: a network named {entry['name']!r} lacks {name!r}")
+
+
+def summarize(entries: Sequence[Entry]) -> list[Row]:
+    """Return one row a group in the order of `KINDS`, the MobileNets from best to worst.
+
+    Networks of several runs come run by run, external ones last.
+    """
+    groups: dict[tuple[str | None, str, str], list[Entry]] = {}
+    for entry in entries:
+        check_choice("kind", entry["kind"], KINDS)
+        name = entry["name"] if entry["kind"] in ("mobilenet", "external") else ""
+        groups.setdefault((entry.get("run"), entry["kind"], name), []).append(entry)
+    runs = list(dict.fromkeys(run for run, kind, _ in groups if kind != "external"))
+    rows = [_row(kind, group) for (_, kind, _), group in groups.items()]
+    return sorted(
+        rows,
+        key=lambda row: (
+            len(runs) if row.kind == "external" else runs.index(row.run),
+            KINDS.index(row.kind),
+            -row.top1_mean,
+        ),
+    )
+
+
+def _row(kind: str, group: Sequence[Entry]) -> Row:
+    costed = group if kind in MEANS else group[:1]
+    top1 = [float(entry["top1"]) for entry in group]
+    count = len(group)
+    name = f"random ({counted(count, 'network')})" if kind == "random" else network_name(group)
+    return Row(
+        name=name,
+        kind=kind,
+        networks=count,
+        flops=_mean_count(costed, "flops"),
+        params=_mean_count(costed, "params"),
+        size_bytes=round(fmean(entry["size_bytes"] for entry in costed)),
+        latency_ms=fmean(entry["latency_ms"] for entry in costed),
+        latency_interval_ms=_mean_interval(costed),
+        unsteady=any(entry.get("unsteady", False) for entry in costed),
+        top1_mean=fmean(top1),
+        top1_spread=spread(top1)["sd"],
+        top1_best=max(top1),
+        chance=not all(entry.get(FLAG, True) for entry in group),
+        run=group[0].get("run"),
+        exported=group[0].get("exported", False),
+        note=_note(kind, name, group),
+    )
+
+
+def _note(kind: str, name: str, group: Sequence[Entry]) -> str:
+    if kind == equal_time.KIND:
+        return f"{name} is {equal_time.about(group)}"
+    if kind == SCRATCH:
+        return (
+            f"{name} is the found network from scratch; found starts from the supernet's weights."
+        )
+    return ""
+
+
+def network_name(group: Sequence[Entry]) -> str:
+    """Return the name that networks share, with their epochs where others have fewer."""
+    name: str = group[0]["name"]
+    if group[0]["kind"] != equal_time.KIND:
+        return name
+    return f"{name} ({equal_time.epochs_told(group)})"
+
+
+def _mean_interval(group: Sequence[Entry]) -> float | None:
+    """Return the interval of the mean of independent measurements."""
+    known = [entry["latency_interval_ms"] for entry in group if "latency_interval_ms" in entry]
+    return math.hypot(*known) / len(known) if len(known) == len(group) else None
+
+
+def _mean_count(group: Sequence[Entry], cost: str) -> int | None:
+    counts = [entry[cost] for entry in group]
+    return None if None in counts else round(fmean(counts))
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """Return one sentence: the found network against the best MobileNet and all else.
+
+    It says "better" and "worse" only where the paired test over seeds shows it, and then on how
+    many seeds and with which p. From one seed it reports points and no more.
+    """
+    found = found_top1(entries)
+    if not found:
+        return "The comparison holds no found network."
+    flops = sorted(entry["flops"] for entry in entries if entry["kind"] == "found")
+    ends = dict.fromkeys(format_count(number) for number in (flops[0], flops[-1]))
+    cost = f"{' to '.join(ends)} FLOPs"
+    reached = spread(list(found.values()))
+    if reached["sd"] is None:
+        subject = f"The found network ({cost}) reaches {reached['mean']:.2f} % top-1"
+    else:
+        seeds = f"{reached['mean']:.2f} ± {reached['sd']:.2f} % top-1 over {len(found)} seeds"
+        subject = f"The found networks ({cost}) reach {seeds}"
+    parts = [_against(whom, paired(found, others)) for whom, others in _opponents(entries)]
+    return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
+
+
+def differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return what `verdict` rests on: `against` whom, and the figures of the paired difference.
+
+    Opponents that share no seed with the found network are left out.
+    """
+    found = found_top1(entries)
+    compared = ((whom, paired(found, others)) for whom, others in _opponents(entries))
+    return [{"against": whom} | figures for whom, figures in compared if figures]
+
+
+def found_top1(entries: Sequence[Entry]) -> dict[int, float]:
+    """Return the top-1 of the found networks by seed."""
+    return {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
+
+
+def _by_seed(entries: Sequence[Entry], kind: str) -> dict[int, list[float]]:
+    groups: dict[int, list[float]] = {}
+    for entry in entries:
+        if entry["kind"] == kind:
+            groups.setdefault(entry["seed"], []).append(float(entry["top1"]))
+    return groups
+
+
+_CONTROLS = (
+    (SCRATCH, "the same network from scratch"),
+    ("uniform", "uniform sizes"),
+    ("constant", "sizes by a constant metric"),
+)
+"""Kinds that are one network a seed, and the words for them."""
+
+
+def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
+    """Return in words whom the found network is held against, with their top-1 by seed."""
+    opponents = []
+    if (best := _best_mobilenet(entries)) is not None:
+        opponents.append(best)
+    for kind, whom in _CONTROLS:
+        if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
+            opponents.append((whom, alone))
+    if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:
+        count = sum(entry["kind"] == "random" for entry in entries)
+        whom = f"the mean of {count} random networks" if count > 1 else "one random network"
+        opponents.append((whom, mean))
+    if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "rival").items()}:
+        opponents.append(("the rival given the search's time", rival))
+    if longer := {seed: max(top1) for seed, top1 in _by_seed(entries, equal_time.KIND).items()}:
+        opponents.append(("the best MobileNet given the search's time", longer))
+    return opponents
+
+
+def _best_mobilenet(entries: Sequence[Entry]) -> tuple[str, dict[int, float]] | None:
+    """Return the one with the best mean, which is picked by test accuracy, to its advantage."""
+    by_name: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        if entry["kind"] == "mobilenet":
+            by_name.setdefault(entry["name"], {})[entry["seed"]] = float(entry["top1"])
+    if not by_name:
+        return None
+    # one that lacks seeds could be the best by luck
+    most = max(map(len, by_name.values()))
+    whole = [name for name, own in by_name.items() if len(own) == most]
+    best = max(whole, key=lambda name: fmean(by_name[name].values()))
+    return f"the best MobileNet ({best})", by_name[best]
+
+
+def paired(own: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
+    """Return the paired difference over the seeds that both have; None where they share none."""
+    seeds = [seed for seed in own if seed in others]
+    if not seeds:
+        return None
+    return difference([own[seed] for seed in seeds], [others[seed] for seed in seeds])
+
+
+def _against(whom: str, figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return f"not compared with {whom}, which shares no seed with it"
+    if figures["seeds"] == 1:
+        return _one_seed(figures["mean"], whom)
+    than = {OPEN: f"{OPEN} to"}.get(figures["verdict"], f"{figures['verdict']} than")
+    return f"{than} {whom}, {told(figures)}"
+
+
+def _one_seed(lead: float, whom: str) -> str:
+    points = f"{abs(lead):.2f}"
+    if points == "0.00":
+        return f"level with {whom}, one seed"
+    place = "ahead of" if lead > 0 else "behind"
+    return f"{place} {whom} by {points} points, one seed"

@@ -1,0 +1,166 @@
+"""The group, its help, the shared options: what the library says, the options say, too."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mobilenas import __version__
+from mobilenas.cli import main as entry
+from mobilenas.cli import options
+from mobilenas.core.settings import COUNTING_RULE
+from mobilenas.cost.budget import CONSTRAINTS
+from mobilenas.latency.graphs import PRECISIONS
+from mobilenas.nn import ACTIVATIONS
+from mobilenas.pipeline.request import EFFORTS, Request
+from mobilenas.pipeline.run_folder import DEVICES
+from mobilenas.search.collapse import ON_COLLAPSE
+from mobilenas.search.methods import METHODS
+from mobilenas.search.settings import PATHS
+from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.any import SPACES
+from mobilenas.spaces.mobile import POLICIES
+from mobilenas.supernet import ATTENTIONS, EDGE_WEIGHTS, SAMPLERS
+from mobilenas.supernet.schedules import ENTROPY_SCHEDULES
+
+COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"]]
+
+
+def command_named(name: str) -> click.Command:
+    command = entry.cli.get_command(click.Context(entry.cli), name)
+    assert command is not None
+    return command
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        (options.EFFORTS, EFFORTS),
+        (options.DEVICES, DEVICES),
+        (options.PATHS, PATHS),
+        (options.SAMPLERS, SAMPLERS),
+        (options.ENTROPY_SCHEDULES, ENTROPY_SCHEDULES),
+        (options.CONSTRAINTS, CONSTRAINTS),
+        (options.ACTIVATIONS, ACTIVATIONS),
+        (options.PRECISIONS, PRECISIONS),
+        (options.POLICIES, POLICIES),
+        (options.MOBILENETS, MOBILENETS),
+        (options.SPACES, SPACES),
+        (options.METHODS, METHODS),
+        (options.ATTENTIONS, ATTENTIONS),
+        (options.EDGE_WEIGHTS, EDGE_WEIGHTS),
+        (options.ON_COLLAPSE, ON_COLLAPSE),
+    ],
+)
+def test_the_written_out_choices_are_the_library_s(
+    written: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    assert sorted(written) == sorted(known)
+
+
+@pytest.mark.parametrize("name", ["run", "search"])
+def test_every_field_of_a_request_is_an_option(name: str) -> None:
+    others = {"out", "resume", "overwrite", "allowed_models", "quiet", "as_json"}
+    others |= {"dry_run"} if name == "search" else set()
+    given = {param.name for param in command_named(name).params}
+    assert given - others == {field.name for field in fields(Request)}
+
+
+def all_commands() -> Iterator[click.Command]:
+    for name in entry.COMMANDS:
+        command = command_named(name)
+        yield from command.commands.values() if isinstance(command, click.Group) else (command,)
+
+
+def test_an_empty_name_is_no_path() -> None:
+    paths = [
+        parameter
+        for command in all_commands()
+        for parameter in command.params
+        if isinstance(parameter.type, click.Path)
+    ]
+    assert len(paths) > 15
+    for parameter in paths:
+        with pytest.raises(click.BadParameter, match=r"it is empty|'' does not exist"):
+            parameter.type.convert("", parameter, None)
+
+
+def test_flops_and_macs_are_one_option() -> None:
+    (flops,) = (param for param in command_named("run").params if param.name == "flops")
+    assert flops.opts == ["--flops", "--macs"]
+
+
+def test_the_list_of_commands_is_complete() -> None:
+    for name in entry.COMMANDS:
+        assert command_named(name).name == name
+
+
+def test_the_list_and_the_commands_own_help_say_the_same_verb() -> None:
+    for name, line in entry.COMMANDS.items():
+        assert line.split()[0] == (command_named(name).help or "").split()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500k", 500_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), ("7", 7)]
+)
+def test_sizes_are_read(text: str, number: int) -> None:
+    assert options.size(text) == number
+
+
+def test_baselines_are_read() -> None:
+    names = options.mobilenets("mobilenet_v2, mobilenet_v3_small,mobilenet_v2")
+    assert names == ("mobilenet_v2", "mobilenet_v3_small")
+    assert options.mobilenets("none") == ()
+
+
+def test_every_command_has_the_same_number_of_threads() -> None:
+    commands = [command_named(name) for name in entry.COMMANDS]
+    for group in [command for command in commands if isinstance(command, click.Group)]:
+        commands += group.commands.values()
+    params = [param for command in commands for param in command.params]
+    defaults = [param.default for param in params if param.name == "threads"]
+    assert len(defaults) > 5 and set(defaults) == {Request(flops=1).threads} == {1}
+
+
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, policy: str
+) -> None:
+    environment = {} if own is None else {"OMP_WAIT_POLICY": own}
+    monkeypatch.setattr(entry.os, "environ", environment)
+    monkeypatch.setattr(entry, "cli", lambda: None)
+    entry.main()
+    assert environment["OMP_WAIT_POLICY"] == policy
+
+
+def test_the_version_is_said() -> None:
+    result = CliRunner().invoke(entry.cli, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"mobilenas, version {__version__}\n")
+
+
+def test_the_help_says_the_counting_rule_and_every_command() -> None:
+    result = CliRunner().invoke(entry.cli, ["--help"])
+    assert result.exit_code == 0
+    assert " ".join(result.stdout.split()).count(COUNTING_RULE) == 1
+    for name in entry.COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_fits_80_columns(words: list[str]) -> None:
+    result = CliRunner().invoke(entry.cli, [*words, "--help"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: mobilenas {' '.join(words)}")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["profile", "flops"], ["predict"]], ids=" ".join)
+def test_help_imports_neither_torch_nor_rich(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "numpy", "onnx", "onnxruntime", "rich.console"} & imported

@@ -1,0 +1,103 @@
+"""`mobilenas sweep`: what it makes and prints, how it goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from mobilenas.cli.main import cli
+from mobilenas.pipeline import sweep
+
+TINY = (
+    *("--data", "images", "--image-size", "8", "--epochs", "1", "--search-epochs", "2"),
+    *("--warmup", "0", "--random", "1", "--baselines", "none", "--threads", "1"),
+)
+JOB = ("sweep", *TINY, "--flops", "150k", "--strengths", "0,30", "--out", "X")
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli, words)
+
+
+@pytest.fixture(autouse=True)
+def _there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `images` are."""
+    home = tmp_path_factory.mktemp("home")
+    for label, shade in (("dark", 40), ("light", 180)):
+        (home / "images" / label).mkdir(parents=True)
+        for number in range(24):
+            image = Image.new("L", (8, 8), shade + number)
+            image.save(home / "images" / label / f"{number}.png")
+    return home
+
+
+@pytest.mark.slow
+def test_networks_of_several_sizes_under_one_wide_budget() -> None:
+    said = invoke(*JOB, "--quiet")
+    assert said.exit_code == 0, said.output
+    for word in ("strength-0 ", "strength-30", "best MobileNet %", "X/report.html"):
+        assert word in said.stdout
+    assert max(map(len, said.stdout.splitlines())) <= 80
+    found = []
+    for name in ("strength-0", "strength-30"):
+        own, *drawn = json.loads(Path("X", name, "compare.json").read_text())
+        # under a penalty what is compared keeps to the FLOPs of what was found; next to the
+        # smallest network of the space none may be drawn
+        assert all(0.9 * own["flops"] <= other["flops"] <= own["flops"] for other in drawn)
+        assert own["flops"] <= 150_000
+        found.append(own["flops"])
+        assert f'<a href="{name}/report.html">' in Path("X/report.html").read_text()
+    assert found[1] < 0.9 * found[0]
+    again = invoke("sweep", "--out", "X", "--resume", "--json", "--quiet")
+    assert again.exit_code == 0, again.output
+    results = json.loads(again.stdout)
+    assert [result["flops"] for result in results.values()] == found
+
+
+def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run_sweep", interrupted)
+    words = ("sweep", *TINY, "--flops", "150k,200k", "--out", "Y")
+    result = invoke(*words)
+    assert result.exit_code == 130
+    assert "resume with: mobilenas sweep --out Y --resume" in result.stderr
+
+
+def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = {"a": {"budgets": [{"holds": True}]}, "b": {"budgets": [{"holds": False}]}}
+    monkeypatch.setattr(sweep, "run_sweep", lambda _: results)
+    result = invoke("sweep", *TINY, "--flops", "150k,200k", "--out", "Z", "--json", "--quiet")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout) == results
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--flops", "150k"), "say --out"),
+        (("--flops", "150k,banana", "--out", "W"), "'banana' is not a size above zero"),
+        (("--flops", "1M", "--strengths", "a", "--out", "W"), "'a' is not numbers"),
+        (("--flops", "1M", "--strength", "1", "--out", "W"), "--strength"),
+        (("--out", "W"), "nothing varies"),
+        (("--out", "W", "--resume"), "W holds no sweep"),
+        (("--flops", "1M", "--out", "W", "--resume", "--overwrite"), "exclude each other"),
+    ],
+)
+def test_wrong_input_is_one_line(words: tuple[str, ...], message: str) -> None:
+    bare = words[:1] == ("--out",) and "--resume" in words
+    result = invoke("sweep", *(() if bare else TINY), *words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert message in line
+    assert not Path("W").exists()

@@ -1,0 +1,178 @@
+"""The files of a run folder are read with their types and ranges; paths in them stay inside."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilenas.core.errors import FileError
+from mobilenas.core.files import inside, read_json, write_json, write_list
+from mobilenas.core.records import EntryRecord, TrainRecord, read_log, read_record
+from mobilenas.core.settings import to_plain
+from mobilenas.latency.profile import Profile, read_profile, write_profile
+from mobilenas.onnx.record import read_export
+from mobilenas.pipeline.ablation import _parsed as parsed_ablation
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.sweep import _parsed as parsed_sweep
+from mobilenas.report.table import read_compared, read_networks
+
+NETWORK = {
+    "name": "found",
+    "kind": "found",
+    "seed": 0,
+    "top1": 90.5,
+    "flops": 1000,
+    "params": 100,
+    "memory": 10,
+    "size_bytes": 500,
+    "latency_ms": 0.5,
+    "onnx": "export/model.onnx",
+}
+FILE = {"path": "export/model.onnx", "top1": 90.5, "size_bytes": 500, "latency_ms": 0.5}
+EXPORT = {
+    "files": {"onnx": FILE},
+    "deployed": "onnx",
+    "parity": {"max_abs_difference": 1e-6, "top1_agreement": 100.0},
+    "timing": {"provider": "CPUExecutionProvider", "threads": 1, "profile": None},
+}
+OUTSIDE = ["/elsewhere/model.onnx", "../model.onnx", "export/../../x", "", "link/model.onnx"]
+
+
+def refusal(read: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(FileError) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("value", [-1, 100.5, 1e99, "19.5", True, None, [90.5]])
+def test_an_accuracy_is_a_percent_wherever_it_is_read(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "compare.json"
+    write_list(path, [NETWORK | {"top1": value}])
+    assert f"{path}: networks[0].top1 is {value!r}" in refusal(read_networks, path)
+    path = tmp_path / "train.json"
+    write_json(path, {"val_top1": value, "seconds": 1.0})
+    told = refusal(lambda file: read_record(file, TrainRecord), path)
+    assert f"{path}: val_top1 is {value!r}" in told
+    write_json(
+        tmp_path / "export/export.json", EXPORT | {"files": {"onnx": FILE | {"top1": value}}}
+    )
+    assert f"files.onnx.top1 is {value!r}" in refusal(read_export, tmp_path)
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"epoch": 1, "val_top1": value}) + "\n")
+    assert f"{log}, line 1: val_top1 is {value!r}" in refusal(read_log, log)
+
+
+@pytest.mark.parametrize("text", ["NaN", "1e308", "-Infinity", "9" * 400])
+def test_a_number_that_is_none_is_named_with_its_place(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps([NETWORK]).replace("90.5", text))
+    assert f"{path}: [0].top1 is " in refusal(read_networks, path)
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    write_list(tmp_path / "compare.json", [NETWORK | {"top1": 90, "latency_ms": 1}])
+    (network,) = read_networks(tmp_path / "compare.json")
+    assert (network["top1"], network["latency_ms"]) == (90, 1)
+    assert isinstance(network["top1"], int)
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_files_that_a_run_names_lie_in_it(tmp_path: Path, outside: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "link").symlink_to(tmp_path)
+    write_list(run / "compare.json", [NETWORK | {"onnx": outside}])
+    assert f"names {outside!r}; it must name a file in {run}" in refusal(
+        read_networks, run / "compare.json"
+    )
+    for key in ("path", "required_operators"):
+        record = EXPORT | {"files": {"onnx": FILE | {key: outside}}}
+        write_json(run / "export/export.json", record)
+        assert f"names {outside!r}" in refusal(read_export, run)
+
+
+def test_a_comparison_names_files_anywhere(tmp_path: Path) -> None:
+    write_list(tmp_path / "compare.json", [NETWORK | {"onnx": "/elsewhere/model.onnx"}])
+    assert len(read_compared(tmp_path / "compare.json")) == 1
+
+
+def test_a_link_that_stays_inside_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    assert inside(tmp_path, "link/model.onnx", "a file") == tmp_path / "link/model.onnx"
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for wrong in ("round/x", "a\0b", "x" * 5000):
+        with pytest.raises(FileError, match="a file names"):
+            inside(tmp_path, wrong, "a file")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "a/../../b", ""])
+def test_a_sweep_writes_no_run_outside_its_folder(tmp_path: Path, name: str) -> None:
+    plain = to_plain(Request(data="digits", flops=300_000))
+    write_json(tmp_path / "sweep.json", {"command": "c", "requests": {name: plain}})
+    path = tmp_path / "sweep.json"
+    assert f"requests names {name!r}" in refusal(lambda p: parsed_sweep(p, read_json(p)), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "0"}, "request.seed is '0'; it must be int"),
+        ({"flops": 1.5}, "request.flops is 1.5; it must be int"),
+        ({"baselines": "all"}, "request.baselines is 'all'; it must be a list"),
+    ],
+)
+def test_a_request_is_read_with_its_types(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    plain = to_plain(Request(data="digits", flops=300_000)) | change
+    record = {"command": "c", "request": plain, "arms": ["mobilenas"], "control": "mobilenas"}
+    write_json(tmp_path / "r.json", record)
+    told = refusal(lambda path: parsed_ablation(path, read_json(path)), tmp_path / "r.json")
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("depth", 10**9, "spaces[0].stages[0].depth is 1000000000; it must be between 1 and 32"),
+        ("widths", [8] * 17, "spaces[0].stages[0].widths has 17 items; there must be between"),
+        ("stride", 0, "spaces[0].stages[0].stride is 0; it must be between 1 and 2"),
+    ],
+)
+def test_a_profile_of_a_space_without_end_is_refused_at_once(
+    tmp_path: Path, made_up_profile: Profile, name: str, value: Any, message: str
+) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(made_up_profile, path)
+    plain = read_json(path)
+    plain["spaces"][0]["stages"][0][name] = value
+    write_json(path, plain)
+    assert message in refusal(read_profile, path)
+
+
+def test_an_ablation_names_what_was_left_out(tmp_path: Path) -> None:
+    entry = {
+        "seed": 0,
+        "arch": {},
+        "choice": {},
+        "costs": {"flops": 1, "params": 1, "memory": 1},
+        "val_top1": 1.0,
+        "top1": 1.0,
+        "gap": None,
+        "skips": {},
+        "alarms": [],
+        "seconds": {"search": 1.0, "train": 1.0},
+    }
+    path = tmp_path / "entry.json"
+
+    def read(file: Path) -> Any:
+        return read_record(file, EntryRecord)
+
+    write_json(path, entry)
+    assert f"{path}: skips has 0 items" in refusal(read, path)
+    write_json(path, entry | {"skips": {"blocks": 0}})
+    assert read(path)["skips"] == {"blocks": 0}

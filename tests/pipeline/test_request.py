@@ -1,0 +1,409 @@
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilenas.core.errors import BudgetError, DataError, FileError, MobileNASError
+from mobilenas.core.progress import Silent
+from mobilenas.cost import CostTable
+from mobilenas.cost.budget import Budget
+from mobilenas.latency.profile import Profile, write_profile
+from mobilenas.pipeline.dry_run import Outlook, dry_run
+from mobilenas.pipeline.request import EFFORTS, MOST_REPEATS, Request, go_on, start
+from mobilenas.pipeline.run_folder import CellSettings, RunSettings
+from mobilenas.search.methods import parse_keep
+from mobilenas.search.space import SIDES, space_for
+from mobilenas.spaces.cell_space import EdgeTarget
+from mobilenas.supernet import Temperature
+
+
+def settings(images: int = 1000, **given: Any) -> RunSettings:
+    return Request(**({"flops": 300_000} | given)).settings(images)
+
+
+@pytest.mark.parametrize(("text", "k"), [("1", 1), ("1/1", 1), ("1/2", 2), ("1/4", 4), ("1/8", 8)])
+def test_keep_is_read(text: str, k: int) -> None:
+    assert parse_keep(text) == k
+
+
+@pytest.mark.parametrize("text", ["", "4", "1/3", "1/16", "2/4", "1/", "/4", "0.25", "1/4/1"])
+def test_other_shares_are_refused(text: str) -> None:
+    with pytest.raises(MobileNASError, match="write 1, 1/2, 1/4 or 1/8"):
+        parse_keep(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "no budget was given: say --flops, --params, --memory or --latency"),
+        ({"flops": 0}, "flops budget is 0; it must be above zero"),
+        ({"flops": 1, "effort": "great"}, "effort is 'great'; it must be one of quick"),
+        ({"flops": 1, "epochs": 0}, "epochs is 0"),
+        ({"flops": 1, "search_epochs": -1}, "search_epochs is -1"),
+        ({"latency": 8.0}, "a latency budget needs the profile of a device: say --profile NAME"),
+        ({"flops": 1, "precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, int8"),
+        ({"flops": 1, "space": "chain"}, "space is 'chain'; it must be one of mobile, cell"),
+        ({"flops": 1, "method": "dartz"}, "method is 'dartz'; it must be one of darts, pc-darts"),
+        ({"flops": 1, "edges": "3/14"}, "--edges is not for --space mobile: it is a chain"),
+        ({"flops": 1, "edge_weights": "none"}, "--edge-weights is not for --space mobile"),
+        ({"flops": 1, "none": False}, "--none is not for --space mobile"),
+        ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
+        ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
+        ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"params": 1, "prior": True}, "--prior is for --flops, and not for --constraint penalty"),
+        (
+            {"flops": 1, "prior": True, "constraint": "penalty", "strength": 1.0},
+            "--prior is for --flops, and not for --constraint penalty",
+        ),
+        ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
+        ({"space": "cell", "extra_depthwise": "on"}, "--extra-depthwise is not for --space cell"),
+        ({"space": "cell", "inherit": True}, "--inherit is not for --space cell: it takes slices"),
+        (
+            {"flops": 1, "extra_depthwise": "searched", "profile": "phone"},
+            "--extra-depthwise searched is not for --profile: none has such blocks; say off",
+        ),
+        ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
+        ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
+        ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),
+        ({"flops": 1, "targets": ("tpu",)}, "target is 'tpu'; it must be one of cpu, xnnpack"),
+        (
+            {"flops": 1, "targets": ("cpu", "nnapi"), "activation": "hard_swish"},
+            "--activation hard_swish is not for --targets nnapi, which has no HardSigmoid: it would"
+            " split the graph; say relu or relu6",
+        ),
+        (
+            {"flops": 1, "targets": ("nnapi",), "squeeze": "searched"},
+            "--squeeze searched is not for --targets nnapi, .*; say off",
+        ),
+        ({"space": "cell", "paths": "single"}, "--paths single is not for --space cell"),
+    ],
+)
+def test_requests_are_checked_before_the_images_are_read(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        Request(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"paths": "all"}, "paths is 'all'; it must be one of gumbel, mixture, single"),
+        ({"sampler": "full", "keep": "1/4"}, "full keeps every channel"),
+        ({"sampler": "random", "keep": "1/3"}, "keep '1/3' cannot be read"),
+        ({"temperature": "hot"}, "temperature 'hot' cannot be read"),
+        ({"constraint": "hope"}, "constraint is 'hope'"),
+        ({"strength": -1.0}, "strength is -1"),
+        ({"entropy": -1.0}, "weight is -1"),
+        ({"finalists": -1}, "count is -1"),
+        ({"baselines": ["resnet"]}, "baseline is 'resnet'"),
+        ({"seed": 2**31}, "seed is 2147483648"),
+        (
+            {"space": "cell", "method": "adarts", "keep": "1/8", "search_channels": 4},
+            "--keep 1/8 of --search-channels 4 is no channel",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        settings(**given)
+
+
+def test_every_budget_is_passed_on() -> None:
+    asked = Request(flops=3, params=2, memory=1)
+    assert {b.cost: b.limit for b in asked.budgets} == {"flops": 3, "params": 2, "memory": 1}
+    assert asked.settings(1000).budgets == asked.budgets
+    assert [b.cost for b in Request(params=2).budgets] == ["params"]
+
+
+def test_what_was_said_is_what_is_done() -> None:
+    full = settings(
+        epochs=7,
+        search_epochs=5,
+        paths="mixture",
+        sampler="random",
+        keep="1/2",
+        temperature="2:0.5",
+        entropy=0.25,
+        entropy_schedule="step",
+        constraint="hinge",
+        strength=3.0,
+        finalists=9,
+        baselines=["mobilenet_v2"],
+        random=4,
+        rival=True,
+        equal_time=True,
+        inherit=True,
+        rank=6,
+        seed=8,
+        seeds=2,
+        threads=3,
+        squeeze="off",
+        activation="relu",
+        dynamic_batch=True,
+        image_size=16,
+        flip=True,
+    )
+    search = full.search
+    assert (full.recipe.epochs, search.epochs) == (7, 5)
+    assert (search.paths, search.constraint, search.strength) == ("mixture", "hinge", 3.0)
+    assert (search.sampler.name, search.sampler.partial) == ("random", 2)
+    assert search.temperature == Temperature(start=2.0, end=0.5)
+    assert (search.entropy.weight, search.entropy.shape) == (0.25, "step")
+    assert full.finalists.count == 9
+    assert full.baselines == ("mobilenet_v2",)
+    assert (full.random, full.rival, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
+    assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
+    assert full.dynamic_batch and full.equal_time and full.inherit
+    assert not settings().inherit
+    assert settings().extra_depthwise == "searched"
+    assert settings(extra_depthwise="on").extra_depthwise == "on"
+    assert settings(profile="phone").extra_depthwise == "off"
+    assert settings(space="cell").extra_depthwise == "off"
+    assert (full.data.source, full.data.image_size, full.data.flip) == ("digits", 16, True)
+
+
+def test_cells_need_no_budget_and_have_no_finalists_of_their_own() -> None:
+    plain = Request(space="cell", method="da2s").settings(1000)
+    assert plain.budgets == ()
+    assert plain.finalists.count == 0
+    assert plain.method == "da2s"
+    assert plain.search.edge_weights == "clipped"
+    said = Request(
+        space="cell",
+        method="darts",
+        edges="3/14",
+        layers=5,
+        channels=8,
+        search_layers=3,
+        search_channels=4,
+        auxiliary=True,
+        drop_path=0.2,
+        finalists=4,
+        order=2,
+        none=False,
+    ).settings(1000)
+    assert said.cell == CellSettings(
+        edges=EdgeTarget(kept=3, of="cell"),
+        layers=5,
+        channels=8,
+        search_layers=3,
+        search_channels=4,
+        auxiliary=True,
+        drop_path=0.2,
+    )
+    assert (said.finalists.count, said.search.order, said.search.none) == (4, 2, False)
+
+
+def test_zero_is_not_unsaid() -> None:
+    full = settings(entropy=0.0, finalists=0, random=0, seed=0, strength=0.0)
+    assert full.search.entropy.weight == 0
+    assert full.search.strength == 0
+    assert full.finalists.count == 0
+    assert full.random == 0
+
+
+def test_the_full_sampler_takes_every_channel() -> None:
+    for keep in (None, "1", "1/1"):
+        sampler = settings(sampler="full", keep=keep).search.sampler
+        assert (sampler.name, sampler.partial) == ("full", 1)
+
+
+@given(st.sampled_from(sorted(EFFORTS)), st.integers(1, 200_000))
+def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int) -> None:
+    full = settings(images, effort=effort)
+    level = EFFORTS[effort]
+    assert full.recipe.epochs >= level.epochs
+    most = MOST_REPEATS * level.epochs
+    assert full.recipe.epochs <= most
+    steps = full.recipe.epochs * max(1, images // full.recipe.batch_size)
+    assert steps >= level.least_steps or full.recipe.epochs == most
+    assert full.finalists.count == level.finalists
+    longer = settings(images, effort=effort, method="darts").search
+    assert longer.epochs > full.search.epochs >= 1
+    rates = {128: 0.5, 32: 0.05}  # what suits many images is too much for few
+    assert full.recipe.learning_rate == rates[full.recipe.batch_size]
+    assert full.finalists.epochs >= 2  # after one, hard images are still guessed
+    assert 0 < full.search.warmup <= full.search.epochs
+    assert 2 <= full.search.batch_size <= full.recipe.batch_size
+    assert 0 < full.search.learning_rate <= full.recipe.learning_rate
+
+
+def test_more_effort_is_more_training() -> None:
+    for images in (500, 50_000):
+        epochs = [
+            settings(images, effort=effort).recipe.epochs
+            for effort in ("quick", "standard", "full")
+        ]
+        assert epochs == sorted(set(epochs))
+
+
+def test_few_images_are_not_passed_over_without_end() -> None:
+    # 60 training images are one step of 32: 300 of them would be 300 epochs
+    assert settings(60, effort="quick").recipe.epochs == 60
+    assert settings(60, effort="standard").recipe.epochs == 150
+    assert settings(60, effort="quick").search.epochs == 4
+    assert settings(60, effort="quick", method="mobilenas").search.epochs == 4
+    assert settings(60, effort="quick", method="cpm").search.epochs == 24
+    assert settings(60, effort="quick", space="cell").search.epochs == 24
+    assert settings(60, effort="quick", prior=False).search.epochs == 4
+    for said in (
+        {"entropy": 0.2},
+        {"sampler": "ranked"},
+        {"strength": 2.0},
+        {"rank": 3},
+        {"finalists": 0},
+    ):
+        assert settings(60, effort="quick", **said).search.epochs == 24
+    assert settings(1000, effort="quick").recipe.epochs == 10
+    assert settings(60, effort="quick", epochs=400).recipe.epochs == 400
+
+
+def test_earlier_networks_have_a_say_in_the_default_alone() -> None:
+    assert settings(60).search.prior
+    assert settings(60, method="cpm", prior=True).search.prior
+    for said in ({"prior": False}, {"method": "cpm"}, {"space": "cell"}):
+        assert not settings(60, **said).search.prior
+
+
+def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed() -> None:
+    found = dry_run(Request(data="digits", flops=50 * 10**9), Silent())
+    assert found["flops"]["largest"] < 50 * 10**9
+    (remark,) = found["remarks"]
+    assert remark.startswith("flops <= 50G limits nothing: the largest network of the space has ")
+    assert found["seconds"] == {}
+    both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent())
+    assert len(both["remarks"]) == 1 and both["seconds"]
+
+
+def test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    asked = Request(data=str(tmp_path / "nothing"), flops=1000)
+    with pytest.raises(DataError, match=r"nothing.*none of digits"):
+        start(tmp_path / "run", asked, command="test", reporter=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreachable_budget_names_the_smallest_and_writes_nothing(tmp_path: Path) -> None:
+    asked = Request(data="digits", flops=1000)
+    with pytest.raises(BudgetError, match="the smallest network of the space has"):
+        start(tmp_path / "run", asked, command="test", reporter=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
+    asked = Request(data="digits", flops=300_000, effort="quick", seed=4)
+    run = start(tmp_path / "run", asked, command="test", reporter=Silent())
+    opened = go_on(tmp_path / "run", Silent())
+    assert opened.settings == run.settings == asked.settings(len(run.data.train))
+    assert opened.space == run.space
+    assert opened.data.fingerprint == run.data.fingerprint
+    again = start(tmp_path / "run", asked, command="test", reporter=Silent(), resume=True)
+    assert again.settings == run.settings
+    with pytest.raises(FileError, match="seed"):
+        other = Request(data="digits", flops=300_000, effort="quick", seed=5)
+        start(tmp_path / "run", other, command="test", reporter=Silent(), resume=True)
+
+
+def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
+    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), Silent())
+    assert rows.keys() == {"flops", "params", "memory", "remarks", "seconds"}
+    assert rows["remarks"] == []
+    assert all(seconds > 0 for seconds in rows["seconds"].values())
+    for cost, limit in (("flops", 300_000), ("params", 40_000)):
+        assert rows[cost]["smallest"] <= rows[cost]["budget"] == limit <= rows[cost]["largest"]
+    assert rows["memory"].keys() == {"smallest", "largest"}
+    counts = [end for cost in ("flops", "params", "memory") for end in rows[cost].values()]
+    assert {type(count) for count in counts} == {int}
+
+
+def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
+    with pytest.raises(BudgetError, match=r"no budget was given.*search --data DATA --dry-run"):
+        Request(data="digits")
+    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent())
+    assert found["image_size"] == 32 and found["seconds"] == {}
+    assert all(option in found["remarks"][0] for option in ("--flops", "--params", "--memory"))
+    own = {cost: found[cost] for cost in ("flops", "params", "memory")}
+    assert {"image_size": 32} | own in found["sides"]
+    smallest = [side["flops"]["smallest"] for side in found["sides"]]
+    assert smallest == sorted(smallest) and len(smallest) == len(SIDES)
+    # what it says is just reachable is, and a little less is not
+    least = own["flops"]["smallest"]
+    options = {"image_size": 32, "classes": 10, "squeeze": "off"}
+    tightest = space_for([Budget(cost="flops", limit=least)], **options)
+    assert CostTable(tightest, "flops").least() == least
+    with pytest.raises(BudgetError, match="cannot be kept"):
+        space_for([Budget(cost="flops", limit=least - 1)], **options)
+    for limit in (10**6, 10**9):
+        space = space_for([Budget(cost="flops", limit=limit)], **options)
+        for cost, ends in own.items():
+            table = CostTable(space, cost)
+            assert ends["smallest"] <= table.least() <= table.exact(space.largest())
+            assert table.exact(space.largest()) <= ends["largest"]
+
+
+def test_a_dry_run_without_a_budget_checks_all_else() -> None:
+    with pytest.raises(MobileNASError, match="keep '1/3'"):
+        dry_run(Outlook(keep="1/3"), Silent())
+    with pytest.raises(MobileNASError, match="a latency budget needs the profile"):
+        Outlook(latency=8.0)
+
+
+def test_a_profile_whose_predictions_are_poor_is_told(
+    made_up_profile: Profile, tmp_path: Path
+) -> None:
+    poor = replace(made_up_profile.calibration["fp32"], mape_percent=12.5, kendall_tau=0.5)
+    path, told = tmp_path / "poor.json", list[str]()
+    write_profile(replace(made_up_profile, calibration={"fp32": poor}), path)
+
+    class Hears(Silent):
+        def say(self, message: str) -> None:
+            told.append(message)
+
+    asked = Request(data="digits", latency=1e4, profile=str(path))
+    assert dry_run(asked, Hears())["latency"]["budget"] == 1e4
+    poor_words = [line for line in told if line.startswith("profile shelf-1, fp32: ")]
+    assert len(poor_words) == 2 and "12.5 %" in poor_words[0] and "0.50" in poor_words[1]
+
+
+def test_int8_needs_a_profile_that_has_it(made_up_profile: Profile, tmp_path: Path) -> None:
+    write_profile(made_up_profile, tmp_path / "one.json")
+    asked = Request(latency=1e4, profile=str(tmp_path / "one.json"), precision="int8")
+    with pytest.raises(MobileNASError, match="profile shelf-1 has no int8 times; it has fp32"):
+        dry_run(asked, Silent())
+
+
+def test_every_field_says_what_it_is() -> None:
+    source = Path(Request.__module__.replace(".", "/") + ".py")
+    text = (Path(__file__).parents[2] / source).read_text(encoding="utf-8")
+    for field in fields(Request):
+        after = text.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)[1]
+        assert after.strip().startswith('"""')
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> None:
+    usual = settings(precision=precision)
+    taken = settings(precision=precision, targets=("cpu", "coreml"))
+    assert taken == usual
+    assert usual.squeeze == "on"
+    assert settings(precision=precision, params=9000).squeeze == "searched"
+    narrowed = settings(precision=precision, targets=("nnapi",))
+    assert narrowed == replace(usual, activation="relu", squeeze="off")
+    chosen = settings(precision=precision, targets=("nnapi",), activation="relu6", squeeze="off")
+    assert chosen.activation == "relu6"
+
+
+def test_what_a_target_leaves_out_is_said() -> None:
+    class Listener(Silent):
+        said: list[str] = []  # noqa: RUF012  # one listener
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    dry_run(Request(flops=300_000, targets=("nnapi",)), Listener())
+    assert "nnapi has no HardSigmoid: networks have no hard-swish and no squeeze-excite" in (
+        Listener.said
+    )

@@ -1,0 +1,84 @@
+"""The result in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilenas.core.files import write_json
+from mobilenas.report.comparison import comparison, headline, limit_text, result
+from mobilenas.report.files import RunFiles
+from mobilenas.report.table import verdict
+
+
+def entry(name: str, kind: str, top1: float, seed: int = 0) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "seed": seed,
+        "flops": 1_900_000,
+        "params": 100_000,
+        "memory": 40_000,
+        "onnx": "export/model.onnx",
+        "size_bytes": 400_000,
+        "latency_ms": 0.5,
+        "top1": top1,
+    }
+
+
+FOUND = entry("found", "found", 91.5)
+NETWORKS = [
+    FOUND,
+    entry("mobilenet_v2 x0.1", "mobilenet", 90.0),
+    entry("mobilenet_v3_small x0.2", "mobilenet", 90.5),
+    entry("random-1", "random", 99.0),
+]
+BUDGETS = [{"cost": "flops", "limit": 2_000_000}, {"cost": "latency", "limit": 1.5}]
+
+
+def test_it_is_the_verdict_under_the_budgets() -> None:
+    assert verdict(NETWORKS).startswith("The found network (1.9M FLOPs) reaches 91.50 % top-1: ")
+    under = "With at most 2M FLOPs and 1.5 ms, the found"
+    assert headline(BUDGETS, NETWORKS) == verdict(NETWORKS).replace("The found", under, 1)
+    assert headline([], NETWORKS) == verdict(NETWORKS)
+    assert "holds no found network" in headline(BUDGETS, NETWORKS[1:])
+
+
+def test_no_figure_is_told_twice_at_the_top(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"budgets": BUDGETS[:1]})
+    (tmp_path / "compare.json").write_text(json.dumps(NETWORKS), encoding="utf-8")
+    top = result(RunFiles(folder=tmp_path))
+    assert top.count("91.50") == top.count("mobilenet_v3_small") == 1
+
+
+def test_more_epochs_are_told_with_the_row(tmp_path: Path) -> None:
+    longer = {"network": "mobilenet_v2 x0.1", "epochs": 31, "recipe_epochs": 15}
+    for more in ([], [entry("equal-time", "equal-time", 92.0) | longer]):
+        (tmp_path / "compare.json").write_text(json.dumps(NETWORKS + more), encoding="utf-8")
+        shown = comparison(RunFiles(folder=tmp_path))
+        assert ("trained by one recipe." in shown) == (not more)
+        assert ("<td>equal-time (31 epochs, not 15)</td>" in shown) == bool(more)
+        assert ("is mobilenet_v2 x0.1, 31 epochs: the best MobileNet" in shown) == bool(more)
+
+
+def test_the_same_network_from_scratch_is_told_with_the_row(tmp_path: Path) -> None:
+    networks = [*NETWORKS, entry("scratch", "scratch", 90.2)]
+    (tmp_path / "compare.json").write_text(json.dumps(networks), encoding="utf-8")
+    shown = comparison(RunFiles(folder=tmp_path))
+    assert "<td>scratch</td>" in shown
+    assert "trained by one recipe." in shown
+    assert shown.count("scratch is the found network from scratch; found starts from") == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "limit", "told"),
+    [
+        ("flops", 300_000, "300k FLOPs"),
+        ("params", 1_500_000, "1.5M params"),
+        ("memory", 64_000, "64k bytes of activations"),
+        ("latency", 8.0, "8 ms"),
+    ],
+)
+def test_limits_are_told_as_they_are_written(cost: str, limit: float, told: str) -> None:
+    assert limit_text({"cost": cost, "limit": limit}) == told

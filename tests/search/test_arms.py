@@ -1,0 +1,70 @@
+from types import NoneType
+from typing import get_args, get_type_hints
+
+import pytest
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.pipeline.request import Request
+from mobilenas.report.ablation_table import parts_of
+from mobilenas.search.arms import parse_arm, parse_arms
+from mobilenas.search.methods import METHODS, PARTS
+
+
+def test_arms_are_read_with_their_parts() -> None:
+    text = "darts, pc-darts:sampler=attention:keep=1/2,random,da2s:entropy=0.2:none=yes:warmup=3"
+    arms = parse_arms(text)
+    assert [(arm.method, arm.parts) for arm in arms] == [
+        ("darts", {}),
+        ("pc-darts", {"sampler": "attention", "keep": "1/2"}),
+        (None, {}),
+        ("da2s", {"entropy": 0.2, "none": True, "warmup": 3}),
+    ]
+    assert arms[1].name == "pc-darts:sampler=attention:keep=1/2"
+    assert parts_of(arms[1].name) == ["pc-darts", ":sampler=attention", ":keep=1/2"]
+
+
+def test_a_value_may_have_a_colon_or_a_comma() -> None:
+    text = "cpm:temperature=1:0.1:edge-weights=none,da2s:entropy-terms=operations,edges,random"
+    first, second, third = parse_arms(text)
+    assert first.parts == {"temperature": "1:0.1", "edge_weights": "none"}
+    assert parts_of(first.name) == ["cpm", ":temperature=1:0.1", ":edge_weights=none"]
+    assert second.parts == {"entropy_terms": "operations,edges"}
+    assert third.method is None
+    for arm in (first, second, third):
+        assert parse_arm(arm.name) == arm
+
+
+def test_every_part_has_the_type_of_a_request_s_field() -> None:
+    values = {int: "2", float: "0.5", bool: "no", str: "x"}
+    for part in PARTS:
+        (kind,) = (k for k in get_args(get_type_hints(Request)[part]) if k is not NoneType)
+        assert type(parse_arm(f"darts:{part}={values[kind]}").parts[part]) is kind, part
+
+
+def test_file_names_are_plain_and_differ() -> None:
+    text = "cpm:temperature=1:0.1,cpm:entropy=0.1,cpm:keep=1/2,cpm,cpm:entropy_terms=edges"
+    names = [arm.file_name for arm in parse_arms(text)]
+    assert len(set(names)) == len(names)
+    assert not set("".join(names)) & set(':/\\ ,*?"<>|')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("drats", f"'drats' is no arm; .*{', '.join(METHODS)}, random"),
+        ("darts,,cpm", "'' is no arm"),
+        ("darts:keep", "'darts:keep' is no arm"),
+        ("darts:speed=9", f"'speed' is no part; it must be one of {', '.join(PARTS)}"),
+        ("darts:order=two", "order is 'two'; it must be a whole number"),
+        ("da2s:entropy=much", "entropy is 'much'; it must be a number"),
+        ("darts:none=perhaps", "none is 'perhaps'; it must be yes or no"),
+        ("cpm:keep=", "keep is ''; it must be a value of --keep"),
+        ("cpm:keep=1/2:keep=1/4", "keep is there twice"),
+        ("random:keep=1/2", "random has no parts"),
+        ("darts,cpm,darts", "an arm is there twice: darts and darts"),
+        ("da2s:entropy=.2,da2s:entropy=0.20", "an arm is there twice"),
+    ],
+)
+def test_wrong_arms_are_named(text: str, message: str) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        parse_arms(text)
