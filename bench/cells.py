@@ -23,9 +23,10 @@ from mobilenas.cost.budget import Budgets
 from mobilenas.data import Augmentation, batches
 from mobilenas.search import SearchSettings
 from mobilenas.search.loop import Searcher
-from mobilenas.spaces import CELL_NETWORKS, build
-from mobilenas.spaces.cell_space import CellSpace
-from mobilenas.supernet import SamplerSettings
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.cell.space import CellSpace
+from mobilenas.spaces.networks import build
+from mobilenas.supernet.samplers import SamplerSettings
 
 HERE = Path(__file__).parent
 SEARCHES = ("search full", "search random K=4", "search attention K=4", "search ranked K=4")

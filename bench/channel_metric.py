@@ -20,7 +20,7 @@ from mobilenas.channels.start import base_of
 from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import DataSettings, load_data
-from mobilenas.spaces import WidthsSpace
+from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.train import Recipe, Trainer
 
 

@@ -21,12 +21,12 @@ from tables import trained
 
 from mobilenas.core.files import read_jsonl, write_jsonl
 from mobilenas.core.settings import parse_count, to_plain
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.data import load_data
 from mobilenas.nn import squeeze_channels
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import versions
-from mobilenas.spaces import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 ACTIVATION, STEM_STRIDE, WIDTH, MULTIPLE = "hard_swish", 2, 16, 4
 LEVELS = (

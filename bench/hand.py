@@ -19,10 +19,10 @@ from tables import trained
 
 from mobilenas.core.files import parse_json, read_jsonl, write_jsonl
 from mobilenas.core.progress import Silent
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, open_run
 from mobilenas.report.table import read_networks
-from mobilenas.spaces import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 HANDS = Path(__file__).with_name("hand.json")
 ACTIVATION = "hard_swish"

@@ -21,7 +21,6 @@ import torch
 from run import Bench
 
 from mobilenas.core.files import write_json
-from mobilenas.cost import DECISIONS, CostTable
 from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
 from mobilenas.latency.building import NETWORKS, build_profile
 from mobilenas.latency.cache import Cache
@@ -32,8 +31,10 @@ from mobilenas.latency.profile import Profile
 from mobilenas.pipeline.request import ACTIVATION_FOR
 from mobilenas.search import space_for
 from mobilenas.search.run import confirmed
-from mobilenas.spaces import MobileArch, MobileSpace
-from mobilenas.supernet import Alphas
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.mobile.table import DECISIONS, CostTable
 
 HERE = Path(__file__).parent
 ON_TIME, USED = 1.03, 0.85

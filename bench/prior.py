@@ -22,8 +22,8 @@ from scipy.stats import kendalltau
 from mobilenas.core.files import read_jsonl, to_json, write_text
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.search.prior import FILE, Process, Rows, described
-from mobilenas.spaces import Choice, MobileArch, MobileSpace
-from mobilenas.spaces.arch import Block, Head, Stem
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 LENGTH, LINEAR, NOISE, REACH, SHARED = 1.0, 0.5, 0.5, (1.0, 4.0, 1.5), 0.3
 """Of the process."""

@@ -28,7 +28,7 @@ from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.latency.meter import Failed, measure
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.recount import count_fvcore
-from mobilenas.spaces import WidthsSpace
+from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.train import Recipe, Trainer, evaluate
 
 STEPS = 100

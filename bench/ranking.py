@@ -32,17 +32,22 @@ from torch.nn import functional
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
 from mobilenas.core.progress import Silent
 from mobilenas.core.settings import from_plain
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior, features
 from mobilenas.search.rank import alpha_score
-from mobilenas.spaces import Arch, MobileArch, build
-from mobilenas.spaces.any import SPACES, AnyChoice, choice_type
-from mobilenas.spaces.build import MobileNetwork
+from mobilenas.spaces.base import (
+    Arch,
+    family,
+)
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.build import MobileNetwork
+from mobilenas.spaces.networks import build
 from mobilenas.train import Recipe
 
 RESAMPLES, TEN, BATCH, INITIAL_SEEDS = 1000, 10, 64, 2
@@ -241,8 +246,9 @@ def read_table(path: Path) -> Table:
     """Return the networks of a file of `bench/tables.py`."""
     head, *lines = read_jsonl(path)
     first = [line for line in lines if line["seed"] == 0]
-    space = from_plain(SPACES["cell" if "nodes" in head["space"] else "mobile"], head["space"], "")
-    choices = [from_plain(choice_type(space), line["choice"], "choice") for line in first]
+    kind = family("cell" if "nodes" in head["space"] else "mobile")
+    space = from_plain(kind.space, head["space"], "")
+    choices = [from_plain(kind.choice, line["choice"], "choice") for line in first]
     return Table(
         choices=choices,
         archs=[space.arch(choice) for choice in choices],

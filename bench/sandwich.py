@@ -16,8 +16,9 @@ from mobilenas.data import ImageData
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.any import AnyChoice
-from mobilenas.supernet import SamplerSettings, SuperNetwork
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.train import Recipe
 
 

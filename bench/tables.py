@@ -18,13 +18,15 @@ import torch
 
 from mobilenas.core.files import read_jsonl, write_jsonl
 from mobilenas.core.settings import from_plain, parse_count, to_plain
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, load_data
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import make_space, versions
-from mobilenas.spaces import Arch
-from mobilenas.spaces.any import choice_type
+from mobilenas.spaces.base import (
+    Arch,
+    family_of,
+)
 from mobilenas.train import Recipe, Trainer
 
 
@@ -78,7 +80,7 @@ def main() -> None:
     jobs = [(choice, 0) for choice in choices] + [(choice, 1) for choice in choices[: given.twice]]
     done = [(line["choice"], line["seed"]) for line in lines[1:]]
     for choice, seed in (job for job in jobs if job not in done):
-        arch = space.arch(from_plain(choice_type(space), choice, "choice"))
+        arch = space.arch(from_plain(family_of(space).choice, choice, "choice"))
         line = {"choice": choice, "seed": seed} | trained(arch, data, settings.recipe, seed)
         lines.append(line)
         write_jsonl(given.table, lines)

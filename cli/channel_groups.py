@@ -76,7 +76,7 @@ def _extract(
 
 def _of_arch(path: Path, weights: Path | None) -> tuple["nn.Module", "Graph"]:
     from mobilenas.channel_graph import extract
-    from mobilenas.spaces import build, read_arch
+    from mobilenas.spaces.networks import build, read_arch
     from mobilenas.train import load_weights
 
     arch = read_arch(path)

@@ -15,7 +15,7 @@ from .terminal import echo
 if TYPE_CHECKING:
     from mobilenas.latency.measured import Measured
     from mobilenas.latency.profile import Profile
-    from mobilenas.spaces import MobileSpace
+    from mobilenas.spaces.mobile.space import MobileSpace
 
 # Written out because the library's own stands beside onnxruntime, which `--help` does not import;
 # tests/cli/test_profile_latency.py holds it against that one.

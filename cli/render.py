@@ -317,7 +317,7 @@ def show_arch(arch: dict[str, Any]) -> None:
 
 def _show_sizes(plain: dict[str, Any]) -> None:
     """Print the channels of every group beside the model's own."""
-    from mobilenas.spaces import WidthsArch
+    from mobilenas.spaces.channels.space import WidthsArch
 
     arch = WidthsArch.from_dict(plain)
     own = arch.base.graph.sizes
@@ -327,8 +327,9 @@ def _show_sizes(plain: dict[str, Any]) -> None:
 
 def _show_cells(plain: dict[str, Any]) -> None:
     """Print size and costs, and both cells in the notation of the papers."""
-    from mobilenas.cost import costs
-    from mobilenas.spaces import CellArch, format_genotype
+    from mobilenas.cost.networks import costs
+    from mobilenas.spaces.cell.arch import CellArch
+    from mobilenas.spaces.cell.genotypes import format_genotype
 
     arch = CellArch.from_dict(plain)
     exact, channels = costs(arch), (arch.places[0].channels, arch.places[-1].channels)

@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_limits
 
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Silent
-from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
 from mobilenas.latency import measured, meter
@@ -27,7 +26,9 @@ from mobilenas.latency.clock import Timing
 from mobilenas.latency.measured import Measured
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.units import space_units
-from mobilenas.spaces import Choice, Head, MobileSpace, Stage, Stem
+from mobilenas.spaces.mobile.arch import Head, Stem
+from mobilenas.spaces.mobile.space import Choice, MobileSpace, Stage
+from mobilenas.spaces.mobile.table import CostTable
 
 settings.register_profile("mobilenas", deadline=None, derandomize=True)
 settings.load_profile("mobilenas")

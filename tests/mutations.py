@@ -43,8 +43,8 @@ from mobilenas.core.files import read_json, write_json, write_jsonl, write_list,
 from mobilenas.core.progress import Silent
 from mobilenas.core.records import CandidatesRecord, EntryRecord, TrainRecord, read_record
 from mobilenas.core.settings import to_plain
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
+from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings
 from mobilenas.latency import kit_runner
 from mobilenas.latency.cache import Rounds
@@ -72,9 +72,9 @@ from mobilenas.search.arms import parse_arm
 from mobilenas.search.finalists import SuccessiveHalving
 from mobilenas.search.loop import Searcher
 from mobilenas.search.run import _train_supernet, read_choices
-from mobilenas.spaces import build, read_arch
-from mobilenas.spaces.genotypes import darts_v2
-from mobilenas.spaces.widths import Base, WidthsArch
+from mobilenas.spaces.cell.genotypes import darts_v2
+from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.networks import build, read_arch
 from mobilenas.train import Recipe, load_weights, train
 
 LONGEST = 3000

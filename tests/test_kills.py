@@ -42,8 +42,9 @@ from mobilenas.pipeline.stages import compare_stage, run_all, search_stage
 from mobilenas.pipeline.sweep import run_sweep, start_sweep
 from mobilenas.report.table import read_networks
 from mobilenas.search import FinalistSettings, SearchSettings
-from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Stem
-from mobilenas.spaces.widths import Base, WidthsSpace
+from mobilenas.spaces.channels.space import Base, WidthsSpace
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import Recipe
 
 pytestmark = pytest.mark.slow

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mobilenas.core.settings import check_between, check_choice
-from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.search import Confirm
-from mobilenas.spaces import MOBILENETS, PLACEMENTS, Arch, MobileArch
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 
 RANDOM = "random"
 """Name of random networks among baselines."""

@@ -26,7 +26,7 @@ from mobilenas.core.settings import counted
 from mobilenas.nn.weights import lay_out
 from mobilenas.onnx.export import check_parity, export_onnx
 from mobilenas.onnx.recount import OnnxCount, count_fvcore, count_onnx
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.channels.space import Base
 
 IMAGES = 5
 """In a batch: neither 1 nor the traced 2."""

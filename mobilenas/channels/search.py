@@ -31,7 +31,7 @@ from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
-from mobilenas.spaces.widths import WidthsSpace
+from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.train import Recipe, train
 
 

@@ -10,8 +10,10 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.data import ImageKind
 from mobilenas.nn.weights import load_into
-from mobilenas.spaces import WidthsArch, read_arch
-from mobilenas.spaces.widths import Base, WidthsNetwork
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsNetwork
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
 
@@ -53,6 +55,7 @@ def base_of(model: str, data: ImageKind) -> Base:
     ):
         if own != given:
             raise MobileNASError(f"{name} is {own} in {file} and {given} in {data.name}")
+    assert isinstance(arch, MobileArch | CellArch)
     return Base.of(arch)
 
 

@@ -12,21 +12,14 @@ from torch import Tensor
 
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import check_choice, format_count
-from mobilenas.cost.exact_widths import WIDTHS_COSTS, WidthsTable
-from mobilenas.cost.expected import COSTS, CostTable, Probabilities
-from mobilenas.cost.expected_cells import CELL_COSTS, CellCostTable, CellProbabilities
-from mobilenas.cost.models import CostModel
-from mobilenas.cost.projection import spread
-from mobilenas.spaces.any import AnyChoice, AnySpace
-from mobilenas.spaces.cell_space import CellSpace
-from mobilenas.spaces.mobile import MobileSpace
-from mobilenas.spaces.widths import Sizes, WidthsSpace
-
-Relaxation = Probabilities | CellProbabilities
+from mobilenas.cost.projection import Sizes, spread
+from mobilenas.spaces.base import Choice, Space, family_of
 
 PENALTY = "penalty"
 """The constraint that pulls at the cost at every cost."""
 CONSTRAINTS = ("lagrangian", "hinge", PENALTY)
+COSTS = ("flops", "params", "memory")
+"""Costs that are counted."""
 LATENCY = "latency"
 """The cost that needs a profile."""
 FLOOR = 0.9
@@ -70,24 +63,6 @@ def suggested(cost: str, value: float, *, up: bool) -> str:
     return f"--{cost} {text}"
 
 
-def cost_table(
-    space: AnySpace | WidthsSpace, cost: str, latency: CostModel | None = None
-) -> CostTable | CellCostTable | WidthsTable:
-    """Return the table of one cost over a space of any kind."""
-    if isinstance(space, WidthsSpace):
-        return WidthsTable(space, cost)
-    if isinstance(space, CellSpace):
-        if cost not in CELL_COSTS:
-            raise BudgetError(
-                f"a {cost} budget is for the mobile space only; the cell space has "
-                f"{' and '.join(CELL_COSTS)}"
-            )
-        return CellCostTable(space, cost)
-    if cost == LATENCY and latency is None:
-        raise BudgetError(NO_PROFILE)
-    return CostTable(space, cost, latency if cost == LATENCY else None)
-
-
 class Budgets:
     """All limits of a job over one space: expectation and exact costs behind one interface.
 
@@ -97,25 +72,27 @@ class Budgets:
 
     def __init__(
         self,
-        space: AnySpace | WidthsSpace,
+        space: Space,
         budgets: Iterable[Budget],
-        latency: CostModel | None = None,
+        latency: Any = None,
         *,
         filled: bool = True,
     ) -> None:
         self.budgets = tuple(budgets)
-        if not self.budgets and not isinstance(space, CellSpace):
+        family = family_of(space)
+        if not self.budgets and family.needs_budget:
             raise BudgetError(NO_BUDGET)
         measured = (LATENCY,) if latency is not None else ()
-        names = [*_costs_of(space), *measured, *(b.cost for b in self.budgets)]
-        if isinstance(space, WidthsSpace):
+        names = [*family.costs, *measured, *(b.cost for b in self.budgets)]
+        if family.scaled:
             # nothing predicts the latency of any model: it is measured (channels/limits.py)
             names = [name for name in names if name != LATENCY]
         # Any: what goes with a space (its choices, relaxations and tables) goes with it alone
         self.tables: dict[str, Any] = {
-            cost: cost_table(space, cost, latency) for cost in dict.fromkeys(names)
+            cost: family.table(space, cost, latency) for cost in dict.fromkeys(names)
         }
         self.space: Any = space
+        self.family = family
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
         peaks_only = all(self.tables[b.cost].is_peak for b in self._counted)
         self.floor = FLOOR if filled and not peaks_only else 0.0
@@ -124,7 +101,7 @@ class Budgets:
     def _counted(self) -> list[Budget]:
         return [budget for budget in self.budgets if budget.cost in self.tables]
 
-    def expected(self, p: Relaxation) -> dict[str, Tensor]:
+    def expected(self, p: Any) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
         return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
 
@@ -135,18 +112,18 @@ class Budgets:
         tight.budgets = tuple(limits)
         return tight
 
-    def load(self, choice: AnyChoice | Sizes) -> float:
+    def load(self, choice: Choice) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
         loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
         return max(loads, default=0.0)
 
-    def fits(self, choice: AnyChoice | Sizes) -> bool:
+    def fits(self, choice: Choice) -> bool:
         """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.load(choice) <= 1
 
     def random(self, source: random.Random) -> Any:
         """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
-        if isinstance(self.space, WidthsSpace):
+        if self.family.scaled:
             return self.spread(self.space.random(source))
         for _ in range(_MOST_DRAWS):
             choice = self.space.random(source)
@@ -193,7 +170,7 @@ class Budgets:
         ]
         if short:
             raise UnreachableError("; ".join(short))
-        if isinstance(self.space, WidthsSpace):
+        if self.family.scaled:
             self._check_limiting(self.space.largest())
 
     def unlimiting(self) -> list[str]:
@@ -213,9 +190,9 @@ class Budgets:
 
         Cells can have a size that the budgets did not choose: there random networks must.
         """
-        if isinstance(self.space, MobileSpace) and self.load(self.space.largest()) < self.floor:
+        if self.family.sized and self.load(self.space.largest()) < self.floor:
             raise BudgetError("; ".join(self.unlimiting()))
-        if isinstance(self.space, CellSpace) and self.budgets:
+        if not (self.family.sized or self.family.scaled) and self.budgets:
             try:
                 self.random(random.Random(0))
             except BudgetError as error:
@@ -233,12 +210,6 @@ class Budgets:
             )
 
 
-def _costs_of(space: AnySpace | WidthsSpace) -> tuple[str, ...]:
-    if isinstance(space, WidthsSpace):
-        return WIDTHS_COSTS
-    return CELL_COSTS if isinstance(space, CellSpace) else COSTS
-
-
 class ConstraintLoss:
     """Adds the budgets to the loss of the alphas: a penalty (Song and Li 2020) and two others.
 
@@ -252,7 +223,7 @@ class ConstraintLoss:
         self.multipliers = {budget.cost: 0.0 for budget in budgets.budgets}
         self._excess: dict[str, float] = {}
 
-    def __call__(self, p: Relaxation) -> Tensor:
+    def __call__(self, p: Any) -> Tensor:
         """Return the scalar that is added to the cross entropy."""
         costs = self.budgets.expected(p)
         ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}

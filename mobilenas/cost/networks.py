@@ -1,12 +1,7 @@
-"""Exact costs of a network, whichever space it is of."""
+"""Exact costs of a network of any family."""
 
-from mobilenas.cost.exact import Costs, LayerCost, total
-from mobilenas.cost.exact import layer_costs as mobile_layer_costs
-from mobilenas.cost.exact_cells import cell_layer_costs
-from mobilenas.cost.exact_widths import widths_layer_costs
-from mobilenas.spaces.cell import CellArch
-from mobilenas.spaces.networks import Arch
-from mobilenas.spaces.widths import WidthsArch
+from mobilenas.nn.costs import Costs, LayerCost, total
+from mobilenas.spaces.base import Arch, family_of
 
 
 def costs(arch: Arch) -> Costs:
@@ -16,6 +11,4 @@ def costs(arch: Arch) -> Costs:
 
 def layer_costs(arch: Arch) -> list[LayerCost]:
     """Every layer of an arch in the order it runs."""
-    if isinstance(arch, WidthsArch):
-        return widths_layer_costs(arch)
-    return cell_layer_costs(arch) if isinstance(arch, CellArch) else mobile_layer_costs(arch)
+    return family_of(arch).layer_costs(arch)

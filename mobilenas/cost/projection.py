@@ -1,16 +1,61 @@
 """Channel sizes under a budget: the largest of given proportions that keep it."""
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from mobilenas.core.errors import BudgetError
+from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.settings import format_count
-from mobilenas.spaces.widths import SizeRange, Sizes
 
+Sizes = Mapping[str, int]
+"""Channels of groups, by the group's name."""
+ALIGNED = 8
+"""Sizes are multiples of it."""
 Cost = Callable[[Sizes], float]
 """What sizes cost; it should not fall when a size grows."""
 
 _HALVINGS = 30
 _TINY = 1e-9  # so that the largest factor reaches the largest size
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeRange:
+    """The legal sizes of one group: the multiples of `step` from `low` to `high`."""
+
+    low: int
+    """Sizes under it are not legal."""
+    high: int
+    """Sizes over it are not legal."""
+    step: int = ALIGNED
+    """8, or what the group's convolutions need: a multiple of their number of groups."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a legal size."""
+        if self.step < 1 or self.low < 1 or self.smallest > self.largest:
+            raise MobileNASError(
+                f"no multiple of {self.step} lies between {self.low} and {self.high}"
+            )
+
+    @property
+    def smallest(self) -> int:
+        """The smallest legal size."""
+        return -(-self.low // self.step) * self.step
+
+    @property
+    def largest(self) -> int:
+        """The largest legal size."""
+        return self.high // self.step * self.step
+
+    def nearest(self, size: float) -> int:
+        """Return the nearest legal size, the larger of two."""
+        return self._clip(math.floor(size / self.step + 0.5))
+
+    def under(self, size: float) -> int:
+        """Return the largest legal size that is not over `size`, or the smallest one."""
+        return self._clip(math.floor(size / self.step))
+
+    def _clip(self, steps: int) -> int:
+        return min(max(steps * self.step, self.smallest), self.largest)
 
 
 def spread(

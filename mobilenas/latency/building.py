@@ -22,7 +22,8 @@ from mobilenas.latency.profile import Profile, ProfileError, Reference
 from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.session import PROVIDER
-from mobilenas.spaces import Choice, MobileArch, MobileSpace
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 LARGEST_DRIFT = 0.1
 """A device whose units take this much more or less than in its profile is not as it was."""

@@ -11,7 +11,7 @@ from mobilenas.latency.units import (
     linear_unit,
     stem_unit,
 )
-from mobilenas.spaces.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 
 class Latency:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mobilenas.core.settings import check_choice
-from mobilenas.cost.exact import output_side
 from mobilenas.latency.units import Unit, arch_units
+from mobilenas.nn.costs import (
+    output_side,
+)
 from mobilenas.onnx import OPSET
-from mobilenas.spaces import MobileArch
+from mobilenas.spaces.mobile.arch import MobileArch
 
 PRECISIONS = ("fp32", "int8")
 """float32, or int8 weights and uint8 activations."""

@@ -12,7 +12,6 @@ from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.folders import KIT, check_folder, start_folder
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.settings import check_choice, from_plain, to_plain
-from mobilenas.cost.exact import block_costs, costs, stem_cost
 from mobilenas.latency.building import (
     NETWORKS,
     Setup,
@@ -27,7 +26,9 @@ from mobilenas.latency.profile import Profile
 from mobilenas.latency.steady import steady
 from mobilenas.latency.units import Unit, space_units
 from mobilenas.onnx import OPSET
-from mobilenas.spaces import Block, MobileArch, MobileSpace, Stem
+from mobilenas.spaces.mobile.arch import Block, MobileArch, Stem
+from mobilenas.spaces.mobile.costs import block_costs, costs, stem_cost
+from mobilenas.spaces.mobile.space import MobileSpace
 
 MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"

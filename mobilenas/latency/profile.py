@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.settings import check_between, from_plain, to_plain
-from mobilenas.cost.exact import costs
 from mobilenas.latency.calibration import (
     LARGEST,
     SMALLEST,
@@ -23,7 +22,9 @@ from mobilenas.latency.calibration import (
 )
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.units import CLASS_COUNTS, Unit, arch_units, linear_unit
-from mobilenas.spaces import MobileArch, MobileSpace
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.costs import costs
+from mobilenas.spaces.mobile.space import MobileSpace
 
 HIGHEST_MAPE_PERCENT = 10.0
 """A larger error of the predictions is worth a warning."""

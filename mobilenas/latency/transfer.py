@@ -17,7 +17,9 @@ from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError
 from mobilenas.latency.units import arch_units, space_units
-from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.space import MobileSpace
 
 LEAST_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""

@@ -6,9 +6,12 @@ from itertools import product
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import check_between, check_choice
-from mobilenas.cost.exact import output_side
 from mobilenas.nn import ACTIVATIONS
-from mobilenas.spaces import Block, Head, MobileArch, MobileSpace, Slot, Stem
+from mobilenas.nn.costs import (
+    output_side,
+)
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.space import MobileSpace, Slot
 
 KINDS = ("stem", "block", "features", "linear")
 """What a unit can be; see `Unit`."""

@@ -18,8 +18,8 @@ from mobilenas.core.folders import ABLATION, check_folder, check_record, start_f
 from mobilenas.core.progress import Reporter
 from mobilenas.core.records import EntryRecord, read_record
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets, format_cost
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile, find_profile
@@ -42,10 +42,14 @@ from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS, usual_epochs
-from mobilenas.spaces import Arch, CellArch, format_genotype
-from mobilenas.spaces.any import AnyChoice
-from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
-from mobilenas.spaces.mobile import Choice
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.genotypes import format_genotype
+from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
+from mobilenas.spaces.mobile.space import Choice
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 REQUEST_FILE = ABLATION.record

@@ -13,13 +13,19 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
 from mobilenas.core.files import write_json
 from mobilenas.core.records import ArchRecord, EqualTimeRecord, read_record
-from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import confirmation
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, RunSettings
 from mobilenas.report.table import SCRATCH, check_given
 from mobilenas.search import FINALISTS
-from mobilenas.spaces import Arch, arch_from_dict, read_arch
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.networks import (
+    arch_from_dict,
+    read_arch,
+)
 
 ARCH_FILE = "arch.json"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import to_json, write_bytes, write_json, write_list
 from mobilenas.core.settings import COUNTING_RULE, to_plain
-from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY
+from mobilenas.cost.networks import costs
 from mobilenas.data import batches
 from mobilenas.latency.confirm import confirm, is_here
 from mobilenas.latency.graphs import arch_model
@@ -30,7 +30,12 @@ from mobilenas.pipeline.quantization import Int8Settings, write_int8
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm
-from mobilenas.spaces import Arch, MobileArch, WidthsArch, build
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.networks import build
 
 _TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
 PARITY_IMAGES = 256

@@ -13,14 +13,19 @@ import torch
 from mobilenas.baselines.networks import mobilenets
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import format_count
-from mobilenas.cost import costs
 from mobilenas.cost.budget import LATENCY
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.pipeline.deployment import write_onnx
 from mobilenas.pipeline.run_folder import Run, RunSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import images_looked_at
-from mobilenas.spaces import PLACEMENTS, Arch, WidthsArch, build
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.mobile.mobilenets import PLACEMENTS
+from mobilenas.spaces.networks import build
 from mobilenas.train import Recipe, Trainer
 
 _TRAINED_BYTES = 4 * 4

@@ -40,7 +40,7 @@ from mobilenas.pipeline.quantization import (
 )
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.stages import ONNX_FILE, WEIGHTS_FILE, export_stage
-from mobilenas.spaces import read_arch
+from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
 FORMATS = ("onnx", "fp16", "int8", "ort")

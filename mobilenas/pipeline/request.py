@@ -10,8 +10,14 @@ from mobilenas.channels.start import check_start
 from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import ADDED, check_between, check_choice, to_plain
-from mobilenas.cost import COSTS
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget
+from mobilenas.cost.budget import (
+    COSTS,
+    LATENCY,
+    NO_BUDGET,
+    NO_PROFILE,
+    PENALTY,
+    Budget,
+)
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.graphs import PRECISIONS
@@ -30,9 +36,9 @@ from mobilenas.pipeline.run_folder import (
 )
 from mobilenas.search import FinalistSettings
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS, PARTS, settings_for, usual_epochs
-from mobilenas.spaces import MOBILENETS
-from mobilenas.spaces.any import SPACES
-from mobilenas.spaces.cell_space import EdgeTarget
+from mobilenas.spaces.base import searched
+from mobilenas.spaces.cell.space import EdgeTarget
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train import Recipe
 
 ACTIVATION_FOR = {"fp32": "hard_swish", "int8": "relu"}
@@ -235,7 +241,7 @@ class Request:
 
     @property
     def _spaces(self) -> tuple[str, ...]:
-        return tuple(SPACES)
+        return searched()
 
     def _refuse_other_spaces(self) -> None:
         """Refuse by name the parts that the space does not have."""

@@ -7,7 +7,7 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import weights_of
 from mobilenas.core.errors import MobileNASError
 from mobilenas.pipeline.request import Request
-from mobilenas.spaces.any import WIDTHS
+from mobilenas.spaces.channels.space import WidthsSpace
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
 """By effort."""
@@ -19,7 +19,7 @@ _SHARE, _FINALIST_SHARE = 0.5, 1 / 3
 class ChannelsRequest(Request):
     """What a user says; None leaves it to the effort."""
 
-    space: str = WIDTHS
+    space: str = WidthsSpace.family
     """widths."""
     model: str = ""
     """torchvision:NAME, package.module:factory, a run folder or an arch.json."""
@@ -65,7 +65,7 @@ class ChannelsRequest(Request):
 
     @property
     def _spaces(self) -> tuple[str, ...]:
-        return (WIDTHS,)
+        return (WidthsSpace.family,)
 
     def _refuse_other_spaces(self) -> None:
         """There are no options of other spaces here."""

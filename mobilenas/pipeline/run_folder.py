@@ -45,10 +45,10 @@ from mobilenas.search.methods import DEFAULT_METHOD, METHODS
 from mobilenas.search.rank import FEWEST as FEWEST_RANKED
 from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
-from mobilenas.spaces import MOBILENETS
-from mobilenas.spaces.any import RUN_SPACES, WIDTHS, AnySpace
-from mobilenas.spaces.cell_space import CellSpace, EdgeTarget
-from mobilenas.spaces.widths import WidthsSpace
+from mobilenas.spaces.base import Space, families, family
+from mobilenas.spaces.cell.space import CellSpace, EdgeTarget
+from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train import Recipe
 
 RUN_FILE = RUN.record
@@ -140,8 +140,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_choice("space", self.space, tuple(RUN_SPACES))
-        if (self.space == WIDTHS) != (self.widths is not None):
+        check_choice("space", self.space, families())
+        if (self.space == WidthsSpace.family) != (self.widths is not None):
             raise MobileNASError("widths goes with the space widths, and with no other")
         if self.inherit and self.space != "mobile":
             raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
@@ -193,10 +193,10 @@ class Run:
         return data
 
     @cached_property
-    def space(self) -> AnySpace | WidthsSpace:
+    def space(self) -> Space:
         """The space that the budgets ask for."""
-        space: AnySpace | WidthsSpace = from_plain(
-            RUN_SPACES[self.settings.space],
+        space: Space = from_plain(
+            family(self.settings.space).space,
             read_json(self.folder / RUN_FILE).get("space"),
             f"{RUN_FILE}: space",
         )
@@ -255,9 +255,7 @@ def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | N
     return Latency(profile, settings.precision)
 
 
-def usable_space(
-    settings: RunSettings, data: ImageKind, latency: Latency | None = None
-) -> AnySpace | WidthsSpace:
+def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
     """Return the space, after a check that some network of it uses the budgets."""
     space = make_space(settings, data, latency)
     filled = settings.search.constraint != PENALTY
@@ -265,9 +263,7 @@ def usable_space(
     return space
 
 
-def make_space(
-    settings: RunSettings, data: ImageKind, latency: Latency | None = None
-) -> AnySpace | WidthsSpace:
+def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
     """Return the space for a job's budgets and images."""
     if settings.widths is None and settings.space != "cell":
         return space_for(

@@ -15,10 +15,16 @@ from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
 from mobilenas.core.records import TrainRecord, read_record
 from mobilenas.core.settings import COUNTING_RULE, to_plain
-from mobilenas.cost import Costs, costs
 from mobilenas.cost.budget import LATENCY
+from mobilenas.cost.networks import costs
 from mobilenas.data import guessing
 from mobilenas.latency.confirm import is_here
+from mobilenas.nn.costs import (
+    Costs,
+)
+from mobilenas.nn.network import (
+    Network,
+)
 from mobilenas.onnx.record import EXPORT_FILE, read_export
 from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.pipeline.contenders import (
@@ -48,14 +54,13 @@ from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
 from mobilenas.search import FINALISTS, inherited_network, search
-from mobilenas.spaces import (
+from mobilenas.spaces.base import (
     Arch,
-    CellArch,
-    Network,
-    WidthsArch,
-    build,
-    format_genotype,
 )
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.genotypes import format_genotype
+from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"

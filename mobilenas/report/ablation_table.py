@@ -7,8 +7,8 @@ from typing import Any
 from mobilenas.baselines.paired import spread, told
 from mobilenas.core.settings import format_count
 from mobilenas.search.diagnostics import agreement
-from mobilenas.spaces.cell_space import CellChoice
-from mobilenas.spaces.mobile import Choice
+from mobilenas.spaces.cell.space import CellChoice
+from mobilenas.spaces.mobile.space import Choice
 
 
 def over_seeds(

@@ -5,7 +5,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from mobilenas.report.plots import COLOURS, GREY, INK, figure_svg, page_style, page_svg
-from mobilenas.spaces.cell import INPUTS, Cell
+from mobilenas.spaces.cell.arch import INPUTS, Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

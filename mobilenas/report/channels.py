@@ -16,7 +16,7 @@ from mobilenas.report.plots import (
     page_style,
     plain,
 )
-from mobilenas.spaces import WidthsArch
+from mobilenas.spaces.channels.space import WidthsArch
 
 Log = Sequence[Mapping[str, Any]]
 

@@ -15,7 +15,7 @@ from mobilenas.report.plots import (
     page_style,
     plain,
 )
-from mobilenas.spaces.cell_space import KINDS
+from mobilenas.spaces.cell.space import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

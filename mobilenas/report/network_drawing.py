@@ -3,13 +3,15 @@
 from functools import singledispatch
 
 from mobilenas.core.settings import counted
-from mobilenas.cost import costs, layer_costs
+from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.report import page as html
 from mobilenas.report.cell_drawing import draw_cell
 from mobilenas.report.channels import widths_section
 from mobilenas.report.files import RunFiles
 from mobilenas.report.plots import arch_drawing
-from mobilenas.spaces import Cell, CellArch, MobileArch, format_genotype
+from mobilenas.spaces.cell.arch import Cell, CellArch
+from mobilenas.spaces.cell.genotypes import format_genotype
+from mobilenas.spaces.mobile.arch import MobileArch
 
 
 def found_network(files: RunFiles) -> str:

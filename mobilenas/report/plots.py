@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilenas.core.settings import format_count
 from mobilenas.report.page import text
-from mobilenas.spaces import Block, MobileArch
+from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,13 +1,14 @@
 """Sections of the report on the search: over time, its finalists, its gap, its ranking."""
 
 from mobilenas.core.settings import counted, format_count
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.report import page as html
 from mobilenas.report.channels import trials_plots
 from mobilenas.report.diagnostics_plots import diagnostics_plots
 from mobilenas.report.files import RunFiles
 from mobilenas.report.plots import against_plot, search_plots
-from mobilenas.spaces import WidthsArch, arch_from_dict
+from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.networks import arch_from_dict
 
 _NONE = "-"
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import PENALTY, Budgets
-from mobilenas.search.discretize import ArchProgram, perturbed
-from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import uncertainty
 from mobilenas.search.prior import Prior
-from mobilenas.search.program import make_program
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.any import AnyChoice
-from mobilenas.spaces.mobile import Choice, MobileSpace
-from mobilenas.supernet import Alphas
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import searchable
+from mobilenas.spaces.cell.program import CellProgram
+from mobilenas.spaces.mobile.program import ArchProgram, perturbed
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.table import DECISIONS
 
 _FLAT = 0.9
 """Uncertainty of alphas over which their likeliest network is arbitrary."""
@@ -40,12 +40,13 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
     alphas' distribution; where the settings give the prior a say, under a FLOPs budget, what an
     evolution finds best.
     """
-    program = make_program(budgets, searcher.alphas)
+    program = searchable(budgets.space).program(budgets, searcher.alphas.scores())
     if isinstance(program, CellProgram):
         cells = [program.best()]
         while len(cells) < count and (cell := program.solve(unlike=cells)) is not None:
             cells.append(cell)
         return list(cells)
+    assert isinstance(program, ArchProgram)
     if prior_has_say(searcher.settings, budgets):
         return list(_evolved(searcher, budgets, program, count))
     return list(_drawn(searcher, budgets, program, count))

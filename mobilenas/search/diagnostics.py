@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces.cell import Cell
-from mobilenas.spaces.cell_space import KINDS, LEFT_OUT, CellChoice
-from mobilenas.spaces.mobile import Choice
+from mobilenas.spaces.cell.arch import Cell
+from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice
+from mobilenas.spaces.mobile.space import Choice
 
 
 def normalized_entropy(p: Tensor, options: Tensor | None = None) -> Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.statistics import fresh_statistics
-from mobilenas.spaces.any import AnyChoice
-from mobilenas.spaces.cell_space import CellChoice
-from mobilenas.spaces.mobile import Choice
-from mobilenas.supernet import SuperNetwork
-from mobilenas.supernet.cell_relaxation import CellAlphas
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.cell.relaxation import CellAlphas
+from mobilenas.spaces.cell.space import CellChoice
+from mobilenas.spaces.mobile.space import Choice
+from mobilenas.spaces.mobile.supernet import SuperNetwork
 
 _REESTIMATION_IMAGES = 2048
 

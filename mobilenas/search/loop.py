@@ -17,9 +17,10 @@ from mobilenas.nn.weights import lay_out
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.unrolled import unrolled_gradients
-from mobilenas.spaces.mobile import Choice, MobileSpace
-from mobilenas.supernet import Alphas, SuperNetwork
-from mobilenas.supernet.of_space import make_alphas, make_supernet
+from mobilenas.spaces.base import searchable
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
 
@@ -44,14 +45,15 @@ class Searcher:
     ) -> None:
         self.budgets, self.data, self.settings = budgets, data, settings
         self.space = budgets.space
+        search = searchable(self.space)
         self.seed, self.device = seed, device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.net = make_supernet(self.space, settings.sampler)
+            self.net = search.supernet(self.space, settings.sampler)
         lay_out(self.net, torch.channels_last, device)
-        self.alphas = make_alphas(
-            self.space, none=settings.none, edge_weights=settings.edge_weights, device=device
-        )
+        self.alphas = search.alphas(
+            self.space, none=settings.none, edge_weights=settings.edge_weights
+        ).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
         # only looked at: the log shows how the supernet does, nothing is chosen by it
         self.glance = stratified_subset(data.val, min(GLANCE_IMAGES, len(data.val)), seed)

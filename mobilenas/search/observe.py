@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenas.cost import DECISIONS
 from mobilenas.cost.budget import Budgets
-from mobilenas.cost.expected_cells import CellProbabilities
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy, skips
-from mobilenas.search.discretize_cells import CellProgram
 from mobilenas.search.gap import reestimate
 from mobilenas.search.loop import GLANCE_IMAGES, Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
-from mobilenas.spaces.any import AnyChoice
-from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
-from mobilenas.spaces.mobile import Choice
-from mobilenas.supernet import Alphas
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.cell.program import CellProgram
+from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
+from mobilenas.spaces.cell.table import CellProbabilities
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice
+from mobilenas.spaces.mobile.table import DECISIONS
 
 _DRAWS = 4
 _NORM_IMAGES = 128

@@ -22,8 +22,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from mobilenas.core.files import parse_json
 from mobilenas.core.settings import from_plain
-from mobilenas.cost import costs
-from mobilenas.spaces import MobileArch
+from mobilenas.cost.networks import costs
+from mobilenas.spaces.mobile.arch import MobileArch
 
 FILE = "prior.json"
 Rows = NDArray[np.float64]

@@ -22,6 +22,9 @@ from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, re
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
+from mobilenas.nn.network import (
+    Network,
+)
 from mobilenas.search.candidates import candidates, prior_has_say
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
@@ -30,10 +33,17 @@ from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
-from mobilenas.spaces import Arch, Network
-from mobilenas.spaces.any import AnyChoice, AnySpace, choice_type
-from mobilenas.spaces.mobile import Choice, MobileSpace
-from mobilenas.supernet import Alphas, SamplerSettings, SuperNetwork, inherited
+from mobilenas.spaces.base import (
+    Arch,
+    SearchedSpace,
+    family_of,
+)
+from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.mobile.inherit import inherited
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.train import Recipe
 
 Confirm = Callable[[Sequence[Arch]], list[float]]
@@ -152,13 +162,13 @@ def _made_discrete(
     return read_choices(path, kept["choices"], searcher.space), kept["gap"], kept["seconds"]
 
 
-def read_choices(path: Path, plain: Sequence[Any], space: AnySpace) -> list[AnyChoice]:
+def read_choices(path: Path, plain: Sequence[Any], space: SearchedSpace) -> list[AnyChoice]:
     """Return the choices of candidates.json; FileError where one is not of the space."""
     found: list[Any] = []
     for number, item in enumerate(plain):
         place = f"{path}: choices[{number}]"
         try:
-            choice = from_plain(choice_type(space), item, place)
+            choice = from_plain(family_of(space).choice, item, place)
         except MobileNASError as error:
             raise FileError(str(error)) from error
         if not space.is_legal(choice):
@@ -184,7 +194,7 @@ def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Net
     return start
 
 
-def found_choice(folder: Path, space: AnySpace, arch: Arch) -> AnyChoice:
+def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
     """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
     path = folder / _CANDIDATES
     kept: list[Any] = read_choices(path, read_record(path, CandidatesRecord)["choices"], space)

@@ -6,7 +6,12 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import ADDED, check_between, check_choice
 from mobilenas.cost.budget import CONSTRAINTS
 from mobilenas.search.collapse import ON_COLLAPSE
-from mobilenas.supernet import EDGE_WEIGHTS, EntropySchedule, SamplerSettings, Temperature
+from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS
+from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.schedules import (
+    EntropySchedule,
+    Temperature,
+)
 
 PATHS = ("gumbel", "mixture", "single")
 ORDERS = (1, 2)

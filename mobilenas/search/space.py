@@ -9,12 +9,20 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import counted
-from mobilenas.cost import COSTS, CostTable
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, Budget, Budgets
+from mobilenas.cost.budget import (
+    COSTS,
+    LATENCY,
+    NO_BUDGET,
+    Budget,
+    Budgets,
+)
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units
-from mobilenas.spaces.mobile import MobileSpace, narrowest, options_of, sized, widest
+from mobilenas.spaces.mobile.space import MobileSpace, narrowest, options_of, sized, widest
+from mobilenas.spaces.mobile.table import (
+    CostTable,
+)
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
@@ -26,8 +34,8 @@ def space_for(
 ) -> MobileSpace:
     """Return the mobile space whose uniformly drawn archs lie around the budgets.
 
-    `options` are those of `mobilenas.spaces.mobile.template`. With a profile it is the nearest of
-    the spaces that were measured: a block of any other has no time.
+    `options` are those of `mobilenas.spaces.mobile.space.template`. With a profile it
+    is the nearest of the spaces that were measured: a block of any other has no time.
     """
     if not budgets:
         raise BudgetError(NO_BUDGET)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.spaces.cell_space import CellSpace
+from mobilenas.spaces.cell.space import CellSpace
 
 LAYERS, CHANNELS = 8, 16
 """Cells and first channels of the networks where nothing else says them."""

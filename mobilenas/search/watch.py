@@ -8,7 +8,7 @@ from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
 from mobilenas.search.loop import Searcher
-from mobilenas.spaces.cell_space import CellSpace
+from mobilenas.spaces.cell.space import CellSpace
 
 
 class Watch:

@@ -67,3 +67,35 @@ def _check_terms(terms: tuple[str, ...]) -> None:
             f"entropy terms are {list(terms)!r}; name each once, at least one of "
             f"{', '.join(ENTROPY_TERMS)}; a weight of 0 turns them off"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """tau0 during warm-up, then geometric to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
+
+    start: float = 2.0
+    """tau0."""
+    end: float = 0.1
+    """tauT; equal to `start`: the fixed temperature of the ablation."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "start", 0.01, 100)
+        check_between(self, "end", 0.01, 100)
+
+    @classmethod
+    def parse(cls, text: str) -> "Temperature":
+        """Read `1:0.1`, or `1` for a fixed temperature."""
+        try:
+            first, *rest = (float(part) for part in text.split(":"))
+            (last,) = rest or (first,)
+        except ValueError as error:
+            raise MobileNASError(
+                f"temperature {text!r} cannot be read: write START:END such as 1:0.1, or one number"
+            ) from error
+        return cls(start=first, end=last)
+
+    def at(self, epoch: float, warmup: int, epochs: int) -> float:
+        """Return tau at `epoch` of `epochs`, of which the first `warmup` train weights only."""
+        done = (epoch - warmup) / max(1, epochs - 1 - warmup)
+        return float(self.start * (self.end / self.start) ** min(1.0, max(0.0, done)))

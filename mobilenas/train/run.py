@@ -20,10 +20,17 @@ from mobilenas.core.files import (
 from mobilenas.core.progress import Reporter, Silent, clock
 from mobilenas.core.records import TrainLine, check_lines
 from mobilenas.core.settings import to_plain
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
+from mobilenas.nn.network import (
+    Network,
+)
 from mobilenas.nn.weights import load_into
-from mobilenas.spaces import Arch, Network, WidthsArch, build
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.networks import build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
 

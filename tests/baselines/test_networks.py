@@ -10,11 +10,12 @@ from mobilenas.baselines.rival import rival
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
 from mobilenas.core.progress import Silent
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, finalists
-from mobilenas.spaces import MOBILENETS, PLACEMENTS, MobileArch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 from mobilenas.train import CHECKPOINT, Recipe, trainer
 
 SIDE, CLASSES = 32, 10

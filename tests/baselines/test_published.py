@@ -5,8 +5,8 @@ import re
 import pytest
 
 from mobilenas.baselines.published import PUBLISHED, Published
-from mobilenas.cost import costs
-from mobilenas.spaces import MOBILENETS
+from mobilenas.cost.networks import costs
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 BY_NAME = {network.name: network for network in PUBLISHED}
 

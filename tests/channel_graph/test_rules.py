@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from mobilenas.channel_graph import extract, resized, sizes
 from mobilenas.channel_graph.groups import Graph
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, build
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.networks import build
 
 SIDE = 8
 

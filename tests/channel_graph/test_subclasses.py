@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune
 from mobilenas.channel_graph import extract, load_model, resized, sizes
 from mobilenas.channel_graph.tracing import trace
 from mobilenas.core.errors import MobileNASError
-from mobilenas.cost.exact_widths import module_layer_costs
 from mobilenas.onnx.recount import count_fvcore
+from mobilenas.spaces.channels.costs import module_layer_costs
 
 
 class Normed(nn.Conv2d):

@@ -11,7 +11,9 @@ from mobilenas.channels.annealing import (
     remainder,
     temperature,
 )
-from mobilenas.spaces.widths import SizeRange
+from mobilenas.cost.projection import (
+    SizeRange,
+)
 
 # proposals
 

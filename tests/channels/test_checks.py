@@ -18,8 +18,8 @@ from mobilenas.channels.checks import check_base
 from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.onnx.recount import OnnxCount
-from mobilenas.spaces import widths
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.channels import space as widths
+from mobilenas.spaces.channels.space import Base
 
 Forward = Callable[[Any, Tensor], Any]
 

@@ -22,8 +22,8 @@ from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
-from mobilenas.spaces import Block, Head, MobileArch, Stem, WidthsArch
-from mobilenas.spaces.widths import Base, WidthsSpace
+from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.train import Recipe, train
 
 ARCH = MobileArch(
@@ -238,7 +238,7 @@ def test_a_model_comes_with_its_weights(
 ) -> None:
     from safetensors.torch import save
 
-    from mobilenas.spaces import build
+    from mobilenas.spaces.networks import build
 
     network = build(ARCH)
     write_json(tmp_path / "run/arch.json", {"arch": ARCH.to_dict()})

@@ -13,12 +13,12 @@ from mobilenas.channel_graph import models
 from mobilenas.cli.main import cli
 from mobilenas.core.progress import Silent
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.cost import exact_widths
 from mobilenas.pipeline.request import start
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import RUN_FILE
-from mobilenas.spaces import WidthsArch, widths
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.channels import costs as exact_widths
+from mobilenas.spaces.channels import space as widths
+from mobilenas.spaces.channels.space import Base, WidthsArch
 
 NAME = "planted_code:build"
 CODE = """

@@ -14,8 +14,13 @@ from safetensors.torch import save_file
 from mobilenas.channel_graph import load_model
 from mobilenas.cli.main import cli
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.cost import costs
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, Arch, build
+from mobilenas.cost.networks import costs
+from mobilenas.spaces.base import (
+    Arch,
+)
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.networks import build
 
 V2 = ("--model", "torchvision:mobilenet_v2")
 GO = ("--graph-only",)

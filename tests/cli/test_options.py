@@ -21,10 +21,11 @@ from mobilenas.pipeline.run_folder import DEVICES
 from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.search.methods import METHODS
 from mobilenas.search.settings import PATHS
-from mobilenas.spaces import MOBILENETS
-from mobilenas.spaces.any import SPACES
-from mobilenas.spaces.mobile import POLICIES
-from mobilenas.supernet import ATTENTIONS, EDGE_WEIGHTS, SAMPLERS
+from mobilenas.spaces.base import searched
+from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.space import POLICIES
+from mobilenas.supernet.samplers import ATTENTIONS, SAMPLERS
 from mobilenas.supernet.schedules import ENTROPY_SCHEDULES
 
 COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"]]
@@ -49,7 +50,7 @@ def command_named(name: str) -> click.Command:
         (options.PRECISIONS, PRECISIONS),
         (options.POLICIES, POLICIES),
         (options.MOBILENETS, MOBILENETS),
-        (options.SPACES, SPACES),
+        (options.SPACES, searched()),
         (options.METHODS, METHODS),
         (options.ATTENTIONS, ATTENTIONS),
         (options.EDGE_WEIGHTS, EDGE_WEIGHTS),

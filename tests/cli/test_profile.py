@@ -13,11 +13,14 @@ from PIL import Image
 from mobilenas.cli import profile
 from mobilenas.cli.main import cli
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.metadata import ModelMetadata
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, MobileArch, WidthsArch, build
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.networks import build
 
 SHAPE = ("--width", "0.35", "--image-size", "32", "--classes", "10")
 

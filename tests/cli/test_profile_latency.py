@@ -18,7 +18,7 @@ from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.profile import find_profile, list_profiles
 from mobilenas.latency.units import arch_units
 from mobilenas.onnx.session import PROVIDER
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 NAMES = ("latency", "list", "show", "check", "kit", "import", "networks", "calibrate", "remove")
 SPACE = ("--space", "mobile", "--image-size", "8")

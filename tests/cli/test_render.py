@@ -10,10 +10,11 @@ from click.testing import CliRunner
 
 from mobilenas.cli.main import cli
 from mobilenas.cli.render import show_arch, show_certificate, show_table
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.onnx.predict import Prediction
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS, WidthsSpace, parse_genotype
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
+from mobilenas.spaces.channels.space import Base, WidthsSpace
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 
 def test_cells_are_shown_as_the_papers_write_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from mobilenas.cli.main import cli
-from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 DIGITS = ("--data", "digits", "--threads", "1")
 JOB = ("run", *DIGITS, "--flops", "300k", "--out", "X")

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.cost import Probabilities, cell_costs, costs
-from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets, ConstraintLoss, cost_table
-from mobilenas.cost.expected_cells import CellProbabilities
-from mobilenas.spaces import Choice, MobileSpace
-from mobilenas.spaces.cell_space import KINDS, CellSpace, EdgeTarget
-from mobilenas.supernet import Alphas
+from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets, ConstraintLoss
+from mobilenas.cost.networks import costs
+from mobilenas.spaces.base import family_of
+from mobilenas.spaces.cell.costs import cell_costs
+from mobilenas.spaces.cell.space import KINDS, CellSpace, EdgeTarget
+from mobilenas.spaces.cell.table import CellProbabilities
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.table import Probabilities
 
 RHO = 0.5
 
@@ -283,4 +286,4 @@ def test_memory_and_latency_are_of_the_mobile_space(
         with pytest.raises(BudgetError, match=message):
             Budgets(cell_space, [Budget(cost=cost, limit=10)])
     with pytest.raises(BudgetError, match="a latency budget needs the profile of a device"):
-        cost_table(tiny_space, "latency")
+        family_of(tiny_space).table(tiny_space, "latency", None)

@@ -8,8 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.cost.projection import fill, scale_back, spread
-from mobilenas.spaces.widths import SizeRange
+from mobilenas.cost.projection import (
+    SizeRange,
+    fill,
+    scale_back,
+    spread,
+)
 
 Ranges = dict[str, SizeRange]
 

@@ -15,7 +15,7 @@ from mobilenas.latency.building import assemble, build_profile, check, draw_netw
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.latency.units import Unit, arch_units, space_units
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 SPEED = {"fp32": 1.0, "int8": 0.5}
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError, find_profile
 from mobilenas.latency.units import Unit, arch_units
 from mobilenas.pipeline.request import ACTIVATION_FOR
-from mobilenas.search.discretize import ArchProgram
 from mobilenas.search.space import space_for
-from mobilenas.spaces import MobileSpace
-from mobilenas.supernet import Alphas
+from mobilenas.spaces.mobile.program import ArchProgram
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.mobile.table import CostTable
 
 
 def broken(profile: Profile, share: float) -> tuple[Profile, set[str]]:

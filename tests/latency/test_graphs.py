@@ -18,7 +18,10 @@ from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.onnx import export
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.session import session as open_session
-from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace, build
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.networks import build
 
 SIDE = 32
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}

@@ -15,13 +15,13 @@ import pytest
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import parse_json
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.latency import kit_runner
 from mobilenas.latency.kit import Manifest, import_results, read_manifest, write_kit
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.steady import steady
 from mobilenas.latency.units import arch_units, space_units
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 Change = Callable[[dict[str, Any]], Any]
 

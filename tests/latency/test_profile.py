@@ -22,7 +22,7 @@ from mobilenas.latency.profile import (
     write_profile,
 )
 from mobilenas.latency.units import Unit, arch_units, linear_unit
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 
 def took(profile: Profile, median_ms: float) -> Measured:

@@ -19,7 +19,9 @@ from mobilenas.latency.profile import (
 )
 from mobilenas.latency.transfer import read_times, transfer, write_networks
 from mobilenas.latency.units import Unit, arch_units, space_units
-from mobilenas.spaces import MOBILENETS, MobileArch, MobileSpace
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.space import MobileSpace
 
 
 def took(median_ms: float) -> Measured:

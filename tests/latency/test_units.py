@@ -17,7 +17,8 @@ from mobilenas.latency.units import (
     space_units,
 )
 from mobilenas.nn import ACTIVATIONS
-from mobilenas.spaces import MOBILENETS, Choice, MobileSpace
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 COUNTS = st.integers(1, 2000)
 

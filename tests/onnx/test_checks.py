@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mobilenas.core.errors import DataError, FileError
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.latency.graphs import arch_model
 from mobilenas.onnx.checks import REORDERS, check_file, read_model, write_model
 from mobilenas.onnx.fp16 import to_fp16
@@ -17,8 +17,8 @@ from mobilenas.onnx.input_layout import fold_input
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.ort_format import to_ort
-from mobilenas.spaces import MobileArch
-from mobilenas.spaces.mobilenets import mobilenet_v2
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v2
 
 SIDE = 32
 METADATA = ModelMetadata(

@@ -16,8 +16,8 @@ from mobilenas.onnx.export import (
     session,
 )
 from mobilenas.onnx.metadata import ModelMetadata
-from mobilenas.spaces import build
-from mobilenas.spaces.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.networks import build
 
 SIZE = 32
 METADATA = {"labels": json.dumps(["cat", "größer"]), "budgets": "[]", "mean": "[0.1, 0.2, 0.3]"}

@@ -21,8 +21,8 @@ from mobilenas.onnx.export import INPUT, export_onnx, read_props
 from mobilenas.onnx.fp16 import folded, to_fp16
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.session import session
-from mobilenas.spaces import build
-from mobilenas.spaces.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.networks import build
 
 SIDE = 32
 METADATA = {"labels": json.dumps(["cat", "größer"]), "mean": "[0.1, 0.2, 0.3]"}

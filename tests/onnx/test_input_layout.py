@@ -18,7 +18,7 @@ from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import prepare
 from mobilenas.onnx.session import session
-from mobilenas.spaces.mobilenets import mobilenet_v2
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v2
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.1), (0.2, 0.25, 0.3)

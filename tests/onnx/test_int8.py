@@ -16,8 +16,9 @@ from mobilenas.onnx.fp16 import folded
 from mobilenas.onnx.int8 import METHODS, correct_biases, equalize_ranges, quantize_static_qdq
 from mobilenas.onnx.session import session
 from mobilenas.onnx.targets import plain_operators
-from mobilenas.spaces import MobileArch, build
-from mobilenas.spaces.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.networks import build
 
 SIDE = 32
 METADATA = {"labels": json.dumps(["cat", "größer"]), "mean": "[0.1, 0.2, 0.3]"}

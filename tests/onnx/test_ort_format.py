@@ -14,7 +14,7 @@ from mobilenas.onnx.fp16 import to_fp16
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.ort_format import to_ort
 from mobilenas.onnx.session import session
-from mobilenas.spaces.mobilenets import mobilenet_v2
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v2
 
 SIDE = 32
 METADATA = {"labels": '["a", "ß"]'}

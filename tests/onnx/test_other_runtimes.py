@@ -12,8 +12,8 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.latency.other_runtimes import latency
 from mobilenas.onnx.other_runtimes import SUFFIXES, check_installed, convert, runner
 from mobilenas.pipeline.formats import FormatSettings
-from mobilenas.spaces import build
-from mobilenas.spaces.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
+from mobilenas.spaces.networks import build
 
 PACKAGES = {"litert": "litert_torch", "executorch": "executorch"}
 

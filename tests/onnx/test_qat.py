@@ -17,7 +17,7 @@ from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.qat import check_installed, fine_tune, fold_norms
 from mobilenas.onnx.session import session
-from mobilenas.spaces import MobileArch
+from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.train import Recipe
 from mobilenas.train.trainer import Trainer
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import mobilenas.onnx.recount as recount
 from mobilenas.core.errors import FileError
-from mobilenas.cost import costs, layer_costs
+from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.onnx.checks import read_model
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.recount import count_fvcore, count_onnx
-from mobilenas.spaces import build
-from mobilenas.spaces.mobilenets import MOBILENETS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.spaces.networks import build
 
 SIZE = 64
 

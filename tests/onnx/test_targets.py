@@ -21,8 +21,8 @@ from mobilenas.onnx.targets import (
     reduce_mean_to_pool,
     refused_operators,
 )
-from mobilenas.spaces import MobileArch
-from mobilenas.spaces.mobilenets import mobilenet_v2, mobilenet_v3_small
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v2, mobilenet_v3_small
 
 SIDE = 32
 

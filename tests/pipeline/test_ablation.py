@@ -14,8 +14,8 @@ from mobilenas.baselines.paired import difference
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget
+from mobilenas.cost.networks import costs
 from mobilenas.pipeline.ablation import (
     ABLATION_FILE,
     ENTRY_FILE,
@@ -28,8 +28,10 @@ from mobilenas.pipeline.ablation import (
 )
 from mobilenas.pipeline.request import Request
 from mobilenas.search.diagnostics import agreement
-from mobilenas.spaces import CELL_NETWORKS, CellArch, arch_from_dict, parse_genotype
-from mobilenas.spaces.cell_space import CellChoice
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
+from mobilenas.spaces.cell.space import CellChoice
+from mobilenas.spaces.networks import arch_from_dict
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights
 
 LIMIT = 100_000

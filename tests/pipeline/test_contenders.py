@@ -9,9 +9,10 @@ import pytest
 from mobilenas.baselines.networks import Contender
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.pipeline.contenders import longer_mobilenets, read_longer
-from mobilenas.spaces import MOBILENETS, MobileArch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train import Recipe
 
 EARLY, LATE = "mobilenet_v3_small x0.11", "mobilenet_v2 x0.2 late"

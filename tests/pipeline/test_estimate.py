@@ -26,7 +26,7 @@ from mobilenas.pipeline.estimate import (
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import Run, RunSettings
 from mobilenas.search import FinalistSettings
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 SPEEDS = Speeds(
     weight_step=1.0,

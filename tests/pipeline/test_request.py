@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.core.progress import Silent
-from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline.dry_run import Outlook, dry_run
@@ -16,8 +15,11 @@ from mobilenas.pipeline.request import EFFORTS, MOST_REPEATS, Request, go_on, st
 from mobilenas.pipeline.run_folder import CellSettings, RunSettings
 from mobilenas.search.methods import parse_keep
 from mobilenas.search.space import SIDES, space_for
-from mobilenas.spaces.cell_space import EdgeTarget
-from mobilenas.supernet import Temperature
+from mobilenas.spaces.cell.space import EdgeTarget
+from mobilenas.spaces.mobile.table import CostTable
+from mobilenas.supernet.schedules import (
+    Temperature,
+)
 
 
 def settings(images: int = 1000, **given: Any) -> RunSettings:

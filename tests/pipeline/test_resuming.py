@@ -21,7 +21,7 @@ from mobilenas.pipeline.request import Request, start
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.resuming import other_options, resume_ablation, resume_run, resume_sweep
 from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, requests_for
-from mobilenas.spaces import MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
 
 ASKED = Request(data="digits", flops=300_000, seed=5, random=2, baselines=("mobilenet_v2",))
 

@@ -15,8 +15,12 @@ from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
 from mobilenas.search import FinalistSettings, SearchSettings
-from mobilenas.spaces import MobileSpace
-from mobilenas.supernet import EntropySchedule, SamplerSettings, Temperature
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.schedules import (
+    EntropySchedule,
+    Temperature,
+)
 from mobilenas.train import Recipe
 
 SETTINGS = RunSettings(

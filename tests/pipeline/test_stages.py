@@ -14,7 +14,7 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_list
 from mobilenas.core.progress import Silent
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.data import batches
 from mobilenas.onnx.export import evaluate_onnx, export_onnx
 from mobilenas.onnx.mistakes import MOST_SHOWN
@@ -34,7 +34,8 @@ from mobilenas.pipeline.stages import (
 from mobilenas.report.exports import exported_files
 from mobilenas.report.files import RunFiles
 from mobilenas.report.table import read_networks
-from mobilenas.spaces import MobileArch, read_arch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.networks import read_arch
 from mobilenas.train import evaluate, load_weights
 
 slow = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 from mobilenas.core.errors import InternalError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_onnx
 from mobilenas.pipeline import contenders
 from mobilenas.pipeline import stages as pipeline
@@ -20,8 +20,9 @@ from mobilenas.pipeline.request import Request, start
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import run_all
 from mobilenas.report.table import read_networks
-from mobilenas.spaces import CELL_NETWORKS, arch_from_dict, parse_genotype, read_arch
-from mobilenas.spaces.cell_space import CellChoice, CellSpace
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
+from mobilenas.spaces.cell.space import CellChoice, CellSpace
+from mobilenas.spaces.networks import arch_from_dict, read_arch
 from mobilenas.train import load_weights
 
 slow = pytest.mark.slow

@@ -16,8 +16,8 @@ from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import run_all
 from mobilenas.report.table import read_networks
-from mobilenas.spaces import WidthsArch, read_arch
-from mobilenas.spaces.widths import Base
+from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import costs_sentence, over_seeds, sentences
 from mobilenas.report.plots import INK
-from mobilenas.spaces.cell_space import CellChoice
-from mobilenas.spaces.mobile import Choice
+from mobilenas.spaces.cell.space import CellChoice
+from mobilenas.spaces.mobile.space import Choice
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
 GENOTYPE = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], ...)"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mobilenas.report.cell_drawing import _Stairs, cell_dot, draw_cell
-from mobilenas.spaces import CELL_NETWORKS, Cell, Edge, parse_genotype
+from mobilenas.spaces.cell.arch import Cell, Edge
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
 
 DARTS = CELL_NETWORKS["darts_v2"]().genotype
 # two edges between the same places, an empty node, one that is not concatenated, an unread input

@@ -3,7 +3,8 @@
 import pytest
 
 from mobilenas.report.network_drawing import draw_network
-from mobilenas.spaces import CELL_NETWORKS, MOBILENETS
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 
 def test_a_chain_and_cells_are_drawn_each_in_its_own_way() -> None:

@@ -10,9 +10,9 @@ from mobilenas.baselines.published import PUBLISHED
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json, write_jsonl, write_text
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.report.run_page import write_report
-from mobilenas.spaces import MOBILENETS
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
 NAMES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from mobilenas.core.files import write_json, write_jsonl
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.report.run_page import write_report
-from mobilenas.spaces import CELL_NETWORKS, CellArch, format_genotype, parse_genotype
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, format_genotype, parse_genotype
 
 SPARSE = parse_genotype(
     "Genotype(normal=[[('sep_conv_5x5', 1)], [], [('skip_connect', 2), ('dil_conv_3x3', 0)], []], "

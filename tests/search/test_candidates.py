@@ -1,13 +1,13 @@
 import random
 from dataclasses import replace
 
-from mobilenas.cost import costs
 from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
 from mobilenas.search.candidates import candidates, evolve, prior_has_say
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces import Choice, MobileSpace
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 SETTINGS = SearchSettings(epochs=1, warmup=0, batch_size=16, prior=True)
 

@@ -12,8 +12,9 @@ from mobilenas.search.diagnostics import (
     normalized_entropy,
     skips,
 )
-from mobilenas.spaces import CELL_NETWORKS, Choice
-from mobilenas.spaces.cell_space import LEFT_OUT, CellChoice
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.cell.space import LEFT_OUT, CellChoice
+from mobilenas.spaces.mobile.space import Choice
 
 
 def test_the_entropy_is_a_share_of_its_maximum() -> None:

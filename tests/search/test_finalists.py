@@ -11,7 +11,7 @@ from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
-from mobilenas.spaces import MobileArch
+from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.train import (
     BEST_WEIGHTS,
     CHECKPOINT,

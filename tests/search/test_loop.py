@@ -12,7 +12,11 @@ from mobilenas.search import SearchSettings, loop
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
 from mobilenas.search.settings import PATHS
-from mobilenas.supernet import SAMPLERS, EntropySchedule, SamplerSettings, Temperature
+from mobilenas.supernet.samplers import SAMPLERS, SamplerSettings
+from mobilenas.supernet.schedules import (
+    EntropySchedule,
+    Temperature,
+)
 
 PLAIN = {
     "epochs": 3,

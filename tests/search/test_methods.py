@@ -7,7 +7,7 @@ import pytest
 from mobilenas.core.errors import MobileNASError
 from mobilenas.search import SearchSettings
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS, settings_for
-from mobilenas.supernet import SamplerSettings
+from mobilenas.supernet.samplers import SamplerSettings
 
 
 def made(name: str, *, cells: bool = True, **parts: Any) -> SearchSettings:

@@ -14,8 +14,11 @@ from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import likeliest, observe
 from mobilenas.search.watch import Watch
-from mobilenas.spaces.cell_space import KINDS, CellChoice, CellSpace
-from mobilenas.supernet import SamplerSettings, Temperature
+from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
+from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.schedules import (
+    Temperature,
+)
 
 PLAIN = {"epochs": 3, "warmup": 0, "batch_size": 16, "paths": "mixture", "learning_rate": 0.05}
 

@@ -10,10 +10,9 @@ import pytest
 
 from mobilenas.core.files import read_jsonl
 from mobilenas.core.settings import to_plain
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.search.prior import Prior, Process, features, place, process
-from mobilenas.spaces import MobileArch
-from mobilenas.spaces.arch import Block, Head, Stem
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 
 def block(out: int, *, hidden: int, stride: int = 1, kernel: int = 3, squeeze: int = 0) -> Block:

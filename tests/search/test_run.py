@@ -12,7 +12,6 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
 from mobilenas.core.progress import Silent
-from mobilenas.cost import CostTable
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData
 from mobilenas.latency.cost_model import Latency
@@ -20,10 +19,12 @@ from mobilenas.latency.profile import Profile
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.candidates import candidates
 from mobilenas.search.loop import Searcher
-from mobilenas.search.program import make_program
 from mobilenas.search.run import confirmed
 from mobilenas.search.watch import Watch
-from mobilenas.spaces import MobileArch, MobileSpace
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.program import ArchProgram
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.mobile.table import CostTable
 from mobilenas.train import Evaluation, Recipe, Trainer
 
 SETTINGS = SearchSettings(epochs=3, warmup=1, batch_size=16)
@@ -300,7 +301,7 @@ def test_without_finalists_the_likeliest_network_wins(
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state is not None
     searcher.load_state_dict(state["searcher"])
-    assert result.choice == make_program(tiny_budgets, searcher.alphas).best()
+    assert result.choice == ArchProgram(tiny_budgets, searcher.alphas.scores()).best()
     assert not (tmp_path / "finalists.json").exists()
 
 
@@ -323,13 +324,13 @@ def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
     tiny_budgets: Budgets, tiny_images: ImageData
 ) -> None:
     searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
-    best = make_program(tiny_budgets, searcher.alphas).best()
+    best = ArchProgram(tiny_budgets, searcher.alphas.scores()).best()
     assert candidates(searcher, tiny_budgets, 1) == [best]
     assert best not in candidates(searcher, tiny_budgets, 3)
     for logits in searcher.alphas.parameters():
         logits.data[..., 0] += 30.0  # sure of the cheapest, which leave most of the budget
     first, *others = candidates(searcher, tiny_budgets, 3)
-    assert first == make_program(tiny_budgets, searcher.alphas).best()
+    assert first == ArchProgram(tiny_budgets, searcher.alphas.scores()).best()
     assert len(others) == 2 and all(map(tiny_budgets.fits, others))
 
 

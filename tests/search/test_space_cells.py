@@ -10,7 +10,7 @@ from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.settings import parse_count
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.search.space_cells import cell_space_for
-from mobilenas.spaces.cell_space import CellSpace, EdgeTarget
+from mobilenas.spaces.cell.space import CellSpace, EdgeTarget
 
 IMAGES = {"image_size": 32, "classes": 10, "in_channels": 3}
 TARGETS = [EdgeTarget(), EdgeTarget(kept=3, of="cell")]

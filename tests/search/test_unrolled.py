@@ -8,8 +8,10 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from mobilenas.search.unrolled import unrolled_gradients
-from mobilenas.spaces import MobileSpace
-from mobilenas.supernet import Alphas, SamplerSettings, SuperNetwork
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.supernet.samplers import SamplerSettings
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -2,11 +2,13 @@ import pytest
 import torch
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.supernet import ATTENTIONS, SAMPLERS, SamplerSettings
 from mobilenas.supernet.samplers import (
+    ATTENTIONS,
+    SAMPLERS,
     AttentionSampler,
     ChannelSampler,
     RankedSampler,
+    SamplerSettings,
     ScoredSampler,
     make_sampler,
 )

@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from mobilenas.core.errors import DivergedError, FileError
 from mobilenas.core.files import load_checkpoint, read_jsonl
-from mobilenas.cost import costs
+from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split, TensorStore
-from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.genotypes import parse_genotype
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.networks import build
 from mobilenas.train import Recipe, Trainer, evaluate, load_weights, train, train_part
 
 ARCH = MobileArch(

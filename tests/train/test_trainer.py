@@ -9,10 +9,13 @@ from torch import nn
 from mobilenas.core.errors import DataError, DivergedError, MobileNASError
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.search.space_cells import cell_space_for
-from mobilenas.spaces import Block, CellArch, Head, MobileArch, Stem, build, parse_genotype
-from mobilenas.spaces.build_cell import DropPath
-from mobilenas.supernet import SamplerSettings
-from mobilenas.supernet.of_space import make_supernet
+from mobilenas.spaces.base import searchable
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.build import DropPath
+from mobilenas.spaces.cell.genotypes import parse_genotype
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.networks import build
+from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.train import Recipe, Trainer, evaluate, parameter_groups
 
 ARCH = MobileArch(
@@ -191,7 +194,7 @@ def test_a_supernet_decays_what_final_training_decays(tiny_space, name):
         if name == "mobile"
         else cell_space_for((), image_size=8, classes=3, in_channels=3)
     )
-    supernet = make_supernet(space, SamplerSettings(name="full", partial=1))
+    supernet = searchable(space).supernet(space, SamplerSettings(name="full", partial=1))
     decaying, others = parameter_groups(supernet, 1e-3)
     names = {id(weight): name for name, weight in supernet.named_parameters()}
     kept = {names[id(weight)] for weight in others["params"]}

@@ -1,0 +1,51 @@
+"""What a layer costs, and what a network costs in all.
+
+Counting rule: one multiply-add is one FLOP.
+"""
+
+from dataclasses import dataclass
+
+BYTES_PER_VALUE = 4
+"""Activations are counted as float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What one layer (a convolution with its norm, or a linear layer) costs for one image."""
+
+    name: str
+    """Its place, such as blocks.3.expand."""
+    flops: int
+    """Multiply-adds of the convolution or linear layer."""
+    params: int
+    """Weights, biases, and the norm's scale and shift."""
+    memory: int
+    """Bytes of activations alive while it runs: input, output, and a shortcut that waits."""
+    out_shape: tuple[int, int, int]
+    """Channels, height, width of the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Totals of a network for one image."""
+
+    flops: int
+    """Multiply-adds."""
+    params: int
+    """Trainable numbers."""
+    memory: int
+    """Largest number of activation bytes alive at once."""
+
+
+def total(layers: list[LayerCost]) -> Costs:
+    """Sum FLOPs and params; memory is the largest of the layers."""
+    return Costs(
+        flops=sum(layer.flops for layer in layers),
+        params=sum(layer.params for layer in layers),
+        memory=max(layer.memory for layer in layers),
+    )
+
+
+def output_side(side: int, stride: int) -> int:
+    """Side of the feature map after a padded convolution."""
+    return (side + stride - 1) // stride

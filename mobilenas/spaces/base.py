@@ -1,0 +1,205 @@
+"""What a family of networks is, and the one place where families are registered.
+
+A family is a space, its networks, and all that depends on what they are made of: how one is built
+and counted, and for a search its supernet, alphas and discretization. Whoever needs one of these
+asks `family_of` and not which family it is.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.nn.costs import LayerCost
+from mobilenas.nn.network import Network
+from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.shared import Supernet
+
+Choice = Any
+"""One option for every decision of a space; each family has a type of its own."""
+
+
+class Arch(Protocol):
+    """One network, stated in full: a plain value that can be hashed, with a JSON form."""
+
+    family: ClassVar[str]
+    """Name of its family, `space` in the JSON form."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+
+    @property
+    def classes(self) -> int:
+        """Width of the output."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+
+
+class Space(Protocol):
+    """A set of networks."""
+
+    family: ClassVar[str]
+    """Name of its family."""
+
+    def arch(self, choice: Choice) -> Arch:
+        """Return the network of a choice."""
+
+    def random(self, source: random.Random) -> Choice:
+        """Draw every decision uniformly."""
+
+    def smallest(self) -> Choice:
+        """Return the choice whose every decision is the cheapest."""
+
+    def largest(self) -> Choice:
+        """Return the choice whose every decision is the most expensive."""
+
+
+class SearchedSpace(Space, Protocol):
+    """A space that a supernet has the networks of."""
+
+    def is_legal(self, choice: Choice) -> bool:
+        """Whether a choice is one of this space."""
+
+
+class ArchParameters(Protocol):
+    """Alphas of a space; a relaxation is the value that its supernet and its cost tables take."""
+
+    def soft(self, tau: float) -> Any:
+        """Return the relaxation softmax(alpha / tau)."""
+
+    def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Any:
+        """Draw a relaxation."""
+
+    def one_hot(self, choice: Any) -> Any:
+        """Return the relaxation that is certain of `choice`."""
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return what discretization sums, without gradient."""
+
+    def entropy(self, tau: float) -> Tensor:
+        """L_O of DA2S in nats, summed over decisions."""
+
+    def edge_entropy(self) -> Tensor:
+        """L_E of DA2S; 0 where there are no edge weights."""
+
+    def table(self) -> dict[str, list[list[float]]]:
+        """Return the numbers for the log."""
+
+    def to(self, device: str) -> "ArchParameters":
+        """As of nn.Module."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of nn.Module."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of nn.Module."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """As of nn.Module."""
+
+
+class Program(Protocol):
+    """Discretization: which networks under the budgets are the likeliest by the alphas."""
+
+    def best(self) -> Choice:
+        """Return the likeliest; BudgetError if no network keeps the budgets."""
+
+    def solve(self, *, unlike: Sequence[Choice] = ()) -> Choice | None:
+        """Return the likeliest that is unlike the others, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searchable:
+    """What a gradient search needs of a family."""
+
+    supernet: Callable[[Any, SamplerSettings], Supernet]
+    """Of a space; its start weights come from torch's global generator."""
+    alphas: Callable[..., ArchParameters]
+    """Of a space, with `none` and `edge_weights` (cells only)."""
+    program: Callable[[Any, Mapping[str, Tensor]], Program]
+    """Of the budgets and the alphas' scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Everything about a family that somebody outside it needs."""
+
+    name: str
+    """As in `--space` and in files."""
+    arch: type[Any]
+    """Type of its networks, an `Arch` with a classmethod `from_dict`."""
+    space: type[Any]
+    """Type of its spaces, a `Space`."""
+    choice: type[Any]
+    """Type of its choices."""
+    build: Callable[[Any], Network]
+    """From an arch to a module; its start weights come from torch's global generator."""
+    layer_costs: Callable[[Any], list[LayerCost]]
+    """Every layer of an arch in the order it runs."""
+    numbers: Callable[[Any], tuple[int, int]]
+    """About how many weights an arch has, and numbers in its largest feature map."""
+    costs: tuple[str, ...]
+    """Names of the costs that are counted without a device."""
+    table: Callable[[Any, str, Any], Any]
+    """Of a space, the name of a cost and, for latency, a model of it: exact and expected costs."""
+    search: Searchable | None = None
+    """None where no supernet has all networks of a space."""
+    needs_budget: bool = True
+    """Whether a job must have one."""
+    sized: bool = False
+    """Whether the budgets size the space, so that its largest network uses them."""
+    scaled: bool = False
+    """Whether any choice is scaled to the budgets, which are measured where a device is needed."""
+
+
+_MODULES = {
+    "mobile": "mobilenas.spaces.mobile.family",
+    "cell": "mobilenas.spaces.cell.family",
+    "widths": "mobilenas.spaces.channels.family",
+}
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Add a family, or another one of its name; it needs to be imported by its user."""
+    _FAMILIES[family.name] = family
+
+
+def families() -> tuple[str, ...]:
+    """Return the names of all families."""
+    return tuple(dict.fromkeys((*_MODULES, *_FAMILIES)))
+
+
+def searched() -> tuple[str, ...]:
+    """Return the names of the families that a gradient search knows: those of `--space`."""
+    return tuple(name for name in families() if family(name).search)
+
+
+def family(name: str) -> Family:
+    """Return a family by its name."""
+    if name not in _FAMILIES:
+        import_module(_MODULES[name])
+    return _FAMILIES[name]
+
+
+def family_of(thing: Arch | Space) -> Family:
+    """Return the family of an arch or a space."""
+    return family(type(thing).family)
+
+
+def searchable(space: Space) -> Searchable:
+    """Return what a gradient search needs of a space's family."""
+    search = family_of(space).search
+    if search is None:
+        raise TypeError(f"no supernet has the networks of a {space.family} space")
+    return search

@@ -1,0 +1,1 @@
+"""Networks of repeated cells, as in DARTS."""

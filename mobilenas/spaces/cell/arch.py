@@ -1,0 +1,231 @@
+"""One network of the cell family (DARTS) as a plain frozen value with a JSON form.
+
+Inside a cell, places 0 and 1 are its inputs (the cell before the last one, the last one) and
+places 2, 3, ... its nodes. A node is the sum of its edges; an edge is an operation on an earlier
+place. A node without edges is not there: nothing may read it, and the cell's output, which is the
+concatenation of the nodes in `concat`, leaves it out.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.settings import Between, check_between, check_choice, from_plain, to_plain
+
+OPERATIONS = (
+    *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
+    *("avg_pool_3x3", "max_pool_3x3", "skip_connect"),
+)
+"""What an edge can do (Liu et al. 2019, section 3.1); `none` has no place in a found network."""
+INPUTS = 2
+"""Inputs of a cell; its nodes are numbered from here."""
+STEMS = ("cifar", "imagenet")
+"""What stands before the cells: a 3x3 convolution, or three of them with stride 2."""
+
+_RANGES = {"in_channels": (1, 64), "classes": (2, 65536), "layers": (1, 200), "channels": (2, 4096)}
+# each of the two reductions then has at least 2x2 pixels to reduce
+_SMALLEST_IMAGE = {"cifar": 4, "imagenet": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """An operation on an earlier place of the cell."""
+
+    operation: str
+    """A name from `OPERATIONS`."""
+    input: int
+    """The place it reads: 0 or 1 for the cell's inputs, 2 for its first node, and so on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A small graph that a network repeats."""
+
+    nodes: Annotated[tuple[Annotated[tuple[Edge, ...], Between(0, 64)], ...], Between(0, 64)]
+    """The edges of each node, any number; the node is their sum."""
+    concat: Annotated[tuple[int, ...], Between(0, 64)]
+    """Places of the nodes whose concatenation is the cell's output; empty nodes are left out."""
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Places that are concatenated: those of `concat` whose node has edges."""
+        return tuple(place for place in self.concat if self.nodes[place - INPUTS])
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Places that some edge reads."""
+        return frozenset(edge.input for edges in self.nodes for edge in edges)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Genotype:
+    """The two cells of a network, named as in DARTS."""
+
+    normal: Cell
+    """Keeps the image's size."""
+    reduce: Cell
+    """Halves it: what reads one of its inputs has stride 2."""
+
+    def __post_init__(self) -> None:
+        """Check every edge; the error names the place, the value and what is legal."""
+        _check_cell("genotype.normal", self.normal)
+        _check_cell("genotype.reduce", self.reduce)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlace:
+    """One cell of a network where it stands; what it is built from and costs follow from this."""
+
+    cell: Cell
+    """The graph."""
+    stride: int
+    """2 for a reduction, else 1."""
+    channels: int
+    """Channels of every node."""
+    in_channels: tuple[int, int]
+    """Channels of its inputs."""
+    in_sides: tuple[int, int]
+    """Sides of its inputs in pixels; the first may be larger, and is then reduced on entry."""
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the concatenation."""
+        return self.channels * len(self.cell.outputs)
+
+    @property
+    def out_side(self) -> int:
+        """Side of the output in pixels."""
+        return _half(self.in_sides[1]) if self.stride == 2 else self.in_sides[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellArch:
+    """A network of the cell family: stem, chain of cells, mean over the image, classifier."""
+
+    family: ClassVar[str] = "cell"
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    stem: str
+    """A name from `STEMS`."""
+    layers: int
+    """Number of cells; those at a third and two thirds of the depth are reductions."""
+    channels: int
+    """Channels of the first cell's nodes, an even number; each reduction doubles them."""
+    genotype: Genotype
+    """The two cells."""
+    auxiliary: bool
+    """Whether training adds a second classifier after the last reduction; costs leave it out."""
+    drop_path: float
+    """Probability of dropping an edge's result for an image, in training only; skips are kept."""
+
+    def __post_init__(self) -> None:
+        """Check every field; the error names the place, the value and what is legal."""
+        check_choice("stem", self.stem, STEMS)
+        ranges = {"image_size": (_SMALLEST_IMAGE[self.stem], 4096)} | _RANGES
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise MobileNASError(
+                    f"{name} is {value!r}; it must be a whole number, {low} to {high}"
+                )
+        if self.channels % 2:
+            # a factorized reduction makes each half of the channels from other pixels
+            raise MobileNASError(f"channels is {self.channels}; it must be even")
+        if type(self.auxiliary) is not bool:
+            raise MobileNASError(f"auxiliary is {self.auxiliary!r}; it must be true or false")
+        check_between(self, "drop_path", 0, 0.99)
+
+    @property
+    def reductions(self) -> frozenset[int]:
+        """Numbers of the cells that are reductions (Liu et al. 2019, section 3.1)."""
+        return frozenset((self.layers // 3, 2 * self.layers // 3))
+
+    @cached_property
+    def places(self) -> tuple[CellPlace, ...]:
+        """Every cell in order."""
+        if self.stem == "cifar":
+            in_channels = (3 * self.channels, 3 * self.channels)
+            in_sides = (self.image_size, self.image_size)
+        else:
+            quarter = _half(_half(self.image_size))
+            in_channels, in_sides = (self.channels, self.channels), (quarter, _half(quarter))
+        channels, places = self.channels, []
+        for number in range(self.layers):
+            reduces = number in self.reductions
+            channels *= 2 if reduces else 1
+            place = CellPlace(
+                cell=self.genotype.reduce if reduces else self.genotype.normal,
+                stride=2 if reduces else 1,
+                channels=channels,
+                in_channels=in_channels,
+                in_sides=in_sides,
+            )
+            places.append(place)
+            in_channels = (in_channels[1], place.out_channels)
+            in_sides = (in_sides[1], place.out_side)
+        return tuple(places)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = to_plain(self)
+        return {"space": "cell"} | plain
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "arch") -> "CellArch":
+        """Read the JSON form; `source` names the file in errors."""
+        try:
+            if not isinstance(data, dict):
+                raise MobileNASError(f"arch is {data!r}; it must be an object")
+            plain = dict(data)
+            space = plain.pop("space", None)
+            if space != "cell":
+                raise MobileNASError(f"arch.space is {space!r}; it must be cell")
+            arch: CellArch = from_plain(cls, plain, "arch")
+        except MobileNASError as error:
+            raise FileError(f"{source}: {error}") from error
+        return arch
+
+
+def _half(side: int) -> int:
+    return (side + 1) // 2
+
+
+def _check_cell(name: str, cell: Cell) -> None:
+    for number, edges in enumerate(cell.nodes):
+        legal = [
+            place
+            for place in range(number + INPUTS)
+            if place < INPUTS or cell.nodes[place - INPUTS]
+        ]
+        for index, edge in enumerate(edges):
+            place = f"{name}.nodes[{number}][{index}]"
+            check_choice(f"{place}.operation", edge.operation, OPERATIONS)
+            if type(edge.input) is not int or edge.input not in legal:
+                raise MobileNASError(
+                    f"{place}.input is {edge.input!r}; it must be an input or an earlier node that "
+                    f"has edges: {', '.join(map(str, legal))}"
+                )
+    places = range(INPUTS, INPUTS + len(cell.nodes))
+    whole = all(type(place) is int and place in places for place in cell.concat)
+    if not whole or list(cell.concat) != sorted(set(cell.concat)):
+        raise MobileNASError(
+            f"{name}.concat is {list(cell.concat)}; it must be increasing places of nodes, "
+            f"of {', '.join(map(str, places)) or 'which there are none'}"
+        )
+    if not cell.outputs:
+        raise MobileNASError(f"{name}: no node of concat {list(cell.concat)} has an edge")
+    # what nothing reads would be trained, counted and run for nothing
+    if 1 not in cell.reads:
+        raise MobileNASError(f"{name}: no edge reads input 1, so the cell before it would be idle")
+    for number, edges in enumerate(cell.nodes):
+        if edges and number + INPUTS not in cell.reads | set(cell.concat):
+            raise MobileNASError(
+                f"{name}.nodes[{number}] has edges, but place {number + INPUTS} is neither in "
+                "concat nor read by a later node"
+            )

@@ -1,0 +1,217 @@
+"""Exact costs of a cell arch, layer by layer, from its numbers alone.
+
+Counting rule: one multiply-add is one FLOP. The auxiliary classifier, which only training sees, is
+left out. Memory follows each map from the step that makes it to the last that reads it; ReLU and
+norms work in place. A pool, a sum or a concatenation makes a map but has no row of its own: its
+memory counts in the row before.
+"""
+
+from dataclasses import dataclass, replace
+
+from mobilenas.nn.costs import (
+    BYTES_PER_VALUE,
+    Costs,
+    LayerCost,
+    output_side,
+    total,
+)
+from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
+
+
+def cell_costs(arch: CellArch) -> Costs:
+    """Exact costs of an arch."""
+    return total(cell_layer_costs(arch))
+
+
+def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
+    """Every layer (a convolution with its norm, or the classifier) in the order it runs."""
+    tape = _Tape()
+    image = tape.map((), arch.in_channels, arch.image_size)
+    before, last = _stems(tape, image, arch)
+    for number, place in enumerate(arch.places):
+        before, last = last, _cell(tape, f"cells.{number}", place, (before, last))
+    features = arch.places[-1].out_channels
+    # the mean reads the last map; the classifier reads one number a channel
+    pooled = tape.map((last,), features, 1)
+    tape.linear("classifier", pooled, arch.classes)
+    return tape.layers()
+
+
+def ends_cost(arch: CellArch, cost: str, features: int) -> int:
+    """Return what stems and classifier cost where the last cell has so many output channels.
+
+    `cost` is flops or params, here and in the next two; over all its parts they are `cell_costs`.
+    """
+    tape = _Tape()
+    _stems(tape, tape.map((), arch.in_channels, arch.image_size), arch)
+    tape.linear("classifier", tape.map((), features, 1), arch.classes)
+    return tape.total(cost)
+
+
+def entrance_cost(place: CellPlace, cost: str, number: int, channels: int) -> int:
+    """Return what bringing in an input (0 or 1) costs where it has so many channels."""
+    tape = _Tape()
+    _entrance(tape, "enter", place, number, tape.map((), channels, place.in_sides[number]))
+    return tape.total(cost)
+
+
+def edge_cost(place: CellPlace, cost: str, edge: Edge) -> int:
+    """Return what an edge of a cell costs."""
+    tape = _Tape()
+    side = place.in_sides[1] if edge.input < INPUTS else place.out_side
+    read = tape.map((), place.channels, side)
+    _edge(tape, "edge", edge, place, {edge.input: read})
+    return tape.total(cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """Makes one map, whose number is the step's."""
+
+    reads: tuple[int, ...]
+    channels: int
+    side: int
+    name: str
+    """Of its row; empty for a step without weights."""
+    flops: int
+    params: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.channels * self.side**2 * BYTES_PER_VALUE
+
+
+class _Tape:
+    """The steps of a network in order; a map is named by the number of the step that makes it."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+
+    def map(
+        self,
+        reads: tuple[int, ...],
+        channels: int,
+        side: int,
+        *,
+        name: str = "",
+        flops: int = 0,
+        params: int = 0,
+    ) -> int:
+        self._steps.append(
+            _Step(reads=reads, channels=channels, side=side, name=name, flops=flops, params=params)
+        )
+        return len(self._steps) - 1
+
+    def conv(
+        self,
+        name: str,
+        read: int,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> int:
+        source = self._steps[read]
+        side = output_side(source.side, stride)
+        weights = channels * (source.channels // groups) * kernel**2
+        params = weights + 2 * channels if norm else weights
+        return self.map((read,), channels, side, name=name, flops=weights * side**2, params=params)
+
+    def linear(self, name: str, read: int, classes: int) -> int:
+        features = self._steps[read].channels
+        params = (features + 1) * classes
+        return self.map((read,), classes, 1, name=name, flops=features * classes, params=params)
+
+    def side(self, number: int) -> int:
+        return self._steps[number].side
+
+    def total(self, cost: str) -> int:
+        return sum(getattr(step, cost) for step in self._steps)
+
+    def layers(self) -> list[LayerCost]:
+        """Rows of the steps with weights."""
+        last_reads = {
+            read: number for number, step in enumerate(self._steps) for read in step.reads
+        }
+        rows: list[LayerCost] = []
+        alive = 0
+        for number, step in enumerate(self._steps):
+            alive += step.size_bytes
+            if step.name:
+                row = LayerCost(
+                    name=step.name,
+                    flops=step.flops,
+                    params=step.params,
+                    memory=alive,
+                    out_shape=(step.channels, step.side, step.side),
+                )
+                rows.append(row)
+            elif rows:
+                rows[-1] = replace(rows[-1], memory=max(rows[-1].memory, alive))
+            done = {read for read in step.reads if last_reads[read] == number}
+            alive -= sum(self._steps[read].size_bytes for read in done)
+        return rows
+
+
+def _stems(tape: _Tape, image: int, arch: CellArch) -> tuple[int, int]:
+    """Maps that the first cell reads."""
+    channels = arch.channels
+    if arch.stem == "cifar":
+        stem = tape.conv("stem", image, 3 * channels, 3)
+        return stem, stem
+    half = tape.conv("stem.0", image, channels // 2, 3, 2)
+    quarter = tape.conv("stem.1", half, channels, 3, 2)
+    return quarter, tape.conv("second_stem", quarter, channels, 3, 2)
+
+
+def _cell(tape: _Tape, name: str, place: CellPlace, inputs: tuple[int, int]) -> int:
+    states: dict[int, int] = {}
+    for number, read in enumerate(inputs):
+        if number in place.cell.reads:
+            states[number] = _entrance(tape, f"{name}.enter.{number}", place, number, read)
+    for number, edges in enumerate(place.cell.nodes):
+        node = number + INPUTS
+        for index, edge in enumerate(edges):
+            result = _edge(tape, f"{name}.nodes.{number}.{index}", edge, place, states)
+            if node in states:
+                result = tape.map((states[node], result), place.channels, place.out_side)
+            states[node] = result
+    parts = tuple(states[output] for output in place.cell.outputs)
+    return tape.map(parts, place.out_channels, place.out_side)
+
+
+def _entrance(tape: _Tape, name: str, place: CellPlace, number: int, read: int) -> int:
+    if place.in_sides[number] != place.in_sides[1]:
+        return _factorized_reduce(tape, name, read, place.channels)
+    return tape.conv(name, read, place.channels)
+
+
+def _edge(tape: _Tape, name: str, edge: Edge, place: CellPlace, states: dict[int, int]) -> int:
+    read, channels = states[edge.input], place.channels
+    stride = place.stride if edge.input < INPUTS else 1
+    if edge.operation == "skip_connect":
+        return read if stride == 1 else _factorized_reduce(tape, name, read, channels)
+    kind, _, size = edge.operation.rpartition("_")
+    if kind in ("avg_pool", "max_pool"):
+        return tape.map((read,), channels, place.out_side)
+    kernel = int(size[0])
+    if kind == "dil_conv":
+        return _separable(tape, name, read, channels, kernel, stride)
+    first = _separable(tape, f"{name}.0", read, channels, kernel, stride)
+    return _separable(tape, f"{name}.1", first, channels, kernel, 1)
+
+
+def _separable(tape: _Tape, name: str, read: int, channels: int, kernel: int, stride: int) -> int:
+    depthwise = tape.conv(
+        f"{name}.depthwise", read, channels, kernel, stride, groups=channels, norm=False
+    )
+    return tape.conv(f"{name}.project", depthwise, channels)
+
+
+def _factorized_reduce(tape: _Tape, name: str, read: int, channels: int) -> int:
+    # the norm behind the concatenation counts half with each half of the channels
+    even = tape.conv(f"{name}.even", read, channels // 2, 1, 2)
+    odd = tape.conv(f"{name}.odd", read, channels // 2, 1, 2)
+    return tape.map((even, odd), channels, tape.side(odd))

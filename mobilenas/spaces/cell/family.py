@@ -1,0 +1,47 @@
+"""The cell family, registered."""
+
+from typing import Any
+
+from mobilenas.core.errors import BudgetError
+from mobilenas.spaces.base import Family, Searchable, register
+from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.cell.build import CellNetwork
+from mobilenas.spaces.cell.costs import cell_layer_costs
+from mobilenas.spaces.cell.program import CellProgram
+from mobilenas.spaces.cell.relaxation import CellAlphas
+from mobilenas.spaces.cell.space import CellChoice, CellSpace
+from mobilenas.spaces.cell.supernet import CellSuperNetwork
+from mobilenas.spaces.cell.table import CELL_COSTS, CellCostTable
+
+
+def _table(space: CellSpace, cost: str, _: Any) -> CellCostTable:
+    if cost not in CELL_COSTS:
+        raise BudgetError(
+            f"a {cost} budget is for the mobile space only; the cell space has "
+            f"{' and '.join(CELL_COSTS)}"
+        )
+    return CellCostTable(space, cost)
+
+
+def _numbers(arch: CellArch) -> tuple[int, int]:
+    edges = {place.cell: sum(map(len, place.cell.nodes)) for place in arch.places}
+    inputs = [(place, place.in_channels) for place in arch.places]
+    weights = sum(p.channels * (a + b + 2 * p.channels * edges[p.cell]) for p, (a, b) in inputs)
+    return weights, max(max(ins) * place.in_sides[0] ** 2 for place, ins in inputs)
+
+
+register(
+    Family(
+        name=CellArch.family,
+        arch=CellArch,
+        space=CellSpace,
+        choice=CellChoice,
+        build=CellNetwork,
+        layer_costs=cell_layer_costs,
+        numbers=_numbers,
+        costs=CELL_COSTS,
+        table=_table,
+        search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),
+        needs_budget=False,
+    )
+)

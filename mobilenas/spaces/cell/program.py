@@ -1,0 +1,194 @@
+"""From the alphas of two cells to an arch that keeps every budget, as a mixed-integer program.
+
+One binary variable per (cell, edge, operation). Two more kinds follow from them, and are between 0
+and 1 because these rows hold them there: whether a cell reads its input 0, and whether a node has
+edges. Where both multiply in a cost, a pair variable makes the product linear. Without a budget and
+with 2 edges a node, the optimum is what DARTS derives (Liu et al. 2019, section 2.4).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+from torch import Tensor
+
+from mobilenas.core.errors import BudgetError
+from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.spaces.cell.arch import INPUTS
+from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice
+
+_SECONDS = 20.0
+_MOST_REJECTED = 20
+
+_Row = tuple[dict[int, float], float, float]  # coefficients by variable, least, most
+
+
+class CellProgram:
+    """The program for one cell space, one set of scores and all budgets."""
+
+    def __init__(self, budgets: Budgets, scores: Mapping[str, Tensor]) -> None:
+        self.budgets, self.space = budgets, budgets.space
+        self.scores = {kind: scores[kind].tolist() for kind in KINDS}
+        self.keys: list[tuple[Any, ...]] = []
+        self.index: dict[tuple[Any, ...], int] = {}
+        self.objective: list[float] = []
+        self.rows: list[_Row] = []
+        for kind in KINDS:
+            self._add_edges(kind)
+            self._add_reads(kind)
+            if self.space.edges.of == "cell":
+                self._add_nodes(kind)
+        if self.budgets.budgets:
+            self._add_pairs()
+            self._add_budgets()
+
+    def _variable(self, *key: Any, score: float = 0.0) -> int:
+        self.index[key] = len(self.keys)
+        self.keys.append(key)
+        self.objective.append(score)
+        return self.index[key]
+
+    def _kept(self, kind: str, edges: Sequence[int]) -> dict[int, float]:
+        """Return a row that counts how many of the edges are kept."""
+        operations = range(len(self.space.operations))
+        return {self.index["edge", kind, e, o]: 1.0 for e in edges for o in operations}
+
+    def _add_edges(self, kind: str) -> None:
+        edges = range(len(self.space.wires))
+        for e, o in product(edges, range(len(self.space.operations))):
+            self._variable("edge", kind, e, o, score=self.scores[kind][e][o])
+        self.rows += [(self._kept(kind, [e]), 0, 1) for e in edges]
+        for group in self.space.groups():
+            count = min(self.space.edges.kept, len(group))
+            self.rows.append((self._kept(kind, group), count, count))
+
+    def _add_reads(self, kind: str) -> None:
+        places = [place for place, _ in self.space.wires]
+        first, second = ([e for e, p in enumerate(places) if p == n] for n in range(INPUTS))
+        self._add_any(self._variable("reads", kind), kind, first)
+        # what nothing reads has no place in a network
+        self.rows.append((self._kept(kind, second), 1, np.inf))
+
+    def _add_nodes(self, kind: str) -> None:
+        wires = self.space.wires
+        for node in range(self.space.nodes):
+            filled = self._variable("node", kind, node)
+            self._add_any(filled, kind, [e for e, wire in enumerate(wires) if wire[1] == node])
+            for e, (place, _) in enumerate(wires):
+                if place == node + INPUTS:
+                    self.rows.append((self._kept(kind, [e]) | {filled: -1.0}, -np.inf, 0))
+
+    def _add_any(self, variable: int, kind: str, edges: Sequence[int]) -> None:
+        """Hold the variable at 1 where one of the edges is kept, else at 0."""
+        for e in edges:
+            self.rows.append((self._kept(kind, [e]) | {variable: -1.0}, -np.inf, 0))
+        self.rows.append((self._kept(kind, edges) | {variable: -1.0}, 0, np.inf))
+
+    def _add_pairs(self) -> None:
+        """Add reads x node for every pair of kinds; of a by-node target, no node is empty."""
+        if self.space.edges.of == "node":
+            return
+        for kind, other, node in product(KINDS, KINDS, range(self.space.nodes)):
+            both = self._variable("pair", kind, other, node)
+            reads, filled = self.index["reads", kind], self.index["node", other, node]
+            self.rows.append(({both: 1.0, reads: -1.0}, -np.inf, 0))
+            self.rows.append(({both: 1.0, filled: -1.0}, -np.inf, 0))
+            self.rows.append(({both: 1.0, reads: -1.0, filled: -1.0}, -1, np.inf))
+
+    def _add_budgets(self) -> None:
+        floors: dict[int, float] = {}
+        for budget in self.budgets.budgets:
+            row, fixed = self._loads(budget)
+            # this budget counts as used only if the floor of it is
+            used = self._variable("used", budget.cost)
+            floors[used] = 1.0
+            self.rows.append((row, -np.inf, 1 - fixed))
+            self.rows.append((row | {used: -self.budgets.floor}, -fixed, np.inf))
+        self.rows.append((floors, 1, np.inf))
+
+    def _loads(self, budget: Budget) -> tuple[dict[int, float], float]:
+        """Return what each variable adds to cost / limit, and what is there without any."""
+        table, nodes = self.budgets.tables[budget.cost], range(self.space.nodes)
+        costs, fixed = dict.fromkeys(range(len(self.keys)), 0.0), table.fixed
+        for number, kind in enumerate(KINDS):
+            for e, o in product(*map(range, table.operations.shape[1:])):
+                costs[self.index["edge", kind, e, o]] = float(table.operations[number, e, o])
+            reads, per_node = self.index["reads", kind], float(table.per_node[number])
+            costs[reads] = float(table.entrance[number])
+            if self.space.edges.of == "node":
+                fixed += len(nodes) * per_node
+                costs[reads] += len(nodes) * float(table.per_pair[number].sum())
+                continue
+            for node in nodes:
+                costs[self.index["node", kind, node]] = per_node
+                for other, name in enumerate(KINDS):
+                    pair = self.index["pair", kind, name, node]
+                    costs[pair] = float(table.per_pair[number, other])
+        limit = budget.limit
+        return {n: cost / limit for n, cost in costs.items() if cost}, fixed / limit
+
+    def solve(self, *, unlike: Sequence[CellChoice] = (), distance: int = 2) -> CellChoice | None:
+        """Return the best choice, or None.
+
+        It differs from each of `unlike` in `distance` edges or more: kept in one choice only, or
+        with another operation.
+        """
+        rows = [*self.rows, *(self._unlike(other, distance) for other in unlike)]
+        for _ in range(_MOST_REJECTED):
+            solution = self._solve(rows)
+            if solution is None:
+                return None
+            chosen = [
+                n for n in np.flatnonzero(solution > 0.5).tolist() if self.keys[n][0] == "edge"
+            ]
+            choice = self._choice(chosen)
+            # the solver keeps a limit to 1e-6 of it only: the exact cost decides
+            if self.budgets.fits(choice):
+                return choice
+            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
+        return None
+
+    def best(self) -> CellChoice:
+        """Return the best choice; BudgetError where no network keeps the budgets."""
+        self.budgets.check_reachable()
+        choice = self.solve()
+        if choice is None:
+            raise BudgetError(f"no network of the space {self.budgets.wanted()}")
+        return choice
+
+    def _unlike(self, other: CellChoice, distance: int) -> _Row:
+        row: dict[int, float] = {}
+        same = 0  # edges that `other` keeps: each differs unless its operation is chosen again
+        for kind in KINDS:
+            for e, pick in enumerate(other.of(kind)):
+                if pick == LEFT_OUT:
+                    row |= self._kept(kind, [e])
+                else:
+                    row[self.index["edge", kind, e, pick]] = -1.0
+                    same += 1
+        return row, distance - same, np.inf
+
+    def _solve(self, rows: Sequence[_Row]) -> np.ndarray | None:
+        places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]
+        r, c, v = (np.array(column) for column in zip(*places, strict=True))
+        matrix = coo_array((v, (r, c)), shape=(len(rows), len(self.keys))).tocsr()
+        result = milp(
+            -np.array(self.objective),
+            integrality=np.array([key[0] in ("edge", "used") for key in self.keys], np.uint8),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(
+                matrix, [row[1] for row in rows], [row[2] for row in rows]
+            ),
+            options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
+        )
+        return None if result.x is None else np.asarray(result.x)
+
+    def _choice(self, chosen: Sequence[int]) -> CellChoice:
+        picks = {kind: [LEFT_OUT] * len(self.space.wires) for kind in KINDS}
+        for n in chosen:
+            _, kind, e, o = self.keys[n]
+            picks[kind][e] = o
+        return CellChoice(**{kind: tuple(row) for kind, row in picks.items()})

@@ -1,0 +1,283 @@
+"""The cell space: which edges two cells keep, and what each kept edge does.
+
+Edges are numbered as in DARTS, node by node: the first node's two inputs are edges 0 and 1, the
+second node's three are edges 2, 3 and 4, and so on.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Annotated, ClassVar
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.settings import Between, check_choice, counted
+from mobilenas.spaces.cell.arch import INPUTS, OPERATIONS, Cell, CellArch, Edge, Genotype
+
+KINDS = ("normal", "reduce")
+LEFT_OUT = -1
+"""In a choice: this edge is not there."""
+TARGETS = ("node", "cell")
+
+_TARGET = re.compile(r"(\d{1,4})/(n|node|cell|\d{1,4})")
+_MOST_NODES = 6
+# of uniformly drawn edges, 15 % (6 nodes, 5 edges a cell) or more keep the rules of a cell
+_MOST_DRAWS = 10_000
+# by params; a skip is a convolution where it halves the image
+_CHEAPEST_FIRST = (
+    *("max_pool_3x3", "avg_pool_3x3", "skip_connect"),
+    *("dil_conv_3x3", "dil_conv_5x5", "sep_conv_3x3", "sep_conv_5x5"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeTarget:
+    """How many edges a found cell keeps."""
+
+    kept: int = 2
+    """Edges that are kept; a node with fewer inputs keeps all of them."""
+    of: str = "node"
+    """What they are counted of: each `node`, or the whole `cell`."""
+
+    def __post_init__(self) -> None:
+        """Check both fields."""
+        check_choice("edges.of", self.of, TARGETS)
+        if type(self.kept) is not int or self.kept < 1:
+            raise MobileNASError(f"edges.kept is {self.kept!r}; it must be a whole number above 0")
+
+    def __str__(self) -> str:
+        return f"{self.kept}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str, nodes: int = 4) -> "EdgeTarget":
+        """Read `2/node` (or `2/n`), `3/cell`, or `3/14`: 3 of all 14 edges of a 4-node cell."""
+        match = _TARGET.fullmatch(text.strip())
+        if not match:
+            raise MobileNASError(
+                f"edges is {text!r}; write 2/node for two edges of each node, or 3/cell for three "
+                "edges of a whole cell"
+            )
+        kept, of = match.groups()
+        if of.isdigit():
+            every = len(_wires(nodes))
+            if int(of) != every:
+                raise MobileNASError(
+                    f"edges is {text!r}; a cell with {counted(nodes, 'node')} has {every} edges: "
+                    f"write {kept}/{every} or {kept}/cell"
+                )
+            of = "cell"
+        return cls(kept=int(kept), of="node" if of == "n" else of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellChoice:
+    """One option for every edge of both cells."""
+
+    normal: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
+    """Per edge: an index into the space's operations, or LEFT_OUT."""
+    reduce: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
+    """The same for the reduction."""
+
+    def of(self, kind: str) -> tuple[int, ...]:
+        """Return the edges of the cell of a kind, `normal` or `reduce`."""
+        return self.normal if kind == "normal" else self.reduce
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpace:
+    """The set of networks of DARTS cells that can be found, and the supernet's size."""
+
+    family: ClassVar[str] = "cell"
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    stem: str = "cifar"
+    """A name from `STEMS`."""
+    layers: int = 8
+    """Cells of the networks that are found."""
+    channels: int = 16
+    """Their first channels, an even number."""
+    search_layers: int = 8
+    """Cells of the supernet."""
+    search_channels: int = 16
+    """Its first channels, an even number."""
+    nodes: int = 4
+    """Nodes of a cell."""
+    operations: tuple[str, ...] = OPERATIONS
+    """What an edge can do; `none` is not among them: an edge that is not kept does nothing."""
+    edges: EdgeTarget = EdgeTarget()
+    """How many edges are kept."""
+    auxiliary: bool = False
+    """Whether the networks train with a second classifier."""
+    drop_path: float = 0.0
+    """The networks' probability of dropping an edge's result in training."""
+
+    def __post_init__(self) -> None:
+        """Check every field; the error names it, its value and what is legal."""
+        if type(self.nodes) is not int or not 1 <= self.nodes <= _MOST_NODES:
+            raise MobileNASError(f"nodes is {self.nodes!r}; it must be 1 to {_MOST_NODES}")
+        if not self.operations or len(set(self.operations)) < len(self.operations):
+            raise MobileNASError(
+                f"operations is {', '.join(self.operations) or 'empty'}; it must name one or more, "
+                "each once"
+            )
+        for name in self.operations:
+            check_choice("operations", name, OPERATIONS)
+        most = self.nodes + 1 if self.edges.of == "node" else len(self.wires)
+        if self.edges.kept > most:
+            whose = "the last node of " if self.edges.of == "node" else ""
+            raise MobileNASError(
+                f"edges is {self.edges}; {whose}a cell with {counted(self.nodes, 'node')} has "
+                f"{most} edges"
+            )
+        self.arch(self.smallest())  # checks the other fields
+        try:
+            self.search_arch()
+        except MobileNASError as error:
+            raise MobileNASError(f"search_{error}") from error
+
+    @cached_property
+    def wires(self) -> tuple[tuple[int, int], ...]:
+        """Per edge: the place it reads, and the number of its node from 0."""
+        return _wires(self.nodes)
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        if self.edges.of == "cell":
+            return [list(range(len(self.wires)))]
+        return [
+            [edge for edge, wire in enumerate(self.wires) if wire[1] == node]
+            for node in range(self.nodes)
+        ]
+
+    def groups(self) -> list[list[int]]:
+        """Return the edges that compete: one list for every node, or one for the whole cell.
+
+        Of each list min(edges.kept, its length) are kept.
+        """
+        return [list(group) for group in self._groups]
+
+    def genotype(self, choice: CellChoice) -> Genotype:
+        """Return the two cells of a choice."""
+        return Genotype(normal=self._cell(choice.normal), reduce=self._cell(choice.reduce))
+
+    def arch(self, choice: CellChoice) -> CellArch:
+        """Return the network of a choice."""
+        return CellArch(
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            classes=self.classes,
+            stem=self.stem,
+            layers=self.layers,
+            channels=self.channels,
+            genotype=self.genotype(choice),
+            auxiliary=self.auxiliary,
+            drop_path=self.drop_path,
+        )
+
+    def search_arch(self) -> CellArch:
+        """Return a network of the supernet's size with every edge: its places are the supernet's.
+
+        Which operation an edge has in it means nothing.
+        """
+        whole = self._cell((0,) * len(self.wires))
+        return CellArch(
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            classes=self.classes,
+            stem=self.stem,
+            layers=self.search_layers,
+            channels=self.search_channels,
+            genotype=Genotype(normal=whole, reduce=whole),
+            auxiliary=False,
+            drop_path=0.0,
+        )
+
+    def is_legal(self, choice: CellChoice) -> bool:
+        """Whether a choice has as many edges as the space keeps and is a whole network."""
+        return all(self._is_legal(choice.of(kind)) for kind in KINDS)
+
+    def random(self, source: Random) -> CellChoice:
+        """Draw uniformly among the legal choices."""
+        return CellChoice(normal=self._draw(source), reduce=self._draw(source))
+
+    def smallest(self) -> CellChoice:
+        """Return a choice of few params.
+
+        Every kept edge has the cheapest operation. Input 0 is left unread where that can be, which
+        saves what brings it in, and a whole-cell target fills the first nodes, so that there are
+        few. Where nothing reads input 0 at the price of one more node, another choice may have
+        fewer.
+        """
+        return self._extreme(_CHEAPEST_FIRST, lambda place, node: (place == 0, node, place))
+
+    def largest(self) -> CellChoice:
+        """Return a choice of many params: the dearest operations, as many nodes as there can be.
+
+        Nodes take turns with input 1 and input 0 first, so that both are read.
+        """
+        return self._extreme(
+            _CHEAPEST_FIRST[::-1],
+            lambda place, node: (place if place >= INPUTS else (place + node + 1) % 2, node),
+        )
+
+    def _cell(self, picks: tuple[int, ...]) -> Cell:
+        nodes: list[list[Edge]] = [[] for _ in range(self.nodes)]
+        for (place, node), pick in zip(self.wires, picks, strict=True):
+            if pick != LEFT_OUT:
+                nodes[node].append(Edge(operation=self.operations[pick], input=place))
+        return Cell(
+            nodes=tuple(map(tuple, nodes)), concat=tuple(range(INPUTS, INPUTS + self.nodes))
+        )
+
+    def _is_legal(self, picks: tuple[int, ...]) -> bool:
+        if len(picks) != len(self.wires):
+            return False
+        kept = {edge for edge, pick in enumerate(picks) if pick != LEFT_OUT}
+        return (
+            all(picks[edge] in range(len(self.operations)) for edge in kept)
+            and all(
+                len(kept.intersection(group)) == min(self.edges.kept, len(group))
+                for group in self._groups
+            )
+            and self._is_whole(kept)
+        )
+
+    def _is_whole(self, kept: Collection[int]) -> bool:
+        """Whether some edge reads input 1 and none a node without edges, as cells must."""
+        wires = [self.wires[edge] for edge in kept]
+        reads = {place for place, _ in wires}
+        return 1 in reads and reads <= {0, 1, *(INPUTS + node for _, node in wires)}
+
+    def _draw(self, source: Random) -> tuple[int, ...]:
+        for _ in range(_MOST_DRAWS):
+            kept: set[int] = set()
+            for group in self._groups:
+                kept.update(source.sample(group, min(self.edges.kept, len(group))))
+            if self._is_whole(kept):
+                return tuple(
+                    source.randrange(len(self.operations)) if edge in kept else LEFT_OUT
+                    for edge in range(len(self.wires))
+                )
+        raise AssertionError(f"no cell with {self.edges} edges in {_MOST_DRAWS} draws")
+
+    def _extreme(
+        self, order: tuple[str, ...], rank: Callable[[int, int], tuple[int, ...]]
+    ) -> CellChoice:
+        """Keep the edges that rank first, with the operation that is first in `order`."""
+        operation = min(range(len(self.operations)), key=lambda o: order.index(self.operations[o]))
+        picks = [LEFT_OUT] * len(self.wires)
+        for group in self._groups:
+            ranked = sorted(group, key=lambda edge: rank(*self.wires[edge]))
+            for edge in ranked[: self.edges.kept]:
+                picks[edge] = operation
+        return CellChoice(normal=tuple(picks), reduce=tuple(picks))
+
+
+def _wires(nodes: int) -> tuple[tuple[int, int], ...]:
+    return tuple((place, node) for node in range(nodes) for place in range(node + INPUTS))

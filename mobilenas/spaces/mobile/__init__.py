@@ -1,0 +1,1 @@
+"""Chains of inverted residuals, as MobileNetV2 and V3 are."""

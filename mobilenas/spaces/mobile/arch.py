@@ -1,0 +1,134 @@
+"""One network of the mobile family as a plain frozen value with a JSON form."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.settings import ADDED, Between, from_plain, to_plain
+from mobilenas.nn import ACTIVATIONS
+
+_KERNELS = (1, 3, 5, 7)
+_MAX_CHANNELS = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One inverted residual, stated in full; its input is the output of the block before it."""
+
+    kernel: int
+    """Side of the depthwise kernel."""
+    hidden: int
+    """Channels of the depthwise convolution; equal to the input's: no expansion layer."""
+    out: int
+    """Channels of the output."""
+    stride: int
+    """1 or 2."""
+    squeeze: int
+    """Channels of the squeeze layer, 0 for none."""
+    activation: str
+    """A name from `mobilenas.nn.ACTIVATIONS`."""
+    start_kernel: int = field(default=0, metadata=ADDED)
+    """Side of a depthwise kernel before the expansion, 0 for none (MobileNetV4's ExtraDW block)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stem:
+    """The first convolution, 3x3."""
+
+    channels: int
+    """Channels of the output."""
+    stride: int
+    """1 or 2."""
+    activation: str
+    """A name from `mobilenas.nn.ACTIVATIONS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """1x1 convolution, mean over the image, optional hidden linear layer, dropout, classifier."""
+
+    channels: int
+    """Channels of the 1x1 convolution."""
+    hidden: int
+    """Width of the linear layer before the classifier (MobileNetV3), 0 for none."""
+    activation: str
+    """A name from `mobilenas.nn.ACTIVATIONS`."""
+    dropout: float
+    """Probability of dropping a feature before the classifier, in training only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileArch:
+    """A network of the mobile family: stem, chain of inverted residuals, head."""
+
+    family: ClassVar[str] = "mobile"
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    stem: Stem
+    """The first convolution."""
+    blocks: Annotated[tuple[Block, ...], Between(0, 1000)]
+    """The chain."""
+    head: Head
+    """What follows the chain."""
+
+    def __post_init__(self) -> None:
+        """Check every field; the error names the place, the value and what is legal."""
+        _check_int("image_size", self.image_size, 4, 4096)
+        _check_int("in_channels", self.in_channels, 1, 64)
+        _check_int("classes", self.classes, 2, _MAX_CHANNELS)
+        _check_int("stem.channels", self.stem.channels, 1, _MAX_CHANNELS)
+        _check_one_of("stem.stride", self.stem.stride, (1, 2))
+        _check_one_of("stem.activation", self.stem.activation, tuple(ACTIVATIONS))
+        if not self.blocks:
+            raise MobileNASError("blocks is empty; an arch has at least one block")
+        for index, block in enumerate(self.blocks):
+            place = f"blocks[{index}]"
+            _check_one_of(f"{place}.kernel", block.kernel, _KERNELS)
+            _check_int(f"{place}.hidden", block.hidden, 1, _MAX_CHANNELS)
+            _check_int(f"{place}.out", block.out, 1, _MAX_CHANNELS)
+            _check_one_of(f"{place}.stride", block.stride, (1, 2))
+            _check_int(f"{place}.squeeze", block.squeeze, 0, _MAX_CHANNELS)
+            _check_one_of(f"{place}.activation", block.activation, tuple(ACTIVATIONS))
+            _check_one_of(f"{place}.start_kernel", block.start_kernel, (0, *_KERNELS))
+        _check_int("head.channels", self.head.channels, 1, _MAX_CHANNELS)
+        _check_int("head.hidden", self.head.hidden, 0, _MAX_CHANNELS)
+        _check_one_of("head.activation", self.head.activation, tuple(ACTIVATIONS))
+        if not isinstance(self.head.dropout, int | float) or not 0 <= self.head.dropout < 1:
+            raise MobileNASError(f"head.dropout is {self.head.dropout!r}; it must be in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain: dict[str, Any] = to_plain(self)
+        return {"space": "mobile"} | plain
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "arch") -> "MobileArch":
+        """Read the JSON form; `source` names the file in errors."""
+        try:
+            if not isinstance(data, dict):
+                raise MobileNASError(f"arch is {data!r}; it must be an object")
+            plain = dict(data)
+            space = plain.pop("space", None)
+            if space != "mobile":
+                raise MobileNASError(f"arch.space is {space!r}; it must be mobile")
+            arch: MobileArch = from_plain(cls, plain, "arch")
+        except MobileNASError as error:
+            raise FileError(f"{source}: {error}") from error
+        return arch
+
+
+def _check_int(place: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise MobileNASError(f"{place} is {value!r}; it must be a whole number, {low} to {high}")
+
+
+def _check_one_of(place: str, value: object, legal: tuple[object, ...]) -> None:
+    if isinstance(value, bool) or value not in legal:
+        raise MobileNASError(
+            f"{place} is {value!r}; it must be one of {', '.join(map(str, legal))}"
+        )

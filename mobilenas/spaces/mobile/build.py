@@ -1,0 +1,48 @@
+"""From a mobile arch to a plain nn.Module."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from mobilenas.nn import ACTIVATIONS, ConvNorm, InvertedResidual
+from mobilenas.nn.network import Network, initialize
+from mobilenas.spaces.mobile.arch import MobileArch
+
+
+class MobileNetwork(Network):
+    """The network an arch states; nothing of the search is in it."""
+
+    def __init__(self, arch: MobileArch) -> None:
+        super().__init__()
+        self.auxiliary = None
+        stem, head = arch.stem, arch.head
+        self.stem = ConvNorm(arch.in_channels, stem.channels, 3, stem.stride, 1, stem.activation)
+        widths = [stem.channels, *(block.out for block in arch.blocks)]
+        self.blocks = nn.Sequential(
+            *(
+                InvertedResidual(
+                    before,
+                    block.hidden,
+                    after,
+                    kernel=block.kernel,
+                    stride=block.stride,
+                    squeeze=block.squeeze,
+                    activation=block.activation,
+                    start_kernel=block.start_kernel,
+                )
+                for (before, after), block in zip(pairwise(widths), arch.blocks, strict=True)
+            )
+        )
+        self.head = ConvNorm(widths[-1], head.channels, activation=head.activation)
+        layers: list[nn.Module] = []
+        if head.hidden:
+            layers += [nn.Linear(head.channels, head.hidden), ACTIVATIONS[head.activation]()]
+        layers += [nn.Dropout(head.dropout), nn.Linear(head.hidden or head.channels, arch.classes)]
+        self.classifier = nn.Sequential(*layers)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, in_channels, side, side] -> logits [N, classes]."""
+        features = self.head(self.blocks(self.stem(x)))
+        logits: Tensor = self.classifier(features.mean((2, 3)))
+        return logits

@@ -1,0 +1,64 @@
+"""The mobile family, registered."""
+
+from typing import Any
+
+from mobilenas.core.errors import BudgetError
+from mobilenas.cost.budget import (
+    COSTS,
+    LATENCY,
+    NO_PROFILE,
+)
+from mobilenas.spaces.base import Family, Searchable, register
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.mobile.build import MobileNetwork
+from mobilenas.spaces.mobile.cost_models import CostModel
+from mobilenas.spaces.mobile.costs import layer_costs
+from mobilenas.spaces.mobile.program import ArchProgram
+from mobilenas.spaces.mobile.relaxation import Alphas
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.spaces.mobile.table import (
+    CostTable,
+)
+
+
+def _table(space: MobileSpace, cost: str, latency: CostModel | None) -> CostTable:
+    if cost == LATENCY and latency is None:
+        raise BudgetError(NO_PROFILE)
+    return CostTable(space, cost, latency if cost == LATENCY else None)
+
+
+def _alphas(space: MobileSpace, **_: Any) -> Alphas:
+    # a chain has no edges to weigh and no `none`
+    return Alphas(space)
+
+
+def _numbers(arch: MobileArch) -> tuple[int, int]:
+    side, before = -(-arch.image_size // arch.stem.stride), arch.stem.channels
+    weights, maps = 0, [side**2 * before]
+    for block in arch.blocks:
+        weights += block.hidden * (before + block.kernel**2 + 2 * block.squeeze + block.out)
+        weights += before * block.start_kernel**2
+        maps.append(side**2 * block.hidden)
+        side, before = -(-side // block.stride), block.out
+        maps.append(side**2 * block.out)
+    head = arch.head
+    last = head.hidden * (head.channels + arch.classes) or head.channels * arch.classes
+    return weights + before * head.channels + last, max(*maps, side**2 * head.channels)
+
+
+register(
+    Family(
+        name=MobileArch.family,
+        arch=MobileArch,
+        space=MobileSpace,
+        choice=Choice,
+        build=MobileNetwork,
+        layer_costs=layer_costs,
+        numbers=_numbers,
+        costs=COSTS,
+        table=_table,
+        search=Searchable(supernet=SuperNetwork, alphas=_alphas, program=ArchProgram),
+        sized=True,
+    )
+)

@@ -1,0 +1,289 @@
+"""One shared block that computes the exact mixture of all its candidates.
+
+Convolution is linear in its kernel and projection linear in its input, so a mixture over kernels
+is one convolution with the mixed kernel, and a mixture over channel counts is one projection of
+masked channels. A step costs what the largest candidate costs, whatever their number. With one-hot
+probabilities the block is the candidate itself; `run` computes that candidate from slices of the
+same weights, at the candidate's own cost.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobilenas.nn import ACTIVATIONS, squeeze_channels
+from mobilenas.spaces.mobile.space import MobileSpace, Slot
+from mobilenas.supernet.samplers import (
+    ChannelSampler,
+    SamplerSettings,
+    make_sampler,
+    mean,
+    put_back,
+)
+
+_VECTOR = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockProbabilities:
+    """What one slot sees of a relaxation."""
+
+    in_width: Tensor
+    """[Wi]."""
+    out_width: Tensor
+    """[Wo]."""
+    kernel: Tensor
+    """[K]."""
+    expansion: Tensor
+    """[E], as many as the slot has."""
+    squeeze: Tensor
+    """Scalar: probability of squeeze-excite."""
+    start: Tensor
+    """Scalar: probability of the last of the slot's start kernels."""
+    keep: Tensor
+    """Scalar: probability that the block is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPick:
+    """One candidate of a slot, as values."""
+
+    in_width: int
+    """Channels that carry anything in the input."""
+    out_width: int
+    """Channels of the output."""
+    kernel: int
+    """Side of the depthwise kernel."""
+    expansion: int
+    """Hidden channels as a multiple of the input's."""
+    squeeze: bool
+    """Whether squeeze-excite is there."""
+    start: bool
+    """Whether a depthwise convolution comes before the expansion layer."""
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch norm of which a part can be used alone."""
+
+    def part(self, x: Tensor, span: slice) -> Tensor:
+        """x: [N, c, H, W] -> the same, normalized by the c entries of `span`."""
+        if self.running_mean is None or self.running_var is None:
+            raise TypeError("this norm keeps no running statistics")
+        return functional.batch_norm(
+            x,
+            self.running_mean[span],
+            self.running_var[span],
+            self.weight[span],
+            self.bias[span],
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
+class MixedBlock(nn.Module):
+    """The candidates of one slot in one set of weights."""
+
+    hidden_mask: Tensor
+    in_mask: Tensor
+    squeeze_mask: Tensor
+    out_mask: Tensor
+    same_width: Tensor
+
+    def __init__(self, space: MobileSpace, slot: Slot, sampler: SamplerSettings) -> None:
+        super().__init__()
+        self.slot, self.kernels = slot, space.kernels
+        self.stride = slot.stride
+        self.can_squeeze = True in space.squeeze
+        self.start_kernels = slot.start_kernels
+        widest_in, widest_out = slot.in_widths[-1], slot.out_widths[-1]
+        keeps_shape = not slot.first
+        self.sampler: ChannelSampler | None = (
+            make_sampler(sampler, widest_in) if keeps_shape else None
+        )
+        self.partial = sampler.partial if self.sampler else 1
+        self.inside = widest_in // self.partial
+        self.outside = widest_out // self.partial
+        # expansion 1 has no expansion layer: its hidden channels are the input's own, and lie
+        # before the others
+        self.plain = self.inside if slot.expansions[0] == 1 else 0
+        hidden, self.expanded = self.plain, 0
+        if slot.expansions[-1] > 1:
+            hidden += self.inside * slot.expansions[-1]
+            # the last few serve no candidate: depthwise kernels are slow off a whole vector
+            hidden = -(-hidden // _VECTOR) * _VECTOR
+            self.expanded = hidden - self.plain
+            if start_kernel := slot.start_kernels[-1]:
+                kernel = (start_kernel,) * 2
+                self.start = nn.Parameter(torch.empty(self.inside, 1, *kernel))
+                self.start_norm = Norm(self.inside)
+            self.expand = nn.Conv2d(self.inside, self.expanded, 1, bias=False)
+            self.expand_norm = Norm(self.expanded)
+        self.depthwise = nn.ParameterList(torch.empty(hidden, 1, k, k) for k in space.kernels)
+        self.depthwise_norm = Norm(hidden)
+        if self.can_squeeze:
+            self.reduce = nn.Conv2d(hidden, squeeze_channels(hidden), 1)
+            self.excite = nn.Conv2d(squeeze_channels(hidden), hidden, 1)
+        self.project = nn.Conv2d(hidden, self.outside, 1, bias=False)
+        self.project_norm = Norm(self.outside)
+        self.activation = ACTIVATIONS[space.activation]()
+        self._start_depthwise()
+        self._make_masks()
+
+    def _start_depthwise(self) -> None:
+        """Start the smallest kernel at random and the rings around it at zero."""
+        for number, ring in enumerate(self.depthwise):
+            nn.init.zeros_(ring) if number else nn.init.kaiming_normal_(ring, mode="fan_out")
+        if self.start_kernels[-1]:
+            nn.init.kaiming_normal_(self.start, mode="fan_out")
+
+    def span(self, expansion: int, in_width: int) -> slice:
+        """Places of a candidate's hidden channels."""
+        start = 0 if expansion == 1 else self.plain
+        return slice(start, start + expansion * (in_width // self.partial))
+
+    def _make_masks(self) -> None:
+        slot, hidden = self.slot, self.project.in_channels
+        spans = [[self.span(e, w) for w in slot.in_widths] for e in slot.expansions]
+        squeezes = [[squeeze_channels(s.stop - s.start) for s in row] for row in spans]
+        same = [[float(a == b) for b in slot.out_widths] for a in slot.in_widths]
+        starts = _leading([[span.start for span in row] for row in spans], hidden)
+        stops = _leading([[span.stop for span in row] for row in spans], hidden)
+        masks = {
+            "hidden_mask": stops - starts,  # [E, Wi, H]
+            "in_mask": _leading([list(slot.in_widths)], slot.in_widths[-1])[0],  # [Wi, Ci]
+            "squeeze_mask": _leading(squeezes, squeeze_channels(hidden)),  # [E, Wi, Sq]
+            "out_mask": _leading([list(slot.out_widths)], slot.out_widths[-1])[0],  # [Wo, Co]
+            "same_width": torch.tensor(same),  # [Wi, Wo]
+        }
+        for name, mask in masks.items():
+            self.register_buffer(name, mask, persistent=False)
+
+    def forward(self, x: Tensor, p: BlockProbabilities, generator: torch.Generator) -> Tensor:
+        """x: [N, Ci, H, W] -> [N, Co, H/stride, W/stride], the mixture under `p`."""
+        out = p.keep * (p.out_width @ self.out_mask)  # [Co]
+        alive = p.in_width @ self.in_mask  # [Ci]
+        if self.sampler is None:
+            y = self._inside(x, p, alive)
+            y = y * out[:, None, None]
+            return y if self.stride == 2 else y + self._shortcut(x, p)
+        entering, places = self.sampler(x, generator)
+        y = self._inside(entering, p, alive[places]) * out[places][:, None, None]
+        return put_back(x, places, y)
+
+    def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
+        pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
+        hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
+        h = self._hidden(x, p, alive)
+        kernel = self._mixed_kernel(p.kernel)
+        h = functional.conv2d(
+            h, kernel, stride=self.stride, padding=kernel.shape[-1] // 2, groups=len(kernel)
+        )
+        h = self.activation(self.depthwise_norm(h))
+        scale = hidden[:, None, None]  # [H, 1, 1]
+        if self.can_squeeze:
+            squeeze = torch.tensordot(pairs, self.squeeze_mask, 2)[:, None, None]
+            scale = scale * (1 - p.squeeze + p.squeeze * self._gate(h, scale, squeeze))
+        y: Tensor = self.project_norm(self.project(h * scale))
+        return y
+
+    def _hidden(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
+        if not self.expanded:
+            return x
+        entering = self._started(x, alive) if self.start_kernels[-1] else x
+        if len(self.start_kernels) > 1:
+            entering = torch.lerp(x, entering, p.start)
+        h: Tensor = self.activation(self.expand_norm(self.expand(entering)))
+        return torch.cat([x, h], 1) if self.plain else h
+
+    def _started(self, x: Tensor, alive: Tensor) -> Tensor:
+        """x: [N, c, H, W], alive: [c], what of a channel is there -> as x, for the expansion."""
+        channels = x.shape[1]
+        kernel = self.start[:channels]
+        x = functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=channels)
+        # the norm scales up what is hardly there, and shifts what is not
+        return self.start_norm.part(x, slice(0, channels)) * alive[:, None, None]
+
+    def _mixed_kernel(self, p: Tensor) -> Tensor:
+        # W_k = the rings up to k: sum_k p_k W_k weighs a ring with the chance that it is needed
+        largest = self.kernels[-1]
+        needed = p.flip(0).cumsum(0).flip(0)  # [K]
+        return torch.stack(
+            [
+                needed[i] * functional.pad(ring, [(largest - k) // 2] * 4)
+                for i, (k, ring) in enumerate(zip(self.kernels, self.depthwise, strict=True))
+            ]
+        ).sum(0)
+
+    def kernel_of(self, size: int, span: slice) -> Tensor:
+        """[hidden, 1, size, size]: W_k of one candidate."""
+        rings = [
+            functional.pad(ring[span], [(size - k) // 2] * 4)
+            for k, ring in zip(self.kernels, self.depthwise, strict=True)
+            if k <= size
+        ]
+        return torch.stack(rings).sum(0)
+
+    def _gate(self, h: Tensor, hidden: Tensor, squeeze: Tensor) -> Tensor:
+        pooled = mean(h)[..., None, None] * hidden  # [N, H, 1, 1]
+        inner = torch.relu(self.reduce(pooled)) * squeeze
+        return functional.hardsigmoid(self.excite(inner))
+
+    def _shortcut(self, x: Tensor, p: BlockProbabilities) -> Tensor:
+        if not self.slot.first:
+            return x  # both its widths are one decision: they are equal whatever it is
+        same = p.in_width @ self.same_width @ p.out_width
+        missing = self.slot.out_widths[-1] - x.shape[1]
+        return same * (functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x)
+
+    def run(self, x: Tensor, pick: BlockPick, generator: torch.Generator) -> Tensor:
+        """x: [N, in_width, H, W] -> [N, out_width, ...], the candidate alone, from slices."""
+        if self.sampler is None:
+            y = self._run_inside(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
+            return x + y if self.stride == 1 and pick.in_width == pick.out_width else y
+        padded = functional.pad(x, (0, 0, 0, 0, 0, self.slot.in_widths[-1] - x.shape[1]))
+        entering, places = self.sampler(padded, generator)
+        inside = pick.in_width // self.partial
+        alive = (places < pick.in_width).to(x)
+        y = self._run_inside(entering, alive, pick, inside, self.outside)
+        y = y * alive[:, None, None]  # such blocks keep their width
+        return put_back(padded, places, y)[:, : pick.out_width]
+
+    def _run_inside(
+        self, x: Tensor, alive: Tensor, pick: BlockPick, inside: int, outside: int
+    ) -> Tensor:
+        span = self.span(pick.expansion, pick.in_width)
+        hidden = span.stop - span.start
+        if pick.expansion == 1:
+            h = x[:, :inside]
+        else:
+            entering = self._started(x, alive) if pick.start else x
+            h = _conv(self.expand, entering, slice(0, hidden))
+            h = self.expand_norm.part(h, slice(0, hidden))
+            h = self.activation(h)
+        kernel = self.kernel_of(pick.kernel, span)
+        h = functional.conv2d(
+            h, kernel, stride=self.stride, padding=pick.kernel // 2, groups=hidden
+        )
+        h = self.activation(self.depthwise_norm.part(h, span))
+        if pick.squeeze:
+            squeeze = slice(0, squeeze_channels(hidden))
+            pooled = mean(h)[..., None, None]
+            inner = torch.relu(_conv(self.reduce, pooled, squeeze, span))
+            h = h * functional.hardsigmoid(_conv(self.excite, inner, span, squeeze))
+        leading = slice(0, outside)
+        return self.project_norm.part(_conv(self.project, h, leading, span), leading)
+
+
+def _conv(conv: nn.Conv2d, x: Tensor, rows: slice, columns: slice | None = None) -> Tensor:
+    """1x1 convolution with a part of the weight; without `columns` as many as x has channels."""
+    columns = slice(0, x.shape[1]) if columns is None else columns
+    bias = None if conv.bias is None else conv.bias[rows]
+    return functional.conv2d(x, conv.weight[rows, columns], bias)
+
+
+def _leading(counts: list[list[int]], length: int) -> Tensor:
+    """[rows, columns, length]: ones in the first `counts` places."""
+    return (torch.arange(length) < torch.tensor(counts)[..., None]).float()

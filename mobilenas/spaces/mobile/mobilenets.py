@@ -1,0 +1,179 @@
+"""MobileNetV2, MobileNetV3-Small and -Large at any width, as archs; the small-image rule."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mobilenas.core.settings import check_choice
+from mobilenas.nn import make_divisible, squeeze_channels
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+
+SMALL_SIDE = 128
+"""Images with a shorter side than this get fewer stride-2 layers."""
+LAST_SIDE = 4
+"""The last feature map of a small image is at least this wide."""
+PLACEMENTS = ("early", "late")
+"""Which strides of 2 a small image keeps."""
+
+# expansion, channels, repeats, stride (Sandler et al. 2018, table 2)
+_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+# kernel, hidden, channels, squeeze-excite, activation, stride (Howard et al. 2019, tables 1 and 2)
+_V3_LARGE = (
+    (3, 16, 16, 0, "relu", 1),
+    (3, 64, 24, 0, "relu", 2),
+    (3, 72, 24, 0, "relu", 1),
+    (5, 72, 40, 1, "relu", 2),
+    (5, 120, 40, 1, "relu", 1),
+    (5, 120, 40, 1, "relu", 1),
+    (3, 240, 80, 0, "hard_swish", 2),
+    (3, 200, 80, 0, "hard_swish", 1),
+    (3, 184, 80, 0, "hard_swish", 1),
+    (3, 184, 80, 0, "hard_swish", 1),
+    (3, 480, 112, 1, "hard_swish", 1),
+    (3, 672, 112, 1, "hard_swish", 1),
+    (5, 672, 160, 1, "hard_swish", 2),
+    (5, 960, 160, 1, "hard_swish", 1),
+    (5, 960, 160, 1, "hard_swish", 1),
+)
+_V3_SMALL = (
+    (3, 16, 16, 1, "relu", 2),
+    (3, 72, 24, 0, "relu", 2),
+    (3, 88, 24, 0, "relu", 1),
+    (5, 96, 40, 1, "hard_swish", 2),
+    (5, 240, 40, 1, "hard_swish", 1),
+    (5, 240, 40, 1, "hard_swish", 1),
+    (5, 120, 48, 1, "hard_swish", 1),
+    (5, 144, 48, 1, "hard_swish", 1),
+    (5, 288, 96, 1, "hard_swish", 2),
+    (5, 576, 96, 1, "hard_swish", 1),
+    (5, 576, 96, 1, "hard_swish", 1),
+)
+
+
+def small_image_strides(
+    strides: Sequence[int], image_size: int, placement: str = "early"
+) -> tuple[int, ...]:
+    """Turn strides of 2 into 1 until the last feature map of a small image is at least 4x4.
+
+    `early` keeps the first ones, `late` the last ones, as the usual CIFAR variants do. Only for
+    sides under 128; the same rule for every network that is compared.
+    """
+    check_choice("stride placement", placement, PLACEMENTS)
+    if image_size >= SMALL_SIDE:
+        return tuple(strides)
+    side, most = image_size, 0
+    while (side + 1) // 2 >= LAST_SIDE:
+        side, most = (side + 1) // 2, most + 1
+    halving = [place for place, stride in enumerate(strides) if stride == 2]
+    kept = halving[:most] if placement == "early" else halving[max(0, len(halving) - most) :]
+    return tuple(2 if place in kept else 1 for place in range(len(strides)))
+
+
+def mobilenet_v2(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """MobileNetV2; below width 1 the 1280 head channels shrink, too, which suits small budgets."""
+    blocks: list[Block] = []
+    strides = [2]
+    before = stem = make_divisible(32 * width)
+    for expansion, channels, repeats, stride in _V2:
+        out = make_divisible(channels * width)
+        for index in range(repeats):
+            strides.append(stride if index == 0 else 1)
+            blocks.append(
+                Block(
+                    kernel=3,
+                    hidden=before * expansion,
+                    out=out,
+                    stride=1,
+                    squeeze=0,
+                    activation="relu6",
+                )
+            )
+            before = out
+    head = Head(channels=make_divisible(1280 * width), hidden=0, activation="relu6", dropout=0.2)
+    return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, placement)
+
+
+def mobilenet_v3_large(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """MobileNetV3-Large."""
+    return _v3(_V3_LARGE, 1280, width, image_size, classes, placement)
+
+
+def mobilenet_v3_small(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """MobileNetV3-Small."""
+    return _v3(_V3_SMALL, 1024, width, image_size, classes, placement)
+
+
+MOBILENETS: dict[str, Callable[..., MobileArch]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v3_small": mobilenet_v3_small,
+    "mobilenet_v3_large": mobilenet_v3_large,
+}
+"""The baselines by name: (width multiplier, image side, classes, stride placement) -> arch."""
+
+
+def _v3(
+    rows: Sequence[tuple[int, int, int, int, str, int]],
+    last: int,
+    width: float,
+    image_size: int,
+    classes: int,
+    placement: str,
+) -> MobileArch:
+    blocks = []
+    for kernel, hidden, channels, squeeze, activation, _ in rows:
+        scaled = make_divisible(hidden * width)
+        blocks.append(
+            Block(
+                kernel=kernel,
+                hidden=scaled,
+                out=make_divisible(channels * width),
+                stride=1,
+                squeeze=squeeze_channels(scaled) if squeeze else 0,
+                activation=activation,
+            )
+        )
+    head = Head(
+        channels=6 * blocks[-1].out,
+        hidden=make_divisible(last * width),
+        activation="hard_swish",
+        dropout=0.2,
+    )
+    strides = [2, *(row[-1] for row in rows)]
+    stem = make_divisible(16 * width)
+    return _assemble(stem, "hard_swish", blocks, strides, head, image_size, classes, placement)
+
+
+def _assemble(
+    stem: int,
+    activation: str,
+    blocks: Sequence[Block],
+    strides: Sequence[int],
+    head: Head,
+    image_size: int,
+    classes: int,
+    placement: str,
+) -> MobileArch:
+    first, *rest = small_image_strides(strides, image_size, placement)
+    return MobileArch(
+        image_size=image_size,
+        in_channels=3,
+        classes=classes,
+        stem=Stem(channels=stem, stride=first, activation=activation),
+        blocks=tuple(
+            replace(block, stride=stride) for block, stride in zip(blocks, rest, strict=True)
+        ),
+        head=head,
+    )

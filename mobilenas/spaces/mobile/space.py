@@ -1,0 +1,377 @@
+"""The mobile space: stem, stages of inverted residuals, head.
+
+Every block chooses its operations, every stage its width.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from statistics import median
+from typing import Annotated, Any, ClassVar
+
+from mobilenas.core.settings import ADDED, Between, check_choice
+from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
+
+_Index = Annotated[int, Between(0, 63)]
+
+POLICIES = ("searched", "on", "off")
+"""Of a part that a block can do without."""
+
+_WIDTH, _GROWTH = 16, 1.6
+"""At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
+_LEAST_WIDTH = 16
+"""Middle of a stage's widths at least."""
+_STEM = 24
+_HEAD = 4
+"""Channels of the head, as a multiple of the last stage's."""
+_NARROW = {False: (16, 384, 24, (3, 6)), True: (8, 192, _LEAST_WIDTH, (1, 3, 6))}
+"""Fewest channels of stem and head, the last stage's least width, and expansions.
+
+A last stage of 8 channels starves the head; and there is what is left where all that is too much.
+"""
+_MOST_HALVINGS = 5
+_KERNELS = (3, 5)
+_START_KERNEL = 3
+# most blocks of a stage, and whether the space is the narrow one
+_SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
+_LEAST_SHARE = 0.01
+_FULL_LOAD = 2.0
+_LATE_BELOW = 64
+"""Side from which on the stem always halves the image."""
+_NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A run of blocks of one width; the first may halve the image, the others may be left out."""
+
+    widths: Annotated[tuple[Annotated[int, Between(1, 65536)], ...], Between(0, 16)]
+    """Channel options, increasing multiples of 8."""
+    stride: Annotated[int, Between(1, 2)]
+    """Stride of the first block."""
+    depth: Annotated[int, Between(1, 32)]
+    """Largest number of blocks."""
+    most_expansion: Annotated[int, Between(1, 64)] = 6
+    """Largest expansion; large feature maps allow little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place for one block, with what the space lets it be."""
+
+    stage: int
+    """Index of its stage."""
+    first: bool
+    """Whether it is its stage's first block: then it cannot be left out."""
+    stride: int
+    """1 or 2."""
+    side: int
+    """Side of its input in pixels."""
+    in_widths: tuple[int, ...]
+    """Options of its input's channels."""
+    out_widths: tuple[int, ...]
+    """Options of its output's channels."""
+    expansions: tuple[int, ...]
+    """Hidden channels as multiples of the input's."""
+    start_kernels: tuple[int, ...]
+    """Sides of a depthwise kernel before the expansion layer, 0 for none."""
+
+    def start_of(self, expansion: int, start: int) -> int:
+        """Return the start option that counts: the first where there is no expansion layer."""
+        return start if self.expansions[expansion] > 1 else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One option for every decision of a space, as indices."""
+
+    width: tuple[_Index, ...]
+    """Per stage, into its widths."""
+    kernel: tuple[_Index, ...]
+    """Per slot, into the space's kernels."""
+    expansion: tuple[_Index, ...]
+    """Per slot, into the slot's expansions."""
+    squeeze: tuple[_Index, ...]
+    """Per slot, into the space's squeeze options."""
+    start: tuple[_Index, ...]
+    """Per slot, into the slot's start kernels."""
+    keep: tuple[bool, ...]
+    """Per slot: False leaves the block out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileSpace:
+    """The set of networks that can be found."""
+
+    family: ClassVar[str] = "mobile"
+
+    image_size: int
+    """Side of the square input in pixels."""
+    in_channels: int
+    """Channels of the input."""
+    classes: int
+    """Width of the output."""
+    stem: Stem
+    """The fixed first convolution."""
+    stages: Annotated[tuple[Stage, ...], Between(0, 32)]
+    """The searched chain."""
+    head: Head
+    """The fixed end."""
+    activation: str
+    """Activation of every block."""
+    kernels: Annotated[tuple[Annotated[int, Between(1, 7)], ...], Between(0, 4)] = (3, 5, 7)
+    """Sides of the depthwise kernel to choose from."""
+    expansions: Annotated[tuple[Annotated[int, Between(1, 64)], ...], Between(0, 8)] = (1, 3, 6)
+    """Expansions to choose from; the first block of the network has 1."""
+    squeeze: Annotated[tuple[bool, ...], Between(0, 2)] = (False, True)
+    """Squeeze-excite options."""
+    start_kernels: Annotated[tuple[Annotated[int, Between(0, 7)], ...], Between(1, 2)] = field(
+        default=(0,), metadata=ADDED
+    )
+    """Sides of a depthwise kernel before an expansion layer, 0 for none: one, or 0 and another."""
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every place for a block, in order."""
+        slots: list[Slot] = []
+        side = -(-self.image_size // self.stem.stride)
+        before: tuple[int, ...] = (self.stem.channels,)
+        for number, stage in enumerate(self.stages):
+            for index in range(stage.depth):
+                stride = stage.stride if index == 0 else 1
+                allowed = self.expansions if slots else (1,)
+                expansions = tuple(e for e in allowed if e <= stage.most_expansion)
+                slots.append(
+                    Slot(
+                        stage=number,
+                        first=index == 0,
+                        stride=stride,
+                        side=side,
+                        in_widths=before,
+                        out_widths=stage.widths,
+                        expansions=expansions,
+                        start_kernels=self.start_kernels
+                        if any(e > 1 for e in expansions)
+                        else (0,),
+                    )
+                )
+                side, before = -(-side // stride), stage.widths
+        return tuple(slots)
+
+    def block(
+        self,
+        slot: Slot,
+        in_width: int,
+        out_width: int,
+        expansion: int,
+        kernel: int,
+        squeeze: bool,
+        start_kernel: int,
+    ) -> Block:
+        """Return the block that fills a slot with these options (values, not indices)."""
+        hidden = in_width * expansion
+        return Block(
+            kernel=kernel,
+            hidden=hidden,
+            out=out_width,
+            stride=slot.stride,
+            squeeze=squeeze_channels(hidden) if squeeze else 0,
+            activation=self.activation,
+            start_kernel=start_kernel if expansion > 1 else 0,
+        )
+
+    def arch(self, choice: Choice) -> MobileArch:
+        """Return the network of a choice."""
+        blocks = []
+        before = self.stem.channels
+        for index, slot in enumerate(self.slots):
+            if not choice.keep[index]:
+                continue
+            width = self.stages[slot.stage].widths[choice.width[slot.stage]]
+            blocks.append(
+                self.block(
+                    slot,
+                    before,
+                    width,
+                    slot.expansions[choice.expansion[index]],
+                    self.kernels[choice.kernel[index]],
+                    self.squeeze[choice.squeeze[index]],
+                    slot.start_kernels[choice.start[index]],
+                )
+            )
+            before = width
+        return MobileArch(
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            classes=self.classes,
+            stem=self.stem,
+            blocks=tuple(blocks),
+            head=self.head,
+        )
+
+    def is_legal(self, choice: Choice) -> bool:
+        """Whether a choice has one option for every decision, and every stage its first block."""
+        for name in ("width", "kernel", "expansion", "squeeze", "start", "keep"):
+            picks, largest = getattr(choice, name), getattr(self.largest(), name)
+            if len(picks) != len(largest):
+                return False
+            if not all(0 <= pick <= most for pick, most in zip(picks, largest, strict=True)):
+                return False
+        return all(
+            kept or not slot.first for slot, kept in zip(self.slots, choice.keep, strict=True)
+        )
+
+    def random(self, source: random.Random) -> Choice:
+        """Draw every decision uniformly."""
+        return self._pick(lambda options: source.randrange(options))
+
+    def smallest(self) -> Choice:
+        """Return the choice whose every decision is the cheapest."""
+        return self._pick(lambda options: 0)
+
+    def largest(self) -> Choice:
+        """Return the choice whose every decision is the dearest."""
+        return self._pick(lambda options: options - 1)
+
+    def _pick(self, pick: Callable[[int], int]) -> Choice:
+        slots = self.slots
+        return Choice(
+            width=tuple(pick(len(stage.widths)) for stage in self.stages),
+            kernel=tuple(pick(len(self.kernels)) for _ in slots),
+            expansion=tuple(pick(len(slot.expansions)) for slot in slots),
+            squeeze=tuple(pick(len(self.squeeze)) for _ in slots),
+            keep=tuple(slot.first or bool(pick(2)) for slot in slots),
+            # one option is no draw: a seed's networks are those of a space without this decision
+            start=tuple(
+                pick(len(slot.start_kernels)) if len(slot.start_kernels) > 1 else 0
+                for slot in slots
+            ),
+        )
+
+
+def template(
+    multiplier: float,
+    *,
+    image_size: int,
+    classes: int,
+    in_channels: int = 3,
+    most_blocks: int = 4,
+    narrow: bool = False,
+    placement: str = "early",
+    activation: str = "hard_swish",
+    squeeze: str = "searched",
+    extra_depthwise: str = "off",
+) -> MobileSpace:
+    """Return the space whose widths lie around the template's times `multiplier`.
+
+    `placement` says where the image is halved first: `early` in the stem, `late` in the first
+    stage. `extra_depthwise` says whether blocks start with a depthwise convolution.
+    """
+    check_choice("activation", activation, tuple(ACTIVATIONS))
+    check_choice("stride placement", placement, PLACEMENTS)
+    least_stem, least_head, least_last, expansions = _NARROW[narrow]
+    levels = levels_of(image_size)
+    halved = int(placement == "early" and levels[0] > 0)
+    stages = tuple(
+        Stage(
+            widths=_around(
+                _WIDTH * _GROWTH**number * multiplier,
+                least_last if number == len(levels) - 1 else _LEAST_WIDTH,
+            ),
+            stride=1 + level - before,
+            depth=most_blocks,
+        )
+        for number, (before, level) in enumerate(pairwise((halved, *levels)))
+    )
+    return MobileSpace(
+        image_size=image_size,
+        in_channels=in_channels,
+        classes=classes,
+        stem=Stem(
+            channels=max(least_stem, make_divisible(_STEM * multiplier)),
+            stride=1 + halved,
+            activation=activation,
+        ),
+        stages=stages,
+        head=Head(
+            channels=max(least_head, _HEAD * stages[-1].widths[1]),
+            hidden=0,
+            activation=activation,
+            dropout=0.2,
+        ),
+        activation=activation,
+        kernels=_KERNELS,
+        expansions=expansions,
+        squeeze=options_of("squeeze", squeeze),
+        start_kernels=tuple(
+            _START_KERNEL * on for on in options_of("extra_depthwise", extra_depthwise)
+        ),
+    )
+
+
+def levels_of(image_size: int) -> tuple[int, ...]:
+    """Return how often the image has been halved at the end of every stage.
+
+    Each size of maps has one stage, and the last but one two, as in MobileNetV3 (arXiv
+    1905.02244). An image is halved once, and up to five times while its last map is 4x4 or more;
+    once: then the last size has two stages.
+    """
+    last, side = 1, -(-image_size // 2)
+    while last < _MOST_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
+        last += 1
+    return (0, 1, 1) if last == 1 else (*range(1, last), last - 1, last)
+
+
+def options_of(part: str, policy: str) -> tuple[bool, ...]:
+    """Return what a block may choose from: with the part, without, or both."""
+    check_choice(part, policy, POLICIES)
+    return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
+
+
+def sized(loads: Callable[[MobileSpace], Sequence[float]], **options: Any) -> MobileSpace:
+    """Return the space whose typical load is nearest 1.
+
+    `loads(space)` are the largest cost / budget of uniformly drawn archs; they grow with the
+    widths. Where the narrowest widths leave too few archs within the budget, stages get fewer
+    blocks, and stem and head fewer channels.
+
+    The stem of a small image keeps its resolution if a typical arch of most blocks can pay for it.
+    """
+    if options["image_size"] < _LATE_BELOW:
+        late = template(_NARROWEST, placement="late", **options)
+        if median(loads(late)) <= _FULL_LOAD:
+            options |= {"placement": "late"}
+    for most_blocks, narrow in _SHAPES:
+        asked = options | {"most_blocks": most_blocks, "narrow": narrow}
+        drawn = loads(template(_NARROWEST, **asked))
+        if sum(load <= 1 for load in drawn) >= _LEAST_SHARE * len(drawn):
+            break
+    low, high = _NARROWEST, _WIDEST
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (
+            (middle, high) if median(loads(template(middle, **asked))) < 1 else (low, middle)
+        )
+    return template(low, **asked)
+
+
+def narrowest(**options: Any) -> MobileSpace:
+    """Return the last space that `sized` tries: no other has smaller networks."""
+    return template(_NARROWEST, most_blocks=1, narrow=True, **options)
+
+
+def widest(**options: Any) -> MobileSpace:
+    """Return the space that no other has larger networks than."""
+    late = options["image_size"] < _LATE_BELOW
+    return template(_WIDEST, placement="late" if late else "early", **options)
+
+
+def _around(width: float, least: int) -> tuple[int, ...]:
+    """Three multiples of 8 around `width` or `least`: it and a quarter less and more."""
+    middle = max(make_divisible(width), least)
+    step = make_divisible(middle / 4)
+    return (middle - step, middle, middle + step)
