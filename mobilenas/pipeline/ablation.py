@@ -40,15 +40,11 @@ from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import over_seeds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
-from mobilenas.search.diagnostics import skips
 from mobilenas.search.methods import PARTS, usual_epochs
-from mobilenas.spaces.base import (
-    Arch,
-)
 from mobilenas.spaces.base import Choice as AnyChoice
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.genotypes import format_genotype
-from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
+from mobilenas.spaces.cell.space import CellChoice, CellSpace
 from mobilenas.spaces.mobile.space import Choice
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
@@ -318,7 +314,7 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
         "val_top1": trained.val_top1,
         "top1": evaluate(model, run.data.test, run.data, device).top1,
         "gap": gap and {name: gap[name] for name in ("points", "points_before")},
-        "skips": _skips(arch, choice),
+        "skips": run.budgets.space.skips(choice),
         "alarms": found.get("alarms", []),
         "seconds": {"search": sum(found.get("seconds", {}).values()), "train": trained.seconds},
     }
@@ -337,14 +333,6 @@ def _drawn(run: Run) -> AnyChoice:
 def _found_choice(run: Run) -> AnyChoice:
     """Return the candidate that the search decided for; arch.json has it as an arch only."""
     return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
-
-
-def _skips(arch: Arch, choice: AnyChoice) -> dict[str, int]:
-    """Skip connections of each cell; in a chain, blocks that are left out."""
-    if isinstance(arch, CellArch):
-        return {kind: skips(getattr(arch.genotype, kind)) for kind in KINDS}
-    assert not isinstance(choice, CellChoice)
-    return {"blocks": choice.keep.count(False)}
 
 
 def widest(arch: CellArch, budgets: Sequence[Budget], whose: str) -> CellArch:

@@ -1,7 +1,6 @@
 """Supernet accuracy of single networks, and what is lost when a relaxation becomes an arch."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +10,6 @@ from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.statistics import fresh_statistics
 from mobilenas.spaces.base import Choice as AnyChoice
-from mobilenas.spaces.cell.relaxation import CellAlphas
-from mobilenas.spaces.cell.space import CellChoice
-from mobilenas.spaces.mobile.space import Choice
-from mobilenas.spaces.mobile.supernet import SuperNetwork
 
 _REESTIMATION_IMAGES = 2048
 
@@ -47,22 +42,13 @@ def discretization_gap(searcher: Searcher, choice: AnyChoice) -> dict[str, Any]:
     the whole gap with re-estimated norms, `points_before` without, as it was published (DA2S).
     """
     figures: dict[str, Any] = {
-        name: _accuracies(searcher, p) for name, p in _stages(searcher, choice).items()
+        name: _accuracies(searcher, p)
+        for name, p in searcher.alphas.stages(choice, searcher.tau).items()
     }
     first, last = (list(figures.values())[place] for place in (0, -1))
     figures["points"] = first["after_reestimation"] - last["after_reestimation"]
     figures["points_before"] = first["before_reestimation"] - last["before_reestimation"]
     return figures
-
-
-def _stages(searcher: Searcher, choice: AnyChoice) -> dict[str, Any]:
-    """Relaxations on the way from supernet to arch."""
-    alphas, tau = searcher.alphas, searcher.tau
-    soft, hard = alphas.soft(tau), alphas.one_hot(choice)
-    if isinstance(alphas, CellAlphas) and isinstance(choice, CellChoice):
-        operations = alphas.operations_discrete(choice, tau)
-        return {"supernet": soft, "operations_discrete": operations, "edges_discrete": hard}
-    return {"supernet": soft, "operations_discrete": hard}
 
 
 def _accuracies(searcher: Searcher, p: Any) -> dict[str, float]:
@@ -95,13 +81,5 @@ def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
         net.train()
         for choice in choices:
             net.channels_generator.manual_seed(searcher.seed)
-            scores.append(searcher.top1(_alone(searcher, choice), split))
+            scores.append(searcher.top1(searcher.alphas.alone(net, choice), split))
     return scores
-
-
-def _alone(searcher: Searcher, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
-    """Return what runs one network with the supernet's weights, at its own cost."""
-    net = searcher.net
-    if isinstance(net, SuperNetwork) and isinstance(choice, Choice):
-        return partial(net.run, choice=choice)
-    return partial(net, p=searcher.alphas.one_hot(choice))

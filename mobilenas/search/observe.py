@@ -6,19 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenas.cost.budget import Budgets
-from mobilenas.search.diagnostics import chosen_channels, normalized_entropy, skips
+from mobilenas.search.diagnostics import chosen_channels, normalized_entropy
 from mobilenas.search.gap import reestimate
 from mobilenas.search.loop import GLANCE_IMAGES, Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
-from mobilenas.spaces.base import Choice as AnyChoice
-from mobilenas.spaces.cell.program import CellProgram
-from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
-from mobilenas.spaces.cell.table import CellProbabilities
-from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import Choice
-from mobilenas.spaces.mobile.table import DECISIONS
 
 _DRAWS = 4
 _NORM_IMAGES = 128
@@ -45,19 +37,19 @@ def observe(searcher: Searcher) -> dict[str, Any]:
         "tau": tau,
         "entropy": float(searcher.alphas.entropy(tau)),
         "edge_entropy": float(searcher.alphas.edge_entropy()),
-        "entropies": {name: _entropies(rows) for name, rows in _distributions(p).items()},
+        "entropies": {name: _entropies(rows) for name, rows, _ in searcher.alphas.distributions(p)},
         "expected": {cost: float(v) for cost, v in searcher.budgets.expected(p).items()},
         "multipliers": searcher.constraint.state_dict(),
         "alphas": searcher.alphas.table(),
         "channels": channels,
         "gap_estimate": None,
     }
-    choice = likeliest(searcher)
+    choice = searcher.alphas.likeliest()
     if searcher.epochs_done > s.warmup:
         hard = searcher.alphas.one_hot(choice)
         record["gap_estimate"] = _batch_top1(searcher, p) - _batch_top1(searcher, hard)
     return record | {
-        "skips": _skips(searcher, choice),
+        "skips": searcher.space.skips(choice),
         "utilization": searcher.budgets.load(choice),
         "uncertainty": uncertainty(searcher, p),
     }
@@ -66,41 +58,10 @@ def observe(searcher: Searcher) -> dict[str, Any]:
 def uncertainty(searcher: Searcher, p: Any) -> float:
     """Return the mean entropy over its maximum of the decisions that have several options."""
     found = []
-    for name, rows in _distributions(p).items():
-        options = _options(searcher, name)
-        options = rows.new_full(rows.shape[:1], rows.shape[1]) if options is None else options
+    for _, rows, options in searcher.alphas.distributions(p):
         found.append(normalized_entropy(rows, options)[options > 1])
     shares = torch.cat(found).detach()
     return float(shares.mean()) if len(shares) else 0.0
-
-
-def likeliest(searcher: Searcher) -> AnyChoice:
-    """Return the likeliest network, whatever it costs."""
-    alphas, space = searcher.alphas, searcher.space
-    if isinstance(alphas, Alphas):
-        return alphas.most_likely()
-    return CellProgram(Budgets(space, ()), alphas.scores()).best()
-
-
-def _skips(searcher: Searcher, choice: AnyChoice) -> dict[str, int]:
-    """Skip connections of each cell; in a chain, blocks that are left out."""
-    space = searcher.space
-    if isinstance(space, CellSpace) and isinstance(choice, CellChoice):
-        genotype = space.genotype(choice)
-        return {kind: skips(getattr(genotype, kind)) for kind in KINDS}
-    return {"blocks": choice.keep.count(False)} if isinstance(choice, Choice) else {}
-
-
-def _distributions(p: Any) -> dict[str, Tensor]:
-    if isinstance(p, CellProbabilities):
-        return dict(p.operations)
-    return {name: p[name] for name in DECISIONS}
-
-
-def _options(searcher: Searcher, name: str) -> Tensor | None:
-    """How many options each decision has; None where all have as many as there are columns."""
-    alphas = searcher.alphas
-    return alphas.legal(name).sum(-1) if isinstance(alphas, Alphas) else None
 
 
 def _entropies(rows: Tensor) -> list[float]:

@@ -80,8 +80,20 @@ class ArchParameters(Protocol):
     def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Any:
         """Draw a relaxation."""
 
-    def one_hot(self, choice: Any) -> Any:
+    def one_hot(self, choice: Choice) -> Any:
         """Return the relaxation that is certain of `choice`."""
+
+    def stages(self, choice: Choice, tau: float) -> dict[str, Any]:
+        """Return relaxations on the way from `soft` to `one_hot`, by what has become discrete."""
+
+    def alone(self, net: Any, choice: Choice) -> Callable[[Tensor], Tensor]:
+        """Return what runs one network with the weights of its supernet."""
+
+    def likeliest(self) -> Choice:
+        """Return the most probable network, whatever it costs."""
+
+    def distributions(self, p: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield a name, probabilities [decisions, options] and the number of options of each."""
 
     def scores(self) -> dict[str, Tensor]:
         """Return what discretization sums, without gradient."""

@@ -10,7 +10,6 @@ from mobilenas.search.diagnostics import (
     chosen_channels,
     gradient_norm,
     normalized_entropy,
-    skips,
 )
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.cell.space import LEFT_OUT, CellChoice
@@ -32,7 +31,7 @@ def test_one_column_is_nothing_to_decide() -> None:
 
 def test_skips_of_published_cells() -> None:
     genotype = CELL_NETWORKS["darts_v2"](32, 10).genotype
-    assert (skips(genotype.normal), skips(genotype.reduce)) == (2, 3)
+    assert (genotype.normal.skips, genotype.reduce.skips) == (2, 3)
 
 
 def test_the_gradient_norm_is_of_all_together() -> None:

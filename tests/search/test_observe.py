@@ -12,7 +12,7 @@ from mobilenas.data import ImageData
 from mobilenas.search import SearchSettings
 from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import likeliest, observe
+from mobilenas.search.observe import observe
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
 from mobilenas.supernet.samplers import SamplerSettings
@@ -121,14 +121,14 @@ def test_entropies_and_channels_of_an_observation(make: Any) -> None:
 
 def test_the_likeliest_network_follows_the_alphas(make: Any) -> None:
     searcher = make()
-    choice = likeliest(searcher)
+    choice = searcher.alphas.likeliest()
     with torch.no_grad():
         for alpha in searcher.alphas.parameters():
             alpha.copy_(torch.randn(alpha.shape, generator=torch.Generator().manual_seed(1)))
-    assert likeliest(searcher) != choice
+    assert searcher.alphas.likeliest() != choice
     if isinstance(choice, CellChoice):
         best = searcher.alphas.scores()["normal"].argmax(-1)
-        found = likeliest(searcher).normal
+        found = searcher.alphas.likeliest().normal
         assert all(option in (-1, int(best[edge])) for edge, option in enumerate(found))
 
 

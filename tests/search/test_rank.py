@@ -89,7 +89,7 @@ def test_fewer_than_three_are_refused(searcher: Searcher, count: int) -> None:
 
 def test_the_likeliest_network_has_the_best_alpha_score(searcher: Searcher) -> None:
     searcher.run_epoch()
-    likeliest = searcher.alphas.most_likely()
+    likeliest = searcher.alphas.likeliest()
     best = alpha_score(searcher, likeliest)
     others = {searcher.budgets.space.smallest(), searcher.budgets.space.largest()} - {likeliest}
     assert all(alpha_score(searcher, other) < best for other in others)

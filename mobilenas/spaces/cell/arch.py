@@ -53,6 +53,11 @@ class Cell:
         return tuple(place for place in self.concat if self.nodes[place - INPUTS])
 
     @property
+    def skips(self) -> int:
+        """How many edges are skip connections."""
+        return sum(edge.operation == "skip_connect" for edges in self.nodes for edge in edges)
+
+    @property
     def reads(self) -> frozenset[int]:
         """Places that some edge reads."""
         return frozenset(edge.input for edges in self.nodes for edge in edges)
@@ -71,6 +76,10 @@ class Genotype:
         """Check every edge; the error names the place, the value and what is legal."""
         _check_cell("genotype.normal", self.normal)
         _check_cell("genotype.reduce", self.reduce)
+
+    def of(self, kind: str) -> Cell:
+        """Return the cell of a kind, `normal` or `reduce`."""
+        return self.normal if kind == "normal" else self.reduce
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,14 @@
 """Alphas of the two cells, weights of their edges, and the relaxations made from them."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from mobilenas.core.settings import check_choice
+from mobilenas.cost.budget import Budgets
+from mobilenas.spaces.cell.program import CellProgram
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace
 from mobilenas.spaces.cell.table import CellProbabilities
 
@@ -124,6 +129,27 @@ class CellAlphas(nn.Module):
             columns = torch.where(picks == LEFT_OUT, likeliest, picks)[:, None]
             operations[kind] = torch.zeros_like(alphas).scatter(1, columns, 1.0)
         return CellProbabilities(operations=operations, edges=soft.edges, kept=soft.kept)
+
+    def stages(self, choice: CellChoice, tau: float) -> dict[str, CellProbabilities]:
+        """Return what is soft, with one operation an edge, and with edges left out."""
+        return {
+            "supernet": self.soft(tau),
+            "operations_discrete": self.operations_discrete(choice, tau),
+            "edges_discrete": self.one_hot(choice),
+        }
+
+    def alone(self, net: nn.Module, choice: CellChoice) -> Callable[[Tensor], Tensor]:
+        """Return what runs one network with the supernet's weights."""
+        return partial(net, p=self.one_hot(choice))
+
+    def distributions(self, p: CellProbabilities) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield kind, probabilities [edges, operations] and the number of operations of each."""
+        for kind, rows in p.operations.items():
+            yield kind, rows, rows.new_full(rows.shape[:1], rows.shape[1])
+
+    def likeliest(self) -> CellChoice:
+        """Return the most probable network, whatever it costs."""
+        return CellProgram(Budgets(self.space, ()), self.scores()).best()
 
     def table(self) -> dict[str, list[list[float]]]:
         """Return alphas by kind, a row per edge, and betas by kind and `_edges`, in one row."""

@@ -83,6 +83,19 @@ class CellChoice:
         """Return the edges of the cell of a kind, `normal` or `reduce`."""
         return self.normal if kind == "normal" else self.reduce
 
+    def alike(self, other: "CellChoice") -> float:
+        """Return how many of the edges that either network keeps both do, with one operation."""
+        first, second = (
+            {
+                (kind, edge, operation)
+                for kind in KINDS
+                for edge, operation in enumerate(choice.of(kind))
+                if operation != LEFT_OUT
+            }
+            for choice in (self, other)
+        )
+        return len(first & second) / len(first | second)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpace:
@@ -197,6 +210,11 @@ class CellSpace:
             auxiliary=False,
             drop_path=0.0,
         )
+
+    def skips(self, choice: CellChoice) -> dict[str, int]:
+        """Return how many edges of each cell are skip connections."""
+        genotype = self.genotype(choice)
+        return {kind: genotype.of(kind).skips for kind in KINDS}
 
     def is_legal(self, choice: CellChoice) -> bool:
         """Whether a choice has as many edges as the space keeps and is a whole network."""

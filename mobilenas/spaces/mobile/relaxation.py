@@ -1,12 +1,14 @@
 """Alphas, the probabilities made from them, and the schedules of temperature and entropy."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.spaces.mobile.table import DECISIONS, Probabilities
 
 # finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100
@@ -82,7 +84,20 @@ class Alphas(nn.Module):
             }
             yield choice_of(picks)
 
-    def most_likely(self) -> Choice:
+    def stages(self, choice: Choice, tau: float) -> dict[str, Probabilities]:
+        """Return `soft` and `one_hot`: a chain has operations to make discrete, and no edges."""
+        return {"supernet": self.soft(tau), "operations_discrete": self.one_hot(choice)}
+
+    def alone(self, net: SuperNetwork, choice: Choice) -> Callable[[Tensor], Tensor]:
+        """Return what runs one network with the supernet's weights, at its own cost."""
+        return partial(net.run, choice=choice)
+
+    def distributions(self, p: Probabilities) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield name, probabilities [decisions, options] and the number of options of each."""
+        for name in DECISIONS:
+            yield name, p[name], self.legal(name).sum(-1)
+
+    def likeliest(self) -> Choice:
         """Return the most probable option of every decision, whatever it costs."""
         return choice_of({name: self.masked(name).argmax(-1).tolist() for name in DECISIONS})
 

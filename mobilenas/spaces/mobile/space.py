@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 from typing import Annotated, Any, ClassVar
 
 from mobilenas.core.settings import ADDED, Between, check_choice
@@ -101,6 +101,19 @@ class Choice:
     """Per slot, into the slot's start kernels."""
     keep: tuple[bool, ...]
     """Per slot: False leaves the block out."""
+
+    def alike(self, other: "Choice") -> float:
+        """Return the share of equal decisions; a block's count where either network has it."""
+        same = [x == y for x, y in zip(self.width, other.width, strict=True)]
+        for slot, (x, y) in enumerate(zip(self.keep, other.keep, strict=True)):
+            same.append(x == y)
+            if x or y:
+                # what only one of the networks has cannot be equal
+                names = ("kernel", "expansion", "squeeze", "start")
+                same += [
+                    x == y and getattr(self, n)[slot] == getattr(other, n)[slot] for n in names
+                ]
+        return fmean(same)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +225,10 @@ class MobileSpace:
             blocks=tuple(blocks),
             head=self.head,
         )
+
+    def skips(self, choice: Choice) -> dict[str, int]:
+        """Return how many blocks are left out."""
+        return {"blocks": choice.keep.count(False)}
 
     def is_legal(self, choice: Choice) -> bool:
         """Whether a choice has one option for every decision, and every stage its first block."""

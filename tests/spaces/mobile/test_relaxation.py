@@ -145,7 +145,7 @@ def test_draws_are_legal_and_follow_the_alphas(alphas: Alphas, tiny_space: Mobil
             picks = [int(pick) for pick in getattr(choice, name)]
             assert bool(legal(alphas, name)[range(len(picks)), picks].all())
     assert alphas.draw(random.Random(0), 1.0) == choices[0]
-    assert alphas.draw(source, 0.01) == alphas.most_likely()
+    assert alphas.draw(source, 0.01) == alphas.likeliest()
 
 
 def test_one_hot_is_certain_of_the_choice(alphas: Alphas, tiny_space: MobileSpace) -> None:
