@@ -23,10 +23,7 @@ from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, load_data
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import make_space, versions
-from mobilenas.spaces.base import (
-    Arch,
-    family_of,
-)
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.train import Recipe, Trainer
 
 

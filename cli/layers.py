@@ -10,21 +10,14 @@ from mobilenas.channel_graph import load_model
 from mobilenas.channel_graph.models import FORMS
 from mobilenas.core.errors import MobileNASError
 from mobilenas.cost.networks import layer_costs
-from mobilenas.nn.costs import (
-    LayerCost,
-)
+from mobilenas.nn.costs import LayerCost
 from mobilenas.onnx.recount import count_fvcore, count_onnx
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.channels.costs import module_layer_costs
 from mobilenas.spaces.channels.space import WidthsArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.spaces.networks import (
-    build,
-    read_arch,
-)
+from mobilenas.spaces.networks import build, read_arch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,7 @@ from mobilenas.core.settings import check_between, check_choice
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.search import Confirm
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 

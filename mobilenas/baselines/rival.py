@@ -7,9 +7,7 @@ from mobilenas.core.progress import Reporter
 from mobilenas.cost.budget import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings, SuccessiveHalving
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.train import Recipe
 
 _MOST = 1000

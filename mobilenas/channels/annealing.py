@@ -15,10 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from mobilenas.cost.projection import (
-    SizeRange,
-    Sizes,
-)
+from mobilenas.cost.projection import SizeRange, Sizes
 
 HOTTEST = 5.0
 """Temperature of the first trial (CONetV2)."""

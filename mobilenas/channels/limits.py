@@ -6,12 +6,8 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import LATENCY, Budget, Budgets
-from mobilenas.cost.projection import (
-    Sizes,
-)
-from mobilenas.spaces.channels.space import (
-    WidthsArch,
-)
+from mobilenas.cost.projection import Sizes
+from mobilenas.spaces.channels.space import WidthsArch
 
 Confirm = Callable[[Sequence[WidthsArch]], list[float]]
 """Measures networks: milliseconds of each."""

@@ -6,15 +6,9 @@ from torch import Tensor, nn
 from mobilenas.channels.distillation import distillation_loss
 from mobilenas.channels.keeping import apply, choose, follow
 from mobilenas.channels.settings import ChannelSettings
-from mobilenas.cost.projection import (
-    Sizes,
-)
+from mobilenas.cost.projection import Sizes
 from mobilenas.data import ImageData
-from mobilenas.spaces.channels.space import (
-    WidthsArch,
-    WidthsNetwork,
-    WidthsSpace,
-)
+from mobilenas.spaces.channels.space import WidthsArch, WidthsNetwork, WidthsSpace
 from mobilenas.train import Recipe, Trainer
 
 

@@ -15,9 +15,7 @@ from onnx import TensorProto
 
 from mobilenas.core.settings import check_choice
 from mobilenas.latency.units import Unit, arch_units
-from mobilenas.nn.costs import (
-    output_side,
-)
+from mobilenas.nn.costs import output_side
 from mobilenas.onnx import OPSET
 from mobilenas.spaces.mobile.arch import MobileArch
 

@@ -13,13 +13,7 @@ from typing import Any, get_type_hints
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.settings import check_between, from_plain, to_plain
-from mobilenas.latency.calibration import (
-    LARGEST,
-    SMALLEST,
-    Calibration,
-    NetworkTime,
-    calibrate,
-)
+from mobilenas.latency.calibration import LARGEST, SMALLEST, Calibration, NetworkTime, calibrate
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.units import CLASS_COUNTS, Unit, arch_units, linear_unit
 from mobilenas.spaces.mobile.arch import MobileArch

@@ -7,9 +7,7 @@ from itertools import product
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import check_between, check_choice
 from mobilenas.nn import ACTIVATIONS
-from mobilenas.nn.costs import (
-    output_side,
-)
+from mobilenas.nn.costs import output_side
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
 

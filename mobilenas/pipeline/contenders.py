@@ -19,13 +19,8 @@ from mobilenas.pipeline.deployment import confirmation
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, RunSettings
 from mobilenas.report.table import SCRATCH, check_given
 from mobilenas.search import FINALISTS
-from mobilenas.spaces.base import (
-    Arch,
-)
-from mobilenas.spaces.networks import (
-    arch_from_dict,
-    read_arch,
-)
+from mobilenas.spaces.base import Arch
+from mobilenas.spaces.networks import arch_from_dict, read_arch
 
 ARCH_FILE = "arch.json"
 

@@ -30,10 +30,7 @@ from mobilenas.pipeline.quantization import Int8Settings, write_int8
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm
-from mobilenas.spaces.base import (
-    Arch,
-)
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.networks import build
 
@@ -216,7 +213,7 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
     """Every cost of an arch by the cost model; latency where a profile has its blocks."""
-    if run.latency is None or isinstance(arch, WidthsArch):
+    if run.latency is None or not family_of(arch).predicts_latency:
         return asdict(costs(arch))
     return asdict(costs(arch)) | {LATENCY: run.latency.arch(_timed(arch))}
 
@@ -229,7 +226,7 @@ def _timed(arch: Arch) -> MobileArch:
 
 def predicted_ms(run: Run, arch: Arch) -> float | None:
     """Predicted latency; None without a profile, or where it lacks a block of the arch."""
-    if run.latency is None or isinstance(arch, WidthsArch):
+    if run.latency is None or not family_of(arch).predicts_latency:
         return None
     profile, precision = run.latency.profile, run.latency.precision
     lacking = profile.lacking(arch_units(_timed(arch)), precision)
@@ -260,7 +257,7 @@ def confirmation(run: Run) -> Confirm | None:
 
 def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     """Return a network that has the speed of the arch's, trained or not."""
-    if not isinstance(arch, WidthsArch):
+    if family_of(arch).predicts_latency:
         assert run.latency is not None
         return functools.partial(arch_model, _timed(arch), run.latency.precision)
     _export(run, arch, build(arch).eval(), path)

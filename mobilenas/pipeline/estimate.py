@@ -20,10 +20,7 @@ from mobilenas.pipeline.deployment import write_onnx
 from mobilenas.pipeline.run_folder import Run, RunSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import images_looked_at
-from mobilenas.spaces.base import (
-    Arch,
-)
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.mobilenets import PLACEMENTS
 from mobilenas.spaces.networks import build
 from mobilenas.train import Recipe, Trainer
@@ -74,7 +71,7 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         _check_memory(costs(arch).params)
     step, image = _network_speeds(run, arch, settings.recipe, clock)
     weight_step = alpha_step = supernet_image = 0.0
-    if not isinstance(arch, WidthsArch):
+    if family_of(arch).search:
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
         search = replace(settings.search, epochs=3, warmup=2)
         searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)

@@ -10,14 +10,7 @@ from mobilenas.channels.start import check_start
 from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import ADDED, check_between, check_choice, to_plain
-from mobilenas.cost.budget import (
-    COSTS,
-    LATENCY,
-    NO_BUDGET,
-    NO_PROFILE,
-    PENALTY,
-    Budget,
-)
+from mobilenas.cost.budget import COSTS, LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget
 from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.graphs import PRECISIONS

@@ -19,12 +19,8 @@ from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs
 from mobilenas.data import guessing
 from mobilenas.latency.confirm import is_here
-from mobilenas.nn.costs import (
-    Costs,
-)
-from mobilenas.nn.network import (
-    Network,
-)
+from mobilenas.nn.costs import Costs
+from mobilenas.nn.network import Network
 from mobilenas.onnx.record import EXPORT_FILE, read_export
 from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.pipeline.contenders import (
@@ -54,11 +50,7 @@ from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
 from mobilenas.search import FINALISTS, inherited_network, search
-from mobilenas.spaces.base import (
-    Arch,
-)
-from mobilenas.spaces.cell.arch import CellArch
-from mobilenas.spaces.cell.genotypes import format_genotype
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.channels.space import WidthsArch
 from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, load_weights, train
@@ -94,7 +86,7 @@ def run_all(run: Run) -> dict[str, Any]:
 def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap.
 
-    Cells stand there a second time, in the notation of the papers.
+    Cells stand there a second time, in the notation of the papers (`Family.described`).
     """
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
@@ -105,7 +97,7 @@ def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     expected = predicted(run, arch) | found.pop("measured", {})
     record = {
         "arch": arch.to_dict(),
-        **({"genotype": format_genotype(arch.genotype)} if isinstance(arch, CellArch) else {}),
+        **family_of(arch).described(arch),
         "costs": expected,
         "counting_rule": COUNTING_RULE,
         "budgets": [

@@ -20,12 +20,8 @@ from mobilenas.core.records import (
 )
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.report.table import read_networks
-from mobilenas.spaces.base import (
-    Arch,
-)
-from mobilenas.spaces.networks import (
-    arch_from_dict,
-)
+from mobilenas.spaces.base import Arch
+from mobilenas.spaces.networks import arch_from_dict
 
 
 @dataclass(frozen=True, kw_only=True)

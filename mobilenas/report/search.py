@@ -7,7 +7,7 @@ from mobilenas.report.channels import trials_plots
 from mobilenas.report.diagnostics_plots import diagnostics_plots
 from mobilenas.report.files import RunFiles
 from mobilenas.report.plots import against_plot, search_plots
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.base import family_of
 from mobilenas.spaces.networks import arch_from_dict
 
 _NONE = "-"
@@ -75,12 +75,16 @@ def finalists(files: RunFiles) -> str:
     return table + html.paragraph(told, "note")
 
 
+def _has_supernet(files: RunFiles) -> bool:
+    return files.arch is None or family_of(files.arch).search is not None
+
+
 def discretization_gap(files: RunFiles) -> str:
     """Show what the supernet loses when it becomes one network."""
     if files.found is None:
         return html.missing("The discretization gap", "mobilenas search")
-    if isinstance(files.arch, WidthsArch):
-        return ""  # there is no supernet
+    if not _has_supernet(files):
+        return ""
     gap = files.found["discretization_gap"]
     points = gap["points"]
     change = "lost" if points >= 0 else "gained"
@@ -107,8 +111,8 @@ def discretization_gap(files: RunFiles) -> str:
 def ranking_quality(files: RunFiles) -> str:
     """Show how well the supernet ranks networks."""
     if files.rank is None:
-        if isinstance(files.arch, WidthsArch) or not files.settings.get("rank"):
-            return ""  # there is no supernet, or it was not requested
+        if not _has_supernet(files) or not files.settings.get("rank"):
+            return ""
         return html.missing("search/rank.json", "mobilenas search --rank N")
     rank = files.rank
     header = ("ranked by", "Spearman", "Kendall", "regret, points", "pick over mean, points")

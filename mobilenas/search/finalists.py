@@ -16,12 +16,8 @@ from typing import Any
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import check_between
 from mobilenas.data import ImageData
-from mobilenas.nn.network import (
-    Network,
-)
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.nn.network import Network
+from mobilenas.spaces.base import Arch
 from mobilenas.train import CHECKPOINT, Recipe, train_part
 
 FINALISTS = "finalists"

@@ -7,11 +7,7 @@ from typing import Any
 from mobilenas.core.errors import MobileNASError
 from mobilenas.search.settings import SearchSettings
 from mobilenas.supernet.samplers import SamplerSettings
-from mobilenas.supernet.schedules import (
-    EntropySchedule,
-    Temperature,
-    parse_terms,
-)
+from mobilenas.supernet.schedules import EntropySchedule, Temperature, parse_terms
 
 OFF = EntropySchedule(weight=0.0)
 FIXED = Temperature(start=1.0, end=1.0)

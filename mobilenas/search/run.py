@@ -22,9 +22,7 @@ from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, re
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
-from mobilenas.nn.network import (
-    Network,
-)
+from mobilenas.nn.network import Network
 from mobilenas.search.candidates import candidates, prior_has_say
 from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
@@ -33,11 +31,7 @@ from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
-from mobilenas.spaces.base import (
-    Arch,
-    SearchedSpace,
-    family_of,
-)
+from mobilenas.spaces.base import Arch, SearchedSpace, family_of
 from mobilenas.spaces.base import Choice as AnyChoice
 from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.relaxation import Alphas

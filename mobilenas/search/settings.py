@@ -8,10 +8,7 @@ from mobilenas.cost.budget import CONSTRAINTS
 from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS
 from mobilenas.supernet.samplers import SamplerSettings
-from mobilenas.supernet.schedules import (
-    EntropySchedule,
-    Temperature,
-)
+from mobilenas.supernet.schedules import EntropySchedule, Temperature
 
 PATHS = ("gumbel", "mixture", "single")
 ORDERS = (1, 2)

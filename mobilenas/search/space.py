@@ -9,20 +9,12 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import counted
-from mobilenas.cost.budget import (
-    COSTS,
-    LATENCY,
-    NO_BUDGET,
-    Budget,
-    Budgets,
-)
+from mobilenas.cost.budget import COSTS, LATENCY, NO_BUDGET, Budget, Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units
 from mobilenas.spaces.mobile.space import MobileSpace, narrowest, options_of, sized, widest
-from mobilenas.spaces.mobile.table import (
-    CostTable,
-)
+from mobilenas.spaces.mobile.table import CostTable
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)

@@ -166,10 +166,14 @@ class Family:
     """Of a space, the name of a cost and, for latency, a model of it: exact and expected costs."""
     search: Searchable | None = None
     """None where no supernet has all networks of a space."""
+    described: Callable[[Any], dict[str, Any]] = lambda arch: {}
+    """What arch.json says of an arch beside its JSON form."""
     needs_budget: bool = True
     """Whether a job must have one."""
     sized: bool = False
     """Whether the budgets size the space, so that its largest network uses them."""
+    predicts_latency: bool = False
+    """Whether a profile can have the times of all parts of a network."""
     scaled: bool = False
     """Whether any choice is scaled to the budgets, which are measured where a device is needed."""
 

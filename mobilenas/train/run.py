@@ -22,13 +22,9 @@ from mobilenas.core.records import TrainLine, check_lines
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
-from mobilenas.nn.network import (
-    Network,
-)
+from mobilenas.nn.network import Network
 from mobilenas.nn.weights import load_into
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.channels.space import WidthsArch
 from mobilenas.spaces.networks import build
 from mobilenas.train.recipe import Recipe

@@ -17,13 +17,9 @@ from mobilenas.core.errors import DataError, DivergedError, MobileNASError
 from mobilenas.core.progress import clock
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
-from mobilenas.nn.network import (
-    Network,
-)
+from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
 from mobilenas.train.recipe import Recipe
 

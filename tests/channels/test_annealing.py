@@ -5,15 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.channels.annealing import (
-    propose,
-    push_probability,
-    remainder,
-    temperature,
-)
-from mobilenas.cost.projection import (
-    SizeRange,
-)
+from mobilenas.channels.annealing import propose, push_probability, remainder, temperature
+from mobilenas.cost.projection import SizeRange
 
 # proposals
 

@@ -15,9 +15,7 @@ from mobilenas.channel_graph import load_model
 from mobilenas.cli.main import cli
 from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.cost.networks import costs
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.networks import build

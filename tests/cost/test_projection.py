@@ -8,12 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.cost.projection import (
-    SizeRange,
-    fill,
-    scale_back,
-    spread,
-)
+from mobilenas.cost.projection import SizeRange, fill, scale_back, spread
 
 Ranges = dict[str, SizeRange]
 

@@ -11,12 +11,7 @@ import pytest
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.latency.measured import Measured
-from mobilenas.latency.profile import (
-    Profile,
-    ProfileError,
-    read_profile,
-    write_profile,
-)
+from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.latency.transfer import read_times, transfer, write_networks
 from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.spaces.mobile.arch import MobileArch

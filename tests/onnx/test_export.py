@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import DataError, FileError
-from mobilenas.onnx.export import (
-    check_parity,
-    evaluate_onnx,
-    export_onnx,
-    read_props,
-    session,
-)
+from mobilenas.onnx.export import check_parity, evaluate_onnx, export_onnx, read_props, session
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build

@@ -17,9 +17,7 @@ from mobilenas.search.methods import parse_keep
 from mobilenas.search.space import SIDES, space_for
 from mobilenas.spaces.cell.space import EdgeTarget
 from mobilenas.spaces.mobile.table import CostTable
-from mobilenas.supernet.schedules import (
-    Temperature,
-)
+from mobilenas.supernet.schedules import Temperature
 
 
 def settings(images: int = 1000, **given: Any) -> RunSettings:

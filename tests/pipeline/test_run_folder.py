@@ -17,10 +17,7 @@ from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.supernet.samplers import SamplerSettings
-from mobilenas.supernet.schedules import (
-    EntropySchedule,
-    Temperature,
-)
+from mobilenas.supernet.schedules import EntropySchedule, Temperature
 from mobilenas.train import Recipe
 
 SETTINGS = RunSettings(

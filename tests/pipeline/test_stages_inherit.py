@@ -21,9 +21,7 @@ from mobilenas.pipeline.contenders import contenders, found_arch
 from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
 from mobilenas.pipeline.stages import search_stage, train_stage
 from mobilenas.search import FinalistSettings, SearchSettings, finalists, found_choice
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.space import Choice, MobileSpace

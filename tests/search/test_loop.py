@@ -13,10 +13,7 @@ from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
 from mobilenas.search.settings import PATHS
 from mobilenas.supernet.samplers import SAMPLERS, SamplerSettings
-from mobilenas.supernet.schedules import (
-    EntropySchedule,
-    Temperature,
-)
+from mobilenas.supernet.schedules import EntropySchedule, Temperature
 
 PLAIN = {
     "epochs": 3,

@@ -16,9 +16,7 @@ from mobilenas.search.observe import observe
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
 from mobilenas.supernet.samplers import SamplerSettings
-from mobilenas.supernet.schedules import (
-    Temperature,
-)
+from mobilenas.supernet.schedules import Temperature
 
 PLAIN = {"epochs": 3, "warmup": 0, "batch_size": 16, "paths": "mixture", "learning_rate": 0.05}
 

@@ -8,18 +8,12 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.onnx.recount import count_fvcore
-from mobilenas.spaces.base import (
-    Arch,
-)
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.spaces.networks import (
-    arch_from_dict,
-    build,
-    read_arch,
-)
+from mobilenas.spaces.networks import arch_from_dict, build, read_arch
 
 MOBILE = MOBILENETS["mobilenet_v3_small"](0.35, 32, 10)
 CELL = CELL_NETWORKS["darts_v2"](16, 7)

@@ -8,10 +8,7 @@ from torch.nn import functional
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.nn import ConvNorm
-from mobilenas.nn.network import (
-    Network,
-    initialize,
-)
+from mobilenas.nn.network import Network, initialize
 from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
 
 _AUXILIARY = (128, 768)  # channels of the auxiliary classifier's convolutions, as in DARTS

@@ -8,13 +8,7 @@ memory counts in the row before.
 
 from dataclasses import dataclass, replace
 
-from mobilenas.nn.costs import (
-    BYTES_PER_VALUE,
-    Costs,
-    LayerCost,
-    output_side,
-    total,
-)
+from mobilenas.nn.costs import BYTES_PER_VALUE, Costs, LayerCost, output_side, total
 from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
 
 

@@ -7,6 +7,7 @@ from mobilenas.spaces.base import Family, Searchable, register
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.cell.costs import cell_layer_costs
+from mobilenas.spaces.cell.genotypes import format_genotype
 from mobilenas.spaces.cell.program import CellProgram
 from mobilenas.spaces.cell.relaxation import CellAlphas
 from mobilenas.spaces.cell.space import CellChoice, CellSpace
@@ -42,6 +43,7 @@ register(
         costs=CELL_COSTS,
         table=_table,
         search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),
+        described=lambda arch: {"genotype": format_genotype(arch.genotype)},
         needs_budget=False,
     )
 )

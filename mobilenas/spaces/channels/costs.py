@@ -16,18 +16,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.channel_graph.tracing import BATCH, Traced, trace
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.projection import (
-    Sizes,
-)
-from mobilenas.nn.costs import (
-    BYTES_PER_VALUE,
-    LayerCost,
-)
-from mobilenas.spaces.channels.space import (
-    Base,
-    WidthsArch,
-    WidthsSpace,
-)
+from mobilenas.cost.projection import Sizes
+from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost
+from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
 
 WIDTHS_COSTS = ("flops", "params")
 """What sizes can be limited by without running the model."""

@@ -14,16 +14,12 @@ from mobilenas.channel_graph.models import TORCHVISION, check_allowed, check_nam
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.settings import Between, check_between, counted, from_plain
 from mobilenas.cost.projection import ALIGNED, SizeRange, Sizes
-from mobilenas.nn.network import (
-    Network,
-)
+from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.mobile.arch import MobileArch
-from mobilenas.spaces.mobile.build import (
-    MobileNetwork,
-)
+from mobilenas.spaces.mobile.build import MobileNetwork
 
 _Size = Annotated[int, Between(1, 65536)]
 

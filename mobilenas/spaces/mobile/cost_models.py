@@ -2,15 +2,9 @@
 
 from typing import Protocol
 
-from mobilenas.nn.costs import (
-    LayerCost,
-)
+from mobilenas.nn.costs import LayerCost
 from mobilenas.spaces.mobile.arch import Block, Head, Stem
-from mobilenas.spaces.mobile.costs import (
-    block_costs,
-    head_costs,
-    stem_cost,
-)
+from mobilenas.spaces.mobile.costs import block_costs, head_costs, stem_cost
 
 
 class CostModel(Protocol):

@@ -3,11 +3,7 @@
 from typing import Any
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import (
-    COSTS,
-    LATENCY,
-    NO_PROFILE,
-)
+from mobilenas.cost.budget import COSTS, LATENCY, NO_PROFILE
 from mobilenas.spaces.base import Family, Searchable, register
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
@@ -17,9 +13,7 @@ from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.spaces.mobile.table import (
-    CostTable,
-)
+from mobilenas.spaces.mobile.table import CostTable
 
 
 def _table(space: MobileSpace, cost: str, latency: CostModel | None) -> CostTable:
@@ -60,5 +54,6 @@ register(
         table=_table,
         search=Searchable(supernet=SuperNetwork, alphas=_alphas, program=ArchProgram),
         sized=True,
+        predicts_latency=True,
     )
 )

@@ -6,9 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.nn import ConvNorm
-from mobilenas.nn.network import (
-    initialize,
-)
+from mobilenas.nn.network import initialize
 from mobilenas.spaces.mobile.mixed import BlockPick, BlockProbabilities, MixedBlock
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import Probabilities

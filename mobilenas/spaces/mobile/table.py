@@ -13,9 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mobilenas.nn.costs import (
-    output_side,
-)
+from mobilenas.nn.costs import output_side
 from mobilenas.spaces.mobile.cost_models import CostModel, Counted
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 

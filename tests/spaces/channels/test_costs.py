@@ -7,9 +7,7 @@ from torch import nn
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.cost.networks import costs, layer_costs
-from mobilenas.nn.costs import (
-    Costs,
-)
+from mobilenas.nn.costs import Costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.channels.space import Base, WidthsSpace
 from mobilenas.spaces.mobile.arch import MobileArch

@@ -7,17 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.cost.projection import (
-    ALIGNED,
-)
+from mobilenas.cost.projection import ALIGNED
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.channels import space as widths
-from mobilenas.spaces.channels.space import (
-    Base,
-    WidthsArch,
-    WidthsNetwork,
-    WidthsSpace,
-)
+from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsNetwork, WidthsSpace
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.networks import arch_from_dict, build
 

@@ -5,14 +5,10 @@ import pytest
 import torch
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces.mobile.relaxation import (
-    Alphas,
-)
+from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.table import DECISIONS
-from mobilenas.supernet.schedules import (
-    Temperature,
-)
+from mobilenas.supernet.schedules import Temperature
 
 
 @pytest.fixture

@@ -6,19 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobilenas.cost.budget import (
-    COSTS,
-    Budget,
-    Budgets,
-)
+from mobilenas.cost.budget import COSTS, Budget, Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace, Stage, template
-from mobilenas.spaces.mobile.table import (
-    DECISIONS,
-    CostTable,
-    Probabilities,
-)
+from mobilenas.spaces.mobile.table import DECISIONS, CostTable, Probabilities
 
 SUMS = ("flops", "params")
 TAU = 0.7
