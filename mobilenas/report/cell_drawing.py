@@ -4,6 +4,8 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from mobilenas.report.plots import COLOURS, GREY, INK, figure_svg, page_style, page_svg
 from mobilenas.spaces.cell.arch import INPUTS, Cell
 
@@ -18,7 +20,7 @@ _EMPTY = "empty"
 _DOT_SECONDS = 20
 
 
-def draw_cell(cell: Cell, name: str) -> str:
+def draw_cell(cell: Cell, name: str) -> Markup:
     """Draw inputs, nodes, output and the edges with their operations, coloured by their kind.
 
     An empty node is faint and dashed: it is not there, and the concatenation leaves it out.
@@ -122,7 +124,7 @@ class _Stairs:
         return max(uses, default=None)
 
 
-def _by_matplotlib(cell: Cell, own: str, name: str) -> str:
+def _by_matplotlib(cell: Cell, own: str, name: str) -> Markup:
     from matplotlib.figure import Figure
 
     stairs = _Stairs(cell)

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+from markupsafe import Markup
+
 from mobilenas.channel_graph.drawing import groups_drawing
-from mobilenas.report import page as html
+from mobilenas.report.page import render
 from mobilenas.report.plots import (
     COLOURS,
     GREY,
@@ -23,23 +25,19 @@ Log = Sequence[Mapping[str, Any]]
 _NAMED = 8
 
 
-def widths_section(arch: WidthsArch) -> str:
+def widths_section(arch: WidthsArch) -> Markup:
     """Show the channels of every group, and how they differ from the model's own."""
     graph = arch.base.graph
-    changed = [name for name, size in arch.sizes.items() if graph.sizes[name] != size]
-    drawing = groups_drawing(graph.at(arch.sizes), str(arch.base))
-    rows = (
-        (name, graph.sizes[name], size, f"{size / graph.sizes[name]:.2f}")
-        for name, size in arch.sizes.items()
-    )
-    return (
-        html.figure(drawing, f"Channels of every group of {arch.base}. Grey: fixed.", wide=True)
-        + html.paragraph(f"{len(changed)} of {len(arch.sizes)} sizes differ from the model's own.")
-        + html.table(("group", "model", "found", "ratio"), rows)
+    return render(
+        "network_widths.html",
+        model=str(arch.base),
+        drawing=Markup(groups_drawing(graph.at(arch.sizes), str(arch.base))),
+        changed=sum(graph.sizes[name] != size for name, size in arch.sizes.items()),
+        sizes=[(name, graph.sizes[name], size) for name, size in arch.sizes.items()],
     )
 
 
-def trials_plots(log: Log) -> list[tuple[str, str]]:
+def trials_plots(log: Log) -> list[tuple[str, Markup]]:
     """Draw (title, SVG) of what the trials of a search for channel sizes came to."""
     trials = [line["trial"] for line in log]
     start = log[0]["sizes"]
@@ -55,7 +53,7 @@ def trials_plots(log: Log) -> list[tuple[str, str]]:
         ]
 
 
-def _accepted(log: Log) -> str:
+def _accepted(log: Log) -> Markup:
     fig, axes = new_axes(3.4, 2.2)
     for accepted, label, colour in ((True, "accepted", COLOURS[3]), (False, "taken back", GREY)):
         lines = [line for line in log if line["accepted"] is accepted]
@@ -72,7 +70,7 @@ def _accepted(log: Log) -> str:
     return figure_svg(fig, "trials", "Validation top-1 of every trial")
 
 
-def _lines(trials: Sequence[int], lines: Mapping[str, Sequence[float]], label: str) -> str:
+def _lines(trials: Sequence[int], lines: Mapping[str, Sequence[float]], label: str) -> Markup:
     """A line a group; those that end furthest from the middle are named."""
     fig, axes = new_axes(3.4, 3.0)
     ends = sorted(lines, key=lambda name: lines[name][-1])

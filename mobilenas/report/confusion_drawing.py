@@ -1,10 +1,12 @@
 """Drawing of a confusion matrix as inline SVG: the browser's text has letters of every script."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import groupby
 from unicodedata import combining, east_asian_width
 
-from mobilenas.report.page import text
+from markupsafe import Markup
+
 from mobilenas.report.plots import COLOURS
 
 RIGHT, WRONG = COLOURS[1], COLOURS[0]
@@ -23,7 +25,7 @@ _SMALLEST, _LARGEST, _SIDE = 14, 26, 300
 """Units: a square of many classes and of few, and the matrix of those between."""
 
 
-def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
+def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> Markup:
     """Draw a square a pair: opacity is its share of the class's images, right ones another colour.
 
     The largest share of a wrong class is opaque: else few mistakes would not be seen.
@@ -46,7 +48,7 @@ def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
         squares += _row(depths, room, room + side * row, side)
         middle = room + side * (row + 0.5)
         words += _words(names[row], label, room - _GAP, middle)
-    return (
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{size:.0f}" '
         f'height="{size:.0f}" viewBox="0 0 {size:.0f} {size:.0f}" font-size="{_FONT}" '
         f'font-family="system-ui, sans-serif" fill="currentColor" '
@@ -111,7 +113,7 @@ def _row(depths: Sequence[tuple[bool, int]], x: float, y: float, side: int) -> l
 
 def _words(name: str, whole: str, end: float, middle: float) -> list[str]:
     """Return the name of a class before its row and above its column."""
-    told = f"<title>{text(whole)}</title>{text(name)}"
+    told = f"<title>{escape(whole)}</title>{escape(name)}"
     return [
         f'<text x="{end:.1f}" y="{middle:.1f}" text-anchor="end" dominant-baseline="central">'
         f"{told}</text>",

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from mobilenas.report.plots import (
     AROUND_CURVE,
     COLOURS,
@@ -35,12 +37,12 @@ _CURVES = (
 )
 
 
-def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, str]]:
+def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, Markup]]:
     """Draw (title, SVG) of each diagnostic that the log has; curves shade the warm-up epochs.
 
     Epochs without a figure are left out of its drawing, and the list is empty where none has any.
     """
-    plots: list[tuple[str, str]] = []
+    plots: list[tuple[str, Markup]] = []
     with page_style():
         if records := _having(log, "skips"):
             plots.append(("Skip connections", _skips(records, warmup)))
@@ -61,7 +63,7 @@ def _having(log: Log, name: str) -> Log:
     return [record for record in log if record.get(name) not in (None, {})]
 
 
-def _entropies(log: Log) -> str:
+def _entropies(log: Log) -> Markup:
     """Draw a column an epoch and a row a decision: edges of one cell under those of the other."""
     rows: list[list[float]] = []
     groups: list[tuple[str, int]] = []
@@ -86,7 +88,7 @@ def _nodes(edges: int) -> list[int]:
     return sizes
 
 
-def _channels(channels: Mapping[str, Sequence[float]]) -> str:
+def _channels(channels: Mapping[str, Sequence[float]]) -> Markup:
     """Draw a row a place that is read, a column a channel; places of one cell are together."""
     grouped = groupby(channels, key=lambda name: name.rpartition(".")[0] or name)
     groups = [(label, len(list(names))) for label, names in grouped]
@@ -95,7 +97,7 @@ def _channels(channels: Mapping[str, Sequence[float]]) -> str:
     return figure_svg(fig, "channels", "How often each channel was chosen at the last epoch")
 
 
-def _skips(log: Log, warmup: int) -> str:
+def _skips(log: Log, warmup: int) -> Markup:
     """Draw whole numbers of each cell; dashes show a line that lies under another."""
     fig, axes = new_axes(_WIDTH, 2.2, AROUND_CURVE)
     epochs = [record["epoch"] for record in log]

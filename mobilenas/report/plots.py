@@ -4,10 +4,12 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from mobilenas.core.settings import format_count
-from mobilenas.report.page import text
 from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ _RC: Any = {
 
 def accuracy_plot(
     entries: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[str, float]
-) -> str:
+) -> Markup:
     """Draw top-1 of the test images against `flops` or `latency`, one mark a network."""
     field, label = _COST_AXES[cost]
     groups = _groups(entries)
@@ -94,7 +96,7 @@ def accuracy_plot(
 
 def front_plot(
     entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], cost: str
-) -> str:
+) -> Markup:
     """Draw all networks of several runs by kind, and the stairs of their front."""
     field, label = _COST_AXES[cost]
     with page_style():
@@ -125,7 +127,7 @@ def count_axis(axes: "Axes", *, whole: bool) -> None:
 
 def search_plots(
     log: Sequence[Mapping[str, Any]], limits: Mapping[str, float], warmup: int
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, Markup]]:
     """Draw (title, SVG) of each curve over the epochs of a search; warm-up epochs are shaded."""
     loads = {
         f"{cost} / limit, %": [100 * record["expected"][cost] / limit for record in log]
@@ -157,7 +159,7 @@ def curve(
     level: float | None,
     warmup: int,
     step: str = "epoch",
-) -> str:
+) -> Markup:
     """Draw lines by name over epochs, or other steps; warm-up is shaded, `level` is dashed."""
     fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
     if warmup:
@@ -186,7 +188,7 @@ def against_plot(
     labels: tuple[str, str],
     *,
     equal: bool = False,
-) -> str:
+) -> Markup:
     """Draw y against x, a mark a network; `equal` adds dashes where both are the same."""
     with page_style():
         fig, axes = new_axes(3.4, 2.8)
@@ -251,7 +253,7 @@ def plain(label: str) -> str:
     return label.lstrip("_") or "?"
 
 
-def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> str:
+def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> Markup:
     """Return the figure as `page_svg` does."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -262,7 +264,7 @@ def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> 
     return page_svg(buffer.getvalue(), name, label, sized=sized)
 
 
-def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> str:
+def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> Markup:
     """Return an SVG file as an element of a page: own ids, the page's ink, no preamble.
 
     It takes the width there is; a `sized` one keeps its own.
@@ -274,7 +276,7 @@ def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> str:
     for side in () if sized else ("width", "height"):
         svg = re.sub(rf'(<svg [^>]*?) ?\b{side}="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace(INK, "currentColor")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{text(label)}" ', 1)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))
 
 
 _STEP, _BAR, _LEFT, _TOP, _TALL = 46, 34, 98, 62, 120
@@ -282,7 +284,7 @@ _BASE = _TOP + _TALL
 _TIMES = "\u00d7"
 
 
-def arch_drawing(arch: MobileArch) -> str:
+def arch_drawing(arch: MobileArch) -> Markup:
     """Draw the chain: a bar a block, as high as its output has channels, coloured by kernel."""
     channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
     side = -(-arch.image_size // arch.stem.stride)
@@ -302,7 +304,7 @@ def arch_drawing(arch: MobileArch) -> str:
         f'<text x="0" y="{y}" opacity="0.65">{name}</text>' for y, name in names.items()
     )
     width, height = _LEFT + _STEP * (last + 1), _BASE + 80
-    return (
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-size="11" font-family="system-ui, sans-serif" '
         f'fill="currentColor" aria-label="The found network, block by block">\n{labels}\n'
@@ -352,7 +354,7 @@ def _column(
     paint = (
         f'fill="none" stroke="{colour}" stroke-dasharray="4 3"' if dashed else f'fill="{colour}"'
     )
-    title = f"<title>{text(told)}</title>" if told else ""
+    title = f"<title>{escape(told)}</title>" if told else ""
     bar = (
         f'<rect x="{x}" y="{_BASE - high:.1f}" width="{_BAR}" height="{high:.1f}" rx="2" {paint}>'
         f"{title}</rect>"
@@ -374,4 +376,4 @@ def _square(kernel: int) -> str:
 
 def _label(place: int, y: int, value: object) -> str:
     x = _LEFT + _STEP * place + _BAR // 2
-    return f'<text x="{x}" y="{y}" text-anchor="middle">{text(value)}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="middle">{escape(str(value))}</text>'

@@ -1,20 +1,21 @@
 """report.html: what a run found, how it compares, how to make it again; read from the folder."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
 from mobilenas.baselines.published import PUBLISHED
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_text
-from mobilenas.core.settings import COUNTING_RULE, format_count
-from mobilenas.report import page as html
 from mobilenas.report.comparison import comparison, result
 from mobilenas.report.exports import exported_files, latencies
 from mobilenas.report.files import RunFiles
 from mobilenas.report.mistakes import mistakes
 from mobilenas.report.network_drawing import found_network, layer_table
+from mobilenas.report.page import Missing, missing, render
 from mobilenas.report.search import (
     discretization_gap,
     finalists,
@@ -23,8 +24,6 @@ from mobilenas.report.search import (
 )
 
 REPORT_FILE = "report.html"
-_MOST_CLASSES = 50
-_NONE = "-"
 
 
 def write_report(folder: Path, path: Path) -> None:
@@ -36,81 +35,49 @@ def write_report(folder: Path, path: Path) -> None:
     files = RunFiles(folder=folder)
     if not files.run and not files.found:
         raise FileError(f"{folder} holds no run: there is neither run.json nor arch.json")
-    parts, undone = [], list[str]()
-    for title, show in SECTIONS:
-        body = section(files, title, show)
-        if isinstance(body, html.Missing):
-            undone.append(body)
-        elif body:
-            parts.append(html.section(title, body) if title != _TOP else body)
-    if undone:
-        parts.insert(1, html.section(_UNDONE, "".join(dict.fromkeys(undone))))
-    source = files.run.get("data", {}).get("source", folder.name)
-    write_text(path, html.page(f"mobilenas report: {source}", "\n".join(parts)))
+    shown = {title: section(files, title, show) for title, show in SECTIONS}
+    undone = dict.fromkeys(body for body in shown.values() if isinstance(body, Missing))
+    page = render(
+        "run.html",
+        title=f"mobilenas report: {files.run.get('data', {}).get('source', folder.name)}",
+        verdict=shown.pop(_TOP),
+        undone=list(undone),
+        sections={title: body for title, body in shown.items() if body and body not in undone},
+        published=PUBLISHED,
+    )
+    write_text(path, page)
 
 
-def section(files: RunFiles, title: str, show: Callable[[RunFiles], str]) -> str:
+def section(files: RunFiles, title: str, show: Callable[[RunFiles], Markup]) -> Markup:
     """Return one section; FileError where the files lack what it shows, or do not agree."""
     try:
         return show(files)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        UndefinedError,
+        ValueError,
+    ) as error:
         what = f"{type(error).__name__}: {error}"
         raise FileError(f"{files.folder}: cannot show {title.lower()!r} ({what:.200})") from error
 
 
-def _reproduce(files: RunFiles) -> str:
+def _reproduce(files: RunFiles) -> Markup:
     if not files.run:
-        return html.missing("run.json", "mobilenas run")
-    run, settings = files.run, files.settings
-    data: Mapping[str, Any] = run["data"]
-    seeds = range(run["seed"], run["seed"] + settings.get("seeds", 1))
-    classes, more = data["classes"][:_MOST_CLASSES], len(data["classes"]) - _MOST_CLASSES
-    named = ", ".join(classes) + (f" and {more} more" if more > 0 else "")
-    counts = ", ".join(f"{count:,} {split}" for split, count in data["counts"].items())
-    pairs = [
-        ("seeds", ", ".join(map(str, seeds))),
-        ("data", data["source"]),
-        ("images", f"{counts}; {data['image_size']} x {data['image_size']} pixels"),
-        ("split rule", data["split_rule"]),
-        ("fingerprint", data["fingerprint"]),
-        ("classes", f"{len(data['classes'])}: {named}"),
-        ("machine", ", ".join(str(value) for value in run["machine"].values() if value)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
-    ]
-    every = html.text(json.dumps(settings, indent=1, ensure_ascii=False))
-    return (
-        f"<pre>{html.text(run['command'])}</pre>"
-        + html.definitions(pairs)
-        + html.details("All settings", f"<pre>{every}</pre>")
+        return missing("run.json", "mobilenas run")
+    first = files.run["seed"]
+    return render(
+        "reproduce.html",
+        run=files.run,
+        seeds=range(first, first + files.settings.get("seeds", 1)),
+        settings=json.dumps(files.settings, indent=1, ensure_ascii=False),
     )
 
 
-def _published(_: RunFiles) -> str:
-    rows = [
-        (
-            network.name,
-            f"{network.top1:.1f}",
-            format_count(network.flops),
-            _NONE if network.params is None else format_count(network.params),
-            network.image_size or _NONE,
-            network.source,
-        )
-        for network in PUBLISHED
-    ]
-    header = ("network", "ImageNet top-1, %", "FLOPs", "params", "side, pixels", "source")
-    told = (
-        "For reference, from papers: other images, other recipes, other classes. Nothing here was "
-        "measured by this run, and nothing above can be held against it."
-    )
-    return html.paragraph(told) + html.table(header, rows, left=(5,), sortable=True)
-
-
-def _counting(_: RunFiles) -> str:
-    return html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
-
-
-_TOP, _UNDONE = "Verdict", "Not done yet"
-SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
+_TOP = "Verdict"
+SECTIONS: tuple[tuple[str, Callable[[RunFiles], Markup]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),
     ("The found network", found_network),
@@ -123,6 +90,5 @@ SECTIONS: tuple[tuple[str, Callable[[RunFiles], str]], ...] = (
     ("Ranking quality", ranking_quality),
     ("Cost of each layer", layer_table),
     ("How to reproduce", _reproduce),
-    ("Published on ImageNet", _published),
-    ("How FLOPs are counted", _counting),
 )
+"""What is read from the folder, from the top of the page down."""

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from mobilenas.core.errors import FileError
-from mobilenas.core.settings import COUNTING_RULE, counted, format_count, format_latency
+from mobilenas.core.settings import counted, format_count
 from mobilenas.cost.budget import PENALTY
-from mobilenas.report import page as html
 from mobilenas.report.comparison import limit_text
 from mobilenas.report.files import RunFiles
+from mobilenas.report.page import render
 from mobilenas.report.plots import front_plot
 from mobilenas.report.table import Row, network_name, summarize
-
-_NONE = "-"
-_NOT_DONE = "not compared yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +87,16 @@ def _flops(run: SweptRun) -> float:
 def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
     """Return the whole page."""
     entries = [dict(entry) | {"run": run.name} for run in runs for entry in run.entries]
-    sections = [("Runs", _runs(runs))]
-    if entries:
-        ahead = front(entries)
-        sections += [("All networks", _plots(entries, ahead)), ("The front", _front(ahead))]
-    rule = html.paragraph(f"{COUNTING_RULE[0].upper()}{COUNTING_RULE[1:]}.")
-    sections += [("How to reproduce", _reproduce(runs)), ("How FLOPs are counted", rule)]
-    parts = [html.paragraph(summary(runs), "verdict")]
-    parts += [html.section(title, body) for title, body in sections]
-    return html.page(f"mobilenas sweep: {folder.resolve().name}", "\n".join(parts))
+    return render(
+        "sweep.html",
+        title=f"mobilenas sweep: {folder.resolve().name}",
+        summary=summary(runs),
+        runs=runs,
+        plots=_plots(entries) if entries else [],
+        front=[(network_name([entry]), entry) for entry in front(entries)],
+        commands="\n".join(dict.fromkeys(run.command for run in runs)),
+        data=runs[0].data,
+    )
 
 
 def front(entries: Sequence[Mapping[str, Any]], cost: str = "flops") -> list[Mapping[str, Any]]:
@@ -127,85 +127,8 @@ def summary(runs: Sequence[SweptRun]) -> str:
     return f"{told}; {above} of {len(pairs)} are above the best MobileNet of their run."
 
 
-def _runs(runs: Sequence[SweptRun]) -> str:
-    header = (
-        *("run", "asked for", "found, top-1 %", "best MobileNet, top-1 %", "difference"),
-        *("FLOPs", "params", "latency, ms", "best MobileNet"),
-    )
-    rows = [_run_cells(run) for run in runs]
-    told = (
-        "Top-1 on the same test images, ± sample standard deviation where a run has several "
-        "seeds. A difference of one seed is no proof: each run's own report says how sure it is."
-    )
-    table = html.table(header, rows, left=(1, 8), sortable=True)
-    return table + html.paragraph(told, "note")
-
-
-def _run_cells(run: SweptRun) -> tuple[object, ...]:
-    name = html.link(run.report, run.name) if run.report else run.name
-    found, best = run.best("found"), run.best("mobilenet")
-    if found is None:
-        return (name, run.asked, *[_NONE] * 6, _NOT_DONE)
-    return (
-        name,
-        run.asked,
-        _top1(found),
-        _top1(best) if best else _NONE,
-        f"{found.top1_mean - best.top1_mean:+.2f}" if best else _NONE,
-        format_count(found.flops),
-        format_count(found.params),
-        format_latency(vars(found)),
-        best.name if best else _NONE,
-    )
-
-
-def _top1(row: Row) -> str:
-    spread = "" if row.top1_spread is None else f" ± {row.top1_spread:.2f}"
-    return f"{row.top1_mean:.2f}{spread}"
-
-
-def _plots(entries: Sequence[Mapping[str, Any]], ahead: Sequence[Mapping[str, Any]]) -> str:
-    titles = {"flops": "Accuracy against FLOPs", "latency": "Accuracy against latency"}
-    fronts = {"flops": ahead, "latency": front(entries, "latency_ms")}
-    figures = html.grid(
-        html.figure(front_plot(entries, fronts[cost], cost), title)
-        for cost, title in titles.items()
-    )
-    told = (
-        "Every training is a mark. The line is the front: no network is as accurate at that cost "
-        "or less. With many marks, some of the front are there by luck."
-    )
-    return figures + html.paragraph(told, "note")
-
-
-def _front(ahead: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (
-            network_name([entry]),
-            entry["run"],
-            entry["seed"],
-            format_count(entry["flops"]),
-            format_count(entry["params"]),
-            format_latency(entry),
-            f"{entry['top1']:.2f}",
-        )
-        for entry in ahead
+def _plots(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    return [
+        ("Accuracy against FLOPs", front_plot(entries, front(entries), "flops")),
+        ("Accuracy against latency", front_plot(entries, front(entries, "latency_ms"), "latency")),
     ]
-    header = ("network", "run", "seed", "FLOPs", "params", "latency, ms", "test top-1, %")
-    marked = [number for number, entry in enumerate(ahead) if entry["kind"] == "found"]
-    return html.table(header, rows, left=(1,), marked=marked)
-
-
-def _reproduce(runs: Sequence[SweptRun]) -> str:
-    data = runs[0].data
-    counts = ", ".join(f"{count:,} {split}" for split, count in data["counts"].items())
-    pairs = [
-        ("data", data["source"]),
-        ("images", f"{counts}; {data['image_size']} x {data['image_size']} pixels"),
-        ("fingerprint", data["fingerprint"]),
-    ]
-    commands = "\n".join(dict.fromkeys(run.command for run in runs))
-    told = "Seeds, versions and machine are in the report of each run."
-    return (
-        f"<pre>{html.text(commands)}</pre>" + html.definitions(pairs) + html.paragraph(told, "note")
-    )

@@ -134,7 +134,7 @@ def test_every_plot_has_a_mark_a_seed_and_a_mean() -> None:
 def test_networks_and_how_to_make_them_stand_there() -> None:
     page = ablation_page(record())
     assert len(re.findall(r"<details><summary>[^<]*, seed \d: [\d.]+ %</summary>", page)) == 12
-    assert page.count("&#x27;sep_conv_3x3&#x27;, 1)") == 12
+    assert page.count("&#39;sep_conv_3x3&#39;, 1)") == 12
     for text in ("mobilenas ablate --data", "torch 2.13.0+cpu", "db34a20d1f35", "1,079 train"):
         assert text in page
     assert COUNTING_RULE[1:] in page
@@ -165,7 +165,7 @@ def test_chains_have_blocks_instead_of_skips() -> None:
     assert "blocks left out" in page
     assert "skips, normal cell" not in page
     assert len(drawings(page)) == 3
-    assert "{&quot;space&quot;: &quot;mobile&quot;}" in page
+    assert "{&#34;space&#34;: &#34;mobile&#34;}" in page
 
 
 def test_one_arm_that_searches_nothing_is_a_page_too() -> None:

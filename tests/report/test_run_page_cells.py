@@ -1,5 +1,6 @@
 """The report of a run over cells, without and with budgets."""
 
+import html
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
@@ -97,7 +98,7 @@ def test_cells_are_drawn_named_and_counted(tmp_path: Path, budgets: list[dict[st
     assert "Reductions: 3 and 6." in network
     assert network.count("An empty node is not there") == 1
     (text,) = re.findall("<pre>(.*?)</pre>", network)
-    assert parse_genotype(text.replace("&#x27;", "'")) == SPARSE
+    assert parse_genotype(html.unescape(text)) == SPARSE
     assert f"{costs(ARCH).flops:,}" in section(page, "Cost of each layer")
     assert "cells.7.nodes.2.1.project" in section(page, "Cost of each layer")
     identifiers = re.findall(r'\bid="(.*?)"', page)
