@@ -55,15 +55,16 @@ def test_the_version_is_said_once() -> None:
 
 
 @pytest.mark.parametrize("module", ["mobilenas", "mobilenas.cli.main"])
-def test_importing_the_command_line_imports_no_torch(module: str, tmp_path: Path) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch', 'onnx', 'scipy'}} & set(sys.modules)))"
+def test_importing_the_command_line_imports_nothing_large(module: str, tmp_path: Path) -> None:
+    large = {"jinja2", "onnx", "scipy", "torch"}
+    code = f"import sys, {module}; print(sorted({large} & set(sys.modules)))"
     assert run(sys.executable, "-c", code, cwd=tmp_path) == "[]\n"
 
 
 # From the root of the repository the working folder comes first on sys.path, and mobilenas/ there
 # has no cli/ in it: the editable installation must answer for it.
 @pytest.mark.parametrize("where", ["root", "elsewhere"])
-def test_python_m_mobilenas_answers_and_imports_no_torch(where: str, tmp_path: Path) -> None:
+def test_python_m_mobilenas_answers_and_imports_nothing_large(where: str, tmp_path: Path) -> None:
     cwd = ROOT if where == "root" else tmp_path
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "mobilenas", "--help"],
@@ -75,7 +76,7 @@ def test_python_m_mobilenas_answers_and_imports_no_torch(where: str, tmp_path: P
     assert "Usage:" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "mobilenas.cli.main" in imported
-    assert not {"torch", "torchvision", "onnx", "onnxruntime", "scipy"} & imported
+    assert not {"jinja2", "onnx", "onnxruntime", "scipy", "torch", "torchvision"} & imported
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +121,25 @@ def copy(source: Path, target: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_package_and_the_profiles(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_holds_every_package_the_profiles_and_the_templates(
+    installed: Path, tmp_path: Path
+) -> None:
     code = (
         "import importlib, json, mobilenas, importlib.resources as r;"
         f"m = [importlib.import_module(n) for n in {sorted(SETUPTOOLS['packages'])!r}];"
         "print(json.dumps({'files': [x.__file__ for x in m],"
         " 'typed': r.files('mobilenas').joinpath('py.typed').is_file(),"
         " 'profiles': sorted(p.name for p in r.files('mobilenas.profiles').iterdir()"
-        " if p.name.endswith('.json'))}))"
+        " if p.name.endswith('.json')),"
+        " 'templates': sorted(p.name for p in"
+        " r.files('mobilenas.report').joinpath('templates').iterdir())}))"
     )
     found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))
     for file in found["files"]:
         assert Path(file).is_relative_to(installed.parent), f"{file} is not from the wheel"
     assert found["typed"]
+    templates = (ROOT / "mobilenas/report/templates").iterdir()
+    assert found["templates"] == sorted(path.name for path in templates)
     assert found["profiles"] == sorted(path.name for path in (ROOT / "profiles").glob("*.json"))
 
 
