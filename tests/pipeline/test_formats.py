@@ -24,7 +24,7 @@ from mobilenas.pipeline.formats import FORMATS, FormatSettings, write_formats
 from mobilenas.pipeline.quantization import Int8Settings
 from mobilenas.pipeline.request import Request, start
 from mobilenas.pipeline.run_folder import Run, open_run
-from mobilenas.pipeline.stages import WEIGHTS_FILE, train_stage
+from mobilenas.pipeline.stages import WEIGHTS_FILE, export_stage, train_stage
 
 BLOCK = {"kernel": 3, "squeeze": 0, "activation": "hard_swish"}
 ARCH = {
@@ -310,21 +310,52 @@ def test_a_batch_of_any_size_is_told_where_sizes_must_be_fixed(
     assert set(record_of(run)["files"]) == before
 
 
-def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
-    trained: Path, exported: Run, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+def in_int8(trained: Path, folder: Path) -> Run:
+    """The same training as a run with --precision int8."""
+    shutil.copytree(trained, folder)
     settings = read_json(folder / "run.json")
     settings["settings"]["precision"] = "int8"
     write_json(folder / "run.json", settings)
-    run = open_run(folder, Silent())
+    return open_run(folder, Silent())
+
+
+def test_every_command_makes_the_same_file_in_eight_bits(
+    trained: Path, fresh: Run, tmp_path: Path
+) -> None:
+    run = in_int8(trained, tmp_path / "int8")
+    export_stage(run)
+    deployed = run.folder / "export/model.int8.onnx"
+    content = deployed.read_bytes()
+    # as a lost file is made anew, as it is made unless said, and as it is asked for
+    deployed.unlink()
+    write_formats(run, asked(formats=("int8",), max_drop=100))
+    assert deployed.read_bytes() == content
+    exported = fresh.folder / "export/model.int8.onnx"
+    write_formats(fresh, asked(formats=("int8",), max_drop=100))
+    assert exported.read_bytes() == content
+    others = (
+        Int8Settings(weights="per-tensor"),
+        Int8Settings(calibration="percentile"),
+        Int8Settings(calibration_images=16),
+        Int8Settings(corrections=()),
+    )
+    made = [content]
+    for int8 in (*others, Int8Settings()):
+        write_formats(fresh, asked(formats=("int8",), max_drop=100, int8=int8))
+        made.append(exported.read_bytes())
+    assert made[-1] == content
+    assert len(set(made)) == 1 + len(others)
+
+
+def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
+    trained: Path, exported: Run, tmp_path: Path
+) -> None:
+    run = in_int8(trained, folder := tmp_path / "run")
     record = write_formats(run, FormatSettings(formats=("int8",), input="uint8-nhwc", max_drop=100))
     assert set(record["files"]) == {"onnx", "int8", "int8-uint8"}
     assert record["deployed"] == "int8"
     made = record["quantization"]
     assert made == record_of(exported)["files"]["int8"]["quantization"]
-    own, later = (place / "export/model.int8.onnx" for place in (folder, exported.folder))
-    assert own.read_bytes() == later.read_bytes()  # one quantizer, the same settings, one file
     assert record["files"]["int8-uint8"]["quantization"] == made
     whole = onnx.load(str(folder / "export/model.int8.onnx")).graph
     folded = onnx.load(str(folder / "export/model.int8.uint8.onnx")).graph
