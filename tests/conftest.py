@@ -22,7 +22,7 @@ from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
 from mobilenas.latency import measured, meter
 from mobilenas.latency.calibration import NetworkTime
-from mobilenas.latency.clock import Timing
+from mobilenas.latency.kit_runner import Timing
 from mobilenas.latency.measured import Measured
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.units import space_units

@@ -14,7 +14,7 @@ import onnxruntime
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import append_jsonl, read_jsonl
-from mobilenas.latency.clock import Timing
+from mobilenas.latency.kit_runner import Timing
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -59,7 +59,7 @@ class Cache:
         """Open this machine's log; FileError names a line that is damaged."""
         described = device()
         runtime = described["onnxruntime"]
-        clock = "cpu" if threads == 1 else "wall"  # what `clock.timed` reads
+        clock = "cpu" if threads == 1 else "wall"  # what `kit_runner.timed` reads
         name = f"{fingerprint(described)}-ort{runtime}-{provider}-t{threads}-{clock}.jsonl"
         return Rounds(self.folder / name)
 

@@ -1,12 +1,14 @@
-"""Times the models of a kit on this device and writes kit-results.json beside them.
+"""Times models on this device: the bench of every measurement, and the runner of a kit.
 
 Stands alone: a kit holds a copy named run_kit.py, which needs Python 3.8, numpy and onnxruntime.
+`mobilenas` measures with the same bench, in a process of its own (`worker.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gc
 import hashlib
 import json
@@ -18,8 +20,9 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +30,25 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it when it is imp
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
+if sys.platform != "win32":
+    import resource
+
 SCHEMA_VERSION = 1
 TIMING_NS = 1_000_000
-"""A timing lasts at least this long: short models run several times in it."""
+"""A timing lasts at least this long, in runs one after another: shorter ones are clock noise."""
 
+_TRIES = 3
+"""A timing that other programs disturb is made again, up to this often in all."""
+_SLICE_NS = 4_000_000
+"""A longer one is not: no scheduler would leave it the processor for so long."""
+_MOST_OF_IT = 1.05
+"""Wall time over processor time up to which a thread had the processor to itself."""
 _DEEPEST, _MOST_DIGITS, _LARGEST_INTEGER, _LARGEST_FLOAT = 64, 20, 2**63, 1e100
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 """What no file of a kit holds, as in mobilenas/core/files.py, which this file does without."""
 _FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
 _XNNPACK = "XnnpackExecutionProvider"
-_WARMUP_RUNS, _WARMUP_NS = 5, 1_000_000_000
+_WARMUP_NS = 1_000_000_000
 _MODEL_ERRORS = (
     _state.EPFail,
     _state.Fail,
@@ -49,6 +61,7 @@ _MODEL_ERRORS = (
     _state.RuntimeException,
     MemoryError,
     RuntimeError,  # what pybind makes of any other C++ exception
+    UnicodeDecodeError,  # a name in the file, or in a message about it, that is not UTF-8
 )
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -62,99 +75,197 @@ class KitError(Exception):
     """Something the user can mend."""
 
 
-class Job:
-    """One loaded model and its finished rounds."""
+class ModelError(Exception):
+    """A model that onnxruntime does not load or run; the message goes on after the model's name."""
 
-    def __init__(self, session: Any, feed: dict[str, Any], ns: list[int], threads: int) -> None:
-        self.session, self.feed, self.ns = session, feed, ns
-        # of one thread, the time that it has the processor: other programs do not count
-        own_clock = threads == 1 and sys.platform != "win32"  # whose clock of threads is coarse
-        self._clock = time.thread_time_ns if own_clock else time.perf_counter_ns
-        stop = time.perf_counter_ns() + _WARMUP_NS
-        fastest = self._run(1)
-        for _ in range(1, _WARMUP_RUNS):
-            if time.perf_counter_ns() > stop:
-                break
-            fastest = min(fastest, self._run(1))
-        self.repeats = math.ceil(TIMING_NS / max(1, fastest))
 
-    def round(self) -> None:
-        """Add one timing; the run before it, untimed, warms the caches."""
-        self.session.run(None, self.feed)
-        self.ns.append(max(1, self._run(self.repeats)))
+class Timing(NamedTuple):
+    """How long one run took."""
 
-    def _run(self, repeats: int) -> int:
-        start = self._clock()
-        for _ in range(repeats):
-            self.session.run(None, self.feed)
-        return round((self._clock() - start) / repeats)
+    ns: int
+    """Nanoseconds."""
+    disturbed: bool
+    """Whether other programs took the processor away meanwhile."""
+
+
+def timed(run: Callable[[], Any], repeats: int, threads: int) -> Timing:
+    """Time `repeats` runs, one after another, that use `threads` threads.
+
+    One thread is timed by what it used of the processor, so that waiting for it does not count;
+    what caches lose meanwhile still does. Several are timed by the wall: one that waits for another
+    uses the processor as well. So is one on Windows, whose clock of threads has ticks of 16 ms.
+    """
+    own_clock = threads == 1 and sys.platform != "win32"
+    timing, used_ns = _once(run, repeats, own_clock=own_clock)
+    for _ in range(1, _TRIES):
+        if not timing.disturbed or used_ns > _SLICE_NS:
+            break
+        again, used_ns = _once(run, repeats, own_clock=own_clock)
+        timing = min(timing, again, key=lambda each: (each.disturbed, each.ns))
+    return timing
+
+
+def _once(run: Callable[[], Any], repeats: int, *, own_clock: bool) -> tuple[Timing, int]:
+    """Return one timing, and for how long this thread had the processor in it."""
+    switches, wall, used = _switches(), time.perf_counter_ns(), time.thread_time_ns()
+    for _ in range(repeats):
+        run()
+    used, wall = time.thread_time_ns() - used, time.perf_counter_ns() - wall
+    alone = wall <= _MOST_OF_IT * used if own_clock else _switches() == switches
+    took = used if own_clock else wall
+    return Timing(max(1, round(took / repeats)), not alone), used
+
+
+def _switches() -> int:
+    """How often a thread of this process had to give way to another program; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class Bench:
-    """Opens models that share threads, memory and inputs, of which each could have its own."""
+    """Opens models that share threads, memory and inputs, of which each could have its own.
 
-    def __init__(self, threads: int, provider: str) -> None:
-        self._provider: Any = provider
-        self._threads = threads
-        self._settings = onnxruntime.SessionOptions()
-        self._settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        self._settings.log_severity_level = _FATAL
+    One a process: of its own, each of 1300 models would keep the memory of its largest tensors and,
+    with more than one thread, threads.
+    """
+
+    def __init__(self, threads: int, provider: str, warmup: int = 5) -> None:
+        self._threads, self._warmup = threads, warmup
+        # XNNPACK brings threads of its own; onnxruntime's would only be in their way.
+        xnnpack = provider == _XNNPACK
+        self._provider = (provider, {"intra_op_num_threads": str(threads)} if xnnpack else {})
+        self._options = onnxruntime.SessionOptions()
+        self._options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        self._options.log_severity_level = _FATAL
         # Threads that go on spinning after a run would slow down the next session's run.
-        self._settings.add_session_config_entry("session.force_spinning_stop", "1")
-        self._settings.add_session_config_entry("session.use_env_allocators", "1")
+        self._options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._options.add_session_config_entry("session.use_env_allocators", "1")
         # Weights stay as long as the session: in the arena they would split its memory.
-        self._settings.add_session_config_entry(
-            "session.use_device_allocator_for_initializers", "1"
-        )
+        self._options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        self._share(1 if xnnpack else threads)
+        self._random = np.random.default_rng(0)
         self._values: dict[str, Any] = {}
-        if provider == _XNNPACK:  # it brings threads of its own
-            self._provider, threads = (provider, {"intra_op_num_threads": str(threads)}), 1
-        self._share(threads)
 
     def _share(self, threads: int) -> None:
-        kind, use = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
-        memory = onnxruntime.OrtMemoryInfo("Cpu", kind.ORT_ARENA_ALLOCATOR, 0, use.DEFAULT)
-        onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
         if threads == 1:  # then a session makes no thread
-            self._settings.intra_op_num_threads = self._settings.inter_op_num_threads = 1
+            self._options.intra_op_num_threads = self._options.inter_op_num_threads = 1
         elif hasattr(onnxruntime, "set_global_thread_pool_sizes"):
             onnxruntime.set_global_thread_pool_sizes(threads, 1)
-            self._settings.use_per_session_threads = False
+            self._options.use_per_session_threads = False
         else:
             raise KitError(
                 f"onnxruntime {onnxruntime.__version__} cannot share threads between models; "
                 "say --threads 1 or install a newer one"
             )
+        kind, use = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
+        memory = onnxruntime.OrtMemoryInfo("Cpu", kind.ORT_ARENA_ALLOCATOR, 0, use.DEFAULT)
+        onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
 
-    def open(self, path: Path, ns: list[int]) -> Job:
-        """Load a model and warm it up."""
-        session = onnxruntime.InferenceSession(
-            str(path), self._settings, providers=[self._provider], enable_fallback=0
+    def load(self, path: Path, *, held: bool = True) -> Job:
+        """Load and warm up a model; ModelError says why one does not load or run.
+
+        One that is not held is loaded again from its file for every timing, to save memory.
+        """
+        if not path.is_file():
+            raise ModelError("does not exist")
+        try:
+            session = self._open(path)
+            feed = {entry.name: self._input(entry) for entry in session.get_inputs()}
+        except _MODEL_ERRORS as error:
+            reason = _first_line(error)
+            raise ModelError(f"is not an ONNX file that onnxruntime loads: {reason}") from error
+        job = Job(functools.partial(self._open, path), session, feed, self._threads)
+        try:
+            job.warm_up(self._warmup)
+        except _MODEL_ERRORS as error:
+            raise ModelError(f"does not run in onnxruntime: {_first_line(error)}") from error
+        if not held:
+            job.session = None
+        return job
+
+    def _open(self, path: Path) -> Any:
+        try:
+            source: Any = str(path)
+            source.encode()
+        except UnicodeEncodeError:  # a name that onnxruntime does not take
+            source = path.read_bytes()
+        # Its fallback would print to stdout and then measure another provider.
+        return onnxruntime.InferenceSession(
+            source, self._options, providers=[self._provider], enable_fallback=0
         )
-        feed = {
-            entry.name: self._random(entry.type, math.prod(entry.shape)).reshape(entry.shape)
-            for entry in session.get_inputs()
-        }
-        return Job(session, feed, ns, self._threads)
 
-    def _random(self, kind: str, count: int) -> Any:
+    def _input(self, entry: Any) -> Any:
+        first, *rest = entry.shape or [1]
+        batch = first if isinstance(first, int) else 1  # a symbolic batch is one image
+        if entry.type not in _DTYPES or not all(isinstance(size, int) for size in rest):
+            raise ModelError(
+                f"has input {entry.name!r} of {entry.type} {entry.shape}; only float and 8-bit "
+                "inputs with fixed sizes can be timed"
+            )
+        shape = (batch, *rest) if entry.shape else ()
+        count = math.prod(shape)
         # All models read the same memory: an input of its own for each would be as much as weights.
-        values = self._values.get(kind)
+        values = self._values.get(entry.type)
         if values is None or values.size < count:
-            values = np.random.default_rng(0).uniform(0, 100, 2 * count).astype(_DTYPES[kind])
-            self._values[kind] = values
-        return values[:count]
+            size = max(count, 2 * values.size if values is not None else 0)
+            values = self._random.uniform(0, 100, size).astype(_DTYPES[entry.type])
+            self._values[entry.type] = values
+        return values[:count].reshape(shape)
+
+
+class Job:
+    """One model to time."""
+
+    def __init__(
+        self, open_: Callable[[], Any], session: Any, feed: dict[str, Any], threads: int
+    ) -> None:
+        self.session = session  # None: opened for every timing
+        self.run_ns, self._repeats = 0, 1
+        self._open, self._feed, self._threads = open_, feed, threads
+
+    def warm_up(self, runs: int) -> None:
+        """Run it a few times; the fastest run says how many a timing takes."""
+        stop = time.perf_counter_ns() + _WARMUP_NS
+        self.run_ns = self._time(self.session, 1).ns
+        for _ in range(1, runs):
+            if time.perf_counter_ns() > stop:
+                break
+            self.run_ns = min(self.run_ns, self._time(self.session, 1).ns)
+        self._repeats = math.ceil(TIMING_NS / self.run_ns)
+
+    def time(self) -> Timing:
+        """Time one run."""
+        session = self.session
+        if session is None:
+            session = self._open()
+            session.run(None, self._feed)  # the first run of all sets memory up
+        # An untimed run: its weights and inputs are back in the processor's caches.
+        session.run(None, self._feed)
+        return self._time(session, self._repeats)
+
+    def _time(self, session: Any, repeats: int) -> Timing:
+        return timed(lambda: session.run(None, self._feed), repeats, self._threads)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the median's 95 % confidence interval, from order statistics."""
+    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
+    # distribution (normal approximation of the binomial); a few rounds give their whole range.
+    ordered, count = sorted(values), len(values)
+    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
+    return (ordered[count - 1 - rank] - ordered[rank]) / 2
 
 
 def is_precise(ns: list[int], rounds: int, most_rounds: int, tolerance: float) -> bool:
     """Whether a model needs no further round: its median is known to `tolerance`, or it had all."""
     if len(ns) < rounds:
         return False
-    # with 95 % the median lies between these two of the sorted values
-    ordered, count = sorted(ns), len(ns)
-    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
-    half_width = (ordered[count - 1 - rank] - ordered[rank]) / 2
-    return len(ns) >= most_rounds or half_width <= tolerance * statistics.median(ns)
+    return len(ns) >= most_rounds or half_interval(ns) <= tolerance * statistics.median(ns)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -299,10 +410,17 @@ def start_results(manifest: dict[str, Any], options: argparse.Namespace) -> dict
     return {**old, "manifest": manifest, "rounds": options.rounds}
 
 
-def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> list[Job]:
+class Loaded(NamedTuple):
+    """A model and its finished rounds."""
+
+    job: Job
+    ns: list[int]
+
+
+def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> list[Loaded]:
     """Load every model that has not failed; note those that do."""
     models, times = results["manifest"]["models"], results["times"]
-    jobs: list[Job] = []
+    loaded: list[Loaded] = []
     bench = Bench(options.threads, options.provider)
     for number, entry in enumerate(models, 1):
         name, path = entry["file"], folder / entry["file"]
@@ -316,26 +434,26 @@ def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> 
             raise KitError(f"{path} is missing or differs from the manifest; copy the kit again")
         ns = times.setdefault(name, {"ns": []})["ns"]
         try:
-            jobs.append(bench.open(path, ns))
-        except _MODEL_ERRORS as error:
-            times[name] = {"failed": str(error).partition("\n")[0]}
-    return jobs
+            loaded.append(Loaded(bench.load(path), ns))
+        except ModelError as error:
+            times[name] = {"failed": str(error)}
+    return loaded
 
 
-def measure(jobs: list[Job], results: dict[str, Any], options: argparse.Namespace) -> None:
+def measure(loaded: list[Loaded], results: dict[str, Any], options: argparse.Namespace) -> None:
     """Time every model once a round, in a fresh order, until all medians are known."""
     limits = (options.rounds, max(options.rounds, options.most_rounds), options.tolerance)
     gc.disable()
     number = 0
     while True:
-        waiting = [job for job in jobs if not is_precise(job.ns, *limits)]
+        waiting = [each for each in loaded if not is_precise(each.ns, *limits)]
         if not waiting:
             break
         number += 1
         began = time.monotonic()
         random.shuffle(waiting)
-        for job in waiting:
-            job.round()
+        for job, ns in waiting:
+            ns.append(job.time().ns)
         write_json(options.out, results)
         seconds = time.monotonic() - began
         tell(

@@ -1,11 +1,11 @@
 """What is known of a model's latency after some rounds."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+
+from mobilenas.latency.kit_runner import half_interval
 
 WIDEST = 0.03
 """Half an interval over its median from which on the median is not relied on."""
@@ -43,7 +43,7 @@ class Measured:
         alone = len(calm) >= min(len(nanoseconds) / 2, _CALM)
         times_ms = np.array(calm if alone else nanoseconds) / 1e6
         first, median, third = np.percentile(times_ms, (25, 50, 75))
-        interval_ms = _interval(times_ms)
+        interval_ms = half_interval(times_ms.tolist())
         return cls(
             median_ms=float(median),
             minimum_ms=float(times_ms.min()),
@@ -76,12 +76,3 @@ class Failed:
 
     reason: str
     """Goes on after the model's name: what onnxruntime said of it, or how the worker ended."""
-
-
-def _interval(times_ms: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
-    # distribution (normal approximation of the binomial); a few rounds give their whole range.
-    count = len(times_ms)
-    rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
-    ordered = np.sort(times_ms)
-    return float(ordered[count - 1 - rank] - ordered[rank]) / 2

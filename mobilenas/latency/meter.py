@@ -18,10 +18,9 @@ import numpy as np
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.latency.cache import Cache, Rounds
-from mobilenas.latency.clock import Timing
+from mobilenas.latency.kit_runner import TIMING_NS, Timing
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.steady import steady
-from mobilenas.latency.worker import TIMING_NS
 from mobilenas.onnx.session import PROVIDER, check_machine
 
 Source = Callable[[], bytes] | Path

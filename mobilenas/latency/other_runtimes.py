@@ -5,7 +5,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.latency.clock import timed
+from mobilenas.latency.kit_runner import timed
 from mobilenas.latency.measured import Measured
 from mobilenas.onnx.other_runtimes import Runner
 

@@ -4,7 +4,7 @@ import pytest
 
 from mobilenas.core.errors import FileError
 from mobilenas.latency.cache import Cache, Rounds, device, fingerprint
-from mobilenas.latency.clock import Timing
+from mobilenas.latency.kit_runner import Timing
 
 
 def test_rounds_and_failures_come_back(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Silent
 from mobilenas.latency import measured, meter
 from mobilenas.latency.cache import Cache
-from mobilenas.latency.clock import Timing
+from mobilenas.latency.kit_runner import Timing
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 

@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.latency import meter, worker
-from mobilenas.latency.clock import Timing
+from mobilenas.latency import kit_runner, meter
+from mobilenas.latency.kit_runner import Timing
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 from mobilenas.onnx.export import export_onnx
@@ -55,7 +55,7 @@ def test_a_timing_is_of_some_rounds(models: list[Path]) -> None:
     assert timed([]) == []
 
 
-def test_rounds_are_interleaved(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_are_interleaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     class Runner:
@@ -72,7 +72,7 @@ def test_rounds_are_interleaved(models: list[Path], monkeypatch: pytest.MonkeyPa
         """The worker's bench in this process."""
 
         def __init__(self, settings: dict[str, Any]) -> None:
-            self.bench = worker.Bench(**settings)
+            self.bench, self.jobs = kit_runner.Bench(**settings), list[kit_runner.Job]()
 
         def __enter__(self) -> "Here":
             return self
@@ -81,18 +81,22 @@ def test_rounds_are_interleaved(models: list[Path], monkeypatch: pytest.MonkeyPa
             pass
 
         def load(self, path: Path, name: str, *, held: bool) -> dict[str, int]:
-            self.bench.load(path)
+            self.jobs.append(self.bench.load(path))
             calls.clear()
             return {"run_ns": 1}
 
         def time(self, order: list[int], expected_s: float) -> list[Timing]:
-            return self.bench.time(order)
+            return [self.jobs[number].time() for number in order]
 
-    monkeypatch.setattr(worker, "shared_session", lambda path, *rest: Runner(path.stem))
-    monkeypatch.setattr(worker, "TIMING_NS", 1)
-    monkeypatch.setattr(worker, "timed", lambda run, *_: (run(), Timing(1000, False))[1])
+    monkeypatch.setattr(kit_runner.Bench, "_share", lambda *_: None)
+    monkeypatch.setattr(kit_runner.Bench, "_open", lambda _, path: Runner(path.stem))
+    monkeypatch.setattr(kit_runner, "TIMING_NS", 1)
+    monkeypatch.setattr(kit_runner, "timed", lambda run, *_: (run(), Timing(1000, False))[1])
     monkeypatch.setattr(meter, "_Worker", Here)
-    timings = timed([Path("a"), Path("b"), Path("c")], rounds=20, warmup=0)
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.touch()
+    timings = timed(paths, rounds=20, warmup=0)
     assert [timing.rounds for timing in timings] == [20, 20, 20]
     # each model's untimed run, then its timed one, which is not repeated
     assert calls[::2] == calls[1::2]

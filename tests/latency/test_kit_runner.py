@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mobilenas.latency import clock
-from mobilenas.latency.clock import Timing, timed
+from mobilenas.latency import kit_runner
+from mobilenas.latency.kit_runner import Timing, timed
 
 
 class Machine:
@@ -27,9 +27,9 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Machine:
     made = Machine(*request.param)
-    monkeypatch.setattr(clock.time, "perf_counter_ns", lambda: made.wall)
-    monkeypatch.setattr(clock.time, "thread_time_ns", lambda: made.used)
-    monkeypatch.setattr(clock, "_switches", lambda: made.switches)
+    monkeypatch.setattr(kit_runner.time, "perf_counter_ns", lambda: made.wall)
+    monkeypatch.setattr(kit_runner.time, "thread_time_ns", lambda: made.used)
+    monkeypatch.setattr(kit_runner, "_switches", lambda: made.switches)
     return made
 
 
