@@ -69,10 +69,7 @@ def to_fp16(source: Path, path: Path, images: Iterable[NDArray[Any]]) -> Fp16Rep
     names a file that does not load, or one of whose layers fewer than half would be in float16.
     """
     samples = samples_for(source, images, "measure ranges of")
-    model = folded(source)
-    plain_operators(model)
-    for place, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}_{place}"
+    model = prepared(source)
     largest = largest_values(model, samples, source)
     kept = _out_of_range(model, largest)
     _refuse_most(model, kept, largest, source)
@@ -227,15 +224,24 @@ def _casts_to(node: NodeProto, kind: int) -> bool:
     return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
 
 
+def prepared(source: Path) -> ModelProto:
+    """Read a float32 model as it is quantized: `folded`, plain operators, a name for each node."""
+    model = folded(source)
+    plain_operators(model)
+    for place, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{place}"
+    return model
+
+
 def folded(source: Path) -> ModelProto:
     """Read a float32 model: norms folded, shapes inferred, weights used by one layer each.
 
     FileError names a file that does not load or is no float32 model.
     """
     metadata = read_props(source)
-    graph = read_model(source).graph
-    if any(node.op_type in _CONVERTED for node in graph.node) or any(
-        tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer
+    model = read_model(source)
+    if any(node.op_type in _CONVERTED for node in model.graph.node) or any(
+        tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer
     ):
         raise FileError(f"{source} is in 8 bits or in float16 already; give the float32 file")
     with tempfile.TemporaryDirectory(prefix="mobilenas-fold-") as folder:

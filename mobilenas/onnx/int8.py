@@ -7,7 +7,7 @@ be folded stay in float.
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from mobilenas.core.settings import check_choice
 from mobilenas.onnx.checks import write_model
-from mobilenas.onnx.fp16 import describe, folded
-from mobilenas.onnx.ranges import Samples, samples_for
-from mobilenas.onnx.session import session
-from mobilenas.onnx.targets import plain_operators
+from mobilenas.onnx.fp16 import describe, prepared
+from mobilenas.onnx.ranges import Probe, Samples, samples_for
+from mobilenas.onnx.targets import constants
 
 METHODS = ("minmax", "entropy", "percentile")
 """How the range of an activation is taken from its values on the calibration images."""
@@ -46,7 +45,6 @@ _SETTLED = 1e-3
 _TINY = 1e-30
 _WEIGHTED = ("Conv", "Gemm")
 _INPUTS = ("x", "weight", "bias")  # of a weighted layer
-_SPATIAL = (2, 3)  # of NCHW
 _HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Squeeze")
 Reader = tuple[NodeProto, int]
 """A layer and the axis of its weight that belongs to its input's channels."""
@@ -71,10 +69,7 @@ def quantize_static_qdq(
     """
     check_choice("method", method, METHODS)
     samples = samples_for(source, images, "quantize")
-    model = folded(source)
-    plain_operators(model)
-    for place, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}_{place}"  # by which a layer is found again in 8 bits
+    model = prepared(source)  # whose nodes have names by which they are found again in 8 bits
     if equalize:
         equalize_ranges(model, samples)
     quantized = _quantize(model, samples, per_channel=per_channel, method=method)
@@ -123,7 +118,7 @@ class _Weights:
 
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
-        self.values = {name: v.astype(np.float64) for name, v in _constants(model).items()}
+        self.values = {name: v.astype(np.float64) for name, v in constants(model).items()}
         self._uses: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
@@ -219,7 +214,7 @@ def _largest_activations(
     rectified = {
         node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"
     }
-    probe = _Probe(model)
+    probe = Probe(model)
     for node in nodes:
         absolute = probe.node("Abs", [rectified.get(node.output[0], node.output[0])])
         probe.watch("ReduceMax", absolute)
@@ -240,7 +235,7 @@ def correct_biases(model: ModelProto, quantized: ModelProto, samples: Samples) -
     floats = {node.name: node for node in model.graph.node}
     makers = {node.output[0]: node for node in quantized.graph.node}
     stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    probe, biases = _Probe(model), []
+    probe, biases = Probe(model), []
     for node in quantized.graph.node:
         read = [makers[name] for name in node.input if name in makers]
         integers = all(maker.op_type == "DequantizeLinear" for maker in read)
@@ -262,7 +257,7 @@ def correct_biases(model: ModelProto, quantized: ModelProto, samples: Samples) -
 
 
 def _compare(
-    probe: "_Probe",
+    probe: Probe,
     layer: NodeProto,
     x: NodeProto,
     weight: NodeProto,
@@ -277,66 +272,6 @@ def _compare(
     twin.CopyFrom(layer)
     twin.input[0], twin.input[1] = rounded, probe.copy(weight)
     probe.watch("ReduceMean", probe.node("Sub", [layer.output[0], probe.copy(twin)]))
-
-
-class _Probe:
-    """A model that gives, for every channel, a figure of each tensor that is watched."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._model = ModelProto()
-        self._model.CopyFrom(model)
-        del self._model.graph.output[:]
-        self._stored = {tensor.name for tensor in self._model.graph.initializer}
-        self._added = 0
-        self.store(
-            onnx.numpy_helper.from_array(np.array(axes, np.int64), name)
-            for name, axes in (("probe_image", [0, *_SPATIAL]), ("probe_row", [0]))
-        )
-        inferred = onnx.shape_inference.infer_shapes(self._model).graph
-        self._flat = {
-            value.name
-            for value in (*inferred.value_info, *model.graph.output)
-            if len(value.type.tensor_type.shape.dim) == 2
-        }
-
-    def store(self, tensors: Iterable[TensorProto]) -> None:
-        """Add weights, each once."""
-        for tensor in tensors:
-            if tensor.name not in self._stored:
-                self._stored.add(tensor.name)
-                self._model.graph.initializer.append(tensor)
-
-    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node and return its output."""
-        return self.copy(onnx.helper.make_node(kind, inputs, [""], **attributes))
-
-    def copy(self, node: NodeProto) -> str:
-        """Add a node like this one under names of its own and return its output."""
-        self._added += 1
-        added = self._model.graph.node.add()
-        added.CopyFrom(node)
-        added.name = added.output[0] = f"probe_{self._added}"
-        if not self._flat.isdisjoint(added.input):
-            self._flat.add(added.output[0])
-        return str(added.output[0])
-
-    def watch(self, reduction: str, name: str) -> None:
-        """Give a figure for each channel of a tensor [1, C, H, W] or [1, C]."""
-        axes = "probe_row" if name in self._flat else "probe_image"
-        output = self.node(reduction, [name, axes], keepdims=0)
-        self._model.graph.output.append(
-            onnx.helper.make_tensor_value_info(output, TensorProto.FLOAT, ["channels"])
-        )
-
-    def run(self, samples: Samples) -> Iterator[list[NDArray[Any]]]:
-        """Give the figures for each sample, in the order in which they were asked for."""
-        with tempfile.TemporaryDirectory(prefix="mobilenas-probe-") as folder:
-            path = Path(folder, "probe.onnx")
-            onnx.save(self._model, str(path))
-            runner = session(path)
-            (image,) = runner.get_inputs()
-            for sample in samples:
-                yield runner.run(None, {image.name: sample})
 
 
 def _quantize(model: ModelProto, samples: Samples, *, per_channel: bool, method: str) -> ModelProto:
@@ -388,10 +323,6 @@ class _Feeds(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships 
         """Return the next sample by the input's name, None after the last."""
         sample = next(self._next, None)
         return None if sample is None else {self._name: sample}
-
-
-def _constants(model: ModelProto) -> dict[str, NDArray[Any]]:
-    return {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:

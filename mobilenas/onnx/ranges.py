@@ -1,14 +1,14 @@
 """How far the numbers inside a network reach, measured on images in float32."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from mobilenas.core.errors import DataError, FileError, first_line
 from mobilenas.onnx.classifier import check_image
@@ -30,35 +30,90 @@ def samples_for(source: Path, images: Iterable[NDArray[Any]], what: str) -> Samp
     return samples
 
 
+class Probe:
+    """A model that gives a figure of each tensor that is watched."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = ModelProto()
+        self._model.CopyFrom(model)
+        del self._model.graph.output[:]
+        self._stored = {tensor.name for tensor in self._model.graph.initializer}
+        self._added = 0
+        self.store(
+            onnx.numpy_helper.from_array(np.array(axes, np.int64), name)
+            for name, axes in (("probe_image", (0, 2, 3)), ("probe_row", (0,)))
+        )
+        inferred = onnx.shape_inference.infer_shapes(self._model).graph
+        self.types = {
+            value.name: value.type.tensor_type
+            for value in (*inferred.value_info, *model.graph.output)
+        }
+        self._flat = {name for name, kind in self.types.items() if len(kind.shape.dim) == 2}
+
+    def store(self, tensors: Iterable[TensorProto]) -> None:
+        """Add weights, each once."""
+        for tensor in tensors:
+            if tensor.name not in self._stored:
+                self._stored.add(tensor.name)
+                self._model.graph.initializer.append(tensor)
+
+    def node(self, kind: str, inputs: Sequence[str]) -> str:
+        """Add a node and return its output."""
+        return self.copy(onnx.helper.make_node(kind, inputs, [""]))
+
+    def copy(self, node: NodeProto) -> str:
+        """Add a node like this one under names of its own and return its output."""
+        self._added += 1
+        added = self._model.graph.node.add()
+        added.CopyFrom(node)
+        added.name = added.output[0] = f"probe_{self._added}"
+        if not self._flat.isdisjoint(added.input):
+            self._flat.add(added.output[0])
+        return str(added.output[0])
+
+    def watch(self, reduction: str, name: str) -> None:
+        """Give a figure for each channel of a tensor [1, C, H, W] or [1, C]."""
+        axes = "probe_row" if name in self._flat else "probe_image"
+        self._give(reduction, [name, axes], ["channels"])
+
+    def watch_whole(self, reduction: str, name: str) -> None:
+        """Give one figure for a tensor of any shape."""
+        self._give(reduction, [name], [])
+
+    def _give(self, reduction: str, inputs: list[str], shape: list[str]) -> None:
+        name = self.copy(onnx.helper.make_node(reduction, inputs, [""], keepdims=0))
+        value = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        self._model.graph.output.append(value)
+
+    def run(self, samples: Samples) -> Iterator[list[NDArray[Any]]]:
+        """Give the figures for each sample, in the order in which they were asked for."""
+        with tempfile.TemporaryDirectory(prefix="mobilenas-probe-") as folder:
+            path = Path(folder, "probe.onnx")
+            onnx.save(self._model, str(path))
+            runner = session(path)
+            (image,) = runner.get_inputs()
+            for sample in samples:
+                yield runner.run(None, {image.name: sample})
+
+
 def largest_values(model: ModelProto, samples: Samples, source: Path) -> dict[str, float]:
     """Largest absolute value of every float tensor that a node gives, over all samples.
 
     FileError where one is not finite in float32 already.
     """
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    inferred = onnx.shape_inference.infer_shapes(probe).graph
-    made = {name for node in probe.graph.node for name in node.output}
+    probe = Probe(model)
+    made = {name for node in model.graph.node for name in node.output}
     names = [
-        value.name
-        for value in (*inferred.value_info, *inferred.output)
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in made
+        name
+        for name, kind in probe.types.items()
+        if kind.elem_type == TensorProto.FLOAT and name in made
     ]
-    del probe.graph.output[:]
-    for place, name in enumerate(names):
-        absolute, most = f"probe_absolute_{place}", f"probe_most_{place}"
-        probe.graph.node.append(onnx.helper.make_node("Abs", [name], [absolute]))
-        probe.graph.node.append(onnx.helper.make_node("ReduceMax", [absolute], [most], keepdims=0))
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(most, TensorProto.FLOAT, []))
-    with tempfile.TemporaryDirectory(prefix="mobilenas-ranges-") as folder:
-        path = Path(folder, "probe.onnx")
-        onnx.save(probe, str(path))
-        runner = session(path)
-        (image,) = runner.get_inputs()
-        try:
-            found = [runner.run(None, {image.name: sample}) for sample in samples]
-        except LOAD_ERRORS as error:
-            raise FileError(f"{source} does not run in onnxruntime: {first_line(error)}") from error
+    for name in names:
+        probe.watch_whole("ReduceMax", probe.node("Abs", [name]))
+    try:
+        found = list(probe.run(samples))
+    except LOAD_ERRORS as error:
+        raise FileError(f"{source} does not run in onnxruntime: {first_line(error)}") from error
     largest = np.array(found, np.float64).max(axis=0)
     for name, value in zip(names, largest, strict=True):
         if not np.isfinite(value):

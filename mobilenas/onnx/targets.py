@@ -130,7 +130,7 @@ def reduce_mean_to_pool(model: ModelProto) -> int:
     onnxruntime has kernels for these in 8 bits and for blocked channels, and more accelerators
     know them. A mean that drops its axes gets a Squeeze.
     """
-    constants = _constants(model)
+    stored = constants(model)
     inferred = onnx.shape_inference.infer_shapes(model).graph
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)
@@ -140,7 +140,7 @@ def reduce_mean_to_pool(model: ModelProto) -> int:
     changed = 0
     for node in model.graph.node:
         images = node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4
-        if images and {axis % 4 for axis in _mean_axes(node, constants)} == set(_SPATIAL):
+        if images and {axis % 4 for axis in _mean_axes(node, stored)} == set(_SPATIAL):
             nodes.extend(_pool(node))
             changed += 1
         else:
@@ -157,7 +157,7 @@ def hard_sigmoid_to_clip(model: ModelProto) -> int:
     max(0, min(1, alpha (W x + b) + beta)): the weights take up alpha, the bias beta. So a
     squeeze-excite's gate stays in 8 bits, and NNAPI, which has no hard-sigmoid, runs it.
     """
-    constants = _constants(model)
+    stored = constants(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     uses = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}
@@ -168,12 +168,12 @@ def hard_sigmoid_to_clip(model: ModelProto) -> int:
         conv = makers.get(gate.input[0])
         if conv is None or conv.op_type != "Conv" or len(conv.input) < 3:
             continue
-        owned = all(name in constants and uses[name] == 1 for name in conv.input[1:])
+        owned = all(name in stored and uses[name] == 1 for name in conv.input[1:])
         if not owned or uses[gate.input[0]] > 1 or gate.input[0] in outputs:
             continue
         alpha, beta = _float(gate, "alpha", 0.2), _float(gate, "beta", 0.5)
-        changed[conv.input[1]] = constants[conv.input[1]] * np.float32(alpha)
-        changed[conv.input[2]] = constants[conv.input[2]] * np.float32(alpha) + np.float32(beta)
+        changed[conv.input[1]] = stored[conv.input[1]] * np.float32(alpha)
+        changed[conv.input[2]] = stored[conv.input[2]] * np.float32(alpha) + np.float32(beta)
         clip = onnx.helper.make_node(
             "Clip", [gate.input[0], _ZERO, _ONE], list(gate.output), gate.name
         )
@@ -267,11 +267,11 @@ def _supported(target: str) -> frozenset[str]:
     return frozenset(name.removeprefix("ai.onnx:") for name in names)
 
 
-def _mean_axes(node: NodeProto, constants: Mapping[str, NDArray[Any]]) -> list[int]:
+def _mean_axes(node: NodeProto, stored: Mapping[str, NDArray[Any]]) -> list[int]:
     for attribute in node.attribute:
         if attribute.name == "axes":  # before opset 18
             return list(attribute.ints)
-    axes = constants.get(node.input[1], ()) if len(node.input) > 1 else ()
+    axes = stored.get(node.input[1], ()) if len(node.input) > 1 else ()
     return [int(axis) for axis in axes]
 
 
@@ -286,7 +286,8 @@ def _pool(mean: NodeProto) -> list[NodeProto]:
     ]
 
 
-def _constants(model: ModelProto) -> dict[str, NDArray[Any]]:
+def constants(model: ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the stored tensors by name."""
     return {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
