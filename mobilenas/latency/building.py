@@ -31,6 +31,7 @@ LARGEST_DRIFT = 0.1
 NETWORKS = 45
 """Whole networks of a profile: two thirds test the calibration, which has only two numbers."""
 
+_CHECKED = 8  # units that a check measures again
 _DRAWS = 20  # tries for each network
 _REFERENCES = 5  # whole networks whose median ratio tells the speed
 _REPAIRS = 50  # redraws of the blocks that a device cannot run
@@ -161,14 +162,7 @@ def draw_networks(
     return list(found)
 
 
-def check(
-    profile: Profile,
-    *,
-    units: int = 8,
-    rounds: int = 16,
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
+def check(profile: Profile, *, reporter: Reporter | None = None) -> dict[str, Any]:
     """Measure the references and a few units of a profile again on this machine and compare.
 
     The ratios are today's medians divided by the profile's.
@@ -184,12 +178,11 @@ def check(
         for precision, references in profile.references.items()
         for reference in references
     ]
-    parts += random.Random(seed).sample(known, min(units, len(known)))
+    parts += random.Random(0).sample(known, min(_CHECKED, len(known)))
     times = measure(
         _each_model([(precision, part) for precision, part, _ in parts]),
         threads=profile.threads,
         provider=profile.provider,
-        rounds=rounds,
         reporter=reporter,
     )
     rows = [

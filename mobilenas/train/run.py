@@ -66,7 +66,6 @@ def train(
     folder: Path,
     seed: int,
     device: str = "cpu",
-    resume: bool = True,
     reporter: Reporter | None = None,
     stage: str = "train",
     network: Network | None = None,
@@ -79,11 +78,11 @@ def train(
     them.
 
     Raises FileError where `folder` holds another training, DivergedError where the loss does
-    not stay finite. `resume=False` starts again and discards what is in `folder`.
+    not stay finite.
     """
     reporter = Silent() if reporter is None else reporter
     identity = _identity(arch, data, recipe, seed, network)
-    state = _read_checkpoint(folder / CHECKPOINT, identity) if resume else None
+    state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
         _discard(folder)
         state = _read_begun(begun, identity) or _fresh(identity)

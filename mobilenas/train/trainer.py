@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mobilenas.core.errors import DataError, DivergedError, MobileNASError
-from mobilenas.core.progress import clock
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.nn.network import Network
@@ -147,13 +146,12 @@ class Trainer:
         return len(self.split) >= self.recipe.batch_size
 
     def run_epoch(self) -> dict[str, float]:
-        """Train for one pass; return `loss` (mean), `lr` (of the last step) and `seconds`.
+        """Train for one pass; return `loss` (mean) and `lr` (of the last step).
 
         The loss includes that of an auxiliary classifier.
 
         Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
         """
-        start = clock(self.device)
         self._network.train()
         self._network.start_epoch(self.epochs_done / self.recipe.epochs)
         loss, steps, lr = 0.0, 0, 0.0
@@ -165,7 +163,7 @@ class Trainer:
                 loss += self._step(x, y, lr, steps)
                 steps += 1
         self.epochs_done += 1
-        return {"loss": loss / steps, "lr": lr, "seconds": clock(self.device) - start}
+        return {"loss": loss / steps, "lr": lr}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Measure the averaged weights on `split`."""

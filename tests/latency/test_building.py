@@ -302,14 +302,14 @@ class _Call:
 
 def test_a_check_finds_a_device_as_it_was_or_slower(device: Device, space: MobileSpace) -> None:
     profile = build(space)
-    same = check(profile, units=5)
+    same = check(profile)
     assert same["holds"]
     assert same["same_device"]
     assert same["ratio_median"] == pytest.approx(1)
-    assert [row["ratio"] for row in same["parts"]] == pytest.approx([1] * 10)
+    assert [row["ratio"] for row in same["parts"]] == pytest.approx([1] * 13)
     assert sum(row["key"].startswith("network ") for row in same["parts"]) == 5
     device.slowness = 1.5
-    slow = check(profile, units=5)
+    slow = check(profile)
     assert not slow["holds"]
     assert slow["ratio_median"] == pytest.approx(1.5, rel=0.1)
     assert "slower" in slow["verdict"]

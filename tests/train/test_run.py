@@ -190,10 +190,9 @@ def test_a_finished_training_is_read_not_repeated(whole, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_without_resume_it_starts_again(whole, tmp_path):
-    stopped(tmp_path, 2, replace(RECIPE, learning_rate=0.01))
+def test_weights_without_a_checkpoint_are_dropped(whole, tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"old")
-    train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0, resume=False)
+    train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0)
     assert_same_files(whole[0], tmp_path)
 
 
