@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
     image = torch.zeros(
         batch, channels, image_size, image_size, device=next(module.parameters()).device
     )
-    with _quiet():
+    with quiet(_CHATTY_LOGGERS, DeprecationWarning, FutureWarning):
         program = torch.onnx.export(
             module,
             (image,),
@@ -223,12 +223,12 @@ def _separate_names(graph: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporter logs and its use of torch's and onnxscript's deprecated names."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+def quiet(names: Sequence[str], *ignored: type[Warning]) -> Iterator[None]:
+    """Hold back what loggers say below an error, and warnings, as of deprecated names in use."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
+        for category in ignored:
             warnings.simplefilter("ignore", category)
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -1,10 +1,7 @@
 """Fine-tuning with 8 bits simulated, so that the weights know what rounding will do to them."""
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,12 +12,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mobilenas.core.errors import DivergedError, MobileNASError
 from mobilenas.data import ImageData, batches
+from mobilenas.onnx.export import quiet
 from mobilenas.train import Recipe
 
 RATE_SHARE = 0.02
 """Of the recipe's learning rate: the weights are trained already."""
 
 _NEEDED = "--qat-epochs needs torchao: pip install 'mobilenas[qat]'"
+# of kernels that torchao lacks here, and of its deprecated names
+_CHATTY_LOGGERS = ("torchao", "torch.utils._pytree")
 _WEIGHTED = ("conv2d", "linear")
 _FUSED = ("hardsigmoid", "hardtanh", "relu")  # with the layer before: no rounding between the two
 _JOINED = ("add", "adaptive_avg_pool2d", "avg_pool2d", "cat", "max_pool2d", "mean", "mul")
@@ -117,7 +117,7 @@ def _simulated(module: nn.Module, example: Tensor, *, per_channel: bool) -> nn.M
     The values are rounded as onnxruntime rounds them: weights on -127..127 with zero at 0 in the
     range they have at each step, activations on 0..255 in a running range.
     """
-    with _quiet():
+    with quiet(_CHATTY_LOGGERS, DeprecationWarning):
         try:
             from torchao.quantization.pt2e import (
                 FakeQuantize,
@@ -189,19 +189,3 @@ def _kind(node: torch.fx.Node) -> str:
     """`conv2d` of aten.conv2d.default, `add` of aten.add_.Tensor; empty for what is no operator."""
     name = str(node.target) if node.op == "call_function" else ""
     return name.removeprefix("aten.").partition(".")[0].removesuffix("_")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back torchao's notes on kernels that it lacks here and its use of deprecated names."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
