@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -37,6 +38,16 @@ threadpool_limits(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: sums depend on it
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "MOBILENAS_PROFILES"):
     os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give every test, and the fixtures it makes, a state of torch's global generator of its own.
+
+    Otherwise unseeded weights and images depend on which tests ran before in the same process; and
+    from one state for all, what a test builds would be what a fixture built.
+    """
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session", autouse=True)
