@@ -40,8 +40,7 @@ from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior, features
 from mobilenas.search.rank import alpha_score
-from mobilenas.spaces.base import Arch, family
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice, Arch, family
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.networks import build

@@ -16,7 +16,7 @@ from mobilenas.data import ImageData
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.train import Recipe

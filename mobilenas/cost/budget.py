@@ -13,7 +13,7 @@ from torch import Tensor
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import check_choice, format_count
 from mobilenas.cost.projection import Sizes, spread
-from mobilenas.spaces.base import Choice, Space, family_of
+from mobilenas.spaces.base import AnyChoice, Relaxation, Space, family_of
 
 PENALTY = "penalty"
 """The constraint that pulls at the cost at every cost."""
@@ -74,7 +74,7 @@ class Budgets:
         self,
         space: Space,
         budgets: Iterable[Budget],
-        latency: Any = None,
+        latency: object | None = None,
         *,
         filled: bool = True,
     ) -> None:
@@ -101,7 +101,7 @@ class Budgets:
     def _counted(self) -> list[Budget]:
         return [budget for budget in self.budgets if budget.cost in self.tables]
 
-    def expected(self, p: Any) -> dict[str, Tensor]:
+    def expected(self, p: Relaxation) -> dict[str, Tensor]:
         """Return the expected cost for every budget."""
         return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
 
@@ -112,12 +112,12 @@ class Budgets:
         tight.budgets = tuple(limits)
         return tight
 
-    def load(self, choice: Choice) -> float:
+    def load(self, choice: AnyChoice) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
         loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
         return max(loads, default=0.0)
 
-    def fits(self, choice: Choice) -> bool:
+    def fits(self, choice: AnyChoice) -> bool:
         """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.load(choice) <= 1
 
@@ -223,7 +223,7 @@ class ConstraintLoss:
         self.multipliers = {budget.cost: 0.0 for budget in budgets.budgets}
         self._excess: dict[str, float] = {}
 
-    def __call__(self, p: Any) -> Tensor:
+    def __call__(self, p: Relaxation) -> Tensor:
         """Return the scalar that is added to the cross entropy."""
         costs = self.budgets.expected(p)
         ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}

@@ -41,7 +41,7 @@ from mobilenas.report.ablation_table import over_seeds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.methods import PARTS, usual_epochs
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.genotypes import format_genotype
 from mobilenas.spaces.cell.space import CellChoice, CellSpace

@@ -14,8 +14,7 @@ from mobilenas.search.observe import uncertainty
 from mobilenas.search.prior import Prior
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.base import Choice as AnyChoice
-from mobilenas.spaces.base import searchable
+from mobilenas.spaces.base import AnyChoice, searchable
 from mobilenas.spaces.cell.program import CellProgram
 from mobilenas.spaces.mobile.program import ArchProgram, perturbed
 from mobilenas.spaces.mobile.relaxation import Alphas

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.statistics import fresh_statistics
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice
 
 _REESTIMATION_IMAGES = 2048
 

@@ -9,7 +9,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.cell.space import LEFT_OUT
 from mobilenas.train import Recipe, Trainer
 

@@ -31,8 +31,7 @@ from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
-from mobilenas.spaces.base import Arch, SearchedSpace, family_of
-from mobilenas.spaces.base import Choice as AnyChoice
+from mobilenas.spaces.base import AnyChoice, Arch, SearchedSpace, family_of
 from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace

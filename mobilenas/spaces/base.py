@@ -19,8 +19,10 @@ from mobilenas.nn.network import Network
 from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.supernet.shared import Supernet
 
-Choice = Any
+AnyChoice = Any
 """One option for every decision of a space; each family has a type of its own."""
+Relaxation = Any
+"""Probabilities of all options, which a supernet and expected costs take; likewise."""
 
 
 class Arch(Protocol):
@@ -51,48 +53,48 @@ class Space(Protocol):
     family: ClassVar[str]
     """Name of its family."""
 
-    def arch(self, choice: Choice) -> Arch:
+    def arch(self, choice: AnyChoice) -> Arch:
         """Return the network of a choice."""
 
-    def random(self, source: random.Random) -> Choice:
+    def random(self, source: random.Random) -> AnyChoice:
         """Draw every decision uniformly."""
 
-    def smallest(self) -> Choice:
+    def smallest(self) -> AnyChoice:
         """Return the choice whose every decision is the cheapest."""
 
-    def largest(self) -> Choice:
+    def largest(self) -> AnyChoice:
         """Return the choice whose every decision is the most expensive."""
 
 
 class SearchedSpace(Space, Protocol):
     """A space that a supernet has the networks of."""
 
-    def is_legal(self, choice: Choice) -> bool:
+    def is_legal(self, choice: AnyChoice) -> bool:
         """Whether a choice is one of this space."""
 
 
 class ArchParameters(Protocol):
-    """Alphas of a space; a relaxation is the value that its supernet and its cost tables take."""
+    """Alphas of a space."""
 
-    def soft(self, tau: float) -> Any:
+    def soft(self, tau: float) -> Relaxation:
         """Return the relaxation softmax(alpha / tau)."""
 
-    def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Any:
+    def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Relaxation:
         """Draw a relaxation."""
 
-    def one_hot(self, choice: Choice) -> Any:
+    def one_hot(self, choice: AnyChoice) -> Relaxation:
         """Return the relaxation that is certain of `choice`."""
 
-    def stages(self, choice: Choice, tau: float) -> dict[str, Any]:
+    def stages(self, choice: AnyChoice, tau: float) -> dict[str, Relaxation]:
         """Return relaxations on the way from `soft` to `one_hot`, by what has become discrete."""
 
-    def alone(self, net: Any, choice: Choice) -> Callable[[Tensor], Tensor]:
+    def alone(self, net: Any, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
         """Return what runs one network with the weights of its supernet."""
 
-    def likeliest(self) -> Choice:
+    def likeliest(self) -> AnyChoice:
         """Return the most probable network, whatever it costs."""
 
-    def distributions(self, p: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def distributions(self, p: Relaxation) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield a name, probabilities [decisions, options] and the number of options of each."""
 
     def scores(self) -> dict[str, Tensor]:
@@ -123,10 +125,10 @@ class ArchParameters(Protocol):
 class Program(Protocol):
     """Discretization: which networks under the budgets are the likeliest by the alphas."""
 
-    def best(self) -> Choice:
+    def best(self) -> AnyChoice:
         """Return the likeliest; BudgetError if no network keeps the budgets."""
 
-    def solve(self, *, unlike: Sequence[Choice] = ()) -> Choice | None:
+    def solve(self, *, unlike: Sequence[AnyChoice] = ()) -> AnyChoice | None:
         """Return the likeliest that is unlike the others, or None."""
 
 
@@ -158,8 +160,8 @@ class Family:
     """From an arch to a module; its start weights come from torch's global generator."""
     layer_costs: Callable[[Any], list[LayerCost]]
     """Every layer of an arch in the order it runs."""
-    numbers: Callable[[Any], tuple[int, int]]
-    """About how many weights an arch has, and numbers in its largest feature map."""
+    rough_size: Callable[[Any], tuple[int, int]]
+    """About how many weights an arch has, and values in its largest feature map."""
     costs: tuple[str, ...]
     """Names of the costs that are counted without a device."""
     table: Callable[[Any, str, Any], Any]
@@ -175,7 +177,9 @@ class Family:
     predicts_latency: bool = False
     """Whether a profile can have the times of all parts of a network."""
     scaled: bool = False
-    """Whether any choice is scaled to the budgets, which are measured where a device is needed."""
+    """Whether a choice is scaled to the budgets, not drawn until it keeps them; then latency is
+    measured, not predicted.
+    """
 
 
 _MODULES = {
@@ -187,7 +191,10 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Add a family, or another one of its name; it needs to be imported by its user."""
+    """Add a family, in place of another of its name.
+
+    A module that is not in `_MODULES` registers its family when it is imported.
+    """
     _FAMILIES[family.name] = family
 
 

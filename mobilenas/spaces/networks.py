@@ -26,7 +26,7 @@ def arch_from_dict(data: Any, source: str = "arch") -> Arch:
         names = ", ".join(families())
         raise FileError(f"{source}: arch.space is {space!r}; it must be one of {names}")
     arch: Arch = family(space).arch.from_dict(data, source)
-    weights, most = family(space).numbers(arch)
+    weights, most = family(space).rough_size(arch)
     if max(weights, most) > _MOST_NUMBERS:
         raise FileError(
             f"{source}: the arch has some {weights:,} weights and {most:,} numbers in its largest "

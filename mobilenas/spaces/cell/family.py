@@ -24,7 +24,7 @@ def _table(space: CellSpace, cost: str, _: Any) -> CellCostTable:
     return CellCostTable(space, cost)
 
 
-def _numbers(arch: CellArch) -> tuple[int, int]:
+def _rough_size(arch: CellArch) -> tuple[int, int]:
     edges = {place.cell: sum(map(len, place.cell.nodes)) for place in arch.places}
     inputs = [(place, place.in_channels) for place in arch.places]
     weights = sum(p.channels * (a + b + 2 * p.channels * edges[p.cell]) for p, (a, b) in inputs)
@@ -39,7 +39,7 @@ register(
         choice=CellChoice,
         build=CellNetwork,
         layer_costs=cell_layer_costs,
-        numbers=_numbers,
+        rough_size=_rough_size,
         costs=CELL_COSTS,
         table=_table,
         search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),

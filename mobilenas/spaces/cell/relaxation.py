@@ -131,7 +131,7 @@ class CellAlphas(nn.Module):
         return CellProbabilities(operations=operations, edges=soft.edges, kept=soft.kept)
 
     def stages(self, choice: CellChoice, tau: float) -> dict[str, CellProbabilities]:
-        """Return what is soft, with one operation an edge, and with edges left out."""
+        """Return `soft`, then with one operation per edge, then `one_hot`: with edges left out."""
         return {
             "supernet": self.soft(tau),
             "operations_discrete": self.operations_discrete(choice, tau),

@@ -84,7 +84,7 @@ class CellChoice:
         return self.normal if kind == "normal" else self.reduce
 
     def alike(self, other: "CellChoice") -> float:
-        """Return how many of the edges that either network keeps both do, with one operation."""
+        """Return the share of edges with the same operation, of all that either network keeps."""
         first, second = (
             {
                 (kind, edge, operation)

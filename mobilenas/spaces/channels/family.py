@@ -12,9 +12,9 @@ def _table(space: WidthsSpace, cost: str, _: Any) -> WidthsTable:
     return WidthsTable(space, cost)
 
 
-def _numbers(arch: WidthsArch) -> tuple[int, int]:
+def _rough_size(arch: WidthsArch) -> tuple[int, int]:
     inner = arch.base.mobile or arch.base.cell
-    return (0, 0) if inner is None else family_of(inner).numbers(inner)
+    return (0, 0) if inner is None else family_of(inner).rough_size(inner)
 
 
 register(
@@ -25,7 +25,7 @@ register(
         choice=Mapping,
         build=WidthsNetwork.of,
         layer_costs=widths_layer_costs,
-        numbers=_numbers,
+        rough_size=_rough_size,
         costs=WIDTHS_COSTS,
         table=_table,
         scaled=True,

@@ -27,7 +27,7 @@ def _alphas(space: MobileSpace, **_: Any) -> Alphas:
     return Alphas(space)
 
 
-def _numbers(arch: MobileArch) -> tuple[int, int]:
+def _rough_size(arch: MobileArch) -> tuple[int, int]:
     side, before = -(-arch.image_size // arch.stem.stride), arch.stem.channels
     weights, maps = 0, [side**2 * before]
     for block in arch.blocks:
@@ -49,7 +49,7 @@ register(
         choice=Choice,
         build=MobileNetwork,
         layer_costs=layer_costs,
-        numbers=_numbers,
+        rough_size=_rough_size,
         costs=COSTS,
         table=_table,
         search=Searchable(supernet=SuperNetwork, alphas=_alphas, program=ArchProgram),
