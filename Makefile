@@ -1,10 +1,12 @@
-# Everything runs in $(VENV), which is made on first use. `make check` is what CI runs.
+# Everything runs in $(VENV), which is made on first use. `make test` runs every test that is not
+# marked slow; `make check`, which CI runs, the linters and all tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# a process a core, a thread each; the tests of a module stay together, for they share fixtures
+# one process per core with one thread each; tests of a file stay together, for they share fixtures,
+# and files start in the order of tests/conftest.py
 # -rs: what was skipped, and why, stands above the last line
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -rs
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mobilenas run --data digits --flops 500k --effort quick --out runs/demo --overwrite
 
 test: $(VENV)/.installed
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
