@@ -41,7 +41,7 @@ from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.files import read_json, write_json, write_jsonl, write_list, write_text
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import CandidatesRecord, EntryRecord, TrainRecord, read_record
+from mobilenas.core.records import CandidatesRecord, EntryRecord, TrainRecord, read_object
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
@@ -327,7 +327,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
 
     def candidates(place: Path) -> object:
         path = place / "search/candidates.json"
-        return read_choices(path, read_record(path, CandidatesRecord)["choices"], MICRO_SPACE)
+        return read_choices(path, read_object(path, CandidatesRecord)["choices"], MICRO_SPACE)
 
     checkpoints = {
         "train/checkpoint.pt": lambda place: train(
@@ -365,7 +365,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
         Subject(file="search/rank.json", read=sections("Ranking quality")),
         Subject(
             file="train/train.json",
-            read=lambda place: read_record(place / "train/train.json", TrainRecord),
+            read=lambda place: read_object(place / "train/train.json", TrainRecord),
         ),
         Subject(
             file="export/export.json",
@@ -533,14 +533,14 @@ def _write_model(folder: Path, arch: Any) -> None:
 
 
 def _group_subjects() -> list[Subject]:
-    def parsed(module: Any, file: str) -> Read:
-        return lambda place: module._parsed(place / file, read_json(place / file))
+    def parsed(read: Read, file: str) -> Read:
+        return lambda place: read(place / file)
 
     def swept(place: Path) -> object:
         return sweep_page(place, swept_runs(place / "sweep", "report.html"))
 
     def entry(place: Path) -> None:
-        found = read_record(place / "ablation/entry.json", EntryRecord)
+        found = read_object(place / "ablation/entry.json", EntryRecord)
         arm = ablation._figures(parse_arm("mobilenas"), [found, found], [found, found])
         record = {"seeds": [0, 1], "seeds_asked": [0, 1], "control": "mobilenas", "arms": [arm]}
         extra = {"command": "c", "request": {}, "data": bands(8).describe()}
@@ -553,12 +553,12 @@ def _group_subjects() -> list[Subject]:
         )
 
     return [
-        Subject(file="sweep/sweep.json", read=parsed(sweep, "sweep/sweep.json")),
+        Subject(file="sweep/sweep.json", read=parsed(sweep.read_sweep, "sweep/sweep.json")),
         Subject(file="sweep/flops-300k/run.json", read=swept),
         Subject(file="sweep/flops-300k/compare.json", read=swept),
         Subject(
             file="ablation/ablation-request.json",
-            read=parsed(ablation, "ablation/ablation-request.json"),
+            read=parsed(ablation.read_request, "ablation/ablation-request.json"),
         ),
         Subject(file="ablation/entry.json", read=entry),
         Subject(file="cell.json", read=lambda place: read_arch(place / "cell.json")),

@@ -7,23 +7,32 @@ Fields that are not required are those of some runs only. docs/formats.md says w
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
-from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.files import read_json, read_jsonl, read_list
-from mobilenas.core.settings import Between, from_plain
+import msgspec
+from msgspec import Meta
 
-Count = Annotated[int, Between(0, 10**15)]
-Some = Annotated[int, Between(1, 10**15)]
-Few = Annotated[int, Between(0, 10_000)]
-Amount = Annotated[float, Between(0, 1e15)]
-Percent = Annotated[float, Between(0, 100)]
-Points = Annotated[float, Between(-100, 100)]
-Share = Annotated[float, Between(0, 1)]
-Correlation = Annotated[float, Between(-1, 1)]
-Number = Annotated[float, Between(-1e30, 1e30)]
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_json, read_jsonl, read_list, write_json
+from mobilenas.core.settings import from_plain, to_plain
+
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+Some = Annotated[int, Meta(ge=1, le=10**15)]
+Few = Annotated[int, Meta(ge=0, le=10_000)]
+Amount = Annotated[float, Meta(ge=0, le=1e15)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Points = Annotated[float, Meta(ge=-100, le=100)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Correlation = Annotated[float, Meta(ge=-1, le=1)]
+Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Seconds = dict[str, Amount]
 Object = dict[str, Any]
 
 _Record = TypeVar("_Record")
+
+
+class Record(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """What a file holds. A field that has a default is written only where it differs from that."""
 
 
 class CostsRecord(TypedDict):
@@ -39,7 +48,7 @@ class BudgetRow(TypedDict):
     """A budget as run.json, arch.json and result.json have it."""
 
     cost: Literal["flops", "params", "memory", "latency"]
-    limit: Annotated[float, Between(1e-12, 1e15)]
+    limit: Annotated[float, Meta(ge=1e-12, le=1e15)]
     predicted: NotRequired[Amount | None]
     recounted: NotRequired[Amount | None]
     measured: NotRequired[Amount | None]
@@ -76,7 +85,7 @@ class FinalistPart(TypedDict, total=False):
 class SettingsPart(TypedDict, total=False):
     """What reports say of a run's settings; `runs.open_run` reads all of them."""
 
-    seeds: Annotated[int, Between(1, 1000)]
+    seeds: Annotated[int, Meta(ge=1, le=1000)]
     precision: str
     search: SearchPart
     finalists: FinalistPart
@@ -135,7 +144,7 @@ class Confirmation(TypedDict):
 class CandidatesRecord(TypedDict):
     """search/candidates.json."""
 
-    choices: Annotated[list[Object], Between(1, 10_000)]
+    choices: Annotated[list[Object], Meta(min_length=1, max_length=10_000)]
     gap: GapRecord
     seconds: Amount
     confirmations: NotRequired[list[Confirmation]]
@@ -145,8 +154,8 @@ class Score(TypedDict):
     """One arch after one rung."""
 
     arch: Few
-    rung: Annotated[int, Between(0, 64)]
-    epochs: NotRequired[Annotated[int, Between(1, 100_000)]]
+    rung: Annotated[int, Meta(ge=0, le=64)]
+    epochs: NotRequired[Annotated[int, Meta(ge=1, le=100_000)]]
     val_top1: Percent
 
 
@@ -181,7 +190,7 @@ class RankRecord(TypedDict):
 class LogLine(TypedDict, total=False):
     """A line of search/log.jsonl: an epoch, or a trial of channel sizes."""
 
-    epoch: Annotated[int, Between(1, 1_000_000)]
+    epoch: Annotated[int, Meta(ge=1, le=1_000_000)]
     loss: Number
     alpha_loss: Number
     val_top1: Percent
@@ -243,7 +252,7 @@ class TrainRecord(TypedDict):
 class TrainLine(TypedDict):
     """A line of train/log.jsonl."""
 
-    epoch: Annotated[int, Between(1, 1_000_000)]
+    epoch: Annotated[int, Meta(ge=1, le=1_000_000)]
     loss: Number
     val_top1: Percent
     lr: Amount
@@ -384,7 +393,7 @@ class EqualTimeRecord(TypedDict):
 
     network: str
     arch: Object
-    epochs: Annotated[int, Between(1, 100_000)]
+    epochs: Annotated[int, Meta(ge=1, le=100_000)]
     recipe_epochs: Some
     seconds: Amount
     seconds_of_recipe: Amount
@@ -440,17 +449,31 @@ class EntryRecord(TypedDict):
     val_top1: Percent
     top1: Percent
     gap: EntryGap | None
-    skips: Annotated[dict[str, Few], Between(1, 2)]
+    skips: Annotated[dict[str, Few], Meta(min_length=1, max_length=2)]
     alarms: list[str]
     seconds: EntrySeconds
     genotype: NotRequired[str]
     channels: NotRequired[Some]
 
 
-def read_record(path: Path, kind: type[_Record]) -> Object:
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Read a file of one JSON object; FileError names the file, the field and what is legal."""
+    data = read_json(path)
+    try:
+        return from_plain(kind, data, "")
+    except MobileNASError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def read_object(path: Path, kind: type[_Record]) -> Object:
     """Read a file of one JSON object; FileError names the file, the field and what is legal."""
     found: Object = _checked(kind, read_json(path), str(path))
     return found
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a file of one JSON object."""
+    write_json(path, to_plain(record))
 
 
 def read_log(path: Path) -> list[Object]:

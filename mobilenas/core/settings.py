@@ -1,27 +1,19 @@
 """Quantities and names as people read them (`500k`, `8ms`), checks shared by all settings."""
 
+import json
 import math
 import re
-import types
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NotRequired,
-    Required,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Any, TypeVar
+
+import msgspec
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.explain import explain, shown, wrong_fields
+
+_Value = TypeVar("_Value")
 
 COUNTING_RULE = (
     "one multiply-add is one FLOP; convolutions and linear layers count, "
@@ -32,7 +24,6 @@ COUNTING_RULE = (
 _COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>[kKMG]?)")
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>us|ms|s)")
 _COUNT_SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
-_LONGEST_SHOWN = 80
 _TIME_SCALES_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -111,12 +102,6 @@ UNSTEADY = (
 """Said under tables in which a latency has that mark."""
 
 
-def shown(value: object) -> str:
-    """Return a value as an error quotes it: the first characters of a long one."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
 def check_between(owner: object, name: str, low: float, high: float) -> None:
     """Raise unless `owner.name` is a number in [low, high]."""
     value = getattr(owner, name)
@@ -132,137 +117,55 @@ def check_choice(name: str, value: object, legal: tuple[object, ...]) -> None:
         )
 
 
-def to_plain(value: Any) -> Any:
-    """Return settings as JSON's own types: dataclasses become objects, tuples lists, paths text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value
+def to_plain(value: object) -> Any:
+    """Return settings or a record as JSON's own types: objects, lists, text."""
+    plain = msgspec.to_builtins(value, enc_hook=_encoded)
+    return json.loads(json.dumps(plain))  # tuples become lists
+
+
+def _encoded(value: object) -> str | float:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):  # numpy's
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _decoded(kind: type, value: object) -> object:
+    if kind is object:
+        return value
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError("Expected `str`")
+    return Path(value)
 
 
 ADDED = {"added": True}
 """Metadata of a field that files of older releases lack: its default is what they did."""
 
 
-@dataclass(frozen=True)
-class Between:
-    """In `Annotated[float, Between(0, 100)]`: what `from_plain` accepts."""
-
-    low: float
-    """The smallest legal number."""
-    high: float
-    """The largest legal number."""
-
-    def check(self, value: Any, place: str) -> None:
-        """Raise unless a number lies in the range, or a list has a legal length."""
-        sized = isinstance(value, tuple | list | dict)
-        if not self.low <= (len(value) if sized else value) <= self.high:
-            legal = f"between {self.low:g} and {self.high:g}"
-            has, must = (
-                (f"has {counted(len(value), 'item')}", "there")
-                if sized
-                else (f"is {value!r}", "it")
-            )
-            raise MobileNASError(f"{place} {has}; {must} must be {legal}")
-
-
-def from_plain(kind: Any, value: Any, place: str) -> Any:
+def from_plain(kind: type[_Value], value: object, place: str) -> _Value:
     """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file.
 
-    `kind` is a dataclass, whose fields must all be there but for those `ADDED`, and no others; a
-    TypedDict, which may have more than it names; or what their fields are made of, `Annotated`
-    with `Between` too.
+    A dataclass has all of its fields in the file but for those `ADDED`, and no others.
     """
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        found = from_plain(inner[0], value, place)
-        for rule in inner[1:]:
-            rule.check(found, place)
-        return found
-    if origin in (Required, NotRequired):
-        return from_plain(inner[0], value, place)
-    if kind is Any:
-        return value
-    if is_typeddict(kind):
-        return _record_from_plain(kind, value, place)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass_from_plain(kind, value, place)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        (kind,) = (option for option in inner if option is not type(None))
-        return from_plain(kind, value, place)
-    if origin is Literal:
-        if not any(type(value) is type(legal) and value == legal for legal in inner):
-            raise _wrong(place, value, f"one of {', '.join(map(str, inner))}")
-        return value
-    if origin in (tuple, list, Sequence):
-        return _items_from_plain(kind, value, place)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(place, value, "an object")
-        return {key: from_plain(inner[1], item, f"{place}.{key}") for key, item in value.items()}
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise _wrong(place, value, kind.__name__)
-    return value
 
+    def refused(other: object) -> bool:
+        try:
+            msgspec.convert(other, kind, dec_hook=_decoded)
+        except msgspec.ValidationError:
+            return True
+        except MobileNASError:  # a check of the type's own, on another field
+            return False
+        return False
 
-def _wrong(place: str, value: Any, legal: str) -> MobileNASError:
-    return MobileNASError(f"{place} is {shown(value)}; it must be {legal}")
-
-
-def _items_from_plain(kind: Any, value: Any, place: str) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if not isinstance(value, list):
-        raise _wrong(place, value, "a list")
-    if origin is not tuple or inner[1:] == (Ellipsis,):
-        inner = (inner[0],) * len(value)
-    if len(inner) != len(value):
-        raise _wrong(place, value, f"a list of {len(inner)}")
-    items = enumerate(zip(inner, value, strict=True))
-    found = [from_plain(one, item, f"{place}[{index}]") for index, (one, item) in items]
-    return found if origin is list else tuple(found)
-
-
-@lru_cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
-def _record_from_plain(kind: Any, value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(place, value, "an object")
-    for name in sorted(kind.__required_keys__):
-        if name not in value:
-            raise MobileNASError(f"{place} lacks {name!r}" if place else f"it lacks {name!r}")
-    hints = _hints(kind)
-    return {
-        name: from_plain(hints.get(name, Any), item, f"{place}.{name}" if place else name)
-        for name, item in value.items()
-    }
-
-
-def _dataclass_from_plain(kind: type, value: Any, place: str) -> Any:
-    names = [field.name for field in fields(kind)]
-    if not isinstance(value, dict):
-        raise _wrong(place, value, "an object")
-    added = {field.name for field in fields(kind) if field.metadata == ADDED}
-    missing = [name for name in names if name not in value and name not in added]
-    unknown = [name for name in value if name not in names]
-    if missing or unknown:
-        wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
-        raise MobileNASError(f"{place} {wrong}; its fields are {', '.join(names)}")
-    hints = _hints(kind)
-    return kind(
-        **{name: from_plain(hints[name], item, f"{place}.{name}") for name, item in value.items()}
-    )
+    if wrong := wrong_fields(kind, value, place):
+        raise MobileNASError(wrong)
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decoded)
+    except msgspec.ValidationError as error:
+        raise MobileNASError(explain(error, kind, value, place, refused)) from error
+    except UnicodeEncodeError as error:  # of a key or an option; other texts may be names of files
+        raise MobileNASError(f"{place or 'it'} has {error.object!r}, which is not UTF-8") from error
 
 
 def readable(name: str) -> str:

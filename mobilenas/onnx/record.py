@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside
-from mobilenas.core.records import ExportRecord, Object, read_record
+from mobilenas.core.records import ExportRecord, Object, read_object
 
 EXPORT_FILE = "export/export.json"
 """Its place in a run folder."""
@@ -13,7 +13,7 @@ EXPORT_FILE = "export/export.json"
 def read_export(folder: Path) -> Object:
     """Read export.json of a run; FileError unless all its files lie in the run folder."""
     path = folder / EXPORT_FILE
-    record = read_record(path, ExportRecord)
+    record = read_object(path, ExportRecord)
     for name in ("onnx", record.get("deployed")):
         if name not in record["files"]:
             raise FileError(f"{path}: files lacks {name!r}")

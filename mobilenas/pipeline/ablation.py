@@ -5,18 +5,18 @@ OUT/runs/ARM-seed-N is the run folder of one network; its entry.json is there wh
 
 import random
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from mobilenas.baselines.paired import difference
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
-from mobilenas.core.files import inside, read_json, write_json, write_text
+from mobilenas.core.files import inside, write_json, write_text
 from mobilenas.core.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import EntryRecord, read_record
+from mobilenas.core.records import EntryRecord, Record, read_object, read_record, write_record
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost.budget import Budget, Budgets, format_cost
 from mobilenas.cost.networks import costs
@@ -68,12 +68,12 @@ _NOT_HERE = {
 """Fields of a request that mean nothing here, and what to say instead."""
 
 
-class RequestRecord(TypedDict):
+class RequestRecord(Record, frozen=True, kw_only=True):
     """ablation-request.json."""
 
     command: str
     request: Request
-    arms: list[str]
+    arms: tuple[str, ...]
     control: str
 
 
@@ -148,21 +148,21 @@ def start_ablation(
         names = ", ".join(arm.name for arm in arms)
         raise MobileNASError(f"--control is {control}; it must be one of --methods: {names}")
     path = folder / REQUEST_FILE
-    record = {
-        "command": command,
-        "request": to_plain(request),
-        "arms": [arm.name for arm in arms],
-        "control": held_against.name,
-    }
+    record = RequestRecord(
+        command=command,
+        request=request,
+        arms=tuple(arm.name for arm in arms),
+        control=held_against.name,
+    )
     if goes_on:
-        there = read_json(path)
+        there = read_record(path, RequestRecord)
         _check_same(folder, there, record)
         record = there
     ablation = _open(folder, record, reporter)
     _check(ablation)
     if not goes_on:
         start_folder(folder, ABLATION)
-        write_json(path, record)
+        write_record(path, record)
     check_record(folder, ABLATION)
     return ablation
 
@@ -170,7 +170,7 @@ def start_ablation(
 def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
     """Open an ablation that exists."""
     check_record(folder, ABLATION)
-    return _open(folder, read_json(folder / REQUEST_FILE), reporter)
+    return _open(folder, read_record(folder / REQUEST_FILE, RequestRecord), reporter)
 
 
 def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings:
@@ -193,7 +193,7 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
         raise MobileNASError(f"arm {arm.name}: {error}") from error
 
 
-def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablation:
+def _open(folder: Path, record: RequestRecord, reporter: Reporter) -> Ablation:
     request, arms, control, command = _parsed(folder / REQUEST_FILE, record)
     profile = find_profile(request.profile) if request.profile else None
     settings = [_settings(request, arm, request.seed, ANY_COUNT) for arm in arms]
@@ -212,21 +212,18 @@ def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Ablati
 
 def read_request(path: Path) -> tuple[Request, tuple[Arm, ...], Arm, str]:
     """Return the request, arms, control and command of an ablation-request.json."""
-    return _parsed(path, read_json(path))
+    return _parsed(path, read_record(path, RequestRecord))
 
 
-def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Arm, ...], Arm, str]:
     try:
-        stated = from_plain(RequestRecord, record, "")
-        request: Request = stated["request"]
-        arms = tuple(map(parse_arm, stated["arms"]))
+        arms = tuple(map(parse_arm, record.arms))
         for arm in arms:
             inside(path.parent, arm.file_name, "arms")
-        (control,) = (arm for arm in arms if arm.name == stated["control"])
-        command: str = stated["command"]
+        (control,) = (arm for arm in arms if arm.name == record.control)
     except (ValueError, MobileNASError) as error:  # no arm is the control, or two are
         raise FileError(f"{path} is not what a start writes: {error}") from error
-    return request, arms, control, command
+    return record.request, arms, control, record.command
 
 
 def _check_request(request: Request) -> None:
@@ -241,11 +238,12 @@ def _check_request(request: Request) -> None:
         )
 
 
-def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, there: RequestRecord, asked: RequestRecord) -> None:
     before, after = (
-        {**r["request"], "arms": r["arms"], "control": r["control"]} for r in (there, asked)
+        {**to_plain(each.request), "arms": each.arms, "control": each.control}
+        for each in (there, asked)
     )
-    if other := [name for name in after if before.get(name) != after[name]]:
+    if other := [name for name in after if before[name] != after[name]]:
         raise FileError(
             f"{folder} holds another ablation: {', '.join(other)} differ from what --resume was "
             "asked for"
@@ -363,7 +361,7 @@ def _result(ablation: Ablation) -> dict[str, Any]:
         for seed in ablation.seeds
     }
     done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
-    read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
+    read = ([read_object(path, EntryRecord) for path in paths[seed]] for seed in done)
     rounds = zip(*read, strict=True)
     entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
     if len({tuple(entry["skips"]) for own in entries.values() for entry in own}) > 1:
@@ -387,8 +385,12 @@ def _result(ablation: Ablation) -> dict[str, Any]:
 
 def _figures(arm: Arm, entries: Sequence[Any], control: Sequence[Any]) -> dict[str, Any]:
     """Return what ablation.json says of one arm."""
-    kind = CellChoice if "genotype" in entries[0] else Choice
-    choices = [from_plain(kind, entry["choice"], "choice") for entry in entries]
+    plain = [entry["choice"] for entry in entries]
+    choices = (
+        from_plain(list[CellChoice], plain, "choice")
+        if "genotype" in entries[0]
+        else from_plain(list[Choice], plain, "choice")
+    )
     top1 = [[entry["top1"] for entry in both] for both in (entries, control)]
     try:
         figures = over_seeds(entries, choices)

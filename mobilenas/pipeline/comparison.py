@@ -10,7 +10,7 @@ from mobilenas.baselines.paired import told
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import write_json, write_list
 from mobilenas.core.folders import COMPARISON, check_folder, start_folder
-from mobilenas.core.records import RunRecord, read_record
+from mobilenas.core.records import RunRecord, read_object
 from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
 from mobilenas.pipeline.deployment import conditions, renew_times, time_files
 from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run, RunSettings
@@ -117,7 +117,7 @@ _LONG = ("images", "classes")
 def _conditions(run: Run) -> dict[str, Any]:
     """Return what decides on accuracy beside the network and the seed, by name."""
     path = run.folder / RUN_FILE
-    data = read_record(path, RunRecord).get("data")
+    data = read_object(path, RunRecord).get("data")
     names = ("fingerprint", "classes", "image_size", "flip")
     if not isinstance(data, dict) or not data.keys() >= set(names):
         raise FileError(f"{path}: data is not what a start writes; it has {', '.join(names)}")

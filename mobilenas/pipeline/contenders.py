@@ -12,7 +12,7 @@ from mobilenas.channels.search import search_channels
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
 from mobilenas.core.files import write_json
-from mobilenas.core.records import ArchRecord, EqualTimeRecord, read_record
+from mobilenas.core.records import ArchRecord, EqualTimeRecord, read_object
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import confirmation
@@ -80,7 +80,7 @@ def longer_mobilenets(
 
 def read_longer(path: Path, seed: int) -> Contender:
     """Read what equal-time.json says of a MobileNet that is trained for longer."""
-    record = read_record(path, EqualTimeRecord)
+    record = read_object(path, EqualTimeRecord)
     return Contender(
         name=equal_time.KIND,
         kind=equal_time.KIND,
@@ -212,7 +212,7 @@ def searched_channels(
 
 def found_record(folder: Path) -> dict[str, Any]:
     """Return the arch.json that a search wrote."""
-    return read_record(_arch_path(folder), ArchRecord)
+    return read_object(_arch_path(folder), ArchRecord)
 
 
 def found_arch(folder: Path) -> Arch:

@@ -1,7 +1,7 @@
 """A job in the words of the command line, and the full settings that follow from it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,7 +167,7 @@ class Request:
     """Whether what is found starts from the supernet's weights; unless said from scratch."""
     targets: tuple[str, ...] = ()
     """Execution providers that must run what is found whole."""
-    baselines: Sequence[str] = tuple(MOBILENETS)
+    baselines: tuple[str, ...] = tuple(MOBILENETS)
     """MobileNets to compare with."""
     random: int | None = None
     """Random networks to compare with [default: 3]."""

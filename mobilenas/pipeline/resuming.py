@@ -12,7 +12,7 @@ from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.pipeline.ablation import REQUEST_FILE, Ablation, open_ablation, read_request
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import RUN_FILE, Run, open_run
-from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, open_sweep, read_requests
+from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, open_sweep, read_sweep
 from mobilenas.search.arms import parse_arm, parse_arms
 
 
@@ -68,7 +68,7 @@ def resume_sweep(
     path = folder / SWEEP_FILE
     if not path.exists():
         return None
-    requests = read_requests(path).values()
+    requests = read_sweep(path).requests.values()
     first = next(iter(requests))
     other = [other_options(first, stated)]
     for option, field, values in (

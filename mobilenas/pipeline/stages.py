@@ -13,7 +13,7 @@ from mobilenas.baselines.networks import Contender, Opponents
 from mobilenas.channels.start import kept_network
 from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
-from mobilenas.core.records import TrainRecord, read_record
+from mobilenas.core.records import TrainRecord, read_object
 from mobilenas.core.settings import COUNTING_RULE, to_plain
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs
@@ -395,7 +395,7 @@ def _train(
 ) -> dict[str, Any]:
     path, searched = folder / "train.json", folder.parent / "search"
     if path.exists():
-        return read_record(path, TrainRecord)
+        return read_object(path, TrainRecord)
     network = _given_network(run, arch)
     if inherits:
         sampler = run.settings.search.sampler

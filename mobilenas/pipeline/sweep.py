@@ -7,13 +7,16 @@ SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
-from mobilenas.core.files import inside, read_json, write_json
+from mobilenas.core.files import inside
 from mobilenas.core.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.settings import Between, format_count, from_plain, parse_count, to_plain
+from mobilenas.core.records import Record, read_record, write_record
+from mobilenas.core.settings import format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
@@ -25,11 +28,11 @@ from mobilenas.report.of_folder import report_of
 SWEEP_FILE = SWEEP.record
 
 
-class SweepRecord(TypedDict):
+class SweepRecord(Record, frozen=True, kw_only=True):
     """sweep.json."""
 
     command: str
-    requests: Annotated[dict[str, Request], Between(1, 10_000)]
+    requests: Annotated[dict[str, Request], Meta(min_length=1, max_length=10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +106,18 @@ def start_sweep(
 ) -> Sweep:
     """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
     requests = requests_for(asked, flops, strengths)
-    goes_on = check_folder(folder, SWEEP, read_requests, resume=resume, overwrite=overwrite)
+    goes_on = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
-    record = {"command": command, "requests": {n: to_plain(r) for n, r in requests.items()}}
+    record = SweepRecord(command=command, requests=requests)
     if goes_on:
-        there = read_json(path)
-        if there.get("requests") != record["requests"]:
+        there = read_sweep(path)
+        if there.requests != requests:
             raise FileError(f"{folder} holds another sweep than --resume was asked for")
         record = there
     sweep = _open(folder, record, reporter)
     if not goes_on:
         start_folder(folder, SWEEP)
-        write_json(path, record)
+        write_record(path, record)
     check_record(folder, SWEEP)
     return sweep
 
@@ -122,37 +125,29 @@ def start_sweep(
 def open_sweep(folder: Path, reporter: Reporter) -> Sweep:
     """Open a sweep that exists."""
     check_record(folder, SWEEP)
-    return _open(folder, read_json(folder / SWEEP_FILE), reporter)
+    return _open(folder, read_sweep(folder / SWEEP_FILE), reporter)
 
 
-def _open(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Sweep:
-    requests, command = _parsed(folder / SWEEP_FILE, record)
+def _open(folder: Path, record: SweepRecord, reporter: Reporter) -> Sweep:
+    requests = record.requests
     first = next(iter(requests.values()))
     profile = find_profile(first.profile) if first.profile else None
     return Sweep(
         folder=folder,
         requests=requests,
-        command=command,
+        command=record.command,
         data=read_images(requests, profile, reporter),
         profile=profile,
         reporter=reporter,
     )
 
 
-def read_requests(path: Path) -> dict[str, Request]:
-    """Return what each run of a sweep.json is asked for, by the name of its folder."""
-    return _parsed(path, read_json(path))[0]
-
-
-def _parsed(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, Request], str]:
-    """Return the requests by name, and the command."""
-    try:
-        stated = from_plain(SweepRecord, record, "")
-        for name in stated["requests"]:
-            inside(path.parent, name, "requests")
-    except MobileNASError as error:
-        raise FileError(f"{path} is not what a start writes: {error}") from error
-    return stated["requests"], stated["command"]
+def read_sweep(path: Path) -> SweepRecord:
+    """Read a sweep.json; its runs lie beside it."""
+    record = read_record(path, SweepRecord)
+    for name in record.requests:
+        inside(path.parent, name, "requests")
+    return record
 
 
 def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from mobilenas.core.records import (
     ResultRecord,
     RunRecord,
     read_log,
-    read_record,
+    read_object,
 )
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.report.table import read_networks
@@ -117,4 +117,4 @@ class RunFiles:
 
     def _json(self, name: str, kind: type) -> dict[str, Any] | None:
         path = self.folder / name
-        return read_record(path, kind) if path.exists() else None
+        return read_object(path, kind) if path.exists() else None

@@ -18,7 +18,7 @@ from mobilenas.core.files import (
     write_jsonl,
 )
 from mobilenas.core.progress import Reporter, clock
-from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, read_record
+from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, read_object
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY, Budgets
 from mobilenas.data import ImageData, Split, guessing
@@ -151,7 +151,7 @@ def _made_discrete(
         record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
         record |= {"confirmations": rounds}
         write_json(path, record)
-    kept = read_record(path, CandidatesRecord)
+    kept = read_object(path, CandidatesRecord)
     return read_choices(path, kept["choices"], searcher.space), kept["gap"], kept["seconds"]
 
 
@@ -190,7 +190,7 @@ def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Net
 def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
     """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
     path = folder / _CANDIDATES
-    kept: list[Any] = read_choices(path, read_record(path, CandidatesRecord)["choices"], space)
+    kept: list[Any] = read_choices(path, read_object(path, CandidatesRecord)["choices"], space)
     choice: AnyChoice | None = next((c for c in kept if space.arch(c) == arch), None)
     if choice is None:
         raise FileError(f"{path} has no candidate that is the arch of arch.json")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.settings import Between, check_between, check_choice, from_plain, to_plain
+from mobilenas.core.settings import check_between, check_choice, from_plain, to_plain
 
 OPERATIONS = (
     *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
@@ -42,9 +44,12 @@ class Edge:
 class Cell:
     """A small graph that a network repeats."""
 
-    nodes: Annotated[tuple[Annotated[tuple[Edge, ...], Between(0, 64)], ...], Between(0, 64)]
+    nodes: Annotated[
+        tuple[Annotated[tuple[Edge, ...], Meta(max_length=64)], ...],
+        Meta(max_length=64),
+    ]
     """The edges of each node, any number; the node is their sum."""
-    concat: Annotated[tuple[int, ...], Between(0, 64)]
+    concat: Annotated[tuple[int, ...], Meta(max_length=64)]
     """Places of the nodes whose concatenation is the cell's output; empty nodes are left out."""
 
     @property

@@ -11,8 +11,10 @@ from functools import cached_property
 from random import Random
 from typing import Annotated, ClassVar
 
+from msgspec import Meta
+
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.settings import Between, check_choice, counted
+from mobilenas.core.settings import check_choice, counted
 from mobilenas.spaces.cell.arch import INPUTS, OPERATIONS, Cell, CellArch, Edge, Genotype
 
 KINDS = ("normal", "reduce")
@@ -74,9 +76,9 @@ class EdgeTarget:
 class CellChoice:
     """One option for every edge of both cells."""
 
-    normal: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
+    normal: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
     """Per edge: an index into the space's operations, or LEFT_OUT."""
-    reduce: tuple[Annotated[int, Between(LEFT_OUT, 63)], ...]
+    reduce: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
     """The same for the reduction."""
 
     def of(self, kind: str) -> tuple[int, ...]:

@@ -7,12 +7,13 @@ from random import Random
 from typing import Annotated, Any, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from mobilenas.channel_graph import Graph, extract, load_model, resized, sizes
 from mobilenas.channel_graph.models import TORCHVISION, check_allowed, check_name
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.settings import Between, check_between, counted, from_plain
+from mobilenas.core.settings import check_between, counted, from_plain
 from mobilenas.cost.projection import ALIGNED, SizeRange, Sizes
 from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
@@ -21,7 +22,7 @@ from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
 
-_Size = Annotated[int, Between(1, 65536)]
+_Size = Annotated[int, Meta(ge=1, le=65536)]
 
 _GROWTH = 2
 
@@ -188,15 +189,13 @@ class WidthsArch:
             raise MobileNASError(f"arch must be an object with the fields {', '.join(names)}")
         if data["space"] != "widths":
             raise MobileNASError(f"arch.space is {data['space']!r}; it must be widths")
-        shape = {
-            name: from_plain(int, data[name], f"arch.{name}")
+        image_size, in_channels, classes = (
+            from_plain(int, data[name], f"arch.{name}")
             for name in ("image_size", "in_channels", "classes")
-        }
-        model, kept = data["model"], data["sizes"]
-        if not isinstance(kept, dict):
-            raise MobileNASError(f"arch.sizes is {kept!r}; it must be an object")
+        )
+        model, sizes = data["model"], from_plain(dict[str, _Size], data["sizes"], "arch.sizes")
         if isinstance(model, str):
-            base = Base(name=model, **shape)
+            base = Base(name=model, image_size=image_size, in_channels=in_channels, classes=classes)
         elif isinstance(model, dict) and (inner := _INNER.get(str(model.get("space")))):
             base = Base.of(inner.from_dict(model, source))
         else:
@@ -204,8 +203,7 @@ class WidthsArch:
                 f"arch.model is {model!r}; it must be a name or an arch of the spaces "
                 f"{', '.join(_INNER)}"
             )
-        found = {name: from_plain(_Size, size, f"arch.sizes.{name}") for name, size in kept.items()}
-        return cls(base=base, sizes=found)
+        return cls(base=base, sizes=sizes)
 
 
 _INNER: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "cell": CellArch}

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.settings import ADDED, Between, from_plain, to_plain
+from mobilenas.core.settings import ADDED, from_plain, to_plain
 from mobilenas.nn import ACTIVATIONS
 
 _KERNELS = (1, 3, 5, 7)
@@ -71,7 +73,7 @@ class MobileArch:
     """Width of the output."""
     stem: Stem
     """The first convolution."""
-    blocks: Annotated[tuple[Block, ...], Between(0, 1000)]
+    blocks: Annotated[tuple[Block, ...], Meta(max_length=1000)]
     """The chain."""
     head: Head
     """What follows the chain."""

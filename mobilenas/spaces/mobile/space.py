@@ -11,12 +11,14 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Annotated, Any, ClassVar
 
-from mobilenas.core.settings import ADDED, Between, check_choice
+from msgspec import Meta
+
+from mobilenas.core.settings import ADDED, check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
 
-_Index = Annotated[int, Between(0, 63)]
+_Index = Annotated[int, Meta(ge=0, le=63)]
 
 POLICIES = ("searched", "on", "off")
 """Of a part that a block can do without."""
@@ -49,13 +51,13 @@ _NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
 class Stage:
     """A run of blocks of one width; the first may halve the image, the others may be left out."""
 
-    widths: Annotated[tuple[Annotated[int, Between(1, 65536)], ...], Between(0, 16)]
+    widths: Annotated[tuple[Annotated[int, Meta(ge=1, le=65536)], ...], Meta(max_length=16)]
     """Channel options, increasing multiples of 8."""
-    stride: Annotated[int, Between(1, 2)]
+    stride: Annotated[int, Meta(ge=1, le=2)]
     """Stride of the first block."""
-    depth: Annotated[int, Between(1, 32)]
+    depth: Annotated[int, Meta(ge=1, le=32)]
     """Largest number of blocks."""
-    most_expansion: Annotated[int, Between(1, 64)] = 6
+    most_expansion: Annotated[int, Meta(ge=1, le=64)] = 6
     """Largest expansion; large feature maps allow little."""
 
 
@@ -130,21 +132,25 @@ class MobileSpace:
     """Width of the output."""
     stem: Stem
     """The fixed first convolution."""
-    stages: Annotated[tuple[Stage, ...], Between(0, 32)]
+    stages: Annotated[tuple[Stage, ...], Meta(max_length=32)]
     """The searched chain."""
     head: Head
     """The fixed end."""
     activation: str
     """Activation of every block."""
-    kernels: Annotated[tuple[Annotated[int, Between(1, 7)], ...], Between(0, 4)] = (3, 5, 7)
+    kernels: Annotated[tuple[Annotated[int, Meta(ge=1, le=7)], ...], Meta(max_length=4)] = (3, 5, 7)
     """Sides of the depthwise kernel to choose from."""
-    expansions: Annotated[tuple[Annotated[int, Between(1, 64)], ...], Between(0, 8)] = (1, 3, 6)
-    """Expansions to choose from; the first block of the network has 1."""
-    squeeze: Annotated[tuple[bool, ...], Between(0, 2)] = (False, True)
-    """Squeeze-excite options."""
-    start_kernels: Annotated[tuple[Annotated[int, Between(0, 7)], ...], Between(1, 2)] = field(
-        default=(0,), metadata=ADDED
+    expansions: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(max_length=8)] = (
+        1,
+        3,
+        6,
     )
+    """Expansions to choose from; the first block of the network has 1."""
+    squeeze: Annotated[tuple[bool, ...], Meta(max_length=2)] = (False, True)
+    """Squeeze-excite options."""
+    start_kernels: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=7)], ...], Meta(min_length=1, max_length=2)
+    ] = field(default=(0,), metadata=ADDED)
     """Sides of a depthwise kernel before an expansion layer, 0 for none: one, or 0 and another."""
 
     @cached_property
