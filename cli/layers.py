@@ -15,7 +15,6 @@ from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.channels.costs import module_layer_costs
-from mobilenas.spaces.channels.space import WidthsArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.networks import build, read_arch
 
@@ -85,8 +84,7 @@ def _of_arch(name: str, arch: Arch) -> Counted:
     by_module = count_fvcore(network, arch.image_size, arch.in_channels)
     by_layer: Counter[str] = Counter()
     for place, flops in by_module.items():
-        named = place.removeprefix("model.") if isinstance(arch, WidthsArch) else _layer_of(place)
-        by_layer[named] += flops
+        by_layer[network.layer_of(place)] += flops
     return _beside(name, layer_costs(arch), by_layer)
 
 
@@ -132,11 +130,3 @@ def _summed(name: str, layers: tuple[Layer, ...], fvcore_flops: int | None) -> C
         fvcore_flops=fvcore_flops,
         layers=layers,
     )
-
-
-def _layer_of(module: str) -> str:
-    """Name of the layer in `layer_costs` that a module belongs to: stem.0 is part of stem."""
-    if module == "classifier.0":
-        return "classifier.hidden"
-    parent, _, last = module.rpartition(".")
-    return parent if last.isdigit() else module

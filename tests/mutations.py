@@ -541,7 +541,7 @@ def _group_subjects() -> list[Subject]:
 
     def entry(place: Path) -> None:
         found = read_object(place / "ablation/entry.json", EntryRecord)
-        arm = ablation._figures(parse_arm("mobilenas"), [found, found], [found, found])
+        arm = ablation._figures("mobile", parse_arm("mobilenas"), [found, found], [found, found])
         record = {"seeds": [0, 1], "seeds_asked": [0, 1], "control": "mobilenas", "arms": [arm]}
         extra = {"command": "c", "request": {}, "data": bands(8).describe()}
         ablation_page(record | extra | {"versions": {}, "machine": {}})

@@ -1,6 +1,7 @@
 """Which model a search for channel sizes starts from."""
 
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -10,9 +11,8 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.data import ImageKind
 from mobilenas.nn.weights import load_into
-from mobilenas.spaces.cell.arch import CellArch
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsNetwork
-from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
@@ -44,10 +44,10 @@ def base_of(model: str, data: ImageKind) -> Base:
             classes=len(data.classes),
         )
     arch = read_arch(file)
-    if isinstance(arch, WidthsArch):
-        raise FileError(
-            f"{file} holds channel sizes of {arch.base}; search them anew from that model"
-        )
+    try:
+        base = Base.of(arch)
+    except MobileNASError as error:
+        raise FileError(f"{file}: {error}") from error
     for name, own, given in (
         ("image_size", arch.image_size, data.image_size),
         ("in_channels", arch.in_channels, data.channels),
@@ -55,8 +55,7 @@ def base_of(model: str, data: ImageKind) -> Base:
     ):
         if own != given:
             raise MobileNASError(f"{name} is {own} in {file} and {given} in {data.name}")
-    assert isinstance(arch, MobileArch | CellArch)
-    return Base.of(arch)
+    return base
 
 
 def _arch_file(model: str) -> Path | None:
@@ -88,6 +87,11 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
         model = load_weights(arch, weights)
         model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
     return WidthsNetwork(model, base)
+
+
+def has_sizes(arch: Arch) -> TypeGuard[WidthsArch]:
+    """Whether an arch is a model at other channel sizes."""
+    return arch.family == WidthsArch.family
 
 
 def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork | None:

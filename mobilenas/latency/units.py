@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeGuard
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import check_between, check_choice
 from mobilenas.nn import ACTIVATIONS
 from mobilenas.nn.costs import output_side
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
 
@@ -159,6 +161,11 @@ def linear_unit(in_channels: int, out_channels: int, activation: str = "") -> Un
         out_channels=out_channels,
         activation=activation,
     )
+
+
+def has_units(arch: Arch) -> TypeGuard[MobileArch]:
+    """Whether a profile can have the times of all parts of a network."""
+    return family_of(arch).predicts_latency
 
 
 def arch_units(arch: MobileArch) -> list[Unit]:

@@ -3,7 +3,9 @@
 Counting rule: one multiply-add is one FLOP.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 BYTES_PER_VALUE = 4
 """Activations are counted as float32."""
@@ -44,6 +46,18 @@ def total(layers: list[LayerCost]) -> Costs:
         params=sum(layer.params for layer in layers),
         memory=max(layer.memory for layer in layers),
     )
+
+
+def alive_bytes(maps: Iterable[tuple[int, int, int]], steps: int) -> list[int]:
+    """Return the bytes of maps that are alive while each of `steps` runs.
+
+    A map is its bytes, the step that makes it and the last step that reads it.
+    """
+    changes = [0] * (steps + 1)
+    for size_bytes, first, last in maps:
+        changes[first] += size_bytes
+        changes[last + 1] -= size_bytes
+    return list(accumulate(changes))[:steps]
 
 
 def output_side(side: int, stride: int) -> int:

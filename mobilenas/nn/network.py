@@ -26,6 +26,13 @@ class Network(nn.Module):
     def start_epoch(self, share: float) -> None:
         """Hear before each epoch which share of the training is done, 0 to 1."""
 
+    def layer_of(self, module: str) -> str:
+        """Return the name among the layers that are counted that a module is a part of."""
+        if module == "classifier.0":
+            return "classifier.hidden"
+        parent, _, last = module.rpartition(".")
+        return parent if last.isdigit() else module
+
     def deployed_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters that are exported and counted."""
         hidden = set() if self.auxiliary is None else set(self.auxiliary.parameters())

@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto
 from mobilenas.core.errors import DataError, FileError, first_line
 from mobilenas.core.files import write_bytes
 from mobilenas.core.settings import counted
+from mobilenas.nn.costs import alive_bytes
 from mobilenas.onnx.classifier import FLOAT, Classifier
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import prepare
@@ -179,23 +180,19 @@ def _weight(node: NodeProto) -> str:
 
 
 def _peak_memory(path: Path, model: ModelProto) -> int:
-    """Most bytes alive at once; an elementwise operator writes over an input that dies there."""
+    """Maximum bytes alive at once; an elementwise operator overwrites an input that dies there."""
     nodes = model.graph.node
     sizes = _sizes(path, model)
     last = {name: place for place, node in enumerate(nodes) for name in node.input}
     last |= dict.fromkeys((value.name for value in model.graph.output), len(nodes))
     (image,) = model.graph.input
-    alive = {image.name: sizes[image.name]}
-    peak = sum(alive.values())
+    maps = [(sizes[image.name], 0, last.get(image.name, 0))]
     for place, node in enumerate(nodes):
-        dying = {name: alive[name] for name in node.input if name in alive and last[name] == place}
+        dying = {sizes[name] for name in node.input if name in sizes and last[name] == place}
         written = {name: sizes[name] for name in node.output if name in sizes}
-        before = sum(alive.values())
-        alive |= written
-        in_place = node.op_type in _IN_PLACE and set(written.values()) <= set(dying.values())
-        peak = max(peak, before if in_place else sum(alive.values()))
-        alive = {name: size for name, size in alive.items() if last.get(name, -1) > place}
-    return peak
+        in_place = node.op_type in _IN_PLACE and set(written.values()) <= dying
+        maps += [(size, place + in_place, last.get(name, place)) for name, size in written.items()]
+    return max(alive_bytes(maps, len(nodes) + 1))
 
 
 def _sizes(path: Path, model: ModelProto) -> dict[str, int]:

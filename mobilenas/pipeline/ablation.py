@@ -41,11 +41,7 @@ from mobilenas.report.ablation_table import over_seeds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.methods import PARTS, usual_epochs
-from mobilenas.spaces.base import AnyChoice
-from mobilenas.spaces.cell.arch import CellArch
-from mobilenas.spaces.cell.genotypes import format_genotype
-from mobilenas.spaces.cell.space import CellChoice, CellSpace
-from mobilenas.spaces.mobile.space import Choice
+from mobilenas.spaces.base import AnyChoice, Arch, family, family_of
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
 REQUEST_FILE = ABLATION.record
@@ -265,8 +261,8 @@ def _check_space(
 ) -> None:
     """Look whether the budgets can be kept; in cells by the final channels."""
     space = usable_space(settings, kind, latency)
-    if isinstance(space, CellSpace):
-        Budgets(replace(space, channels=2), request.budgets).check_reachable()
+    if with_channels := family_of(space).with_channels:
+        Budgets(with_channels(space, 2), request.budgets).check_reachable()
 
 
 def run_ablation(ablation: Ablation) -> dict[str, Any]:
@@ -290,7 +286,8 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
     found = search_stage(run) if arm.method else {}
     choice: Any = _found_choice(run) if arm.method else _drawn(run)
     arch = run.space.arch(choice)
-    if isinstance(arch, CellArch):
+    resizable = family_of(arch).with_channels is not None
+    if resizable:
         arch = widest(arch, ablation.request.budgets, f"{arm.name}, seed {seed}")
     folder, device = run.folder / "train", run.device
     trained = train(
@@ -316,16 +313,15 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
         "alarms": found.get("alarms", []),
         "seconds": {"search": sum(found.get("seconds", {}).values()), "train": trained.seconds},
     }
-    if isinstance(arch, CellArch):
-        entry |= {"genotype": format_genotype(arch.genotype), "channels": arch.channels}
+    if resizable:
+        entry |= family_of(arch).described(arch) | {"channels": entry["arch"]["channels"]}
     write_json(run.folder / ENTRY_FILE, entry)
 
 
 def _drawn(run: Run) -> AnyChoice:
     """Draw uniformly: in cells among all, in the mobile space among those of the budgets."""
     source = random.Random(f"random arm/{run.settings.seed}")
-    space = run.space
-    return space.random(source) if isinstance(space, CellSpace) else run.budgets.random(source)
+    return (run.space if family_of(run.space).with_channels else run.budgets).random(source)
 
 
 def _found_choice(run: Run) -> AnyChoice:
@@ -333,25 +329,27 @@ def _found_choice(run: Run) -> AnyChoice:
     return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
 
 
-def widest(arch: CellArch, budgets: Sequence[Budget], whose: str) -> CellArch:
+def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Any:
     """Return the network with the largest even number of first channels that keeps the budgets.
 
     BudgetError where none does; it names `whose` network it is, and the smallest cost.
     """
+    with_channels = family_of(arch).with_channels
+    assert with_channels is not None
 
     def over(half: int) -> list[Budget]:
-        exact = costs(replace(arch, channels=2 * half))
+        exact = costs(with_channels(arch, 2 * half))
         return [budget for budget in budgets if getattr(exact, budget.cost) > budget.limit]
 
     halves = range(1, _MOST_CHANNELS // 2 + 1)
     kept = bisect_left(halves, True, key=lambda half: bool(over(half)))
     if not kept:
-        budget, least = over(1)[0], costs(replace(arch, channels=2))
+        budget, least = over(1)[0], costs(with_channels(arch, 2))
         raise BudgetError(
             f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
             f"{format_cost(budget.cost, getattr(least, budget.cost))} {budget.cost}"
         )
-    return replace(arch, channels=2 * kept)
+    return with_channels(arch, 2 * kept)
 
 
 def _result(ablation: Ablation) -> dict[str, Any]:
@@ -374,7 +372,10 @@ def _result(ablation: Ablation) -> dict[str, Any]:
         "seeds": done,
         "seeds_asked": list(ablation.seeds),
         "control": control,
-        "arms": [_figures(arm, entries[arm.name], entries[control]) for arm in ablation.arms],
+        "arms": [
+            _figures(request.space, arm, entries[arm.name], entries[control])
+            for arm in ablation.arms
+        ],
         "request": to_plain(request),
         "counting_rule": COUNTING_RULE,
         "data": ablation.data.describe(),
@@ -383,14 +384,11 @@ def _result(ablation: Ablation) -> dict[str, Any]:
     }
 
 
-def _figures(arm: Arm, entries: Sequence[Any], control: Sequence[Any]) -> dict[str, Any]:
+def _figures(
+    space: str, arm: Arm, entries: Sequence[Any], control: Sequence[Any]
+) -> dict[str, Any]:
     """Return what ablation.json says of one arm."""
-    plain = [entry["choice"] for entry in entries]
-    choices = (
-        from_plain(list[CellChoice], plain, "choice")
-        if "genotype" in entries[0]
-        else from_plain(list[Choice], plain, "choice")
-    )
+    choices = [from_plain(family(space).choice, entry["choice"], "choice") for entry in entries]
     top1 = [[entry["top1"] for entry in both] for both in (entries, control)]
     try:
         figures = over_seeds(entries, choices)

@@ -19,7 +19,7 @@ from mobilenas.latency.confirm import confirm, is_here
 from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
-from mobilenas.latency.units import arch_units
+from mobilenas.latency.units import arch_units, has_units
 from mobilenas.onnx.export import Parity, check_parity, evaluate_onnx, export_onnx
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.mistakes import Mistakes, find_mistakes
@@ -30,8 +30,7 @@ from mobilenas.pipeline.quantization import Int8Settings, write_int8
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm
-from mobilenas.spaces.base import Arch, family_of
-from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
 
 _TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
@@ -213,24 +212,18 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
     """Every cost of an arch by the cost model; latency where a profile has its blocks."""
-    if run.latency is None or not family_of(arch).predicts_latency:
+    if run.latency is None or not has_units(arch):
         return asdict(costs(arch))
-    return asdict(costs(arch)) | {LATENCY: run.latency.arch(_timed(arch))}
-
-
-def _timed(arch: Arch) -> MobileArch:
-    """A profile holds blocks of the mobile space; a run over cells has none."""
-    assert isinstance(arch, MobileArch)
-    return arch
+    return asdict(costs(arch)) | {LATENCY: run.latency.arch(arch)}
 
 
 def predicted_ms(run: Run, arch: Arch) -> float | None:
     """Predicted latency; None without a profile, or where it lacks a block of the arch."""
-    if run.latency is None or not family_of(arch).predicts_latency:
+    if run.latency is None or not has_units(arch):
         return None
     profile, precision = run.latency.profile, run.latency.precision
-    lacking = profile.lacking(arch_units(_timed(arch)), precision)
-    return None if lacking else run.latency.arch(_timed(arch))
+    lacking = profile.lacking(arch_units(arch), precision)
+    return None if lacking else run.latency.arch(arch)
 
 
 def confirmation(run: Run) -> Confirm | None:
@@ -257,8 +250,7 @@ def confirmation(run: Run) -> Confirm | None:
 
 def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     """Return a network that has the speed of the arch's, trained or not."""
-    if family_of(arch).predicts_latency:
-        assert run.latency is not None
-        return functools.partial(arch_model, _timed(arch), run.latency.precision)
+    if has_units(arch):
+        return functools.partial(arch_model, arch, run.settings.precision)
     _export(run, arch, build(arch).eval(), path)
     return deployed(run, path)

@@ -3,12 +3,12 @@
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -51,6 +51,7 @@ from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train import Recipe
 
+_S = TypeVar("_S")
 RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
 COMPARE_FILE = "compare.json"
@@ -265,20 +266,30 @@ def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None
 
 def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
     """Return the space for a job's budgets and images."""
-    if settings.widths is None and settings.space != "cell":
-        return space_for(
-            settings.budgets,
-            latency,
-            image_size=data.image_size,
-            classes=len(data.classes),
-            in_channels=data.channels,
-            activation=settings.activation,
-            squeeze=settings.squeeze,
-            extra_depthwise=settings.extra_depthwise,
-        )
-    make = _cell_space if settings.widths is None else _widths_space
+    if settings.widths is not None:
+        space = _hinting(_widths_space, settings, data)
+        check_base(space.base, start_network(space.base, settings.widths.weights))
+        return space
+    if settings.space == CellSpace.family:
+        return _hinting(_cell_space, settings, data)
+    return space_for(
+        settings.budgets,
+        latency,
+        image_size=data.image_size,
+        classes=len(data.classes),
+        in_channels=data.channels,
+        activation=settings.activation,
+        squeeze=settings.squeeze,
+        extra_depthwise=settings.extra_depthwise,
+    )
+
+
+def _hinting(
+    make: Callable[[RunSettings, ImageKind, int], _S], settings: RunSettings, data: ImageKind
+) -> _S:
+    """Return what `make` does; an UnreachableError names a smaller side that would do."""
     try:
-        space = make(settings, data, data.image_size)
+        return make(settings, data, data.image_size)
     except UnreachableError as error:
 
         def kept(side: int) -> bool:
@@ -289,10 +300,6 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
             return True
 
         raise with_smaller_side(error, data.image_size, kept) from error
-    if settings.widths is not None:
-        assert isinstance(space, WidthsSpace)
-        check_base(space.base, start_network(space.base, settings.widths.weights))
-    return space
 
 
 def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> CellSpace:

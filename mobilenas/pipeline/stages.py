@@ -10,7 +10,7 @@ from typing import Any
 
 from mobilenas.baselines.chance import FLAG, beats_chance_on_test, chance_alarms
 from mobilenas.baselines.networks import Contender, Opponents
-from mobilenas.channels.start import kept_network
+from mobilenas.channels.start import has_sizes, kept_network
 from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
 from mobilenas.core.records import TrainRecord, read_object
@@ -51,7 +51,6 @@ from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
 from mobilenas.search import FINALISTS, inherited_network, search
 from mobilenas.spaces.base import Arch, family_of
-from mobilenas.spaces.channels.space import WidthsArch
 from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, load_weights, train
 
@@ -430,6 +429,6 @@ def _top1(run: Run, file: Path) -> float:
 
 def _given_network(run: Run, arch: Arch) -> Network | None:
     """Return what sizes of a model that came with weights start from; None: from scratch."""
-    if run.settings.widths is None or not isinstance(arch, WidthsArch):
+    if run.settings.widths is None or not has_sizes(arch):
         return None
     return kept_network(arch, run.settings.widths)

@@ -7,12 +7,11 @@ from typing import Any
 from mobilenas.baselines.paired import spread, told
 from mobilenas.core.settings import format_count
 from mobilenas.search.diagnostics import agreement
-from mobilenas.spaces.cell.space import CellChoice
-from mobilenas.spaces.mobile.space import Choice
+from mobilenas.spaces.base import AnyChoice
 
 
 def over_seeds(
-    entries: Sequence[Mapping[str, Any]], choices: Sequence[CellChoice] | Sequence[Choice]
+    entries: Sequence[Mapping[str, Any]], choices: Sequence[AnyChoice]
 ) -> dict[str, Any]:
     """Return mean and sample standard deviation of an arm's figures, and the agreement."""
 

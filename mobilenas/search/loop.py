@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,10 +18,7 @@ from mobilenas.nn.weights import lay_out
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.unrolled import unrolled_gradients
-from mobilenas.spaces.base import searchable
-from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import Choice, MobileSpace
-from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.spaces.base import AnyChoice, searchable
 from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
 
@@ -45,7 +43,7 @@ class Searcher:
     ) -> None:
         self.budgets, self.data, self.settings = budgets, data, settings
         self.space = budgets.space
-        search = searchable(self.space)
+        self.searchable = search = searchable(self.space)
         self.seed, self.device = seed, device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -139,8 +137,8 @@ class Searcher:
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
         """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
-        if self.settings.paths == "single" and isinstance(self.net, SuperNetwork):
-            logits = self.net.run(x, self._draw(epoch))
+        if self.settings.paths == "single" and self.searchable.draws:
+            logits = self.alphas.alone(self.net, self._draw(epoch))(x)
         else:
             with torch.no_grad():
                 p = self.relaxation(self._gumbel)
@@ -160,14 +158,12 @@ class Searcher:
             return self.alphas.soft(tau)
         return self.alphas.gumbel(tau, generator, hard=self.settings.paths == "single")
 
-    def _draw(self, epoch: int) -> Choice:
+    def _draw(self, epoch: int) -> AnyChoice:
         """Draw a network to train, not far over the budget: such ones teach little."""
-        alphas, space = self.alphas, self.space
-        assert isinstance(alphas, Alphas)
-        assert isinstance(space, MobileSpace)
-        warm = epoch >= self.settings.warmup
-        for _ in range(_TRIES):
-            choice = alphas.draw(self._choices, 1.0) if warm else space.random(self._choices)
+        drawn = iter(lambda: self.space.random(self._choices), None)
+        if self.searchable.draws and epoch >= self.settings.warmup:
+            drawn = self.searchable.draws(self.alphas, self._choices)
+        for choice in islice(drawn, _TRIES):
             if self.budgets.load(choice) <= _WIDEST_LOAD:
                 break
         return choice

@@ -31,11 +31,13 @@ from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.watch import Watch
-from mobilenas.spaces.base import AnyChoice, Arch, SearchedSpace, family_of
-from mobilenas.spaces.mobile.inherit import inherited
-from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import Choice, MobileSpace
-from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.spaces.base import (
+    AnyChoice,
+    Arch,
+    SearchedSpace,
+    family_of,
+    searchable,
+)
 from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.train import Recipe
 
@@ -93,14 +95,14 @@ def search(
 
     `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
-    `confirm` measures the latencies of archs, where that can be done here. With `inherit`, which is
-    for the mobile space, finalists start from the supernet's weights.
+    `confirm` measures the latencies of archs, where that can be done here. With `inherit` finalists
+    start from the supernet's weights; MobileNASError where the space's family has no such networks.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     if settings.warmup >= settings.epochs:
-        mobile = isinstance(searcher.alphas, Alphas) and finalists.count > 1
+        drawn = searcher.searchable.draws is not None and finalists.count > 1
         decides = _PRIOR_DECIDES if prior_has_say(settings, budgets) else _RANDOM_ONES
-        reporter.say(_ALL_WARMUP.format(decides * mobile))
+        reporter.say(_ALL_WARMUP.format(decides * drawn))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(record["seconds"] for record in log))}
@@ -178,13 +180,19 @@ def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Net
     Two that are the same arch start alike, as `found_choice` has it: their training is one.
     """
     archs = [searcher.space.arch(choice) for choice in choices]
+    inherited = _inheriting(searcher.space)
 
     def start(arch: Arch) -> Network:
-        net, choice = searcher.net, choices[archs.index(arch)]
-        assert isinstance(net, SuperNetwork) and isinstance(choice, Choice)
-        return inherited(net, choice, searcher.seed)
+        return inherited(searcher.net, choices[archs.index(arch)], searcher.seed)
 
     return start
+
+
+def _inheriting(space: SearchedSpace) -> Callable[[Any, AnyChoice, int], Network]:
+    inherited = searchable(space).inherited
+    if inherited is None:
+        raise MobileNASError(f"networks of a {space.family} space cannot inherit weights")
+    return inherited
 
 
 def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
@@ -198,16 +206,15 @@ def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
 
 
 def inherited_network(
-    folder: Path, space: MobileSpace, sampler: SamplerSettings, arch: Arch, seed: int
+    folder: Path, space: SearchedSpace, sampler: SamplerSettings, arch: Arch, seed: int
 ) -> Network:
-    """Return the network of `arch`, which the search in `folder` found, as `inherited` makes it."""
-    path = folder / _CHECKPOINT
+    """Return the network of `arch`, searched in `folder`, with its weights from the supernet."""
+    path, inherited = folder / _CHECKPOINT, _inheriting(space)
     choice, state = found_choice(folder, space, arch), load_checkpoint(path)
-    assert isinstance(choice, Choice)
     if state is None:
         raise FileError(f"{path} does not exist; the network was to start from its weights")
     with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
-        net = SuperNetwork(space, sampler)
+        net = searchable(space).supernet(space, sampler)
     with restoring(path):
         net.load_state_dict(state["searcher"]["net"])
     return inherited(net, choice, seed)

@@ -8,7 +8,6 @@ from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
 from mobilenas.search.loop import Searcher
-from mobilenas.spaces.cell.space import CellSpace
 
 
 class Watch:
@@ -42,17 +41,12 @@ class Watch:
         searcher = self.searcher
         s = searcher.settings
         presses = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
-        space, skips, kept, utilization = searcher.space, 0, 0, None
-        if isinstance(space, CellSpace):
-            skips = record["skips"]["normal"]
-            kept = sum(min(space.edges.kept, len(group)) for group in space.groups())
-        elif s.constraint != PENALTY:
-            utilization = record["utilization"]
+        kept = searcher.space.kept_edges
         return Signals(
             epoch=record["epoch"],
-            skips=skips,
+            skips=record["skips"]["normal"] if kept else 0,
             kept=kept,
-            utilization=utilization,
+            utilization=None if kept or s.constraint == PENALTY else record["utilization"],
             entropy=record["uncertainty"],
             entropy_wanted=presses,
             gap_points=record["gap_estimate"],

@@ -69,6 +69,13 @@ class Space(Protocol):
 class SearchedSpace(Space, Protocol):
     """A space that a supernet has the networks of."""
 
+    @property
+    def kept_edges(self) -> int:
+        """Edges that a network keeps in its normal cell; 0 in a chain."""
+
+    def skips(self, choice: AnyChoice) -> dict[str, int]:
+        """Return how many skip connections or missing blocks a network has, by part."""
+
     def is_legal(self, choice: AnyChoice) -> bool:
         """Whether a choice is one of this space."""
 
@@ -123,13 +130,13 @@ class ArchParameters(Protocol):
 
 
 class Program(Protocol):
-    """Discretization: which networks under the budgets are the likeliest by the alphas."""
+    """Discretization: the most probable networks by the alphas that keep the budgets."""
 
     def best(self) -> AnyChoice:
-        """Return the likeliest; BudgetError if no network keeps the budgets."""
+        """Return the most probable one; BudgetError if no network keeps the budgets."""
 
-    def solve(self, *, unlike: Sequence[AnyChoice] = ()) -> AnyChoice | None:
-        """Return the likeliest that is unlike the others, or None."""
+    def solve(self, *, exclude: Sequence[AnyChoice] = ()) -> AnyChoice | None:
+        """Return the most probable one that differs enough from the others, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +149,12 @@ class Searchable:
     """Of a space, with `none` and `edge_weights` (cells only)."""
     program: Callable[[Any, Mapping[str, Tensor]], Program]
     """Of the budgets and the alphas' scores."""
+    draws: Callable[[Any, random.Random], Iterator[AnyChoice]] | None = None
+    """Of the alphas: choices by their probabilities, without end. None: the supernet cannot run one
+    network at that network's own cost, and candidates are the most probable networks.
+    """
+    inherited: Callable[[Any, AnyChoice, int], Network] | None = None
+    """Of a supernet, a choice and a seed: the network with its weights from the supernet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +189,8 @@ class Family:
     """Whether the budgets size the space, so that its largest network uses them."""
     predicts_latency: bool = False
     """Whether a profile can have the times of all parts of a network."""
+    with_channels: Callable[[Any, int], Any] | None = None
+    """Of an arch or a space: the same with other first channels; None where they are decisions."""
     scaled: bool = False
     """Whether a choice is scaled to the budgets, not drawn until it keeps them; then latency is
     measured, not predicted.

@@ -24,8 +24,7 @@ from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
 from mobilenas.nn.network import Network
 from mobilenas.nn.weights import load_into
-from mobilenas.spaces.base import Arch
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import build
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.trainer import Trainer
@@ -157,7 +156,7 @@ def _identity(
         "data": data.fingerprint,
     }
     # where channel sizes start follows from their run, and their files have never said it
-    if network is not None and not isinstance(arch, WidthsArch):
+    if network is not None and family_of(arch).search:
         identity["start"] = "given"
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain

@@ -173,7 +173,7 @@ def test_discretization_keeps_the_budget_and_has_a_second_best(name: str, seed: 
     assert search is not None
     program = search.program(budgets, relaxed(name, seed).scores())
     best = program.best()
-    second = program.solve(unlike=[best])
+    second = program.solve(exclude=[best])
     assert second != best
     for choice in (best, second):
         assert SPACES[name].is_legal(choice)

@@ -8,7 +8,7 @@ memory counts in the row before.
 
 from dataclasses import dataclass, replace
 
-from mobilenas.nn.costs import BYTES_PER_VALUE, Costs, LayerCost, output_side, total
+from mobilenas.nn.costs import BYTES_PER_VALUE, Costs, LayerCost, alive_bytes, output_side, total
 from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
 
 
@@ -126,13 +126,11 @@ class _Tape:
 
     def layers(self) -> list[LayerCost]:
         """Rows of the steps with weights."""
-        last_reads = {
-            read: number for number, step in enumerate(self._steps) for read in step.reads
-        }
+        count = len(self._steps)
+        last = {read: number for number, step in enumerate(self._steps) for read in step.reads}
+        maps = ((s.size_bytes, n, last.get(n, count - 1)) for n, s in enumerate(self._steps))
         rows: list[LayerCost] = []
-        alive = 0
-        for number, step in enumerate(self._steps):
-            alive += step.size_bytes
+        for step, alive in zip(self._steps, alive_bytes(maps, count), strict=True):
             if step.name:
                 row = LayerCost(
                     name=step.name,
@@ -144,8 +142,6 @@ class _Tape:
                 rows.append(row)
             elif rows:
                 rows[-1] = replace(rows[-1], memory=max(rows[-1].memory, alive))
-            done = {read for read in step.reads if last_reads[read] == number}
-            alive -= sum(self._steps[read].size_bytes for read in done)
         return rows
 
 

@@ -1,5 +1,6 @@
 """The cell family, registered."""
 
+from dataclasses import replace
 from typing import Any
 
 from mobilenas.core.errors import BudgetError
@@ -45,5 +46,6 @@ register(
         search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),
         described=lambda arch: {"genotype": format_genotype(arch.genotype)},
         needs_budget=False,
+        with_channels=lambda thing, channels: replace(thing, channels=channels),
     )
 )

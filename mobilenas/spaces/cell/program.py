@@ -8,34 +8,30 @@ with 2 edges a node, the optimum is what DARTS derives (Liu et al. 2019, section
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 from torch import Tensor
 
-from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.spaces.cell.arch import INPUTS
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice
-
-_SECONDS = 20.0
-_MOST_REJECTED = 20
-
-_Row = tuple[dict[int, float], float, float]  # coefficients by variable, least, most
+from mobilenas.spaces.program import BudgetProgram, Row
 
 
-class CellProgram:
-    """The program for one cell space, one set of scores and all budgets."""
+class CellProgram(BudgetProgram[CellChoice]):
+    """The program for one cell space, one set of scores and all budgets.
+
+    Choices differ in an edge that only one of them keeps, or that has another operation.
+    """
+
+    continuous = ("reads", "node", "pair")
+    decisive = ("edge",)
+    distance = 2
+    gap = 0.0
 
     def __init__(self, budgets: Budgets, scores: Mapping[str, Tensor]) -> None:
-        self.budgets, self.space = budgets, budgets.space
+        super().__init__(budgets)
         self.scores = {kind: scores[kind].tolist() for kind in KINDS}
-        self.keys: list[tuple[Any, ...]] = []
-        self.index: dict[tuple[Any, ...], int] = {}
-        self.objective: list[float] = []
-        self.rows: list[_Row] = []
         for kind in KINDS:
             self._add_edges(kind)
             self._add_reads(kind)
@@ -44,12 +40,6 @@ class CellProgram:
         if self.budgets.budgets:
             self._add_pairs()
             self._add_budgets()
-
-    def _variable(self, *key: Any, score: float = 0.0) -> int:
-        self.index[key] = len(self.keys)
-        self.keys.append(key)
-        self.objective.append(score)
-        return self.index[key]
 
     def _kept(self, kind: str, edges: Sequence[int]) -> dict[int, float]:
         """Return a row that counts how many of the edges are kept."""
@@ -130,36 +120,7 @@ class CellProgram:
         limit = budget.limit
         return {n: cost / limit for n, cost in costs.items() if cost}, fixed / limit
 
-    def solve(self, *, unlike: Sequence[CellChoice] = (), distance: int = 2) -> CellChoice | None:
-        """Return the best choice, or None.
-
-        It differs from each of `unlike` in `distance` edges or more: kept in one choice only, or
-        with another operation.
-        """
-        rows = [*self.rows, *(self._unlike(other, distance) for other in unlike)]
-        for _ in range(_MOST_REJECTED):
-            solution = self._solve(rows)
-            if solution is None:
-                return None
-            chosen = [
-                n for n in np.flatnonzero(solution > 0.5).tolist() if self.keys[n][0] == "edge"
-            ]
-            choice = self._choice(chosen)
-            # the solver keeps a limit to 1e-6 of it only: the exact cost decides
-            if self.budgets.fits(choice):
-                return choice
-            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
-        return None
-
-    def best(self) -> CellChoice:
-        """Return the best choice; BudgetError where no network keeps the budgets."""
-        self.budgets.check_reachable()
-        choice = self.solve()
-        if choice is None:
-            raise BudgetError(f"no network of the space {self.budgets.wanted()}")
-        return choice
-
-    def _unlike(self, other: CellChoice, distance: int) -> _Row:
+    def _differs(self, other: CellChoice, distance: int) -> Row:
         row: dict[int, float] = {}
         same = 0  # edges that `other` keeps: each differs unless its operation is chosen again
         for kind in KINDS:
@@ -170,21 +131,6 @@ class CellProgram:
                     row[self.index["edge", kind, e, pick]] = -1.0
                     same += 1
         return row, distance - same, np.inf
-
-    def _solve(self, rows: Sequence[_Row]) -> np.ndarray | None:
-        places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]
-        r, c, v = (np.array(column) for column in zip(*places, strict=True))
-        matrix = coo_array((v, (r, c)), shape=(len(rows), len(self.keys))).tocsr()
-        result = milp(
-            -np.array(self.objective),
-            integrality=np.array([key[0] in ("edge", "used") for key in self.keys], np.uint8),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(
-                matrix, [row[1] for row in rows], [row[2] for row in rows]
-            ),
-            options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
-        )
-        return None if result.x is None else np.asarray(result.x)
 
     def _choice(self, chosen: Sequence[int]) -> CellChoice:
         picks = {kind: [LEFT_OUT] * len(self.space.wires) for kind in KINDS}

@@ -170,6 +170,11 @@ class CellSpace:
             for node in range(self.nodes)
         ]
 
+    @property
+    def kept_edges(self) -> int:
+        """Edges that each cell of a network keeps."""
+        return sum(min(self.edges.kept, len(group)) for group in self._groups)
+
     def groups(self) -> list[list[int]]:
         """Return the edges that compete: one list for every node, or one for the whole cell.
 

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from mobilenas.channel_graph.tracing import BATCH, Traced, trace
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.projection import Sizes
-from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost
+from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes
 from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
 
 WIDTHS_COSTS = ("flops", "params")
@@ -122,12 +122,8 @@ def _alive(traced: Traced) -> list[int]:
     for node in nodes:
         buffers[node] = _buffer(traced, node, buffers)
     last = {buffers[source]: place for place, node in enumerate(nodes) for source in _maps(node)}
-    first = {buffer: nodes.index(buffer) for buffer in last}
-    sizes = {buffer: _size_bytes(traced.results[buffer]) for buffer in last}
-    return [
-        sum(size for buffer, size in sizes.items() if first[buffer] <= place <= last[buffer])
-        for place in range(len(nodes))
-    ]
+    maps = ((_size_bytes(traced.results[b]), nodes.index(b), end) for b, end in last.items())
+    return alive_bytes(maps, len(nodes))
 
 
 def _maps(node: fx.Node) -> list[fx.Node]:

@@ -17,6 +17,7 @@ from mobilenas.core.settings import check_between, counted, from_plain
 from mobilenas.cost.projection import ALIGNED, SizeRange, Sizes
 from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
+from mobilenas.spaces.base import Arch
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.mobile.arch import MobileArch
@@ -55,14 +56,18 @@ class Base:
         check_between(self, "classes", 1, 65536)
 
     @classmethod
-    def of(cls, arch: MobileArch | CellArch) -> "Base":
-        """Return the base that a network of another space is."""
+    def of(cls, arch: Arch) -> "Base":
+        """Return the base that a network of another space is; MobileNASError for one of this."""
+        if arch.family not in _INNER:
+            raise MobileNASError(
+                "it holds channel sizes of another model; search them anew from that model"
+            )
+        inner: dict[str, Any] = {arch.family: arch}
         return cls(
             image_size=arch.image_size,
             in_channels=arch.in_channels,
             classes=arch.classes,
-            mobile=arch if isinstance(arch, MobileArch) else None,
-            cell=arch if isinstance(arch, CellArch) else None,
+            **inner,
         )
 
     def __str__(self) -> str:
@@ -222,6 +227,10 @@ class WidthsNetwork(Network):
     def of(cls, arch: WidthsArch) -> "WidthsNetwork":
         """Build the model and resize it."""
         return cls(arch.base.resized(arch.sizes), arch.base)
+
+    def layer_of(self, module: str) -> str:
+        """Return the module's own name in the model."""
+        return module.removeprefix("model.")
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, side, side] -> logits [N, classes]."""

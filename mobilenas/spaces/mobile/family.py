@@ -1,5 +1,6 @@
 """The mobile family, registered."""
 
+from functools import partial
 from typing import Any
 
 from mobilenas.core.errors import BudgetError
@@ -9,6 +10,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.mobile.cost_models import CostModel
 from mobilenas.spaces.mobile.costs import layer_costs
+from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
@@ -52,7 +54,13 @@ register(
         rough_size=_rough_size,
         costs=COSTS,
         table=_table,
-        search=Searchable(supernet=SuperNetwork, alphas=_alphas, program=ArchProgram),
+        search=Searchable(
+            supernet=SuperNetwork,
+            alphas=_alphas,
+            program=ArchProgram,
+            draws=partial(Alphas.draws, tau=1.0),
+            inherited=inherited,
+        ),
         sized=True,
         predicts_latency=True,
     )

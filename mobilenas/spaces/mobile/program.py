@@ -13,48 +13,40 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 from torch import Tensor
 
-from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
 from mobilenas.spaces.mobile.relaxation import choice_of
-from mobilenas.spaces.mobile.space import Choice
-from mobilenas.spaces.mobile.table import DECISIONS
+from mobilenas.spaces.mobile.space import DECISIONS, Choice
+from mobilenas.spaces.program import BudgetProgram, Row
 
-_SECONDS = 20.0
-_GAP = 1e-4
-_MOST_REJECTED = 20
 _OPERATIONS = ("expansion", "kernel", "squeeze", "start")
 
 
-class ArchProgram:
-    """The program for one space, one set of scores and all budgets."""
+class ArchProgram(BudgetProgram[Choice]):
+    """The program for one space, one set of scores and all budgets; choices differ in slots."""
+
+    continuous = ("pair",)
+    decisive = ("block", "out")
+    distance = 3
+    gap = 1e-4
 
     def __init__(self, budgets: Budgets, log_probabilities: Mapping[str, Tensor]) -> None:
-        self.budgets, self.space = budgets, budgets.space
+        super().__init__(budgets)
         self.scores = {
             name: (log_probabilities[name] - log_probabilities[name].amax(-1, keepdim=True)).numpy()
             for name in DECISIONS
         }
-        self.keys: list[tuple[Any, ...]] = []
-        self.objective: list[float] = []
-        self.costs: dict[str, list[float]] = {b.cost: [] for b in budgets.budgets}
-        self.index: dict[tuple[Any, ...], int] = {}
-        self.rows: list[tuple[dict[int, float], float, float]] = []
+        self.costs: dict[str, dict[int, float]] = {b.cost: {} for b in budgets.budgets}
         self._add_widths()
         self._add_slots()
         self._add_budgets()
 
-    def _variable(self, key: tuple[Any, ...], score: float, costs: Mapping[str, float]) -> int:
-        self.index[key] = len(self.keys)
-        self.keys.append(key)
-        self.objective.append(score)
-        for name, column in self.costs.items():
-            column.append(costs.get(name, 0.0))
-        return self.index[key]
+    def _costed(self, costs: Mapping[str, float], *key: Any, score: float) -> int:
+        number = self._variable(*key, score=score)
+        for name, cost in costs.items():
+            self.costs[name][number] = cost
+        return number
 
     def _add_widths(self) -> None:
         last = len(self.space.stages) - 1
@@ -67,8 +59,8 @@ class ArchProgram:
                     for name in self.costs
                     if number == last and not self.budgets.tables[name].is_peak
                 }
-                key = ("width", number, w)
-                row[self._variable(key, float(self.scores["width"][number, w]), head)] = 1.0
+                score = float(self.scores["width"][number, w])
+                row[self._costed(head, "width", number, w, score=score)] = 1.0
             self.rows.append((row, 1, 1))
             if number:
                 self._add_pairs(number)
@@ -76,7 +68,7 @@ class ArchProgram:
     def _add_pairs(self, number: int) -> None:
         before, here = (range(len(self.space.stages[n].widths)) for n in (number - 1, number))
         for a, b in product(before, here):
-            self._variable(("pair", number, a, b), 0.0, {})
+            self._variable("pair", number, a, b)
         for a in before:
             row = {self.index["pair", number, a, b]: 1.0 for b in here}
             self.rows.append((row | {self.index["width", number - 1, a]: -1.0}, 0, 0))
@@ -95,7 +87,7 @@ class ArchProgram:
                 ]
                 row = {self._option(number, i, o, *rest): 1.0 for rest in options}
                 if not slot.first:
-                    row[self._variable(("out", number, o), float(keep[0]), {})] = 1.0
+                    row[self._variable("out", number, o, score=float(keep[0]))] = 1.0
                 owner = ("pair", slot.stage, i, o) if slot.first and slot.stage else None
                 owner_index = self.index[owner or ("width", slot.stage, o)]
                 self.rows.append((row | {owner_index: -1.0}, 0, 0))
@@ -121,13 +113,13 @@ class ArchProgram:
             name: float(self.budgets.tables[name].slots[number, i, o, e, k, q, d])
             for name in self.costs
         }
-        return self._variable(("block", number, i, o, e, k, q, d), float(score), costs)
+        return self._costed(costs, "block", number, i, o, e, k, q, d, score=float(score))
 
     def _add_budgets(self) -> None:
         floors: list[int] = []
         for budget in self.budgets.budgets:
             # this budget counts as used only if the floor of it is
-            used = self._variable(("used", budget.cost), 0.0, {})
+            used = self._variable("used", budget.cost)
             floors.append(used)
             if self.budgets.tables[budget.cost].is_peak:
                 self._add_peak(budget, used)
@@ -136,15 +128,14 @@ class ArchProgram:
         self.rows.append((dict.fromkeys(floors, 1.0), 1, np.inf))
 
     def _add_sum(self, budget: Budget, used: int) -> None:
-        column = self.costs[budget.cost]
-        row = {n: cost / budget.limit for n, cost in enumerate(column) if cost}
+        row = {n: cost / budget.limit for n, cost in self.costs[budget.cost].items() if cost}
         fixed = self.budgets.tables[budget.cost].stem / budget.limit
         self.rows.append((row, -np.inf, 1 - fixed))
         self.rows.append((row | {used: -self.budgets.floor}, -fixed, np.inf))
 
     def _add_peak(self, budget: Budget, used: int) -> None:
         table, last = self.budgets.tables[budget.cost], len(self.space.stages) - 1
-        loads = {n: cost / budget.limit for n, cost in enumerate(self.costs[budget.cost]) if cost}
+        loads = {n: cost / budget.limit for n, cost in self.costs[budget.cost].items() if cost}
         for w, cost in enumerate(table.head.tolist()):
             loads[self.index["width", last, w]] = cost / budget.limit
         over = {n: 1.0 for n, load in loads.items() if load > 1}
@@ -154,35 +145,9 @@ class ArchProgram:
             near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
             self.rows.append((near | {used: 1.0}, -np.inf, 0))
 
-    def solve(self, *, unlike: Sequence[Choice] = (), distance: int = 3) -> Choice | None:
-        """Return the best choice that is unlike the others in `distance` slots or more, or None."""
-        rows = list(self.rows)
-        for other in unlike:
-            places = self._places(other)
-            rows.append((dict.fromkeys(places, 1.0), 0, len(places) - distance))
-        for _ in range(_MOST_REJECTED):
-            solution = self._solve(rows)
-            if solution is None:
-                return None
-            chosen = [
-                n
-                for n in np.flatnonzero(solution > 0.5).tolist()
-                if self.keys[n][0] in ("block", "out")
-            ]
-            choice = self._choice(chosen)
-            # the solver keeps a limit to 1e-6 of it only: the exact cost decides
-            if self.budgets.fits(choice):
-                return choice
-            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
-        return None
-
-    def best(self) -> Choice:
-        """Return the best choice; BudgetError where no network keeps the budgets."""
-        self.budgets.check_reachable()
-        choice = self.solve()
-        if choice is None:
-            raise BudgetError(f"no network of the space {self.budgets.wanted()}")
-        return choice
+    def _differs(self, other: Choice, distance: int) -> Row:
+        places = self._places(other)
+        return dict.fromkeys(places, 1.0), 0, len(places) - distance
 
     def _places(self, choice: Choice) -> list[int]:
         """Return the variables that a choice sets, one for every slot."""
@@ -195,22 +160,6 @@ class ArchProgram:
             kept = ("block", number, into, out, *operation, start)
             places.append(self.index[kept if choice.keep[number] else ("out", number, out)])
         return places
-
-    def _solve(self, rows: Sequence[tuple[dict[int, float], float, float]]) -> np.ndarray | None:
-        places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]
-        r, c, v = (np.array(column) for column in zip(*places, strict=True))
-        matrix = coo_array((v, (r, c)), shape=(len(rows), len(self.keys))).tocsr()
-        integral = np.array([key[0] != "pair" for key in self.keys], dtype=np.uint8)
-        result = milp(
-            -np.array(self.objective),
-            integrality=integral,
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(
-                matrix, [row[1] for row in rows], [row[2] for row in rows]
-            ),
-            options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
-        )
-        return None if result.x is None else np.asarray(result.x)
 
     def _choice(self, chosen: Sequence[int]) -> Choice:
         slots = self.space.slots
@@ -225,13 +174,3 @@ class ArchProgram:
                 for name, pick in zip(_OPERATIONS, rest[2:], strict=True):
                     picks[name][number] = pick
         return choice_of(picks | {"width": width})
-
-
-def perturbed(
-    log_probabilities: Mapping[str, Tensor], generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Return log probabilities with Gumbel noise: the largest of a row is a draw from it."""
-    return {
-        name: rows - torch.empty_like(rows).exponential_(generator=generator).log()
-        for name, rows in log_probabilities.items()
-    }

@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.space import DECISIONS, Choice, MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.spaces.mobile.table import DECISIONS, Probabilities
+from mobilenas.spaces.mobile.table import Probabilities
 
 # finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100
 _NEVER = -1e5
@@ -69,12 +69,8 @@ class Alphas(nn.Module):
             rows[name] = soft
         return Probabilities(**rows)
 
-    def draw(self, source: random.Random, tau: float) -> Choice:
-        """Draw one option for every decision from softmax(alpha / tau)."""
-        return next(self.draws(source, tau))
-
     def draws(self, source: random.Random, tau: float) -> Iterator[Choice]:
-        """Draw without end, from the alphas as they are now."""
+        """Draw choices from softmax(alpha / tau) without end, from the alphas as they are now."""
         soft = self.soft(tau)
         p = {name: soft[name].tolist() for name in DECISIONS}
         while True:

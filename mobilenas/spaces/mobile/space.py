@@ -5,7 +5,7 @@ Every block chooses its operations, every stage its width.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, median
@@ -19,6 +19,9 @@ from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
 
 _Index = Annotated[int, Meta(ge=0, le=63)]
+
+DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
+"""Of a `Choice`: `width` per stage, the others per slot."""
 
 POLICIES = ("searched", "on", "off")
 """Of a part that a block can do without."""
@@ -42,6 +45,7 @@ _START_KERNEL = 3
 _SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
 _LEAST_SHARE = 0.01
 _FULL_LOAD = 2.0
+_MOST_CHANGES = 3
 _LATE_BELOW = 64
 """Side from which on the stem always halves the image."""
 _NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
@@ -232,13 +236,46 @@ class MobileSpace:
             head=self.head,
         )
 
+    @property
+    def kept_edges(self) -> int:
+        """No edges: the networks are chains."""
+        return 0
+
+    def mutated(self, choice: Choice, source: random.Random) -> Choice:
+        """Return a choice with one to three decisions drawn again."""
+        fresh, changes = self.random(source), dict[str, Any]()
+        for _ in range(source.randint(1, _MOST_CHANGES)):
+            name = source.choice(DECISIONS)
+            row = list(changes.get(name, getattr(choice, name)))
+            place = source.randrange(len(row))
+            row[place] = getattr(fresh, name)[place]
+            changes[name] = tuple(row)
+        return replace(choice, **changes)
+
+    def distance(self, one: Choice, other: Choice) -> int:
+        """Return in how many slots two networks differ."""
+        return sum(self._in_slot(one, n) != self._in_slot(other, n) for n in range(len(self.slots)))
+
+    def _in_slot(self, choice: Choice, number: int) -> tuple[int, ...] | None:
+        """Return the options that a slot's block has, None where it is left out."""
+        if not choice.keep[number]:
+            return None
+        slot, expansion = self.slots[number], choice.expansion[number]
+        return (
+            choice.width[slot.stage],
+            choice.kernel[number],
+            expansion,
+            choice.squeeze[number],
+            slot.start_of(expansion, choice.start[number]),
+        )
+
     def skips(self, choice: Choice) -> dict[str, int]:
         """Return how many blocks are left out."""
         return {"blocks": choice.keep.count(False)}
 
     def is_legal(self, choice: Choice) -> bool:
         """Whether a choice has one option for every decision, and every stage its first block."""
-        for name in ("width", "kernel", "expansion", "squeeze", "start", "keep"):
+        for name in DECISIONS:
             picks, largest = getattr(choice, name), getattr(self.largest(), name)
             if len(picks) != len(largest):
                 return False

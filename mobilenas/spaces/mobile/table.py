@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mobilenas.nn.costs import output_side
 from mobilenas.spaces.mobile.cost_models import CostModel, Counted
-from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.space import DECISIONS, Choice, MobileSpace
 
 _UNUSABLE = 10.0
 """What an option that the device cannot run is expected to cost, in dearest options."""
@@ -42,9 +42,6 @@ class Probabilities:
         """Return the distribution of one kind of decision."""
         value: Tensor = getattr(self, name)
         return value
-
-
-DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
 
 
 class CostTable:

@@ -140,7 +140,7 @@ def test_further_optima_come_in_order_and_differ(target: str, nodes: int, distan
     fitting = ranked(rows, list(filter(budgets.fits, every_choice(here))))
     for _ in range(4):
         far = (c for c in fitting if all(difference(c, other) >= distance for other in found))
-        expected, choice = next(far, None), program.solve(unlike=found, distance=distance)
+        expected, choice = next(far, None), program.solve(exclude=found, distance=distance)
         assert choice == expected
         if choice is None:
             break
@@ -155,7 +155,7 @@ def test_solutions_of_a_whole_space_fit_both_budgets(target: str) -> None:
         budgets, rows = limits(here, ("flops", "params"), seed), scores(here, seed)
         program = CellProgram(budgets, rows)
         first = program.best()
-        second = program.solve(unlike=[first])
+        second = program.solve(exclude=[first])
         assert budgets.fits(first)
         assert here.is_legal(first)
         if second is not None:

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import Budget, Budgets
-from mobilenas.spaces.mobile.program import ArchProgram, perturbed
+from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace, template
 from mobilenas.spaces.mobile.table import DECISIONS
+from mobilenas.spaces.program import perturbed
 
 COSTS = [("flops",), ("flops", "params"), ("flops", "memory"), ("memory",), ("params", "memory")]
 
@@ -38,7 +39,7 @@ def value(space: MobileSpace, log_p: dict[str, Tensor], choice: Choice) -> float
 def several(program: ArchProgram, count: int, distance: int) -> list[Choice]:
     found: list[Choice] = []
     while len(found) < count:
-        choice = program.solve(unlike=found, distance=distance)
+        choice = program.solve(exclude=found, distance=distance)
         if choice is None:
             break
         found.append(choice)

@@ -1,0 +1,112 @@
+"""What discretization is in every family: the most probable choice that keeps every budget.
+
+Each family states it as a mixed-integer linear program: which variables and rows there are. How it
+is solved (HiGHS), and that the exact costs have the last word, is the same.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+from torch import Tensor
+
+from mobilenas.core.errors import BudgetError
+from mobilenas.cost.budget import Budgets
+
+_SECONDS = 20.0
+_MOST_REJECTED = 20
+
+Row = tuple[dict[int, float], float, float]
+"""Coefficients by variable, and the minimum and maximum of their sum."""
+C = TypeVar("C")
+
+
+class BudgetProgram(ABC, Generic[C]):
+    """Variables from 0 to 1, by keys that begin with their kind; their scores; and rows."""
+
+    continuous: ClassVar[tuple[str, ...]]
+    """Kinds of variables that the rows hold at 0 or 1."""
+    decisive: ClassVar[tuple[str, ...]]
+    """Kinds of variables that a choice consists of."""
+    distance: ClassVar[int]
+    """In how many decisive variables two choices differ, at least, unless a caller says it."""
+    gap: ClassVar[float]
+    """Relative distance to the optimum at which the solver may stop."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self.budgets, self.space = budgets, budgets.space
+        self.keys: list[tuple[Any, ...]] = []
+        self.index: dict[tuple[Any, ...], int] = {}
+        self.objective: list[float] = []
+        self.rows: list[Row] = []
+
+    def _variable(self, *key: Any, score: float = 0.0) -> int:
+        self.index[key] = len(self.keys)
+        self.keys.append(key)
+        self.objective.append(score)
+        return self.index[key]
+
+    @abstractmethod
+    def _choice(self, chosen: Sequence[int]) -> C:
+        """Return the choice whose decisive variables these are."""
+
+    @abstractmethod
+    def _differs(self, other: C, distance: int) -> Row:
+        """Return the row of a choice that differs from `other` in `distance` variables or more."""
+
+    def solve(self, *, exclude: Sequence[C] = (), distance: int | None = None) -> C | None:
+        """Return the most probable choice that differs from each of `exclude`; None without any.
+
+        It differs in `distance` blocks or edges or more.
+        """
+        distance = self.distance if distance is None else distance
+        rows = [*self.rows, *(self._differs(other, distance) for other in exclude)]
+        for _ in range(_MOST_REJECTED):
+            solution = self._solve(rows)
+            if solution is None:
+                return None
+            ones = np.flatnonzero(solution > 0.5).tolist()
+            chosen = [n for n in ones if self.keys[n][0] in self.decisive]
+            choice = self._choice(chosen)
+            # the solver keeps a limit to 1e-6 of it only: the exact cost decides
+            if self.budgets.fits(choice):
+                return choice
+            rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
+        return None
+
+    def best(self) -> C:
+        """Return the most probable choice; BudgetError where no network keeps the budgets."""
+        self.budgets.check_reachable()
+        choice = self.solve()
+        if choice is None:
+            raise BudgetError(f"no network of the space {self.budgets.wanted()}")
+        return choice
+
+    def _solve(self, rows: Sequence[Row]) -> np.ndarray | None:
+        places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]
+        r, c, v = (np.array(column) for column in zip(*places, strict=True))
+        matrix = coo_array((v, (r, c)), shape=(len(rows), len(self.keys))).tocsr()
+        result = milp(
+            -np.array(self.objective),
+            integrality=np.array([key[0] not in self.continuous for key in self.keys], np.uint8),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(
+                matrix, [row[1] for row in rows], [row[2] for row in rows]
+            ),
+            options={"time_limit": _SECONDS, "mip_rel_gap": self.gap},
+        )
+        return None if result.x is None else np.asarray(result.x)
+
+
+def perturbed(
+    log_probabilities: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return log probabilities with Gumbel noise: the largest of a row is a draw from it."""
+    return {
+        name: rows - torch.empty_like(rows).exponential_(generator=generator).log()
+        for name, rows in log_probabilities.items()
+    }
