@@ -11,11 +11,6 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-NOT_WRAPPED = {
-    *("README.md", "docs/index.md", "docs/latency.md", "docs/deploy.md", "docs/compare.md"),
-    *("docs/images.md", "docs/formats.md", "CONTRIBUTING.md"),
-}
-"""Pages that are still to be wrapped."""
 LONGEST_LINE, LONGEST_CELL = 120, 300
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -67,7 +62,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert list(dead_links(page)) == []
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if name_of(p) not in NOT_WRAPPED], ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_lines_and_cells_are_short(page: Path) -> None:
     assert list(too_wide(page.read_text(encoding="utf-8"))) == []
 
