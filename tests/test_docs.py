@@ -1,10 +1,15 @@
-"""The pages of docs/ and the README: widths of lines, and links that lead somewhere."""
+"""The pages of docs/ and the README: widths of lines, links, the model of a tutorial."""
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from mobilenas.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -80,3 +85,22 @@ def test_long_lines_and_cells_are_found() -> None:
     row = f"| {'a' * 300} | b |"
     text = f"{'a' * 120}\n{'a' * 121}\n{row}\n{row.replace('b', 'b' * 301)}\n"
     assert list(too_wide(text)) == ["2: a line of 121", "4: a cell of 301"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_the_model_of_the_tutorial_is_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/tutorials/your-model.md").read_text(encoding="utf-8")
+    model, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "nets.py").write_text(model, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    command = ["channels", "--model", "nets:build", "--image-size", "8", "--graph-only", "--json"]
+    graph = json.loads(CliRunner().invoke(cli, command).stdout)
+    free = [group for group in graph["groups"] if group["fixed"] is None]
+    counts = f"{graph['flops']:,} FLOPs, {graph['params']:,} params"
+    assert f"{len(graph['groups'])} groups, {len(free)} can change. {counts}." in page
