@@ -72,6 +72,14 @@ def test_lines_and_cells_are_short(page: Path) -> None:
     assert list(too_wide(page.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_that_a_page_names_is_there(page: Path) -> None:
+    folders = ("mobilenas", "cli", "bench", "tests", "examples")
+    code = [f"/{name_of(file)}" for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    named = re.findall(r"`(?:python )?(\w+(?:/\w+)+\.py)", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in code)] == []
+
+
 def test_dead_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# It's a `page`: 1 + 1\n\n## Again\n\n## Again\n")
     links = ("other.md#its-a-page-1--1", "other.md#again-1", "#own", "other.md", "https://a.b/c")
