@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # -rs: what was skipped, and why, stands above the last line
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench reference clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,6 +29,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/cells.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/graphs.py
 	$(BIN)/python bench/latency.py
+
+reference: $(VENV)/.installed
+	$(BIN)/python -m mobilenas.cli.reference > docs/reference.md
 
 # constraints.txt holds the versions that were tested; pip reads the ranges from pyproject.toml.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -19,14 +19,14 @@ from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two
 from torch import nn
 
 from mobilenas.core.files import write_json
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import Augmentation, batches
 from mobilenas.search import SearchSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.networks import build
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 HERE = Path(__file__).parent
 SEARCHES = ("search full", "search random K=4", "search attention K=4", "search ranked K=4")
@@ -66,7 +66,7 @@ class Bench:
             batch_size=self.batch,
             epochs=4,
             warmup=0,
-            paths="mixture",
+            sampling="softmax",
             edge_weights="none" if kind == "full" else "softmax",
             sampler=SamplerSettings(name=kind, partial=1 if kind == "full" else 4),
         )

@@ -18,7 +18,8 @@ from scipy.stats import spearmanr
 from mobilenas.channels.metric import qualities
 from mobilenas.channels.start import base_of
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, load_data
 from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.train import Recipe, Trainer

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.channel_graph import Graph, extract, sizes
-from mobilenas.channels.keeping import METHODS, apply, choose, follow
+from mobilenas.channels.keeping import apply, choose, follow
+from mobilenas.channels.settings import WEIGHT_TRANSFERS
 from mobilenas.core.files import write_json
 from mobilenas.data import (
     Augmentation,
@@ -106,7 +107,7 @@ def measure(images: Split, data: ImageData, epochs: int, seed: int) -> dict[str,
     graph = extract(net, image_size=data.image_size)
     found = {"before": [evaluate(net, data.val, data).top1]}
     for change, factors in CHANGES.items():
-        for method in METHODS:
+        for method in WEIGHT_TRANSFERS:
             what = choose(net, graph, changed_sizes(graph, factors), method=method)
             other = apply(net, what, generator=torch.Generator().manual_seed(seed))
             at_once = evaluate(other, data.val, data).top1

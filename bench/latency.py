@@ -21,13 +21,15 @@ import torch
 from run import Bench
 
 from mobilenas.core.files import write_json
-from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
-from mobilenas.latency.building import NETWORKS, build_profile
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets, ConstraintLoss
+from mobilenas.latency.building import build_profile
 from mobilenas.latency.cache import Cache
 from mobilenas.latency.confirm import confirm
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.profile import Profile
+from mobilenas.latency.settings import NETWORKS
 from mobilenas.pipeline.request import ACTIVATION_FOR
 from mobilenas.search import space_for
 from mobilenas.search.run import confirmed

@@ -32,7 +32,8 @@ from torch.nn import functional
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
 from mobilenas.core.progress import Silent
 from mobilenas.core.settings import from_plain
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.pipeline.run_folder import open_run

@@ -21,13 +21,14 @@ from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two
 from torch import nn
 
 from mobilenas.core.files import write_json
-from mobilenas.cost.budget import Budget, Budgets, ConstraintLoss
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, batches
 from mobilenas.search import SearchSettings, space_for
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.mobile.table import CostTable
 from mobilenas.spaces.networks import build
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 HERE = Path(__file__).parent
 SEARCHES = ("search full", "search attention K=4", "search ranked K=4", "search random K=4")

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.channels.distillation import distillation_loss
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
 
 

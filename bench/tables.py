@@ -18,7 +18,7 @@ import torch
 
 from mobilenas.core.files import read_jsonl, write_jsonl
 from mobilenas.core.settings import from_plain, parse_count, to_plain
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, load_data
 from mobilenas.pipeline.request import Request

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import RULE, folder_options, output_options, request_options
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.variants import NOT_ABLATED, AblationOptions
+
+from .command import Command
+from .options import RULE, folder_options, options_of, output_options, typed
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -14,26 +18,19 @@ if TYPE_CHECKING:
     from mobilenas.pipeline.ablation import Ablation
 
 
-@click.command(name="ablate", epilog=RULE)
-@click.option(
-    "--methods",
-    metavar="ARMS",
-    help="Arms with commas between them: METHOD, METHOD:part=value:..., or random, "
-    "which draws its networks and searches nothing.",
-)
-@click.option("--control", metavar="ARM", help="What all others are held against; the first arm.")
-@request_options
+@click.command(cls=Command, name="ablate", epilog=RULE)
+@options_of(AblationOptions)
+@options_of(Request, hidden=NOT_ABLATED)
 @folder_options
 @output_options
 @click.pass_context
 def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
     """Compare search methods over seeds: same data, same training, same final cost.
 
-    Every seed of every arm searches, trains what it found, and looks at the test images once.
-    Found cells get the most channels that keep --flops or --params.
+    Every seed of every variant searches, trains its network, and looks at the test images once.
+    Cells get as many channels as --flops or --params allow.
 
-    mobilenas ablate --space cell --methods darts,pc-darts:keep=1/2,random
-    --seeds 3 --flops 2M --out RUN
+    mobilenas ablate --methods darts,da2s,random --seeds 3 --flops 2M --out RUN
     """
     from .session import resume_command, working
 
@@ -54,27 +51,27 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
-    """Start the ablation that the options state in --out, or go on with the one there."""
+    """Start the ablation of these options in --out, or resume it."""
     from mobilenas.pipeline.ablation import open_ablation, start_ablation
     from mobilenas.pipeline.resuming import resume_ablation
     from mobilenas.pipeline.run_folder import command_line
 
-    from .session import asked_for, states_a_request, typed_fields
+    from .session import asked_for, states_a_request
 
     names = ("out", "resume", "overwrite", "methods", "control")
     out, resume, overwrite, methods, control = (ctx.params[name] for name in names)
     if out is None:
-        raise click.UsageError("no folder was given: say --out", ctx)
+        raise click.UsageError("missing option --out", ctx)
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_ablation(out, reporter)
-    if resume and (ablation := resume_ablation(out, typed_fields(ctx), methods, control, reporter)):
+    if resume and (
+        ablation := resume_ablation(out, typed(ctx, Request), methods, control, reporter)
+    ):
         return ablation
-    if ctx.params["method"] is not None:
-        raise click.UsageError("--method is for one search: name the arms with --methods", ctx)
     if methods is None:
-        raise click.UsageError("no arms were given: say --methods, as in darts,pc-darts", ctx)
+        raise click.UsageError("missing option --methods, such as --methods darts,pc-darts", ctx)
     return start_ablation(
         out,
         asked_for(ctx),

@@ -2,58 +2,69 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from .options import MOBILENETS, PATH, RULE, allow_model_option, output_options
+from mobilenas.core.settings import check_choice
+from mobilenas.spaces.mobile.settings import MobileNet
+
+from .command import Command
+from .options import PATH, RULE, Reading, allow_model_option, names, option, output_options
 from .terminal import echo
 
 RANDOM = "random"
 SUFFIXES = (".onnx", ".ort")
+MOBILENETS = get_args(MobileNet)
 
 
-def baselines(text: str) -> tuple[str, ...]:
-    """Read names with commas between them; `none` is the empty list."""
-    names = () if text == "none" else tuple(part.strip() for part in text.split(","))
-    for name in names:
-        if name not in (*MOBILENETS, RANDOM):
-            legal = ", ".join((*MOBILENETS, RANDOM, "none"))
-            raise click.BadParameter(f"{name!r} is not one of {legal}")
-    return tuple(dict.fromkeys(names))
+def read_baselines(text: str) -> tuple[str, ...]:
+    """Read names of baselines with commas between them."""
+    for name in (found := names(text)):
+        check_choice("baseline", name, (*MOBILENETS, RANDOM, "none"))
+    return found
 
 
-@click.command(name="compare", epilog=RULE)
+@click.command(cls=Command, name="compare", epilog=RULE)
 @click.argument("paths", metavar="[RUN|FILE.onnx]...", nargs=-1, type=PATH)
-@click.option(
+@option(
     "--baselines",
     "names",
-    type=baselines,
+    type=Reading(read_baselines, "baselines"),
+    group="Comparison",
     metavar="NAMES",
-    help=f"Of {', '.join(MOBILENETS)}, {RANDOM}, with commas between them, or none; those that "
-    "compare.json lacks are added. What RUN was asked for unless said.",
+    default_text="those of RUN",
+    help=f"{', '.join((*MOBILENETS, RANDOM))}, separated by commas, or none; those that "
+    "compare.json lacks are added.",
 )
-@click.option(
+@option(
     "--random",
     type=click.IntRange(0, 10_000),
+    group="Comparison",
     metavar="N",
-    help="Random networks to compare with; RUN's own number unless said.",
+    default_text="as many as RUN's",
+    help="Random networks to compare with.",
 )
-@click.option("--published", is_flag=True, help="Show what papers report on ImageNet, alone.")
-@click.option(
+@option(
+    "--published",
+    is_flag=True,
+    group="Comparison",
+    help="Show what papers report on ImageNet, alone.",
+)
+@option(
     "--out",
     metavar="DIR",
     type=PATH,
     help="Folder to write a comparison of several to.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
+@option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 @allow_model_option
 @output_options
 @click.pass_context
 def command(
     ctx: click.Context, /, paths: tuple[Path, ...], quiet: bool, as_json: bool, **_: Any
 ) -> int:
-    """Train what a result is held against, and hold results side by side.
+    """Train the baselines of a run, or compare several results.
 
     One RUN: its networks, to RUN/compare.json and RUN/result.json. Several RUNs of the same images
     and training, or ONNX files of other tools with the images' input and classes: one table of

@@ -1,104 +1,34 @@
 """`mobilenas export`: the ONNX file, and the other forms that phones take."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import (
-    CALIBRATIONS,
-    CORRECTIONS,
-    FORMATS,
-    INPUTS,
-    INT8_WEIGHTS,
-    OTHER_FORMATS,
-    TARGETS,
-    listed,
-    output_options,
-    run_argument,
-)
+from mobilenas.core.setting import settings_of
+from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
+
+from .command import Command
+from .options import option, options_of, output_options, run_argument, typed
 from .terminal import echo
 
-_INT8 = {
-    "int8_weights": "weights",
-    "calibration": "calibration",
-    "calibration_images": "calibration_images",
-    "corrections": "corrections",
-    "qat_epochs": "qat_epochs",
-}
-"""Options by the field of Int8Settings that they are."""
 
-
-@click.command(name="export")
+@click.command(cls=Command, name="export")
 @run_argument
-@click.option(
+@option(
     "--network",
     metavar="NAME",
     help="Another network of the comparison, such as mobilenet_v2: written to its own folder.",
 )
-@click.option(
-    "--formats",
-    type=listed,
-    metavar="NAMES",
-    help=f"Files to write, of {', '.join(FORMATS + OTHER_FORMATS)}; onnx unless said.",
-)
-@click.option(
-    "--targets",
-    type=listed,
-    metavar="NAMES",
-    help=f"What to check the files for, of {', '.join(TARGETS)}, with commas between them. qnn: "
-    "Qualcomm. nnapi: deprecated by Android.",
-)
-@click.option(
-    "--input",
-    "layout",
-    type=click.Choice(INPUTS),
-    help="What the files take; uint8-nhwc: pixels, the graph normalizes. float-nchw unless said.",
-)
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 100),
-    metavar="POINTS",
-    help="Most test top-1 that a file may lose against the float file; 1 unless said.",
-)
-@click.option(
-    "--max-parts",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Exit with an error where a target would run the network in more parts. Without it, more "
-    "than one is a warning.",
-)
-@click.option(
-    "--int8-weights",
-    type=click.Choice(INT8_WEIGHTS),
-    help="What shares a scale in 8 bits; per-channel unless said.",
-)
-@click.option(
-    "--calibration",
-    type=click.Choice(CALIBRATIONS),
-    help="How ranges are taken from the calibration images; minmax unless said.",
-)
-@click.option(
-    "--calibration-images",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Training images for that; 128 unless said.",
-)
-@click.option(
-    "--corrections",
-    type=listed,
-    metavar="NAMES",
-    help=f"Of {', '.join(CORRECTIONS)}, or none; equalize unless said.",
-)
-@click.option(
-    "--qat-epochs",
-    type=click.IntRange(0, 1000),
-    metavar="N",
-    help="Epochs of fine-tuning with 8 bits simulated; 0 unless said.",
-)
+@options_of(FormatSettings)
+@options_of(Int8Settings)
 @output_options
-def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **asked: Any) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, folder: Path, network: str | None, quiet: bool, as_json: bool, **_: Any
+) -> None:
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
     With --formats, --targets or --input also write those files beside it, measure and check them.
@@ -106,8 +36,7 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     """
     from .session import working
 
-    asked["input"] = asked.pop("layout")
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = typed(ctx, FormatSettings) | typed(ctx, Int8Settings)
     again = _again(folder, given if network is None else {"network": network, **given})
     with working(again, folder, quiet=quiet) as reporter:
         from mobilenas.onnx.record import EXPORT_FILE
@@ -116,9 +45,9 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
         from mobilenas.pipeline.stages import compared_run, export_stage, renew_report
 
         if given:
-            from mobilenas.pipeline.formats import FormatSettings, write_formats
+            from mobilenas.pipeline.formats import write_formats
 
-            settings = FormatSettings(**_settings(given))  # wrong ones open no run
+            settings = _settings(given)  # wrong ones open no run
         whole = open_run(folder, reporter)
         run = whole if network is None else compared_run(whole, network)
         renew_times(run)
@@ -139,22 +68,20 @@ def command(folder: Path, network: str | None, quiet: bool, as_json: bool, **ask
     echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
 
 
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
+def _settings(given: Mapping[str, Any]) -> FormatSettings:
     """Put the options of int8 together."""
-    from mobilenas.pipeline.quantization import Int8Settings
-
-    int8 = {_INT8[name]: value for name, value in given.items() if name in _INT8}
-    if int8.get("corrections") == ("none",):
-        int8["corrections"] = ()
-    others = {name: value for name, value in given.items() if name not in _INT8}
-    return others | ({"int8": Int8Settings(**int8)} if int8 else {})
+    int8 = {one.name: given[one.name] for one in settings_of(Int8Settings) if one.name in given}
+    others = {name: value for name, value in given.items() if name not in int8}
+    return FormatSettings(**others, int8=Int8Settings(**int8) if int8 else None)
 
 
-def _again(folder: Path, given: dict[str, Any]) -> str:
+def _again(folder: Path, given: Mapping[str, Any]) -> str:
+    kinds = (FormatSettings, Int8Settings)
+    flags = {one.name: one.option for kind in kinds for one in settings_of(kind)}
     words = ["mobilenas", "export", str(folder)]
     for name, value in given.items():
-        said = ",".join(value) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", said]
+        said = ",".join(value) or "none" if isinstance(value, tuple) else str(value)
+        words += [flags.get(name, f"--{name}"), said]
     return shlex.join(words)
 
 

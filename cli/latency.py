@@ -1,6 +1,6 @@
 """`mobilenas profile latency`, `kit`, `import` and `calibrate`: what makes a profile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilenas.core.progress import Reporter
+from mobilenas.latency.settings import MeasureSettings, ProfileSettings
+from mobilenas.onnx.settings import PRECISIONS
 
-from .options import ACTIVATIONS, PATH, PRECISIONS, json_option, output_options, size
+from .command import Command
+from .options import PATH, json_option, option, options_of, output_options, typed
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -17,95 +20,26 @@ if TYPE_CHECKING:
     from mobilenas.latency.profile import Profile
     from mobilenas.spaces.mobile.space import MobileSpace
 
-# Written out because the library's own stands beside onnxruntime, which `--help` does not import;
-# tests/cli/test_profile_latency.py holds it against that one.
-PROVIDER = "CPUExecutionProvider"
-_FLOPS_AT_224 = 300_000_000
 
-
-def precisions(text: str) -> tuple[str, ...]:
-    """Read names with commas between them; for click, as the type of an option."""
-    names = tuple(part.strip() for part in text.split(","))
-    for name in names:
-        if name not in PRECISIONS:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
-    return tuple(dict.fromkeys(names))
-
-
-_SPACE = (
-    click.option("--space", type=click.Choice(["mobile"]), help="The space to measure."),
-    click.option("--image-size", type=click.IntRange(4, 4096), metavar="N", help="Side in pixels."),
-    click.option(
-        "--flops",
-        type=size,
-        metavar="SIZE",
-        help="FLOPs the space lies around; 300M at 224 pixels, by the image's area at others.",
-    ),
-    click.option("--channels", type=click.IntRange(1, 64), metavar="N", help="Of the image; 3."),
-    click.option(
-        "--classes",
-        type=click.IntRange(2, 65536),
-        metavar="N",
-        help="Of the networks that calibrate; 10. A profile serves any number.",
-    ),
-    click.option(
-        "--precision",
-        type=precisions,
-        metavar="NAMES",
-        help=f"{', '.join(PRECISIONS)}, with a comma between them; fp32 unless said.",
-    ),
-    click.option(
-        "--activation",
-        type=click.Choice(ACTIVATIONS),
-        help="Of the blocks; hard_swish for fp32 and relu for int8 unless said.",
-    ),
-    click.option(
-        "--networks",
-        type=click.IntRange(4, 1000),
-        metavar="N",
-        help="Whole networks to calibrate and test with; 45.",
-    ),
-    click.option(
-        "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Which networks; 0."
-    ),
-)
-_DEFAULTS: dict[str, Any] = {
-    "flops": None,
-    "channels": 3,
-    "classes": 10,
-    "precision": ("fp32",),
-    "activation": None,
-    "networks": 45,
-    "seed": 0,
-}
-
-
-def _space_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_SPACE):
-        function = option(function)
-    return function
-
-
-def _spaces(ctx: click.Context, asked: dict[str, Any]) -> "dict[str, MobileSpace]":
+def _spaces(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MobileSpace]":
     """Return the space of each precision."""
     for name in ("space", "image_size"):
-        if name not in asked:
-            raise click.UsageError(f"say --{name.replace('_', '-')}", ctx)
+        if getattr(settings, name) is None:
+            raise click.UsageError(f"missing option --{name.replace('_', '-')}", ctx)
     from mobilenas.cost.budget import Budget
     from mobilenas.pipeline.request import ACTIVATION_FOR
     from mobilenas.search import space_for
 
-    side = asked["image_size"]
-    flops = asked["flops"] or round(_FLOPS_AT_224 * (side / 224) ** 2)
+    side = settings.image_size or 0
     return {
         precision: space_for(
-            [Budget(cost="flops", limit=flops)],
+            [Budget(cost="flops", limit=settings.flops_at(side))],
             image_size=side,
-            in_channels=asked["channels"],
-            classes=asked["classes"],
-            activation=asked["activation"] or ACTIVATION_FOR[precision],
+            in_channels=settings.channels,
+            classes=settings.classes,
+            activation=settings.activation or ACTIVATION_FOR[precision],
         )
-        for precision in asked["precision"]
+        for precision in settings.precision
     }
 
 
@@ -118,32 +52,23 @@ def _measuring(quiet: bool) -> Iterator[Reporter]:
         with make_reporter(quiet) as reporter:
             yield reporter
     except KeyboardInterrupt as error:
-        told = "interrupted; the same command goes on with what was measured"
+        told = "interrupted; the same command resumes"
         raise Interrupted(told, error) from None
 
 
-def _given(ctx: click.Context, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: ctx.params[name] for name in names if ctx.params[name] is not None}
+_name = option("--name", metavar="NAME", help="Name of the profile.")
+_overwrite = option("--overwrite", is_flag=True, help="Replace the profile of this name.")
 
 
-_threads = click.option(
-    "--threads", type=click.IntRange(min=1), default=1, metavar="N", help="Of onnxruntime; 1."
-)
-_name = click.option("--name", metavar="NAME", help="What the profile is called.")
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace the profile of this name.")
-
-
-@click.command(name="latency")
+@click.command(cls=Command, name="latency")
 @click.argument(
     "models",
     metavar="[MODEL.onnx]...",
     nargs=-1,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
-@_space_options
-@_threads
-@click.option("--provider", metavar="NAME", help=f"Of onnxruntime; {PROVIDER}.")
-@click.option("--rounds", type=click.IntRange(1, 10_000), metavar="N", help="Least rounds; 16.")
+@options_of(ProfileSettings)
+@options_of(MeasureSettings)
 @_name
 @_overwrite
 @output_options
@@ -152,7 +77,6 @@ def latency(
     ctx: click.Context,
     /,
     models: tuple[Path, ...],
-    threads: int,
     name: str | None,
     overwrite: bool,
     quiet: bool,
@@ -167,23 +91,25 @@ def latency(
 
     A profile holds the times of every part of the space's networks, so that the latency of any of
     them is known without building it. A second space or precision of the same name is added to
-    the profile. Interrupted, the same command goes on.
+    the profile. If interrupted, the same command resumes.
     """
-    settings = {"threads": threads} | _given(ctx, ("provider", "rounds"))
-    of_space = _given(ctx, ("space", "image_size", *_DEFAULTS))
+    settings = MeasureSettings(**typed(ctx, MeasureSettings))
+    of_space = typed(ctx, ProfileSettings)
     if models and (of_space or name is not None or overwrite):
         raise click.UsageError("options of a space and its profile do not go with MODEL.onnx", ctx)
     if models:
         _time_files(models, settings, quiet=quiet, as_json=as_json)
         return
     if name is None:
-        raise click.UsageError("say MODEL.onnx, or --space, --image-size and --name", ctx)
-    profile = _measure_space(ctx, _DEFAULTS | of_space, settings)
+        raise click.UsageError(
+            "missing MODEL.onnx, or the options --space, --image-size and --name", ctx
+        )
+    profile = _measure_space(ctx, ProfileSettings(**of_space), settings)
     _keep(profile, as_json=as_json)
 
 
 def _measure_space(
-    ctx: click.Context, asked: dict[str, Any], settings: dict[str, Any]
+    ctx: click.Context, asked: ProfileSettings, settings: MeasureSettings
 ) -> "Profile":
     name, overwrite = ctx.params["name"], ctx.params["overwrite"]
     with _measuring(ctx.params["quiet"]) as reporter:
@@ -196,25 +122,25 @@ def _measure_space(
         return build_profile(
             _spaces(ctx, asked),
             name=name,
-            networks=asked["networks"],
-            seed=asked["seed"],
+            networks=asked.networks,
+            seed=asked.seed,
             cache=Cache(),
             reporter=reporter,
             command=command_line(),
             previous=read_profile(path) if path.exists() and not overwrite else None,
-            **settings,
+            **vars(settings),
         )
 
 
 def _time_files(
-    models: tuple[Path, ...], settings: dict[str, Any], *, quiet: bool, as_json: bool
+    models: tuple[Path, ...], settings: MeasureSettings, *, quiet: bool, as_json: bool
 ) -> None:
     from mobilenas.core.errors import FileError
     from mobilenas.latency.measured import Failed
     from mobilenas.latency.meter import measure
 
     with _measuring(quiet) as reporter:
-        found = measure({str(path): path for path in models}, reporter=reporter, **settings)
+        found = measure({str(path): path for path in models}, reporter=reporter, **vars(settings))
     times: dict[str, Measured] = {}
     for path, time in found.items():
         if isinstance(time, Failed):
@@ -222,12 +148,12 @@ def _time_files(
         times[path] = time
     from .profiles import show_times
 
-    show_times(times, settings["threads"], settings.get("provider", PROVIDER), as_json=as_json)
+    show_times(times, settings.threads, settings.provider, as_json=as_json)
 
 
-@click.command(name="kit")
-@_space_options
-@click.option("--out", metavar="FOLDER", type=PATH, help="Folder to write.")
+@click.command(cls=Command, name="kit")
+@options_of(ProfileSettings)
+@option("--out", metavar="FOLDER", type=PATH, help="Folder to write.")
 @output_options
 @click.pass_context
 def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
@@ -237,14 +163,15 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
     onnxruntime_perf_test on a phone.
     """
     if out is None:
-        raise click.UsageError("say --out", ctx)
-    asked = _DEFAULTS | _given(ctx, ("space", "image_size", *_DEFAULTS))
+        raise click.UsageError("missing option --out", ctx)
+    asked = ProfileSettings(**typed(ctx, ProfileSettings))
     with _measuring(quiet) as reporter:
         from mobilenas.latency.kit import write_kit
 
         spaces = _spaces(ctx, asked)
-        counts = {name: asked[name] for name in ("networks", "seed")}
-        manifest = write_kit(spaces, out, reporter=reporter, **counts)
+        manifest = write_kit(
+            spaces, out, networks=asked.networks, seed=asked.seed, reporter=reporter
+        )
     from .render import show_json
 
     if as_json:
@@ -253,9 +180,9 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
         echo(f"{len(manifest.models)} models of kit {manifest.kit}; read {out}/README.md")
 
 
-@click.command(name="import")
+@click.command(cls=Command, name="import")
 @click.argument("results", metavar="kit-results.json", type=PATH)
-@click.option(
+@option(
     "--kit",
     "folder",
     metavar="FOLDER",
@@ -277,7 +204,7 @@ def import_(
 ) -> None:
     """Make a profile of what a kit measured on another device."""
     if name is None:
-        raise click.UsageError("say --name", ctx)
+        raise click.UsageError("missing option --name", ctx)
     _refuse(name, overwrite=overwrite)
     from mobilenas.latency.kit import import_results
     from mobilenas.pipeline.run_folder import command_line
@@ -286,18 +213,19 @@ def import_(
     _keep(profile, as_json=as_json)
 
 
-@click.command(name="calibrate")
-@click.option("--from", "source", metavar="NAME", help="The profile to start from.")
-@click.option(
+@click.command(cls=Command, name="calibrate")
+@option("--from", "source", metavar="NAME", help="The profile to start from.")
+@option(
     "--times",
     metavar="times.csv",
     type=PATH,
     help="Columns network,latency_ms: an arch.json or a MobileNet, and what it took.",
 )
-@click.option(
+@option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of the networks that were timed; the profile's first unless said.",
+    default_text="the profile's first",
+    help="Precision of the networks that were timed.",
 )
 @_name
 @_overwrite
@@ -321,7 +249,7 @@ def calibrate(
     first, which only the profile's own machine can; its time comes from the device, for one image.
     """
     if source is None or times is None or name is None:
-        raise click.UsageError("say --from, --times and --name", ctx)
+        raise click.UsageError("missing option --from, --times or --name", ctx)
     _refuse(name, overwrite=overwrite)
     from mobilenas.latency.profile import find_profile
     from mobilenas.latency.transfer import read_times, transfer
@@ -345,7 +273,7 @@ def _refuse(name: str, *, overwrite: bool) -> None:
 
     path = profile_path(name)
     if path.exists() and not overwrite:
-        raise MobileNASError(f"{path} exists already; say --overwrite or another --name")
+        raise MobileNASError(f"{path} exists already; use --overwrite or another --name")
 
 
 def _keep(profile: "Profile", *, as_json: bool) -> None:

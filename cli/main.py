@@ -32,10 +32,10 @@ _LONGEST_LINE = 2000
 
 COMMANDS = {
     "run": "Search, train, export, compare and report in one go.",
-    "search": "Find a network that keeps the budgets.",
-    "train": "Train the network that was found.",
+    "search": "Search for a network that meets the budgets.",
+    "train": "Train the searched network.",
     "export": "Write the trained network as an ONNX file and check it.",
-    "compare": "Train what the result is held against, and recount the budgets.",
+    "compare": "Train the baselines and verify the budgets.",
     "report": "Write report.html of a run or a sweep.",
     "sweep": "Run once for each of several budgets or penalties.",
     "ablate": "Compare search methods over seeds.",
@@ -125,7 +125,7 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
 def cli() -> None:
     """Neural architecture search for phones, from an image folder to an ONNX file.
 
-    It finds the network and trains it: one that keeps a budget of FLOPs, parameters or memory.
+    Searches for a network within a budget of FLOPs, parameters, memory or latency, and trains it.
     Start with: mobilenas run --data FOLDER --flops 5M --out RUN
     """
 

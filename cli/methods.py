@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from .command import Command
 from .options import json_option
 from .terminal import echo
 
 
-@click.command(name="methods")
+@click.command(cls=Command, name="methods")
 @json_option
 def command(as_json: bool) -> None:
     """Show the search methods, their parts, and what they were published to improve."""
@@ -30,7 +31,7 @@ def command(as_json: bool) -> None:
         ):
             lines = textwrap.wrap(words, 68, break_on_hyphens=False)
             echo(f"  {label:10}" + f"\n{' ' * 12}".join(lines))
-    echo("\nEntropy on edges, edge weights and none are parts of --space cell.")
+    echo("\nEntropy on edges, edge weights and the zero operation are parts of --space cell.")
 
 
 def _parts(method: Any) -> str:
@@ -40,15 +41,15 @@ def _parts(method: Any) -> str:
     if sampler.attention:
         parts.append(f"--attention {sampler.attention}")
     if sampler.partial > 1:
-        parts.append(f"--keep 1/{sampler.partial}")
+        parts.append(f"--channel-fraction 1/{sampler.partial}")
     parts.append(f"--temperature {tau.start:g}" + f":{tau.end:g}" * (tau.end != tau.start))
     if method.entropy.weight:
         parts.append(f"--entropy {method.entropy.weight:g}")
         parts.append(f"--entropy-terms {','.join(method.entropy.terms)}")
-    parts.append(f"--paths {method.paths}")
+    parts.append(f"--sampling {method.sampling}")
     if method.edge_weights != "none":
         parts.append(f"--edge-weights {method.edge_weights}")
-    parts += ["--none"] if method.none else []
+    parts += ["--zero-op"] if method.zero_op else []
     if 2 in method.orders:
         parts.append("--order 1|2")
     return " ".join(parts)

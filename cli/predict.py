@@ -4,18 +4,20 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, json_option
+from .command import Command
+from .options import PATH, json_option, option
 
 
-@click.command(name="predict")
+@click.command(cls=Command, name="predict")
 @click.argument("model", metavar="MODEL", type=PATH)
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=PATH)
-@click.option(
+@option(
     "--top",
     type=click.IntRange(min=1),
     default=3,
     metavar="N",
-    help="Labels an image; 3.",
+    default_text="3",
+    help="Labels an image.",
 )
 @json_option
 def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:

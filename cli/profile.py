@@ -1,20 +1,22 @@
 """`mobilenas profile`: what a network costs, and how long it takes on a device."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from mobilenas.core.settings import COUNTING_RULE
+from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
+from mobilenas.spaces.mobile.settings import MobileNet
 
+from .command import Command
 from .latency import calibrate, import_, kit, latency
-from .options import MOBILENETS, RULE, allow_model_option, json_option
+from .options import RULE, allow_model_option, json_option, option
 from .profiles import check, list_, networks, remove, show
 
 if TYPE_CHECKING:
     from .layers import Counted
 
-# written out like the choices of options.py: reading them from the library would import torch
-CELL_NETWORKS = ("darts_v2", "pc_darts_cifar", "pc_darts_imagenet")
+MOBILENETS = get_args(MobileNet)
 
 
 def width(text: str) -> float:
@@ -33,20 +35,24 @@ def command() -> None:
     """Count what a network costs; measure how long it takes, here or on another device."""
 
 
-@command.command(name="flops", epilog=RULE)
+@command.command(cls=Command, name="flops", epilog=RULE)
 @click.argument("target")
-@click.option("--width", type=width, metavar="X", help="Width of a MobileNet; 1.")
-@click.option(
+@option(
+    "--width", type=width, metavar="X", default_text="1", help="Width multiplier of a MobileNet."
+)
+@option(
     "--image-size",
     type=click.IntRange(4, 4096),
     metavar="N",
-    help="Side for NAME; 224, for CIFAR 32.",
+    default_text="224, for CIFAR 32",
+    help="Side of the images of NAME in pixels.",
 )
-@click.option(
+@option(
     "--classes",
     type=click.IntRange(2, 65536),
     metavar="N",
-    help="Classes of NAME; 1000, for CIFAR 10. A factory decides itself.",
+    default_text="1000, for CIFAR 10",
+    help="Classes of NAME; a factory decides itself.",
 )
 @allow_model_option
 @json_option

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilenas.core.settings import counted
+from mobilenas.onnx.settings import PRECISIONS
 
-from .options import PATH, PRECISIONS, json_option, output_options
+from .command import Command
+from .options import PATH, json_option, option, output_options
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
     from mobilenas.latency.profile import Profile
 
 
-@click.command(name="list")
+@click.command(cls=Command, name="list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the latency profiles there are."""
+    """List the latency profiles."""
     from mobilenas.core.errors import MobileNASError
     from mobilenas.latency.profile import list_profiles, read_profile
 
@@ -64,7 +66,7 @@ def _cell(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-@click.command(name="show")
+@click.command(cls=Command, name="show")
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
@@ -138,7 +140,7 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
         echo("?: other programs disturbed the measurement, and repeating it did not help.")
 
 
-@click.command(name="remove")
+@click.command(cls=Command, name="remove")
 @click.argument("name")
 @json_option
 def remove(name: str, as_json: bool) -> None:
@@ -157,20 +159,28 @@ def remove(name: str, as_json: bool) -> None:
         echo(f"Removed {path}")
 
 
-@click.command(name="networks")
+@click.command(cls=Command, name="networks")
 @click.argument("name")
-@click.option(
+@option(
     "--out",
     metavar="FOLDER",
     type=PATH,
     required=True,
     help="Folder to write.",
 )
-@click.option(
-    "--networks", type=click.IntRange(2, 1000), default=10, metavar="N", help="How many; 10."
+@option(
+    "--networks",
+    type=click.IntRange(2, 1000),
+    default=10,
+    default_text="10",
+    metavar="N",
+    help="Number of networks.",
 )
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Of the files; the profile's first."
+@option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default_text="the profile's first",
+    help="Precision of the files.",
 )
 @json_option
 def networks(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
@@ -195,7 +205,7 @@ def networks(name: str, out: Path, networks: int, precision: str | None, as_json
     echo(f"mobilenas profile calibrate --from {name} --times {out / 'times.csv'} --name DEVICE")
 
 
-@click.command(name="check")
+@click.command(cls=Command, name="check")
 @click.argument("name")
 @output_options
 def check(name: str, quiet: bool, as_json: bool) -> None:

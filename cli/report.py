@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from .command import Command
 from .options import PATH, allow_model_option, output_options
 from .terminal import echo
 
 
-@click.command(name="report")
+@click.command(cls=Command, name="report")
 @click.argument("folder", metavar="RUN|SWEEP", type=PATH)
 @allow_model_option
 @output_options

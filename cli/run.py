@@ -4,18 +4,23 @@ from typing import Any
 
 import click
 
-from .options import RULE, folder_options, output_options, request_options
+from mobilenas.pipeline.request import Request
+
+from .command import Command
+from .options import RULE, folder_options, options_of, output_options
 
 
-@click.command(name="run", epilog=RULE)
-@request_options
+@click.command(cls=Command, name="run", epilog=RULE)
+@options_of(Request)
 @folder_options
 @output_options
 @click.pass_context
 def command(ctx: click.Context, /, **_: Any) -> int:
     """Search, train, export, compare and report in one go.
 
-    Every stage is resumable: --out RUN --resume alone goes on with what RUN was asked for.
+    mobilenas run --data ./photos --flops 5M --out RUN
+
+    Every stage is resumable: mobilenas run --out RUN --resume
     """
     from .session import whole_job
 

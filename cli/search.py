@@ -6,23 +6,30 @@ from typing import Any
 import click
 
 from mobilenas.core.settings import counted
+from mobilenas.pipeline.request import Request
 
-from .options import RULE, folder_options, output_options, request_options
+from .command import Command
+from .options import RULE, folder_options, option, options_of, output_options
 from .terminal import echo
 
 
-@click.command(name="search", epilog=RULE)
-@request_options
+@click.command(cls=Command, name="search", epilog=RULE)
+@options_of(Request)
 @folder_options
-@click.option(
-    "--dry-run", is_flag=True, help="Only say what every cost can be, and how long a run takes."
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what every cost can be and how long a run takes, and exit.",
 )
 @output_options
 @click.pass_context
 def command(
     ctx: click.Context, /, out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **_: Any
 ) -> int:
-    """Find a network that keeps the budgets, and write RUN/arch.json."""
+    """Search for a network that meets the budgets, and write RUN/arch.json.
+
+    mobilenas search --data ./photos --flops 5M --out RUN
+    """
     from .session import asked_for, open_or_start, resume_command, working
 
     if dry_run:

@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,10 @@ from click.core import ParameterSource
 
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Reporter
+from mobilenas.core.setting import settings_of
 
 from .endings import Interrupted, Lacking, lack_of
-from .options import ALLOWED_MODELS
+from .options import ALLOWED_MODELS, typed
 from .progress import make_reporter
 from .terminal import echo
 
@@ -92,36 +92,30 @@ def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Reque
 
 
 def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
-    """Return the fields of a Request that the command has options for, and that are stated."""
+    """Return the fields of a Request that the command has options for, and that have a value."""
     from mobilenas.pipeline.request import Request
 
-    values = {field.name: ctx.params.get(field.name) for field in fields(kind or Request)}
+    values = {one.name: ctx.params.get(one.name) for one in settings_of(kind or Request)}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def typed_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
-    """Return those of `given_fields` that stand in the command."""
-    given = given_fields(ctx, kind)
-    typed = ParameterSource.COMMANDLINE
-    return {name: given[name] for name in given if ctx.get_parameter_source(name) is typed}
 
 
 def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
-    """Start the run that the options state in --out, or go on with the one there."""
-    from mobilenas.pipeline.request import Request, go_on, start
+    """Start the run of these options in --out, or resume it."""
+    from mobilenas.pipeline.request import Request
     from mobilenas.pipeline.resuming import resume_run
-    from mobilenas.pipeline.run_folder import RUN_FILE, command_line
+    from mobilenas.pipeline.run_folder import RUN_FILE, command_line, open_run
+    from mobilenas.pipeline.starting import start
 
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
     if out is None:
-        raise click.UsageError("no run folder was given: say --out", ctx)
+        raise click.UsageError("missing option --out", ctx)
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
-        return go_on(out, reporter)
-    if resume and (run := resume_run(out, typed_fields(ctx, kind), kind or Request, reporter)):
+        return open_run(out, reporter)
+    if resume and (run := resume_run(out, typed(ctx, kind or Request), kind or Request, reporter)):
         return run
     with beginning(out / RUN_FILE, resume=resume):
         request = asked_for(ctx, kind)

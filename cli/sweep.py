@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import RULE, folder_options, numbers, output_options, sizes, swept_options
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.variants import SweepOptions
+
+from .command import Command
+from .options import RULE, folder_options, options_of, output_options, typed
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -13,22 +17,9 @@ if TYPE_CHECKING:
     from mobilenas.pipeline.sweep import Sweep
 
 
-@click.command(name="sweep", epilog=RULE)
-@click.option(
-    "--flops",
-    "--macs",
-    "flops",
-    type=sizes,
-    metavar="SIZES",
-    help="Budgets with commas between them, such as 500k,1M,2M; with --strengths one wide one.",
-)
-@click.option(
-    "--strengths",
-    type=numbers,
-    metavar="XS",
-    help="Strengths of the penalty with commas between them, such as 0.1,0.3,1.",
-)
-@swept_options
+@click.command(cls=Command, name="sweep", epilog=RULE)
+@options_of(SweepOptions)
+@options_of(Request, without=("flops", "strength"))
 @folder_options
 @output_options
 @click.pass_context
@@ -64,25 +55,25 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
-    """Start the sweep that the options state in --out, or go on with the one there."""
+    """Start the sweep of these options in --out, or resume it."""
     from mobilenas.pipeline.resuming import resume_sweep
     from mobilenas.pipeline.run_folder import command_line
     from mobilenas.pipeline.sweep import SWEEP_FILE, open_sweep, start_sweep
 
-    from .session import beginning, given_fields, states_a_request, typed_fields
+    from .session import beginning, given_fields, states_a_request
 
     names = ("out", "resume", "overwrite", "flops", "strengths")
     out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
     if out is None:
-        raise click.UsageError("no folder was given: say --out", ctx)
+        raise click.UsageError("missing option --out", ctx)
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_sweep(out, reporter)
     if resume:
-        stated = typed_fields(ctx)
+        stated = typed(ctx, Request)
         stated.pop("flops", None)
-        if sweep := resume_sweep(out, stated, flops or (), strengths or (), reporter):
+        if sweep := resume_sweep(out, stated, flops, strengths, reporter):
             return sweep
     asked = given_fields(ctx)
     asked.pop("flops", None)
@@ -90,8 +81,8 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
         return start_sweep(
             out,
             asked,
-            flops=flops or (),
-            strengths=strengths or (),
+            flops=flops,
+            strengths=strengths,
             command=command_line(),
             reporter=reporter,
             resume=resume,

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from .command import Command
 from .options import output_options, run_argument
 from .terminal import echo
 
 
-@click.command(name="train")
+@click.command(cls=Command, name="train")
 @run_argument
 @output_options
 def command(folder: Path, quiet: bool, as_json: bool) -> None:

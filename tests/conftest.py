@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
 from mobilenas.latency import measured, meter
 from mobilenas.latency.calibration import NetworkTime
@@ -343,7 +344,8 @@ class Stages(Silent):
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     from mobilenas.pipeline import deployment, quantization
     from mobilenas.pipeline import stages as pipeline
-    from mobilenas.pipeline.request import Request, start
+    from mobilenas.pipeline.request import Request
+    from mobilenas.pipeline.starting import start
     from mobilenas.search import gap, loop
     from mobilenas.train import trainer
 

@@ -60,7 +60,8 @@ from mobilenas.onnx.record import read_export
 from mobilenas.pipeline import ablation, sweep
 from mobilenas.pipeline.contenders import found_arch, found_record, read_longer
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
+from mobilenas.pipeline.run_folder import Run, create_run, open_run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import compared_run
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.files import RunFiles

@@ -25,19 +25,21 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_list
 from mobilenas.core.folders import ABLATION, RUN, SWEEP, Kind, check_folder
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.latency.kit import write_kit
 from mobilenas.latency.meter import Measured
 from mobilenas.latency.profile import Profile
-from mobilenas.pipeline import ablation, contenders, deployment
-from mobilenas.pipeline import request as requests
+from mobilenas.pipeline import ablation, contenders, deployment, starting
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.ablation import run_ablation, start_ablation
-from mobilenas.pipeline.formats import FormatSettings, write_formats
+from mobilenas.pipeline.export_settings import FormatSettings
+from mobilenas.pipeline.formats import write_formats
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import RunSettings, create_run, open_run
+from mobilenas.pipeline.run_folder import create_run, open_run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import compare_stage, run_all, search_stage
 from mobilenas.pipeline.sweep import run_sweep, start_sweep
 from mobilenas.report.table import read_networks
@@ -159,7 +161,7 @@ def small(
         return micro_space if settings.widths is None else WIDTHS
 
     monkeypatch.setattr(runs, "usable_space", make_space)
-    for module in (runs, requests, ablation):
+    for module in (runs, starting, ablation):
         monkeypatch.setattr(module, "load_data", lambda *_: micro_images)
     # exporting takes as long as all else; a network that was exported before is not again
     exported: dict[str, tuple[Any, bytes]] = {}

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mobilenas.core.settings import check_between, check_choice
-from mobilenas.cost.budget import LATENCY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.search import Confirm
 from mobilenas.spaces.base import Arch

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from mobilenas.core.progress import Reporter
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings, SuccessiveHalving
 from mobilenas.spaces.base import Arch

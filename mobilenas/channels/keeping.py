@@ -17,11 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.channel_graph import Dimension, Graph, Member, Resizing, resized
+from mobilenas.channels.settings import WEIGHT_TRANSFERS
 from mobilenas.channels.shrinking import Absorbed, Shrinking, norms_behind
 from mobilenas.core.errors import MobileNASError
-
-METHODS = ("svd", "magnitude", "fresh")
-"""What is kept: channels that span the weights best, the largest ones, nothing."""
+from mobilenas.core.settings import check_choice
 
 
 def changed(
@@ -58,8 +57,7 @@ def choose(
     model: nn.Module, graph: Graph, sizes: Mapping[str, int], *, method: str = "svd"
 ) -> Change:
     """Say which channels stay: all of a group that grows, the chosen ones of one that shrinks."""
-    if method not in METHODS:
-        raise MobileNASError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
+    check_choice("method", method, WEIGHT_TRANSFERS)
     full = graph.checked(sizes)
     keep: dict[str, Tensor] = {}
     absorbed: dict[str, Absorbed] = {}

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import LATENCY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.projection import Sizes
 from mobilenas.spaces.channels.space import WidthsArch
 

@@ -28,7 +28,7 @@ from mobilenas.core.files import (
 from mobilenas.core.progress import Reporter, clock
 from mobilenas.core.records import TrialLine, check_lines
 from mobilenas.core.settings import to_plain
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces.channels.space import WidthsSpace

@@ -1,14 +1,21 @@
-"""What a search for channel sizes can be told."""
+"""How channel sizes are searched, as settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
-from mobilenas.channels.keeping import METHODS as KEEP_METHODS
-from mobilenas.core.settings import check_between, check_choice
+from mobilenas.core.setting import check_settings, setting
+from mobilenas.core.settings import check_between
 
-STARTS = ("model", "small")
-SCHEDULES = ("annealed", "greedy")
-METRICS = ("qc", "constant")
+Start = Literal["model", "small"]
+"""Proportions of the start: the model's own sizes, or the smallest of every group."""
+Schedule = Literal["annealed", "greedy"]
+"""`annealed`: pushes by chance and worse trials are accepted while hot; `greedy`: neither."""
+Metric = Literal["qc", "constant"]
+"""`constant` for every layer is the control."""
+WeightTransfer = Literal["svd", "magnitude", "fresh"]
+"""How weights are kept while sizes change."""
+WEIGHT_TRANSFERS: tuple[WeightTransfer, ...] = get_args(WeightTransfer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +28,17 @@ class ChannelSettings:
     """Changes of the sizes; the first trial trains the start sizes."""
     epochs: int = 1
     """Epochs of each trial."""
-    start: str = "model"
-    """Proportions of the start: the model's own sizes, or the smallest of every group."""
-    schedule: str = "annealed"
-    """`annealed`: pushes by chance and worse trials are accepted while hot; `greedy`: neither."""
-    metric: str = "qc"
-    """`qc`, or `constant` for every layer: the control."""
+    start: Start = "model"
+    """Proportions of the start."""
+    schedule: Schedule = "annealed"
+    """How proposals are made and accepted."""
+    metric: Metric = "qc"
+    """What pushes sizes."""
     gamma: float = 0.8
     """Momentum of the metric."""
     delta: float = 1.0
     """How far a change of the metric moves a size."""
-    keep: str = "svd"
+    weight_transfer: WeightTransfer = "svd"
     """How weights are kept while sizes change."""
     distill: float = 1.0
     """Weight of the distillation from the model before the change; 0 turns it off."""
@@ -43,14 +50,87 @@ class ChannelSettings:
     """Whether uniform and constant-metric sizes are trained beside the result."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the names and the ranges."""
+        check_settings(self)
         check_between(self, "trials", 1, 10_000)
         check_between(self, "epochs", 1, 100_000)
-        check_choice("start", self.start, STARTS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("metric", self.metric, METRICS)
         check_between(self, "gamma", 0, 0.999)
         check_between(self, "delta", 0, 100)
-        check_choice("keep", self.keep, KEEP_METHODS)
         check_between(self, "distill", 0, 1000)
         check_between(self, "distill_temperature", 0.01, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelOptions:
+    """What can be said of a search for channel sizes; None is left to `ChannelSettings`."""
+
+    model: str = setting(
+        "",
+        help="torchvision:NAME, package.module:factory, a run folder or an arch.json.",
+        metavar="MODEL",
+    )
+    weights: Path | None = setting(
+        None,
+        help="Weights of the model, a safetensors file; a run folder brings its own.",
+        metavar="FILE",
+    )
+    trials: int | None = setting(
+        None, help="Number of trials, each of which changes the sizes.", default_text="by --effort"
+    )
+    trial_epochs: int | None = setting(
+        None, help="Epochs of each trial.", default_text="by --effort", rare=True
+    )
+    start: Start | None = setting(
+        None,
+        help="Initial proportions: the model's own, or all small.",
+        default_text=ChannelSettings.start,
+        rare=True,
+    )
+    schedule: Schedule | None = setting(
+        None,
+        help="Acceptance of trials; greedy never accepts a worse one.",
+        default_text=ChannelSettings.schedule,
+        rare=True,
+    )
+    metric: Metric | None = setting(
+        None,
+        help="What pushes sizes; constant is the control.",
+        default_text=ChannelSettings.metric,
+        rare=True,
+    )
+    gamma: float | None = setting(
+        None, help="Momentum of the metric.", default_text=f"{ChannelSettings.gamma:g}", rare=True
+    )
+    delta: float | None = setting(
+        None,
+        help="How far the metric moves a size.",
+        default_text=f"{ChannelSettings.delta:g}",
+        rare=True,
+    )
+    weight_transfer: WeightTransfer | None = setting(
+        None,
+        help="How weights are kept while sizes change.",
+        default_text=ChannelSettings.weight_transfer,
+        rare=True,
+    )
+    distill: float | None = setting(
+        None,
+        help="Weight of distillation from the model before a change; 0 turns it off.",
+        default_text=f"{ChannelSettings.distill:g}",
+        rare=True,
+    )
+    distill_temperature: float | None = setting(
+        None,
+        help="Temperature of the distilled logits.",
+        default_text=f"{ChannelSettings.distill_temperature:g}",
+        rare=True,
+    )
+    controls: bool = setting(
+        False, help="Train uniform, random and constant-metric sizes, too.", group="Comparison"
+    )
+
+
+def weights_of(model: str, weights: Path | None) -> Path | None:
+    """Return the weights that were given, or those of the run folder that is the model."""
+    own = Path(model) / "model.safetensors"
+    return own if weights is None and own.exists() else weights

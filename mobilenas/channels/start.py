@@ -68,12 +68,6 @@ def _arch_file(model: str) -> Path | None:
     return None
 
 
-def weights_of(model: str, weights: Path | None) -> Path | None:
-    """Return the weights that were given, or those of the run folder that is the model."""
-    own = Path(model) / "model.safetensors"
-    return own if weights is None and own.exists() else weights
-
-
 def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
     """Return the model with the weights it comes with, at its own sizes; None without any."""
     if weights is None:
@@ -103,6 +97,6 @@ def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork |
     if given is None:
         return None
     generator = torch.Generator().manual_seed(0)
-    method = settings.keep
+    method = settings.weight_transfer
     model = changed(given.model, arch.base.graph, arch.sizes, method=method, generator=generator)
     return WidthsNetwork(model, arch.base)

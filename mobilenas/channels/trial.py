@@ -42,7 +42,7 @@ class TrialTrainer(Trainer):
         device, settings = self.device, self.settings
         graph = space.base.graph.at(self.arch.sizes)
         before = self.inner.cpu()
-        change = choose(before, graph, sizes, method=settings.keep)
+        change = choose(before, graph, sizes, method=settings.weight_transfer)
         generator = torch.Generator().manual_seed(self.seed + self.epochs_done)
         after = apply(before, change, generator=generator)
         teacher = self.model if settings.distill else None
@@ -56,7 +56,7 @@ class TrialTrainer(Trainer):
             network=WidthsNetwork(after, space.base),
             teacher=teacher,
         )
-        if settings.keep != "fresh":
+        if settings.weight_transfer != "fresh":
             successor._optimizer = follow(self._optimizer, before, successor.inner, change)
         successor.epochs_done = self.epochs_done
         self.inner.to(device)

@@ -15,12 +15,13 @@ from mobilenas.core.errors import DataError
 from mobilenas.core.images import PixelRange
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted, readable
+from mobilenas.data.image_data import ImageData, ImageKind
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
 from mobilenas.data.reading import choose_size, measure_range, read_headers, read_pixels
 from mobilenas.data.repeats import check_differ, find_repeats
-from mobilenas.data.settings import DataSettings, ImageData, ImageKind
+from mobilenas.data.settings import DataSettings
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 

@@ -1,15 +1,11 @@
-"""What a source is asked for, and what it gives."""
+"""Which images, and how they are read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from mobilenas.core.errors import DataError
-from mobilenas.core.images import PixelRange
+from mobilenas.core.setting import setting
 from mobilenas.core.settings import check_between
-from mobilenas.data.splits import Split
 
 BUILT_IN_SOURCES = ("digits", "cifar10", "cifar100")
 """Sources that are not folders."""
@@ -40,6 +36,7 @@ class DataSettings:
     """Decoded images up to this size are held in memory; larger sets are decoded on demand."""
 
     def __post_init__(self) -> None:
+        """Check the ranges."""
         if self.image_size is not None:
             check_between(self, "image_size", _SMALLEST_SIDE, _LARGEST_SIDE)
         check_between(self, "split_seed", 0, 2**63 - 1)
@@ -54,73 +51,61 @@ class DataSettings:
             raise DataError(f"{self.source!r} is not a directory and none of {legal}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageKind:
-    """What is known of images before they are decoded, and all that a network is sized by."""
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What a user can say of the images."""
 
-    name: str
-    """The source as the user wrote it."""
-    classes: tuple[str, ...]
-    """Class names; a label is a place in this tuple."""
-    image_size: int
-    """Side in pixels."""
-    channels: int = 3
-    """Always 3: grey images are repeated, so that prediction has one kind of input."""
+    data: str = setting(
+        "digits",
+        help=f"{', '.join(BUILT_IN_SOURCES)}, or a folder of images.",
+        group="Data",
+        metavar="DATA",
+    )
+    image_size: int | None = setting(
+        None,
+        help="Side of the images in pixels.",
+        default_text="the images' own, or 224",
+        group="Data",
+    )
+    flip: bool | None = setting(
+        None,
+        help="Mirror training images horizontally.",
+        default_text="not for characters",
+        group="Data",
+        rare=True,
+    )
+    skip_bad_images: bool = setting(
+        False, help="Skip images that cannot be decoded, with a warning.", group="Data"
+    )
+    download: bool = setting(
+        False, help="Download CIFAR if there is no local copy.", group="Data", rare=True
+    )
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """Which images."""
+        return DataSettings(
+            source=self.data,
+            image_size=self.image_size,
+            flip=self.flip,
+            skip_bad_images=self.skip_bad_images,
+            download=self.download,
+        )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageData(ImageKind):
-    """Labelled images in three splits, and what is needed to use and to name them."""
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are varied."""
 
-    mean: tuple[float, ...]
-    """Mean of each channel of the training split, in 0..1."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel of the training split, in 0..1, above zero."""
-    flip: bool
-    """Whether a mirrored image is still one of its class."""
-    train: Split
-    """What weights are fitted to."""
-    val: Split
-    """What choices are made on."""
-    test: Split
-    """What is reported."""
-    fingerprint: str
-    """sha256 over names, sizes, labels and splits of the files, or over the tensors' bytes."""
-    names: tuple[str, ...] = ()
-    """File of every image of the splits' store below the folder; empty where they are no files."""
-    notes: tuple[str, ...] = ()
-    """Remarks, one line each; `load_data` has said them to the reporter."""
-    split_rule: str
-    """Where the splits come from, in words."""
-    pixel_range: PixelRange | None = None
-    """Numbers of images of more than 8 bits that become 0 and 255; None where there are none."""
-    repeated: dict[str, int] = field(default_factory=dict)
-    """By split the images of val and test that are also in the splits before; empty if unknown."""
+    crop_padding: int | None = None
+    """Pixels that a crop may be shifted by in each direction; None is side / 8, 0 is off."""
+    flip: bool | None = None
+    """Mirror half of the images; None is what the data says."""
+    randaugment: int = 0
+    """RandAugment operations on each image (arXiv 1909.13719), 0 is off."""
 
-    def class_counts(self) -> dict[str, dict[str, int]]:
-        """Images of each class in each split."""
-        counts = {
-            name: torch.bincount(split.labels, minlength=len(self.classes)).tolist()
-            for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
-        }
-        return {
-            label: {name: numbers[place] for name, numbers in counts.items()}
-            for place, label in enumerate(self.classes)
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """Plain JSON for run.json."""
-        return {
-            "source": self.name,
-            "classes": list(self.classes),
-            "counts": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
-            "class_counts": self.class_counts(),
-            "image_size": self.image_size,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "flip": self.flip,
-            "fingerprint": self.fingerprint,
-            "split_rule": self.split_rule,
-            "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
-            "repeated": self.repeated,
-        }
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.crop_padding is not None:
+            check_between(self, "crop_padding", 0, 1024)
+        check_between(self, "randaugment", 0, 10)

@@ -14,10 +14,11 @@ from mobilenas.core.errors import DataError
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.settings import counted
 from mobilenas.data.folder import load_folder
+from mobilenas.data.image_data import ImageData, ImageKind
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
 from mobilenas.data.repeats import digest, find_repeats
-from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings, ImageData, ImageKind
+from mobilenas.data.settings import BUILT_IN_SOURCES, DataSettings
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import TensorStore, resize_square
 

@@ -19,17 +19,16 @@ from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 from mobilenas.latency.profile import Profile, ProfileError, Reference
+from mobilenas.latency.settings import NETWORKS, MeasureSettings
 from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.onnx import OPSET
-from mobilenas.onnx.session import PROVIDER
+from mobilenas.onnx.settings import PROVIDER
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 LARGEST_DRIFT = 0.1
 """A device whose units take this much more or less than in its profile is not as it was."""
 
-NETWORKS = 45
-"""Whole networks of a profile: two thirds test the calibration, which has only two numbers."""
 
 _CHECKED = 8  # units that a check measures again
 _DRAWS = 20  # tries for each network
@@ -66,11 +65,11 @@ def build_profile(
     spaces: Mapping[str, MobileSpace],
     *,
     name: str,
-    threads: int = 1,
+    threads: int = MeasureSettings.threads,
     provider: str = PROVIDER,
     cache: Cache | None = None,
     reporter: Reporter | None = None,
-    rounds: int = 16,
+    rounds: int = MeasureSettings.rounds,
     networks: int = NETWORKS,
     held_out: int | None = None,
     seed: int = 0,

@@ -17,10 +17,8 @@ from mobilenas.core.settings import check_choice
 from mobilenas.latency.units import Unit, arch_units
 from mobilenas.nn.costs import output_side
 from mobilenas.onnx import OPSET
+from mobilenas.onnx.settings import PRECISIONS
 from mobilenas.spaces.mobile.arch import MobileArch
-
-PRECISIONS = ("fp32", "int8")
-"""float32, or int8 weights and uint8 activations."""
 
 _IR_VERSION = 10  # what the exporter writes beside this opset
 _STEP = 6 / 255  # of every 8-bit activation: 0 to 6, or -3 to 3 around the middle

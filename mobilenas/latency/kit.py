@@ -12,13 +12,15 @@ from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.folders import KIT, check_folder, start_folder
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.settings import check_choice, from_plain, to_plain
-from mobilenas.latency.building import NETWORKS, Setup, Time, assemble, draw_networks, tested_of
-from mobilenas.latency.graphs import PRECISIONS, arch_model, unit_model
+from mobilenas.latency.building import Setup, Time, assemble, draw_networks, tested_of
+from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile
+from mobilenas.latency.settings import NETWORKS
 from mobilenas.latency.steady import steady
 from mobilenas.latency.units import Unit, space_units
 from mobilenas.onnx import OPSET
+from mobilenas.onnx.settings import PRECISIONS
 from mobilenas.spaces.mobile.arch import Block, MobileArch, Stem
 from mobilenas.spaces.mobile.costs import block_costs, costs, stem_cost
 from mobilenas.spaces.mobile.space import MobileSpace

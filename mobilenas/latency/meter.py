@@ -20,8 +20,10 @@ from mobilenas.core.progress import Reporter, Silent
 from mobilenas.latency.cache import Cache, Rounds
 from mobilenas.latency.kit_runner import TIMING_NS, Timing
 from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.settings import MeasureSettings
 from mobilenas.latency.steady import steady
-from mobilenas.onnx.session import PROVIDER, check_machine
+from mobilenas.onnx.session import check_machine
+from mobilenas.onnx.settings import PROVIDER
 
 Source = Callable[[], bytes] | Path
 """A model: a function that makes its ONNX file, or the file."""
@@ -42,9 +44,9 @@ _MOST_DEATHS = 3
 def measure(
     models: Mapping[str, Source],
     *,
-    threads: int = 1,
+    threads: int = MeasureSettings.threads,
     provider: str = PROVIDER,
-    rounds: int = 16,
+    rounds: int = MeasureSettings.rounds,
     most_rounds: int = 48,
     tolerance: float = 0.02,
     warmup: int = 5,

@@ -21,7 +21,8 @@ from mobilenas.nn.costs import alive_bytes
 from mobilenas.onnx.classifier import FLOAT, Classifier
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import prepare
-from mobilenas.onnx.session import LOAD_ERRORS, PROVIDER, session, source_of
+from mobilenas.onnx.session import LOAD_ERRORS, session, source_of
+from mobilenas.onnx.settings import PROVIDER
 
 ALIGNMENT = 8
 """Channels that are no multiple of this fall off the runtimes' blocked layouts."""

@@ -13,13 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from mobilenas.core.errors import FileError
 from mobilenas.core.settings import counted
 from mobilenas.onnx.checks import read_model, write_model
+from mobilenas.onnx.settings import UINT8_NHWC
 
 INPUT_KEY = "input"
 """Key of the metadata that says what a file takes, as JSON; a file without it takes FLOAT_NCHW."""
-FLOAT_NCHW = "float-nchw"
-"""float32 [1, C, S, S], normalized by the metadata's mean and std."""
-UINT8_NHWC = "uint8-nhwc"
-"""uint8 [1, S, S, C], 0 to 255; the graph normalizes by the same mean and std."""
 
 _PREFIX = "pixels"
 _CHANNELS_FIRST = (0, 3, 1, 2)

@@ -28,10 +28,8 @@ from mobilenas.core.settings import check_choice
 from mobilenas.onnx.checks import write_model
 from mobilenas.onnx.fp16 import describe, prepared
 from mobilenas.onnx.ranges import Probe, Samples, samples_for
+from mobilenas.onnx.settings import CALIBRATIONS
 from mobilenas.onnx.targets import constants
-
-METHODS = ("minmax", "entropy", "percentile")
-"""How the range of an activation is taken from its values on the calibration images."""
 
 _CALIBRATION = {
     "minmax": CalibrationMethod.MinMax,
@@ -67,7 +65,7 @@ def quantize_static_qdq(
     `equalize_ranges`; `correct_bias`: see `correct_biases`. FileError names a file that does not
     load, DataError says which image does not fit or that there is none.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, CALIBRATIONS)
     samples = samples_for(source, images, "quantize")
     model = prepared(source)  # whose nodes have names by which they are found again in 8 bits
     if equalize:

@@ -11,8 +11,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from mobilenas.core.errors import FileError, MobileNASError, first_line
+from mobilenas.onnx.settings import PROVIDER
 
-PROVIDER = "CPUExecutionProvider"
 """The execution provider of every session, unless one is asked for."""
 XNNPACK = "XnnpackExecutionProvider"
 """The other provider that can be measured, in builds of onnxruntime that have it."""

@@ -18,9 +18,8 @@ from mobilenas.core.settings import check_choice
 from mobilenas.onnx import qnn
 from mobilenas.onnx.checks import read_model
 from mobilenas.onnx.session import XNNPACK, session
+from mobilenas.onnx.settings import TARGETS
 
-TARGETS = ("cpu", "xnnpack", "qnn", "nnapi", "coreml")
-"""Execution providers of onnxruntime on phones."""
 CAVEAT = (
     "onnxruntime's mobile usability checker compares operator types with the provider's list and "
     "shapes with fixed ones; it sees no device, and a driver may still refuse a node"

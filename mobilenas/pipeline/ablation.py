@@ -18,7 +18,8 @@ from mobilenas.core.folders import ABLATION, check_folder, check_record, start_f
 from mobilenas.core.progress import Reporter
 from mobilenas.core.records import EntryRecord, Record, read_object, read_record, write_record
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
-from mobilenas.cost.budget import Budget, Budgets, format_cost
+from mobilenas.cost.budget import Budget, format_cost
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
@@ -28,19 +29,21 @@ from mobilenas.pipeline.deployment import predicted
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import (
     Run,
-    RunSettings,
     create_run,
     latency_model,
     machine,
     usable_space,
     versions,
 )
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import search_stage
+from mobilenas.pipeline.variants import NOT_ABLATED
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import over_seeds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
-from mobilenas.search.methods import PARTS, usual_epochs
+from mobilenas.search.methods import DEFAULT_METHOD, usual_epochs
+from mobilenas.search.parts import PARTS
 from mobilenas.spaces.base import AnyChoice, Arch, family, family_of
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
@@ -50,18 +53,6 @@ ABLATION_FILE = "ablation.json"
 PAGE_FILE = "ablation.html"
 
 _MOST_CHANNELS = 4096
-_MOBILENETS = "MobileNets are what `mobilenas run` compares with"
-_NOT_HERE = {
-    "method": "say the methods that are compared with --methods",
-    "channels": "every network gets as many as keep --flops or --params",
-    "random": f"name {RANDOM} as one of --methods",
-    "rival": f"name {RANDOM} as one of --methods",
-    "baselines": _MOBILENETS,
-    "equal_time": _MOBILENETS,
-    "inherit": "every network is trained from scratch",
-    "dynamic_batch": "nothing is exported",
-}
-"""Fields of a request that mean nothing here, and what to say instead."""
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -180,7 +171,7 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
     elif own.get("prior") is None:
         own["prior"] = False  # it would have its say in every arm
     try:
-        asked = replace(request, method=arm.method, seed=seed, seeds=1, **own)
+        asked = replace(request, method=arm.method or DEFAULT_METHOD, seed=seed, seeds=1, **own)
         if asked.search_epochs is None:  # all arms search as long
             final = asked.settings(images).recipe.epochs
             asked = replace(asked, search_epochs=usual_epochs(final, alphas_decide=True))
@@ -224,13 +215,13 @@ def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Arm, ...]
 
 def _check_request(request: Request) -> None:
     plain = type(request).__dataclass_fields__
-    for name, instead in _NOT_HERE.items():
+    for name, instead in NOT_ABLATED.items():
         if getattr(request, name) != plain[name].default:
             raise MobileNASError(f"--{name.replace('_', '-')} is not for an ablation: {instead}")
     if not request.budgets:
         raise BudgetError(
-            "networks are compared at equal cost: say --flops or --params, which the found cells "
-            "keep by their channels"
+            "networks are compared at equal cost: use --flops or --params, which set the channels "
+            "of cells"
         )
 
 

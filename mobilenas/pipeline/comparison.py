@@ -13,7 +13,8 @@ from mobilenas.core.folders import COMPARISON, check_folder, start_folder
 from mobilenas.core.records import RunRecord, read_object
 from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
 from mobilenas.pipeline.deployment import conditions, renew_times, time_files
-from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run, RunSettings
+from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import RESULT_FILE, compare_stage, write_result
 from mobilenas.report.table import found_top1, paired, read_compared
 
@@ -47,7 +48,7 @@ def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opp
     return Opponents(
         mobilenets=tuple(name for name in names if name != RANDOM),
         random=random,
-        rival=settings.rival,
+        rival=settings.random_search,
         equal_time=settings.equal_time,
     )
 

@@ -13,10 +13,12 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
 from mobilenas.core.files import write_json
 from mobilenas.core.records import ArchRecord, EqualTimeRecord, read_object
-from mobilenas.cost.budget import LATENCY, PENALTY, Budget, Budgets
+from mobilenas.cost.budget import LATENCY, PENALTY, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import confirmation
-from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, RunSettings
+from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import SCRATCH, check_given
 from mobilenas.search import FINALISTS
 from mobilenas.spaces.base import Arch
@@ -117,7 +119,7 @@ def _asked(settings: RunSettings) -> Opponents:
     return Opponents(
         mobilenets=settings.baselines,
         random=settings.random,
-        rival=settings.rival,
+        rival=settings.random_search,
         equal_time=settings.equal_time,
     )
 

@@ -25,8 +25,9 @@ from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.mistakes import Mistakes, find_mistakes
 from mobilenas.onnx.ort_format import SUFFIX
 from mobilenas.onnx.record import EXPORT_FILE, read_export
-from mobilenas.onnx.session import PROVIDER
-from mobilenas.pipeline.quantization import Int8Settings, write_int8
+from mobilenas.onnx.settings import PROVIDER
+from mobilenas.pipeline.export_settings import Int8Settings
+from mobilenas.pipeline.quantization import write_int8
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm

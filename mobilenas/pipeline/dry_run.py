@@ -10,8 +10,9 @@ from mobilenas.core.progress import Reporter
 from mobilenas.cost.budget import LATENCY
 from mobilenas.data import load_data
 from mobilenas.pipeline.estimate import estimate
-from mobilenas.pipeline.request import ANY_COUNT, Request, profile_of, read_images, tell_targets
+from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import Run, latency_model, make_space
+from mobilenas.pipeline.starting import profile_of, read_images, tell_targets
 from mobilenas.search.space import SIDES, reachable
 
 _CHOOSE = (

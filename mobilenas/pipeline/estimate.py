@@ -17,7 +17,8 @@ from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.pipeline.deployment import write_onnx
-from mobilenas.pipeline.run_folder import Run, RunSettings
+from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import images_looked_at
 from mobilenas.spaces.base import Arch, family_of
@@ -153,7 +154,7 @@ def parts(
     if settings.widths is not None and settings.widths.controls:
         baselines += 2 * settings.seeds
     # a rival, and the best MobileNet for equal time, take what a search and its training take
-    as_long = settings.seeds * (settings.rival + (settings.equal_time and mobilenets > 0))
+    as_long = settings.seeds * (settings.random_search + (settings.equal_time and mobilenets > 0))
     networks = settings.seeds + baselines + as_long
     ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
     rank = settings.rank * ranked * _epoch(settings, data, speeds)

@@ -3,7 +3,6 @@
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,86 +15,34 @@ from torch import Tensor
 from mobilenas.baselines.chance import beats_chance_on_test
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import write_bytes, write_json
-from mobilenas.core.settings import check_between, check_choice, counted, to_plain
+from mobilenas.core.settings import counted, to_plain
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.latency.other_runtimes import latency
 from mobilenas.onnx.checks import check_file
 from mobilenas.onnx.export import INPUT, evaluate_onnx
 from mobilenas.onnx.fp16 import to_fp16
-from mobilenas.onnx.input_layout import FLOAT_NCHW, UINT8_NHWC, fold_input
+from mobilenas.onnx.input_layout import fold_input
 from mobilenas.onnx.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
 from mobilenas.onnx.other_runtimes import SUFFIXES, check_installed, convert, runner
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.onnx.session import session
-from mobilenas.onnx.targets import FORM_OPERATORS, TARGETS, check_target, refused_operators
+from mobilenas.onnx.settings import BIAS, EQUALIZE, PER_CHANNEL
+from mobilenas.onnx.targets import FORM_OPERATORS, check_target, refused_operators
 from mobilenas.pipeline.contenders import ARCH_FILE
 from mobilenas.pipeline.deployment import file_top1, put_time, time_run, write_onnx
-from mobilenas.pipeline.quantization import (
-    BIAS,
-    EQUALIZE,
-    PER_CHANNEL,
-    Int8Settings,
-    calibration,
-    write_int8,
-)
+from mobilenas.pipeline.export_settings import OTHER_FORMATS, PIXELS, FormatSettings, Int8Settings
+from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.stages import ONNX_FILE, WEIGHTS_FILE, export_stage
 from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
-FORMATS = ("onnx", "fp16", "int8", "ort")
-"""What a network can be written as."""
-OTHER_FORMATS = tuple(SUFFIXES)
-"""And for other runtimes, where their packages are installed."""
-INPUTS = (FLOAT_NCHW, UINT8_NHWC)
-"""What its file can take."""
 CHECK_IMAGES = 64
 """Validation images on which a file is held against model.onnx."""
 
-_PIXELS = "-uint8"
 _AT_ONCE = 256
 Step = Callable[[Path, Path], Any]
 """Makes a file from a file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FormatSettings:
-    """Which files are wanted, and what they may lose."""
-
-    formats: tuple[str, ...] = ("onnx",)
-    """Some of `FORMATS` and `OTHER_FORMATS`."""
-    targets: tuple[str, ...] = ()
-    """Some of `TARGETS`, to check the files for."""
-    input: str = FLOAT_NCHW
-    """What the files take; one of `INPUTS`."""
-    max_drop: float = 1.0
-    """Most points of test top-1 that a file may lose against model.onnx."""
-    max_parts: int | None = None
-    """Maximum parts in which a target may run a file because it lacks operators of the network;
-    None: several parts are a warning, not an error."""
-    int8: Int8Settings | None = None
-    """How the file in 8 bits is made; None: the one that is there, or as usual."""
-
-    def __post_init__(self) -> None:
-        """Check the names and the range."""
-        for name in self.formats:
-            check_choice("format", name, FORMATS + OTHER_FORMATS)
-            if name in OTHER_FORMATS and self.input == UINT8_NHWC:
-                raise MobileNASError(f"format {name} takes {FLOAT_NCHW} only, not {UINT8_NHWC}")
-        for name in self.targets:
-            check_choice("target", name, TARGETS)
-        check_choice("input", self.input, INPUTS)
-        check_between(self, "max_drop", 0, 100)
-        if self.max_parts is not None:
-            check_between(self, "max_parts", 1, 10_000)
-        if self.int8 is not None and "int8" not in self.formats:
-            raise MobileNASError("options of int8 are given, but int8 is not in --formats")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the files in export.json, such as `int8` or, taking pixels, `int8-uint8`."""
-        ending = _PIXELS if self.input == UINT8_NHWC else ""
-        return tuple(dict.fromkeys(name + ending for name in self.formats))
 
 
 def _check_installed(settings: FormatSettings) -> None:
@@ -200,7 +147,7 @@ def _written(
     run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None, folder: Path
 ) -> dict[str, Any]:
     """Write one file from model.onnx below `folder`; return its entry, but for its times."""
-    form, pixels = name.removesuffix(_PIXELS), name.endswith(_PIXELS)
+    form, pixels = name.removesuffix(PIXELS), name.endswith(PIXELS)
     entry: dict[str, Any] = {"path": str(_path(form, pixels))}
     path, source = folder / entry["path"], run.folder / ONNX_FILE
     path.parent.mkdir()

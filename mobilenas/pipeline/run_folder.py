@@ -15,10 +15,8 @@ import torch
 from mobilenas import __version__
 from mobilenas.channel_graph.models import allow_model
 from mobilenas.channels.checks import check_base
-from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import base_of, start_network
 from mobilenas.core.errors import (
-    BudgetError,
     DataError,
     FileError,
     MobileNASError,
@@ -28,151 +26,29 @@ from mobilenas.core.files import read_json, write_json
 from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.settings import (
-    ADDED,
     COUNTING_RULE,
-    check_between,
-    check_choice,
     from_plain,
     to_plain,
 )
-from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, PENALTY, Budget, Budgets
-from mobilenas.data import DataSettings, ImageData, ImageKind, load_data
+from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budgets import Budgets
+from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
-from mobilenas.latency.graphs import PRECISIONS
 from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
-from mobilenas.search import FinalistSettings, SearchSettings, space_for
-from mobilenas.search.methods import DEFAULT_METHOD, METHODS
-from mobilenas.search.rank import FEWEST as FEWEST_RANKED
+from mobilenas.pipeline.settings import RunSettings
+from mobilenas.search import space_for
 from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
-from mobilenas.spaces.base import Space, families, family
-from mobilenas.spaces.cell.space import CellSpace, EdgeTarget
+from mobilenas.spaces.base import Space, family
+from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.channels.space import WidthsSpace
-from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.train import Recipe
 
 _S = TypeVar("_S")
 RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
 COMPARE_FILE = "compare.json"
-DEVICES = ("cpu", "cuda")
-NO_LATENCY_OF_CELLS = (
-    "a latency budget is for the mobile space: no profile has the blocks of cells; "
-    "limit --flops or --params"
-)
 _STARTING_PROFILE = f".{PROFILE_FILE}.start.tmp"
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellSettings:
-    """Sizes of the cell space; None leaves one to the budgets."""
-
-    edges: EdgeTarget = field(default_factory=EdgeTarget)
-    """How many edges a network keeps."""
-    layers: int | None = None
-    """Cells of the networks that can be found."""
-    channels: int | None = None
-    """Their first channels."""
-    search_layers: int = 8
-    """Cells of the supernet."""
-    search_channels: int = 16
-    """Its first channels."""
-    auxiliary: bool = False
-    """Whether final training has a second classifier."""
-    drop_path: float = 0.0
-    """Most probability of dropping an edge in final training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Everything a job was asked for; with the same machine, it decides every result."""
-
-    data: DataSettings
-    """Which images."""
-    budgets: tuple[Budget, ...]
-    """Upper limits, one a cost."""
-    search: SearchSettings
-    """How to search."""
-    finalists: FinalistSettings
-    """How the finalists are compared."""
-    recipe: Recipe
-    """How the found network and all it is compared with are trained."""
-    space: str = "mobile"
-    """mobile, cell or widths."""
-    cell: CellSettings = field(default_factory=CellSettings)
-    """Sizes of the cell space."""
-    widths: ChannelSettings | None = None
-    """How channel sizes are searched; None in the other spaces."""
-    method: str = DEFAULT_METHOD
-    """The preset that `search` was made from; its parts decide, not its name."""
-    profile: str | None = None
-    """Device profile as it was asked for; RUN/profile.json is what it held then."""
-    precision: str = "fp32"
-    """What the device runs: fp32 or int8."""
-    activation: str = "hard_swish"
-    """Activation of the space's blocks."""
-    squeeze: str = "searched"
-    """Squeeze-excite: searched, on or off."""
-    extra_depthwise: str = field(default="off", metadata=ADDED)
-    """A depthwise convolution that blocks start with: searched, on or off."""
-    inherit: bool = field(default=False, metadata=ADDED)
-    """Whether what is found starts from the supernet's weights; the mobile space alone."""
-    baselines: tuple[str, ...] = tuple(MOBILENETS)
-    """MobileNets to compare with, each at the largest width that keeps the budgets."""
-    random: int = 3
-    """Random networks of the budgets to compare with."""
-    rival: bool = False
-    """Whether random networks also get the search's time, through the same finalists stage."""
-    equal_time: bool = field(default=False, metadata=ADDED)
-    """Whether the best MobileNet also gets the time of search and final training."""
-    seed: int = 0
-    """Seed of search and training."""
-    seeds: int = 1
-    """How many seeds, counted up from `seed`, the comparison repeats."""
-    rank: int = 0
-    """Networks to measure the supernet's ranking on; 0 for none."""
-    dynamic_batch: bool = False
-    """Whether the ONNX file takes any number of images."""
-    threads: int = 1
-    """Threads of torch."""
-    device: str = "cpu"
-    """cpu or cuda."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_choice("space", self.space, families())
-        if (self.space == WidthsSpace.family) != (self.widths is not None):
-            raise MobileNASError("widths goes with the space widths, and with no other")
-        if self.inherit and self.space != "mobile":
-            raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
-        check_choice("method", self.method, tuple(METHODS))
-        if not self.budgets and self.space != "cell":
-            raise BudgetError(NO_BUDGET)
-        costs = [budget.cost for budget in self.budgets]
-        if len(set(costs)) < len(costs):
-            raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
-        if self.space == "cell" and (LATENCY in costs or self.profile is not None):
-            raise BudgetError(NO_LATENCY_OF_CELLS)
-        if LATENCY in costs and self.profile is None:
-            raise BudgetError(NO_PROFILE)
-        partial = self.search.sampler.partial
-        if self.space == "cell" and self.cell.search_channels < partial:
-            raise MobileNASError(
-                f"--keep 1/{partial} of --search-channels {self.cell.search_channels} is no channel"
-            )
-        check_choice("precision", self.precision, PRECISIONS)
-        for name in self.baselines:
-            check_choice("baseline", name, tuple(MOBILENETS))
-        check_between(self, "random", 0, 10_000)
-        check_between(self, "seed", 0, 2**31 - 1)
-        check_between(self, "seeds", 1, 1000)
-        if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
-            raise MobileNASError(
-                f"rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
-            )
-        check_between(self, "threads", 1, 1024)
-        check_choice("device", self.device, DEVICES)
 
 
 @dataclass(kw_only=True)

@@ -45,7 +45,7 @@ from mobilenas.pipeline.deployment import (
     write_onnx,
 )
 from mobilenas.pipeline.estimate import Stopwatch, estimate, format_durations
-from mobilenas.pipeline.quantization import Int8Settings
+from mobilenas.pipeline.export_settings import Int8Settings
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict

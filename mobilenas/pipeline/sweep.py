@@ -20,9 +20,10 @@ from mobilenas.core.settings import format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
-from mobilenas.pipeline.request import Request, read_images
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import create_run
 from mobilenas.pipeline.stages import run_all
+from mobilenas.pipeline.starting import read_images
 from mobilenas.report.of_folder import report_of
 
 SWEEP_FILE = SWEEP.record
@@ -63,7 +64,7 @@ def requests_for(
     """
     if not strengths:
         if not flops:
-            raise BudgetError("nothing varies: say --flops 500k,1M,2M or --strengths 0.1,0.3,1")
+            raise BudgetError("nothing varies: use --flops 500k,1M,2M or --strengths 0.1,0.3,1")
         _check_distinct("--flops", flops)
         return {f"flops-{_exact(limit)}": Request(**asked, flops=limit) for limit in flops}
     _check_distinct("--strengths", strengths)
@@ -75,7 +76,7 @@ def requests_for(
         )
     wide = Request(**({"finalists": 0} | dict(asked)), flops=next(iter(flops), None))
     if not wide.budgets:
-        raise BudgetError("--strengths weigh the use of a wide budget: say --flops 4M")
+        raise BudgetError("--strengths weigh the use of a wide budget, such as --flops 4M")
     return {
         f"strength-{strength:g}": replace(wide, constraint=PENALTY, strength=strength)
         for strength in strengths

@@ -1,9 +1,14 @@
 """Bilevel search, discretization, finalists."""
 
-from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
-from mobilenas.search.run import Confirm, SearchResult, found_choice, inherited_network, search
-from mobilenas.search.settings import SearchSettings
-from mobilenas.search.space import space_for
+from typing import TYPE_CHECKING
+
+from mobilenas.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from mobilenas.search.finalists import FINALISTS, SuccessiveHalving
+    from mobilenas.search.run import Confirm, SearchResult, found_choice, inherited_network, search
+    from mobilenas.search.settings import FinalistSettings, SearchSettings
+    from mobilenas.search.space import space_for
 
 __all__ = [
     "FINALISTS",
@@ -17,3 +22,11 @@ __all__ = [
     "search",
     "space_for",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    finalists="FINALISTS SuccessiveHalving",
+    run="Confirm SearchResult found_choice inherited_network search",
+    settings="FinalistSettings SearchSettings",
+    space="space_for",
+)

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.search.methods import METHODS, PARTS
+from mobilenas.core.setting import settings_of
+from mobilenas.search.methods import METHODS
+from mobilenas.search.parts import PARTS, SearchParts
 
 RANDOM = "random"
 """The arm that draws its networks uniformly and searches nothing."""
 
-# parts that are no text
 _KINDS = {
-    "order": int,
-    "warmup": int,
-    "entropy": float,
-    "strength": float,
-    "none": bool,
-    "prior": bool,
+    one.name: type(one.legal[0]) if one.legal else one.kind for one in settings_of(SearchParts)
 }
+"""Type of each part."""
 _YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
@@ -45,7 +42,7 @@ class Arm:
 
 
 def parse_arms(text: str) -> tuple[Arm, ...]:
-    """Read `darts,pc-darts:sampler=attention:keep=1/2,random`."""
+    """Read `darts,pc-darts:sampler=attention:channel_fraction=1/2,random`."""
     # the one value with a comma in it is that of entropy_terms
     arms = tuple(map(parse_arm, re.split(r",(?!\s*(?:operations|edges)\b)", text)))
     for number, arm in enumerate(arms):
@@ -86,7 +83,7 @@ def parse_arm(text: str) -> Arm:
 
 def _value(part: str, text: str, arm: str) -> Any:
     """Return a part's value in its own type."""
-    kind = _KINDS.get(part, str)
+    kind = _KINDS[part]
     wrong = f"arm {arm}: {part} is {text!r}; it must be"
     if kind is bool:
         if text not in _YES_NO:

@@ -6,7 +6,8 @@ from itertools import islice
 
 import torch
 
-from mobilenas.cost.budget import PENALTY, Budgets
+from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budgets import Budgets
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import uncertainty
 from mobilenas.search.prior import Prior

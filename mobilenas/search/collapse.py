@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-ON_COLLAPSE = ("warn", "stop", "rollback")
-"""What an alarm does."""
-
 SKIPS = "skip connections dominate"
 UTILIZATION = "the budget is left unused"
 ENTROPY = "the entropy stalls"

@@ -6,62 +6,19 @@ compared on validation images. The winner's epochs are the first of its final tr
 continues them (`train(..., begun=...)`), so they are not paid for twice.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from mobilenas.core.progress import Reporter
-from mobilenas.core.settings import check_between
 from mobilenas.data import ImageData
 from mobilenas.nn.network import Network
+from mobilenas.search.settings import FinalistSettings
 from mobilenas.spaces.base import Arch
 from mobilenas.train import CHECKPOINT, Recipe, train_part
 
 FINALISTS = "finalists"
 """Below the folder of a search: a folder for each training that has begun."""
-_RUNGS = 3
-_FEW = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinalistSettings:
-    """How many archs enter, and how long they train."""
-
-    count: int = 4
-    """Archs that enter; 0 and 1 turn the round off."""
-    epochs: int = 1
-    """Epochs of the first rung: there are three, or two for six archs and fewer."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_between(self, "count", 0, 1000)
-        check_between(self, "epochs", 1, 1000)
-
-    def rungs(self, count: int) -> list[int]:
-        """Return how many of `count` archs train in each rung: a geometric row that ends at two."""
-        last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
-        return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
-
-    def compared_at(self, count: int, final: int) -> list[int]:
-        """Return after how many of `final` epochs of the final training each rung compares.
-
-        The last one after half of them: before, the order of good networks is hardly that at the
-        end.
-        """
-        first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
-        last = max(first, math.ceil(final / 2))
-        return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
-
-    def lost(self, count: int, final: int) -> int:
-        """Return epochs of the archs that do not win, which lead nowhere."""
-        ends = self.compared_at(count, final)
-        parts = [end - start for start, end in pairwise([0, *ends])]
-        return (
-            sum(size * part for size, part in zip(self.rungs(count), parts, strict=True)) - ends[-1]
-        )
 
 
 class SuccessiveHalving:

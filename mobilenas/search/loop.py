@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mobilenas.core.errors import DivergedError
 from mobilenas.core.progress import clock
-from mobilenas.cost.budget import Budgets, ConstraintLoss
+from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
 from mobilenas.nn.weights import lay_out
 from mobilenas.search.diagnostics import gradient_norm
@@ -50,7 +50,7 @@ class Searcher:
             self.net = search.supernet(self.space, settings.sampler)
         lay_out(self.net, torch.channels_last, device)
         self.alphas = search.alphas(
-            self.space, none=settings.none, edge_weights=settings.edge_weights
+            self.space, none=settings.zero_op, edge_weights=settings.edge_weights
         ).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
         # only looked at: the log shows how the supernet does, nothing is chosen by it
@@ -137,7 +137,7 @@ class Searcher:
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
         """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
-        if self.settings.paths == "single" and self.searchable.draws:
+        if self.settings.sampling == "single-path" and self.searchable.draws:
             logits = self.alphas.alone(self.net, self._draw(epoch))(x)
         else:
             with torch.no_grad():
@@ -154,9 +154,9 @@ class Searcher:
     def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Any:
         """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
         tau = self.tau if epoch is None else self.tau_at(epoch)
-        if self.settings.paths == "mixture":
+        if self.settings.sampling == "softmax":
             return self.alphas.soft(tau)
-        return self.alphas.gumbel(tau, generator, hard=self.settings.paths == "single")
+        return self.alphas.gumbel(tau, generator, hard=self.settings.sampling == "single-path")
 
     def _draw(self, epoch: int) -> AnyChoice:
         """Draw a network to train, not far over the budget: such ones teach little."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.search.parts import Order, Sampling
 from mobilenas.search.settings import SearchSettings
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.spaces.cell.settings import EdgeWeights
 from mobilenas.supernet.schedules import EntropySchedule, Temperature, parse_terms
+from mobilenas.supernet.settings import SamplerSettings
 
 OFF = EntropySchedule(weight=0.0)
 FIXED = Temperature(start=1.0, end=1.0)
@@ -23,21 +25,21 @@ class Method:
     """What it was published to improve."""
     sampler: SamplerSettings
     """Which channels enter a mixed operation."""
-    paths: str = "mixture"
-    """What a step runs."""
+    sampling: Sampling = "softmax"
+    """How a step samples the candidates."""
     temperature: Temperature = FIXED
     """tau over time."""
     entropy: EntropySchedule = OFF
     """Entropy losses over time."""
-    none: bool = False
-    """Cells: whether an edge's operations include `none`, which no network that is found has."""
-    edge_weights: str = "none"
+    zero_op: bool = False
+    """Cells: whether the search includes the zero operation, which no final network has."""
+    edge_weights: EdgeWeights = "none"
     """Cells: how a node weighs its edges."""
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
     prior: bool = False
     """Mobile: whether earlier trained networks have a say in which are finalists."""
-    orders: tuple[int, ...] = (1,)
+    orders: tuple[Order, ...] = (1,)
     """Orders of the alphas' step that were published."""
 
 
@@ -46,7 +48,7 @@ METHODS = {
         paper="Liu, Simonyan, Yang 2019, arXiv 1806.09055",
         improves="search by gradients instead of by sampling",
         sampler=SamplerSettings(name="full", partial=1),
-        none=True,
+        zero_op=True,
         warmup=0.0,
         orders=(1, 2),
     ),
@@ -54,7 +56,7 @@ METHODS = {
         paper="Xu et al. 2020, arXiv 1907.05737",
         improves="memory and time: a random part of the channels",
         sampler=SamplerSettings(name="random", partial=4),
-        none=True,
+        zero_op=True,
         edge_weights="softmax",
     ),
     "cpm": Method(
@@ -82,7 +84,7 @@ METHODS = {
         paper="this project's own combination",
         improves="networks under a budget (docs/search.md)",
         sampler=SamplerSettings(name="attention", partial=4),
-        paths="gumbel",
+        sampling="gumbel",
         temperature=Temperature(),
         entropy=EntropySchedule(weight=0.1, terms=("operations",)),
         edge_weights="softmax",
@@ -92,13 +94,6 @@ METHODS = {
 }
 """By the name that `--method` takes."""
 DEFAULT_METHOD = "mobilenas"
-
-PARTS = (
-    *("paths", "sampler", "attention", "keep", "temperature", "order", "none", "edge_weights"),
-    *("entropy", "entropy_schedule", "entropy_terms", "constraint", "strength", "warmup"),
-    *("on_collapse", "prior"),
-)
-"""What can be said in place of a method's own part, as text or number; None leaves it."""
 
 # DARTS moves its alphas by Adam, 3e-4 a step for 20,000 steps: by 6 at most, in logits
 _TRAVEL, _FASTEST = 6.0, 0.1
@@ -150,11 +145,11 @@ def settings_for(
         epochs=epochs,
         warmup=warmup,
         batch_size=batch_size,
-        paths=given.get("paths", method.paths),
+        sampling=given.get("sampling", method.sampling),
         learning_rate=learning_rate,
         alpha_learning_rate=min(_TRAVEL / steps, _FASTEST) if cells else _MOBILE_ALPHA_RATE,
         order=order,
-        none=cells and given.get("none", method.none),
+        zero_op=cells and given.get("zero_op", method.zero_op),
         edge_weights=given.get("edge_weights", method.edge_weights) if cells else "none",
         sampler=_sampler(method.sampler, given),
         temperature=method.temperature if given_tau is None else Temperature.parse(given_tau),
@@ -165,18 +160,18 @@ def settings_for(
 
 
 def _sampler(own: SamplerSettings, given: Mapping[str, Any]) -> SamplerSettings:
-    name, keep = given.get("sampler", own.name), given.get("keep")
+    name, fraction = given.get("sampler", own.name), given.get("channel_fraction")
     if name == "full":
-        if keep not in (None, "1", "1/1"):
+        if fraction not in (None, "1", "1/1"):
             raise MobileNASError(
-                f"--keep {keep} needs --sampler random, attention or ranked: full keeps every "
-                "channel"
+                f"--channel-fraction {fraction} needs --sampler random, attention or ranked: full "
+                "takes every channel"
             )
         return SamplerSettings(name=name, partial=1, attention=given.get("attention"))
     usual = own.partial if own.partial > 1 else _USUAL_K
     return SamplerSettings(
         name=name,
-        partial=usual if keep is None else parse_keep(keep),
+        partial=usual if fraction is None else parse_fraction(fraction),
         attention=given.get("attention", own.attention if name == own.name else None),
     )
 
@@ -193,9 +188,9 @@ def _entropy(own: EntropySchedule, given: Mapping[str, Any], cells: bool) -> Ent
     )
 
 
-def parse_keep(text: str) -> int:
+def parse_fraction(text: str) -> int:
     """Read `1/4` as K = 4."""
     top, slash, bottom = text.partition("/")
     if text == "1" or (top == "1" and slash and bottom in ("1", "2", "4", "8")):
         return int(bottom or 1)
-    raise MobileNASError(f"keep {text!r} cannot be read: write 1, 1/2, 1/4 or 1/8")
+    raise MobileNASError(f"channel_fraction {text!r} cannot be read: write 1, 1/2, 1/4 or 1/8")

@@ -20,7 +20,7 @@ _NORM_IMAGES = 128
 def images_looked_at(settings: SearchSettings, val_images: int) -> int:
     """Return about how many images a search classifies beside its steps, for estimates."""
     glance = min(GLANCE_IMAGES, val_images)
-    draws = 1 if settings.paths == "mixture" else _DRAWS
+    draws = 1 if settings.sampling == "softmax" else _DRAWS
     late = settings.epochs - settings.warmup
     # the last term is the discretization gap: two relaxations, each before and after
     return settings.epochs * (glance + draws * _NORM_IMAGES) + late * 2 * glance + 4 * val_images
@@ -78,7 +78,7 @@ def _trained_top1(searcher: Searcher) -> float:
     of the images.
     """
     net, glance = searcher.net, searcher.glance
-    draws = 1 if searcher.settings.paths == "mixture" else min(_DRAWS, len(glance))
+    draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, len(glance))
     generator = torch.Generator().manual_seed(searcher.seed)
     right = 0.0
     for number in range(draws):

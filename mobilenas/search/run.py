@@ -20,16 +20,17 @@ from mobilenas.core.files import (
 from mobilenas.core.progress import Reporter, clock
 from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, read_object
 from mobilenas.core.settings import from_plain, to_plain
-from mobilenas.cost.budget import LATENCY, Budgets
+from mobilenas.cost.budget import LATENCY
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split, guessing
 from mobilenas.nn.network import Network
 from mobilenas.search.candidates import candidates, prior_has_say
-from mobilenas.search.finalists import FINALISTS, FinalistSettings, SuccessiveHalving
+from mobilenas.search.finalists import FINALISTS, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
-from mobilenas.search.settings import SearchSettings
+from mobilenas.search.settings import FinalistSettings, SearchSettings
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.base import (
     AnyChoice,
@@ -38,7 +39,7 @@ from mobilenas.spaces.base import (
     family_of,
     searchable,
 )
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
 
 Confirm = Callable[[Sequence[Arch]], list[float]]

@@ -1,18 +1,23 @@
-"""What a search can be told."""
+"""How to search, and how the finalists are compared."""
 
+import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.settings import ADDED, check_between, check_choice
-from mobilenas.cost.budget import CONSTRAINTS
-from mobilenas.search.collapse import ON_COLLAPSE
-from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.core.setting import check_settings
+from mobilenas.core.settings import ADDED, check_between
+from mobilenas.cost.budget import Constraint
+from mobilenas.search.parts import OnCollapse, Order, Sampling
+from mobilenas.spaces.cell.settings import EdgeWeights
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
+from mobilenas.supernet.settings import SamplerSettings
 
-PATHS = ("gumbel", "mixture", "single")
-ORDERS = (1, 2)
-"""Of the alphas' step: 2 looks one step of the weights ahead."""
+FEWEST_RANKED = 3
+"""Networks that make a ranking."""
+
+_RUNGS = 3
+_FEW = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,8 @@ class SearchSettings:
     """First epochs, which train weights only, on uniformly drawn networks."""
     batch_size: int = 64
     """Images a step."""
-    paths: str = "gumbel"
-    """What a step runs: `mixture` all at once, `gumbel` a soft draw, `single` one network."""
+    sampling: Sampling = "gumbel"
+    """How a step samples the candidates."""
     learning_rate: float = 0.1
     """Peak rate of the weights: SGD with Nesterov momentum, cosine."""
     momentum: float = 0.9
@@ -37,46 +42,80 @@ class SearchSettings:
     """Rate of the alphas: Adam, constant."""
     alpha_weight_decay: float = 0.0
     """Decay of the alphas."""
-    order: int = 1
+    order: Order = 1
     """Order of the alphas' step: 2 differentiates through one step of the weights."""
-    none: bool = False
-    """Cells: whether an edge's operations include `none`."""
-    edge_weights: str = "none"
-    """Cells: how a node weighs its edges: none, softmax (PC-DARTS) or clipped (DA2S)."""
+    zero_op: bool = False
+    """Cells: whether an edge's operations include the zero operation."""
+    edge_weights: EdgeWeights = "none"
+    """Cells: how a node weighs its edges."""
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     """Which channels enter the mixed operation."""
     temperature: Temperature = field(default_factory=Temperature)
     """tau over time."""
     entropy: EntropySchedule = field(default_factory=EntropySchedule)
     """Entropy losses over time."""
-    constraint: str = "lagrangian"
-    """How budgets enter the loss: lagrangian, hinge or penalty."""
+    constraint: Constraint = "lagrangian"
+    """How budgets enter the loss."""
     strength: float = 1.0
     """lambda of `hinge` and `penalty`."""
     rho: float = 0.1
     """Step of the multipliers of `lagrangian`."""
     prior: bool = field(default=False, metadata=ADDED)
     """Mobile: whether earlier trained networks have a say in which are finalists."""
-    on_collapse: str = "warn"
-    """What an alarm does (`search.collapse`): warn, stop, or rollback to the last good epoch."""
+    on_collapse: OnCollapse = "warn"
+    """What an alarm does (`search.collapse`); `rollback` is to the last good epoch."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the names and the ranges."""
+        check_settings(self)
         check_between(self, "epochs", 1, 10_000)
         check_between(self, "warmup", 0, self.epochs)
         check_between(self, "batch_size", 2, 65536)
-        check_choice("paths", self.paths, PATHS)
         check_between(self, "learning_rate", 1e-6, 100)
         check_between(self, "momentum", 0, 0.9999)
         check_between(self, "weight_decay", 0, 1)
         check_between(self, "alpha_learning_rate", 1e-6, 100)
         check_between(self, "alpha_weight_decay", 0, 1)
-        check_choice("order", self.order, ORDERS)
-        if self.order == 2 and self.paths != "mixture":
+        if self.order == 2 and self.sampling != "softmax":
             # each of its four passes would draw another relaxation
-            raise MobileNASError(f"--order 2 needs --paths mixture, not {self.paths}")
-        check_choice("edge_weights", self.edge_weights, EDGE_WEIGHTS)
-        check_choice("on_collapse", self.on_collapse, ON_COLLAPSE)
-        check_choice("constraint", self.constraint, CONSTRAINTS)
+            raise MobileNASError(f"--order 2 needs --sampling softmax, not {self.sampling}")
         check_between(self, "strength", 0, 1e6)
         check_between(self, "rho", 1e-6, 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalistSettings:
+    """How many archs enter, and how long they train."""
+
+    count: int = 4
+    """Archs that enter; 0 and 1 turn the round off."""
+    epochs: int = 1
+    """Epochs of the first rung: there are three, or two for six archs and fewer."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_between(self, "count", 0, 1000)
+        check_between(self, "epochs", 1, 1000)
+
+    def rungs(self, count: int) -> list[int]:
+        """Return how many of `count` archs train in each rung: a geometric row that ends at two."""
+        last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
+        return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
+
+    def compared_at(self, count: int, final: int) -> list[int]:
+        """Return after how many of `final` epochs of the final training each rung compares.
+
+        The last one after half of them: before, the order of good networks is hardly that at the
+        end.
+        """
+        first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
+        last = max(first, math.ceil(final / 2))
+        return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
+
+    def lost(self, count: int, final: int) -> int:
+        """Return epochs of the archs that do not win, which lead nowhere."""
+        ends = self.compared_at(count, final)
+        parts = [end - start for start, end in pairwise([0, *ends])]
+        return (
+            sum(size * part for size, part in zip(self.rungs(count), parts, strict=True)) - ends[-1]
+        )

@@ -9,7 +9,8 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import counted
-from mobilenas.cost.budget import COSTS, LATENCY, NO_BUDGET, Budget, Budgets
+from mobilenas.cost.budget import COSTS, LATENCY, NO_BUDGET, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.space import CellSpace
 
 LAYERS, CHANNELS = 8, 16

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mobilenas.nn.costs import LayerCost
 from mobilenas.nn.network import Network
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.supernet.shared import Supernet
 
 AnyChoice = Any

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 
 _SECONDS = 20.0
 _MOST_REJECTED = 20

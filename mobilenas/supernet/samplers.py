@@ -1,48 +1,15 @@
 """Channel samplers: which 1/K of the channels enter a mixed operation; the rest pass by."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.settings import check_choice
+from mobilenas.supernet.settings import OWN_ATTENTION, SamplerSettings
 
-SAMPLERS = ("full", "random", "attention", "ranked")
-PARTIALS = (1, 2, 4, 8)
-"""Legal K: 1/K of the channels enter."""
-ATTENTIONS = ("se", "eca", "cbam")
-"""Forms of a sampler's scores, see `ScoredSampler`."""
-
-_OWN_ATTENTION = {"attention": "cbam", "ranked": "se"}
 _SMOOTHING = 0.9
 _REDUCTION = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """Which channels enter the mixed operation."""
-
-    name: str = "attention"
-    """full, random, attention or ranked."""
-    partial: int = 4
-    """K: 1/K of the channels enter, in the blocks that keep shape and in all cells."""
-    attention: str | None = None
-    """Form of the scores: se, eca or cbam; None: the sampler's own, cbam or (ranked) se."""
-
-    def __post_init__(self) -> None:
-        """Check the names and that they go together."""
-        check_choice("sampler", self.name, SAMPLERS)
-        check_choice("partial channels K", self.partial, PARTIALS)
-        if self.attention is None:
-            return
-        check_choice("attention", self.attention, ATTENTIONS)
-        if self.name not in _OWN_ATTENTION:
-            raise MobileNASError(
-                f"attention is {self.attention!r}, but sampler {self.name} has no scores; "
-                f"samplers with scores are {', '.join(_OWN_ATTENTION)}"
-            )
 
 
 class ChannelSampler(nn.Module):
@@ -183,7 +150,7 @@ def make_sampler(settings: SamplerSettings, channels: int) -> ChannelSampler | N
     if name == "random":
         return RandomSampler(channels, partial)
     kinds = {"attention": AttentionSampler, "ranked": RankedSampler}
-    return kinds[name](channels, partial, settings.attention or _OWN_ATTENTION[name])
+    return kinds[name](channels, partial, settings.attention or OWN_ATTENTION[name])
 
 
 def _largest(score: Tensor, count: int) -> Tensor:

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import check_between, check_choice
 
-ENTROPY_SCHEDULES = ("const", "linear", "log", "step")
+EntropyShape = Literal["const", "linear", "log", "step"]
+ENTROPY_SCHEDULES: tuple[EntropyShape, ...] = get_args(EntropyShape)
 ENTROPY_TERMS = ("operations", "edges")
 """L_O: every decision should be certain; L_E: k edges should be kept, and certainly."""
 
@@ -19,8 +21,8 @@ class EntropySchedule:
     """lambda: 0 turns every term off."""
     terms: tuple[str, ...] = ENTROPY_TERMS
     """Which losses are on: `operations` is L_O, `edges` is L_E."""
-    shape: str = "log"
-    """How w2 rises after its start: const, linear, log or step."""
+    shape: EntropyShape = "log"
+    """How w2 rises after its start."""
     start: float = 0.5
     """Share of the epochs after warm-up during which w2 is 0."""
 

@@ -1,17 +1,22 @@
 """Training from scratch: recipe, trainer, and a resumable run in a folder."""
 
-from mobilenas.train.recipe import Recipe
-from mobilenas.train.run import (
-    BEST_WEIGHTS,
-    CHECKPOINT,
-    LAST_WEIGHTS,
-    LOG,
-    TrainResult,
-    load_weights,
-    train,
-    train_part,
-)
-from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
+from typing import TYPE_CHECKING
+
+from mobilenas.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from mobilenas.train.recipe import Recipe
+    from mobilenas.train.run import (
+        BEST_WEIGHTS,
+        CHECKPOINT,
+        LAST_WEIGHTS,
+        LOG,
+        TrainResult,
+        load_weights,
+        train,
+        train_part,
+    )
+    from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
 
 __all__ = [
     "BEST_WEIGHTS",
@@ -28,3 +33,10 @@ __all__ = [
     "train",
     "train_part",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    recipe="Recipe",
+    run="BEST_WEIGHTS CHECKPOINT LAST_WEIGHTS LOG TrainResult load_weights train train_part",
+    trainer="Evaluation Trainer evaluate parameter_groups",
+)

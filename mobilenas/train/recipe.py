@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import check_between
-from mobilenas.data import Augmentation
+from mobilenas.data.settings import Augmentation
 
 _WHOLE_NUMBERS = ("epochs", "batch_size", "crop_padding", "randaugment")
 

@@ -10,7 +10,8 @@ from mobilenas.baselines.rival import rival
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, finalists
@@ -122,7 +123,7 @@ def test_random_networks_keep_the_budget_and_use_it(tiny_budgets: Budgets) -> No
 def test_no_random_network_under_an_impossible_budget(
     micro_budgets: Budgets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 50)
+    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 50)
     impossible = Budgets(micro_budgets.space, [Budget(cost="flops", limit=10)])
     with pytest.raises(BudgetError, match="none of 50 random networks"):
         random_networks(impossible, 1, [0])

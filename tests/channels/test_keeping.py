@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mobilenas.channel_graph import Graph, extract, load_model, sizes
 from mobilenas.channels.distillation import distillation_loss
-from mobilenas.channels.keeping import METHODS, apply, changed, choose, follow, inexact
+from mobilenas.channels.keeping import apply, changed, choose, follow, inexact
+from mobilenas.channels.settings import WEIGHT_TRANSFERS
 from mobilenas.core.errors import MobileNASError
 
 SIDE = 8
@@ -228,7 +229,7 @@ def test_no_change_is_a_copy_and_the_model_stays_as_it_is(net: Net) -> None:
     for method in ("svd", "magnitude"):
         same = changed(net, graph_of(net), {}, method=method)  # type: ignore[arg-type]
         assert all(torch.equal(before[name], same.state_dict()[name]) for name in before)
-    for method in METHODS:
+    for method in WEIGHT_TRANSFERS:
         changed(net, graph_of(net), {"a": 4, "b": 9}, method=method)
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in before.items())
 

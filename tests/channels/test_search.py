@@ -13,13 +13,14 @@ from torch import nn
 from mobilenas.channels import search as channel_search
 from mobilenas.channels.limits import Limits
 from mobilenas.channels.search import search_channels
-from mobilenas.channels.settings import ChannelSettings
-from mobilenas.channels.start import base_of, kept_network, start_network, weights_of
+from mobilenas.channels.settings import ChannelSettings, weights_of
+from mobilenas.channels.start import base_of, kept_network, start_network
 from mobilenas.channels.trial import TrialTrainer
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
@@ -296,7 +297,10 @@ def test_models_that_do_not_fit_the_images_are_refused(
     [
         ({"trials": 0}, "trials is 0"),
         ({"schedule": "hot"}, "schedule is 'hot'; it must be one of annealed, greedy"),
-        ({"keep": "all"}, "keep is 'all'; it must be one of svd, magnitude, fresh"),
+        (
+            {"weight_transfer": "all"},
+            "weight_transfer is 'all'; it must be one of svd",
+        ),
         ({"gamma": 1.0}, "gamma is 1.0"),
         ({"distill_temperature": 0}, "distill_temperature is 0"),
     ],

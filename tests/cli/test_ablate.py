@@ -16,7 +16,7 @@ TINY = (
     *("--search-layers", "3", "--search-channels", "4", "--epochs", "1", "--search-epochs", "1"),
     *("--threads", "1", "--flops", "100k"),
 )
-JOB = ("ablate", *TINY, "--methods", "random,da2s:entropy=0.2:none=yes", "--out", "X")
+JOB = ("ablate", *TINY, "--methods", "random,da2s:entropy=0.2:zero_op=yes", "--out", "X")
 
 
 def invoke(*words: str) -> Result:
@@ -65,7 +65,7 @@ def test_the_table_fits_80_columns_and_names_the_control(home: Path) -> None:
     assert max(map(len, said.splitlines())) <= 80
     for text in (
         *("arm", "top-1 %", "gap, points", "skips", "agreement", "search s", "->"),
-        *("da2s", ":entropy=0.2", ":none=yes", "Control: random.", "X/ablation.html"),
+        *("da2s", ":entropy=0.2", ":zero_op=yes", "Control: random.", "X/ablation.html"),
         "against random: ",
     ):
         assert text in said, text
@@ -77,7 +77,7 @@ def test_json_is_the_file_and_resume_needs_no_other_option() -> None:
     assert answer("ablate", "--out", "X", "--resume", "--json", "--quiet") == kept
     assert answer(*JOB, "--resume", "--json") == kept
     record = json.loads(kept)
-    assert [arm["parts"] for arm in record["arms"]] == [{}, {"entropy": 0.2, "none": True}]
+    assert [arm["parts"] for arm in record["arms"]] == [{}, {"entropy": 0.2, "zero_op": True}]
     assert record["budgets"] == [{"cost": "flops", "limit": 100_000}]
 
 
@@ -102,15 +102,18 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
         ((*JOB, "--resume", "--seeds", "2"), "another ablation: --seeds is 2, it was 1"),
         ((*JOB, "--resume", "--overwrite"), "exclude"),
         (("ablate", "--out", "X", "--resume", "--seeds", "2"), "--seeds is 2, it was 1"),
-        (("ablate", *TINY, "--methods", "darts"), "say --out"),
-        (("ablate", *TINY, "--out", "Y"), "say --methods"),
+        (("ablate", *TINY, "--methods", "darts"), "missing option --out"),
+        (("ablate", *TINY, "--out", "Y"), "missing option --methods"),
         (("ablate", "--out", "Y", "--resume"), "Y holds no ablation"),
-        (("ablate", *TINY, "--method", "darts", "--out", "Y"), "with --methods"),
+        (("ablate", *TINY, "--method", "darts", "--out", "Y"), "option --methods"),
         (("ablate", *TINY, "--methods", "dart", "--out", "Y"), "'dart' is no arm"),
         (("ablate", *TINY[:-2], "--methods", "darts", "--out", "Y"), "--flops or --params"),
         (("ablate", *TINY, "--methods", "darts", "--flops", "10", "--out", "Y"), "more than once"),
         (("ablate", *TINY, "--methods", "darts", "--params", "9", "--out", "Y"), "params <= 9"),
-        (("ablate", *TINY, "--methods", "darts", "--rival", "--out", "Y"), "--rival"),
+        (
+            ("ablate", *TINY, "--methods", "darts", "--random-search", "--out", "Y"),
+            "--random-search",
+        ),
         (("ablate", *TINY, "--methods", "darts", "--equal-time", "--out", "Y"), "--equal-time"),
         (("ablate", *TINY, "--methods", "darts", "--inherit", "--out", "Y"), "--inherit"),
         (("ablate", *TINY, "--methods", "darts", "--control", "cpm", "--out", "Y"), "--control"),

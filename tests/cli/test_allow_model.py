@@ -13,9 +13,9 @@ from mobilenas.channel_graph import models
 from mobilenas.cli.main import cli
 from mobilenas.core.progress import Silent
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.pipeline.request import start
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import RUN_FILE
+from mobilenas.pipeline.starting import start
 from mobilenas.spaces.channels import costs as exact_widths
 from mobilenas.spaces.channels import space as widths
 from mobilenas.spaces.channels.space import Base, WidthsArch

@@ -219,9 +219,9 @@ def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ((), "no run folder was given: say --out"),
-        (("--out", "new"), "no model was given: say --model"),
-        ((*V2, "--out", "new"), "no budget was given"),
+        ((), "missing option --out"),
+        (("--out", "new"), "missing option --model"),
+        ((*V2, "--out", "new"), "no budget"),
         ((*V2, "--flops", "1M", "--classes", "5", "--out", "new"), "--classes goes with --graph"),
         ((*V2, "--flops", "1k", "--out", "new"), "flops <= 1k cannot be kept: the smallest"),
         ((*V2, "--flops", "9G", "--out", "new"), "flops <= 9G limits nothing"),
@@ -231,7 +231,7 @@ def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.Mo
         (("--model", "nowhere", "--flops", "1M", "--out", "new"), "model is 'nowhere': no run"),
         (("--model", "torchvision:vgg11", "--flops", "1M", "--out", "new"), "not take 8x8 images"),
         ((*V2, *GO, "--flops", "1M", "--trials", "3"), "--flops, --trials: not with --graph-only"),
-        (GO, "no model was given: say --model"),
+        (GO, "missing option --model"),
         (("--model", "mobilenet_v2", *GO), "model is 'mobilenet_v2': no run folder or arch.json"),
         (("--model", "torchvision:mobilenet_v9", *GO), "did you mean mobilenet_v2"),
         (("--model", "no_such_package:build", *GO), "cannot import no_such_package"),

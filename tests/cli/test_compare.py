@@ -16,7 +16,8 @@ from mobilenas.cli import compare
 from mobilenas.cli.main import cli
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.starting import start
 
 slow = pytest.mark.slow
 
@@ -57,10 +58,10 @@ def begun() -> Path:
     return start(Path("a"), Request(**asked), command="test", reporter=Silent()).folder
 
 
-def test_names_of_baselines_are_those_of_the_library() -> None:
+def test_names_ofread_baselines_are_those_of_the_library() -> None:
     assert compare.RANDOM == RANDOM
-    assert compare.baselines("none") == ()
-    assert compare.baselines("mobilenet_v2, random,random") == ("mobilenet_v2", "random")
+    assert compare.read_baselines("none") == ()
+    assert compare.read_baselines("mobilenet_v2, random,random") == ("mobilenet_v2", "random")
 
 
 def test_what_papers_report_stands_alone() -> None:
@@ -101,7 +102,9 @@ def test_words_that_do_not_go_together(begun: Path) -> None:
     assert "gone holds no run" in refused(begun, "gone")
     assert "gone.onnx does not exist" in refused(begun, "gone.onnx")
     assert "--out and --overwrite go with several" in refused(begun, "--out", "b")
-    assert "'resnet' is not one of mobilenet_v2" in refused(begun, "--baselines", "resnet")
+    assert "baseline is 'resnet'; it must be one of mobilenet_v2" in refused(
+        begun, "--baselines", "resnet"
+    )
     line = refused(begun, "--baselines", "mobilenet_v2", "--random", "3")
     assert "--random 3 goes with `random` among --baselines" in line
     assert "x.onnx is not an ONNX file" in refused(begun, "x.onnx")
@@ -195,7 +198,7 @@ def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
 
 
 @slow
-def test_one_run_gets_more_baselines(whole_run: Any) -> None:
+def test_one_run_gets_moreread_baselines(whole_run: Any) -> None:
     shutil.copytree(whole_run.folder, "a")
     shown = answer("a", "--quiet")
     assert max(map(len, shown.splitlines())) <= 80

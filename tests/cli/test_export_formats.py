@@ -12,15 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from mobilenas.cli import options
 from mobilenas.cli.main import cli
 from mobilenas.core.files import write_json
 from mobilenas.core.progress import Silent
-from mobilenas.onnx.int8 import METHODS
-from mobilenas.onnx.targets import CAVEAT, TARGETS
-from mobilenas.pipeline import formats, quantization
-from mobilenas.pipeline.request import Request, start
+from mobilenas.onnx.settings import TARGETS
+from mobilenas.onnx.targets import CAVEAT
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.stages import train_stage
+from mobilenas.pipeline.starting import start
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/deploy.md"
 BLOCK = {"kernel": 3, "hidden": 8, "out": 16, "stride": 1, "squeeze": 8, "activation": "relu"}
@@ -132,11 +131,11 @@ def test_options_of_int8_reach_the_file(trained: Path) -> None:
         (("--formats", ""), ("''", "onnx, fp16, int8, ort")),
         (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, qnn, nnapi, coreml")),
         (("--input", "nchw"), ("'nchw'", "uint8-nhwc")),
-        (("--max-drop", "-1"), ("--max-drop",)),
-        (("--max-parts", "0"), ("--max-parts",)),
+        (("--max-drop", "-1"), ("max_drop is -1",)),
+        (("--max-parts", "0"), ("max_parts is 0",)),
         (("--qat-epochs", "3"), ("int8 is not in --formats",)),
         (("--formats", "int8", "--corrections", "hope"), ("'hope'", "equalize, bias")),
-        (("--formats", "int8", "--calibration-images", "0"), ("--calibration-images",)),
+        (("--formats", "int8", "--calibration-images", "0"), ("calibration_images is 0",)),
         (
             ("--formats", "int8", "--qat-epochs", "3", "--corrections", "bias"),
             ("--corrections bias", "--qat-epochs"),
@@ -149,16 +148,6 @@ def test_what_is_unknown_is_refused_in_one_line(
     (line,) = export(tmp_path, *words, status=2).stderr.splitlines()
     for part in parts:
         assert part in line
-
-
-def test_the_written_out_names_are_the_library_s() -> None:
-    assert options.FORMATS == formats.FORMATS
-    assert options.OTHER_FORMATS == formats.OTHER_FORMATS
-    assert options.INPUTS == formats.INPUTS
-    assert options.TARGETS == TARGETS
-    assert options.INT8_WEIGHTS == quantization.WEIGHTS
-    assert options.CORRECTIONS == quantization.CORRECTIONS
-    assert options.CALIBRATIONS == METHODS
 
 
 @pytest.mark.usefixtures("printed")

@@ -11,24 +11,11 @@ from click.testing import CliRunner
 
 from mobilenas import __version__
 from mobilenas.cli import main as entry
-from mobilenas.cli import options
 from mobilenas.core.settings import COUNTING_RULE
-from mobilenas.cost.budget import CONSTRAINTS
-from mobilenas.latency.graphs import PRECISIONS
-from mobilenas.nn import ACTIVATIONS
-from mobilenas.pipeline.request import EFFORTS, Request
-from mobilenas.pipeline.run_folder import DEVICES
-from mobilenas.search.collapse import ON_COLLAPSE
-from mobilenas.search.methods import METHODS
-from mobilenas.search.settings import PATHS
-from mobilenas.spaces.base import searched
-from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS
-from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.spaces.mobile.space import POLICIES
-from mobilenas.supernet.samplers import ATTENTIONS, SAMPLERS
-from mobilenas.supernet.schedules import ENTROPY_SCHEDULES
+from mobilenas.pipeline.request import Request
 
-COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"]]
+PAIR = ("mobilenet_v2", "mobilenet_v3_small")
+COMMANDS = [*([name] for name in entry.COMMANDS), ["profile", "flops"], ["profile", "latency"]]
 
 
 def command_named(name: str) -> click.Command:
@@ -37,35 +24,9 @@ def command_named(name: str) -> click.Command:
     return command
 
 
-@pytest.mark.parametrize(
-    ("written", "known"),
-    [
-        (options.EFFORTS, EFFORTS),
-        (options.DEVICES, DEVICES),
-        (options.PATHS, PATHS),
-        (options.SAMPLERS, SAMPLERS),
-        (options.ENTROPY_SCHEDULES, ENTROPY_SCHEDULES),
-        (options.CONSTRAINTS, CONSTRAINTS),
-        (options.ACTIVATIONS, ACTIVATIONS),
-        (options.PRECISIONS, PRECISIONS),
-        (options.POLICIES, POLICIES),
-        (options.MOBILENETS, MOBILENETS),
-        (options.SPACES, searched()),
-        (options.METHODS, METHODS),
-        (options.ATTENTIONS, ATTENTIONS),
-        (options.EDGE_WEIGHTS, EDGE_WEIGHTS),
-        (options.ON_COLLAPSE, ON_COLLAPSE),
-    ],
-)
-def test_the_written_out_choices_are_the_library_s(
-    written: tuple[str, ...], known: tuple[str, ...]
-) -> None:
-    assert sorted(written) == sorted(known)
-
-
 @pytest.mark.parametrize("name", ["run", "search"])
 def test_every_field_of_a_request_is_an_option(name: str) -> None:
-    others = {"out", "resume", "overwrite", "allowed_models", "quiet", "as_json"}
+    others = {"out", "resume", "overwrite", "allowed_models", "quiet", "as_json", "help_all"}
     others |= {"dry_run"} if name == "search" else set()
     given = {param.name for param in command_named(name).params}
     assert given - others == {field.name for field in fields(Request)}
@@ -106,16 +67,38 @@ def test_the_list_and_the_commands_own_help_say_the_same_verb() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("500k", 500_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), ("7", 7)]
+    ("words", "name", "value"),
+    [
+        ("--flops 500k", "flops", 500_000),
+        ("--macs 1.5M", "flops", 1_500_000),
+        ("--latency 0.5s", "latency", 500.0),
+        ("--baselines mobilenet_v2,mobilenet_v3_small,mobilenet_v2", "baselines", PAIR),
+        ("--baselines none", "baselines", ()),
+        ("--targets cpu,qnn", "targets", ("cpu", "qnn")),
+        ("--order 2", "order", 2),
+        ("--no-flip", "flip", False),
+        ("", "flip", None),
+        ("--temperature 1:0.1", "temperature", "1:0.1"),
+    ],
 )
-def test_sizes_are_read(text: str, number: int) -> None:
-    assert options.size(text) == number
+def test_options_give_the_values_of_the_fields(words: str, name: str, value: object) -> None:
+    context = command_named("run").make_context("run", words.split())
+    assert context.params[name] == value
 
 
-def test_baselines_are_read() -> None:
-    names = options.mobilenets("mobilenet_v2, mobilenet_v3_small,mobilenet_v2")
-    assert names == ("mobilenet_v2", "mobilenet_v3_small")
-    assert options.mobilenets("none") == ()
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--flops 1M --flops 2M", "given more than once"),
+        ("--flops none", "'none' is not a size above zero"),
+        ("--latency 8", "'8' is not a time above zero"),
+        ("--order two", "'two' is not 1 or 2"),
+        ("--effort most", "'most' is not one of 'quick', 'standard', 'full'"),
+    ],
+)
+def test_options_refuse_what_cannot_be_read(words: str, message: str) -> None:
+    with pytest.raises(click.UsageError, match=message):
+        command_named("run").make_context("run", words.split())
 
 
 def test_every_command_has_the_same_number_of_threads() -> None:
@@ -159,7 +142,7 @@ def test_the_help_of_a_command_fits_80_columns(words: list[str]) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["profile", "flops"], ["predict"]], ids=" ".join)
+@pytest.mark.parametrize("words", [*COMMANDS, []], ids=" ".join)
 def test_help_imports_neither_torch_nor_rich(words: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError, find_profile
@@ -100,7 +101,7 @@ def test_latency_and_flops_bind_at_once(micro_space: MobileSpace, made_up_profil
 
 
 def test_a_latency_budget_needs_a_profile(micro_space: MobileSpace) -> None:
-    with pytest.raises(BudgetError, match="say --profile NAME"):
+    with pytest.raises(BudgetError, match="--profile NAME"):
         Budgets(micro_space, [Budget(cost="latency", limit=8.0)])
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.latency.graphs import PRECISIONS, arch_model, unit_model
+from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.onnx import export
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.session import session as open_session
+from mobilenas.onnx.settings import PRECISIONS
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.mobile.space import MobileSpace

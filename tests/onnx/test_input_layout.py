@@ -13,11 +13,12 @@ from mobilenas.core.errors import FileError
 from mobilenas.latency.graphs import arch_model
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.fp16 import to_fp16
-from mobilenas.onnx.input_layout import INPUT_KEY, UINT8_NHWC, fold_input
+from mobilenas.onnx.input_layout import INPUT_KEY, fold_input
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import prepare
 from mobilenas.onnx.session import session
+from mobilenas.onnx.settings import UINT8_NHWC
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v2
 
 SIDE = 32

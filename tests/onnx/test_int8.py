@@ -13,8 +13,9 @@ from onnx import ModelProto, TensorProto
 from mobilenas.core.errors import DataError, FileError, MobileNASError
 from mobilenas.onnx.export import INPUT, export_onnx, read_props
 from mobilenas.onnx.fp16 import folded
-from mobilenas.onnx.int8 import METHODS, correct_biases, equalize_ranges, quantize_static_qdq
+from mobilenas.onnx.int8 import correct_biases, equalize_ranges, quantize_static_qdq
 from mobilenas.onnx.session import session
+from mobilenas.onnx.settings import CALIBRATIONS
 from mobilenas.onnx.targets import plain_operators
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
@@ -116,7 +117,7 @@ def ranges(model: ModelProto) -> dict[str, NDArray[np.float32]]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CALIBRATIONS)
 def test_the_8_bit_file_says_nearly_the_same(
     method: str,
     exported: Path,

@@ -11,7 +11,7 @@ import torch
 from mobilenas.core.errors import MobileNASError
 from mobilenas.latency.other_runtimes import latency
 from mobilenas.onnx.other_runtimes import SUFFIXES, check_installed, convert, runner
-from mobilenas.pipeline.formats import FormatSettings
+from mobilenas.pipeline.export_settings import FormatSettings
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build
 

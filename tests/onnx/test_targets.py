@@ -12,9 +12,9 @@ from mobilenas.latency.graphs import arch_model
 from mobilenas.onnx.fp16 import folded, to_fp16
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.session import session
+from mobilenas.onnx.settings import TARGETS
 from mobilenas.onnx.targets import (
     CAVEAT,
-    TARGETS,
     check_target,
     hard_sigmoid_to_clip,
     plain_operators,

@@ -286,16 +286,25 @@ def test_an_ablation_can_be_replaced_and_nothing_else_can(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"flops": None}, "say --flops or --params"),
+        ({"flops": None}, "--flops or --params"),
         ({"flops": 10}, "flops <= 10 cannot be kept: the smallest network"),
         ({"method": "darts"}, "--method is not for an ablation: .*--methods"),
         ({"channels": 16}, "--channels is not for an ablation"),
         ({"random": 5}, "--random is not for an ablation: name random"),
-        ({"methods": "darts:keep=1/2"}, "arm darts:keep=1/2: --keep 1/2 needs --sampler"),
+        (
+            {"methods": "darts:channel_fraction=1/2"},
+            "darts:channel_fraction=1/2: --channel-fraction 1/2 needs",
+        ),
         ({"methods": "cpm,da2s:order=2"}, "arm da2s:order=2: --order 2 is not published"),
-        ({"methods": "da2s:paths=single"}, "arm da2s:paths=single: --paths single is not for"),
-        ({"methods": "darts,cpm", "keep": "1/8"}, "arm darts: --keep 1/8"),
-        ({"methods": "pc-darts,pc-darts:keep=1/4"}, "pc-darts:keep=1/4 are the same search"),
+        (
+            {"methods": "da2s:sampling=single-path"},
+            "da2s:sampling=single-path: --sampling single-path",
+        ),
+        ({"methods": "darts,cpm", "channel_fraction": "1/8"}, "arm darts: --channel-fraction 1/8"),
+        (
+            {"methods": "pc-darts,pc-darts:channel_fraction=1/4"},
+            "are the same search",
+        ),
         ({"control": "cpm"}, "--control is cpm; it must be one of --methods: da2s, random"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,

@@ -25,9 +25,10 @@ from mobilenas.pipeline.comparison import (
     side_by_side,
     write_comparison,
 )
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import Run, open_run
 from mobilenas.pipeline.stages import compare_stage
+from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
 
 slow = pytest.mark.slow

@@ -24,7 +24,8 @@ from mobilenas.pipeline.estimate import (
     parts,
 )
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import Run, RunSettings
+from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search import FinalistSettings
 from mobilenas.spaces.mobile.space import MobileSpace
 
@@ -75,7 +76,7 @@ def test_parts_are_steps_times_their_seconds(micro_images: ImageData) -> None:
 
 def test_a_rival_takes_the_searchs_time_again(micro_images: ImageData) -> None:
     plain = parts(settings(100), micro_images, SPEEDS, mobilenets=0)
-    rival = parts(settings(100, rival=True), micro_images, SPEEDS, mobilenets=0)
+    rival = parts(settings(100, random_search=True), micro_images, SPEEDS, mobilenets=0)
     more = plain["search"] + plain["finalists"] + plain["final training"]
     assert rival["baselines"] - plain["baselines"] == more
     assert rival["export"] - plain["export"] == 1e4

@@ -16,15 +16,17 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
 from mobilenas.onnx.export import read_props
-from mobilenas.onnx.input_layout import INPUT_KEY, UINT8_NHWC
+from mobilenas.onnx.input_layout import INPUT_KEY
 from mobilenas.onnx.predict import predict
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.onnx.session import session
-from mobilenas.pipeline.formats import FORMATS, FormatSettings, write_formats
-from mobilenas.pipeline.quantization import Int8Settings
-from mobilenas.pipeline.request import Request, start
+from mobilenas.onnx.settings import UINT8_NHWC
+from mobilenas.pipeline.export_settings import FORMATS, FormatSettings, Int8Settings
+from mobilenas.pipeline.formats import write_formats
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import Run, open_run
 from mobilenas.pipeline.stages import WEIGHTS_FILE, export_stage, train_stage
+from mobilenas.pipeline.starting import start
 
 BLOCK = {"kernel": 3, "squeeze": 0, "activation": "hard_swish"}
 ARCH = {

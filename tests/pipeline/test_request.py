@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.core.progress import Silent
+from mobilenas.core.setting import settings_of
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline.dry_run import Outlook, dry_run
-from mobilenas.pipeline.request import EFFORTS, MOST_REPEATS, Request, go_on, start
-from mobilenas.pipeline.run_folder import CellSettings, RunSettings
-from mobilenas.search.methods import parse_keep
+from mobilenas.pipeline.request import EFFORTS, MOST_REPEATS, Request
+from mobilenas.pipeline.run_folder import open_run
+from mobilenas.pipeline.settings import RunSettings
+from mobilenas.pipeline.starting import start
+from mobilenas.search.methods import parse_fraction
 from mobilenas.search.space import SIDES, space_for
+from mobilenas.spaces.cell.settings import CellSettings
 from mobilenas.spaces.cell.space import EdgeTarget
 from mobilenas.spaces.mobile.table import CostTable
 from mobilenas.supernet.schedules import Temperature
@@ -26,30 +30,30 @@ def settings(images: int = 1000, **given: Any) -> RunSettings:
 
 @pytest.mark.parametrize(("text", "k"), [("1", 1), ("1/1", 1), ("1/2", 2), ("1/4", 4), ("1/8", 8)])
 def test_keep_is_read(text: str, k: int) -> None:
-    assert parse_keep(text) == k
+    assert parse_fraction(text) == k
 
 
 @pytest.mark.parametrize("text", ["", "4", "1/3", "1/16", "2/4", "1/", "/4", "0.25", "1/4/1"])
 def test_other_shares_are_refused(text: str) -> None:
     with pytest.raises(MobileNASError, match="write 1, 1/2, 1/4 or 1/8"):
-        parse_keep(text)
+        parse_fraction(text)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "no budget was given: say --flops, --params, --memory or --latency"),
+        ({}, "no budget is set: use --flops, --params, --memory or --latency"),
         ({"flops": 0}, "flops budget is 0; it must be above zero"),
         ({"flops": 1, "effort": "great"}, "effort is 'great'; it must be one of quick"),
         ({"flops": 1, "epochs": 0}, "epochs is 0"),
         ({"flops": 1, "search_epochs": -1}, "search_epochs is -1"),
-        ({"latency": 8.0}, "a latency budget needs the profile of a device: say --profile NAME"),
+        ({"latency": 8.0}, "a latency budget needs the profile of a device: use --profile NAME"),
         ({"flops": 1, "precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, int8"),
         ({"flops": 1, "space": "chain"}, "space is 'chain'; it must be one of mobile, cell"),
         ({"flops": 1, "method": "dartz"}, "method is 'dartz'; it must be one of darts, pc-darts"),
         ({"flops": 1, "edges": "3/14"}, "--edges is not for --space mobile: it is a chain"),
         ({"flops": 1, "edge_weights": "none"}, "--edge-weights is not for --space mobile"),
-        ({"flops": 1, "none": False}, "--none is not for --space mobile"),
+        ({"flops": 1, "zero_op": False}, "--zero-op is not for --space mobile"),
         ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
         ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
         ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
@@ -68,7 +72,7 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
         ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
         ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),
-        ({"flops": 1, "targets": ("tpu",)}, "target is 'tpu'; it must be one of cpu, xnnpack"),
+        ({"flops": 1, "targets": ("tpu",)}, "targets has 'tpu'; it must be one of cpu, xnnpack"),
         (
             {"flops": 1, "targets": ("cpu", "nnapi"), "activation": "hard_swish"},
             "--activation hard_swish is not for --targets nnapi, which has no HardSigmoid: it would"
@@ -78,7 +82,10 @@ def test_other_shares_are_refused(text: str) -> None:
             {"flops": 1, "targets": ("nnapi",), "squeeze": "searched"},
             "--squeeze searched is not for --targets nnapi, .*; say off",
         ),
-        ({"space": "cell", "paths": "single"}, "--paths single is not for --space cell"),
+        (
+            {"space": "cell", "sampling": "single-path"},
+            "--sampling single-path is not for --space cell",
+        ),
     ],
 )
 def test_requests_are_checked_before_the_images_are_read(
@@ -91,9 +98,9 @@ def test_requests_are_checked_before_the_images_are_read(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"paths": "all"}, "paths is 'all'; it must be one of gumbel, mixture, single"),
-        ({"sampler": "full", "keep": "1/4"}, "full keeps every channel"),
-        ({"sampler": "random", "keep": "1/3"}, "keep '1/3' cannot be read"),
+        ({"sampling": "all"}, "sampling is 'all'; it must be one of gumbel, softmax, single-path"),
+        ({"sampler": "full", "channel_fraction": "1/4"}, "full takes every channel"),
+        ({"sampler": "random", "channel_fraction": "1/3"}, "channel_fraction '1/3' cannot be read"),
         ({"temperature": "hot"}, "temperature 'hot' cannot be read"),
         ({"constraint": "hope"}, "constraint is 'hope'"),
         ({"strength": -1.0}, "strength is -1"),
@@ -102,8 +109,8 @@ def test_requests_are_checked_before_the_images_are_read(
         ({"baselines": ["resnet"]}, "baseline is 'resnet'"),
         ({"seed": 2**31}, "seed is 2147483648"),
         (
-            {"space": "cell", "method": "adarts", "keep": "1/8", "search_channels": 4},
-            "--keep 1/8 of --search-channels 4 is no channel",
+            {"space": "cell", "method": "adarts", "channel_fraction": "1/8", "search_channels": 4},
+            "--channel-fraction 1/8 of --search-channels 4 is no channel",
         ),
     ],
 )
@@ -123,9 +130,9 @@ def test_what_was_said_is_what_is_done() -> None:
     full = settings(
         epochs=7,
         search_epochs=5,
-        paths="mixture",
+        sampling="softmax",
         sampler="random",
-        keep="1/2",
+        channel_fraction="1/2",
         temperature="2:0.5",
         entropy=0.25,
         entropy_schedule="step",
@@ -134,7 +141,7 @@ def test_what_was_said_is_what_is_done() -> None:
         finalists=9,
         baselines=["mobilenet_v2"],
         random=4,
-        rival=True,
+        random_search=True,
         equal_time=True,
         inherit=True,
         rank=6,
@@ -149,13 +156,13 @@ def test_what_was_said_is_what_is_done() -> None:
     )
     search = full.search
     assert (full.recipe.epochs, search.epochs) == (7, 5)
-    assert (search.paths, search.constraint, search.strength) == ("mixture", "hinge", 3.0)
+    assert (search.sampling, search.constraint, search.strength) == ("softmax", "hinge", 3.0)
     assert (search.sampler.name, search.sampler.partial) == ("random", 2)
     assert search.temperature == Temperature(start=2.0, end=0.5)
     assert (search.entropy.weight, search.entropy.shape) == (0.25, "step")
     assert full.finalists.count == 9
     assert full.baselines == ("mobilenet_v2",)
-    assert (full.random, full.rival, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
+    assert (full.random, full.random_search, full.rank, full.seed, full.seeds) == (4, True, 6, 8, 2)
     assert (full.threads, full.squeeze, full.activation) == (3, "off", "relu")
     assert full.dynamic_batch and full.equal_time and full.inherit
     assert not settings().inherit
@@ -184,7 +191,7 @@ def test_cells_need_no_budget_and_have_no_finalists_of_their_own() -> None:
         drop_path=0.2,
         finalists=4,
         order=2,
-        none=False,
+        zero_op=False,
     ).settings(1000)
     assert said.cell == CellSettings(
         edges=EdgeTarget(kept=3, of="cell"),
@@ -195,7 +202,7 @@ def test_cells_need_no_budget_and_have_no_finalists_of_their_own() -> None:
         auxiliary=True,
         drop_path=0.2,
     )
-    assert (said.finalists.count, said.search.order, said.search.none) == (4, 2, False)
+    assert (said.finalists.count, said.search.order, said.search.zero_op) == (4, 2, False)
 
 
 def test_zero_is_not_unsaid() -> None:
@@ -208,7 +215,7 @@ def test_zero_is_not_unsaid() -> None:
 
 def test_the_full_sampler_takes_every_channel() -> None:
     for keep in (None, "1", "1/1"):
-        sampler = settings(sampler="full", keep=keep).search.sampler
+        sampler = settings(sampler="full", channel_fraction=keep).search.sampler
         assert (sampler.name, sampler.partial) == ("full", 1)
 
 
@@ -296,7 +303,7 @@ def test_an_unreachable_budget_names_the_smallest_and_writes_nothing(tmp_path: P
 def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
     asked = Request(data="digits", flops=300_000, effort="quick", seed=4)
     run = start(tmp_path / "run", asked, command="test", reporter=Silent())
-    opened = go_on(tmp_path / "run", Silent())
+    opened = open_run(tmp_path / "run", Silent())
     assert opened.settings == run.settings == asked.settings(len(run.data.train))
     assert opened.space == run.space
     assert opened.data.fingerprint == run.data.fingerprint
@@ -320,7 +327,7 @@ def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
 
 
 def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
-    with pytest.raises(BudgetError, match=r"no budget was given.*search --data DATA --dry-run"):
+    with pytest.raises(BudgetError, match=r"no budget.*search --data DATA --dry-run"):
         Request(data="digits")
     found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent())
     assert found["image_size"] == 32 and found["seconds"] == {}
@@ -345,8 +352,8 @@ def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
 
 
 def test_a_dry_run_without_a_budget_checks_all_else() -> None:
-    with pytest.raises(MobileNASError, match="keep '1/3'"):
-        dry_run(Outlook(keep="1/3"), Silent())
+    with pytest.raises(MobileNASError, match="channel_fraction '1/3'"):
+        dry_run(Outlook(channel_fraction="1/3"), Silent())
     with pytest.raises(MobileNASError, match="a latency budget needs the profile"):
         Outlook(latency=8.0)
 
@@ -375,12 +382,8 @@ def test_int8_needs_a_profile_that_has_it(made_up_profile: Profile, tmp_path: Pa
         dry_run(asked, Silent())
 
 
-def test_every_field_says_what_it_is() -> None:
-    source = Path(Request.__module__.replace(".", "/") + ".py")
-    text = (Path(__file__).parents[2] / source).read_text(encoding="utf-8")
-    for field in fields(Request):
-        after = text.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)[1]
-        assert after.strip().startswith('"""')
+def test_every_field_is_a_setting() -> None:
+    assert [one.name for one in settings_of(Request)] == [field.name for field in fields(Request)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

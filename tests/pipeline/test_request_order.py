@@ -11,11 +11,12 @@ from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.progress import Silent
 from mobilenas.data import folder as data_folder
 from mobilenas.latency.profile import Profile, write_profile
-from mobilenas.pipeline import request as requests
+from mobilenas.pipeline import starting
 from mobilenas.pipeline.ablation import start_ablation
 from mobilenas.pipeline.dry_run import dry_run
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.request_channels import ChannelsRequest
+from mobilenas.pipeline.starting import start
 from mobilenas.pipeline.sweep import start_sweep
 
 
@@ -40,8 +41,8 @@ def begin(kind: type[Request], **asked: Any) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({}, "no budget was given"),
-    ({"flops": 10**8, "keep": "1/3"}, "keep '1/3' cannot be read"),
+    ({}, "no budget"),
+    ({"flops": 10**8, "channel_fraction": "1/3"}, "channel_fraction '1/3' cannot be read"),
     ({"flops": 10**8, "temperature": "hot"}, "temperature 'hot' cannot be read"),
     ({"flops": 10**8, "temperature": ""}, "temperature '' cannot be read"),
     ({"flops": 10**8, "rank": 1}, "rank is 1; it must be 0 or between 3 and 10000"),
@@ -138,7 +139,7 @@ def test_a_model_or_weights_that_are_not_there_are_refused_before_the_folder_is_
 
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(requests, "load_data", refuse)
+    monkeypatch.setattr(starting, "load_data", refuse)
     with pytest.raises(MobileNASError, match=message):
         begin(ChannelsRequest, data="photos", flops=10**8, **asked)
 
@@ -171,7 +172,11 @@ def test_the_numbers_of_a_ranking_are_checked_in_sweeps_and_ablations_too(
 @pytest.mark.parametrize(
     ("methods", "asked", "message"),
     [
-        ("mobilenas,mobilenas:keep=1/3", {"flops": 10**8}, "arm mobilenas:keep=1/3: keep '1/3'"),
+        (
+            "mobilenas,mobilenas:channel_fraction=1/3",
+            {"flops": 10**8},
+            "arm mobilenas:channel_fraction=1/3",
+        ),
         ("mobilenas,random", {"flops": 2_000_000}, "flops <= 2M cannot be kept"),
         ("darts,pc-darts", {"space": "cell", "flops": 1000}, "flops <= 1k cannot be kept"),
     ],

@@ -13,13 +13,13 @@ from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
 from mobilenas.core.settings import to_plain
 from mobilenas.data import ImageData
-from mobilenas.pipeline import ablation
-from mobilenas.pipeline import request as requests
+from mobilenas.pipeline import ablation, starting
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline.ablation import REQUEST_FILE, Ablation
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.resuming import other_options, resume_ablation, resume_run, resume_sweep
+from mobilenas.pipeline.starting import start
 from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, requests_for
 from mobilenas.spaces.mobile.space import MobileSpace
 
@@ -31,7 +31,7 @@ def small(
     monkeypatch: pytest.MonkeyPatch, micro_space: MobileSpace, micro_images: ImageData
 ) -> None:
     monkeypatch.setattr(runs, "usable_space", lambda *_: micro_space)
-    for module in (runs, requests, ablation):
+    for module in (runs, starting, ablation):
         monkeypatch.setattr(module, "load_data", lambda *_: micro_images)
 
 
@@ -64,7 +64,7 @@ def test_what_the_effort_meant_resumes(begun: Path) -> None:
     [
         ({"epochs": 30}, "another run: --epochs is 30, it was not given$"),
         ({"flops": 1, "seed": 0}, "--flops is 1, it was 300000, --seed is 0, it was 5$"),
-        ({"rival": True}, "--rival is on, it was off"),
+        ({"random_search": True}, "--random-search is on, it was off"),
         ({"equal_time": True}, "--equal-time is on, it was off"),
         ({"inherit": True}, "--inherit is on, it was not given"),
         ({"baselines": ()}, "--baselines is none, it was mobilenet_v2"),

@@ -13,11 +13,12 @@ from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
+from mobilenas.pipeline.run_folder import Run, create_run, open_run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.spaces.mobile.space import MobileSpace
-from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
 
 SETTINGS = RunSettings(
@@ -26,7 +27,7 @@ SETTINGS = RunSettings(
     search=SearchSettings(
         epochs=4,
         warmup=2,
-        paths="single",
+        sampling="single-path",
         sampler=SamplerSettings(name="ranked", partial=2),
         temperature=Temperature(start=2.0, end=0.25),
         entropy=EntropySchedule(weight=0.5, shape="step", start=0.25),
@@ -36,7 +37,7 @@ SETTINGS = RunSettings(
     recipe=Recipe(epochs=3, crop_padding=1, warmup_epochs=0.5),
     baselines=("mobilenet_v2",),
     random=2,
-    rival=True,
+    random_search=True,
     equal_time=True,
     inherit=True,
     seed=5,
@@ -245,7 +246,7 @@ def test_a_run_of_before_an_option_was_not_asked_for_it(begin: Any, name: str) -
         (lambda r: r["settings"].update(speed=1), "settings has an unknown field 'speed'"),
         (lambda r: r["settings"].update(seed="one"), "settings.seed is 'one'; it must be int"),
         (lambda r: r["settings"].update(extra_depthwise=True), "extra_depthwise is True; it must"),
-        (lambda r: r["settings"]["search"].update(paths="all"), "paths is 'all'"),
+        (lambda r: r["settings"]["search"].update(sampling="all"), "sampling is 'all'"),
         (lambda r: r.update(schema_version=2), "schema_version is 2; this release reads 1"),
     ],
 )
@@ -285,7 +286,7 @@ def test_a_record_without_its_space_is_an_error(begin: Any, damage: Any) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": ()}, "no budget was given"),
+        ({"budgets": ()}, "no budget"),
         ({"budgets": (Budget(cost="flops", limit=1),) * 2}, "a cost has two budgets: flops, flops"),
         ({"baselines": ("resnet",)}, "baseline is 'resnet'; it must be one of mobilenet_v2"),
         ({"random": -1}, "random is -1"),

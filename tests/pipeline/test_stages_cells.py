@@ -11,14 +11,16 @@ import pytest
 from mobilenas.core.errors import InternalError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_onnx
 from mobilenas.pipeline import contenders
 from mobilenas.pipeline import stages as pipeline
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import run_all
+from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
 from mobilenas.spaces.cell.space import CellChoice, CellSpace
@@ -78,7 +80,7 @@ def test_without_budgets_all_is_held_to_the_flops_of_what_was_found(
 def test_a_find_like_no_other_is_compared_with_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 20)
+    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 20)
     said: list[str] = []
     run = run_of(tmp_path, SPACE.smallest(), said=said)
     kinds = {contender.kind for contender in contenders.contenders(run, None, [])}

@@ -11,10 +11,10 @@ from mobilenas.baselines.networks import Opponents
 from mobilenas.core.files import read_json, read_jsonl
 from mobilenas.core.progress import Silent
 from mobilenas.pipeline.contenders import contenders
-from mobilenas.pipeline.request import start
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import run_all
+from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
 from mobilenas.spaces.channels.space import Base, WidthsArch
 from mobilenas.spaces.networks import read_arch

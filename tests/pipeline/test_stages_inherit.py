@@ -13,12 +13,13 @@ from torch import Tensor
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.contenders import contenders, found_arch
-from mobilenas.pipeline.run_folder import Run, RunSettings, create_run, open_run
+from mobilenas.pipeline.run_folder import Run, create_run, open_run
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import search_stage, train_stage
 from mobilenas.search import FinalistSettings, SearchSettings, finalists, found_choice
 from mobilenas.spaces.base import Arch

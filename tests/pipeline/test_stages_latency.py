@@ -13,8 +13,9 @@ from mobilenas.cost.budget import Budget
 from mobilenas.latency.building import build_profile
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline import stages as pipeline
-from mobilenas.pipeline.request import ACTIVATION_FOR, Request, start
+from mobilenas.pipeline.request import ACTIVATION_FOR, Request
 from mobilenas.pipeline.run_folder import open_run
+from mobilenas.pipeline.starting import start
 from mobilenas.search import space_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("byte_clock")]

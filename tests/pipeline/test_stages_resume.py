@@ -10,7 +10,8 @@ import pytest
 from mobilenas.core.files import read_json, read_jsonl
 from mobilenas.core.progress import Silent
 from mobilenas.pipeline import stages as pipeline
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.starting import start
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,8 @@ import json, sys
 from pathlib import Path
 from mobilenas.pipeline.stages import run_all
 from mobilenas.core.progress import Silent
-from mobilenas.pipeline.request import Request, start
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.starting import start
 folder, request = sys.argv[1:]
 run_all(start(Path(folder), Request(**json.loads(request)), command="mobilenas test",
               reporter=Silent(), resume=True))

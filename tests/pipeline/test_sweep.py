@@ -10,7 +10,7 @@ from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.progress import Silent
 from mobilenas.cost.budget import Budget
 from mobilenas.pipeline import sweep
-from mobilenas.pipeline.run_folder import RunSettings
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.sweep import (
     SWEEP_FILE,
     Sweep,
@@ -53,12 +53,12 @@ def test_every_strength_is_a_penalty_under_one_wide_budget() -> None:
 @pytest.mark.parametrize(
     ("asked", "flops", "strengths", "message"),
     [
-        ({}, (), (), "nothing varies: say --flops"),
+        ({}, (), (), "nothing varies: use --flops"),
         ({}, (5, 5), (), "--flops has a value more than once"),
         ({}, (5,), (1.0, 1.0), "--strengths has a value more than once"),
         ({}, (5, 6), (1.0,), "one wide budget; --flops says 2"),
         ({"constraint": "hinge"}, (5,), (1.0,), "of the penalty; --constraint says hinge"),
-        ({"space": "cell"}, (), (1.0,), "say --flops 4M"),
+        ({"space": "cell"}, (), (1.0,), "such as --flops 4M"),
     ],
 )
 def test_what_cannot_be_swept_is_said(

@@ -14,7 +14,12 @@ from mobilenas.spaces.mobile.space import Choice
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
 GENOTYPE = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], ...)"
-NAMES = ("darts", "pc-darts:sampler=attention:keep=1/2", "cpm:temperature=1:0.1", "random")
+NAMES = (
+    "darts",
+    "pc-darts:sampler=attention:channel_fraction=1/2",
+    "cpm:temperature=1:0.1",
+    "random",
+)
 CELL = CellChoice(normal=(0, 1), reduce=(0, 1))
 CHAIN = Choice(width=(0,), kernel=(0,), expansion=(0,), squeeze=(0,), start=(0,), keep=(True,))
 

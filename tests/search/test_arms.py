@@ -1,26 +1,28 @@
-from types import NoneType
-from typing import get_args, get_type_hints
-
 import pytest
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.setting import settings_of
 from mobilenas.pipeline.request import Request
 from mobilenas.report.ablation_table import parts_of
 from mobilenas.search.arms import parse_arm, parse_arms
-from mobilenas.search.methods import METHODS, PARTS
+from mobilenas.search.methods import METHODS
+from mobilenas.search.parts import PARTS
 
 
 def test_arms_are_read_with_their_parts() -> None:
-    text = "darts, pc-darts:sampler=attention:keep=1/2,random,da2s:entropy=0.2:none=yes:warmup=3"
+    text = (
+        "darts, pc-darts:sampler=attention:channel_fraction=1/2,random,"
+        "da2s:entropy=0.2:zero_op=yes:warmup=3"
+    )
     arms = parse_arms(text)
     assert [(arm.method, arm.parts) for arm in arms] == [
         ("darts", {}),
-        ("pc-darts", {"sampler": "attention", "keep": "1/2"}),
+        ("pc-darts", {"sampler": "attention", "channel_fraction": "1/2"}),
         (None, {}),
-        ("da2s", {"entropy": 0.2, "none": True, "warmup": 3}),
+        ("da2s", {"entropy": 0.2, "zero_op": True, "warmup": 3}),
     ]
-    assert arms[1].name == "pc-darts:sampler=attention:keep=1/2"
-    assert parts_of(arms[1].name) == ["pc-darts", ":sampler=attention", ":keep=1/2"]
+    assert arms[1].name == "pc-darts:sampler=attention:channel_fraction=1/2"
+    assert parts_of(arms[1].name) == ["pc-darts", ":sampler=attention", ":channel_fraction=1/2"]
 
 
 def test_a_value_may_have_a_colon_or_a_comma() -> None:
@@ -36,13 +38,16 @@ def test_a_value_may_have_a_colon_or_a_comma() -> None:
 
 def test_every_part_has_the_type_of_a_request_s_field() -> None:
     values = {int: "2", float: "0.5", bool: "no", str: "x"}
-    for part in PARTS:
-        (kind,) = (k for k in get_args(get_type_hints(Request)[part]) if k is not NoneType)
-        assert type(parse_arm(f"darts:{part}={values[kind]}").parts[part]) is kind, part
+    for one in settings_of(Request):
+        if one.name in PARTS:
+            kind = type(one.legal[0]) if one.legal else one.kind
+            assert type(parse_arm(f"darts:{one.name}={values[kind]}").parts[one.name]) is kind
 
 
 def test_file_names_are_plain_and_differ() -> None:
-    text = "cpm:temperature=1:0.1,cpm:entropy=0.1,cpm:keep=1/2,cpm,cpm:entropy_terms=edges"
+    text = (
+        "cpm:temperature=1:0.1,cpm:entropy=0.1,cpm:channel_fraction=1/2,cpm,cpm:entropy_terms=edges"
+    )
     names = [arm.file_name for arm in parse_arms(text)]
     assert len(set(names)) == len(names)
     assert not set("".join(names)) & set(':/\\ ,*?"<>|')
@@ -58,9 +63,12 @@ def test_file_names_are_plain_and_differ() -> None:
         ("darts:order=two", "order is 'two'; it must be a whole number"),
         ("da2s:entropy=much", "entropy is 'much'; it must be a number"),
         ("darts:none=perhaps", "none is 'perhaps'; it must be yes or no"),
-        ("cpm:keep=", "keep is ''; it must be a value of --keep"),
-        ("cpm:keep=1/2:keep=1/4", "keep is there twice"),
-        ("random:keep=1/2", "random has no parts"),
+        (
+            "cpm:channel_fraction=",
+            "channel_fraction is ''; it must be a value of",
+        ),
+        ("cpm:channel_fraction=1/2:channel_fraction=1/4", "channel_fraction is there twice"),
+        ("random:channel_fraction=1/2", "random has no parts"),
         ("darts,cpm,darts", "an arm is there twice: darts and darts"),
         ("da2s:entropy=.2,da2s:entropy=0.20", "an arm is there twice"),
     ],

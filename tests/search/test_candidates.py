@@ -1,7 +1,8 @@
 import random
 from dataclasses import replace
 
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
 from mobilenas.search.candidates import candidates, evolve, prior_has_say

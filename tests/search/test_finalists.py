@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mobilenas.core.files import read_jsonl, write_text
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
 from mobilenas.spaces.mobile.arch import MobileArch

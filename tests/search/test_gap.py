@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import SearchSettings, gap
 from mobilenas.search.gap import discretization_gap, supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.mobile.space import Choice
 from mobilenas.spaces.mobile.table import DECISIONS
-from mobilenas.supernet.samplers import SAMPLERS, SamplerSettings
+from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
 
 
 def make(budgets: Budgets, data: ImageData, name: str = "full") -> Searcher:

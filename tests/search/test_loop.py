@@ -6,20 +6,20 @@ import torch
 
 from mobilenas.core.errors import DivergedError
 from mobilenas.core.files import load_checkpoint, save_checkpoint
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import SearchSettings, loop
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
-from mobilenas.search.settings import PATHS
-from mobilenas.supernet.samplers import SAMPLERS, SamplerSettings
+from mobilenas.search.parts import SAMPLINGS
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
+from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
 
 PLAIN = {
     "epochs": 3,
     "warmup": 1,
     "batch_size": 16,
-    "paths": "gumbel",
+    "sampling": "gumbel",
     "learning_rate": 0.05,
     "alpha_learning_rate": 0.05,
     "sampler": SamplerSettings(name="full", partial=1),
@@ -55,11 +55,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("paths", PATHS)
+@pytest.mark.parametrize("paths", SAMPLINGS)
 def test_warm_up_trains_weights_and_later_epochs_alphas_too(
     make: Any, paths: str, name: str
 ) -> None:
-    searcher = make(paths=paths, sampler=sampler(name))
+    searcher = make(sampling=paths, sampler=sampler(name))
     w, a = weights(searcher), alphas(searcher)
     record = searcher.run_epoch()
     assert same(alphas(searcher), a)
@@ -82,7 +82,7 @@ def test_the_last_epoch_has_the_last_temperature(make: Any) -> None:
 
 
 def test_the_second_order_step_moves_alphas_only(make: Any) -> None:
-    searcher = make(paths="mixture", warmup=0, order=2)
+    searcher = make(sampling="softmax", warmup=0, order=2)
     searcher.start_epoch(0)
     searcher.net.train()
     batches = (
@@ -120,9 +120,9 @@ def test_weights_and_alphas_learn_from_disjoint_halves(
     assert searcher.weight_half.store is searcher.data.train.store
 
 
-@pytest.mark.parametrize("paths", PATHS)
+@pytest.mark.parametrize("paths", SAMPLINGS)
 def test_a_step_of_one_kind_leaves_the_other_alone(make: Any, paths: str) -> None:
-    searcher = make(paths=paths, warmup=0)
+    searcher = make(sampling=paths, warmup=0)
     searcher.start_epoch(0)
     searcher.net.train()
     x, y = next(searcher._batches(searcher.weight_half, 0, 0))
@@ -139,13 +139,13 @@ def test_a_step_of_one_kind_leaves_the_other_alone(make: Any, paths: str) -> Non
 
 @pytest.mark.parametrize(
     ("paths", "name"),
-    [*((paths, "full") for paths in PATHS), ("gumbel", "random"), ("gumbel", "ranked")],
+    [*((paths, "full") for paths in SAMPLINGS), ("gumbel", "random"), ("gumbel", "ranked")],
 )
 @pytest.mark.parametrize("killed_after", [1, 2])
 def test_a_resumed_search_is_the_same_to_the_bit(
     make: Any, tmp_path: Any, paths: str, name: str, killed_after: int
 ) -> None:
-    changes = {"paths": paths, "sampler": sampler(name)}
+    changes = {"sampling": paths, "sampler": sampler(name)}
     whole, killed, resumed = (make(**changes) for _ in range(3))
     records = [whole.run_epoch() for _ in range(3)]
     for _ in range(killed_after):

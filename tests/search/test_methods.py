@@ -7,7 +7,7 @@ import pytest
 from mobilenas.core.errors import MobileNASError
 from mobilenas.search import SearchSettings
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS, settings_for
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 
 def made(name: str, *, cells: bool = True, **parts: Any) -> SearchSettings:
@@ -23,10 +23,10 @@ def test_a_method_without_other_words_has_its_own_parts(name: str, cells: bool) 
     assert settings.sampler == method.sampler
     assert settings.temperature == method.temperature
     assert settings.entropy.weight == method.entropy.weight
-    assert settings.paths == method.paths
+    assert settings.sampling == method.sampling
     assert settings.warmup == round(10 * method.warmup)
     assert settings.edge_weights == (method.edge_weights if cells else "none")
-    assert settings.none == (method.none and cells)
+    assert settings.zero_op == (method.zero_op and cells)
     if not cells:
         assert settings.entropy.terms == ("operations",)
 
@@ -43,7 +43,7 @@ def test_the_methods_of_the_papers_differ_as_published() -> None:
     assert made("da2s").entropy.terms == ("operations", "edges")
     assert made("da2s").edge_weights == "clipped"
     assert made("cpm").temperature.end < made("cpm").temperature.start
-    assert made("darts").none and not made("adarts").none
+    assert made("darts").zero_op and not made("adarts").zero_op
 
 
 def test_any_part_can_be_changed_alone() -> None:
@@ -59,7 +59,7 @@ def test_any_part_can_be_changed_alone() -> None:
     assert made("cpm", temperature="0.5").temperature.end == 0.5
     assert made("da2s", entropy=0.0).entropy.weight == 0
     assert made("da2s", entropy_terms="edges").entropy.terms == ("edges",)
-    assert made("darts", none=False).none is False
+    assert made("darts", zero_op=False).zero_op is False
     assert made("darts", order=2).order == 2
     assert made("da2s", warmup=4, on_collapse="stop").warmup == 4
 
@@ -74,9 +74,13 @@ def test_alphas_can_travel_as_far_as_in_the_published_setting() -> None:
     ("name", "parts", "words"),
     [
         ("da2s", {"order": 2}, "--order 2 is not published for da2s; it is for darts"),
-        ("darts", {"order": 2, "paths": "gumbel"}, "--order 2 needs --paths mixture, not gumbel"),
-        ("darts", {"keep": "1/4"}, "--keep 1/4 needs --sampler"),
-        ("pc-darts", {"keep": "1/3"}, "'1/3' cannot be read"),
+        (
+            "darts",
+            {"order": 2, "sampling": "gumbel"},
+            "--order 2 needs --sampling softmax, not gumbel",
+        ),
+        ("darts", {"channel_fraction": "1/4"}, "--channel-fraction 1/4 needs --sampler"),
+        ("pc-darts", {"channel_fraction": "1/3"}, "'1/3' cannot be read"),
         ("pc-darts", {"attention": "se"}, "random"),
         ("darts", {"attention": "se"}, "full"),
         ("adarts", {"attention": "sse"}, "se, eca, cbam"),

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets
+from mobilenas.cost.budget import CONSTRAINTS, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import SearchSettings
-from mobilenas.search.collapse import ON_COLLAPSE
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
+from mobilenas.search.parts import ON_COLLAPSE
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
-from mobilenas.supernet.samplers import SamplerSettings
 from mobilenas.supernet.schedules import Temperature
+from mobilenas.supernet.settings import SamplerSettings
 
-PLAIN = {"epochs": 3, "warmup": 0, "batch_size": 16, "paths": "mixture", "learning_rate": 0.05}
+PLAIN = {"epochs": 3, "warmup": 0, "batch_size": 16, "sampling": "softmax", "learning_rate": 0.05}
 
 
 @pytest.fixture(params=["mobile", "cell"])
@@ -75,7 +76,7 @@ def test_an_observation_is_plain_and_changes_nothing(make: Any) -> None:
 def test_the_supernets_accuracy_is_that_of_what_is_trained_with_norms_of_its_own(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searcher = make(paths="gumbel", epochs=6)
+    searcher = make(sampling="gumbel", epochs=6)
     for _ in range(6):
         searcher.run_epoch()
     learned = observe(searcher)["val_top1"]
@@ -95,7 +96,7 @@ def test_the_supernets_accuracy_is_that_of_what_is_trained_with_norms_of_its_own
 
 
 def test_a_mixture_is_measured_as_it_is(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    searcher, drawn = make(paths="mixture"), []
+    searcher, drawn = make(sampling="softmax"), []
     searcher.run_epoch()
     soft = searcher.alphas.soft
     monkeypatch.setattr(searcher.alphas, "soft", lambda tau: drawn.append(tau) or soft(tau))

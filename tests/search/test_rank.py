@@ -5,7 +5,7 @@ import pytest
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import SearchSettings, rank
 from mobilenas.search.loop import Searcher

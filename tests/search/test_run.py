@@ -12,7 +12,8 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
 from mobilenas.core.progress import Silent
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile

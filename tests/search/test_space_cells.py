@@ -8,7 +8,8 @@ import pytest
 
 from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.settings import parse_count
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces.cell.space import CellSpace, EdgeTarget
 
@@ -93,7 +94,7 @@ def test_the_parts_of_the_mobile_space_are_refused() -> None:
 def test_a_budget_that_no_random_network_uses_is_refused_with_one_that_some_do(
     monkeypatch: pytest.MonkeyPatch, layers: int, channels: int | None, limit: float
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 2000)
+    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 2000)
     sizes: dict[str, Any] = {"layers": layers, "search_layers": 3, "search_channels": 8}
     space = cell_space_for([flops(limit)], **IMAGES, **sizes, channels=channels)
     with pytest.raises(BudgetError, match=r"none of 2000 random .* --channels or --layers"):

@@ -11,7 +11,7 @@ from mobilenas.search.unrolled import unrolled_gradients
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "plain": {},

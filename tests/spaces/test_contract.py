@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_json
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.base import families, family, family_of, searched
@@ -21,7 +22,7 @@ from mobilenas.spaces.channels.space import Base, WidthsSpace
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import template
 from mobilenas.spaces.networks import arch_from_dict, build, read_arch
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 SMALL = MobileArch(
     image_size=8,

@@ -3,15 +3,13 @@ import torch
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.supernet.samplers import (
-    ATTENTIONS,
-    SAMPLERS,
     AttentionSampler,
     ChannelSampler,
     RankedSampler,
-    SamplerSettings,
     ScoredSampler,
     make_sampler,
 )
+from mobilenas.supernet.settings import ATTENTIONS, SAMPLERS, SamplerSettings
 
 CHANNELS = 16
 PARTIAL = ["random", "attention", "ranked"]

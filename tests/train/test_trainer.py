@@ -15,7 +15,7 @@ from mobilenas.spaces.cell.build import DropPath
 from mobilenas.spaces.cell.genotypes import parse_genotype
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.networks import build
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe, Trainer, evaluate, parameter_groups
 
 ARCH = MobileArch(

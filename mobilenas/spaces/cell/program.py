@@ -12,7 +12,8 @@ from itertools import product
 import numpy as np
 from torch import Tensor
 
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.arch import INPUTS
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice
 from mobilenas.spaces.program import BudgetProgram, Row

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core.settings import check_choice
-from mobilenas.cost.budget import Budgets
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.program import CellProgram
+from mobilenas.spaces.cell.settings import EDGE_WEIGHTS
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace
 from mobilenas.spaces.cell.table import CellProbabilities
-
-EDGE_WEIGHTS = ("none", "softmax", "clipped")
-"""How a node weighs its edges: not at all, softmax of betas (PC-DARTS), or of min(beta, 1) (DA2S).
-"""
 
 _COUNT_FACTOR = 0.2
 _TINY = 1e-12

@@ -15,13 +15,8 @@ from torch.nn import functional
 
 from mobilenas.nn import ACTIVATIONS, squeeze_channels
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
-from mobilenas.supernet.samplers import (
-    ChannelSampler,
-    SamplerSettings,
-    make_sampler,
-    mean,
-    put_back,
-)
+from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
+from mobilenas.supernet.settings import SamplerSettings
 
 _VECTOR = 16
 

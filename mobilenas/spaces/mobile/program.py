@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.mobile.relaxation import choice_of
 from mobilenas.spaces.mobile.space import DECISIONS, Choice
 from mobilenas.spaces.program import BudgetProgram, Row

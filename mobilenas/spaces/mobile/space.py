@@ -17,14 +17,12 @@ from mobilenas.core.settings import ADDED, check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
+from mobilenas.spaces.mobile.settings import POLICIES
 
 _Index = Annotated[int, Meta(ge=0, le=63)]
 
 DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
 """Of a `Choice`: `width` per stage, the others per slot."""
-
-POLICIES = ("searched", "on", "off")
-"""Of a part that a block can do without."""
 
 _WIDTH, _GROWTH = 16, 1.6
 """At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""

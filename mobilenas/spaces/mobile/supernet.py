@@ -10,7 +10,8 @@ from mobilenas.nn.network import initialize
 from mobilenas.spaces.mobile.mixed import BlockPick, BlockProbabilities, MixedBlock
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import Probabilities
-from mobilenas.supernet.samplers import SamplerSettings, mean
+from mobilenas.supernet.samplers import mean
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.supernet.shared import Supernet
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.program import CellProgram
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace, EdgeTarget
 

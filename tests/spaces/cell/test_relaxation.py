@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces.cell.relaxation import EDGE_WEIGHTS, CellAlphas
+from mobilenas.spaces.cell.relaxation import CellAlphas
+from mobilenas.spaces.cell.settings import EDGE_WEIGHTS
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace, EdgeTarget
 from mobilenas.spaces.cell.table import CellProbabilities
 

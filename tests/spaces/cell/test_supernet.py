@@ -17,7 +17,7 @@ from mobilenas.spaces.cell.relaxation import CellAlphas
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace, EdgeTarget
 from mobilenas.spaces.cell.supernet import CellSuperNetwork, MixedCell, Reader
 from mobilenas.spaces.cell.table import CellProbabilities
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 
 def space(image_size: int, **changes: Any) -> CellSpace:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.nn.costs import Costs
 from mobilenas.onnx.recount import count_fvcore

@@ -5,7 +5,8 @@ import pytest
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.mobile.space import POLICIES, MobileSpace, template
+from mobilenas.spaces.mobile.settings import POLICIES
+from mobilenas.spaces.mobile.space import MobileSpace, template
 from mobilenas.spaces.networks import build
 
 

@@ -11,7 +11,7 @@ from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.spaces.networks import build
-from mobilenas.supernet.samplers import SAMPLERS, SamplerSettings
+from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
 
 STARTS = pytest.mark.parametrize("start_kernels", [(0,), (3,), (0, 3)])
 SAMPLED = [(name, k) for name in SAMPLERS for k in (1, 2, 4) if name != "full" or k == 1]

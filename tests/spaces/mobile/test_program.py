@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import BudgetError
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace, template

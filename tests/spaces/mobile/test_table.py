@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobilenas.cost.budget import COSTS, Budget, Budgets
+from mobilenas.cost.budget import COSTS, Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace, Stage, template

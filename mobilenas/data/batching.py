@@ -1,35 +1,17 @@
 """Batches of normalised images; shuffling and augmentation come from one seed and nothing else."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mobilenas.core.errors import DataError
-from mobilenas.core.settings import check_between
-from mobilenas.data.settings import ImageData
+from mobilenas.data.image_data import ImageData
+from mobilenas.data.settings import Augmentation
 from mobilenas.data.splits import Split, generator_for
 
 _PADDING_SHARE = 8
 _RANDAUGMENT_GROUP = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How training images are varied."""
-
-    crop_padding: int | None = None
-    """Pixels that a crop may be shifted by in each direction; None is side / 8, 0 is off."""
-    flip: bool | None = None
-    """Mirror half of the images; None is what the data says."""
-    randaugment: int = 0
-    """RandAugment operations on each image (arXiv 1909.13719), 0 is off."""
-
-    def __post_init__(self) -> None:
-        if self.crop_padding is not None:
-            check_between(self, "crop_padding", 0, 1024)
-        check_between(self, "randaugment", 0, 10)
 
 
 def _chunk_lengths(count: int, batch_size: int, *, shuffled: bool, drop_last: bool) -> list[int]:

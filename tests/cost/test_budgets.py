@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.cost.budget import CONSTRAINTS, Budget, Budgets, ConstraintLoss
+from mobilenas.cost.budget import CONSTRAINTS, Budget
+from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.base import family_of
 from mobilenas.spaces.cell.costs import cell_costs
@@ -48,7 +49,7 @@ def test_a_budget_checks_itself() -> None:
 
 
 def test_no_budget_is_an_error(tiny_space: MobileSpace) -> None:
-    with pytest.raises(BudgetError, match="say --flops, --params, --memory or --latency"):
+    with pytest.raises(BudgetError, match="--flops, --params, --memory or --latency"):
         Budgets(tiny_space, [])
 
 
@@ -100,7 +101,7 @@ def test_random_networks_fit_and_repeat_with_the_seed(
 def test_random_says_what_cannot_be_drawn(
     micro_space: MobileSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budget._MOST_DRAWS", 100)
+    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 100)
     budgets = Budgets(micro_space, [Budget(cost="flops", limit=10**9)])
     with pytest.raises(BudgetError, match=r"none of 100 random networks keeps flops <= 1G and"):
         budgets.random(random.Random(0))

@@ -1,0 +1,220 @@
+"""Budgets over a space, and the three ways a constraint enters the loss."""
+
+import copy
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenas.core.errors import BudgetError, UnreachableError
+from mobilenas.core.settings import check_choice
+from mobilenas.cost.budget import (
+    CONSTRAINTS,
+    LATENCY,
+    NO_BUDGET,
+    PENALTY,
+    Budget,
+    format_cost,
+    suggested,
+)
+from mobilenas.cost.projection import Sizes, spread
+from mobilenas.spaces.base import AnyChoice, Relaxation, Space, family_of
+
+FLOOR = 0.9
+"""A found network uses at least this share of one of its budgets."""
+_MOST_DRAWS, _SHOWN_DRAWS = 100_000, 999
+
+
+class Budgets:
+    """All limits of a job over one space: expectation and exact costs behind one interface.
+
+    A cell space needs none: then every network fits. Without `filled` a network need not use 90 %
+    of any.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        budgets: Iterable[Budget],
+        latency: object | None = None,
+        *,
+        filled: bool = True,
+    ) -> None:
+        self.budgets = tuple(budgets)
+        family = family_of(space)
+        if not self.budgets and family.needs_budget:
+            raise BudgetError(NO_BUDGET)
+        measured = (LATENCY,) if latency is not None else ()
+        names = [*family.costs, *measured, *(b.cost for b in self.budgets)]
+        if family.scaled:
+            # nothing predicts the latency of any model: it is measured (channels/limits.py)
+            names = [name for name in names if name != LATENCY]
+        # Any: what goes with a space (its choices, relaxations and tables) goes with it alone
+        self.tables: dict[str, Any] = {
+            cost: family.table(space, cost, latency) for cost in dict.fromkeys(names)
+        }
+        self.space: Any = space
+        self.family = family
+        # peak memory jumps from width to width: a limit on it alone may have nothing just below
+        peaks_only = all(self.tables[b.cost].is_peak for b in self._counted)
+        self.floor = FLOOR if filled and not peaks_only else 0.0
+
+    @property
+    def _counted(self) -> list[Budget]:
+        return [budget for budget in self.budgets if budget.cost in self.tables]
+
+    def expected(self, p: Relaxation) -> dict[str, Tensor]:
+        """Return the expected cost for every budget."""
+        return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
+
+    def tightened(self, cost: str, share: float) -> "Budgets":
+        """Return the same with one limit at `share` of what it is."""
+        limits = [replace(b, limit=b.limit * share) if b.cost == cost else b for b in self.budgets]
+        tight = copy.copy(self)
+        tight.budgets = tuple(limits)
+        return tight
+
+    def load(self, choice: AnyChoice) -> float:
+        """Return the largest cost / limit of a choice; over 1 breaks a budget."""
+        loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
+        return max(loads, default=0.0)
+
+    def fits(self, choice: AnyChoice) -> bool:
+        """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
+        return self.floor <= self.load(choice) <= 1
+
+    def random(self, source: random.Random) -> Any:
+        """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
+        if self.family.scaled:
+            return self.spread(self.space.random(source))
+        for _ in range(_MOST_DRAWS):
+            choice = self.space.random(source)
+            if self.fits(choice):
+                return choice
+        raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
+
+    def _advice(self) -> str:
+        """Say what random networks cost, and what could be asked for instead."""
+        source = random.Random(0)
+        choices = [self.space.random(source) for _ in range(_SHOWN_DRAWS)]
+        told, asked = [], []
+        for cost in (budget.cost for budget in self.budgets):
+            drawn = sorted(map(self.tables[cost].exact, choices))
+            low, middle, high = (drawn[place] for place in (0, len(drawn) // 2, -1))
+            ends = f"{format_cost(cost, low)} to {format_cost(cost, high)} {cost}"
+            told.append(f"{ends}, half of them over {format_cost(cost, middle)}")
+            asked.append(suggested(cost, middle, up=True))
+        return (
+            f"they have {' and '.join(told)}: ask for {' '.join(asked)}, or for other --channels "
+            "or --layers"
+        )
+
+    def spread(
+        self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
+    ) -> dict[str, int]:
+        """Return channel sizes in these proportions that use the budgets (`cost/projection.py`)."""
+        return spread(proportions, self.space.ranges, self.load, 1.0, priority)
+
+    def wanted(self) -> str:
+        """Return what `fits` asks for, for errors."""
+        limits = ", ".join(map(str, self.budgets))
+        return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
+
+    def check_reachable(self) -> None:
+        """Raise an UnreachableError that names each budget below the space's smallest cost."""
+        leasts = {b.cost: self.tables[b.cost].least() for b in self._counted}
+        short = [
+            f"{budget} cannot be kept: the smallest network of the space has "
+            f"{format_cost(budget.cost, leasts[budget.cost])} {budget.cost}; "
+            f"allow {suggested(budget.cost, leasts[budget.cost], up=True)}"
+            for budget in self._counted
+            if leasts[budget.cost] > budget.limit
+        ]
+        if short:
+            raise UnreachableError("; ".join(short))
+        if self.family.scaled:
+            self._check_limiting(self.space.largest())
+
+    def unlimiting(self) -> list[str]:
+        """Return a sentence for each budget that is over what the largest network costs."""
+        largest = self.space.largest()
+        most = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
+        return [
+            f"{budget} limits nothing: the largest network of the space has "
+            f"{format_cost(budget.cost, most[budget.cost])} {budget.cost}; "
+            f"ask for {suggested(budget.cost, most[budget.cost], up=False)} or less"
+            for budget in self._counted
+            if most[budget.cost] < budget.limit
+        ]
+
+    def check_used(self) -> None:
+        """Raise a BudgetError if no network uses the budgets to the floor.
+
+        Cells can have a size that the budgets did not choose: there random networks must.
+        """
+        if self.family.sized and self.load(self.space.largest()) < self.floor:
+            raise BudgetError("; ".join(self.unlimiting()))
+        if not (self.family.sized or self.family.scaled) and self.budgets:
+            try:
+                self.random(random.Random(0))
+            except BudgetError as error:
+                raise BudgetError(f"{error}; {self._advice()}") from error
+
+    def _check_limiting(self, largest: Sizes) -> None:
+        if len(self._counted) == len(self.budgets) and self.load(largest) < 1:
+            most = ", ".join(
+                f"{format_cost(b.cost, self.tables[b.cost].exact(largest))} {b.cost}"
+                for b in self.budgets
+            )
+            raise BudgetError(
+                f"{', '.join(map(str, self.budgets))} limits nothing: the largest sizes, twice the "
+                f"model's own, have {most}"
+            )
+
+
+class ConstraintLoss:
+    """Adds the budgets to the loss of the alphas: a penalty (Song and Li 2020) and two others.
+
+    With g = F/T - 1: penalty s F/T, hinge s max(0, g), and by default the augmented Lagrangian
+    (max(0, mu + rho g)^2 - mu^2) / (2 rho).
+    """
+
+    def __init__(self, kind: str, budgets: Budgets, *, strength: float, rho: float) -> None:
+        check_choice("constraint", kind, CONSTRAINTS)
+        self.kind, self.budgets, self.strength, self.rho = kind, budgets, strength, rho
+        self.multipliers = {budget.cost: 0.0 for budget in budgets.budgets}
+        self._excess: dict[str, float] = {}
+
+    def __call__(self, p: Relaxation) -> Tensor:
+        """Return the scalar that is added to the cross entropy."""
+        costs = self.budgets.expected(p)
+        ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}
+        self._excess = {cost: float(ratio.detach()) - 1 for cost, ratio in ratios.items()}
+        terms = [self._term(ratio, self.multipliers[cost]) for cost, ratio in ratios.items()]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    def _term(self, ratio: Tensor, multiplier: float) -> Tensor:
+        if self.kind == PENALTY:
+            return self.strength * ratio
+        excess = ratio - 1
+        if self.kind == "hinge":
+            return self.strength * excess.clamp(min=0)
+        pushed = (multiplier + self.rho * excess).clamp(min=0)
+        return (pushed**2 - multiplier**2) / (2 * self.rho)
+
+    def update(self) -> None:
+        """Lagrangian: mu <- max(0, mu + rho g) with the costs of the last call; once a step."""
+        if self.kind == "lagrangian":
+            for cost, excess in self._excess.items():
+                self.multipliers[cost] = max(0.0, self.multipliers[cost] + self.rho * excess)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the multipliers."""
+        return dict(self.multipliers)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read the multipliers back."""
+        self.multipliers = {cost: float(state[cost]) for cost in self.multipliers}

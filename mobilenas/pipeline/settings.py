@@ -1,0 +1,160 @@
+"""A run in full: the settings that, with the same machine, decide every result."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from mobilenas.channels.settings import ChannelSettings
+from mobilenas.core.errors import BudgetError, MobileNASError
+from mobilenas.core.setting import THREADS, check_settings, setting
+from mobilenas.core.settings import ADDED, check_between, check_choice
+from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
+from mobilenas.data.settings import DataSettings
+from mobilenas.onnx.settings import Precision
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS
+from mobilenas.search.settings import FEWEST_RANKED, FinalistSettings, SearchSettings
+from mobilenas.spaces.cell.settings import CellSettings
+from mobilenas.spaces.mobile.settings import Activation, MobileNet, Policy
+from mobilenas.train.recipe import Recipe
+
+NO_LATENCY_OF_CELLS = (
+    "a latency budget is for the mobile space: no profile has the blocks of cells; "
+    "limit --flops or --params"
+)
+_SPACES = ("mobile", "cell")
+_WIDTHS = "widths"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """What a user says and every stage reads as it was said."""
+
+    profile: str | None = setting(
+        None,
+        help="Device profile; `mobilenas profile list` shows them.",
+        group="Budgets",
+        metavar="NAME",
+    )
+    """RUN/profile.json is what it held when the run was started."""
+    precision: Precision = setting("fp32", help="What the device runs.", group="Budgets")
+    space: str = setting("mobile", help="Family of networks to search.", built_in=_SPACES)
+    method: str = setting(
+        DEFAULT_METHOD,
+        help="Search method; `mobilenas methods` shows its parts.",
+        built_in=tuple(METHODS),
+    )
+    """The preset that the search was made from; its parts decide, not its name."""
+    seed: int = setting(
+        0, help="Random seed of search and training.", group="Training", low=0, high=2**31 - 1
+    )
+    threads: int = setting(
+        THREADS,
+        help="Threads of torch; on idle cores more are faster from 64 pixels on.",
+        group="Training",
+        low=1,
+        high=1024,
+    )
+    device: Literal["cpu", "cuda"] = setting(
+        "cpu", help="Where networks are trained.", group="Training"
+    )
+    baselines: tuple[str, ...] = setting(
+        get_args(MobileNet),
+        help="MobileNets to compare with, separated by commas, or none.",
+        group="Comparison",
+        built_in=get_args(MobileNet),
+    )
+    """Each at the largest width that keeps the budgets."""
+    random_search: bool = setting(
+        False, help="Compare with a random search of equal time.", group="Comparison"
+    )
+    """Random networks get the search's time, through the same finalists stage."""
+    equal_time: bool = setting(
+        False,
+        help="Train the best MobileNet also for the time of search and final training.",
+        group="Comparison",
+        added=True,
+    )
+    seeds: int = setting(
+        1,
+        help="Number of seeds of the comparison, counted up from --seed.",
+        group="Comparison",
+        low=1,
+        high=1000,
+    )
+    rank: int = setting(
+        0,
+        help=f"Networks to measure the supernet's ranking on: {FEWEST_RANKED} or more, 0 for none.",
+        group="Comparison",
+        rare=True,
+    )
+    dynamic_batch: bool = setting(
+        False, help="Let the ONNX file take any batch size.", group="Output"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the names and the ranges."""
+        check_settings(self)
+        check_choice("method", self.method, tuple(METHODS))
+        if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
+            raise MobileNASError(
+                f"rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(JobSettings):
+    """Everything a job was asked for; with the same machine, it decides every result."""
+
+    data: DataSettings
+    """Which images."""
+    budgets: tuple[Budget, ...]
+    """Upper limits, one a cost."""
+    search: SearchSettings
+    """How to search."""
+    finalists: FinalistSettings
+    """How the finalists are compared."""
+    recipe: Recipe
+    """How the searched network and all it is compared with are trained."""
+    cell: CellSettings = field(default_factory=CellSettings)
+    """Sizes of the cell space."""
+    widths: ChannelSettings | None = None
+    """How channel sizes are searched; None in the other spaces."""
+    activation: Activation = "hard_swish"
+    """Activation of the space's blocks."""
+    squeeze: Policy = "searched"
+    """Squeeze-excite."""
+    extra_depthwise: Policy = field(default="off", metadata=ADDED)
+    """A depthwise convolution that blocks start with."""
+    inherit: bool = field(default=False, metadata=ADDED)
+    """Whether final training starts from the supernet's weights; the mobile space alone."""
+    random: int = 3
+    """Random networks of the budgets to compare with."""
+
+    def __post_init__(self) -> None:
+        """Check that they go together, also with what the registries have."""
+        from mobilenas.spaces.base import families
+        from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+
+        super().__post_init__()
+        check_choice("space", self.space, families())
+        for name in self.baselines:
+            check_choice("baseline", name, tuple(MOBILENETS))
+        if (self.space == _WIDTHS) != (self.widths is not None):
+            raise MobileNASError("widths goes with the space widths, and with no other")
+        if self.inherit and self.space != "mobile":
+            raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
+        if not self.budgets and self.space != "cell":
+            raise BudgetError(NO_BUDGET)
+        costs = [budget.cost for budget in self.budgets]
+        if len(set(costs)) < len(costs):
+            raise BudgetError(f"a cost has two budgets: {', '.join(costs)}")
+        if self.space == "cell" and (LATENCY in costs or self.profile is not None):
+            raise BudgetError(NO_LATENCY_OF_CELLS)
+        if LATENCY in costs and self.profile is None:
+            raise BudgetError(NO_PROFILE)
+        partial = self.search.sampler.partial
+        if self.space == "cell" and self.cell.search_channels < partial:
+            raise MobileNASError(
+                f"--channel-fraction 1/{partial} of --search-channels "
+                f"{self.cell.search_channels} is no channel"
+            )
+        check_between(self, "random", 0, 10_000)

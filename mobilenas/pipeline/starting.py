@@ -1,0 +1,99 @@
+"""Start the run that a request asks for, after all that can be checked before images are read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mobilenas.channels.start import check_start
+from mobilenas.core.errors import BudgetError, MobileNASError
+from mobilenas.core.progress import Reporter
+from mobilenas.core.settings import to_plain
+from mobilenas.data import ImageData, ImageKind, load_data
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.onnx.targets import GATE
+from mobilenas.pipeline.request import ANY_COUNT, Request
+from mobilenas.pipeline.run_folder import (
+    Run,
+    check_run,
+    create_run,
+    latency_model,
+    usable_space,
+)
+from mobilenas.pipeline.settings import RunSettings
+
+
+def start(
+    folder: Path,
+    request: Request,
+    *,
+    command: str,
+    reporter: Reporter,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Start the run of a request in `folder`, or with `resume` resume it."""
+    check_run(folder, resume=resume, overwrite=overwrite)  # before images are decoded
+    profile = profile_of(request, reporter)
+    tell_targets(request, reporter)
+    data = read_images({"": request}, profile, reporter)
+    return create_run(
+        folder,
+        request.settings(len(data.train)),
+        data=data,
+        request=to_plain(request),
+        profile=profile,
+        command=command,
+        reporter=reporter,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def read_images(
+    requests: Mapping[str, Request],
+    profile: Profile | None,
+    reporter: Reporter,
+    check: Callable[[RunSettings, ImageKind, Latency | None], object] = usable_space,
+) -> ImageData:
+    """Read the images that all of `requests` share, after all that can be checked before them.
+
+    Settings, model, profile and device are checked first, then `check` when classes and size are
+    known, and only then is any image decoded. Errors begin with the request's name, if it has one.
+    """
+    few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
+    for settings in few.values():
+        if settings.widths is not None:
+            check_start(settings.widths)
+    latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
+
+    def check_all(kind: ImageKind) -> None:
+        for name, settings in few.items():
+            try:
+                check(settings, kind, latencies[name])
+            except BudgetError as error:
+                raise BudgetError(f"{name}: {error}" if name else str(error)) from error
+
+    first = next(iter(requests.values()))
+    return load_data(first.data_settings, reporter, check_all)
+
+
+def profile_of(request: Request, reporter: Reporter) -> Profile | None:
+    """Find the device profile that was asked for, and tell what is wrong with its predictions."""
+    if request.profile is None:
+        return None
+    profile = find_profile(request.profile)
+    known = profile.calibration.get(request.precision)
+    if known is not None and known.useless:
+        raise MobileNASError(f"profile {profile.name}, {request.precision}: {known.useless}")
+    for warning in profile.warnings():
+        if warning.startswith(f"{request.precision}:"):
+            reporter.say(f"profile {profile.name}, {warning}")
+    return profile
+
+
+def tell_targets(request: Request, reporter: Reporter) -> None:
+    """Say what the targets leave out of the space."""
+    if request.gateless and request.space == "mobile":
+        reporter.say(
+            f"{request.gateless} has no {GATE}: networks have no hard-swish and no squeeze-excite"
+        )

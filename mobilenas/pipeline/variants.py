@@ -1,0 +1,55 @@
+"""What varies over the runs of a sweep or an ablation, as settings."""
+
+from dataclasses import dataclass
+
+from mobilenas.core.setting import setting
+from mobilenas.core.settings import parse_count
+from mobilenas.search.arms import RANDOM
+
+_MOBILENETS = "MobileNets are what `mobilenas run` compares with"
+NOT_ABLATED = {
+    "method": "name the methods to compare with --methods",
+    "channels": "every network gets as many as keep --flops or --params",
+    "random": f"name {RANDOM} as one of --methods",
+    "random_search": f"name {RANDOM} as one of --methods",
+    "baselines": _MOBILENETS,
+    "equal_time": _MOBILENETS,
+    "inherit": "every network is trained from scratch",
+    "dynamic_batch": "nothing is exported",
+}
+"""Settings of a run that mean nothing in an ablation, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What a sweep varies."""
+
+    flops: tuple[int, ...] = setting(
+        (),
+        help="Budgets, such as 500k,1M,2M; with --strengths one wide budget.",
+        group="Budgets",
+        metavar="SIZES",
+        read=parse_count,
+        aliases=("--macs",),
+    )
+    strengths: tuple[float, ...] = setting(
+        (), help="Strengths of the penalty, such as 0.1,0.3,1.", group="Budgets", metavar="XS"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions:
+    """What an ablation compares."""
+
+    methods: str | None = setting(
+        None,
+        help="Variants, separated by commas: METHOD, METHOD:part=value:..., or random, which "
+        "draws its networks and searches nothing.",
+        metavar="VARIANTS",
+    )
+    control: str | None = setting(
+        None,
+        help="The variant that the others are compared with.",
+        default_text="the first",
+        metavar="VARIANT",
+    )
