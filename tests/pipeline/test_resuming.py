@@ -66,7 +66,7 @@ def test_what_the_effort_meant_resumes(begun: Path) -> None:
         ({"flops": 1, "seed": 0}, "--flops is 1, it was 300000, --seed is 0, it was 5$"),
         ({"random_search": True}, "--random-search is on, it was off"),
         ({"equal_time": True}, "--equal-time is on, it was off"),
-        ({"inherit": True}, "--inherit is on, it was not given"),
+        ({"inherit": True}, "--inherit is on, it was off"),
         ({"baselines": ()}, "--baselines is none, it was mobilenet_v2"),
         ({"random": 1}, "--random is 1, it was 2"),
     ],
@@ -112,7 +112,7 @@ def test_a_run_of_another_command_or_release_is_said(begun: Path, tmp_path: Path
 
 def test_a_number_is_not_a_switch() -> None:
     assert other_options(ASKED, {"seed": 1, "random": 0}) == (
-        "--random is 0, it was 2, --seed is 1, it was 5"
+        "--seed is 1, it was 5, --random is 0, it was 2"
     )
 
 

@@ -58,11 +58,11 @@ def test_file_names_are_plain_and_differ() -> None:
     [
         ("drats", f"'drats' is no arm; .*{', '.join(METHODS)}, random"),
         ("darts,,cpm", "'' is no arm"),
-        ("darts:keep", "'darts:keep' is no arm"),
+        ("darts:sampler", "'darts:sampler' is no arm"),
         ("darts:speed=9", f"'speed' is no part; it must be one of {', '.join(PARTS)}"),
         ("darts:order=two", "order is 'two'; it must be a whole number"),
         ("da2s:entropy=much", "entropy is 'much'; it must be a number"),
-        ("darts:none=perhaps", "none is 'perhaps'; it must be yes or no"),
+        ("darts:zero_op=perhaps", "zero_op is 'perhaps'; it must be yes or no"),
         (
             "cpm:channel_fraction=",
             "channel_fraction is ''; it must be a value of",

@@ -48,7 +48,7 @@ def test_the_methods_of_the_papers_differ_as_published() -> None:
 
 def test_any_part_can_be_changed_alone() -> None:
     plain = made("pc-darts")
-    changed = made("pc-darts", keep="1/8")
+    changed = made("pc-darts", channel_fraction="1/8")
     assert changed.sampler == SamplerSettings(name="random", partial=8)
     assert changed.temperature == plain.temperature
     assert made("pc-darts", sampler="ranked", attention="eca").sampler == SamplerSettings(
