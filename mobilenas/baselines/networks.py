@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mobilenas.core.settings import check_between, check_choice
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.budgets import Budgets
-from mobilenas.cost.networks import costs
+from mobilenas.cost.networks import costs, costs_by_name
 from mobilenas.search import Confirm
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
@@ -67,8 +67,8 @@ class Opponents:
 
 def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:
     """Whether an arch keeps every budget that can be counted; latency is measured."""
-    exact = costs(arch)
-    return all(getattr(exact, b.cost) <= b.limit for b in budgets if b.cost != LATENCY)
+    exact = costs_by_name(arch)
+    return all(exact[b.cost] <= b.limit for b in budgets if b.cost != LATENCY)
 
 
 def scaled_mobilenet(

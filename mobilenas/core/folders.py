@@ -34,7 +34,7 @@ _MODELS = tuple(
 )
 _ORT = ("ort", "required_operators.config")
 _EXPORT = (
-    *("export.json", "mistakes.json", "model.tflite", "model.pte", *_MODELS),
+    *("export.json", "mistakes.json", "model.tflite", "model.pte", "other/*", *_MODELS),
     *(f"model{layout}.{suffix}" for layout in ("", ".uint8") for suffix in _ORT),
 )
 _NETWORK = (

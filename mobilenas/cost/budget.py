@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import check_choice, format_count, parse_count, parse_time_ms
+from mobilenas.nn.costs import COSTS as REGISTERED
 
 Constraint = Literal["lagrangian", "hinge", "penalty"]
 """How budgets enter the loss."""
@@ -32,7 +33,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
-        check_choice("cost", self.cost, (*COSTS, LATENCY))
+        check_choice("cost", self.cost, (*REGISTERED, LATENCY))
         if not 0 < self.limit < math.inf:
             raise BudgetError(f"the {self.cost} budget is {self.limit}; it must be above zero")
         if self.cost != LATENCY:

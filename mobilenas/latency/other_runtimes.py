@@ -1,4 +1,4 @@
-"""Latency of files in LiteRT and ExecuTorch, which run in this process."""
+"""Latency of files in other runtimes, which run in this process."""
 
 import os
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mobilenas.latency.kit_runner import timed
 from mobilenas.latency.measured import Measured
-from mobilenas.onnx.other_runtimes import Runner
+from mobilenas.onnx.other_runtimes import RUNTIMES, Runner
 
 _RUNS = 50
 
@@ -15,6 +15,6 @@ _RUNS = 50
 def latency(form: str, run: Runner, image: NDArray[np.float32]) -> Measured:
     """Time of one image after one untimed run; not side by side with other files."""
     run(image)
-    threads = 1 if form == "litert" else os.cpu_count() or 1  # executorch makes its own
+    threads = (os.cpu_count() or 1) if RUNTIMES[form].all_cores else 1
     timings = [timed(lambda: run(image), 1, threads) for _ in range(_RUNS)]
     return Measured.of([each.ns for each in timings], [each.disturbed for each in timings])

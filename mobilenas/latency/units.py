@@ -133,7 +133,7 @@ def block_unit(block: Block, in_channels: int, side: int) -> Unit:
         in_channels=in_channels,
         out_channels=block.out,
         hidden=block.hidden,
-        kernel=block.kernel,
+        kernel=_measured_kernel(block),
         stride=block.stride,
         squeeze=block.squeeze,
         activation=block.activation,
@@ -163,9 +163,15 @@ def linear_unit(in_channels: int, out_channels: int, activation: str = "") -> Un
     )
 
 
+def _measured_kernel(block: Block) -> int:
+    if isinstance(block.kernel, str):
+        raise MobileNASError(f"operation {block.kernel}: no profile has such blocks")
+    return block.kernel
+
+
 def has_units(arch: Arch) -> TypeGuard[MobileArch]:
     """Whether a profile can have the times of all parts of a network."""
-    return family_of(arch).predicts_latency
+    return family_of(arch).has_units(arch)
 
 
 def arch_units(arch: MobileArch) -> list[Unit]:

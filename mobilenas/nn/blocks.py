@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mobilenas.nn.operations import Kernel, operation_of
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "relu6": lambda: nn.ReLU6(inplace=True),
@@ -72,6 +74,7 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-excite, project 1x1 (MobileNetV2, V3).
 
+    `kernel` is the side of the depthwise convolution, or a registered operation in its place.
     There is no expansion layer where hidden equals the input channels, and a shortcut where shape
     is kept. With a start kernel a depthwise convolution without activation comes first (ExtraDW in
     MobileNetV4, arXiv 2404.10518, figure 3).
@@ -83,7 +86,7 @@ class InvertedResidual(nn.Module):
         hidden: int,
         out_channels: int,
         *,
-        kernel: int,
+        kernel: Kernel,
         stride: int,
         squeeze: int,
         activation: str,
@@ -101,7 +104,11 @@ class InvertedResidual(nn.Module):
             if hidden != in_channels
             else nn.Identity()
         )
-        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, hidden, activation)
+        self.depthwise = nn.Sequential(
+            operation_of(kernel).module(hidden, stride),
+            nn.BatchNorm2d(hidden),
+            ACTIVATIONS[activation](),
+        )
         self.squeeze_excite = SqueezeExcite(hidden, squeeze) if squeeze else nn.Identity()
         self.project = ConvNorm(hidden, out_channels)
 

@@ -3,9 +3,11 @@
 Counting rule: one multiply-add is one FLOP.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+
+from mobilenas.core.registry import Registry
 
 BYTES_PER_VALUE = 4
 """Activations are counted as float32."""
@@ -39,13 +41,35 @@ class Costs:
     """Largest number of activation bytes alive at once."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """A cost of a network that follows from its layers."""
+
+    of: Callable[[LayerCost], int]
+    """What one layer costs, in whole units, 0 or more."""
+    is_peak: bool = False
+    """Whether a network costs what its most expensive layer does; else their sum."""
+
+    def total(self, layers: Iterable[LayerCost]) -> int:
+        """Return what a network of these layers costs."""
+        return (max if self.is_peak else sum)(map(self.of, layers))
+
+
+COSTS = Registry[Cost](
+    "cost",
+    {
+        "flops": Cost(of=lambda layer: layer.flops),
+        "params": Cost(of=lambda layer: layer.params),
+        "memory": Cost(of=lambda layer: layer.memory, is_peak=True),
+    },
+)
+"""By the name that a budget has."""
+
+
 def total(layers: list[LayerCost]) -> Costs:
     """Sum FLOPs and params; memory is the largest of the layers."""
-    return Costs(
-        flops=sum(layer.flops for layer in layers),
-        params=sum(layer.params for layer in layers),
-        memory=max(layer.memory for layer in layers),
-    )
+    names = ("flops", "params", "memory")
+    return Costs(**{name: COSTS[name].total(layers) for name in names})
 
 
 def alive_bytes(maps: Iterable[tuple[int, int, int]], steps: int) -> list[int]:

@@ -1,10 +1,14 @@
-"""Files for LiteRT and ExecuTorch, written from the module and run in their own runtimes."""
+"""Formats of other runtimes, written from the module and run where they belong.
+
+Each is one entry of `RUNTIMES`, where code outside the package registers its own.
+"""
 
 import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,21 +16,34 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.registry import Registry
 
-SUFFIXES = {"litert": ".tflite", "executorch": ".pte"}
-"""Of the files, by format; each format is also the name of the extra that it needs."""
-
-_MODULES = {"litert": ("litert_torch", "ai_edge_litert"), "executorch": ("executorch",)}
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, C, S, S] -> logits [1, classes]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Another runtime than onnxruntime, and the format of its files."""
+
+    suffix: str
+    """Of the file, such as .tflite."""
+    write: Callable[[nn.Module, Tensor, Path], object]
+    """Writes a module in eval mode to a file, given an example of its input, [1, C, S, S]."""
+    open: Callable[[Path], Runner]
+    """Opens a file in its runtime."""
+    packages: tuple[str, ...] = ()
+    """Modules that it needs; the format's name is the extra that installs them."""
+    all_cores: bool = False
+    """Whether the runtime uses a thread per core and cannot be told otherwise."""
+
+
 def check_installed(form: str) -> None:
     """Raise MobileNASError that names the extra, if a format's packages are not here."""
-    for module in _MODULES[form]:
+    for module in RUNTIMES[form].packages:
         with _extra(form):
             if find_spec(module) is None:
                 raise ModuleNotFoundError(f"No module named {module!r}")
@@ -37,30 +54,34 @@ def convert(module: nn.Module, form: str, path: Path, *, channels: int, image_si
 
     The files hold no metadata: labels, mean and std stand in export.json and in model.onnx.
     """
-    example = (torch.zeros(1, channels, image_size, image_size),)
-    with _quiet():
-        if form == "litert":
-            with _extra(form):
-                import litert_torch
-            litert_torch.convert(module.eval(), example).export(str(path))
-            return
-        with _extra(form):
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
-        program = torch.export.export(module.eval(), example)
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-        path.write_bytes(lowered.to_executorch().buffer)
+    with _quiet(), _extra(form):
+        RUNTIMES[form].write(module.eval(), torch.zeros(1, channels, image_size, image_size), path)
 
 
 def runner(form: str, path: Path) -> Runner:
-    """Open a file in its own runtime, with XNNPACK's kernels."""
-    with _quiet():
-        return _litert(path) if form == "litert" else _executorch(path)
+    """Open a file in its own runtime."""
+    with _quiet(), _extra(form):
+        return RUNTIMES[form].open(path)
 
 
-def _litert(path: Path) -> Runner:
-    with _extra("litert"):
-        from ai_edge_litert.interpreter import Interpreter
+def _write_litert(module: nn.Module, example: Tensor, path: Path) -> None:
+    import litert_torch
+
+    litert_torch.convert(module, (example,)).export(str(path))
+
+
+def _write_executorch(module: nn.Module, example: Tensor, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(module, (example,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+def _open_litert(path: Path) -> Runner:
+    from ai_edge_litert.interpreter import Interpreter
+
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -73,9 +94,9 @@ def _litert(path: Path) -> Runner:
     return run
 
 
-def _executorch(path: Path) -> Runner:
-    with _extra("executorch"):
-        from executorch.runtime import Runtime
+def _open_executorch(path: Path) -> Runner:
+    from executorch.runtime import Runtime
+
     program: Any = Runtime.get().load_program(path)
     method = program.load_method("forward")
 
@@ -92,6 +113,8 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if not RUNTIMES[name].packages:
+            raise
         raise MobileNASError(
             f"format {name} needs a package that is not here ({error}): "
             f"pip install 'mobilenas[{name}]'"
@@ -109,3 +132,24 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+RUNTIMES = Registry[Runtime](
+    "format",
+    {
+        "litert": Runtime(
+            suffix=".tflite",
+            write=_write_litert,
+            open=_open_litert,
+            packages=("litert_torch", "ai_edge_litert"),
+        ),
+        "executorch": Runtime(
+            suffix=".pte",
+            write=_write_executorch,
+            open=_open_executorch,
+            packages=("executorch",),
+            all_cores=True,
+        ),
+    },
+)
+"""By the name that `--formats` takes."""

@@ -20,7 +20,7 @@ from mobilenas.core.records import EntryRecord, Record, read_object, read_record
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost.budget import Budget, format_cost
 from mobilenas.cost.budgets import Budgets
-from mobilenas.cost.networks import costs
+from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile, find_profile
@@ -329,16 +329,16 @@ def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Any:
     assert with_channels is not None
 
     def over(half: int) -> list[Budget]:
-        exact = costs(with_channels(arch, 2 * half))
-        return [budget for budget in budgets if getattr(exact, budget.cost) > budget.limit]
+        exact = costs_by_name(with_channels(arch, 2 * half))
+        return [budget for budget in budgets if exact[budget.cost] > budget.limit]
 
     halves = range(1, _MOST_CHANNELS // 2 + 1)
     kept = bisect_left(halves, True, key=lambda half: bool(over(half)))
     if not kept:
-        budget, least = over(1)[0], costs(with_channels(arch, 2))
+        budget, least = over(1)[0], costs_by_name(with_channels(arch, 2))
         raise BudgetError(
             f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
-            f"{format_cost(budget.cost, getattr(least, budget.cost))} {budget.cost}"
+            f"{format_cost(budget.cost, least[budget.cost])} {budget.cost}"
         )
     return with_channels(arch, 2 * kept)
 

@@ -3,7 +3,6 @@
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.files import to_json, write_bytes, write_json, write_list
 from mobilenas.core.settings import COUNTING_RULE, to_plain
 from mobilenas.cost.budget import LATENCY
-from mobilenas.cost.networks import costs
+from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import batches
 from mobilenas.latency.confirm import confirm, is_here
 from mobilenas.latency.graphs import arch_model
@@ -213,9 +212,10 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
     """Every cost of an arch by the cost model; latency where a profile has its blocks."""
+    exact = costs_by_name(arch)
     if run.latency is None or not has_units(arch):
-        return asdict(costs(arch))
-    return asdict(costs(arch)) | {LATENCY: run.latency.arch(arch)}
+        return {**exact}
+    return exact | {LATENCY: run.latency.arch(arch)}
 
 
 def predicted_ms(run: Run, arch: Arch) -> float | None:

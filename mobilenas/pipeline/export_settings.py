@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "fp16", "int8", "ort")
 """What a network can be written as."""
 OTHER_FORMATS = ("litert", "executorch")
-"""And for other runtimes, where their packages are installed."""
+"""And for other runtimes, where their packages are installed; their files lie beside model.onnx."""
 CALIBRATION_IMAGES = 128
 """Training images from which ranges are taken."""
 PIXELS = "-uint8"
@@ -125,10 +125,12 @@ class FormatSettings:
 
     def __post_init__(self) -> None:
         """Check the names and the range."""
+        from mobilenas.onnx.other_runtimes import RUNTIMES
+
         check_settings(self)
         for name in self.formats:
-            check_choice("format", name, FORMATS + OTHER_FORMATS)
-            if name in OTHER_FORMATS and self.input == UINT8_NHWC:
+            check_choice("format", name, (*FORMATS, *RUNTIMES))
+            if name in RUNTIMES and self.input == UINT8_NHWC:
                 raise MobileNASError(f"format {name} takes {FLOAT_NCHW} only, not {UINT8_NHWC}")
         if self.int8 is not None and "int8" not in self.formats:
             raise MobileNASError("options of int8 are given, but int8 is not in --formats")

@@ -23,7 +23,7 @@ from mobilenas.onnx.export import INPUT, evaluate_onnx
 from mobilenas.onnx.fp16 import to_fp16
 from mobilenas.onnx.input_layout import fold_input
 from mobilenas.onnx.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
-from mobilenas.onnx.other_runtimes import SUFFIXES, check_installed, convert, runner
+from mobilenas.onnx.other_runtimes import RUNTIMES, check_installed, convert, runner
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.onnx.session import session
 from mobilenas.onnx.settings import BIAS, EQUALIZE, PER_CHANNEL
@@ -47,7 +47,7 @@ Step = Callable[[Path, Path], Any]
 
 def _check_installed(settings: FormatSettings) -> None:
     for name in settings.formats:
-        if name in OTHER_FORMATS:
+        if name in RUNTIMES:
             check_installed(name)
     if settings.int8 is not None and settings.int8.qat_epochs:
         from mobilenas.onnx.qat import check_installed as check_torchao
@@ -82,7 +82,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     run.reporter.start("formats", len(lacking))
     for done, (name, new) in enumerate(lacking.items(), 1):
         with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
-            write = partial(_other, run, name) if name in OTHER_FORMATS else None
+            write = partial(_other, run, name) if name in RUNTIMES else None
             if write is None:
                 write = partial(_written, run, record, name, asked)
             entry = write(Path(folder)) if new else files[name]
@@ -212,9 +212,11 @@ def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
 def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
     """Write a file for another runtime below `folder` and hold it against model.onnx there."""
     data = run.data
-    relative = Path(ONNX_FILE).with_suffix(SUFFIXES[form])
+    # a folder of their own for the files of registered formats: `--overwrite` deletes no others
+    name = "model" if form in OTHER_FORMATS else f"other/{form}"
+    relative = Path(ONNX_FILE).parent / f"{name}{RUNTIMES[form].suffix}"
     path = folder / relative
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     model = load_weights(read_arch(run.folder / ARCH_FILE), run.folder / WEIGHTS_FILE)
     convert(model, form, path, channels=data.channels, image_size=data.image_size)
     ours, theirs = runner(form, path), session(run.folder / ONNX_FILE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from mobilenas.core.settings import format_count
+from mobilenas.nn.operations import Kernel
 from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 INK = "#010203"
 COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
 GREY = "#858d99"
-_KERNEL_COLOURS = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
+_KERNEL_COLOURS: dict[Kernel, str] = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
 _KIND_STYLES = {
     "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
     "scratch": {"color": COLOURS[3], "marker": "o", "s": 34, "zorder": 3},
@@ -314,8 +315,9 @@ def arch_drawing(arch: MobileArch) -> Markup:
 
 
 def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
+    kernel = block.kernel if isinstance(block.kernel, str) else _square(block.kernel)
     told = (
-        f"block {number}: {block.kernel}x{block.kernel}, channels {inputs} to {block.hidden} to "
+        f"block {number}: {kernel.replace(_TIMES, 'x')}, channels {inputs} to {block.hidden} to "
         f"{block.out}, stride {block.stride}, {block.activation}"
         + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
         + (f", {start}x{start} before the expansion" if (start := block.start_kernel) else "")
@@ -323,8 +325,8 @@ def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
     column = _column(
         number,
         str(number),
-        _KERNEL_COLOURS[block.kernel],
-        f"{block.start_kernel}+{block.kernel}" if block.start_kernel else _square(block.kernel),
+        _KERNEL_COLOURS.get(block.kernel, COLOURS[3]),
+        f"{block.start_kernel}+{block.kernel}" if block.start_kernel else kernel,
         block.out,
         most,
         side,

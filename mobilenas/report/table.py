@@ -273,7 +273,8 @@ def _best_mobilenet(entries: Sequence[Entry]) -> tuple[str, dict[int, float]] | 
     most = max(map(len, by_name.values()))
     whole = [name for name, own in by_name.items() if len(own) == most]
     best = max(whole, key=lambda name: fmean(by_name[name].values()))
-    return f"the best MobileNet ({best})", by_name[best]
+    what = "MobileNet" if best.startswith("mobilenet") else "baseline"
+    return f"the best {what} ({best})", by_name[best]
 
 
 def paired(own: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:

@@ -50,10 +50,11 @@ def prior_has_say(settings: SearchSettings, budgets: Budgets) -> bool:
     """Whether networks that were trained before have a say in which are candidates.
 
     They tell networks of equal FLOPs apart: nothing is known where FLOPs have no limit, or where
-    the alphas choose the size.
+    the alphas choose the size; and nothing of operations that none of them has.
     """
     limited = any(budget.cost == "flops" for budget in budgets.budgets)
-    return settings.prior and limited and settings.constraint != PENALTY
+    known = settings.prior and not budgets.space.operations
+    return known and limited and settings.constraint != PENALTY
 
 
 def _drawn(

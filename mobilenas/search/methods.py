@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.registry import Registry
 from mobilenas.search.parts import Order, Sampling
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.cell.settings import EdgeWeights
@@ -43,7 +44,7 @@ class Method:
     """Orders of the alphas' step that were published."""
 
 
-METHODS = {
+_BUILT_IN = {
     "darts": Method(
         paper="Liu, Simonyan, Yang 2019, arXiv 1806.09055",
         improves="search by gradients instead of by sampling",
@@ -92,6 +93,7 @@ METHODS = {
         prior=True,
     ),
 }
+METHODS = Registry[Method]("method", _BUILT_IN)
 """By the name that `--method` takes."""
 DEFAULT_METHOD = "mobilenas"
 

@@ -23,6 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 from mobilenas.core.files import parse_json
 from mobilenas.core.settings import from_plain
 from mobilenas.cost.networks import costs
+from mobilenas.nn.operations import operation_of
 from mobilenas.spaces.mobile.arch import MobileArch
 
 FILE = "prior.json"
@@ -42,7 +43,7 @@ def features(arch: MobileArch) -> dict[str, float]:
         ends.append(after)
         expansion = width * block.hidden * side**2 if block.hidden != width else 0
         expansion += width * block.start_kernel**2 * side**2
-        rest = block.hidden * (block.kernel**2 + block.out) * after**2
+        rest = block.hidden * (operation_of(block.kernel).flops + block.out) * after**2
         by_side[after] = by_side.get(after, 0) + expansion + rest
         activations += block.hidden * (side**2 + after**2)
         kept += block.stride == 1 and block.out == width
@@ -63,7 +64,7 @@ def features(arch: MobileArch) -> dict[str, float]:
         "expansion": statistics.mean(expansions),
         "strided_expansion": statistics.mean(strided or [0.0]),
         "start": statistics.mean(bool(block.start_kernel) for block in arch.blocks),
-        "kernel": statistics.mean(block.kernel for block in arch.blocks),
+        "kernel": statistics.mean(operation_of(block.kernel).flops ** 0.5 for block in arch.blocks),
         "least_hidden": math.log2(min(block.hidden for block in arch.blocks)),
         "last_hidden": math.log2(arch.blocks[-1].hidden),
         "last_out": math.log2(arch.blocks[-1].out),

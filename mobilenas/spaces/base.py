@@ -187,8 +187,8 @@ class Family:
     """Whether a job must have one."""
     sized: bool = False
     """Whether the budgets size the space, so that its largest network uses them."""
-    predicts_latency: bool = False
-    """Whether a profile can have the times of all parts of a network."""
+    has_units: Callable[[Any], bool] = lambda arch: False
+    """Whether a profile can have the times of all parts of an arch."""
     with_channels: Callable[[Any, int], Any] | None = None
     """Of an arch or a space: the same with other first channels; None where they are decisions."""
     scaled: bool = False

@@ -109,15 +109,18 @@ def test_one_seed_is_said_plainly() -> None:
 
 
 def test_better_is_said_where_the_paired_test_shows_it_and_with_what() -> None:
-    entries = over_seeds("found", 92, 93, 94) + over_seeds("mobilenet", 90, 90.5, 91, name="v2")
+    entries = over_seeds("found", 92, 93, 94) + over_seeds(
+        "mobilenet", 90, 90.5, 91, name="mobilenet"
+    )
     p = ttest_rel((92, 93, 94), (90, 90.5, 91)).pvalue
     assert verdict(entries) == (
         "The found networks (300k FLOPs) reach 93.00 ± 1.00 % top-1 over 3 seeds: "
-        f"better than the best MobileNet (v2), +2.50 ± 0.50 points over 3 seeds (p = {p:.2g})."
+        "better than the best MobileNet (mobilenet), "
+        f"+2.50 ± 0.50 points over 3 seeds (p = {p:.2g})."
     )
     (row,) = differences(entries)
     assert row == {
-        "against": "the best MobileNet (v2)",
+        "against": "the best MobileNet (mobilenet)",
         "mean": 2.5,
         "sd": 0.5,
         "seeds": 3,
@@ -155,10 +158,12 @@ def test_worse_is_said_too() -> None:
 
 
 def test_the_mobilenet_of_equal_time_is_an_opponent_of_its_own() -> None:
-    entries = over_seeds("found", 70, 70.5, 71) + over_seeds("mobilenet", 60, 60, 61, name="v2")
+    entries = over_seeds("found", 70, 70.5, 71) + over_seeds(
+        "mobilenet", 60, 60, 61, name="mobilenet"
+    )
     entries += over_seeds("equal-time", 80, 80.2, 80.9)
     assert [row["against"] for row in differences(entries)] == [
-        "the best MobileNet (v2)",
+        "the best MobileNet (mobilenet)",
         "the best MobileNet given the search's time",
     ]
     said = verdict(entries)
@@ -183,10 +188,15 @@ def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -
 
 def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
     entries = over_seeds("found", 90, 90, 90)
-    entries += over_seeds("mobilenet", 80, 91, 82, name="a")
-    entries += over_seeds("mobilenet", 85, 84, 86, name="b")
+    entries += over_seeds("mobilenet", 80, 91, 82, name="mobilenet_a")
+    entries += over_seeds("mobilenet", 85, 84, 86, name="mobilenet_b")
     entries += over_seeds("mobilenet", 99, name="of one seed")
-    assert "better than the best MobileNet (b), +5.00 ± 1.00 points" in verdict(entries)
+    assert "better than the best MobileNet (mobilenet_b), +5.00 ± 1.00 points" in verdict(entries)
+
+
+def test_a_baseline_that_is_no_mobilenet_is_not_called_one() -> None:
+    entries = over_seeds("found", 90) + over_seeds("mobilenet", 80, name="plain x0.5")
+    assert "ahead of the best baseline (plain x0.5)" in verdict(entries)
 
 
 def test_only_seeds_with_an_opponent_count() -> None:
@@ -222,7 +232,7 @@ def test_several_runs_come_one_after_the_other_and_external_files_last() -> None
     entries = [
         {"run": run} | one
         for run in ("b", "a")
-        for one in (entry("mobilenet", 80, name="v2"), entry("found", 90))
+        for one in (entry("mobilenet", 80, name="mobilenet"), entry("found", 90))
     ]
     file = entry("external", 99, name="x.onnx", flops=None, params=None)
     rows = summarize([{"run": None} | file, *entries])

@@ -8,6 +8,7 @@ from msgspec import Meta
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.settings import ADDED, from_plain, to_plain
 from mobilenas.nn import ACTIVATIONS
+from mobilenas.nn.operations import OPERATIONS, Kernel
 
 _KERNELS = (1, 3, 5, 7)
 _MAX_CHANNELS = 65536
@@ -17,8 +18,8 @@ _MAX_CHANNELS = 65536
 class Block:
     """One inverted residual, stated in full; its input is the output of the block before it."""
 
-    kernel: int
-    """Side of the depthwise kernel."""
+    kernel: Kernel
+    """Side of the depthwise kernel, or the name of a registered operation in its place."""
     hidden: int
     """Channels of the depthwise convolution; equal to the input's: no expansion layer."""
     out: int
@@ -90,7 +91,7 @@ class MobileArch:
             raise MobileNASError("blocks is empty; an arch has at least one block")
         for index, block in enumerate(self.blocks):
             place = f"blocks[{index}]"
-            _check_one_of(f"{place}.kernel", block.kernel, _KERNELS)
+            _check_one_of(f"{place}.kernel", block.kernel, (*_KERNELS, *OPERATIONS))
             _check_int(f"{place}.hidden", block.hidden, 1, _MAX_CHANNELS)
             _check_int(f"{place}.out", block.out, 1, _MAX_CHANNELS)
             _check_one_of(f"{place}.stride", block.stride, (1, 2))

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from mobilenas.nn.costs import LayerCost
+from mobilenas.nn.costs import COSTS, LayerCost
 from mobilenas.spaces.mobile.arch import Block, Head, Stem
 from mobilenas.spaces.mobile.costs import block_costs, head_costs, stem_cost
 
@@ -23,11 +23,11 @@ class CostModel(Protocol):
 
 
 class Counted:
-    """FLOPs, params or peak memory, exactly."""
+    """FLOPs, params, peak memory or a registered cost, exactly."""
 
     def __init__(self, cost: str) -> None:
-        self.cost = cost
-        self.is_peak = cost == "memory"
+        self.cost = COSTS[cost]
+        self.is_peak = self.cost.is_peak
 
     def stem(self, stem: Stem, in_channels: int, image_size: int) -> float:
         """Return the cost of the first convolution."""
@@ -42,5 +42,4 @@ class Counted:
         return self._join(head_costs(head, in_channels, side, classes))
 
     def _join(self, layers: list[LayerCost]) -> float:
-        values = [float(getattr(layer, self.cost)) for layer in layers]
-        return max(values) if self.is_peak else sum(values)
+        return float(self.cost.total(layers))

@@ -6,6 +6,7 @@ Counting rule: one multiply-add is one FLOP.
 from collections.abc import Iterator
 
 from mobilenas.nn.costs import BYTES_PER_VALUE, Costs, LayerCost, output_side, total
+from mobilenas.nn.operations import operation_of
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 
@@ -43,8 +44,7 @@ def block_costs(block: Block, channels: int, side: int, name: str = "block") -> 
     if hidden != channels:
         layers.append(_conv(f"{name}.expand", channels, hidden, 1, side, 1, 1, held))
         held = waiting
-    kernel, stride = block.kernel, block.stride
-    layers.append(_conv(f"{name}.depthwise", hidden, hidden, kernel, side, stride, hidden, held))
+    layers.append(_operation(f"{name}.depthwise", block, side, held))
     if block.squeeze:
         layers += _squeeze_excite(
             f"{name}.squeeze_excite", hidden, block.squeeze, out_side, waiting
@@ -81,6 +81,18 @@ def _conv(
         params=weights + 2 * out_channels,
         memory=alive * BYTES_PER_VALUE + waiting,
         out_shape=(out_channels, out_side, out_side),
+    )
+
+
+def _operation(name: str, block: Block, side: int, waiting: int) -> LayerCost:
+    operation, hidden = operation_of(block.kernel), block.hidden
+    out_side = output_side(side, block.stride)
+    return LayerCost(
+        name=name,
+        flops=operation.flops * hidden * out_side**2,
+        params=(operation.params + 2) * hidden,
+        memory=hidden * (side**2 + out_side**2) * BYTES_PER_VALUE + waiting,
+        out_shape=(hidden, out_side, out_side),
     )
 
 

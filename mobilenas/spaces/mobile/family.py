@@ -5,6 +5,7 @@ from typing import Any
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import COSTS, LATENCY, NO_PROFILE
+from mobilenas.nn.operations import operation_of
 from mobilenas.spaces.base import Family, Searchable, register
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
@@ -33,7 +34,8 @@ def _rough_size(arch: MobileArch) -> tuple[int, int]:
     side, before = -(-arch.image_size // arch.stem.stride), arch.stem.channels
     weights, maps = 0, [side**2 * before]
     for block in arch.blocks:
-        weights += block.hidden * (before + block.kernel**2 + 2 * block.squeeze + block.out)
+        weights += block.hidden * (before + operation_of(block.kernel).params)
+        weights += block.hidden * (2 * block.squeeze + block.out)
         weights += before * block.start_kernel**2
         maps.append(side**2 * block.hidden)
         side, before = -(-side // block.stride), block.out
@@ -62,6 +64,6 @@ register(
             inherited=inherited,
         ),
         sized=True,
-        predicts_latency=True,
+        has_units=lambda arch: all(isinstance(block.kernel, int) for block in arch.blocks),
     )
 )

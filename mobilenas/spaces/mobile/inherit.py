@@ -44,7 +44,10 @@ def _take_block(own: InvertedResidual, block: MixedBlock, pick: BlockPick) -> No
     if isinstance(own.expand, ConvNorm):
         _take(own.expand[0], block.expand, hidden, entering)
         _take(own.expand[1], block.expand_norm, hidden)
-    own.depthwise[0].get_parameter("weight").copy_(block.kernel_of(pick.kernel, span))
+    if isinstance(pick.kernel, str):
+        _take(own.depthwise[0], block.operations[pick.kernel], span)
+    else:
+        own.depthwise[0].get_parameter("weight").copy_(block.kernel_of(pick.kernel, span))
     _take(own.depthwise[1], block.depthwise_norm, span)
     if isinstance(own.squeeze_excite, SqueezeExcite):
         inner = slice(squeeze_channels(hidden.stop))
@@ -56,6 +59,6 @@ def _take_block(own: InvertedResidual, block: MixedBlock, pick: BlockPick) -> No
 
 def _take(own: nn.Module, whole: nn.Module, rows: slice = _ALL, columns: slice = _ALL) -> None:
     """Copy these outputs of a layer, and of its weight these inputs."""
-    for name, weight in own.named_parameters(recurse=False):
+    for name, weight in own.named_parameters():
         given = whole.get_parameter(name)[rows]
         weight.copy_(given[:, columns] if given.dim() > 1 else given)

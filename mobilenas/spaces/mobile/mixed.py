@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.nn import ACTIVATIONS, squeeze_channels
+from mobilenas.nn.operations import OPERATIONS, Kernel
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
 from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
 from mobilenas.supernet.settings import SamplerSettings
@@ -30,7 +31,7 @@ class BlockProbabilities:
     out_width: Tensor
     """[Wo]."""
     kernel: Tensor
-    """[K]."""
+    """[K]: sides, then operations."""
     expansion: Tensor
     """[E], as many as the slot has."""
     squeeze: Tensor
@@ -49,8 +50,8 @@ class BlockPick:
     """Channels that carry anything in the input."""
     out_width: int
     """Channels of the output."""
-    kernel: int
-    """Side of the depthwise kernel."""
+    kernel: Kernel
+    """Side of the depthwise kernel, or the operation in its place."""
     expansion: int
     """Hidden channels as a multiple of the input's."""
     squeeze: bool
@@ -89,7 +90,7 @@ class MixedBlock(nn.Module):
 
     def __init__(self, space: MobileSpace, slot: Slot, sampler: SamplerSettings) -> None:
         super().__init__()
-        self.slot, self.kernels = slot, space.kernels
+        self.slot, self.kernels = slot, space.sides
         self.stride = slot.stride
         self.can_squeeze = True in space.squeeze
         self.start_kernels = slot.start_kernels
@@ -116,7 +117,10 @@ class MixedBlock(nn.Module):
                 self.start_norm = Norm(self.inside)
             self.expand = nn.Conv2d(self.inside, self.expanded, 1, bias=False)
             self.expand_norm = Norm(self.expanded)
-        self.depthwise = nn.ParameterList(torch.empty(hidden, 1, k, k) for k in space.kernels)
+        self.depthwise = nn.ParameterList(torch.empty(hidden, 1, k, k) for k in self.kernels)
+        self.operations = nn.ModuleDict(
+            {name: OPERATIONS[name].module(hidden, slot.stride) for name in space.operations}
+        )
         self.depthwise_norm = Norm(hidden)
         if self.can_squeeze:
             self.reduce = nn.Conv2d(hidden, squeeze_channels(hidden), 1)
@@ -172,11 +176,7 @@ class MixedBlock(nn.Module):
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
         hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
         h = self._hidden(x, p, alive)
-        kernel = self._mixed_kernel(p.kernel)
-        h = functional.conv2d(
-            h, kernel, stride=self.stride, padding=kernel.shape[-1] // 2, groups=len(kernel)
-        )
-        h = self.activation(self.depthwise_norm(h))
+        h = self.activation(self.depthwise_norm(self._mixed_operation(h, p.kernel)))
         scale = hidden[:, None, None]  # [H, 1, 1]
         if self.can_squeeze:
             squeeze = torch.tensordot(pairs, self.squeeze_mask, 2)[:, None, None]
@@ -200,6 +200,17 @@ class MixedBlock(nn.Module):
         x = functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=channels)
         # the norm scales up what is hardly there, and shifts what is not
         return self.start_norm.part(x, slice(0, channels)) * alive[:, None, None]
+
+    def _mixed_operation(self, h: Tensor, p: Tensor) -> Tensor:
+        """h: [N, H, ...], p: [K] -> the mixture of depthwise convolutions and operations."""
+        sides = len(self.kernels)
+        kernel = self._mixed_kernel(p[:sides])
+        y = functional.conv2d(
+            h, kernel, stride=self.stride, padding=kernel.shape[-1] // 2, groups=len(kernel)
+        )
+        for share, operation in zip(p[sides:], self.operations.values(), strict=True):
+            y = y + share * operation(h)
+        return y
 
     def _mixed_kernel(self, p: Tensor) -> Tensor:
         # W_k = the rings up to k: sum_k p_k W_k weighs a ring with the chance that it is needed
@@ -233,6 +244,19 @@ class MixedBlock(nn.Module):
         missing = self.slot.out_widths[-1] - x.shape[1]
         return same * (functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x)
 
+    def _operated(self, h: Tensor, kernel: Kernel, span: slice) -> Tensor:
+        """h: [N, hidden of `span`, ...] -> what one operation makes of it."""
+        if isinstance(kernel, str):
+            whole = self.project.in_channels
+            # the operation has weights of all channels, and treats each by itself
+            padded = functional.pad(h, (0, 0, 0, 0, span.start, whole - span.stop))
+            operated: Tensor = self.operations[kernel](padded)
+            return operated[:, span]
+        weight = self.kernel_of(kernel, span)
+        return functional.conv2d(
+            h, weight, stride=self.stride, padding=kernel // 2, groups=len(weight)
+        )
+
     def run(self, x: Tensor, pick: BlockPick, generator: torch.Generator) -> Tensor:
         """x: [N, in_width, H, W] -> [N, out_width, ...], the candidate alone, from slices."""
         if self.sampler is None:
@@ -258,10 +282,7 @@ class MixedBlock(nn.Module):
             h = _conv(self.expand, entering, slice(0, hidden))
             h = self.expand_norm.part(h, slice(0, hidden))
             h = self.activation(h)
-        kernel = self.kernel_of(pick.kernel, span)
-        h = functional.conv2d(
-            h, kernel, stride=self.stride, padding=pick.kernel // 2, groups=hidden
-        )
+        h = self._operated(h, pick.kernel, span)
         h = self.activation(self.depthwise_norm.part(h, span))
         if pick.squeeze:
             squeeze = slice(0, squeeze_channels(hidden))

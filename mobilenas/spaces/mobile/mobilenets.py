@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from mobilenas.core.registry import Registry
 from mobilenas.core.settings import check_choice
 from mobilenas.nn import make_divisible, squeeze_channels
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
@@ -116,11 +117,14 @@ def mobilenet_v3_small(
     return _v3(_V3_SMALL, 1024, width, image_size, classes, placement)
 
 
-MOBILENETS: dict[str, Callable[..., MobileArch]] = {
-    "mobilenet_v2": mobilenet_v2,
-    "mobilenet_v3_small": mobilenet_v3_small,
-    "mobilenet_v3_large": mobilenet_v3_large,
-}
+MOBILENETS = Registry[Callable[..., MobileArch]](
+    "baseline",
+    {
+        "mobilenet_v2": mobilenet_v2,
+        "mobilenet_v3_small": mobilenet_v3_small,
+        "mobilenet_v3_large": mobilenet_v3_large,
+    },
+)
 """The baselines by name: (width multiplier, image side, classes, stride placement) -> arch."""
 
 

@@ -13,13 +13,16 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
+from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import ADDED, check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible, squeeze_channels
+from mobilenas.nn.operations import OPERATIONS, Kernel
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
 from mobilenas.spaces.mobile.settings import POLICIES
 
 _Index = Annotated[int, Meta(ge=0, le=63)]
+_Kernel = Annotated[int, Meta(ge=1, le=7)] | str
 
 DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
 """Of a `Choice`: `width` per stage, the others per slot."""
@@ -140,8 +143,8 @@ class MobileSpace:
     """The fixed end."""
     activation: str
     """Activation of every block."""
-    kernels: Annotated[tuple[Annotated[int, Meta(ge=1, le=7)], ...], Meta(max_length=4)] = (3, 5, 7)
-    """Sides of the depthwise kernel to choose from."""
+    kernels: Annotated[tuple[_Kernel, ...], Meta(min_length=1, max_length=16)] = (3, 5, 7)
+    """Sides of the depthwise kernel to choose from, then operations to choose in its place."""
     expansions: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(max_length=8)] = (
         1,
         3,
@@ -154,6 +157,25 @@ class MobileSpace:
         tuple[Annotated[int, Meta(ge=0, le=7)], ...], Meta(min_length=1, max_length=2)
     ] = field(default=(0,), metadata=ADDED)
     """Sides of a depthwise kernel before an expansion layer, 0 for none: one, or 0 and another."""
+
+    def __post_init__(self) -> None:
+        """Check what blocks choose from between expansion and projection."""
+        for name in self.operations:
+            check_choice("operation", name, tuple(OPERATIONS))
+        if not self.sides or self.kernels != (*sorted(set(self.sides)), *self.operations):
+            raise MobileNASError(
+                f"kernels is {list(self.kernels)}; it must be increasing sides, then operations"
+            )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Those of `kernels` that are sides of a depthwise kernel."""
+        return tuple(kernel for kernel in self.kernels if isinstance(kernel, int))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Those of `kernels` that are names of operations."""
+        return tuple(kernel for kernel in self.kernels if isinstance(kernel, str))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -189,7 +211,7 @@ class MobileSpace:
         in_width: int,
         out_width: int,
         expansion: int,
-        kernel: int,
+        kernel: Kernel,
         squeeze: bool,
         start_kernel: int,
     ) -> Block:
@@ -323,11 +345,13 @@ def template(
     activation: str = "hard_swish",
     squeeze: str = "searched",
     extra_depthwise: str = "off",
+    operations: tuple[str, ...] = (),
 ) -> MobileSpace:
     """Return the space whose widths lie around the template's times `multiplier`.
 
     `placement` says where the image is halved first: `early` in the stem, `late` in the first
-    stage. `extra_depthwise` says whether blocks start with a depthwise convolution.
+    stage. `extra_depthwise` says whether blocks start with a depthwise convolution; `operations`
+    what else than depthwise convolutions they choose from.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
@@ -362,7 +386,7 @@ def template(
             dropout=0.2,
         ),
         activation=activation,
-        kernels=_KERNELS,
+        kernels=(*_KERNELS, *operations),
         expansions=expansions,
         squeeze=options_of("squeeze", squeeze),
         start_kernels=tuple(

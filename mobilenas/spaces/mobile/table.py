@@ -62,6 +62,7 @@ class CostTable:
             max(len(slot.start_kernels) for slot in slots),
         )
         self.slots = torch.zeros(shape, dtype=torch.float64)
+        self._legal = torch.zeros(shape, dtype=torch.bool)
         for number, slot in enumerate(slots):
             for i, o, e, k, q, d in product(*map(range, shape[1:])):
                 if i >= len(slot.in_widths) or o >= len(slot.out_widths):
@@ -80,6 +81,7 @@ class CostTable:
                     slot.start_kernels[d],
                 )
                 place = number, i, o, e, k, q, d
+                self._legal[place] = True
                 self.slots[place] = model.block(block, slot.in_widths[i], slot.side)
         side = output_side(slots[-1].side, slots[-1].stride)
         self.head = torch.tensor(
@@ -111,8 +113,7 @@ class CostTable:
 
     def least(self) -> float:
         """Return the smallest cost of all choices: only the stages' first blocks, the cheapest."""
-        # options a slot does not have cost 0 in the table
-        legal = self.slots.masked_fill(self.slots == 0, torch.inf).flatten(3).amin(-1)  # [L, W, W]
+        legal = self.slots.masked_fill(~self._legal, torch.inf).flatten(3).amin(-1)  # [L, W, W]
         join = torch.maximum if self.is_peak else torch.add
         best = torch.where(self._enters == 1, self.stem, torch.inf)  # [W], by the width so far
         for cheapest in legal[self._first]:
