@@ -12,6 +12,7 @@ import click
 
 from mobilenas import __version__
 from mobilenas.core.errors import InternalError, MobileNASError
+from mobilenas.core.plugins import load_plugins
 from mobilenas.core.settings import COUNTING_RULE
 
 from .endings import (
@@ -58,6 +59,7 @@ class Commands(click.Group):
         """Import one command; None for a name there is not."""
         if cmd_name not in COMMANDS:
             return None
+        load_plugins()
         module = importlib.import_module(f".{cmd_name}", __package__)
         command: click.Command = module.command
         return command

@@ -27,7 +27,7 @@ class Budget:
     """An upper limit on one cost."""
 
     cost: str
-    """flops, params, memory (bytes) or latency (milliseconds)."""
+    """flops, params, memory (bytes), latency (milliseconds) or a registered cost."""
     limit: float
     """In units of the cost; whole but for latency."""
 
@@ -77,11 +77,28 @@ class BudgetOptions:
         read=parse_time_ms,
     )
 
+    limits: tuple[str, ...] = setting(
+        (),
+        help="Maximum registered costs, separated by commas, such as activations=20k.",
+        group="Budgets",
+        metavar="NAME=SIZE",
+        rare=True,
+        added=True,
+    )
+    """docs/extending.md says how to register a cost."""
+
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """The limits that were given."""
         given = ((cost, getattr(self, cost)) for cost in (*COSTS, LATENCY))
-        return tuple(Budget(cost=cost, limit=limit) for cost, limit in given if limit is not None)
+        own = [Budget(cost=cost, limit=limit) for cost, limit in given if limit is not None]
+        return (*own, *map(parse_budget, self.limits))
+
+
+def parse_budget(text: str) -> Budget:
+    """Read activations=20k."""
+    cost, _, limit = text.partition("=")
+    return Budget(cost=cost, limit=parse_count(limit))
 
 
 def format_cost(cost: str, value: float) -> str:
@@ -94,4 +111,4 @@ def suggested(cost: str, value: float, *, up: bool) -> str:
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     rounded = (math.ceil if up else math.floor)(round(value / step, 6)) * step
     text = f"{rounded:.3g}ms" if cost == LATENCY else format_count(round(rounded))
-    return f"--{cost} {text}"
+    return f"--{cost} {text}" if cost in (*COSTS, LATENCY) else f"--limits {cost}={text}"

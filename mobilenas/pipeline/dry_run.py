@@ -78,6 +78,7 @@ def _every_budget(request: Request, reporter: Reporter) -> dict[str, Any]:
             activation=settings.activation,
             squeeze=settings.squeeze,
             extra_depthwise=settings.extra_depthwise,
+            operations=settings.operations,
         )
         for side in sorted({*SIDES, data.image_size})
     }

@@ -281,6 +281,7 @@ _MOBILE_ONLY = {
     "activation": "cells have ReLU everywhere",
     "squeeze": "cells have no squeeze-excite",
     "extra_depthwise": "cells choose their convolutions",
+    "operations": "cells choose from operations of their own",
     "inherit": "it takes slices of the mobile space's supernet",
     "prior": "it knows networks of the mobile space",
     "memory": "limit --flops or --params",

@@ -157,6 +157,7 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
         activation=settings.activation,
         squeeze=settings.squeeze,
         extra_depthwise=settings.extra_depthwise,
+        operations=settings.operations,
     )
 
 

@@ -43,6 +43,14 @@ class JobSettings:
         built_in=tuple(METHODS),
     )
     """The preset that the search was made from; its parts decide, not its name."""
+    operations: tuple[str, ...] = setting(
+        (),
+        help="Registered operations that blocks may have in place of depthwise convolutions.",
+        metavar="NAMES",
+        rare=True,
+        added=True,
+    )
+    """docs/extending.md says how to register one."""
     seed: int = setting(
         0, help="Random seed of search and training.", group="Training", low=0, high=2**31 - 1
     )

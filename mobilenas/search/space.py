@@ -92,9 +92,12 @@ def measured_spaces(
     activation: str = "hard_swish",
     squeeze: str = "searched",
     extra_depthwise: str = "off",
+    operations: tuple[str, ...] = (),
 ) -> list[MobileSpace]:
     """Return the profile's spaces for such images; ProfileError says what it lacks."""
     profile, precision = latency.profile, latency.precision
+    if operations:
+        raise ProfileError(f"profile {profile.name} has no blocks with {', '.join(operations)}")
     asked = (image_size, in_channels, activation)
     spaces = [
         replace(space, classes=classes, squeeze=options_of("squeeze", squeeze))

@@ -161,7 +161,9 @@ class MobileSpace:
     def __post_init__(self) -> None:
         """Check what blocks choose from between expansion and projection."""
         for name in self.operations:
-            check_choice("operation", name, tuple(OPERATIONS))
+            if name not in OPERATIONS:
+                known = ", ".join(OPERATIONS) or "there is none"
+                raise MobileNASError(f"operation {name!r} is not registered; known are: {known}")
         if not self.sides or self.kernels != (*sorted(set(self.sides)), *self.operations):
             raise MobileNASError(
                 f"kernels is {list(self.kernels)}; it must be increasing sides, then operations"

@@ -9,7 +9,8 @@ from torch import nn
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import from_plain, to_plain
-from mobilenas.cost.budget import Budget, Budgets
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.nn.operations import OPERATIONS, Operation
 from mobilenas.onnx.recount import count_fvcore
@@ -21,7 +22,7 @@ from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import MobileSpace, template
 from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.spaces.networks import build
-from mobilenas.supernet.samplers import SamplerSettings
+from mobilenas.supernet.settings import SamplerSettings
 
 SIDE = 16
 
