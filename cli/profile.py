@@ -14,7 +14,7 @@ from .options import RULE, allow_model_option, json_option, option
 from .profiles import check, list_, networks, remove, show
 
 if TYPE_CHECKING:
-    from .layers import Counted
+    from mobilenas.pipeline.layers import Counted
 
 MOBILENETS = get_args(MobileNet)
 
@@ -69,7 +69,7 @@ def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> No
         raise click.UsageError("--width, --image-size and --classes go with a NAME only", ctx)
     if "width" in given and target not in MOBILENETS:
         raise click.UsageError("--width goes with a MobileNet only", ctx)
-    from .layers import count
+    from mobilenas.pipeline.layers import count
 
     counted = count(target, **given)
     if as_json:

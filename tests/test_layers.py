@@ -29,9 +29,12 @@ PACKAGES = (
     ("baselines",),
     ("report",),
     ("pipeline",),
+    ("api",),
     ("cli", "__main__"),
 )
-"""From low to high. A package imports lower ones and itself; `mobilenas` itself imports none."""
+"""From low to high. A package imports lower ones and itself.
+
+`mobilenas` itself imports `mobilenas.api` on first use."""
 LAYERS = {f"mobilenas.{name}": n for n, row in enumerate(PACKAGES) for name in row}
 MAY = {("mobilenas.__main__", "mobilenas.cli")}
 
@@ -89,6 +92,8 @@ def violations(root: Path) -> list[str]:
             problems.append(f"{place}: {module} is in no package of docs/design.md")
             continue
         graph[module] = set()
+        if module == "mobilenas":
+            continue
         for found in imports_of(module, path):
             line = f"{place}:{found.line}"
             top = found.module.partition(".")[0]

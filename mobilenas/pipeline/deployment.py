@@ -2,15 +2,14 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from mobilenas.core.errors import FileError
-from mobilenas.core.files import to_json, write_bytes, write_json, write_list
-from mobilenas.core.settings import COUNTING_RULE, to_plain
+from mobilenas.core.files import write_json, write_list
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import batches
@@ -19,71 +18,33 @@ from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 from mobilenas.latency.units import arch_units, has_units
-from mobilenas.onnx.export import Parity, check_parity, evaluate_onnx, export_onnx
-from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.export import Parity, evaluate_onnx
 from mobilenas.onnx.mistakes import Mistakes, find_mistakes
 from mobilenas.onnx.ort_format import SUFFIX
 from mobilenas.onnx.record import EXPORT_FILE, read_export
 from mobilenas.onnx.settings import PROVIDER
 from mobilenas.pipeline.export_settings import Int8Settings
+from mobilenas.pipeline.network_file import export_network, write_network
 from mobilenas.pipeline.quantization import write_int8
-from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, versions
+from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
 
 _TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
-PARITY_IMAGES = 256
-"""Validation images on which an exported file must agree with the module, or all there are."""
 
 
-def write_onnx(run: Run, arch: Arch, model: Any, path: Path) -> Parity:
-    """Export a trained module, with all that an app needs to know in the metadata.
-
-    Nothing is at `path` before the file has given the module's own logits, one image at a time, on
-    validation images; FileError where it does not.
-    """
-    data = run.data
-    images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
-    with tempfile.TemporaryDirectory(prefix="mobilenas-export-") as folder:
-        unchecked = Path(folder, path.name)
-        _export(run, arch, model, unchecked)
-        parity = check_parity(model, unchecked, _first(images, PARITY_IMAGES), run.settings.threads)
-        write_bytes(path, unchecked.read_bytes())
-    return parity
-
-
-def _first(given: Iterable[Tensor], images: int) -> Iterator[Tensor]:
-    for x in given:
-        if images <= 0:
-            return
-        yield x[:images]
-        images -= len(x)
-
-
-def _export(run: Run, arch: Arch, model: Any, path: Path) -> None:
-    data = run.data
-    described = ModelMetadata(
-        labels=data.classes,
-        mean=data.mean,
-        std=data.std,
-        image_size=data.image_size,
-        pixel_range=data.pixel_range,
-    ).to_strings()
-    described |= {
-        "arch": to_json(arch.to_dict()),
-        "budgets": to_json(to_plain(run.settings.budgets)),
-        "counting_rule": COUNTING_RULE,
-        "versions": to_json(versions()),
-    }
-    export_onnx(
+def write_onnx(run: Run, arch: Arch, model: nn.Module, path: Path) -> Parity:
+    """Export a trained module of a run, and check the file (`write_network`)."""
+    return write_network(
         model,
+        arch,
+        run.data,
         path,
-        image_size=data.image_size,
-        channels=data.channels,
-        metadata=described,
+        budgets=run.settings.budgets,
         dynamic_batch=run.settings.dynamic_batch,
+        threads=run.settings.threads,
     )
 
 
@@ -93,7 +54,7 @@ def deployed(run: Run, onnx_path: Path) -> Path:
         return onnx_path
     path = onnx_path.with_suffix(".int8.onnx")
     if not path.exists():
-        write_int8(run, Int8Settings().describe(run), onnx_path, path)
+        write_int8(run.data, Int8Settings().describe(run.data, run.settings.seed), onnx_path, path)
     return path
 
 
@@ -253,5 +214,5 @@ def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     """Return a network that has the speed of the arch's, trained or not."""
     if has_units(arch):
         return functools.partial(arch_model, arch, run.settings.precision)
-    _export(run, arch, build(arch).eval(), path)
+    export_network(build(arch).eval(), arch, run.data, path)
     return deployed(run, path)

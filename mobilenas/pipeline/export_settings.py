@@ -19,7 +19,7 @@ from mobilenas.onnx.settings import (
 )
 
 if TYPE_CHECKING:
-    from mobilenas.pipeline.run_folder import Run
+    from mobilenas.data import ImageData
 
 FORMATS = ("onnx", "fp16", "int8", "ort")
 """What a network can be written as."""
@@ -67,8 +67,8 @@ class Int8Settings:
                 "--qat-epochs has fitted to their rounding; say one of the two"
             )
 
-    def describe(self, run: "Run") -> dict[str, Any]:
-        """What export.json says of the file."""
+    def describe(self, data: "ImageData", seed: int) -> dict[str, Any]:
+        """What export.json says of the file; `seed` draws the calibration images."""
         chosen = self.corrections
         if chosen is None:
             chosen = () if self.qat_epochs else (EQUALIZE,)
@@ -76,10 +76,10 @@ class Int8Settings:
             "method": "static QDQ",
             "weights": self.weights,
             "calibration": self.calibration,
-            "calibration_images": min(self.calibration_images, len(run.data.train)),
+            "calibration_images": min(self.calibration_images, len(data.train)),
             "corrections": sorted(set(chosen)),
             "qat_epochs": self.qat_epochs,
-            "seed": run.settings.seed,
+            "seed": seed,
         }
 
 

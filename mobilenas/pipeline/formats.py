@@ -66,7 +66,7 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     _check_installed(settings)  # before any image is read
     record = export_stage(run)
     files = record["files"]
-    asked = None if settings.int8 is None else settings.int8.describe(run)
+    asked = None if settings.int8 is None else settings.int8.describe(run.data, run.settings.seed)
     if asked is not None and record.get("quantization", asked) != asked:
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
@@ -148,7 +148,7 @@ def _written(
 ) -> dict[str, Any]:
     """Write one file from model.onnx below `folder`; return its entry, but for its times."""
     form, pixels = name.removesuffix(PIXELS), name.endswith(PIXELS)
-    entry: dict[str, Any] = {"path": str(_path(form, pixels))}
+    entry: dict[str, Any] = {"path": str(format_path(Path(ONNX_FILE), form, pixels=pixels))}
     path, source = folder / entry["path"], run.folder / ONNX_FILE
     path.parent.mkdir()
     steps: list[Step] = []
@@ -162,11 +162,11 @@ def _written(
         if made is None and whole:
             made = whole.get("quantization", record.get("quantization"))
         if made is None or "qat_epochs" not in made:  # an older release's
-            made = Int8Settings().describe(run)
+            made = Int8Settings().describe(run.data, run.settings.seed)
         entry["quantization"] = made
         if made["qat_epochs"]:
             steps.append(partial(_write_tuned, run, made))
-        steps.append(partial(write_int8, run, made))
+        steps.append(partial(write_int8, run.data, made))
     if pixels:
         if steps and not _is_lacking(run, record, form, asked):
             steps, source = [], run.folder / whole["path"]
@@ -184,7 +184,7 @@ def _written(
 
 
 def _write_fp16(run: Run, entry: dict[str, Any], source: Path, path: Path) -> None:
-    entry["fp16"] = to_plain(to_fp16(source, path, calibration(run)))
+    entry["fp16"] = to_plain(to_fp16(source, path, calibration(run.data, run.settings.seed)))
 
 
 def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
@@ -212,9 +212,7 @@ def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
 def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
     """Write a file for another runtime below `folder` and hold it against model.onnx there."""
     data = run.data
-    # a folder of their own for the files of registered formats: `--overwrite` deletes no others
-    name = "model" if form in OTHER_FORMATS else f"other/{form}"
-    relative = Path(ONNX_FILE).parent / f"{name}{RUNTIMES[form].suffix}"
+    relative = format_path(Path(ONNX_FILE), form)
     path = folder / relative
     path.parent.mkdir(parents=True)
     model = load_weights(read_arch(run.folder / ARCH_FILE), run.folder / WEIGHTS_FILE)
@@ -254,12 +252,17 @@ def _keep(run: Run, entry: dict[str, Any], folder: Path) -> None:
             write_bytes(run.folder / entry[key], (folder / entry[key]).read_bytes())
 
 
-def _path(form: str, pixels: bool) -> Path:
-    """export/model.onnx, model.int8.uint8.onnx, model.uint8.ort and so on."""
+def format_path(onnx: Path, form: str, *, pixels: bool = False) -> Path:
+    """Return where a form of model.onnx lies: model.int8.uint8.onnx, model.ort and so on."""
+    if form in OTHER_FORMATS:
+        return onnx.with_suffix(RUNTIMES[form].suffix)
+    if form in RUNTIMES:
+        # a folder of their own for registered formats: `--overwrite` deletes no others
+        return onnx.parent / f"other/{form}{RUNTIMES[form].suffix}"
     precision = f".{form}" if form in ("fp16", "int8") else ""
     layout = ".uint8" if pixels else ""
     suffix = SUFFIX if form == "ort" else ".onnx"
-    return Path(ONNX_FILE).with_suffix(precision + layout + suffix)
+    return onnx.with_suffix(precision + layout + suffix)
 
 
 def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,19 +6,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mobilenas.data import batches, stratified_subset
+from mobilenas.data import ImageData, batches, stratified_subset
 from mobilenas.onnx.int8 import quantize_static_qdq
 from mobilenas.onnx.settings import BIAS, EQUALIZE, PER_CHANNEL
 from mobilenas.pipeline.export_settings import CALIBRATION_IMAGES
-from mobilenas.pipeline.run_folder import Run
 
 
-def write_int8(run: Run, made: dict[str, Any], source: Path, path: Path) -> None:
+def write_int8(data: ImageData, made: dict[str, Any], source: Path, path: Path) -> None:
     """Write `source`, a float file, in 8 bits to `path`, as `Int8Settings.describe` says."""
     quantize_static_qdq(
         source,
         path,
-        calibration(run, made["calibration_images"]),
+        calibration(data, made["seed"], made["calibration_images"]),
         per_channel=made["weights"] == PER_CHANNEL,
         method=made["calibration"],
         equalize=EQUALIZE in made["corrections"],
@@ -26,9 +25,11 @@ def write_int8(run: Run, made: dict[str, Any], source: Path, path: Path) -> None
     )
 
 
-def calibration(run: Run, images: int = CALIBRATION_IMAGES) -> Iterator[NDArray[Any]]:
-    """Training images float32 [1, C, S, S], drawn by the run's seed; all where there are fewer."""
-    drawn = stratified_subset(run.data.train, min(images, len(run.data.train)), run.settings.seed)
-    for x, _ in batches(drawn, run.data, batch_size=CALIBRATION_IMAGES, seed=None):
+def calibration(
+    data: ImageData, seed: int, images: int = CALIBRATION_IMAGES
+) -> Iterator[NDArray[Any]]:
+    """Training images float32 [1, C, S, S], drawn by the seed; all where there are fewer."""
+    drawn = stratified_subset(data.train, min(images, len(data.train)), seed)
+    for x, _ in batches(drawn, data, batch_size=CALIBRATION_IMAGES, seed=None):
         for image in x:
             yield image[None].numpy()

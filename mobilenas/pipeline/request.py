@@ -57,6 +57,15 @@ EFFORTS: dict[EffortName, Effort] = {
 """By name."""
 
 
+def recipe_for(effort: EffortName, images: int, epochs: int | None = None) -> Recipe:
+    """Return how networks are trained on so many images; `epochs`: instead of the effort's."""
+    batch, rate = _USUAL if images >= _SMALL_SET else _SMALL
+    steps = max(1, images // batch)
+    usual = EFFORTS[effort]
+    repeats = min(math.ceil(usual.least_steps / steps), MOST_REPEATS * usual.epochs)
+    return Recipe(epochs=epochs or max(usual.epochs, repeats), batch_size=batch, learning_rate=rate)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions):
     """What a user says; None leaves it to the effort or to the data."""
@@ -202,15 +211,11 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         self.data_settings.check_source()
         check_device(self.device)
         passed_on = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
-        effort = EFFORTS[self.effort]
-        batch, rate = _USUAL if train_images >= _SMALL_SET else _SMALL
-        steps = max(1, train_images // batch)
-        repeats = min(math.ceil(effort.least_steps / steps), MOST_REPEATS * effort.epochs)
-        epochs = self.epochs or max(effort.epochs, repeats)
-        usually = usual_epochs(epochs, alphas_decide=self._alphas_decide)
+        recipe = recipe_for(self.effort, train_images, self.epochs)
+        usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
         searching = self.search_epochs or usually
         # the published methods on cells have no finalists
-        usual = effort.finalists if self.space != "cell" else 0
+        usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
         return RunSettings(
             data=self.data_settings,
@@ -220,16 +225,16 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
                 {part: getattr(self, part) for part in PARTS},
                 cells=self.space == "cell",
                 epochs=searching,
-                batch_size=batch // 2,
-                learning_rate=rate / 2,
-                alpha_steps=train_images // 2 // (batch // 2),
+                batch_size=recipe.batch_size // 2,
+                learning_rate=recipe.learning_rate / 2,
+                alpha_steps=train_images // 2 // (recipe.batch_size // 2),
             ),
             finalists=FinalistSettings(
-                count=count, epochs=max(_FEWEST_EPOCHS, round(epochs * self._rung_share))
+                count=count, epochs=max(_FEWEST_EPOCHS, round(recipe.epochs * self._rung_share))
             ),
-            recipe=Recipe(epochs=epochs, batch_size=batch, learning_rate=rate),
+            recipe=recipe,
             cell=self.cell_settings,
-            widths=self._channel_settings(epochs),
+            widths=self._channel_settings(recipe.epochs),
             squeeze=self.squeeze or self._usual_squeeze,
             extra_depthwise=self.extra_depthwise or self._usual_extra_depthwise,
             inherit=self.inherit,

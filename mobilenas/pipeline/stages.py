@@ -141,7 +141,7 @@ def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
         "alarms": found.alarms,
         "seconds": found.seconds,
     }
-    return run.budgets.space.arch(found.choice), told
+    return found.arch, told
 
 
 def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def export_stage(run: Run) -> dict[str, Any]:
         "labels": list(data.classes),
     }
     if run.settings.precision == "int8":
-        record["quantization"] = Int8Settings().describe(run)
+        record["quantization"] = Int8Settings().describe(data, run.settings.seed)
     run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
     time_run(run, record)
     return record

@@ -22,6 +22,7 @@ from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, re
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
+from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, Split, guessing
 from mobilenas.nn.network import Network
 from mobilenas.search.candidates import candidates, prior_has_say
@@ -67,6 +68,12 @@ class SearchResult:
 
     choice: AnyChoice
     """The network, as options of the space."""
+    arch: Arch
+    """The network as a value: `mobilenas.train` trains it."""
+    costs: dict[str, float]
+    """By the cost model: FLOPs, params, bytes of memory, and ms of latency if that is a budget."""
+    log: list[dict[str, Any]]
+    """One record for each epoch of the supernet, as search/log.jsonl has them."""
     gap: dict[str, Any]
     """Discretization gap: see `discretization_gap`."""
     candidates: int
@@ -132,8 +139,13 @@ def search(
         epochs = finalists.compared_at(2, recipe.epochs)[-1]
         quality = ranking_quality(searcher, rank, recipe, epochs, reporter)
         write_json(folder / "rank.json", quality)
+    arch = budgets.space.arch(choices[winner])
+    timed = {c: t.exact(choices[winner]) for c, t in budgets.tables.items() if c == LATENCY}
     return SearchResult(
         choice=choices[winner],
+        arch=arch,
+        costs=costs_by_name(arch) | timed,
+        log=log,
         gap=gap,
         candidates=len(choices),
         seconds=seconds,

@@ -125,7 +125,7 @@ def test_every_file_is_named_measured_and_checked(exported: Run) -> None:
     assert files["onnx"]["checks"]["max_abs_difference"] == 0
     assert "QuantizeLinear" in files["int8-uint8"]["checks"]["operators"]
     assert files["fp16"]["size_bytes"] < files["onnx"]["size_bytes"]
-    made = Int8Settings().describe(exported)
+    made = Int8Settings().describe(exported.data, exported.settings.seed)
     assert files["int8"]["quantization"] == files["int8-uint8"]["quantization"] == made
 
 

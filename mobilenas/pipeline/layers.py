@@ -63,23 +63,24 @@ def count(target: str, **shape: Any) -> Counted:
     """
     if target in MOBILENETS:
         whole = {"width": 1.0, "image_size": 224, "classes": 1000} | shape
-        return _of_arch(target, MOBILENETS[target](**whole))
+        return count_arch(target, MOBILENETS[target](**whole))
     if target in CELL_NETWORKS:
-        return _of_arch(target, CELL_NETWORKS[target](**shape))
+        return count_arch(target, CELL_NETWORKS[target](**shape))
     path = Path(target)
     if ":" in target and not path.exists():
         return _of_model(target, **({"image_size": 224, "classes": None} | shape))
     if path.is_dir():
-        return _of_arch(target, read_arch(path / "arch.json"))
+        return count_arch(target, read_arch(path / "arch.json"))
     if not path.exists():
         legal = ", ".join((*MOBILENETS, *CELL_NETWORKS))
         raise MobileNASError(
             f"{target!r} is no file or run folder, none of {legal}, and not {FORMS}"
         )
-    return _of_onnx(path) if path.suffix == ".onnx" else _of_arch(target, read_arch(path))
+    return _of_onnx(path) if path.suffix == ".onnx" else count_arch(target, read_arch(path))
 
 
-def _of_arch(name: str, arch: Arch) -> Counted:
+def count_arch(name: str, arch: Arch) -> Counted:
+    """Count an arch; `name` is how the table calls it."""
     network = build(arch)
     by_module = count_fvcore(network, arch.image_size, arch.in_channels)
     by_layer: Counter[str] = Counter()

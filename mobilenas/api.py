@@ -1,0 +1,350 @@
+"""The Python API: what the commands do, as functions over images, spaces and networks.
+
+    >>> import mobilenas as mn
+    >>> data = mn.load_data("digits")
+    >>> space = mn.mobile_space(data, flops="300k")
+    >>> found = mn.search(space, data, budgets={"flops": "300k"}, effort="quick", finalists=0)
+    >>> found.costs["flops"] <= 300_000
+    True
+    >>> model = mn.train(found.arch, data, epochs=2)
+    >>> files = mn.export(model, "model.onnx", formats=["onnx", "int8"])
+    >>> mn.count(model).flops == found.costs["flops"]
+    True
+    >>> mn.measure(files["onnx"]).median_ms > 0
+    True
+
+`mobilenas.search` and `mobilenas.train` are packages, too; called, they are the functions of these
+names here. What a user can mend is a `MobileNASError`.
+"""
+
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.files import read_jsonl
+from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.setting import settings_of
+from mobilenas.cost.budget import PENALTY, BudgetOptions
+from mobilenas.cost.budgets import Budgets
+from mobilenas.data import DataSettings, ImageData
+from mobilenas.data import load_data as read_data
+from mobilenas.latency.measured import Failed, Measured
+from mobilenas.latency.meter import measure as measure_all
+from mobilenas.onnx.fp16 import to_fp16
+from mobilenas.onnx.ort_format import to_ort
+from mobilenas.onnx.other_runtimes import RUNTIMES, convert
+from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
+from mobilenas.pipeline.formats import format_path
+from mobilenas.pipeline.layers import Counted, count_arch
+from mobilenas.pipeline.layers import count as count_named
+from mobilenas.pipeline.network_file import write_network
+from mobilenas.pipeline.quantization import calibration, write_int8
+from mobilenas.pipeline.request import ANY_COUNT, EffortName, Request, recipe_for
+from mobilenas.pipeline.run_folder import latency_model, usable_space
+from mobilenas.pipeline.stages import run_all
+from mobilenas.pipeline.starting import profile_of, start
+from mobilenas.search.methods import DEFAULT_METHOD
+from mobilenas.search.run import SearchResult
+from mobilenas.search.run import search as search_in
+from mobilenas.spaces.base import Arch, SearchedSpace, family_of
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.train import BEST_WEIGHTS, LOG, Evaluation, load_weights
+from mobilenas.train import evaluate as evaluate_on
+from mobilenas.train import train as train_in
+
+Device = Literal["cpu", "cuda"]
+Limit = int | float | str
+"""A number in the unit of its cost (latency: ms), or text as on the command line: 2M, 8ms."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """A network with the weights of its best epoch, and how it was trained."""
+
+    arch: Arch
+    """What it is."""
+    module: nn.Module
+    """float32 [N, C, S, S], normalized by `data.mean` and `data.std`, to logits [N, classes]."""
+    data: ImageData
+    """The images it was trained on."""
+    val_top1: float
+    """Percent of the validation images, at the best epoch."""
+    epochs: int
+    """Epochs trained."""
+    best_epoch: int
+    """The one with the highest validation top-1, counted from 1."""
+    seconds: float
+    """Wall time of all epochs with their validation."""
+    log: list[dict[str, Any]]
+    """One record for each epoch, as train/log.jsonl has them."""
+
+
+def load_data(
+    source: str | Path = "digits",
+    *,
+    image_size: int | None = None,
+    flip: bool | None = None,
+    skip_bad_images: bool = False,
+    download: bool = False,
+    reporter: Reporter | None = None,
+) -> ImageData:
+    """Read labelled images: digits, cifar10, cifar100, or a folder (layouts: docs/images.md).
+
+    `image_size` is the side in pixels: None keeps that of square images of one size, and makes
+    others 224 by 224. `flip` says whether training mirrors images; None leaves it to the source.
+    Raises DataError where images are missing or cannot be decoded.
+
+    >>> load_data("digits").classes[:3]
+    ('0', '1', '2')
+    """
+    settings = DataSettings(
+        source=str(source),
+        image_size=image_size,
+        flip=flip,
+        skip_bad_images=skip_bad_images,
+        download=download,
+    )
+    return read_data(settings, reporter or Silent())
+
+
+def mobile_space(
+    data: ImageData, *, reporter: Reporter | None = None, **options: Any
+) -> MobileSpace:
+    """Return the mobile space whose random networks lie around the budgets.
+
+    `options` are the budgets (flops, params, memory in bytes, latency in ms with profile) and what
+    else says which blocks there are: precision, activation, squeeze, extra_depthwise, targets.
+    Raises BudgetError where no network of such images meets the budgets.
+
+    >>> space = mobile_space(load_data("digits"), flops="300k")
+    >>> [stage.widths for stage in space.stages]
+    [(8, 16, 24), (8, 16, 24), (16, 24, 32)]
+    """
+    request = Request(**_numbers(options))
+    settings = request.settings(len(data.train))
+    profile = profile_of(request, reporter or Silent())
+    space = usable_space(settings, data, latency_model(settings, profile))
+    assert isinstance(space, MobileSpace)  # the only one that `Request` asks for unless told
+    return space
+
+
+def search(
+    space: SearchedSpace,
+    data: ImageData,
+    budgets: Mapping[str, Limit],
+    *,
+    method: str = DEFAULT_METHOD,
+    effort: EffortName = "standard",
+    seed: int = 0,
+    device: Device = "cpu",
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Search a network of `space` that meets all `budgets`, such as {"flops": "2M"}.
+
+    `options` are those of `mobilenas search`, with underscores: finalists, search_epochs, sampler,
+    temperature, profile and so on. With `out`, a folder, checkpoints are kept there and the search
+    can be resumed by the same call. Under a latency budget the profile predicts, and nothing is
+    measured (`run` measures). Raises MobileNASError where settings contradict each other.
+    """
+    reporter = reporter or Silent()
+    request = Request(
+        space=family_of(space).name,
+        method=method,
+        effort=effort,
+        seed=seed,
+        device=device,
+        **_numbers({**budgets, **options}),
+    )
+    settings = request.settings(len(data.train))
+    latency = latency_model(settings, profile_of(request, reporter))
+    filled = settings.search.constraint != PENALTY
+    with _folder(out) as folder:
+        return search_in(
+            Budgets(space, settings.budgets, latency, filled=filled),
+            data,
+            settings.search,
+            settings.finalists,
+            settings.recipe,
+            folder=folder,
+            seed=seed,
+            device=device,
+            reporter=reporter,
+            rank=settings.rank,
+            inherit=settings.inherit,
+        )
+
+
+def random_networks(
+    space: SearchedSpace,
+    budgets: Mapping[str, Limit],
+    number: int,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> list[Arch]:
+    """Draw networks of `space` uniformly among those that meet all `budgets`: the control.
+
+    They use at least 90 % of one budget, as the searched network does. `options`: profile and
+    precision of a latency budget.
+
+    >>> space = mobile_space(load_data("digits"), flops="300k")
+    >>> len(random_networks(space, {"flops": "300k"}, 3))
+    3
+    """
+    request = Request(space=family_of(space).name, **_numbers({**budgets, **options}))
+    latency = latency_model(request.settings(ANY_COUNT), profile_of(request, Silent()))
+    limits, source = Budgets(space, request.budgets, latency), random.Random(seed)
+    return [space.arch(limits.random(source)) for _ in range(number)]
+
+
+def train(
+    arch: Arch,
+    data: ImageData,
+    *,
+    effort: EffortName = "standard",
+    epochs: int | None = None,
+    seed: int = 0,
+    device: Device = "cpu",
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> TrainedNetwork:
+    """Train `arch` from scratch by the recipe of every network in this project.
+
+    `epochs` replaces the number that the effort gives. With `out`, a folder, checkpoints are kept
+    there and the training can be resumed by the same call. Raises DivergedError where the loss does
+    not stay finite.
+    """
+    recipe = recipe_for(effort, len(data.train), epochs)
+    with _folder(out) as folder:
+        result = train_in(
+            arch, data, recipe, folder=folder, seed=seed, device=device, reporter=reporter
+        )
+        return TrainedNetwork(
+            arch=arch,
+            module=load_weights(arch, folder / BEST_WEIGHTS),
+            data=data,
+            val_top1=result.val_top1,
+            epochs=result.epochs,
+            best_epoch=result.best_epoch,
+            seconds=result.seconds,
+            log=read_jsonl(folder / LOG),
+        )
+
+
+def evaluate(model: TrainedNetwork, *, device: Device = "cpu") -> Evaluation:
+    """Measure a network on the test images: look once, when all choices are made."""
+    return evaluate_on(model.module.to(device), model.data.test, model.data, device)
+
+
+def export(
+    model: TrainedNetwork,
+    path: str | Path = "model.onnx",
+    *,
+    formats: Sequence[str] = ("onnx",),
+    dynamic_batch: bool = False,
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Write the network to `path` as ONNX, and beside it in the other formats; return the files.
+
+    `formats` are those of `mobilenas export`: onnx, fp16, int8, ort and those of other runtimes.
+    int8 and fp16 take ranges from training images that `seed` draws. The ONNX file has labels and
+    normalization in its metadata, and was compared with the module on validation images. Raises
+    FileError where they differ.
+    """
+    settings = FormatSettings(formats=tuple(formats))
+    data, onnx = model.data, Path(path)
+    write_network(model.module, model.arch, data, onnx, dynamic_batch=dynamic_batch)
+    files = {"onnx": onnx}
+    for form in settings.formats:
+        file = files[form] = format_path(onnx, form)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if form == "fp16":
+            to_fp16(onnx, file, calibration(data, seed))
+        elif form == "int8":
+            write_int8(data, Int8Settings().describe(data, seed), onnx, file)
+        elif form == "ort":
+            to_ort(onnx, file)
+        elif form in RUNTIMES:
+            side = {"channels": data.channels, "image_size": data.image_size}
+            convert(model.module, form, file, **side)
+    return files
+
+
+def count(network: TrainedNetwork | Arch | str | Path, **shape: int | float) -> Counted:
+    """Count FLOPs and params, whole and layer by layer.
+
+    `network` can also be what `mobilenas profile flops` takes: a name such as mobilenet_v2 (with
+    `shape`: width, image_size, classes), an ONNX file, an arch.json, or a run folder.
+
+    >>> count("mobilenet_v2").params
+    3504872
+    """
+    if isinstance(network, TrainedNetwork):
+        network = network.arch
+    if isinstance(network, str | Path):
+        return count_named(str(network), **shape)
+    return count_arch(type(network).__name__, network)
+
+
+def measure(path: str | Path, *, threads: int = 1, reporter: Reporter | None = None) -> Measured:
+    """Measure the latency of one image on this machine, with onnxruntime in a process of its own.
+
+    Raises MobileNASError where onnxruntime does not run the file.
+    """
+    (found,) = measure_all({"model": Path(path)}, threads=threads, reporter=reporter).values()
+    if isinstance(found, Failed):
+        raise MobileNASError(f"{path} {found.reason}")
+    return found
+
+
+def run(
+    data: str | Path,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Do what `mobilenas run` does: search, train, export, compare and report, in the folder `out`.
+
+    `options` are those of the command, with underscores. Returns what result.json holds.
+    """
+    request = Request(data=str(data), **_numbers(options))
+    begun = start(
+        Path(out),
+        request,
+        command="mobilenas.run",
+        reporter=reporter or Silent(),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return run_all(begun)
+
+
+def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read budgets that are text."""
+    readers = {one.name: one.read for one in settings_of(BudgetOptions) if one.read}
+    return {
+        name: readers[name](value) if name in readers and isinstance(value, str) else value
+        for name, value in options.items()
+    }
+
+
+@contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    """Yield the folder that was given, or one for the time being."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="mobilenas-") as folder:
+        yield Path(folder)

@@ -1,0 +1,86 @@
+"""The Python API: the examples of its docstrings, the scripts in examples/, and its front door."""
+
+import doctest
+import inspect
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mobilenas as mn
+from mobilenas import api
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--data", "digits", "--flops", "300k", "--epochs", "2"]
+
+
+def test_the_examples_of_the_docstrings_are_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(api)
+    assert result.attempted > 10
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "says"),
+    [
+        ("search_and_export", [*TINY, "--out", "files"], "int8: files/model.int8.onnx"),
+        ("against_chance", [*TINY, "--networks", "1"], "random: "),
+        ("count_and_measure", ["--image-size", "32"], "mobilenet_v3_large: "),
+    ],
+)
+def test_the_examples_run(
+    script: str,
+    options: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    runpy.run_path(str(ROOT / f"examples/{script}.py"), run_name="__main__")
+    assert says in capsys.readouterr().out
+
+
+def test_every_name_is_a_function_of_the_api_with_a_docstring() -> None:
+    for name in mn.__all__:
+        assert inspect.getdoc(getattr(api, name)), name
+        if name not in ("search", "train"):
+            assert getattr(mn, name) is getattr(api, name)
+
+
+def test_packages_of_the_same_name_are_functions_too() -> None:
+    from mobilenas.search.settings import SearchSettings
+
+    assert mn.search.settings.SearchSettings is SearchSettings
+    with pytest.raises(TypeError, match="missing 2 required positional arguments"):
+        mn.train()
+    with pytest.raises(mn.MobileNASError, match="method"):
+        data = mn.load_data("digits")
+        mn.search(mn.mobile_space(data, flops="300k"), data, {"flops": "300k"}, method="magic")
+
+
+def test_importing_the_front_door_imports_no_torch() -> None:
+    code = "import sys, mobilenas; dir(mobilenas); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="magic"):
+        _ = mn.magic
+
+
+def test_a_search_resumes_in_its_folder(tmp_path: Path) -> None:
+    data = mn.load_data("digits")
+    space = mn.mobile_space(data, flops="300k")
+    asked = {"effort": "quick", "finalists": 0, "out": tmp_path / "search"}
+    first = mn.search(space, data, {"flops": "300k"}, **asked)
+    before = (tmp_path / "search/checkpoint.pt").stat().st_mtime_ns
+    again = mn.search(space, data, {"flops": 300_000}, **asked)
+    assert again.arch == first.arch
+    assert (tmp_path / "search/checkpoint.pt").stat().st_mtime_ns == before
