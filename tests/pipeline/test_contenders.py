@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Any:
     for seed in range(2):
         write_json(seed_folder(seed) / "arch.json", record)
     settings = SimpleNamespace(
-        recipe=Recipe(epochs=15), baselines=(), random=0, rival=False, equal_time=True
+        recipe=Recipe(epochs=15), baselines=(), random=0, random_search=False, equal_time=True
     )
     reporter = SimpleNamespace(said=list[str]())
     reporter.say = reporter.said.append

@@ -40,7 +40,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             budgets=budgets,
             seed=0,
             random=2,
-            rival=False,
+            random_search=False,
             equal_time=False,
             inherit=False,
             baselines=("mobilenet_v3_small",),
