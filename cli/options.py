@@ -50,8 +50,12 @@ class Reading(click.ParamType[Any]):
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them; `none` is no name."""
+    """Read names with commas between them, each once; `none` is no name."""
     return () if text == "none" else tuple(dict.fromkeys(map(str.strip, text.split(","))))
+
+
+def _numbers(read: Callable[[str], Any]) -> Reading:
+    return Reading(lambda text: tuple(map(read, text.split(","))), "numbers as in 0.1,0.3,1")
 
 
 def option(*flags: str, **attributes: Any) -> Decorator:
@@ -90,8 +94,8 @@ def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
 
 def _type(one: Setting) -> Any:
     if one.several:
-        item = one.read or (str if get_origin(one.kind) is Literal else one.kind)
-        return Reading(lambda text: tuple(map(item, names(text))), "numbers as in 0.1,0.3,1")
+        is_number = one.kind in (int, float)
+        return _numbers(one.read or one.kind) if is_number else Reading(names, "names")
     if one.read is not None:
         return Reading(one.read, one.name)
     if get_origin(one.kind) is Literal:

@@ -93,6 +93,7 @@ def test_options_give_the_values_of_the_fields(words: str, name: str, value: obj
         ("--flops none", "'none' is not a size above zero"),
         ("--latency 8", "'8' is not a time above zero"),
         ("--order two", "'two' is not 1 or 2"),
+        ("--rank few", "'few' is not a valid integer"),
         ("--effort most", "'most' is not one of 'quick', 'standard', 'full'"),
     ],
 )

@@ -87,6 +87,7 @@ def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--flops", "150k"), "missing option --out"),
         (("--flops", "150k,banana", "--out", "W"), "'banana' is not a size above zero"),
         (("--flops", "1M", "--strengths", "a", "--out", "W"), "'a' is not numbers"),
+        (("--flops", "1M,1M", "--out", "W"), "more than once"),
         (("--flops", "1M", "--strength", "1", "--out", "W"), "--strength"),
         (("--out", "W"), "nothing varies"),
         (("--out", "W", "--resume"), "W holds no sweep"),
