@@ -97,7 +97,9 @@ class BudgetOptions:
 
 def parse_budget(text: str) -> Budget:
     """Read activations=20k."""
-    cost, _, limit = text.partition("=")
+    cost, equals, limit = text.partition("=")
+    if not equals:
+        raise BudgetError(f"limits has {text!r}; write NAME=SIZE, such as activations=20k")
     return Budget(cost=cost, limit=parse_count(limit))
 
 

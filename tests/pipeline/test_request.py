@@ -65,6 +65,9 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
         ({"space": "cell", "extra_depthwise": "on"}, "--extra-depthwise is not for --space cell"),
         ({"space": "cell", "inherit": True}, "--inherit is not for --space cell: it takes slices"),
+        ({"space": "cell", "operations": ("mean",)}, "--operations is not for --space cell"),
+        ({"limits": ("activations",)}, "limits has 'activations'; write NAME=SIZE"),
+        ({"limits": ("activations=1k",)}, "cost is 'activations'; it must be one of flops"),
         (
             {"flops": 1, "extra_depthwise": "searched", "profile": "phone"},
             "--extra-depthwise searched is not for --profile: none has such blocks; say off",

@@ -61,8 +61,7 @@ class CostTable:
             len(space.squeeze),
             max(len(slot.start_kernels) for slot in slots),
         )
-        self.slots = torch.zeros(shape, dtype=torch.float64)
-        self._legal = torch.zeros(shape, dtype=torch.bool)
+        self.slots = torch.full(shape, torch.nan, dtype=torch.float64)
         for number, slot in enumerate(slots):
             for i, o, e, k, q, d in product(*map(range, shape[1:])):
                 if i >= len(slot.in_widths) or o >= len(slot.out_widths):
@@ -81,8 +80,9 @@ class CostTable:
                     slot.start_kernels[d],
                 )
                 place = number, i, o, e, k, q, d
-                self._legal[place] = True
                 self.slots[place] = model.block(block, slot.in_widths[i], slot.side)
+        self._legal = ~self.slots.isnan()
+        self.slots = self.slots.where(self._legal, 0.0)
         side = output_side(slots[-1].side, slots[-1].stride)
         self.head = torch.tensor(
             [model.head(space.head, w, side, space.classes) for w in stages[-1].widths],

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.nn.operations import OPERATIONS, Operation
 from mobilenas.onnx.recount import count_fvcore
+from mobilenas.search.candidates import prior_has_say
 from mobilenas.search.prior import features
+from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.base import family_of
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.inherit import inherited
@@ -98,6 +101,10 @@ def test_neither_a_profile_nor_the_prior_takes_it_for_a_convolution(space: Mobil
         plain = all(isinstance(block.kernel, int) for block in arch.blocks)
         assert family_of(arch).has_units(arch) == plain
         assert features(arch)["kernel"] <= 5
+    plain_space = replace(space, kernels=space.sides)
+    for known in (space, plain_space):
+        budgets = Budgets(known, [Budget(cost="flops", limit=10**6)])
+        assert prior_has_say(SearchSettings(prior=True), budgets) == (known is plain_space)
 
 
 @pytest.mark.parametrize("kernels", [("mean", 3), (5, 3), ("mean",), (3, "gone")])
