@@ -89,7 +89,7 @@ def _show(record: Mapping[str, Any]) -> None:
 
     from .render import show_table
 
-    columns = ("arm", "top-1 %", "gap, points", "skips", "agreement", "search s")
+    columns = ("variant", "top-1 %", "gap, points", "skips", "agreement", "search s")
     show_table("Ablation", columns, map(_row, record["arms"]))
     cells = "normal" in record["arms"][0]["skips"]
     counted = "skip connections, normal + reduction cell" if cells else "blocks left out"

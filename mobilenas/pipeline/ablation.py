@@ -1,4 +1,4 @@
-"""The comparison of search methods over seeds: every arm searches, and all train by one recipe.
+"""The comparison of search methods over seeds: every variant searches, and all train by one recipe.
 
 OUT/runs/ARM-seed-N is the run folder of one network; its entry.json is there when it is done.
 """
@@ -71,11 +71,11 @@ class Ablation:
     folder: Path
     """OUT."""
     request: Request
-    """What all arms share."""
+    """What all variants share."""
     arms: tuple[Arm, ...]
     """What is compared."""
     control: Arm
-    """The arm that the others are held against."""
+    """The variant that the others are compared with."""
     command: str
     """How it was started."""
     data: ImageData
@@ -91,7 +91,7 @@ class Ablation:
         return range(self.request.seed, self.request.seed + self.request.seeds)
 
     def settings(self, arm: Arm, seed: int) -> RunSettings:
-        """Return the settings of one network's run; the error names the arm."""
+        """Return the settings of one network's run; the error names the variant."""
         return _settings(self.request, arm, seed, len(self.data.train))
 
     def run_folder(self, arm: Arm, seed: int) -> Path:
@@ -122,7 +122,7 @@ def start_ablation(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Ablation:
-    """Start an ablation in `folder`, or go on with the one there; all arms are checked first.
+    """Start an ablation in `folder`, or resume the one there; all variants are checked first.
 
     The control is the first of `methods` unless said.
     """
@@ -177,7 +177,7 @@ def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings
             asked = replace(asked, search_epochs=usual_epochs(final, alphas_decide=True))
         return asked.settings(images)
     except MobileNASError as error:
-        raise MobileNASError(f"arm {arm.name}: {error}") from error
+        raise MobileNASError(f"variant {arm.name}: {error}") from error
 
 
 def _open(folder: Path, record: RequestRecord, reporter: Reporter) -> Ablation:
@@ -244,7 +244,7 @@ def _check(ablation: Ablation) -> None:
     for number, (arm, own) in enumerate(searched):
         for other, theirs in searched[:number]:
             if own.search == theirs.search:
-                raise MobileNASError(f"arms {other.name} and {arm.name} are the same search")
+                raise MobileNASError(f"variants {other.name} and {arm.name} are the same search")
 
 
 def _check_space(
@@ -385,7 +385,7 @@ def _figures(
         figures = over_seeds(entries, choices)
     except (LookupError, TypeError, ValueError) as error:
         raise FileError(
-            f"the {ENTRY_FILE} files of arm {arm.name} are not of one space: {error}"
+            f"the {ENTRY_FILE} files of variant {arm.name} are not of one space: {error}"
         ) from error
     return {
         "name": arm.name,

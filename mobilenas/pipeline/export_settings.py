@@ -64,7 +64,7 @@ class Int8Settings:
         if self.qat_epochs and self.corrections:
             raise MobileNASError(
                 f"--corrections {','.join(self.corrections)} would change the weights that "
-                "--qat-epochs has fitted to their rounding; say one of the two"
+                "--qat-epochs has fitted to their rounding; use one of the two"
             )
 
     def describe(self, data: "ImageData", seed: int) -> dict[str, Any]:

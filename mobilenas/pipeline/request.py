@@ -143,7 +143,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         if self.extra_depthwise not in (None, "off") and self.profile is not None:
             raise MobileNASError(
                 f"--extra-depthwise {self.extra_depthwise} is not for --profile: "
-                "none has such blocks; say off"
+                "none has such blocks; use off"
             )
         if self.warmup is not None and self.search_epochs is not None:
             check_between(self, "warmup", 0, self.search_epochs)
@@ -192,7 +192,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
             if self.gateless and said not in (None, *legal):
                 raise MobileNASError(
                     f"--{name} {said} is not for --targets {self.gateless}, which has no "
-                    f"HardSigmoid: it would split the graph; say {' or '.join(legal)}"
+                    f"HardSigmoid: it would split the graph; use {' or '.join(legal)}"
                 )
 
     @property

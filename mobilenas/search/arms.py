@@ -11,7 +11,7 @@ from mobilenas.search.methods import METHODS
 from mobilenas.search.parts import PARTS, SearchParts
 
 RANDOM = "random"
-"""The arm that draws its networks uniformly and searches nothing."""
+"""The variant that draws its networks uniformly and searches nothing."""
 
 _KINDS = {
     one.name: type(one.legal[0]) if one.legal else one.kind for one in settings_of(SearchParts)
@@ -48,31 +48,32 @@ def parse_arms(text: str) -> tuple[Arm, ...]:
     for number, arm in enumerate(arms):
         for other in arms[:number]:
             if arm.is_like(other):
-                raise MobileNASError(f"an arm is there twice: {other.name} and {arm.name}")
+                raise MobileNASError(f"a variant is given twice: {other.name} and {arm.name}")
     return arms
 
 
 def parse_arm(text: str) -> Arm:
-    """Read one arm."""
+    """Read one variant."""
     # the one value with a colon in it is that of temperature
     method, *words = (word.strip() for word in re.split(r":(?=[^:=]*=)", text.strip()))
     if method not in METHODS and method != RANDOM:
         raise MobileNASError(
-            f"{method!r} is no arm; write METHOD or METHOD:part=value:part=value, where METHOD "
-            f"is one of {', '.join(METHODS)}, {RANDOM}"
+            f"{method!r} is not a variant; write METHOD or METHOD:part=value:part=value, where "
+            f"METHOD is one of {', '.join(METHODS)}, {RANDOM}"
         )
     if method == RANDOM and words:
-        raise MobileNASError(f"arm {text.strip()}: {RANDOM} has no parts to change")
+        raise MobileNASError(f"variant {text.strip()}: {RANDOM} has no parts to change")
     given: dict[str, str] = {}
     for word in words:
         part, value = (side.strip() for side in word.split("=", 1))
         part = part.replace("-", "_")
         if part not in PARTS:
             raise MobileNASError(
-                f"arm {text.strip()}: {part!r} is no part; it must be one of {', '.join(PARTS)}"
+                f"variant {text.strip()}: {part!r} is not a part; it must be one of "
+                f"{', '.join(PARTS)}"
             )
         if part in given:
-            raise MobileNASError(f"arm {text.strip()}: {part} is there twice")
+            raise MobileNASError(f"variant {text.strip()}: {part} is given twice")
         given[part] = value
     return Arm(
         name=":".join([method, *map("=".join, given.items())]),
@@ -84,7 +85,7 @@ def parse_arm(text: str) -> Arm:
 def _value(part: str, text: str, arm: str) -> Any:
     """Return a part's value in its own type."""
     kind = _KINDS[part]
-    wrong = f"arm {arm}: {part} is {text!r}; it must be"
+    wrong = f"variant {arm}: {part} is {text!r}; it must be"
     if kind is bool:
         if text not in _YES_NO:
             raise MobileNASError(f"{wrong} yes or no")

@@ -106,7 +106,7 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
         (("ablate", *TINY, "--out", "Y"), "missing option --methods"),
         (("ablate", "--out", "Y", "--resume"), "Y holds no ablation"),
         (("ablate", *TINY, "--method", "darts", "--out", "Y"), "option --methods"),
-        (("ablate", *TINY, "--methods", "dart", "--out", "Y"), "'dart' is no arm"),
+        (("ablate", *TINY, "--methods", "dart", "--out", "Y"), "'dart' is not a variant"),
         (("ablate", *TINY[:-2], "--methods", "darts", "--out", "Y"), "--flops or --params"),
         (("ablate", *TINY, "--methods", "darts", "--flops", "10", "--out", "Y"), "more than once"),
         (("ablate", *TINY, "--methods", "darts", "--params", "9", "--out", "Y"), "params <= 9"),

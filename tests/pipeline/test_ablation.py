@@ -295,12 +295,15 @@ def test_an_ablation_can_be_replaced_and_nothing_else_can(
             {"methods": "darts:channel_fraction=1/2"},
             "darts:channel_fraction=1/2: --channel-fraction 1/2 needs",
         ),
-        ({"methods": "cpm,da2s:order=2"}, "arm da2s:order=2: --order 2 is not published"),
+        ({"methods": "cpm,da2s:order=2"}, "variant da2s:order=2: --order 2 is not published"),
         (
             {"methods": "da2s:sampling=single-path"},
             "da2s:sampling=single-path: --sampling single-path",
         ),
-        ({"methods": "darts,cpm", "channel_fraction": "1/8"}, "arm darts: --channel-fraction 1/8"),
+        (
+            {"methods": "darts,cpm", "channel_fraction": "1/8"},
+            "variant darts: --channel-fraction 1/8",
+        ),
         (
             {"methods": "pc-darts,pc-darts:channel_fraction=1/4"},
             "are the same search",

@@ -70,7 +70,7 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"limits": ("activations=1k",)}, "cost is 'activations'; it must be one of flops"),
         (
             {"flops": 1, "extra_depthwise": "searched", "profile": "phone"},
-            "--extra-depthwise searched is not for --profile: none has such blocks; say off",
+            "--extra-depthwise searched is not for --profile: none has such blocks; use off",
         ),
         ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
         ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
@@ -79,11 +79,11 @@ def test_other_shares_are_refused(text: str) -> None:
         (
             {"flops": 1, "targets": ("cpu", "nnapi"), "activation": "hard_swish"},
             "--activation hard_swish is not for --targets nnapi, which has no HardSigmoid: it would"
-            " split the graph; say relu or relu6",
+            " split the graph; use relu or relu6",
         ),
         (
             {"flops": 1, "targets": ("nnapi",), "squeeze": "searched"},
-            "--squeeze searched is not for --targets nnapi, .*; say off",
+            "--squeeze searched is not for --targets nnapi, .*; use off",
         ),
         (
             {"space": "cell", "sampling": "single-path"},

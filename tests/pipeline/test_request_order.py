@@ -175,7 +175,7 @@ def test_the_numbers_of_a_ranking_are_checked_in_sweeps_and_ablations_too(
         (
             "mobilenas,mobilenas:channel_fraction=1/3",
             {"flops": 10**8},
-            "arm mobilenas:channel_fraction=1/3",
+            "variant mobilenas:channel_fraction=1/3",
         ),
         ("mobilenas,random", {"flops": 2_000_000}, "flops <= 2M cannot be kept"),
         ("darts,pc-darts", {"space": "cell", "flops": 1000}, "flops <= 1k cannot be kept"),

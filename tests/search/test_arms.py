@@ -56,10 +56,10 @@ def test_file_names_are_plain_and_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("drats", f"'drats' is no arm; .*{', '.join(METHODS)}, random"),
-        ("darts,,cpm", "'' is no arm"),
-        ("darts:sampler", "'darts:sampler' is no arm"),
-        ("darts:speed=9", f"'speed' is no part; it must be one of {', '.join(PARTS)}"),
+        ("drats", f"'drats' is not a variant; .*{', '.join(METHODS)}, random"),
+        ("darts,,cpm", "'' is not a variant"),
+        ("darts:sampler", "'darts:sampler' is not a variant"),
+        ("darts:speed=9", f"'speed' is not a part; it must be one of {', '.join(PARTS)}"),
         ("darts:order=two", "order is 'two'; it must be a whole number"),
         ("da2s:entropy=much", "entropy is 'much'; it must be a number"),
         ("darts:zero_op=perhaps", "zero_op is 'perhaps'; it must be yes or no"),
@@ -67,10 +67,10 @@ def test_file_names_are_plain_and_differ() -> None:
             "cpm:channel_fraction=",
             "channel_fraction is ''; it must be a value of",
         ),
-        ("cpm:channel_fraction=1/2:channel_fraction=1/4", "channel_fraction is there twice"),
+        ("cpm:channel_fraction=1/2:channel_fraction=1/4", "channel_fraction is given twice"),
         ("random:channel_fraction=1/2", "random has no parts"),
-        ("darts,cpm,darts", "an arm is there twice: darts and darts"),
-        ("da2s:entropy=.2,da2s:entropy=0.20", "an arm is there twice"),
+        ("darts,cpm,darts", "a variant is given twice: darts and darts"),
+        ("da2s:entropy=.2,da2s:entropy=0.20", "a variant is given twice"),
     ],
 )
 def test_wrong_arms_are_named(text: str, message: str) -> None:
