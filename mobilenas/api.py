@@ -21,7 +21,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import read_jsonl
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.setting import settings_of
-from mobilenas.cost.budget import PENALTY, BudgetOptions
+from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.data import load_data as read_data
@@ -70,9 +70,9 @@ class TrainedNetwork:
 
     arch: Arch
     """What it is."""
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     """float32 [N, C, S, S], normalized by `data.mean` and `data.std`, to logits [N, classes]."""
-    data: ImageData
+    data: ImageData = field(repr=False)
     """The images it was trained on."""
     val_top1: float
     """Percent of the validation images, at the best epoch."""
@@ -82,7 +82,7 @@ class TrainedNetwork:
     """The one with the highest validation top-1, counted from 1."""
     seconds: float
     """Wall time of all epochs with their validation."""
-    log: list[dict[str, Any]]
+    log: list[dict[str, Any]] = field(repr=False)
     """One record for each epoch, as train/log.jsonl has them."""
 
 
@@ -127,7 +127,7 @@ def mobile_space(
     >>> [stage.widths for stage in space.stages]
     [(8, 16, 24), (8, 16, 24), (16, 24, 32)]
     """
-    request = Request(**_numbers(options))
+    request = _request(options)
     settings = request.settings(len(data.train))
     profile = profile_of(request, reporter or Silent())
     space = usable_space(settings, data, latency_model(settings, profile))
@@ -156,13 +156,13 @@ def search(
     measured (`run` measures). Raises MobileNASError where settings contradict each other.
     """
     reporter = reporter or Silent()
-    request = Request(
+    request = _request(
+        {**budgets, **options},
         space=family_of(space).name,
         method=method,
         effort=effort,
         seed=seed,
         device=device,
-        **_numbers({**budgets, **options}),
     )
     settings = request.settings(len(data.train))
     latency = latency_model(settings, profile_of(request, reporter))
@@ -200,7 +200,7 @@ def random_networks(
     >>> len(random_networks(space, {"flops": "300k"}, 3))
     3
     """
-    request = Request(space=family_of(space).name, **_numbers({**budgets, **options}))
+    request = _request({**budgets, **options}, space=family_of(space).name)
     latency = latency_model(request.settings(ANY_COUNT), profile_of(request, Silent()))
     limits, source = Budgets(space, request.budgets, latency), random.Random(seed)
     return [space.arch(limits.random(source)) for _ in range(number)]
@@ -319,7 +319,7 @@ def run(
 
     `options` are those of the command, with underscores. Returns what result.json holds.
     """
-    request = Request(data=str(data), **_numbers(options))
+    request = _request(options, data=str(data))
     begun = start(
         Path(out),
         request,
@@ -331,13 +331,17 @@ def run(
     return run_all(begun)
 
 
-def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Read budgets that are text."""
-    readers = {one.name: one.read for one in settings_of(BudgetOptions) if one.read}
-    return {
-        name: readers[name](value) if name in readers and isinstance(value, str) else value
-        for name, value in options.items()
-    }
+def _request(options: Mapping[str, Any], **more: Any) -> Request:
+    """Return what was asked for, with budgets read that are text."""
+    readers = {one.name: one.read for one in settings_of(Request)}
+    read = dict(options)
+    for name, value in options.items():
+        if name not in readers:
+            raise MobileNASError(f"{name!r} is not an option: docs/reference.md lists them")
+        reader = readers[name]
+        if reader and isinstance(value, str):
+            read[name] = reader(value)
+    return Request(**more, **read)
 
 
 @contextmanager

@@ -75,6 +75,12 @@ def test_a_name_that_is_none_is_an_attribute_error() -> None:
         _ = mn.magic
 
 
+def test_an_option_that_is_none_is_named() -> None:
+    data = mn.load_data("digits")
+    with pytest.raises(mn.MobileNASError, match="'watts' is not an option"):
+        mn.search(mn.mobile_space(data, flops="300k"), data, {"watts": 1})
+
+
 def test_a_search_resumes_in_its_folder(tmp_path: Path) -> None:
     data = mn.load_data("digits")
     space = mn.mobile_space(data, flops="300k")
