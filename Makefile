@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# one process per core with one thread each; tests of a file stay together, for they share fixtures,
-# and files start in the order of tests/conftest.py
+# one process per core, each with one thread; tests that share costly fixtures share a process, and
+# the groups start in the order that tests/conftest.py gives them
 # -rs: what was skipped, and why, stands above the last line
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder -rs
 
 .PHONY: demo test check bench reference clean
 .DELETE_ON_ERROR:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from mobilenas.core.folders import unlock_folders
@@ -41,10 +42,20 @@ for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "M
     os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that have slow tests, so that no process is left alone with one."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Let the tests of a file run in one process, and all tests of the whole run in one.
+
+    Groups with slow tests come first, so that no process is left alone with one at the end.
+    """
+    groups = {
+        item: "whole_run" if "whole_run" in getattr(item, "fixturenames", ()) else item.location[0]
+        for item in items
+    }
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    slow = {group for item, group in groups.items() if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: groups[item] not in slow)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,7 +65,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     Otherwise unseeded weights and images depend on which tests ran before in the same process; and
     from one state for all, what a test builds would be what a fixture built.
     """
-    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
+    file, _, name = item.location  # the node id has the group, too
+    torch.manual_seed(zlib.crc32(f"{file}::{name}".encode()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -161,6 +173,20 @@ def bands(side: int) -> ImageData:
 
 
 @pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of side 8 as files, in folders of the three splits."""
+    data, folder = bands(8), tmp_path_factory.mktemp("data") / "bands"
+    for name in ("train", "val", "test"):
+        split = getattr(data, name)
+        for number, label in enumerate(split.labels.tolist()):
+            path = folder / name / data.classes[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = split.store.pixels[number].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_images() -> Callable[[int], ImageData]:
     """Images for any side."""
     return bands
@@ -258,6 +284,16 @@ def byte_clock() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def no_estimate() -> Iterator[None]:
+    """Runs begin without timing a few steps to say how long they will take."""
+    from mobilenas.pipeline import stages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "estimate", lambda _: {"search": 0.0})
+        yield
+
+
 @pytest.fixture
 def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No real timing is disturbed, and no interval is too wide, whatever else runs."""
@@ -310,7 +346,6 @@ def made_up_profile(micro_space: MobileSpace) -> Profile:
 
 
 TINY_REQUEST = {
-    "data": "digits",
     "flops": 300_000,
     "epochs": 5,
     "search_epochs": 3,
@@ -341,7 +376,7 @@ class Stages(Silent):
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+def whole_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> WholeRun:
     from mobilenas.pipeline import deployment, quantization
     from mobilenas.pipeline import stages as pipeline
     from mobilenas.pipeline.request import Request
@@ -350,7 +385,8 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     from mobilenas.train import trainer
 
     folder, stages, passes = tmp_path_factory.mktemp("runs") / "whole", Stages(), []
-    run = start(folder, Request(**TINY_REQUEST), command="mobilenas test", reporter=stages)
+    request = TINY_REQUEST | {"data": str(image_folder)}
+    run = start(folder, Request(**request), command="mobilenas test", reporter=stages)
     names = ("train", "val", "test")
     splits = {name: set(getattr(run.data, name).indices.tolist()) for name in names}
 
@@ -362,6 +398,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "_Worker", ByteClock)
+        patch.setattr(pipeline, "estimate", lambda _: {"search": 0.0})
         for module in (deployment, quantization, gap, loop, trainer):
             patch.setattr(module, "batches", spy)
         # as if nothing else ran, whatever does: what is unsteady is measured again
@@ -372,4 +409,4 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
             lambda *given: {p: replace(t, unsteady=False) for p, t in measured(*given).items()},
         )
         result = pipeline.run_all(run)
-    return WholeRun(folder=folder, request=TINY_REQUEST, result=result, batches=passes)
+    return WholeRun(folder=folder, request=request, result=result, batches=passes)

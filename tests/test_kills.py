@@ -49,7 +49,7 @@ from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import Recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_estimate")]
 
 Job = Callable[..., object]
 """A command over a folder: started, or with `resume=True` resumed."""

@@ -97,12 +97,10 @@ def test_a_smaller_model_computes_what_the_kept_channels_do(net: Net, chosen: bo
     [
         "mobilenet_v3_small",
         "squeezenet1_1",
-        "alexnet",
-        "densenet121",
-        "efficientnet_b0",
-        "googlenet",
-        "regnet_y_400mf",
-        "resnext50_32x4d",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("alexnet", "densenet121", "googlenet", "regnet_y_400mf", "resnext50_32x4d")
+        ),
     ],
 )
 def test_offsets_repeats_and_blocks_are_those_of_the_channels(name: str) -> None:

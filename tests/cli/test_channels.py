@@ -33,11 +33,11 @@ def build():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5, bias=False),
     )
 
-def digits():
+def five():
     return nn.Sequential(
         nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
         nn.Conv2d(24, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
     )
 
 def fails():
@@ -190,10 +190,12 @@ def test_the_groups_are_drawn() -> None:
     assert Path("other.svg").read_bytes() == Path("new/groups.svg").read_bytes()
 
 
-@pytest.mark.slow
-def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("byte_clock", "no_estimate")
+def test_sizes_are_searched_trained_exported_and_compared(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_nets(monkeypatch, "channels_nets_run")
-    words = ["--model", "channels_nets_run:digits", "--data", "digits", "--flops", "100k"]
+    words = ["--model", "channels_nets_run:five", "--data", str(image_folder), "--flops", "100k"]
     words += ["--epochs", "2", "--trials", "2", "--trial-epochs", "1", "--finalists", "2"]
     words += ["--controls", "--random", "1", "--baselines", "none", "--quiet"]
     result = invoke(*words, "--out", "found", "--json")
@@ -206,7 +208,7 @@ def test_sizes_are_searched_trained_exported_and_compared(monkeypatch: pytest.Mo
     for name in ("export/model.onnx", "search/log.jsonl", "model.safetensors", "report.html"):
         assert (Path("found") / name).exists()
     arch = json.loads(Path("found/arch.json").read_text())["arch"]
-    assert arch["space"] == "widths" and arch["model"] == "channels_nets_run:digits"
+    assert arch["space"] == "widths" and arch["model"] == "channels_nets_run:five"
     assert all(size % 8 == 0 for size in arch["sizes"].values())
     page = Path("found/report.html").read_text(encoding="utf-8")
     assert "Sizes / start sizes" in page and "taken back" in page

@@ -19,8 +19,6 @@ from mobilenas.core.progress import Silent
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.starting import start
 
-slow = pytest.mark.slow
-
 
 def invoke(*words: object) -> Result:
     return CliRunner().invoke(cli, ["compare", *map(str, words)])
@@ -157,7 +155,7 @@ def test_test_images_that_are_not_those_of_the_run(begun: Path) -> None:
     )
 
 
-@slow
+@pytest.mark.usefixtures("byte_clock")
 def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
     shutil.copytree(whole_run.folder, "first")
     shutil.copytree(whole_run.folder, "second")
@@ -197,8 +195,8 @@ def test_several_runs_and_a_file_in_one_table(whole_run: Any) -> None:
     assert [run["run"] for run in told["runs"]] == ["first", "second"]
 
 
-@slow
-def test_one_run_gets_moreread_baselines(whole_run: Any) -> None:
+@pytest.mark.usefixtures("byte_clock")
+def test_one_run_gets_more_baselines(whole_run: Any) -> None:
     shutil.copytree(whole_run.folder, "a")
     shown = answer("a", "--quiet")
     assert max(map(len, shown.splitlines())) <= 80

@@ -29,7 +29,7 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("line", "status", "errors"),
     [
-        ('"$@" methods >&-', 0, ""),
+        ('"$@" --help >&-', 0, ""),
         ('"$@" methods --json >&- 2>&- <&-', 0, ""),
         ('"$@" methods >/dev/full', 1, "mobilenas: error: stdout: No space left on device\n"),
         ('"$@" --help >/dev/full', 1, "mobilenas: error: No space left on device\n"),

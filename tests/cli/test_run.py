@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from click.testing import CliRunner, Result
 
 from mobilenas.cli.main import cli
 from mobilenas.onnx.recount import count_onnx
+from mobilenas.pipeline import dry_run
 
 PROGRAM = (sys.executable, "-m", "mobilenas")
 TINY = (
-    *("--data", "digits", "--flops", "300k", "--threads", "1", "--epochs", "1"),
+    *("--flops", "300k", "--threads", "1", "--epochs", "1"),
     *("--search-epochs", "2", "--finalists", "2", "--random", "1", "--baselines", "none"),
 )
-
-pytestmark = pytest.mark.slow
+MAIN = """
+# a shell's background jobs ignore SIGINT, and their children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from mobilenas.cli.main import main
+sys.exit(main())
+"""
 
 
 def mobilenas(*words: object, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -41,14 +48,51 @@ def answer(*words: str, cwd: Path, status: int = 0) -> Result:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the run `whole` is."""
+def job(image_folder: Path) -> tuple[str, ...]:
+    """The words of a small run, but for its folder."""
+    return ("run", "--data", str(image_folder), *TINY)
+
+
+Stop = Callable[[Path, signal.Signals], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def stop(struck: Any, job: tuple[str, ...]) -> Stop:
+    """Start the run `whole` in a folder and send it a signal in the second epoch of its search."""
+
+    def stop(folder: Path, by: signal.Signals) -> subprocess.CompletedProcess[str]:
+        at = {"at": "search/checkpoint.pt", "nth": 2}
+        done: subprocess.CompletedProcess[str]
+        done = struck(MAIN, *job, "--out", "whole", **at, by=by, cwd=folder)
+        return done
+
+    return stop
+
+
+def check_stopped(done: subprocess.CompletedProcess[str], status: int) -> None:
+    assert (done.returncode, done.stdout) == (status, "")
+    assert "search 1/2" in done.stderr
+    assert "mobilenas run --out whole --resume" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def folder(stop: Stop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run `whole` is, which was interrupted and resumed."""
     folder = tmp_path_factory.mktemp("runs")
-    done = mobilenas("run", *TINY, "--out", "whole", "--json", cwd=folder)
+    check_stopped(stop(folder, signal.SIGINT), 130)
+    done = mobilenas("run", "--out", "whole", "--resume", "--json", cwd=folder)
     assert json.loads(done.stdout) == json.loads((folder / "whole/result.json").read_text())
-    lines = done.stderr.splitlines()
-    assert len([line for line in lines if line.startswith("search ")]) == 2
+    searched = [line for line in done.stderr.splitlines() if line.startswith("search ")]
+    assert len(searched) == 1
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_other_signals_stop_a_run_alike(
+    stop: Stop, tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    check_stopped(stop(tmp_path, sent), status)
 
 
 def test_the_result_holds_what_scripts_read(folder: Path) -> None:
@@ -76,11 +120,13 @@ def test_a_run_that_is_done_is_shown_again(folder: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_the_same_request_resumes_and_another_is_refused(folder: Path) -> None:
-    answer("run", *TINY, "--out", "whole", "--resume", "--quiet", cwd=folder)
+def test_the_same_request_resumes_and_another_is_refused(
+    folder: Path, job: tuple[str, ...]
+) -> None:
+    answer(*job, "--out", "whole", "--resume", "--quiet", cwd=folder)
     kept = (folder / "whole/result.json").read_bytes()
     for words in (("--resume", "--seed", "7"), ()):
-        done = answer("run", *TINY, "--out", "whole", *words, cwd=folder, status=2)
+        done = answer(*job, "--out", "whole", *words, cwd=folder, status=2)
         (line,) = done.stderr.splitlines()
         assert "whole holds" in line
     assert (folder / "whole/result.json").read_bytes() == kept
@@ -129,40 +175,15 @@ def test_a_dry_run_needs_no_budget(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("search", "--data", "digits", "--flops", "300k", "--dry-run")
-    ranges = json.loads(mobilenas(*words, "--json", cwd=tmp_path).stdout)
+    ranges = json.loads(answer(*words, "--json", cwd=tmp_path).stdout)
     assert set(ranges) == {"flops", "params", "memory", "remarks", "seconds"}
     assert ranges["flops"]["smallest"] < 300_000 < ranges["flops"]["largest"]
-    assert "Reachable" in mobilenas(*words, cwd=tmp_path).stdout
+    monkeypatch.setattr(dry_run, "estimate", lambda _: {"search": 42.0})
+    shown = answer(*words, cwd=tmp_path).stdout
+    assert "Reachable" in shown and "42 s" in shown
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_a_run_that_is_stopped_names_the_command_that_goes_on(
-    struck: Any, tmp_path: Path, sent: signal.Signals, status: int
-) -> None:
-    program = """
-# a shell's background jobs ignore SIGINT, and their children inherit that
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from mobilenas.cli.main import main
-sys.exit(main())
-"""
-    words = ("run", *TINY, "--random", "0", "--out", "cut")
-    strike = {"at": "search/checkpoint.pt", "nth": 2, "by": sent}
-    done = struck(program, *words, **strike, cwd=tmp_path)
-    assert done.returncode == status
-    assert done.stdout == ""
-    assert "search 1/2" in done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "mobilenas: interrupted; resume with: mobilenas run --out cut --resume"
-    )
-    again = mobilenas("run", "--out", "cut", "--resume", "--json", cwd=tmp_path)
-    assert json.loads(again.stdout)["budgets"][0]["holds"]
-    assert "search 1/2" not in again.stderr
 
 
 def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:

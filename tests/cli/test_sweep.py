@@ -40,6 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("byte_clock", "no_estimate")
 def test_networks_of_several_sizes_under_one_wide_budget() -> None:
     said = invoke(*JOB, "--quiet")
     assert said.exit_code == 0, said.output

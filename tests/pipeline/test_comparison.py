@@ -31,7 +31,6 @@ from mobilenas.pipeline.stages import compare_stage
 from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
 
-slow = pytest.mark.slow
 ASKED: dict[str, Any] = {"data": "digits", "flops": 300_000, "epochs": 2, "baselines": []}
 
 
@@ -230,7 +229,7 @@ def copy(whole_run: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_run.folder, tmp_path / "copy"))
 
 
-@slow
+@pytest.mark.usefixtures("byte_clock")
 def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     copy: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +266,6 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     assert trained == ["random-2"]
 
 
-@slow
 def test_every_network_of_a_comparison_is_made_alike(whole_run: Any) -> None:
     run = open_run(whole_run.folder, Silent())
     entries = read_networks(whole_run.folder / "compare.json")
@@ -309,7 +307,6 @@ def test_a_run_without_weights_is_not_searched_by_a_comparison(second: Run) -> N
         compare_stage(second)
 
 
-@slow
 def test_a_comparison_of_another_release_is_named(copy: Path) -> None:
     path = copy / "compare.json"
     entries = [{k: v for k, v in e.items() if k != "top1"} for e in read_networks(path)]

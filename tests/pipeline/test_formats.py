@@ -321,6 +321,7 @@ def in_int8(trained: Path, folder: Path) -> Run:
     return open_run(folder, Silent())
 
 
+@pytest.mark.slow
 def test_every_command_makes_the_same_file_in_eight_bits(
     trained: Path, fresh: Run, tmp_path: Path
 ) -> None:

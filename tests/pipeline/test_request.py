@@ -279,7 +279,10 @@ def test_earlier_networks_have_a_say_in_the_default_alone() -> None:
         assert not settings(60, **said).search.prior
 
 
-def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed() -> None:
+def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mobilenas.pipeline.dry_run.estimate", lambda _: {"search": 1.0})
     found = dry_run(Request(data="digits", flops=50 * 10**9), Silent())
     assert found["flops"]["largest"] < 50 * 10**9
     (remark,) = found["remarks"]

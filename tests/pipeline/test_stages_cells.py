@@ -27,8 +27,6 @@ from mobilenas.spaces.cell.space import CellChoice, CellSpace
 from mobilenas.spaces.networks import arch_from_dict, read_arch
 from mobilenas.train import load_weights
 
-slow = pytest.mark.slow
-
 SPACE = CellSpace(image_size=16, in_channels=3, classes=5, layers=3, channels=8)
 
 
@@ -99,34 +97,36 @@ def test_the_built_module_is_counted_without_its_auxiliary_classifier(auxiliary:
         pipeline._check_built(arch, replace(exact, params=exact.params + 1))
 
 
-REQUEST = Request(
-    data="digits",
-    space="cell",
-    method="pc-darts",
-    epochs=1,
-    search_epochs=2,
-    warmup=1,
-    layers=3,
-    channels=8,
-    search_layers=3,
-    search_channels=8,
-    auxiliary=True,
-    drop_path=0.2,
-    random=1,
-    baselines=["mobilenet_v2"],
-)
+REQUEST: dict[str, Any] = {
+    "space": "cell",
+    "method": "pc-darts",
+    "epochs": 1,
+    "search_epochs": 2,
+    "warmup": 1,
+    "layers": 3,
+    "channels": 8,
+    "search_layers": 3,
+    "search_channels": 8,
+    "auxiliary": True,
+    "drop_path": 0.2,
+    "random": 1,
+    "baselines": [],
+}
 
 
 @pytest.fixture(scope="module")
 def whole(
-    byte_clock: None, tmp_path_factory: pytest.TempPathFactory
+    byte_clock: None,
+    no_estimate: None,
+    image_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cells") / "run"
-    run = start(folder, REQUEST, command="mobilenas test", reporter=Silent())
+    request = Request(data=str(image_folder), **REQUEST)
+    run = start(folder, request, command="mobilenas test", reporter=Silent())
     return folder, run_all(run)
 
 
-@slow
 def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, result = whole
     record, arch = read_json(folder / "arch.json"), read_arch(folder / "arch.json")
@@ -138,7 +138,7 @@ def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -
     assert set(record["discretization_gap"]) >= {"operations_discrete", "edges_discrete"}
     counted = count_onnx(folder / "export/model.onnx")
     assert (counted.flops, counted.params) == (exact.flops, exact.params)
-    assert read_json(folder / "export/export.json")["parity"]["top1_agreement"] > 99
+    assert read_json(folder / "export/export.json")["parity"]["top1_agreement"] == 100
     weights = load_weights(arch, folder / "model.safetensors")
     assert weights.auxiliary is not None
     report = (folder / "report.html").read_text(encoding="utf-8")
@@ -146,7 +146,6 @@ def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -
     assert "There was no budget" in report
 
 
-@slow
 def test_what_it_is_compared_with_keeps_to_its_flops(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, result = whole
     found, *others = read_networks(folder / "compare.json")
@@ -159,7 +158,6 @@ def test_what_it_is_compared_with_keeps_to_its_flops(whole: tuple[Path, dict[str
         assert entry["predicted_ms"] is None
 
 
-@slow
 def test_a_finished_run_over_cells_is_read_not_repeated(
     whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

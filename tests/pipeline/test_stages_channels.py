@@ -24,12 +24,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def refined(whole_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def refined(
+    whole_run: Any,
+    byte_clock: None,
+    no_estimate: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     folder = tmp_path_factory.mktemp("channels") / "refined"
     flops = whole_run.result["flops"]
     request = ChannelsRequest(
         model=str(whole_run.folder),
-        data="digits",
+        data=whole_run.request["data"],
         flops=int(0.7 * flops),
         epochs=2,
         trials=3,

@@ -18,18 +18,22 @@ pytestmark = pytest.mark.slow
 DRIVER = """
 import json, sys
 from pathlib import Path
-from mobilenas.pipeline.stages import run_all
 from mobilenas.core.progress import Silent
+from mobilenas.pipeline import stages
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.starting import start
+stages.estimate = lambda _: {"search": 0.0}
 folder, request = sys.argv[1:]
-run_all(start(Path(folder), Request(**json.loads(request)), command="mobilenas test",
-              reporter=Silent(), resume=True))
+run = start(Path(folder), Request(**json.loads(request)), command="mobilenas test",
+            reporter=Silent(), resume=True)
+stages.run_all(run)
 """
 
 
 @pytest.fixture(scope="module")
-def killed(struck: Any, whole_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(
+    struck: Any, whole_run: Any, no_estimate: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The folder of the run that was killed in the supernet, finalists, train and compare."""
     folder, request = tmp_path_factory.mktemp("killed") / "run", whole_run.request
 

@@ -50,10 +50,8 @@ CLICK = """<script>
 for (const button of document.querySelectorAll("details th:nth-child(3) button")) button.click();
 </script>"""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER, reason="there is no chromium on the PATH"),
-]
+pytestmark = pytest.mark.skipif(not BROWSER, reason="there is no chromium on the PATH")
+slow = pytest.mark.slow
 
 
 @dataclass
@@ -75,10 +73,11 @@ class Shown:
 Show = Callable[..., Shown]
 
 
-@pytest.fixture
-def show(tmp_path: Path) -> Show:
+@pytest.fixture(scope="module")
+def show(tmp_path_factory: pytest.TempPathFactory) -> Show:
     def show(page: str, *flags: str) -> Shown:
-        path, own = tmp_path / "page.html", tmp_path / "browser"
+        folder = tmp_path_factory.mktemp("shown")
+        path, own = folder / "page.html", folder / "browser"
         probed = page.replace("</body>", f"{PROBE}</body>")
         path.write_text(FRAME.format(html.escape(probed)), encoding="utf-8")
         command = [BROWSER, *FLAGS, *flags, f"--user-data-dir={own}", path.as_uri()]
@@ -96,6 +95,12 @@ def page(whole_run: Any) -> str:
     return report_of(whole_run.folder).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def shown(page: str, show: Show) -> Shown:
+    return show(page)
+
+
+@slow
 def test_the_probes_see_what_is_wrong(show: Show) -> None:
     policy = "<meta http-equiv='Content-Security-Policy' content=\"img-src 'none'\">"
     wide = "<div style='width: 500px'>wide</div><img src='data:image/png;base64,AA=='>"
@@ -106,8 +111,7 @@ def test_the_probes_see_what_is_wrong(show: Show) -> None:
     assert any("Content Security Policy" in line for line in shown.complaints)
 
 
-def test_a_report_is_whole_and_fits_a_phone(page: str, show: Show) -> None:
-    shown = show(page)
+def test_a_report_is_whole_and_fits_a_phone(shown: Shown) -> None:
     assert shown.complaints == []
     # no profile was used, and the ranking was not asked for
     empty = {"Latency, predicted and measured", "Ranking quality"}
@@ -116,13 +120,13 @@ def test_a_report_is_whole_and_fits_a_phone(page: str, show: Show) -> None:
     assert (shown.told("width"), shown.told("overflow")) == ("390", "0")
 
 
-def test_what_is_wider_than_a_phone_says_that_there_is_more(page: str, show: Show) -> None:
-    shown = show(page)
+def test_what_is_wider_than_a_phone_says_that_there_is_more(shown: Shown) -> None:
     assert int(shown.told("cut")) > 0
     assert shown.told("hinted") == shown.told("cut")
     assert 0 < float(shown.told("keys")) <= 390
 
 
+@slow
 def test_it_follows_the_screen_to_dark(page: str, show: Show) -> None:
     grounds = [
         show(page, f"--blink-settings=preferredColorScheme={scheme}").told("ground")
@@ -164,7 +168,7 @@ def layers(document: str) -> list[list[str]]:
     return cells.rows
 
 
-@pytest.mark.parametrize("clicks", [1, 2, 3])
+@pytest.mark.parametrize("clicks", [1, *(pytest.param(n, marks=slow) for n in (2, 3))])
 def test_a_click_on_a_head_sorts_and_the_third_brings_the_order_back(
     page: str, show: Show, clicks: int
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_click_on_a_head_sorts_and_the_third_brings_the_order_back(
     assert (after == before) is (clicks == 3)
 
 
+@slow
 def test_a_sweep_is_whole_and_fits_a_phone(whole_run: Any, show: Show, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "sweep" / name).mkdir(parents=True)
