@@ -8,7 +8,6 @@ from mobilenas.cost.budget import CONSTRAINTS, Budget
 from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.base import family_of
-from mobilenas.spaces.cell.costs import cell_costs
 from mobilenas.spaces.cell.space import KINDS, CellSpace, EdgeTarget
 from mobilenas.spaces.cell.table import CellProbabilities
 from mobilenas.spaces.mobile.relaxation import Alphas
@@ -241,13 +240,13 @@ def even(space: CellSpace) -> CellProbabilities:
 
 def test_budgets_hold_in_the_cell_space_too(cell_space: CellSpace) -> None:
     source = random.Random(0)
-    exact = cell_costs(cell_space.arch(cell_space.random(source)))
+    exact = costs(cell_space.arch(cell_space.random(source)))
     limits = {"flops": exact.flops, "params": exact.params}
     budgets = Budgets(cell_space, [Budget(cost=c, limit=n) for c, n in limits.items()])
     for _ in range(20):
         choice = budgets.random(source)
-        costs = cell_costs(cell_space.arch(choice))
-        loads = [costs.flops / exact.flops, costs.params / exact.params]
+        drawn = costs(cell_space.arch(choice))
+        loads = [drawn.flops / exact.flops, drawn.params / exact.params]
         assert budgets.load(choice) == max(loads)
         assert 0.9 <= max(loads) <= 1
     p = even(cell_space)

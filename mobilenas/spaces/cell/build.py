@@ -215,11 +215,6 @@ class CellNetwork(Network):
         return logits
 
 
-def build_cell(arch: CellArch) -> CellNetwork:
-    """Build the module; its start weights come from torch's global generator."""
-    return CellNetwork(arch)
-
-
 def _entrance(place: CellPlace, number: int) -> nn.Module:
     """What brings an input of the cell to its channels and size; nothing where no edge reads it."""
     if number not in place.cell.reads:

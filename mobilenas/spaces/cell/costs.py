@@ -8,13 +8,8 @@ memory counts in the row before.
 
 from dataclasses import dataclass, replace
 
-from mobilenas.nn.costs import BYTES_PER_VALUE, Costs, LayerCost, alive_bytes, output_side, total
+from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes, output_side
 from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
-
-
-def cell_costs(arch: CellArch) -> Costs:
-    """Exact costs of an arch."""
-    return total(cell_layer_costs(arch))
 
 
 def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
@@ -34,7 +29,7 @@ def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
 def ends_cost(arch: CellArch, cost: str, features: int) -> int:
     """Return what stems and classifier cost where the last cell has so many output channels.
 
-    `cost` is flops or params, here and in the next two; over all its parts they are `cell_costs`.
+    `cost` is flops or params, here and in the next two; they sum to those of `cell_layer_costs`.
     """
     tape = _Tape()
     _stems(tape, tape.map((), arch.in_channels, arch.image_size), arch)

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.cell.arch import OPERATIONS, Cell, CellArch, Edge, Genotype
-from mobilenas.spaces.cell.build import build_cell
-from mobilenas.spaces.cell.costs import cell_costs, cell_layer_costs
+from mobilenas.spaces.cell.costs import cell_layer_costs
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
+from mobilenas.spaces.networks import build
 
 
 def drawn_cell(source: random.Random) -> Cell:
@@ -40,7 +41,7 @@ def drawn_arch(seed: int) -> CellArch:
 @pytest.mark.parametrize("seed", range(12))
 def test_random_archs_cost_what_fvcore_and_the_module_say(seed: int) -> None:
     arch = drawn_arch(seed)
-    module, exact = build_cell(arch), cell_costs(arch)
+    module, exact = build(arch), costs(arch)
     counted = count_fvcore(module, arch.image_size, arch.in_channels)
     assert [layer.flops for layer in cell_layer_costs(arch)] == list(counted.values())
     assert exact.flops == sum(counted.values())
@@ -57,7 +58,7 @@ def test_random_archs_cost_what_fvcore_and_the_module_say(seed: int) -> None:
     ],
 )
 def test_published_networks(name: str, flops: int, params: int) -> None:
-    exact = cell_costs(CELL_NETWORKS[name]())
+    exact = costs(CELL_NETWORKS[name]())
     assert (exact.flops, exact.params) == (flops, params)
     assert exact.flops < 600e6  # the papers' mobile setting
 
@@ -101,7 +102,7 @@ def test_memory_of_every_layer_by_hand() -> None:
         "cells.0.nodes.1.0.project": 16 + 16 + 32,  # less than the concatenation that follows
         "classifier": 8 + 5,
     }
-    assert cell_costs(arch).memory == 4 * 224
+    assert costs(arch).memory == 4 * 224
 
 
 @pytest.mark.parametrize(("reads", "waiting"), [(0, 96), (1, 0)])

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces.cell.build import build_cell
 from mobilenas.spaces.cell.relaxation import CellAlphas
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace, EdgeTarget
 from mobilenas.spaces.cell.supernet import CellSuperNetwork, MixedCell, Reader
 from mobilenas.spaces.cell.table import CellProbabilities
+from mobilenas.spaces.networks import build
 from mobilenas.supernet.settings import SamplerSettings
 
 
@@ -299,7 +299,7 @@ def test_operations_may_be_few_and_in_any_order() -> None:
 def test_inputs_enter_cells_as_in_the_networks() -> None:
     for side in (8, 9):
         net = CellSuperNetwork(space(side), FULL)
-        network = build_cell(net.space.search_arch())
+        network = build(net.space.search_arch())
         before = last = images(net.space).detach().float()[:, :1].repeat(1, 24, 1, 1)
         for cell, other in zip(net.cells, network.cells, strict=True):
             for mine, its, x in zip(cell.enter, other.enter, (before, last), strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.spaces.cell.costs import cell_costs
+from mobilenas.cost.networks import costs
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace, EdgeTarget
 from mobilenas.spaces.cell.table import CELL_COSTS, CellCostTable, CellProbabilities
 
@@ -67,7 +67,7 @@ def test_the_table_and_certainty_are_exact(target: str, cost: str) -> None:
         table = CellCostTable(here, cost)
         for number in range(5):
             choice = here.random(source)
-            exact = getattr(cell_costs(here.arch(choice)), cost)
+            exact = getattr(costs(here.arch(choice)), cost)
             assert table.exact(choice) == exact
             p = certain(here, choice, none=bool(number % 2))
             assert table.expected(p).item() == pytest.approx(exact, rel=1e-12)
