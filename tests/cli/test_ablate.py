@@ -98,7 +98,7 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((*JOB,), "holds an ablation; resume it: --resume, or replace it: --overwrite"),
+        ((*JOB,), "--resume"),
         ((*JOB, "--resume", "--seeds", "2"), "another ablation: --seeds is 2, it was 1"),
         ((*JOB, "--resume", "--overwrite"), "exclude"),
         (("ablate", "--out", "X", "--resume", "--seeds", "2"), "--seeds is 2, it was 1"),

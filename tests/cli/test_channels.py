@@ -215,7 +215,7 @@ def test_sizes_are_searched_trained_exported_and_compared(
     again = invoke("--out", "found", "--resume", "--quiet")
     assert again.exit_code == 0, again.output
     assert "uniform" in again.stdout and max(map(len, again.stdout.splitlines())) <= 80
-    assert "holds a run; resume it: --resume" in refused(*words, "--out", "found")
+    assert "--resume" in refused(*words, "--out", "found")
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_sizes_are_searched_trained_exported_and_compared(
         (("--out", "new"), "missing option --model"),
         ((*V2, "--out", "new"), "no budget"),
         ((*V2, "--flops", "1M", "--classes", "5", "--out", "new"), "--classes goes with --graph"),
-        ((*V2, "--flops", "1k", "--out", "new"), "flops <= 1k cannot be kept: the smallest"),
-        ((*V2, "--flops", "9G", "--out", "new"), "flops <= 9G limits nothing"),
+        ((*V2, "--flops", "1k", "--out", "new"), "flops <= 1k"),
+        ((*V2, "--flops", "9G", "--out", "new"), "flops <= 9G"),
         ((*V2, "--flops", "1M", "--memory", "1M", "--out", "new"), "a memory budget is for the"),
         ((*V2, "--latency", "9ms", "--out", "new"), "needs the profile of a device"),
         ((*V2, "--flops", "1M", "--gamma", "2", "--out", "new"), "gamma is 2.0"),

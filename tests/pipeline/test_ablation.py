@@ -254,7 +254,7 @@ def test_what_is_done_is_not_done_again(whole: tuple[Path, Diary]) -> None:
 
 def test_another_ablation_is_not_gone_on_with(whole: tuple[Path, Diary], images: str) -> None:
     for words, message in (
-        ({}, "holds an ablation; resume it: --resume"),
+        ({}, "--resume"),
         ({"resume": True, "seeds": 3}, "another ablation: seeds differ"),
         ({"resume": True, "methods": "random,da2s"}, "another ablation: arms, control differ"),
         ({"resume": True, "control": "random"}, "another ablation: control differ"),
@@ -287,10 +287,10 @@ def test_an_ablation_can_be_replaced_and_nothing_else_can(
     ("words", "message"),
     [
         ({"flops": None}, "--flops or --params"),
-        ({"flops": 10}, "flops <= 10 cannot be kept: the smallest network"),
-        ({"method": "darts"}, "--method is not for an ablation: .*--methods"),
-        ({"channels": 16}, "--channels is not for an ablation"),
-        ({"random": 5}, "--random is not for an ablation: name random"),
+        ({"flops": 10}, "flops <= 10"),
+        ({"method": "darts"}, "--method.*--methods"),
+        ({"channels": 16}, "--channels"),
+        ({"random": 5}, "--random"),
         (
             {"methods": "darts:channel_fraction=1/2"},
             "darts:channel_fraction=1/2: --channel-fraction 1/2 needs",

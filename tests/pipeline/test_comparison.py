@@ -210,7 +210,7 @@ def test_a_comparison_is_kept_and_only_replaced_when_asked(
     write_comparison(found, out, overwrite=False)
     assert read_networks(out / "compare.json") == found["networks"]
     assert {"networks": found["networks"]} | read_json(out / "result.json") == found
-    with pytest.raises(FileError, match="holds a comparison; replace it: --overwrite"):
+    with pytest.raises(FileError, match="--overwrite"):
         check_out(out, overwrite=False)
     check_out(out, overwrite=True)
     with pytest.raises(FileError, match="holds a run"):

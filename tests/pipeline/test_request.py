@@ -51,39 +51,38 @@ def test_other_shares_are_refused(text: str) -> None:
         ({"flops": 1, "precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, int8"),
         ({"flops": 1, "space": "chain"}, "space is 'chain'; it must be one of mobile, cell"),
         ({"flops": 1, "method": "dartz"}, "method is 'dartz'; it must be one of darts, pc-darts"),
-        ({"flops": 1, "edges": "3/14"}, "--edges is not for --space mobile: it is a chain"),
-        ({"flops": 1, "edge_weights": "none"}, "--edge-weights is not for --space mobile"),
-        ({"flops": 1, "zero_op": False}, "--zero-op is not for --space mobile"),
-        ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges is not for --space mobile"),
-        ({"flops": 1, "search_layers": 3}, "--search-layers is not for --space mobile"),
-        ({"space": "cell", "squeeze": "on"}, "--squeeze is not for --space cell"),
+        ({"flops": 1, "edges": "3/14"}, "--edges.*--space mobile"),
+        ({"flops": 1, "edge_weights": "none"}, "--edge-weights.*--space mobile"),
+        ({"flops": 1, "zero_op": False}, "--zero-op.*--space mobile"),
+        ({"flops": 1, "entropy_terms": "edges"}, "--entropy-terms edges.*--space mobile"),
+        ({"flops": 1, "search_layers": 3}, "--search-layers.*--space mobile"),
+        ({"space": "cell", "squeeze": "on"}, "--squeeze.*--space cell"),
         ({"params": 1, "prior": True}, "--prior is for --flops, and not for --constraint penalty"),
         (
             {"flops": 1, "prior": True, "constraint": "penalty", "strength": 1.0},
             "--prior is for --flops, and not for --constraint penalty",
         ),
-        ({"space": "cell", "prior": True}, "--prior is not for --space cell: it knows"),
-        ({"space": "cell", "extra_depthwise": "on"}, "--extra-depthwise is not for --space cell"),
-        ({"space": "cell", "inherit": True}, "--inherit is not for --space cell: it takes slices"),
-        ({"space": "cell", "operations": ("mean",)}, "--operations is not for --space cell"),
+        ({"space": "cell", "prior": True}, "--prior.*--space cell"),
+        ({"space": "cell", "extra_depthwise": "on"}, "--extra-depthwise.*--space cell"),
+        ({"space": "cell", "inherit": True}, "--inherit.*--space cell"),
+        ({"space": "cell", "operations": ("mean",)}, "--operations.*--space cell"),
         ({"limits": ("activations",)}, "limits has 'activations'; write NAME=SIZE"),
         ({"limits": ("activations=1k",)}, "cost is 'activations'; it must be one of flops"),
         (
             {"flops": 1, "extra_depthwise": "searched", "profile": "phone"},
-            "--extra-depthwise searched is not for --profile: none has such blocks; use off",
+            "--extra-depthwise searched.*--profile",
         ),
-        ({"space": "cell", "activation": "relu"}, "--activation is not for --space cell"),
-        ({"space": "cell", "memory": 9}, "--memory is not for --space cell: limit --flops"),
-        ({"space": "cell", "latency": 9.0}, "--latency is not for --space cell"),
+        ({"space": "cell", "activation": "relu"}, "--activation.*--space cell"),
+        ({"space": "cell", "memory": 9}, "--memory.*--space cell"),
+        ({"space": "cell", "latency": 9.0}, "--latency.*--space cell"),
         ({"flops": 1, "targets": ("tpu",)}, "targets has 'tpu'; it must be one of cpu, xnnpack"),
         (
             {"flops": 1, "targets": ("cpu", "nnapi"), "activation": "hard_swish"},
-            "--activation hard_swish is not for --targets nnapi, which has no HardSigmoid: it would"
-            " split the graph; use relu or relu6",
+            "--activation hard_swish.*--targets nnapi.*HardSigmoid.*relu6",
         ),
         (
             {"flops": 1, "targets": ("nnapi",), "squeeze": "searched"},
-            "--squeeze searched is not for --targets nnapi, .*; use off",
+            "--squeeze searched.*--targets nnapi",
         ),
         (
             {"space": "cell", "sampling": "single-path"},
@@ -286,7 +285,7 @@ def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed(
     found = dry_run(Request(data="digits", flops=50 * 10**9), Silent())
     assert found["flops"]["largest"] < 50 * 10**9
     (remark,) = found["remarks"]
-    assert remark.startswith("flops <= 50G limits nothing: the largest network of the space has ")
+    assert remark.startswith("flops <= 50G")
     assert found["seconds"] == {}
     both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent())
     assert len(both["remarks"]) == 1 and both["seconds"]

@@ -57,9 +57,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"space": "cell", "edges": "many"}, "many"),
     ({"space": "cell", "search_channels": 2}, "is no channel"),
     # from the headers alone
-    ({"flops": 2_000_000}, "flops <= 2M cannot be kept"),
-    ({"flops": 50 * 10**12}, r"flops <= 5e\+04G limits nothing|flops <= 50000G limits nothing"),
-    ({"memory": 1000}, "memory <= 1k cannot be kept"),
+    ({"flops": 2_000_000}, "flops <= 2M"),
+    ({"flops": 50 * 10**12}, r"flops <= 5e\+04G|flops <= 50000G"),
+    ({"memory": 1000}, "memory <= 1k"),
 ]
 
 
@@ -94,7 +94,7 @@ def test_a_profile_without_the_size_or_precision_is_refused_before_an_image_is_d
 
 def test_budgets_of_the_user_s_model_are_checked_before_an_image_is_decoded(photos: str) -> None:
     asked = {"data": photos, "model": "torchvision:mobilenet_v3_small", "image_size": 64}
-    with pytest.raises(MobileNASError, match="flops <= 1k cannot be kept"):
+    with pytest.raises(MobileNASError, match="flops <= 1k"):
         begin(ChannelsRequest, flops=1000, **asked)
 
 
@@ -115,7 +115,7 @@ def test_the_side_that_helps_is_named_for_cells_and_the_user_s_model_too(photos:
 
 
 def test_all_budgets_that_cannot_be_kept_are_named_at_once(photos: str) -> None:
-    short = r"allow --flops 5\.1M; params <= 2k cannot be kept: .*; allow --params 3\.6k \(images"
+    short = r"allow --flops 5\.1M; params <= 2k.*; allow --params 3\.6k \(images"
     with pytest.raises(BudgetError, match=short):
         begin(Request, data=photos, flops=2_000_000, params=2000)
 
@@ -147,7 +147,7 @@ def test_a_model_or_weights_that_are_not_there_are_refused_before_the_folder_is_
 def test_every_budget_of_a_sweep_is_checked_before_an_image_is_decoded(
     photos: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BudgetError, match="flops-2M: flops <= 2M cannot be kept"):
+    with pytest.raises(BudgetError, match="flops-2M: flops <= 2M"):
         start_sweep(
             tmp_path / "sweep",
             {"data": photos},
@@ -177,8 +177,8 @@ def test_the_numbers_of_a_ranking_are_checked_in_sweeps_and_ablations_too(
             {"flops": 10**8},
             "variant mobilenas:channel_fraction=1/3",
         ),
-        ("mobilenas,random", {"flops": 2_000_000}, "flops <= 2M cannot be kept"),
-        ("darts,pc-darts", {"space": "cell", "flops": 1000}, "flops <= 1k cannot be kept"),
+        ("mobilenas,random", {"flops": 2_000_000}, "flops <= 2M"),
+        ("darts,pc-darts", {"space": "cell", "flops": 1000}, "flops <= 1k"),
     ],
 )
 def test_every_arm_of_an_ablation_is_checked_before_an_image_is_decoded(

@@ -107,7 +107,7 @@ def test_the_first_seed_is_the_run_itself_and_others_live_below(begin: Any) -> N
 def test_a_folder_with_a_run_is_refused(begin: Any) -> None:
     folder = begin().folder
     before = files(folder)
-    with pytest.raises(FileError, match="holds a run; resume it: --resume, or replace it"):
+    with pytest.raises(FileError, match="--resume"):
         begin()
     assert files(folder) == before
 

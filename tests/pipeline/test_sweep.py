@@ -69,7 +69,7 @@ def test_what_cannot_be_swept_is_said(
 
 
 def test_a_budget_out_of_reach_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"flops-10: flops <= 10 cannot be kept: the smallest"):
+    with pytest.raises(BudgetError, match=r"flops-10: flops <= 10"):
         begin(tmp_path / "sweep", flops=(300_000, 10))
     assert not (tmp_path / "sweep").exists()
 
@@ -82,7 +82,7 @@ def test_a_sweep_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> None:
     assert again.requests == first.requests
     with pytest.raises(FileError, match="holds another sweep"):
         begin(folder, flops=(300_000,), resume=True)
-    with pytest.raises(FileError, match="holds a sweep; resume it: --resume"):
+    with pytest.raises(FileError, match="--resume"):
         begin(folder, flops=(300_000, 400_000))
     (folder / "flops-400k").mkdir()
     (folder / "flops-400k/arch.json").write_text("old")

@@ -66,7 +66,7 @@ def test_more_cells_leave_fewer_channels() -> None:
 def test_a_budget_that_cannot_be_kept_names_the_smallest_network(options: dict[str, Any]) -> None:
     channels = options.get("channels", 2)
     least = Budgets(cell_space_for((), **IMAGES, channels=channels), ()).tables["params"].least()
-    message = rf"params <= 1k cannot be kept: .* has {least / 1000:.4g}k params"
+    message = rf"params <= 1k.* has {least / 1000:.4g}k params"
     with pytest.raises(BudgetError, match=message):
         cell_space_for([params(1000)], **IMAGES, **options)
 

@@ -74,8 +74,8 @@ def test_budgets_scale_sizes_until_they_are_used() -> None:
 @pytest.mark.parametrize(
     ("cost", "limit", "message"),
     [
-        ("flops", 1000, r"flops <= 1k cannot be kept: the smallest network of the space has \d"),
-        ("flops", 10**12, "flops <= 1000G limits nothing: the largest sizes, twice the model's"),
+        ("flops", 1000, r"flops <= 1k"),
+        ("flops", 10**12, "flops <= 1000G"),
         ("memory", 10**6, "a memory budget is for the mobile space only; channel sizes have flops"),
     ],
 )
