@@ -59,13 +59,18 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     "forward",
     [
         lambda m, x: m.logits(x),
-        lambda m, x: F.log_softmax(m.logits(x), 1),
         lambda m, x: 5 * m.logits(x).sigmoid(),
-        lambda m, x: m.logits(x) * m.logits(x).sigmoid(),
-        lambda m, x: m.fc(m.maps(x).mean((2, 3)).sigmoid()),
-        lambda m, x: F.relu6(m.logits(x)),
         lambda m, x: F.dropout(m.logits(x), 0.5, m.training),
-        lambda m, x: m.logits(x.clone().mul_(2)),
+        *(
+            pytest.param(forward, marks=pytest.mark.slow)
+            for forward in (
+                lambda m, x: F.log_softmax(m.logits(x), 1),
+                lambda m, x: m.logits(x) * m.logits(x).sigmoid(),
+                lambda m, x: m.fc(m.maps(x).mean((2, 3)).sigmoid()),
+                lambda m, x: F.relu6(m.logits(x)),
+                lambda m, x: m.logits(x.clone().mul_(2)),
+            )
+        ),
     ],
 )
 def test_what_can_be_trained_and_exported_passes(check: Any, forward: Forward) -> None:

@@ -24,6 +24,7 @@ from mobilenas.onnx.session import session
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build
 
+slow = pytest.mark.slow
 SIDE = 32
 METADATA = {"labels": json.dumps(["cat", "größer"]), "mean": "[0.1, 0.2, 0.3]"}
 
@@ -177,7 +178,11 @@ class Far(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "kind", ["quiet", "maps", "shared", "logits", "squares", "norm", "small", "casts"]
+    "kind",
+    [
+        *("quiet", "maps", "logits", "norm"),
+        *(pytest.param(kind, marks=slow) for kind in ("shared", "squares", "small", "casts")),
+    ],
 )
 def test_in_true_float16_nothing_overflows_or_vanishes(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -199,7 +204,9 @@ def test_in_true_float16_nothing_overflows_or_vanishes(kind: str, tmp_path: Path
         assert not np.abs(wrong - expected).max() < 0.01 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", ["pixels", "maps", "scaled", "centered"])
+@pytest.mark.parametrize(
+    "kind", ["pixels", "maps", *(pytest.param(kind, marks=slow) for kind in ("scaled", "centered"))]
+)
 def test_in_true_float16_no_digits_are_lost_where_large_numbers_cancel(
     kind: str, tmp_path: Path
 ) -> None:

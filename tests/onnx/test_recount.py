@@ -197,18 +197,23 @@ def normed(kind: Any) -> nn.Module:
         Twice,
         Tied,
         Scales,
-        Shifted,
         lambda: nn.GroupNorm(2, 8),
-        lambda: nn.GroupNorm(2, 8, affine=False),
         lambda: nn.BatchNorm2d(8),
-        lambda: nn.BatchNorm2d(8, affine=False),
-        lambda: nn.InstanceNorm2d(8),
-        lambda: nn.InstanceNorm2d(8, affine=True),
-        lambda: nn.LayerNorm([4, 4], elementwise_affine=False),
-        lambda: nn.PReLU(8),
-        nn.PReLU,
-        lambda: normed(nn.utils.parametrizations.weight_norm),
-        lambda: normed(nn.utils.parametrizations.spectral_norm),
+        *(
+            pytest.param(middle, marks=pytest.mark.slow)
+            for middle in (
+                Shifted,
+                lambda: nn.GroupNorm(2, 8, affine=False),
+                lambda: nn.BatchNorm2d(8, affine=False),
+                lambda: nn.InstanceNorm2d(8),
+                lambda: nn.InstanceNorm2d(8, affine=True),
+                lambda: nn.LayerNorm([4, 4], elementwise_affine=False),
+                lambda: nn.PReLU(8),
+                nn.PReLU,
+                lambda: normed(nn.utils.parametrizations.weight_norm),
+                lambda: normed(nn.utils.parametrizations.spectral_norm),
+            )
+        ),
     ],
 )
 def test_what_comes_from_parameters_counts_once_and_nothing_else(

@@ -147,7 +147,13 @@ def test_other_images_or_budgets_in_the_same_folder_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("stage", "after"), [("search", 1), ("search", 3), ("finalists", 1), ("finalists", 4)]
+    ("stage", "after"),
+    [
+        ("search", 1),
+        ("finalists", 1),
+        pytest.param("search", 3, marks=pytest.mark.slow),
+        pytest.param("finalists", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_search_ends_as_one_that_was_not(
     done: tuple[Path, SearchResult],
