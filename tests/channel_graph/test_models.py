@@ -18,10 +18,10 @@ from mobilenas.channel_graph.tracing import without_data
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.onnx.recount import count_fvcore
 
-QUICK = ["mobilenet_v2", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1"]
+QUICK = ["resnet18", "shufflenet_v2_x1_0", "squeezenet1_1"]
 SLOW = [
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s"),
-    *("googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
+    *("googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
     *("regnet_x_400mf", "regnet_y_400mf", "resnet50", "resnext50_32x4d", "vgg11_bn"),
 ]
 """One model of each structure: a wider one of the same layers has the same groups."""

@@ -26,6 +26,8 @@ MAIN = """
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from mobilenas.cli.main import main
+from mobilenas.pipeline import stages
+stages.estimate = lambda _: {"search": 42.0}
 sys.exit(main())
 """
 
