@@ -72,7 +72,7 @@ class OfBatch(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["norm", "mean"])
-@pytest.mark.parametrize("dynamic_batch", [False, True])
+@pytest.mark.parametrize("dynamic_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_whose_answer_depends_on_the_batch_has_no_parity(
     kind: str, dynamic_batch: bool, tmp_path: Path
 ) -> None:

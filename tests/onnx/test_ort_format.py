@@ -90,10 +90,8 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["broken.onnx"]
 
 
-@pytest.mark.parametrize(
-    "precision",
-    ["fp32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fp16", "int8"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", SUFFIXES)
 def test_the_same_file_twice_has_the_same_bytes(
     precision: str, sources: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -404,7 +404,9 @@ def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> N
     assert chosen.activation == "relu6"
 
 
-def test_what_a_target_leaves_out_is_said() -> None:
+def test_what_a_target_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilenas.pipeline.dry_run.estimate", lambda _: {"search": 1.0})
+
     class Listener(Silent):
         said: list[str] = []  # noqa: RUF012  # one listener
 

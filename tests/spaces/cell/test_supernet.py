@@ -271,7 +271,9 @@ def assert_same(net: CellSuperNetwork, plain: PlainNetwork, p: CellProbabilities
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("space", [ODD, EVEN], ids=["odd", "even"])
+@pytest.mark.parametrize(
+    "space", [ODD, pytest.param(EVEN, marks=pytest.mark.slow)], ids=["odd", "even"]
+)
 def test_values_gradients_and_statistics_are_those_of_the_plain_supernet(
     settings: SamplerSettings, space: CellSpace
 ) -> None:

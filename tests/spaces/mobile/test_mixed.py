@@ -16,7 +16,10 @@ from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.spaces.networks import build
 from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
 
-STARTS = pytest.mark.parametrize("start_kernels", [(0,), (3,), (0, 3)])
+STARTS = pytest.mark.parametrize(
+    "start_kernels",
+    [(0, 3), *(pytest.param(alone, marks=pytest.mark.slow) for alone in ((0,), (3,)))],
+)
 SAMPLED = [(name, k) for name in SAMPLERS for k in (1, 2, 4) if name != "full" or k == 1]
 
 

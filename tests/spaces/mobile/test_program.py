@@ -58,7 +58,9 @@ def limits(space: MobileSpace, costs: tuple[str, ...], seed: int) -> Budgets:
 
 
 @pytest.mark.parametrize("costs", COSTS, ids="+".join)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_the_optimum_is_that_of_trying_every_network(
     micro_space: MobileSpace, every_choice: list[Choice], costs: tuple[str, ...], seed: int
 ) -> None:

@@ -48,7 +48,10 @@ def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
     assert costs(space.arch(space.largest())).flops > 2 * budget
 
 
-@pytest.mark.parametrize("side", [24, 32, 48, 64, 96, 128, 224])
+@pytest.mark.parametrize(
+    "side",
+    [24, 64, 224, *(pytest.param(side, marks=pytest.mark.slow) for side in (32, 48, 96, 128))],
+)
 @pytest.mark.parametrize("per_pixel", [500, 1000, 3000, 10_000, 30_000])
 def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> None:
     budget = per_pixel * side**2
