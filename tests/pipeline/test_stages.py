@@ -20,7 +20,7 @@ from mobilenas.onnx.export import evaluate_onnx, export_onnx
 from mobilenas.onnx.mistakes import MOST_SHOWN
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.onnx.recount import count_onnx
-from mobilenas.pipeline import deployment
+from mobilenas.pipeline import network_file
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import (
@@ -143,7 +143,7 @@ def test_a_file_that_is_another_network_ends_the_run(
         export_onnx(other, path, **options)
 
     shutil.rmtree(copy / "export")
-    monkeypatch.setattr(deployment, "export_onnx", spoiled)
+    monkeypatch.setattr(network_file, "export_onnx", spoiled)
     told = r"model\.onnx is not the network that was trained: .* differ .* by up to \d"
     with pytest.raises(FileError, match=told):
         pipeline.export_stage(open_run(copy, Silent()))
