@@ -31,7 +31,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import read_jsonl
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.setting import settings_of
-from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budget import PENALTY, BudgetOptions
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.data import load_data as read_data
@@ -157,7 +157,7 @@ def search(
     """
     reporter = reporter or Silent()
     request = _request(
-        {**budgets, **options},
+        {**_own(budgets), **options},
         space=family_of(space).name,
         method=method,
         effort=effort,
@@ -200,7 +200,7 @@ def random_networks(
     >>> len(random_networks(space, {"flops": "300k"}, 3))
     3
     """
-    request = _request({**budgets, **options}, space=family_of(space).name)
+    request = _request({**_own(budgets), **options}, space=family_of(space).name)
     latency = latency_model(request.settings(ANY_COUNT), profile_of(request, Silent()))
     limits, source = Budgets(space, request.budgets, latency), random.Random(seed)
     return [space.arch(limits.random(source)) for _ in range(number)]
@@ -329,6 +329,15 @@ def run(
         overwrite=overwrite,
     )
     return run_all(begun)
+
+
+def _own(budgets: Mapping[str, Limit]) -> dict[str, Any]:
+    """Return budgets as settings: those of registered costs are `limits`."""
+    known = {one.name for one in settings_of(BudgetOptions)}
+    own: dict[str, Any] = {cost: limit for cost, limit in budgets.items() if cost in known}
+    if others := [f"{cost}={limit}" for cost, limit in budgets.items() if cost not in known]:
+        own["limits"] = tuple(others)
+    return own
 
 
 def _request(options: Mapping[str, Any], **more: Any) -> Request:

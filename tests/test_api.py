@@ -77,8 +77,11 @@ def test_a_name_that_is_none_is_an_attribute_error() -> None:
 
 def test_an_option_that_is_none_is_named() -> None:
     data = mn.load_data("digits")
+    space = mn.mobile_space(data, flops="300k")
     with pytest.raises(mn.MobileNASError, match="'watts' is not an option"):
-        mn.search(mn.mobile_space(data, flops="300k"), data, {"watts": 1})
+        mn.search(space, data, {"flops": "300k"}, watts=1)
+    with pytest.raises(mn.MobileNASError, match="cost is 'watts'; it must be one of flops"):
+        mn.search(space, data, {"watts": 1})
 
 
 def test_a_search_resumes_in_its_folder(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import mobilenas
 from mobilenas.cli.main import cli
 from mobilenas.core.plugins import GROUP
 from mobilenas.core.registry import Registry
+from mobilenas.cost.networks import costs_by_name
 from mobilenas.nn.costs import COSTS
 from mobilenas.nn.operations import OPERATIONS
 from mobilenas.onnx.other_runtimes import RUNTIMES
@@ -56,6 +58,8 @@ def test_a_search_keeps_a_budget_of_a_registered_cost(ran: dict[str, Any]) -> No
     assert (budget["cost"], budget["limit"], budget["holds"]) == ("activations", 6000, True)
     assert 0.9 * 6000 <= ran["record"]["costs"]["activations"] <= 6000
     assert ran["alphas"].logits["width"].grad.abs().sum() > 0
+    drawn = mobilenas.random_networks(ran["run"].space, {"activations": "6k"}, 2)
+    assert all(5400 <= costs_by_name(arch)["activations"] <= 6000 for arch in drawn)
 
 
 @pytest.mark.parametrize("ran", ["A search method"], indirect=True)
