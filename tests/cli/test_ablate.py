@@ -64,7 +64,7 @@ def test_the_table_fits_80_columns_and_names_the_control(home: Path) -> None:
     said = (home / "said").read_text(encoding="utf-8")
     assert max(map(len, said.splitlines())) <= 80
     for text in (
-        *("arm", "top-1 %", "gap, points", "skips", "agreement", "search s", "->"),
+        *("variant", "top-1 %", "gap, points", "skips", "agreement", "search s", "->"),
         *("da2s", ":entropy=0.2", ":zero_op=yes", "Control: random.", "X/ablation.html"),
         "against random: ",
     ):
