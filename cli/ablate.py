@@ -1,8 +1,7 @@
 """`mobilenas ablate`: search methods against each other."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.core.progress import Reporter
+    from mobilenas.core.records import AblationRecord, ArmRecord
     from mobilenas.pipeline.ablation import Ablation
 
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @folder_options
 @output_options
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
+def command(
+    ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: object
+) -> None:
     """Compare search methods over seeds: same data, same training, same final cost.
 
     Every seed of every variant searches, trains its network, and looks at the test images once.
@@ -84,38 +86,38 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
     )
 
 
-def _show(record: Mapping[str, Any]) -> None:
+def _show(record: "AblationRecord") -> None:
     from mobilenas.report.ablation_table import costs_sentence, sentences
 
     from .render import show_table
 
     columns = ("variant", "top-1 %", "gap, points", "skips", "agreement", "search s")
-    show_table("Ablation", columns, map(_row, record["arms"]))
-    cells = "normal" in record["arms"][0]["skips"]
+    show_table("Ablation", columns, map(_row, record.arms))
+    cells = "normal" in record.arms[0].skips
     counted = "skip connections, normal + reduction cell" if cells else "blocks left out"
     told = (
         "top-1: test images, ±: standard deviation over seeds. gap: validation points lost by "
         f"discretization, as published -> with batch norms estimated again. skips: {counted}. "
         "agreement: of the networks over seeds, 0 to 1."
     )
-    for text in (told, costs_sentence(record), f"Control: {record['control']}."):
+    for text in (told, costs_sentence(record.arms), f"Control: {record.control}."):
         echo(click.wrap_text(text, 80))
-    for sentence in sentences(record):
+    for sentence in sentences(record.arms, record.control):
         echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
     echo()
 
 
-def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(arm: "ArmRecord") -> tuple[str, ...]:
     from mobilenas.report.ablation_table import parts_of
 
     from .render import percent
 
-    gap, agreement = arm["gap"], arm["agreement"]
+    gap, agreement = arm.gap, arm.agreement
     return (
-        "\n".join(parts_of(arm["name"])),
-        percent(arm["top1"]["mean"], arm["top1"]["sd"]),
-        f"{gap['points_before']['mean']:.1f} -> {gap['points']['mean']:.1f}" if gap else "-",
-        " + ".join(f"{figures['mean']:.1f}" for figures in arm["skips"].values()),
+        "\n".join(parts_of(arm.name)),
+        percent(arm.top1.mean, arm.top1.sd),
+        f"{gap['points_before'].mean:.1f} -> {gap['points'].mean:.1f}" if gap else "-",
+        " + ".join(f"{figures.mean:.1f}" for figures in arm.skips.values()),
         "-" if agreement is None else f"{agreement:.2f}",
-        f"{arm['seconds']['search']['mean']:.0f}",
+        f"{arm.seconds['search'].mean:.0f}",
     )

@@ -91,7 +91,7 @@ def _inexact(network: "nn.Module", graph: "Graph") -> dict[str, str]:
     return inexact(network, graph)
 
 
-def _plain(model: str, graph: "Graph", inexact: dict[str, str]) -> dict[str, Any]:
+def _plain(model: str, graph: "Graph", inexact: dict[str, str]) -> dict[str, object]:
     return {
         "model": model,
         "flops": graph.flops({}),

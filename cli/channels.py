@@ -1,7 +1,6 @@
 """`mobilenas channels`: the channel sizes of any traceable model."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -29,7 +28,16 @@ _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings
 @output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, graph_only: bool, classes: int | None, out: Path | None, **how: Any
+    ctx: click.Context,
+    /,
+    graph_only: bool,
+    model: str | None,
+    image_size: int | None,
+    classes: int | None,
+    weights: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **_: object,
 ) -> int:
     """Search the channel sizes of a model under a budget, then train, export and compare.
 
@@ -50,10 +58,11 @@ def command(
     if others := sorted(given - _OF_GROUPS):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise click.UsageError(f"{named}: not with --graph-only, which searches nothing", ctx)
-    if not how["model"]:
+    if not model:
         raise click.UsageError("missing option --model", ctx)
     from .channel_groups import show_groups
 
-    names = ("model", "image_size", "weights", "as_json")
-    show_groups(**{name: how[name] for name in names}, classes=classes, out=out)
+    show_groups(
+        model, image_size=image_size, classes=classes, weights=weights, out=out, as_json=as_json
+    )
     return 0

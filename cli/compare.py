@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
@@ -62,7 +62,7 @@ def read_baselines(text: str) -> tuple[str, ...]:
 @output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, paths: tuple[Path, ...], quiet: bool, as_json: bool, **_: Any
+    ctx: click.Context, /, paths: tuple[Path, ...], quiet: bool, as_json: bool, **_: object
 ) -> int:
     """Train the baselines of a run, or compare several results.
 
@@ -103,7 +103,7 @@ def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int
         show_file(folder / COMPARE_FILE)
     else:
         show_result(networks, result)
-    return status_of(result["budgets"])
+    return status_of(result.budgets)
 
 
 def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: bool) -> int:
@@ -124,12 +124,12 @@ def _several(ctx: click.Context, folders: list[Path], *, quiet: bool, as_json: b
     from .render import show_comparison, show_json, status_of
 
     if as_json:
-        show_json(found)
+        show_json(found.to_dict())
     else:
         show_comparison(found)
         if out is not None:
             echo(f"Comparison: {out}")
-    return status_of(budget for run in found["runs"] for budget in run["budgets"])
+    return status_of(found.budgets)
 
 
 def _again(ctx: click.Context) -> str:

@@ -3,16 +3,20 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mobilenas.core.setting import settings_of
+from mobilenas.core.settings import Fields
 from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
 
 from .command import Command
 from .options import option, options_of, output_options, run_argument, typed
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from mobilenas.onnx.record import FileRecord
 
 
 @click.command(cls=Command, name="export")
@@ -27,7 +31,13 @@ from .terminal import echo
 @output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, folder: Path, network: str | None, quiet: bool, as_json: bool, **_: Any
+    ctx: click.Context,
+    /,
+    folder: Path,
+    network: str | None,
+    quiet: bool,
+    as_json: bool,
+    **_: object,
 ) -> None:
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
@@ -61,21 +71,21 @@ def command(
     if given:
         from .render import show_formats
 
-        show_formats(record["files"], ("onnx", *settings.names), settings.targets)
+        show_formats(record.files, ("onnx", *settings.names), settings.targets)
     else:
-        _show(run.folder, record["files"])
-    difference = record["parity"]["max_abs_difference"]
+        _show(run.folder, record.files)
+    difference = record.parity.max_abs_difference
     echo(f"Largest difference from the PyTorch model's outputs: {difference:.1e}")
 
 
-def _settings(given: Mapping[str, Any]) -> FormatSettings:
+def _settings(given: Fields) -> FormatSettings:
     """Put the options of int8 together."""
     int8 = {one.name: given[one.name] for one in settings_of(Int8Settings) if one.name in given}
     others = {name: value for name, value in given.items() if name not in int8}
     return FormatSettings(**others, int8=Int8Settings(**int8) if int8 else None)
 
 
-def _again(folder: Path, given: Mapping[str, Any]) -> str:
+def _again(folder: Path, given: Mapping[str, object]) -> str:
     kinds = (FormatSettings, Int8Settings)
     flags = {one.name: one.option for kind in kinds for one in settings_of(kind)}
     words = ["mobilenas", "export", str(folder)]
@@ -85,20 +95,20 @@ def _again(folder: Path, given: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _show(folder: Path, files: dict[str, Any]) -> None:
+def _show(folder: Path, files: "Mapping[str, FileRecord]") -> None:
     from mobilenas.core.settings import UNSTEADY, format_latency
 
     from .render import show_table
 
     rows = (
         (
-            str(folder / file["path"]),
-            f"{file['size_bytes']:,}",
+            str(folder / file.path),
+            f"{file.size_bytes:,}",
             format_latency(file),
-            f"{file['top1']:.1f}",
+            f"{file.top1:.1f}",
         )
         for file in files.values()
     )
     show_table("Export", ("file", "bytes", "ms", "test top-1 %"), rows)
-    if any(file.get("unsteady") for file in files.values()):
+    if any(file.unsteady for file in files.values()):
         echo(click.wrap_text(f"{UNSTEADY}.", 80))

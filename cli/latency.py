@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -81,7 +81,7 @@ def latency(
     overwrite: bool,
     quiet: bool,
     as_json: bool,
-    **_: Any,
+    **_: object,
 ) -> None:
     """Measure ONNX models, or a whole space, which makes a profile.
 
@@ -156,7 +156,7 @@ def _time_files(
 @option("--out", metavar="FOLDER", type=PATH, help="Folder to write.")
 @output_options
 @click.pass_context
-def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> None:
+def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: object) -> None:
     """Write the models of a space for another device to measure.
 
     The folder's README.md says how: with Python on the device, or with adb and

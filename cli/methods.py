@@ -1,13 +1,16 @@
 """`mobilenas methods`: the presets of `--method`."""
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .command import Command
 from .options import json_option
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from mobilenas.search.methods import Method
 
 
 @click.command(cls=Command, name="methods")
@@ -34,7 +37,7 @@ def command(as_json: bool) -> None:
     echo("\nEntropy on edges, edge weights and the zero operation are parts of --space cell.")
 
 
-def _parts(method: Any) -> str:
+def _parts(method: "Method") -> str:
     """The parts as options."""
     sampler, tau = method.sampler, method.temperature
     parts = [f"--sampler {sampler.name}"]

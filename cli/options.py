@@ -9,11 +9,11 @@ from click.core import ParameterSource
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import Setting, settings_of
-from mobilenas.core.settings import COUNTING_RULE
+from mobilenas.core.settings import COUNTING_RULE, Fields
 
 from .command import Option
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
 
@@ -31,13 +31,15 @@ PATH = NamedPath(path_type=Path)
 """The type of every option and argument that names a file or a folder."""
 
 
-class Reading(click.ParamType[Any]):
+class Reading(click.ParamType[object]):
     """Reads text with a function, whose errors become those of the option."""
 
-    def __init__(self, read: Callable[[str], Any], name: str) -> None:
+    def __init__(self, read: Callable[[str], object], name: str) -> None:
         self.read, self.name = read, name
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
         """Return what the text says; defaults are no text."""
         if not isinstance(value, str):
             return value
@@ -63,7 +65,7 @@ def option(*flags: str, **attributes: Any) -> Decorator:
     return click.option(*flags, cls=Option, **attributes)
 
 
-def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+def _once(ctx: click.Context, param: click.Parameter, values: tuple[object, ...]) -> object:
     if len(values) > 1:
         raise click.BadParameter("it is given more than once", ctx, param)
     return values[0] if values else None
@@ -71,7 +73,7 @@ def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -
 
 def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     """Return the option of a setting; its dataclass checks what is legal."""
-    attributes: dict[str, Any] = {
+    attributes: Fields = {
         "help": one.help,
         "group": one.group,
         "rare": one.rare,
@@ -92,7 +94,7 @@ def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     return option(flag, *one.aliases, one.name, **attributes)
 
 
-def _type(one: Setting) -> Any:
+def _type(one: Setting) -> click.ParamType[object] | type:
     if one.several:
         is_number = one.kind in (int, float)
         return _numbers(one.read or one.kind) if is_number else Reading(names, "names")
@@ -113,7 +115,7 @@ def options_of(
     return stacked([made_from(one, hidden=one.name in hidden) for one in settings])
 
 
-def typed(ctx: click.Context, kind: type) -> dict[str, Any]:
+def typed(ctx: click.Context, kind: type) -> Fields:
     """Return the settings of a dataclass that stand in the command."""
     given = ctx.get_parameter_source
     names = [one.name for one in settings_of(kind) if one.name in ctx.params]

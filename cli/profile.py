@@ -75,7 +75,7 @@ def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> No
     if as_json:
         from .render import show_json
 
-        show_json(counted.to_dict() | {"counting_rule": COUNTING_RULE})
+        show_json(vars(counted) | {"counting_rule": COUNTING_RULE})
         return
     _show(counted)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,9 +27,9 @@ def list_(as_json: bool) -> None:
 
     from .render import show_json, show_table
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for name, path in list_profiles().items():
-        row: dict[str, Any] = {"name": name, "file": str(path), "error": ""}
+        row: dict[str, object] = {"name": name, "file": str(path), "error": ""}
         try:
             profile = read_profile(path)
         except MobileNASError as error:  # one that is broken does not hide the others
@@ -52,17 +52,17 @@ def list_(as_json: bool) -> None:
     )
 
 
-def _described(profile: "Profile") -> dict[str, Any]:
+def _described(profile: "Profile") -> dict[str, object]:
     return {
         "device": str(profile.device.get("cpu") or profile.device.get("name", "")),
         "runtime": profile.runtime,
         "threads": profile.threads,
         "precisions": list(profile.blocks),
-        "sides": profile.summary()["image_sizes"],
+        "sides": profile.image_sizes,
     }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -83,11 +83,10 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
     """Print a profile without its single times."""
     from .render import show_json, show_table
 
-    summary = profile.summary()
     if as_json:
-        show_json(summary)
+        show_json(profile.summary())
         return
-    sides = ", ".join(f"{side}x{side}" for side in summary["image_sizes"])
+    sides = ", ".join(f"{side}x{side}" for side in profile.image_sizes)
     device = ", ".join(str(value) for value in profile.device.values())
     echo(click.wrap_text(f"{profile.name}: {device}", 80))
     echo(f"{profile.runtime}, {profile.provider}, threads {profile.threads}")
@@ -97,7 +96,7 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
         (
             precision,
             str(len(profile.blocks[precision])),
-            str(len(summary["failed"][precision])),
+            str(len(profile.failures[precision])),
             f"{fit.networks}+{fit.held_out}",
             f"{fit.mape_percent:.1f}",
             f"{fit.kendall_tau:.2f}",
@@ -111,7 +110,7 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
     show_table("", ("precision", *names), rows)
     echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
     echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
-    for warning in summary["warnings"]:
+    for warning in profile.warnings():
         echo(click.wrap_text(f"Warning: {warning}", 80))
 
 
@@ -224,16 +223,16 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
         return
     rows = (
         (
-            row["precision"],
-            row["key"],
-            f"{row['then_ms']:.3g}",
-            f"{row['now_ms']:.3g} ± {row['interval_ms']:.1g}{' ?' if row['unsteady'] else ''}",
-            f"{row['ratio']:.3g}",
+            row.precision,
+            row.key,
+            f"{row.then_ms:.3g}",
+            f"{row.now_ms:.3g} ± {row.interval_ms:.1g}{' ?' if row.unsteady else ''}",
+            f"{row.ratio:.3g}",
         )
-        for row in found["parts"]
+        for row in found.parts
     )
     show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows, words=("part",))
-    echo(f"Ratio: median {found['ratio_median']:.3g}, spread {found['ratio_spread']:.2g}")
-    if not found["same_device"]:
+    echo(f"Ratio: median {found.ratio_median:.3g}, spread {found.ratio_spread:.2g}")
+    if not found.same_device:
         echo("Warning: the profile was measured on another device")
-    echo(click.wrap_text(f"{found['name']}: {found['verdict']}", 80))
+    echo(click.wrap_text(f"{found.name}: {found.verdict}", 80))

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -19,14 +19,20 @@ from mobilenas.core.settings import (
     format_cell,
     format_count,
     format_latency,
-    format_on_file,
+    to_plain,
 )
 
 from .terminal import clean, echo
 
 if TYPE_CHECKING:
+    from mobilenas.core.records import BudgetRow, NetworkRecord, ResultRecord
+    from mobilenas.onnx.record import FileRecord, TargetReport
+    from mobilenas.pipeline.comparison import Comparison
     from mobilenas.report.sweep_page import SweptRun
     from mobilenas.report.table import Row
+    from mobilenas.spaces.cell.arch import CellArch
+    from mobilenas.spaces.channels.space import WidthsArch
+    from mobilenas.spaces.mobile.arch import MobileArch
 
 _MS = (
     "ms: median latency of one image ± half its 95 % interval. top-1 ±: standard deviation over "
@@ -41,9 +47,9 @@ DONE = 0
 BROKEN_BUDGET = 3
 
 
-def status_of(budgets: Iterable[dict[str, Any]]) -> int:
+def status_of(budgets: Iterable["BudgetRow"]) -> int:
     """Return the exit status: 3 if a budget does not hold, or is not known to."""
-    return DONE if all(budget["holds"] for budget in budgets) else BROKEN_BUDGET
+    return DONE if all(budget.holds for budget in budgets) else BROKEN_BUDGET
 
 
 def show_file(path: Path) -> None:
@@ -53,7 +59,7 @@ def show_file(path: Path) -> None:
 
 def show_json(document: object) -> None:
     """Print one JSON document."""
-    echo(to_json(document, indent=1))
+    echo(to_json(to_plain(document), indent=1))
 
 
 def show_table(
@@ -109,18 +115,20 @@ def _show_stacked(columns: Sequence[str], rows: Iterable[Sequence[str]], width: 
         echo("\n".join(lines).replace("\N{NO-BREAK SPACE}", " "))
 
 
-def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[str]) -> None:
+def show_formats(
+    files: Mapping[str, "FileRecord"], names: Sequence[str], targets: Sequence[str]
+) -> None:
     """Print these files of an export, what was checked, and what each target makes of them."""
     targets = tuple(dict.fromkeys(targets))
     shown = {name: files[name] for name in dict.fromkeys(names)}
-    top1 = files["onnx"]["top1"]
+    top1 = files["onnx"].top1
     rows = (
         (
-            Path(file["path"]).name,
-            format_count(file["size_bytes"]),
+            Path(file.path).name,
+            format_count(file.size_bytes),
             format_latency(file),
-            f"{file['top1']:.1f}",
-            "-" if name == "onnx" else f"{round(top1 - file['top1'], 1) + 0:.1f}",
+            f"{file.top1:.1f}",
+            "-" if name == "onnx" else f"{round(top1 - file.top1, 1) + 0:.1f}",
         )
         for name, file in shown.items()
     )
@@ -128,9 +136,9 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
     _show_checks(shown.values())
     if targets:
         found = (
-            (Path(file["path"]).name, *map(_parts, map(file["targets"].get, targets)))
+            (Path(file.path).name, *map(_parts, map(file.targets.get, targets)))
             for file in shown.values()
-            if file.get("targets")
+            if file.targets
         )
         show_table("Targets", ("file", *targets), found)
     notes = [
@@ -145,47 +153,40 @@ def show_formats(files: dict[str, Any], names: Sequence[str], targets: Sequence[
             f"{', '.join(targets)}: the parts of the graph that it runs, 1 being best, or whether "
             "it runs the file where parts are not counted."
         )
-    reports = [report for file in shown.values() for report in file.get("targets", {}).values()]
-    caveats = [report["caveat"] for report in reports if report["caveat"]]
-    notes += [f"{UNSTEADY}."] if any(file.get("unsteady") for file in shown.values()) else []
+    reports = [each for file in shown.values() for each in (file.targets or {}).items()]
+    caveats = [report.caveat for _, report in reports if report.caveat]
+    notes += [f"{UNSTEADY}."] if any(file.unsteady for file in shown.values()) else []
     notes += [f"{caveats[0]}."] if targets and caveats else []
-    said = [
-        (name, report.get("note"))
-        for file in shown.values()
-        for name, report in file.get("targets", {}).items()
-    ]
+    said = [(name, report.note) for name, report in reports]
     notes += [f"{name}: {note}." for name, note in dict.fromkeys(said) if note and name in targets]
     for note in notes:
         echo(click.wrap_text(note, 80))
     echo()
 
 
-def _show_checks(files: Iterable[dict[str, Any]]) -> None:
+def _show_checks(files: Iterable["FileRecord"]) -> None:
     """Print what `check_file` found of each file; of other runtimes' files there is parity."""
     rows = []
     for file in files:
-        checks = file.get("checks", {})
-        agreement = checks or file.get("parity")
-        if not agreement:  # model.onnx, where it was not asked for
+        checks, agreement = file.checks, file.checks or file.parity
+        if agreement is None:  # model.onnx, where it was not asked for
             continue
         found = ["-"] * 4
         if checks:
-            counts = (sum(checks["operators"].values()), sum(checks["reorders"].values()))
-            found = [*map(str, counts), str(len(checks["unaligned"]))]
-            found.append(format_count(checks["peak_memory_bytes"]))
-        difference = f"{agreement['max_abs_difference']:.1e}"
-        rows.append(
-            (Path(file["path"]).name, *found, difference, f"{agreement['top1_agreement']:.1f}")
-        )
+            counts = (sum(checks.operators.values()), sum(checks.reorders.values()))
+            found = [*map(str, counts), str(len(checks.unaligned))]
+            found.append(format_count(checks.peak_memory_bytes))
+        difference = f"{agreement.max_abs_difference:.1e}"
+        rows.append((Path(file.path).name, *found, difference, f"{agreement.top1_agreement:.1f}"))
     columns = ("file", "nodes", "reorders", "unaligned", "memory", "difference", "agree %")
     show_table("Checks", columns, rows)
 
 
-def _parts(report: Mapping[str, Any] | None) -> str:
+def _parts(report: "TargetReport | None") -> str:
     """Parts that a target runs, or the verdict where it has no list."""
     if report is None:
         return "-"
-    return str(report["verdict" if report["partitions"] is None else "partitions"])
+    return report.verdict if report.partitions is None else str(report.partitions)
 
 
 def show_rule() -> None:
@@ -193,16 +194,16 @@ def show_rule() -> None:
     echo(click.wrap_text(f"FLOPs: {COUNTING_RULE}.", 80))
 
 
-def show_result(networks: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+def show_result(networks: Sequence["NetworkRecord"], result: "ResultRecord") -> None:
     """Print a run's comparison, what it shows, and the certificate."""
     from mobilenas.report.table import summarize
 
     show_networks(summarize(networks))
-    echo(click.wrap_text(result["verdict"], 80))
-    for alarm in result.get("alarms", ()):
+    echo(click.wrap_text(result.verdict, 80))
+    for alarm in result.alarms:
         echo(click.wrap_text(alarm, 80))
     echo()
-    show_certificate(result["budgets"])
+    show_certificate(result.budgets)
     show_rule()
 
 
@@ -222,7 +223,7 @@ def show_networks(rows: Iterable["Row"]) -> None:
                 format_count(row.flops),
                 format_count(row.params),
                 format_count(row.size_bytes),
-                format_latency(vars(row)),
+                format_latency(row),
                 percent(row.top1_mean, row.top1_spread) + "*" * row.chance,
             )
             for row in rows
@@ -266,25 +267,25 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
             figures = (format_count(found.flops), format_count(found.params))
             top1 = percent(found.top1_mean, found.top1_spread)
             other = percent(best.top1_mean, best.top1_spread) if best else "-"
-            rows.append((run.name, *figures, format_latency(vars(found)), top1, other))
+            rows.append((run.name, *figures, format_latency(found), top1, other))
     columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
     show_table("Sweep", columns, rows)
     echo(click.wrap_text(f"Test top-1 in percent. {_MS}", 80))
     echo()
 
 
-def show_comparison(comparison: dict[str, Any]) -> None:
+def show_comparison(comparison: "Comparison") -> None:
     """Print networks of several runs and files, and how the found networks differ."""
     from mobilenas.pipeline.comparison import sentences
     from mobilenas.report.table import summarize
 
-    show_networks(summarize(comparison["networks"]))
+    show_networks(summarize(comparison.networks))
     for sentence in sentences(comparison):
         echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
     show_rule()
 
 
-def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
+def show_certificate(budgets: Iterable["BudgetRow"]) -> None:
     """Print every budget, if there is one: asked for, predicted, and found on the file."""
     budgets = list(budgets)
     if not budgets:
@@ -294,44 +295,49 @@ def show_certificate(budgets: Iterable[dict[str, Any]]) -> None:
         ("cost", "requested", "predicted", "on the file", "holds"),
         (
             (
-                _UNITS.get(budget["cost"], budget["cost"]),
-                *map(format_cell, (budget["limit"], budget["predicted"])),
-                format_on_file(budget),
-                {True: "yes", False: "NO", None: "unknown"}[budget["holds"]],
+                _UNITS.get(budget.cost, budget.cost),
+                *map(format_cell, (budget.limit, budget.predicted)),
+                budget.format_on_file(),
+                {True: "yes", False: "NO", None: "unknown"}[budget.holds],
             )
             for budget in budgets
         ),
     )
-    if any(budget["holds"] is None for budget in budgets):
+    if any(budget.holds is None for budget in budgets):
         echo(click.wrap_text(_UNKNOWN, 80))
 
 
 _UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
 
 
-def show_arch(arch: dict[str, Any]) -> None:
+def show_arch(plain: dict[str, object]) -> None:
     """Print what an arch is made of."""
-    show = {"cell": _show_cells, "widths": _show_sizes}.get(arch["space"], _show_blocks)
-    show(arch)
-
-
-def _show_sizes(plain: dict[str, Any]) -> None:
-    """Print the channels of every group beside the model's own."""
+    from mobilenas.spaces.cell.arch import CellArch
     from mobilenas.spaces.channels.space import WidthsArch
+    from mobilenas.spaces.mobile.arch import MobileArch
+    from mobilenas.spaces.networks import arch_from_dict
 
-    arch = WidthsArch.from_dict(plain)
+    match arch_from_dict(plain):
+        case WidthsArch() as arch:
+            _show_sizes(arch)
+        case CellArch() as arch:
+            _show_cells(arch)
+        case MobileArch() as arch:
+            _show_blocks(arch)
+
+
+def _show_sizes(arch: "WidthsArch") -> None:
+    """Print the channels of every group beside the model's own."""
     own = arch.base.graph.sizes
     rows = [(name, str(own[name]), str(size)) for name, size in arch.sizes.items()]
     show_table(f"Channel sizes of {arch.base}", ("group", "model", "found"), rows)
 
 
-def _show_cells(plain: dict[str, Any]) -> None:
+def _show_cells(arch: "CellArch") -> None:
     """Print size and costs, and both cells in the notation of the papers."""
     from mobilenas.cost.networks import costs
-    from mobilenas.spaces.cell.arch import CellArch
     from mobilenas.spaces.cell.genotypes import format_genotype
 
-    arch = CellArch.from_dict(plain)
     exact, channels = costs(arch), (arch.places[0].channels, arch.places[-1].channels)
     columns = ("stem", "cells", "channels", "FLOPs", "params", "memory (bytes)")
     counts = (f"{number:,}" for number in (exact.flops, exact.params, exact.memory))
@@ -344,21 +350,23 @@ def _show_cells(plain: dict[str, Any]) -> None:
     echo()
 
 
-def _show_blocks(arch: dict[str, Any]) -> None:
+def _show_blocks(arch: "MobileArch") -> None:
     """Print stem, blocks and head."""
-    stem, head = arch["stem"], arch["head"]
-    rows = [("stem", "3", "-", str(stem["channels"]), str(stem["stride"]), "-", stem["activation"])]
-    for index, block in enumerate(arch["blocks"]):
+    stem, head = arch.stem, arch.head
+    rows: list[tuple[str, ...]] = [
+        ("stem", "3", "-", str(stem.channels), str(stem.stride), "-", stem.activation)
+    ]
+    for index, block in enumerate(arch.blocks):
         names = ("kernel", "hidden", "out", "stride", "squeeze", "activation")
-        kernel, hidden, out, stride, squeeze, activation = (str(block[name]) for name in names)
-        kernel = f"{start}, {kernel}" if (start := block.get("start_kernel", 0)) else kernel
-        rows.append((f"blocks.{index}", kernel, hidden, out, stride, squeeze, activation))
-    rows.append(("head", "1", "-", str(head["channels"]), "1", "-", head["activation"]))
-    if head["hidden"]:
-        rows.append(("classifier.hidden", "-", "-", str(head["hidden"]), "-", "-", "-"))
-    rows.append(("classifier", "-", "-", str(arch["classes"]), "-", "-", "-"))
+        kernel, *others = (str(getattr(block, name)) for name in names)
+        kernel = f"{start}, {kernel}" if (start := block.start_kernel) else kernel
+        rows.append((f"blocks.{index}", kernel, *others))
+    rows.append(("head", "1", "-", str(head.channels), "1", "-", head.activation))
+    if head.hidden:
+        rows.append(("classifier.hidden", "-", "-", str(head.hidden), "-", "-", "-"))
+    rows.append(("classifier", "-", "-", str(arch.classes), "-", "-", "-"))
     columns = ("layer", "kernel", "hidden", "out", "stride", "squeeze", "activation")
-    show_table(f"Network for {arch['image_size']}x{arch['image_size']} images", columns, rows)
+    show_table(f"Network for {arch.image_size}x{arch.image_size} images", columns, rows)
 
 
 def percent(mean: float, spread: float | None) -> str:

@@ -1,7 +1,5 @@
 """`mobilenas run`: the whole way."""
 
-from typing import Any
-
 import click
 
 from mobilenas.pipeline.request import Request
@@ -15,7 +13,7 @@ from .options import RULE, folder_options, options_of, output_options
 @folder_options
 @output_options
 @click.pass_context
-def command(ctx: click.Context, /, **_: Any) -> int:
+def command(ctx: click.Context, /, **_: object) -> int:
     """Search, train, export, compare and report in one go.
 
     mobilenas run --data ./photos --flops 5M --out RUN

@@ -1,7 +1,7 @@
 """`mobilenas search`: the first stage alone."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,9 @@ from mobilenas.pipeline.request import Request
 from .command import Command
 from .options import RULE, folder_options, option, options_of, output_options
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from mobilenas.pipeline.dry_run import DryRun
 
 
 @click.command(cls=Command, name="search", epilog=RULE)
@@ -24,7 +27,7 @@ from .terminal import echo
 @output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **_: Any
+    ctx: click.Context, /, out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **_: object
 ) -> int:
     """Search for a network that meets the budgets, and write RUN/arch.json.
 
@@ -51,49 +54,47 @@ def command(
     if as_json:
         show_file(run.folder / ARCH_FILE)
     else:
-        show_arch(record["arch"])
-        show_certificate(record["budgets"])
+        show_arch(record.arch)
+        show_certificate(record.budgets)
         show_rule()
-        seconds = sum(record["seconds"].values())
-        echo(f"Discretization gap: {record['discretization_gap']['points']:.1f} points")
-        echo(f"Seconds: {seconds:.0f} for {counted(record['candidates'], 'candidate')}")
+        if (gap := record.discretization_gap) is not None:
+            echo(f"Discretization gap: {gap.points:.1f} points")
+        echo(f"Seconds: {record.search_seconds:.0f} for {counted(record.candidates, 'candidate')}")
         echo(f"Network: {run.folder / ARCH_FILE}")
-    return status_of(record["budgets"])
+    return status_of(record.budgets)
 
 
-def _show_dry_run(found: dict[str, Any], as_json: bool) -> None:
+def _show_dry_run(found: "DryRun", as_json: bool) -> None:
     from .render import show_json, show_rule, show_table
 
     if as_json:
-        show_json(found)
+        show_json(found.to_dict())
         return
     from mobilenas.cost.budget import format_cost
     from mobilenas.pipeline.estimate import format_durations
 
-    if "sides" in found:
-        costs = [cost for cost in found["sides"][0] if cost != "image_size"]
+    if found.sides:
         sides = (
             (
-                f"{row['image_size']}{' (yours)' * (row['image_size'] == found['image_size'])}",
+                f"{side}{' (yours)' * (side == found.image_size)}",
                 *(
-                    " to ".join(format_cost(cost, end) for end in row[cost].values())
-                    for cost in costs
+                    " to ".join(format_cost(cost, end) for end in ends.values())
+                    for cost, ends in costs.items()
                 ),
             )
-            for row in found["sides"]
+            for side, costs in found.sides.items()
         )
-        show_table("Reachable costs by side", ("side", *costs), sides)
+        show_table("Reachable costs by side", ("side", *found.costs), sides)
     else:
         columns = ("smallest", "largest", "budget")
         rows = (
             (cost, *(format_cost(cost, row[name]) if name in row else "-" for name in columns))
-            for cost, row in found.items()
-            if cost not in ("remarks", "seconds")
+            for cost, row in found.costs.items()
         )
         show_table("Reachable costs", ("cost", *columns), rows)
-    for remark in found["remarks"]:
+    for remark in found.remarks:
         echo(click.wrap_text(f"{remark}.", 80))
-    if found["seconds"]:
-        durations = format_durations(found["seconds"])
+    if found.seconds:
+        durations = format_durations(found.seconds)
         echo(click.wrap_text(f"`mobilenas run` takes about {durations}.", 80))
     show_rule()

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Reporter
 from mobilenas.core.setting import settings_of
+from mobilenas.core.settings import Fields
 
 from .endings import Interrupted, Lacking, lack_of
 from .options import ALLOWED_MODELS, typed
@@ -91,7 +92,7 @@ def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Reque
     return kind(**given_fields(ctx, kind))
 
 
-def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> dict[str, Any]:
+def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> Fields:
     """Return the fields of a Request that the command has options for, and that have a value."""
     from mobilenas.pipeline.request import Request
 
@@ -170,4 +171,4 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
         show_result(networks, result)
         echo(f"Report: {out / REPORT_FILE}")
         echo(f"Model: {out / ONNX_FILE}")
-    return status_of(result["budgets"])
+    return status_of(result.budgets)

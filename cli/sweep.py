@@ -1,7 +1,7 @@
 """`mobilenas sweep`: a network for each of several budgets, or strengths of the penalty."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @folder_options
 @output_options
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: Any) -> int:
+def command(
+    ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: object
+) -> int:
     """Run `mobilenas run` for each budget, or each strength, and report on all.
 
     mobilenas sweep --data FOLDER --flops 500k,1M,2M --out SWEEP
@@ -51,7 +53,7 @@ def command(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool,
         show_sweep(runs)
         show_rule()
         echo(f"Report: {sweep.folder / REPORT_FILE}")
-    return max(status_of(result["budgets"]) for result in results.values())
+    return max(status_of(result.budgets) for result in results.values())
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":

@@ -29,10 +29,10 @@ def command(folder: Path, quiet: bool, as_json: bool) -> None:
         show_json(record)
         return
     row = (
-        f"{record['best_epoch']} of {record['epochs']}",
-        f"{record['val_top1']:.1f}",
-        f"{record['params']:,}",
-        f"{record['seconds']:.0f}",
+        f"{record.best_epoch} of {record.epochs}",
+        f"{record.val_top1:.1f}",
+        f"{record.params:,}",
+        f"{record.seconds:.0f}",
     )
     show_table("Training", ("best epoch", "val top-1 %", "params", "seconds"), [row])
     echo(f"Weights: {folder / WEIGHTS_FILE}")

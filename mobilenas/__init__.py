@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> object:
 class _CallablePackage(ModuleType):
     """A package with the name of a function of the API: called, it is that function."""
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *args: object, **options: object) -> object:
         function = getattr(import_module("mobilenas.api"), self.__name__.rpartition(".")[2])
         return function(*args, **options)
 

@@ -23,14 +23,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.files import read_jsonl
 from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.records import ResultRecord, TrainLine, read_log
 from mobilenas.core.setting import settings_of
+from mobilenas.core.settings import Fields
 from mobilenas.cost.budget import PENALTY, BudgetOptions
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
@@ -82,7 +83,7 @@ class TrainedNetwork:
     """The one with the highest validation top-1, counted from 1."""
     seconds: float
     """Wall time of all epochs with their validation."""
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[TrainLine] = field(repr=False)
     """One record for each epoch, as train/log.jsonl has them."""
 
 
@@ -115,7 +116,7 @@ def load_data(
 
 
 def mobile_space(
-    data: ImageData, *, reporter: Reporter | None = None, **options: Any
+    data: ImageData, *, reporter: Reporter | None = None, **options: object
 ) -> MobileSpace:
     """Return the mobile space whose random networks lie around the budgets.
 
@@ -146,7 +147,7 @@ def search(
     device: Device = "cpu",
     out: str | Path | None = None,
     reporter: Reporter | None = None,
-    **options: Any,
+    **options: object,
 ) -> SearchResult:
     """Search a network of `space` that meets all `budgets`, such as {"flops": "2M"}.
 
@@ -189,7 +190,7 @@ def random_networks(
     number: int,
     *,
     seed: int = 0,
-    **options: Any,
+    **options: object,
 ) -> list[Arch]:
     """Draw networks of `space` uniformly among those that meet all `budgets`: the control.
 
@@ -236,7 +237,7 @@ def train(
             epochs=result.epochs,
             best_epoch=result.best_epoch,
             seconds=result.seconds,
-            log=read_jsonl(folder / LOG),
+            log=read_log(folder / LOG, TrainLine),
         )
 
 
@@ -313,8 +314,8 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+    **options: object,
+) -> ResultRecord:
     """Do what `mobilenas run` does: search, train, export, compare and report, in the folder `out`.
 
     `options` are those of the command, with underscores. Returns what result.json holds.
@@ -331,26 +332,26 @@ def run(
     return run_all(begun)
 
 
-def _own(budgets: Mapping[str, Limit]) -> dict[str, Any]:
+def _own(budgets: Mapping[str, Limit]) -> Fields:
     """Return budgets as settings: those of registered costs are `limits`."""
     known = {one.name for one in settings_of(BudgetOptions)}
-    own: dict[str, Any] = {cost: limit for cost, limit in budgets.items() if cost in known}
+    own: Fields = {cost: limit for cost, limit in budgets.items() if cost in known}
     if others := [f"{cost}={limit}" for cost, limit in budgets.items() if cost not in known]:
         own["limits"] = tuple(others)
     return own
 
 
-def _request(options: Mapping[str, Any], **more: Any) -> Request:
+def _request(options: Mapping[str, object], **more: object) -> Request:
     """Return what was asked for, with budgets read that are text."""
     readers = {one.name: one.read for one in settings_of(Request)}
-    read = dict(options)
+    read: Fields = {**more, **options}
     for name, value in options.items():
         if name not in readers:
             raise MobileNASError(f"{name!r} is not an option: docs/reference.md lists them")
         reader = readers[name]
         if reader and isinstance(value, str):
             read[name] = reader(value)
-    return Request(**more, **read)
+    return Request(**read)
 
 
 @contextmanager

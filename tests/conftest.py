@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split, TensorStore, batches
@@ -267,7 +268,7 @@ class ByteClock(meter._Worker):
 
     def load(self, path: Path, name: str, *, held: bool) -> dict[str, Any]:
         answer = super().load(path, name, held=held)
-        if "run_ns" in answer:
+        if answer.failed is None:
             self.sizes.append(path.stat().st_size)
         return answer
 
@@ -408,5 +409,5 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> W
             "times",
             lambda *given: {p: replace(t, unsteady=False) for p, t in measured(*given).items()},
         )
-        result = pipeline.run_all(run)
+        result = to_plain(pipeline.run_all(run))
     return WholeRun(folder=folder, request=request, result=result, batches=passes)

@@ -41,7 +41,7 @@ from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.files import read_json, write_json, write_jsonl, write_list, write_text
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import CandidatesRecord, EntryRecord, TrainRecord, read_object
+from mobilenas.core.records import AblationRecord, EntryRecord, Machine, read_record
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
@@ -76,7 +76,7 @@ from mobilenas.search.run import _train_supernet, read_choices
 from mobilenas.spaces.cell.genotypes import darts_v2
 from mobilenas.spaces.channels.space import Base, WidthsArch
 from mobilenas.spaces.networks import build, read_arch
-from mobilenas.train import Recipe, load_weights, train
+from mobilenas.train import Recipe, TrainResult, load_weights, train
 
 LONGEST = 3000
 """No error has more characters."""
@@ -243,6 +243,7 @@ def _write_run(folder: Path, data: Any, arch: Any) -> None:
     record = {
         "arch": arch.to_dict(),
         "costs": exact,
+        "counting_rule": "r",
         "budgets": [budget],
         "discretization_gap": gap,
         "candidates": 2,
@@ -255,12 +256,13 @@ def _write_run(folder: Path, data: Any, arch: Any) -> None:
     rounds = [{"predicted_ms": [1.0], "measured_ms": [1.5]}]
     record = {"choices": choices, "gap": gap, "seconds": 1.0, "confirmations": rounds}
     write_json(folder / "search/candidates.json", record)
-    scores = [{"arch": 0, "rung": 0, "val_top1": 50.0}, {"arch": 1, "rung": 0, "val_top1": 60.0}]
+    scores = [{"arch": n, "rung": 0, "epochs": 1, "val_top1": 50.0 + n} for n in (0, 1)]
     record = {"winner": 1, "scores": scores, "archs": [arch.to_dict()] * 2}
     write_json(folder / "search/finalists.json", record)
     agree = {"spearman": 0.5, "kendall": 0.25, "regret": 1.0, "pick_over_mean": 2.0}
     record = {"networks": 3, "epochs": 2, "supernet": agree, "alphas": agree}
     record |= {"supernet_top1": [40.0, 41.0, 42.0], "trained_top1": [60.0, 61.0, 62.0]}
+    record |= {"alpha_score": [-1.0, -2.0, -3.0]}
     write_json(folder / "search/rank.json", record)
     trained = {"epochs": 2, "best_epoch": 1, "val_top1": 50.0, "last_val_top1": 49.0}
     write_json(folder / "train/train.json", trained | {"seconds": 2.0, "params": 99})
@@ -273,8 +275,10 @@ def _write_results(folder: Path, arch: Any, exact: dict[str, Any], budget: dict[
     file = {"path": "export/model.onnx", "top1": 90.0, "size_bytes": 4200} | times
     target = {"verdict": "no", "caveat": "", "nodes": 9, "supported": 8, "partitions": 2}
     target |= {"available": True, "recommendation": "", "unsupported": {"Gemm": 1}}
+    target |= {"target": "nnapi", "dynamic": 0, "unchecked": [], "split_by": ["Gemm"], "note": ""}
     checks = {"operators": {"Conv": 3}, "unaligned": [], "reorders": {}, "peak_memory_bytes": 99}
-    checks |= {"max_abs_difference": 0.1, "top1_agreement": 99.0}
+    checks |= {"max_abs_difference": 0.1, "top1_agreement": 99.0, "images": 8}
+    checks |= {"size_bytes": 4200, "opset": 18, "static": True}
     made = {"method": "QDQ", "weights": "per-channel", "calibration": "minmax", "seed": 0}
     made |= {"calibration_images": 8, "corrections": ["equalize"], "qat_epochs": 1}
     int8 = file | {"path": "export/model.int8.onnx", "checks": checks, "quantization": made}
@@ -328,7 +332,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
 
     def candidates(place: Path) -> object:
         path = place / "search/candidates.json"
-        return read_choices(path, read_object(path, CandidatesRecord)["choices"], MICRO_SPACE)
+        return read_choices(path, MICRO_SPACE)
 
     checkpoints = {
         "train/checkpoint.pt": lambda place: train(
@@ -366,7 +370,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
         Subject(file="search/rank.json", read=sections("Ranking quality")),
         Subject(
             file="train/train.json",
-            read=lambda place: read_object(place / "train/train.json", TrainRecord),
+            read=lambda place: read_record(place / "train/train.json", TrainResult),
         ),
         Subject(
             file="export/export.json",
@@ -541,11 +545,23 @@ def _group_subjects() -> list[Subject]:
         return sweep_page(place, swept_runs(place / "sweep", "report.html"))
 
     def entry(place: Path) -> None:
-        found = read_object(place / "ablation/entry.json", EntryRecord)
+        found = read_record(place / "ablation/entry.json", EntryRecord)
         arm = ablation._figures("mobile", parse_arm("mobilenas"), [found, found], [found, found])
-        record = {"seeds": [0, 1], "seeds_asked": [0, 1], "control": "mobilenas", "arms": [arm]}
-        extra = {"command": "c", "request": {}, "data": bands(8).describe()}
-        ablation_page(record | extra | {"versions": {}, "machine": {}})
+        record = AblationRecord(
+            command="c",
+            space="mobile",
+            budgets=[],
+            seeds=[0, 1],
+            seeds_asked=[0, 1],
+            control="mobilenas",
+            arms=[arm],
+            request={},
+            counting_rule="r",
+            data=bands(8).describe(),
+            versions={},
+            machine=Machine(platform="p", processor="p", cuda=None),
+        )
+        ablation_page(record)
 
     def metadata(place: Path) -> object:
         return ModelMetadata.from_strings(

@@ -26,6 +26,7 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_list
 from mobilenas.core.folders import ABLATION, RUN, SWEEP, Kind, check_folder
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
@@ -215,7 +216,7 @@ def test_a_killed_run_that_inherits_ends_as_one_that_was_not(
 
     held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
     nothing_else(folder, RUN)
-    entries = read_networks(folder / "compare.json")
+    entries = to_plain(read_networks(folder / "compare.json"))
     assert [entry["kind"] for entry in entries] == ["found", "scratch"]
     starts = [
         load_checkpoint(folder / training / "checkpoint.pt")["identity"].get("start")
@@ -251,7 +252,7 @@ def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     assert before("replace compare/equal-time-seed-N/equal-time.json", left).is_dir()
     assert before("replace compare/equal-time-seed-N/train/checkpoint.pt", left).is_dir()
     nothing_else(folder, RUN)
-    entries = read_networks(folder / "compare.json")
+    entries = to_plain(read_networks(folder / "compare.json"))
     assert [entry["kind"] for entry in entries] == ["found", "mobilenet", "equal-time"]
     given = {"network": small.name, "epochs": 3, "recipe_epochs": 1, "arch": small.arch.to_dict()}
     assert entries[-1].items() >= given.items()
@@ -267,7 +268,7 @@ def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     monkeypatch.setattr(equal_time, "epochs_for", lambda *_: 9)
     run = create_run(folder, wanted, data=micro_images, resume=True, **_CALLED)
     asked = Opponents(mobilenets=wanted.baselines, random=0, rival=False, equal_time=True)
-    assert compare_stage(run, asked) == entries
+    assert to_plain(compare_stage(run, asked)) == entries
 
 
 def test_a_killed_search_with_a_profile_ends_as_one_that_was_not(

@@ -1,13 +1,10 @@
 """Which networks of a comparison are no better than chance."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from mobilenas.core.records import Trained
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, beats_chance, chance_top1
-
-FLAG = "better_than_chance"
-"""In every network of compare.json; an older release has written none."""
 
 
 def beats_chance_on_test(top1: float, data: ImageData) -> bool:
@@ -15,11 +12,11 @@ def beats_chance_on_test(top1: float, data: ImageData) -> bool:
     return beats_chance(top1, data.test.labels, len(data.classes))
 
 
-def chance_alarms(entries: Sequence[Mapping[str, Any]], data: ImageData) -> list[str]:
+def chance_alarms(entries: Sequence[Trained], data: ImageData) -> list[str]:
     """Return what to say of networks that are no better than chance on the test images."""
-    guessing = [entry for entry in entries if not entry.get(FLAG, True)]
-    rounded = [entry["name"] for entry in guessing if _lost_by_rounding(entry, data)]
-    untrained = [entry["name"] for entry in guessing if not _lost_by_rounding(entry, data)]
+    guessing = [entry for entry in entries if entry.better_than_chance is False]
+    rounded = [entry.name for entry in guessing if _lost_by_rounding(entry, data)]
+    untrained = [entry.name for entry in guessing if not _lost_by_rounding(entry, data)]
     chance = chance_top1(data.test.labels, len(data.classes))
     figures = f"where guessing gets {chance:.1f} % of {counted(len(data.test), 'test image')}"
     found = []
@@ -38,6 +35,6 @@ def chance_alarms(entries: Sequence[Mapping[str, Any]], data: ImageData) -> list
     return found
 
 
-def _lost_by_rounding(entry: Mapping[str, Any], data: ImageData) -> bool:
-    in_float = entry.get("top1_fp32")
+def _lost_by_rounding(entry: Trained, data: ImageData) -> bool:
+    in_float = entry.top1_fp32
     return in_float is not None and beats_chance_on_test(in_float, data)

@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from mobilenas.baselines.chance import FLAG, beats_chance_on_test
+from mobilenas.baselines.chance import beats_chance_on_test
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import parse_json
+from mobilenas.core.records import ExternalRecord
 from mobilenas.data import ImageData
+from mobilenas.latency.measured import Measured
 from mobilenas.onnx.classifier import FLOAT, LIMIT_S, PIXELS, Classifier
 from mobilenas.onnx.metadata import OWN_KEY, ModelMetadata
 from mobilenas.onnx.predict import prepare
@@ -112,8 +113,8 @@ def _listed(text: str) -> list[str]:
     return [str(label).strip() for label in labels] if isinstance(labels, list) else []
 
 
-def describe(external: External, data: ImageData) -> dict[str, Any]:
-    """Return its entry for compare.json, but for its latency: costs, size, top-1 on the test split.
+def describe(external: External, data: ImageData, time: Measured) -> ExternalRecord:
+    """Return its entry for compare.json: costs, size, latency, top-1 on the test split.
 
     FLOPs and params of a file that cannot be counted, such as an 8-bit one, are None, and
     `uncounted` says why.
@@ -126,25 +127,31 @@ def describe(external: External, data: ImageData) -> dict[str, Any]:
     right = sum(
         int(external.logits(image).argmax() == label) for image, label in _test_images(data)
     )
-    return {
-        "name": str(external.path),
-        "kind": "external",
-        "seed": None,
-        "flops": counted and counted.flops,
-        "params": counted and counted.params,
-        "uncounted": reason,
-        "memory": None,
-        "predicted_ms": None,
-        "top1": 100 * right / len(data.test),
-        FLAG: beats_chance_on_test(100 * right / len(data.test), data),
-        "top1_fp32": None,
-        "val_top1": None,
-        "train_seconds": None,
-        "size_bytes": size_bytes(external.path),
-        "onnx": str(external.path),
-        "arch": None,
-        "exported": external.exported,
-    }
+    top1 = 100 * right / len(data.test)
+    return ExternalRecord(
+        name=str(external.path),
+        kind="external",
+        seed=None,
+        flops=counted.flops if counted else None,
+        params=counted.params if counted else None,
+        uncounted=reason,
+        memory=None,
+        predicted_ms=None,
+        top1=top1,
+        better_than_chance=beats_chance_on_test(top1, data),
+        top1_fp32=None,
+        val_top1=None,
+        train_seconds=None,
+        size_bytes=size_bytes(external.path),
+        onnx=str(external.path),
+        arch=None,
+        latency_ms=time.median_ms,
+        latency_interval_ms=time.interval_ms,
+        latency_spread_ms=time.spread_ms,
+        unsteady=time.unsteady,
+        run=None,
+        exported=external.exported,
+    )
 
 
 def size_bytes(path: Path) -> int:

@@ -1,8 +1,9 @@
 """One test for every comparison over seeds: "better" is what it shows, and nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
+
+from mobilenas.core.records import Difference, Spread
 
 BETTER, WORSE, OPEN = "better", "worse", "no difference shown"
 LEVEL = 0.05
@@ -14,12 +15,12 @@ LEAST_SEEDS = 3
 _NO_SPREAD = 1e-9
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
+def spread(values: Sequence[float]) -> Spread:
     """Return mean and sample standard deviation; None for the latter of one value."""
-    return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else None}
+    return Spread(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
 
 
-def difference(own: Sequence[float], control: Sequence[float]) -> dict[str, Any]:
+def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
     """Return how two kinds of networks differ over the same seeds, in points of top-1.
 
     `mean` and `sd` of the paired differences, `seeds`, the two-sided `p` of a paired t-test, and
@@ -28,23 +29,22 @@ def difference(own: Sequence[float], control: Sequence[float]) -> dict[str, Any]
     its p cannot fall under 2^(1-n) for n seeds, 0.25 for three, so that it would need six.
     """
     points = [a - b for a, b in zip(own, control, strict=True)]
-    figures: dict[str, Any] = spread(points)
-    p = None
-    if len(points) >= LEAST_SEEDS and figures["sd"] > _NO_SPREAD:
+    figures, p = spread(points), None
+    if len(points) >= LEAST_SEEDS and (figures.sd or 0.0) > _NO_SPREAD:
         from scipy.stats import ttest_rel
 
         p = float(ttest_rel(own, control).pvalue)
     shown = p is not None and p < LEVEL
-    verdict = (BETTER if figures["mean"] > 0 else WORSE) if shown else OPEN
-    return figures | {"seeds": len(points), "p": p, "verdict": verdict}
+    verdict = (BETTER if figures.mean > 0 else WORSE) if shown else OPEN
+    return Difference(mean=figures.mean, sd=figures.sd, seeds=len(points), p=p, verdict=verdict)
 
 
-def told(found: Mapping[str, Any]) -> str:
+def told(found: Difference) -> str:
     """Write a difference and what it rests on: `+1.05 ± 0.21 points over 4 seeds (p = 0.013)`."""
-    points = f"{found['mean']:+.2f}"
-    if found["seeds"] == 1:
+    points = f"{found.mean:+.2f}"
+    if found.sd is None:
         return f"{points} points, one seed"
-    tested = "no spread to test" if found["p"] is None else f"p = {found['p']:.2g}"
-    if found["seeds"] < LEAST_SEEDS:
+    tested = "no spread to test" if found.p is None else f"p = {found.p:.2g}"
+    if found.seeds < LEAST_SEEDS:
         tested = f"a test needs {LEAST_SEEDS}"
-    return f"{points} ± {found['sd']:.2f} points over {found['seeds']} seeds ({tested})"
+    return f"{points} ± {found.sd:.2f} points over {found.seeds} seeds ({tested})"

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.channel_graph.groups import Dimension, Graph, Layer, Part
-from mobilenas.channel_graph.tracing import BATCH, Traced
+from mobilenas.channel_graph.tracing import BATCH, NodeValue, Traced
 from mobilenas.channel_graph.variables import Layout, Run, Unsupported, Variables, repeated
 from mobilenas.core.settings import counted
 
@@ -52,16 +51,16 @@ class Call:
     """The node."""
     name: str
     """Name of the function, method or module class."""
-    args: tuple[Any, ...]
+    args: tuple[NodeValue, ...]
     """Values, lengths, plain numbers, and tuples of them."""
-    kwargs: dict[str, Any]
+    kwargs: dict[str, NodeValue]
     """As `args`."""
-    result: Any
+    result: NodeValue
     """What the node gives: tensors without data."""
     module: nn.Module | None
     """The layer that is called."""
 
-    def get(self, place: int, name: str, default: Any = None) -> Any:
+    def get(self, place: int, name: str, default: NodeValue = None) -> NodeValue:
         """Return an argument that may be given by place or by name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
 

@@ -6,7 +6,6 @@ runs of channels, so that concatenation, flattening and shuffles need no rule of
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -15,11 +14,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from mobilenas.channel_graph import shapes
 from mobilenas.channel_graph.extraction import NORM_TENSORS, Call, Extraction, Length, Value
 from mobilenas.channel_graph.groups import Graph
-from mobilenas.channel_graph.tracing import Traced, trace, where
+from mobilenas.channel_graph.tracing import NodeValue, Traced, trace, where
 from mobilenas.channel_graph.variables import Layout, Unsupported
 from mobilenas.core.errors import MobileNASError
 
-Rule = Callable[[Extraction, Call], Any]
+Rule = Callable[[Extraction, Call], NodeValue]
 
 
 def extract(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Graph:
@@ -31,7 +30,7 @@ def extract(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Graph
     """
     traced = trace(model, image_size=image_size, in_channels=in_channels)
     e = Extraction(traced)
-    known: dict[fx.Node, Any] = {}
+    known: dict[fx.Node, NodeValue] = {}
     for node in traced.graph.nodes:
         try:
             known[node] = _visit(e, traced, node, known)
@@ -43,7 +42,9 @@ def extract(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Graph
     return e.graph(image_size, in_channels)
 
 
-def _visit(e: Extraction, traced: Traced, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+def _visit(
+    e: Extraction, traced: Traced, node: fx.Node, known: dict[fx.Node, NodeValue]
+) -> NodeValue:
     result = traced.results[node]
     if node.op == "placeholder":
         return _image(e, result) if not known else result
@@ -73,7 +74,7 @@ def _image(e: Extraction, image: Tensor) -> Value:
     return Value(shape=tuple(image.shape), layouts=((), channels, (), ()))
 
 
-def _plain(result: Any) -> Any:
+def _plain(result: NodeValue) -> NodeValue:
     """Return a result that no channel count is in."""
     if isinstance(result, Tensor):
         return Value(shape=tuple(result.shape), layouts=((),) * result.dim())
@@ -88,7 +89,7 @@ def _name(traced: Traced, node: fx.Node) -> str:
     return str(node.target)
 
 
-def _checked(e: Extraction, result: Any) -> Any:
+def _checked(e: Extraction, result: NodeValue) -> NodeValue:
     """Hold what a rule says against the present sizes."""
     if isinstance(result, Value):
         said = [e.variables.entries(layout) if layout else None for layout in result.layouts]
@@ -205,7 +206,7 @@ def keep(_: Extraction, call: Call) -> Value:
     return Value(shape=shape, layouts=x.layouts)
 
 
-def elementwise(e: Extraction, call: Call) -> Any:
+def elementwise(e: Extraction, call: Call) -> NodeValue:
     """Sums and products of tensors tie their channels; those of lengths are lengths."""
     values = call.values()
     if not values:
@@ -229,7 +230,7 @@ def reduce(_: Extraction, call: Call) -> Value:
     return Value(shape=call.shape, layouts=tuple(layouts))
 
 
-def attribute(e: Extraction, call: Call) -> Any:
+def attribute(e: Extraction, call: Call) -> NodeValue:
     """x.shape; other attributes say nothing of channels."""
     if call.get(1, "name") == "shape":
         return shapes.size_of(e, call)
@@ -238,7 +239,7 @@ def attribute(e: Extraction, call: Call) -> Any:
     return call.result
 
 
-def nothing(_: Extraction, call: Call) -> Any:
+def nothing(_: Extraction, call: Call) -> NodeValue:
     """Facts that no channel count changes: the rank, the device."""
     return call.result
 

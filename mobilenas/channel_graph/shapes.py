@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
 
 from mobilenas.channel_graph.extraction import Call, Extraction, Length, Value
+from mobilenas.channel_graph.tracing import NodeValue
 from mobilenas.channel_graph.variables import Layout, Unsupported, repeated
 
 
-def size_of(_: Extraction, call: Call) -> Any:
+def size_of(_: Extraction, call: Call) -> NodeValue:
     """x.size(), x.size(1), x.shape: numbers that remember what they are the size of."""
     lengths = tuple(
         Length(value=size, terms=((Fraction(1), layout),)) if layout else size
@@ -19,7 +19,7 @@ def size_of(_: Extraction, call: Call) -> Any:
     return lengths if place is None else lengths[place]
 
 
-def arithmetic(call: Call) -> Any:
+def arithmetic(call: Call) -> NodeValue:
     """Sums of lengths, and products and quotients with plain numbers."""
     one, other = (*call.args, None)[:2]
     if call.name == "neg":
@@ -36,7 +36,7 @@ def arithmetic(call: Call) -> Any:
     raise Unsupported("it makes a number from a channel count that is not in proportion to it")
 
 
-def _terms(number: Any) -> tuple[tuple[Fraction, Layout], ...]:
+def _terms(number: NodeValue) -> tuple[tuple[Fraction, Layout], ...]:
     return number.terms if isinstance(number, Length) else ()
 
 
@@ -117,7 +117,7 @@ def transpose(_: Extraction, call: Call) -> Value:
     return Value(shape=call.shape, layouts=tuple(call.x.layouts[place] for place in order))
 
 
-def _flat(call: Call, place: int, name: str) -> Sequence[Any]:
+def _flat(call: Call, place: int, name: str) -> Sequence[NodeValue]:
     """Arguments that may come one by one or as a tuple."""
     rest = call.args[place:] or (call.kwargs.get(name),)
     return rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | list) else rest
@@ -126,7 +126,7 @@ def _flat(call: Call, place: int, name: str) -> Sequence[Any]:
 def view(e: Extraction, call: Call) -> Value:
     """view, reshape, flatten, squeeze, unsqueeze."""
     x, shape = call.x, call.shape
-    asked: Sequence[Any] = [-1] * len(shape)
+    asked: Sequence[NodeValue] = [-1] * len(shape)
     if call.name in ("view", "reshape"):
         asked = _flat(call, 1, "shape")
         if len(asked) != len(shape) or not all(isinstance(item, int | Length) for item in asked):
@@ -164,7 +164,7 @@ def _join(sizes: Sequence[int], layouts: Sequence[Layout]) -> Layout:
 
 
 def _part(
-    e: Extraction, call: Call, layout: Layout, sizes: Sequence[int], asked: Sequence[Any]
+    e: Extraction, call: Call, layout: Layout, sizes: Sequence[int], asked: Sequence[NodeValue]
 ) -> list[Layout]:
     """Return the layouts of one dimension made several."""
     result: list[Layout] = [()] * len(sizes)
@@ -235,7 +235,7 @@ def shuffle(e: Extraction, call: Call) -> Value:
     return Value(shape=call.shape, layouts=layouts)
 
 
-def item(e: Extraction, call: Call) -> Any:
+def item(e: Extraction, call: Call) -> NodeValue:
     """x[...]: slices of channels by parts of their number, anything elsewhere."""
     base, index = call.args
     if not isinstance(base, Value):

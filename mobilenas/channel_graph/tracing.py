@@ -33,6 +33,9 @@ _STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 LAYER_FUNCTIONS = ("conv1d", "conv2d", "conv3d", "linear")
 """What runs a layer from its own code."""
 
+NodeValue = Any
+"""What a node of a traced model gives: a tensor, a number, a text, or a structure of these."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
@@ -44,7 +47,7 @@ class Traced:
     """Modules of a copy without data, by name."""
     names: Mapping[int, str]
     """Name of each parameter and buffer of that copy by its id."""
-    results: Mapping[fx.Node, Any]
+    results: Mapping[fx.Node, NodeValue]
     """What each node gives: tensors without data, numbers, or tuples of them."""
 
     def layer(self, node: fx.Node) -> tuple[str, nn.Module] | None:
@@ -85,7 +88,7 @@ def trace(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Traced:
 
 def without_data(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode whose tensors have shapes and no data (meta device)."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, NodeValue] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = tensor.detach().to("meta")
         empty = empty.float() if empty.is_floating_point() else empty  # as the traced images
@@ -111,7 +114,7 @@ class _Tracer(fx.Tracer):
             return module in self._layers
         return super().is_leaf_module(module, name)
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+    def create_node(self, *args: NodeValue, **kwargs: NodeValue) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _is_inner(frame.f_code.co_filename):
@@ -198,8 +201,12 @@ class _LayerCalls(TorchFunctionMode):
     count = 0
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: NodeValue,
+        types: NodeValue,
+        args: NodeValue = (),
+        kwargs: dict[str, NodeValue] | None = None,
+    ) -> NodeValue:
         self.count += getattr(func, "__name__", "") in LAYER_FUNCTIONS
         return func(*args, **(kwargs or {}))
 
@@ -239,8 +246,10 @@ def last_line(traceback: TracebackType | None) -> tuple[str, int]:
     return found
 
 
-def _run(graph: fx.Graph, modules: Mapping[str, nn.Module], image: Tensor) -> dict[fx.Node, Any]:
-    results: dict[fx.Node, Any] = {}
+def _run(
+    graph: fx.Graph, modules: Mapping[str, nn.Module], image: Tensor
+) -> dict[fx.Node, NodeValue]:
+    results: dict[fx.Node, NodeValue] = {}
     for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
         try:
@@ -260,10 +269,10 @@ def _result(
     node: fx.Node,
     modules: Mapping[str, nn.Module],
     image: Tensor | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    target: Any = node.target
+    args: tuple[NodeValue, ...],
+    kwargs: dict[str, NodeValue],
+) -> NodeValue:
+    target: NodeValue = node.target
     if node.op == "placeholder":
         # every further input stands at its default
         return image if image is not None else (args[0] if args else None)

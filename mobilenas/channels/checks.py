@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -149,7 +148,7 @@ class _Trial:
         """Run the model; refuse outputs that are not [N, classes], and changes of the images."""
         taken = images.clone()
         with self._running(mode):
-            logits: Any = model(taken)
+            logits: object = model(taken)
         if not isinstance(logits, Tensor):
             kind = type(logits).__name__
             raise MobileNASError(f"{self.name} gives a {kind} {mode}; it must give logits")

@@ -9,7 +9,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from mobilenas.channel_graph import Dimension, Graph, Member, Resizing, resized
 from mobilenas.channels.settings import WEIGHT_TRANSFERS
 from mobilenas.channels.shrinking import Absorbed, Shrinking, norms_behind
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.files import State
 from mobilenas.core.settings import check_choice
 
 
@@ -108,8 +108,8 @@ def follow(
     is new; other state is copied. MobileNASError for a parameter that is not the model's.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: list[dict[str, Any]] = []
-    states: dict[nn.Parameter, dict[str, Any]] = {}
+    groups: list[State] = []
+    states: dict[nn.Parameter, State] = {}
     for group in optimizer.param_groups:
         parameters = []
         for parameter in group["params"]:
@@ -130,7 +130,7 @@ def follow(
     return follower
 
 
-def _moved(value: Any, name: str, parameter: Tensor, resizing: Resizing) -> Any:
+def _moved(value: object, name: str, parameter: Tensor, resizing: Resizing) -> object:
     if not isinstance(value, Tensor):
         return value
     if value.shape != parameter.shape:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from mobilenas.core.errors import BudgetError
+from mobilenas.core.files import State
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.projection import Sizes
@@ -86,10 +86,10 @@ class Limits:
     def _counted(self, sizes: Sizes) -> dict[str, float]:
         return {cost: table.exact(sizes) for cost, table in self.budgets.tables.items()}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return what a resumed search needs."""
         return {"measured": self.measured}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from what `state_dict` returned."""
         self.measured = [(flops, ms) for flops, ms in state["measured"]]

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor, nn
 
 from mobilenas.core.errors import DivergedError, MobileNASError
+from mobilenas.core.files import State
 
 Array = NDArray[np.float64]
 Member = tuple[str, str]
@@ -238,10 +238,10 @@ class Momentum:
             return 0.0
         return fmean(self.now[name][side] - self.before[name][side] for name, side in members)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return what a resumed search needs, in JSON's own types."""
         return {"now": self.now, "before": self.before}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from what `state_dict` returned."""
         self.now, self.before = dict(state["now"]), dict(state["before"])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mobilenas.channel_graph import Graph
 from mobilenas.channels.annealing import propose, remainder, temperature
@@ -22,11 +21,16 @@ from mobilenas.core.files import (
     load_checkpoint,
     restoring,
     save_checkpoint,
-    write_json,
-    write_jsonl,
 )
 from mobilenas.core.progress import Reporter, clock
-from mobilenas.core.records import TrialLine, check_lines
+from mobilenas.core.records import (
+    FinalistsRecord,
+    Score,
+    TrialLine,
+    read_checkpoint_log,
+    write_log,
+    write_record,
+)
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
@@ -72,7 +76,7 @@ def search_channels(
     search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
     search.run(reporter)
     candidates = search.candidates(max(1, finalists.count))
-    seconds = {"trials": float(sum(line["seconds"] for line in search.log))}
+    seconds = {"trials": float(sum(line.seconds for line in search.log))}
     winner = 0
     if len(candidates) > 1:
         short = recipe.lasting(finalists.epochs)
@@ -94,19 +98,19 @@ def search_channels(
         scores = [result.last_val_top1 for result in trained]
         winner = scores.index(max(scores))
         seconds["finalists"] = sum(result.seconds for result in trained)
-        record = {
-            "winner": winner,
-            "scores": [
-                {"arch": n, "rung": 0, "epochs": short.epochs, "val_top1": top1}
+        record = FinalistsRecord(
+            winner=winner,
+            scores=[
+                Score(arch=n, rung=0, epochs=short.epochs, val_top1=top1)
                 for n, top1 in enumerate(scores)
             ],
-            "archs": [arch.to_dict() for arch in archs],
-        }
-        write_json(folder / "finalists.json", record)
-    line = next(line for line in search.log if line["sizes"] == candidates[winner])
+            archs=[arch.to_dict() for arch in archs],
+        )
+        write_record(folder / "finalists.json", record)
+    line = next(line for line in search.log if line.sizes == candidates[winner])
     return ChannelResult(
         sizes=candidates[winner],
-        costs=line["costs"],
+        costs=line.costs,
         candidates=len(candidates),
         seconds=seconds,
     )
@@ -133,7 +137,7 @@ class _Search:
         self.limits = Limits(budgets, confirm)
         self.momentum = Momentum(settings.gamma)
         self.proportions: dict[str, float] = {}  # of the last accepted trial
-        self.log: list[dict[str, Any]] = []
+        self.log: list[TrialLine] = []
         parts = {
             "space": to_plain(self.space),
             "budgets": to_plain(budgets.budgets),
@@ -150,11 +154,10 @@ class _Search:
         accepted = self._restore()
         reporter.start("channels", trials)
         while len(self.log) < trials:
-            began = clock(self.device)
             accepted, line = self._trial(accepted)
-            self.log.append(line | {"seconds": clock(self.device) - began})
+            self.log.append(line)
             self._save(accepted)
-            figures = {"loss": f"{line['loss']:.3f}", "val top-1": f"{line['val_top1']:.1f} %"}
+            figures = {"loss": f"{line.loss:.3f}", "val top-1": f"{line.val_top1:.1f} %"}
             reporter.step(len(self.log), figures)
 
     def candidates(self, count: int) -> list[dict[str, int]]:
@@ -162,18 +165,18 @@ class _Search:
 
         The start, the model's own proportions under the budget, is what a search must beat.
         """
-        accepted = [line for line in self.log if line["accepted"]]
-        accepted.sort(key=lambda line: (-line["val_top1"], -line["trial"]))
+        accepted = [line for line in self.log if line.accepted]
+        accepted.sort(key=lambda line: (-line.val_top1, -line.trial))
         found: list[dict[str, int]] = []
-        for sizes in (line["sizes"] for line in accepted):
+        for sizes in (line.sizes for line in accepted):
             found += [] if sizes in found else [sizes]
-        start = self.log[0]["sizes"]
+        start = self.log[0].sizes
         best = [sizes for sizes in found if sizes != start][: max(1, count - 1)]
         return [*best, start] if count > 1 or not best else best
 
-    def _trial(self, before: TrialTrainer | None) -> tuple[TrialTrainer, dict[str, Any]]:
+    def _trial(self, before: TrialTrainer | None) -> tuple[TrialTrainer, TrialLine]:
         """Change the sizes, train, and accept the change or take it back."""
-        number, settings = len(self.log), self.settings
+        began, number, settings = clock(self.device), len(self.log), self.settings
         source = random.Random(f"trial/{self.seed}/{number}")
         annealed = settings.schedule == "annealed"
         heat = temperature(number, settings.trials) if annealed else 0.0
@@ -194,18 +197,19 @@ class _Search:
         val_top1 = trial.evaluate(self.data.val).top1
         self.momentum.update(self._measured(trial))
         accepted = before is None or self._accepts(val_top1, heat, source)
-        line = {
-            "trial": number,
-            "sizes": dict(trial.arch.sizes),
-            "costs": costs,
-            "temperature": heat,
-            "changes": changes,
-            "pushed": list(pushed),
-            "quality": self._quality(trial),
-            "loss": loss,
-            "val_top1": val_top1,
-            "accepted": accepted,
-        }
+        line = TrialLine(
+            trial=number,
+            sizes=dict(trial.arch.sizes),
+            costs=costs,
+            temperature=heat,
+            changes=changes,
+            pushed=pushed,
+            quality=self._quality(trial),
+            loss=loss,
+            val_top1=val_top1,
+            accepted=accepted,
+            seconds=clock(self.device) - began,
+        )
         if before is not None and not accepted:
             before.epochs_done = trial.epochs_done  # the rate and the images go on
             trial = before
@@ -216,7 +220,7 @@ class _Search:
 
     def _accepts(self, val_top1: float, heat: float, source: random.Random) -> bool:
         """Metropolis's rule, in points of validation top-1 against the last accepted trial."""
-        last = next(line["val_top1"] for line in reversed(self.log) if line["accepted"])
+        last = next(line.val_top1 for line in reversed(self.log) if line.accepted)
         drop = last - val_top1
         return drop <= 0 or (heat > 0 and source.random() < math.exp(-drop / heat))
 
@@ -259,7 +263,7 @@ class _Search:
     def _save(self, accepted: TrialTrainer) -> None:
         state = {
             "identity": self.identity,
-            "log": self.log,
+            "log": to_plain(self.log),
             "sizes": dict(accepted.arch.sizes),
             "proportions": self.proportions,
             "trainer": accepted.state_dict(),
@@ -267,7 +271,7 @@ class _Search:
             "limits": self.limits.state_dict(),
         }
         save_checkpoint(self.folder / "checkpoint.pt", state)
-        write_jsonl(self.folder / "log.jsonl", self.log)
+        write_log(self.folder / "log.jsonl", self.log)
 
     def _restore(self) -> TrialTrainer | None:
         path = self.folder / "checkpoint.pt"
@@ -276,11 +280,11 @@ class _Search:
             return None
         if state.get("identity") != self.identity:
             raise FileError(f"{path} is of another search; choose another folder")
-        check_lines(TrialLine, state.get("log"), path)
+        self.log = read_checkpoint_log(state, TrialLine, path)
         # a kill between the two files leaves no line out
-        write_jsonl(self.folder / "log.jsonl", state["log"])
+        write_log(self.folder / "log.jsonl", self.log)
         with restoring(path):
-            self.log, self.proportions = state["log"], state["proportions"]
+            self.proportions = state["proportions"]
             self.momentum.load_state_dict(state["momentum"])
             self.limits.load_state_dict(state["limits"])
             trial = TrialTrainer(

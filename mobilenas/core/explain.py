@@ -56,10 +56,10 @@ def explain(
         node, value, place = _type_at(node, step), _item(value, step), _below(place, step)
     if field := _FIELD.fullmatch(message["what"]):
         has = "lacks" if field["how"] == "missing required" else "has an unknown field"
-        return f"{place or 'it'} {has} {field['name']!r}; its fields are {_fields(node)}"
+        return f"{place or 'it'} {has} {field['name']!r}{_fields(node)}"
     if message["what"].startswith(("Expected", "Invalid enum value")):
         return f"{place or 'it'} {_legal(node, value)}"
-    return f"{place or 'it'}: {message['what']}"
+    return f"{place}: {message['what']}" if place else message["what"]
 
 
 def wrong_fields(kind: object, value: object, place: str) -> str:
@@ -93,6 +93,28 @@ def _wrong_fields(node: inspect.Type, value: object, place: str) -> str:
         inner = enumerate(value)
     found = (_wrong_fields(_type_at(node, s), i, _below(place, s)) for s, i in inner)
     return next(filter(None, found), "")
+
+
+def failing_place(
+    kind: object, value: object, place: str, fails: Callable[[object, type], bool]
+) -> str:
+    """Return where the innermost dataclass stands whose own check `fails`."""
+    return _failing_place(_type_info(kind), value, place, fails)
+
+
+def _failing_place(
+    node: inspect.Type, value: object, place: str, fails: Callable[[object, type], bool]
+) -> str:
+    inner: Iterable[tuple[Step, object]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    for step, item in inner:
+        if found := _failing_place(_type_at(node, step), item, _below(place, step), fails):
+            return found
+    kinds = [arm.cls for arm in _arms(node) if isinstance(arm, inspect.DataclassType)]
+    return place if any(fails(value, kind) for kind in kinds) else ""
 
 
 def _below(place: str, step: Step) -> str:
@@ -137,11 +159,7 @@ def _item(value: object, step: Step) -> object:
 def _type_at(node: inspect.Type, step: Step) -> inspect.Type:
     for arm in _arms(node):
         match arm:
-            case (
-                inspect.StructType(fields=known)
-                | inspect.DataclassType(fields=known)
-                | inspect.TypedDictType(fields=known)
-            ):
+            case inspect.StructType(fields=known) | inspect.DataclassType(fields=known):
                 types = {field.encode_name: field.type for field in known}
                 return types.get(str(step), inspect.AnyType())
             case inspect.DictType(value_type=inner):
@@ -159,9 +177,13 @@ def _arms(node: inspect.Type) -> tuple[inspect.Type, ...]:
 
 def _fields(node: inspect.Type) -> str:
     for arm in _arms(node):
-        if isinstance(arm, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
-            return ", ".join(field.encode_name for field in arm.fields)
-    raise AssertionError(f"{node} has no fields")
+        match arm:
+            case (
+                inspect.DataclassType(fields=known)
+                | inspect.StructType(fields=known, forbid_unknown_fields=True)
+            ):
+                return f"; its fields are {', '.join(field.encode_name for field in known)}"
+    return ""  # of a file of which only a part is read
 
 
 def _legal(node: inspect.Type, value: object) -> str:
@@ -174,6 +196,8 @@ def _legal(node: inspect.Type, value: object) -> str:
                 known = low is not None and high is not None
                 bounds = f" between {low:g} and {high:g}" if known else ""
                 legal.append(_NAMES[type(arm)] + bounds)
+            case inspect.StrType(pattern=str(pattern)):
+                legal.append(f"one of {pattern.strip('^()$').replace('|', ', ')}")
             case inspect.TupleType(item_types=items):
                 legal.append(f"a list of {len(items)}")
             case (

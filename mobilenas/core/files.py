@@ -26,6 +26,9 @@ TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 """The name of a file that is being written; its group is the file's own."""
 _NAME_CHARACTERS = 50
 
+State = dict[str, Any]
+"""What a checkpoint holds: tensors and plain values, which `torch.save` keeps and nothing types."""
+
 _MOST_BYTES = 2**33
 _MOST_TEXT = 2**28
 _DEEPEST = 64
@@ -123,7 +126,7 @@ def inside(folder: Path, text: str, source: object) -> Path:
     raise FileError(f"{source} names {text!r}; it must name a file in {folder}")
 
 
-def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> str:
+def to_json(data: object, name: object = "JSON", *, indent: int | None = None) -> str:
     """Return JSON that every reader takes; FileError names `name` and what is not finite."""
     try:
         return json.dumps(data, indent=indent, allow_nan=False)
@@ -131,7 +134,7 @@ def to_json(data: Any, name: object = "JSON", *, indent: int | None = None) -> s
         raise FileError(f"cannot write {name}: {_not_finite(data) or error}") from error
 
 
-def _not_finite(data: Any) -> str:
+def _not_finite(data: object) -> str:
     """Say where the first number stands that JSON has no form for."""
     for place, item in _places(data):
         if isinstance(item, float) and not math.isfinite(item):
@@ -139,7 +142,7 @@ def _not_finite(data: Any) -> str:
     return ""
 
 
-def _places(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def _places(data: object, place: str = "") -> Iterator[tuple[str, object]]:
     """Yield every value that is not a list or object, and its place."""
     if isinstance(data, dict):
         for key, item in data.items():
@@ -151,7 +154,7 @@ def _places(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, data
 
 
-def parse_json(text: str | bytes, source: str) -> Any:
+def parse_json(text: str | bytes, source: str) -> object:
     """Read JSON from outside; FileError names `source` and what is wrong.
 
     Refused are NaN and infinity, numbers that no file of ours holds, duplicate keys, more than 64
@@ -202,7 +205,7 @@ class _Wrong:
     text: str
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -211,24 +214,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(data: Any) -> None:
+def _check_depth(data: object) -> None:
     level = [data]
     for _ in range(_DEEPEST + 1):
-        level = [node for node in level if isinstance(node, dict | list)]
-        if not level:
+        nodes = [node for node in level if isinstance(node, dict | list)]
+        if not nodes:
             return
-        level = [i for n in level for i in (n.values() if isinstance(n, dict) else n)]
+        level = [i for n in nodes for i in (n.values() if isinstance(n, dict) else n)]
     raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
-def _check_texts(data: Any) -> None:
+def _check_texts(data: object) -> None:
     keys = [key for node in _objects(data) for key in node]
     for text in keys + [item for _, item in _places(data) if isinstance(item, str)]:
         if _ALIEN.search(text):
             raise ValueError(f"the text {text[:80]!r} has a character that is not allowed in names")
 
 
-def _objects(data: Any) -> Iterator[dict[str, Any]]:
+def _objects(data: object) -> Iterator[dict[str, object]]:
     if isinstance(data, dict):
         yield data
     if isinstance(data, dict | list):
@@ -236,17 +239,17 @@ def _objects(data: Any) -> Iterator[dict[str, Any]]:
             yield from _objects(item)
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, object]) -> None:
     """Write `data` with the schema version first."""
     write_text(path, to_json({"schema_version": SCHEMA_VERSION} | data, path, indent=1) + "\n")
 
 
-def write_list(path: Path, data: list[dict[str, Any]]) -> None:
+def write_list(path: Path, data: list[dict[str, object]]) -> None:
     """Write a bare list, which has no schema version."""
     write_text(path, to_json(data, path, indent=1) + "\n")
 
 
-def read_list(path: Path) -> list[Any]:
+def read_list(path: Path) -> list[object]:
     """Read a bare list."""
     data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
     if not isinstance(data, list):
@@ -254,7 +257,7 @@ def read_list(path: Path) -> list[Any]:
     return data
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object of this schema version; the error names file, place and what is legal."""
     data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
     if not isinstance(data, dict):
@@ -267,7 +270,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+def append_jsonl(path: Path, record: dict[str, object]) -> None:
     """Add one line to a log."""
     line = to_json(record, path) + "\n"
     try:
@@ -278,25 +281,27 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, object]]:
     """Read a log; a last line cut by a kill is left out, a missing log is empty."""
     lines = read_bytes(path, _MOST_TEXT).split(b"\n") if path.exists() else []
     whole, cut = lines[:-1], lines[-1:]
-    records = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
+    found = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
     with contextlib.suppress(FileError):
-        records += [parse_json(line, str(path)) for line in cut if line]
-    for number, record in enumerate(records, 1):
+        found += [parse_json(line, str(path)) for line in cut if line]
+    records: list[dict[str, object]] = []
+    for number, record in enumerate(found, 1):
         if not isinstance(record, dict):
             raise FileError(f"{path}, line {number} is not an object: it is {record!r:.80}")
+        records.append(record)
     return records
 
 
-def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
     """Write a whole log, atomically."""
     write_text(path, "".join(to_json(record, path) + "\n" for record in records))
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: State) -> None:
     """Write tensors and plain values, atomically."""
     import torch
 
@@ -305,7 +310,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
+def load_checkpoint(path: Path) -> State | None:
     """Read what `save_checkpoint` wrote; None where there is no checkpoint yet."""
     import torch
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +228,7 @@ def _bad(path: Path, error: BaseException) -> DataError:
 
 def _number_type(image: Image.Image) -> type[np.generic] | None:
     """Return what PIL's numbers are in truth, where a TIFF says it; None where PIL is right."""
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = getattr(image, "tag_v2", {})
     kind = tags.get(_SAMPLE_FORMAT_TAG, (None,))[0]
     if image.mode == "L" and kind == _SIGNED:
         return np.int8
@@ -299,12 +298,12 @@ def _to_rgb(
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _values(image: Image.Image, numbers: type[np.generic] | None) -> NDArray[Any]:
+def _values(image: Image.Image, numbers: type[np.generic] | None) -> NDArray[np.generic]:
     values = np.asarray(image)
     return values if numbers is None else values.view(numbers)
 
 
-def _scaled(values: NDArray[Any], pixel_range: PixelRange) -> Image.Image:
+def _scaled(values: NDArray[np.generic], pixel_range: PixelRange) -> Image.Image:
     """Map the range to 0..255; what lies outside becomes its end."""
     low, high = pixel_range
     shares = (values.astype(np.float64) - low) / (high - low)

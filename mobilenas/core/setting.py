@@ -49,7 +49,7 @@ class Setting:
     """The largest legal number."""
     built_in: tuple[str, ...] = ()
     """Names that `--help` lists of an open set, whose registry checks them."""
-    read: Callable[[str], Any] | None = None
+    read: Callable[[str], object] | None = None
     """Makes a value of text, such as 500000 of 500k."""
     flag: str = ""
     """Name on the command line, where it is not the field's."""

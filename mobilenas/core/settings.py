@@ -4,16 +4,17 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.explain import explain, shown, wrong_fields
+from mobilenas.core.explain import explain, failing_place, shown, wrong_fields
 
 _Value = TypeVar("_Value")
+Fields = dict[str, Any]
+"""Values of a dataclass's fields by name; whoever makes the dataclass of them checks them."""
 
 COUNTING_RULE = (
     "one multiply-add is one FLOP; convolutions and linear layers count, "
@@ -59,16 +60,32 @@ def format_count(number: float | None) -> str:
     return f"{number:.4g}"
 
 
-def format_latency(record: Mapping[str, Any]) -> str:
+class Timed(Protocol):
+    """A file, a network or a row of a table that has a latency."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Median."""
+
+    @property
+    def latency_interval_ms(self) -> float | None:
+        """Half its 95 % interval."""
+
+    @property
+    def unsteady(self) -> bool | None:
+        """Whether other programs disturbed the measurement."""
+
+
+def format_latency(record: Timed) -> str:
     """Write a file's or a network's latency in ms as `0.224 ± 0.003`.
 
     A question mark follows where the measurement was unsteady; a record of an older release may
     have no interval.
     """
-    interval_ms = record.get("latency_interval_ms")
+    interval_ms = record.latency_interval_ms
     interval = "" if interval_ms is None else f" ± {interval_ms:.1g}"
-    doubt = " ?" if record.get("unsteady") else ""
-    median_ms = record["latency_ms"]
+    doubt = " ?" if record.unsteady else ""
+    median_ms = record.latency_ms
     median = f"{median_ms:#.3g}".rstrip(".") if median_ms < 1000 else f"{median_ms:.0f}"
     return f"{median}{interval}{doubt}"
 
@@ -78,13 +95,6 @@ def format_cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def format_on_file(budget: Mapping[str, Any]) -> str:
-    """Write what was measured of the exported file, with its interval, or counted on it."""
-    interval = budget.get("measured_interval")
-    margin = "" if interval is None else f" ± {interval:.1g}"
-    return format_cell(budget.get("measured", budget.get("recounted"))) + margin
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
@@ -148,24 +158,29 @@ def from_plain(kind: type[_Value], value: object, place: str) -> _Value:
 
     A dataclass has all of its fields in the file but for those `ADDED`, and no others.
     """
-
-    def refused(other: object) -> bool:
-        try:
-            msgspec.convert(other, kind, dec_hook=_decoded)
-        except msgspec.ValidationError:
-            return True
-        except MobileNASError:  # a check of the type's own, on another field
-            return False
-        return False
-
     if wrong := wrong_fields(kind, value, place):
         raise MobileNASError(wrong)
     try:
         return msgspec.convert(value, kind, dec_hook=_decoded)
     except msgspec.ValidationError as error:
-        raise MobileNASError(explain(error, kind, value, place, refused)) from error
+        told = explain(error, kind, value, place, lambda other: _refusal(other, kind) == "type")
+        raise MobileNASError(told) from error
     except UnicodeEncodeError as error:  # of a key or an option; other texts may be names of files
         raise MobileNASError(f"{place or 'it'} has {error.object!r}, which is not UTF-8") from error
+    except MobileNASError as error:  # a check of the type's own, or of one inside it
+        inner = failing_place(kind, value, place, lambda item, of: _refusal(item, of) == "check")
+        raise type(error)(f"{inner}: {error}" if inner else str(error)) from error
+
+
+def _refusal(value: object, kind: type) -> str:
+    """Say whether it is the type or a check of its own that refuses a value; empty: neither."""
+    try:
+        msgspec.convert(value, kind, dec_hook=_decoded)
+    except msgspec.ValidationError:
+        return "type"
+    except MobileNASError:
+        return "check"
+    return ""
 
 
 def readable(name: str) -> str:

@@ -4,7 +4,6 @@ import copy
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from mobilenas.cost.budget import (
     suggested,
 )
 from mobilenas.cost.projection import Sizes, spread
-from mobilenas.spaces.base import AnyChoice, Relaxation, Space, family_of
+from mobilenas.spaces.base import AnyChoice, AnySpace, CostTable, Relaxation, Space, family_of
 
 FLOOR = 0.9
 """A found network uses at least this share of one of its budgets."""
@@ -52,11 +51,10 @@ class Budgets:
         if family.scaled:
             # nothing predicts the latency of any model: it is measured (channels/limits.py)
             names = [name for name in names if name != LATENCY]
-        # Any: what goes with a space (its choices, relaxations and tables) goes with it alone
-        self.tables: dict[str, Any] = {
+        self.tables: dict[str, CostTable] = {
             cost: family.table(space, cost, latency) for cost in dict.fromkeys(names)
         }
-        self.space: Any = space
+        self.space: AnySpace = space
         self.family = family
         # peak memory jumps from width to width: a limit on it alone may have nothing just below
         peaks_only = all(self.tables[b.cost].is_peak for b in self._counted)
@@ -86,7 +84,7 @@ class Budgets:
         """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.load(choice) <= 1
 
-    def random(self, source: random.Random) -> Any:
+    def random(self, source: random.Random) -> AnyChoice:
         """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
         if self.family.scaled:
             return self.spread(self.space.random(source))
@@ -211,10 +209,10 @@ class ConstraintLoss:
             for cost, excess in self._excess.items():
                 self.multipliers[cost] = max(0.0, self.multipliers[cost] + self.rho * excess)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         """Return the multipliers."""
         return dict(self.multipliers)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Read the multipliers back."""
         self.multipliers = {cost: float(state[cost]) for cost in self.multipliers}

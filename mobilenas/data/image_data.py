@@ -1,11 +1,11 @@
 """What a source gives: what is known before its images are decoded, and the images."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from mobilenas.core.images import PixelRange
+from mobilenas.core.records import DataRecord
 from mobilenas.data.splits import Split
 
 
@@ -63,19 +63,19 @@ class ImageData(ImageKind):
             for place, label in enumerate(self.classes)
         }
 
-    def describe(self) -> dict[str, Any]:
-        """Plain JSON for run.json."""
-        return {
-            "source": self.name,
-            "classes": list(self.classes),
-            "counts": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
-            "class_counts": self.class_counts(),
-            "image_size": self.image_size,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "flip": self.flip,
-            "fingerprint": self.fingerprint,
-            "split_rule": self.split_rule,
-            "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
-            "repeated": self.repeated,
-        }
+    def describe(self) -> DataRecord:
+        """Return what run.json says of the images."""
+        return DataRecord(
+            source=self.name,
+            classes=self.classes,
+            counts={"train": len(self.train), "val": len(self.val), "test": len(self.test)},
+            class_counts=self.class_counts(),
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            flip=self.flip,
+            fingerprint=self.fingerprint,
+            split_rule=self.split_rule,
+            pixel_range=self.pixel_range,
+            repeated=self.repeated,
+        )

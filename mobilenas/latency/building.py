@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from mobilenas.core.progress import Reporter
+from mobilenas.core.records import Json, Record
 from mobilenas.latency.cache import Cache, device
 from mobilenas.latency.calibration import split
 from mobilenas.latency.graphs import arch_model, unit_model
@@ -45,7 +45,7 @@ class Setup:
 
     name: str
     """Name of the profile."""
-    device: dict[str, Any]
+    device: Json
     """What was measured on."""
     runtime: str
     """Name and version of the runtime."""
@@ -59,6 +59,30 @@ class Setup:
     """The command that made the profile."""
     opset: int = OPSET
     """ONNX opset of the models."""
+
+
+class CheckedPart(Record, frozen=True, kw_only=True):
+    """A unit or a reference, measured again."""
+
+    precision: str
+    key: str
+    then_ms: float
+    now_ms: float
+    ratio: float
+    interval_ms: float
+    unsteady: bool
+
+
+class ProfileCheck(Record, frozen=True, kw_only=True):
+    """What `check` found: ratios are today's medians divided by the profile's."""
+
+    name: str
+    same_device: bool
+    parts: list[CheckedPart]
+    ratio_median: float
+    ratio_spread: float
+    holds: bool | None
+    verdict: str
 
 
 def build_profile(
@@ -161,7 +185,7 @@ def draw_networks(
     return list(found)
 
 
-def check(profile: Profile, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def check(profile: Profile, *, reporter: Reporter | None = None) -> ProfileCheck:
     """Measure the references and a few units of a profile again on this machine and compare.
 
     The ratios are today's medians divided by the profile's.
@@ -356,34 +380,37 @@ def _check_same(previous: Profile, setup: Setup, spaces: Mapping[str, MobileSpac
             )
 
 
-def _compared(
-    precision: str, part: Unit | MobileArch, then_ms: float, time: Time
-) -> dict[str, Any]:
+def _compared(precision: str, part: Unit | MobileArch, then_ms: float, time: Time) -> CheckedPart:
     name = _name(precision, part)
     if isinstance(time, Failed):
         raise ProfileError(f"{name}, which the profile has, {time.reason}")
-    ratio = time.median_ms / then_ms
-    row = {"then_ms": then_ms, "now_ms": time.median_ms, "ratio": ratio}
-    row |= {"interval_ms": time.interval_ms, "unsteady": time.unsteady}
-    return {"precision": precision, "key": name.removeprefix(f"{precision} ")} | row
+    return CheckedPart(
+        precision=precision,
+        key=name.removeprefix(f"{precision} "),
+        then_ms=then_ms,
+        now_ms=time.median_ms,
+        ratio=time.median_ms / then_ms,
+        interval_ms=time.interval_ms,
+        unsteady=time.unsteady,
+    )
 
 
-def _verdict(profile: Profile, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    first, middle, third = np.percentile([row["ratio"] for row in rows], (25, 50, 75))
+def _verdict(profile: Profile, rows: list[CheckedPart]) -> ProfileCheck:
+    first, middle, third = np.percentile([row.ratio for row in rows], (25, 50, 75))
     holds: bool | None = bool(abs(middle - 1) <= LARGEST_DRIFT)
     verdict = "the profile holds"
-    if 2 * sum(row["unsteady"] for row in rows) > len(rows):
+    if 2 * sum(row.unsteady for row in rows) > len(rows):
         holds = None
         verdict = "not known: other programs disturb the measurement; check again without them"
     elif not holds:
         than = "slower" if middle > 1 else "faster"
         verdict = f"this machine is now {than} than in the profile, by a factor of {middle:.2f}"
-    return {
-        "name": profile.name,
-        "same_device": profile.device == device(),
-        "parts": rows,
-        "ratio_median": float(middle),
-        "ratio_spread": float(third - first),
-        "holds": holds,
-        "verdict": verdict,
-    }
+    return ProfileCheck(
+        name=profile.name,
+        same_device=profile.device == device(),
+        parts=rows,
+        ratio_median=float(middle),
+        ratio_spread=float(third - first),
+        holds=holds,
+        verdict=verdict,
+    )

@@ -8,12 +8,13 @@ import platform
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import onnxruntime
+from msgspec import Meta, field
 
 from mobilenas.core.errors import FileError
-from mobilenas.core.files import append_jsonl, read_jsonl
+from mobilenas.core.records import Record, append_log, read_log
 from mobilenas.latency.kit_runner import Timing
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -41,8 +42,8 @@ def _cpu_name() -> str:
     text = ""
     with contextlib.suppress(OSError):
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-    for field in ("model name", "Hardware", "CPU part"):
-        match = re.search(rf"^{field}\s*:\s*(\S.*)$", text, re.MULTILINE)
+    for name in ("model name", "Hardware", "CPU part"):
+        match = re.search(rf"^{name}\s*:\s*(\S.*)$", text, re.MULTILINE)
         if match:
             return match[1].strip()
     return platform.processor() or "unknown"
@@ -64,6 +65,15 @@ class Cache:
         return Rounds(self.folder / name)
 
 
+class RoundLine(Record, frozen=True, kw_only=True):
+    """A line of a log of rounds."""
+
+    ns: dict[str, Annotated[int, Meta(ge=1)]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    disturbed: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+
+
 class Rounds:
     """An append-only log: {"ns": {key: nanoseconds}} for a round, {"failed": {key: reason}}.
 
@@ -76,8 +86,13 @@ class Rounds:
         self._rounds: list[dict[str, Timing]] = []
         self._failed: dict[str, str] = {}
         _cut_torn_line(path)
-        for number, record in enumerate(read_jsonl(path), 1):
-            self._take(record, number)
+        try:
+            lines = read_log(path, RoundLine)
+        except FileError as error:
+            told = f"{error}; delete the line or the file to measure again"
+            raise FileError(told) from error
+        for line in lines:
+            self._take(line)
 
     def among(self, keys: Collection[str]) -> list[dict[str, Timing]]:
         """Return every finished round of these models, oldest first, by key."""
@@ -91,42 +106,25 @@ class Rounds:
     def add(self, timings: Mapping[str, Timing]) -> None:
         """Keep one round."""
         disturbed = [key for key, timing in timings.items() if timing.disturbed]
-        record: dict[str, Any] = {"ns": {key: timing.ns for key, timing in timings.items()}}
-        append_jsonl(self.path, record | ({"disturbed": disturbed} if disturbed else {}))
+        ns = {key: timing.ns for key, timing in timings.items()}
+        append_log(self.path, RoundLine(ns=ns, disturbed=disturbed))
         self._rounds.append(dict(timings))
 
     def forget(self, keys: Collection[str]) -> None:
         """Drop what is known of these models' times."""
-        append_jsonl(self.path, {"forgotten": sorted(keys)})
+        append_log(self.path, RoundLine(forgotten=sorted(keys)))
         self._drop(keys)
 
     def fail(self, key: str, reason: str) -> None:
         """Keep that a model does not run here."""
-        append_jsonl(self.path, {"failed": {key: reason}})
+        append_log(self.path, RoundLine(failed={key: reason}))
         self._failed[key] = reason
 
-    def _take(self, record: Any, number: int) -> None:
-        times = record.get("ns", {}) if isinstance(record, dict) else None
-        failed = record.get("failed", {}) if isinstance(record, dict) else None
-        names = ("disturbed", "forgotten")
-        lists = [record.get(name, []) if isinstance(record, dict) else None for name in names]
-        if not (
-            isinstance(times, dict)
-            and isinstance(failed, dict)
-            and set(record) <= {"ns", "failed", *names}
-            and all(type(value) is int and value > 0 for value in times.values())
-            and all(type(reason) is str for reason in failed.values())
-            and all(isinstance(keys, list) for keys in lists)
-            and all(type(key) is str for keys in lists for key in keys or ())
-        ):
-            raise FileError(
-                f"{self.path}, line {number} is not a round of whole nanoseconds above zero or a "
-                "failure; delete the line or the file to measure again"
-            )
-        disturbed, forgotten = (set(keys or ()) for keys in lists)
-        self._drop(forgotten)
-        self._rounds.append({key: Timing(ns, key in disturbed) for key, ns in times.items()})
-        self._failed.update(failed)
+    def _take(self, line: "RoundLine") -> None:
+        disturbed = set(line.disturbed)
+        self._drop(set(line.forgotten))
+        self._rounds.append({key: Timing(ns, key in disturbed) for key, ns in line.ns.items()})
+        self._failed.update(line.failed)
 
     def _drop(self, keys: Collection[str]) -> None:
         if keys:

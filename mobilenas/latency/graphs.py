@@ -6,11 +6,10 @@ random weights, on which the time does not depend. The 8-bit ones hold what
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import TensorProto
 
 from mobilenas.core.settings import check_choice
@@ -18,6 +17,7 @@ from mobilenas.latency.units import Unit, arch_units
 from mobilenas.nn.costs import output_side
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.settings import PRECISIONS
+from mobilenas.onnx.values import Attribute
 from mobilenas.spaces.mobile.arch import MobileArch
 
 _IR_VERSION = 10  # what the exporter writes beside this opset
@@ -94,13 +94,13 @@ class _Graph:
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
-    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Attribute) -> str:
         """Add a node and return its output."""
         output = f"{kind.lower()}_{len(self._nodes)}"
         self._nodes.append(onnx.helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
-    def constant(self, name: str, values: Any, dtype: Any) -> str:
+    def constant(self, name: str, values: ArrayLike, dtype: DTypeLike) -> str:
         """Store numbers under a name, once."""
         if name not in self._weights:
             array = np.asarray(values, dtype)
@@ -119,7 +119,7 @@ class _Graph:
         """Return the form in which layers pass on a float tensor."""
         return self.node("QuantizeLinear", [y, *self._grid()]) if self._int8 else y
 
-    def weighted(self, kind: str, x: str, shape: tuple[int, ...], **attributes: Any) -> str:
+    def weighted(self, kind: str, x: str, shape: tuple[int, ...], **attributes: Attribute) -> str:
         """Add a convolution or linear layer with bias; shape: [out, in / groups, ...]."""
         name = f"weight_{len(self._nodes)}"
         deviation = (2 / np.prod(shape[1:])) ** 0.5
@@ -133,7 +133,7 @@ class _Graph:
         ]
         return self.write(self.node(kind, inputs, **attributes))
 
-    def _weight(self, name: str, values: NDArray[np.float32], dtype: Any, step: float) -> str:
+    def _weight(self, name: str, values: NDArray[np.float32], dtype: DTypeLike, step: float) -> str:
         if not self._int8:
             return self.constant(name, values, np.float32)
         most = 127 if dtype is np.int8 else 2**24

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.folders import KIT, check_folder, start_folder
 from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.records import Json, Record, read_record
 from mobilenas.core.settings import check_choice, from_plain, to_plain
 from mobilenas.latency.building import Setup, Time, assemble, draw_networks, tested_of
 from mobilenas.latency.graphs import arch_model, unit_model
@@ -29,7 +32,6 @@ MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"
 _KINDS = ("unit", "network")
 _LEAST_NETWORKS = 4  # two to fit a calibration on, two to test it on
-_MOST_NS = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +96,15 @@ class Manifest:
         text = json.dumps(to_plain(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON form."""
-        plain: dict[str, Any] = to_plain(self)
-        return {"kit": self.kit} | plain
+        return {"kit": self.kit, **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, data: Any, place: str) -> "Manifest":
+    def from_dict(cls, data: Json, place: str) -> "Manifest":
         """Read the JSON form; the id must be that of the content."""
-        if not isinstance(data, dict):
-            raise MobileNASError(f"{place} is {data!r}; it must be an object")
         plain = {key: value for key, value in data.items() if key not in ("kit", "schema_version")}
-        manifest: Manifest = from_plain(cls, plain, place)
+        manifest = from_plain(cls, plain, place)
         if data.get("kit") != manifest.kit:
             raise MobileNASError(
                 f"{place}.kit is {data.get('kit')!r}; the content's is {manifest.kit!r}: "
@@ -196,9 +195,9 @@ def import_results(path: Path, name: str, *, kit: Path | None = None, command: s
     The results carry their kit's manifest; `kit` is the folder of the kit that they must be of.
     """
     expected = read_manifest(kit / MANIFEST_FILE).kit if kit else None
-    data = read_json(path)
+    record = read_record(path, KitResults)
     try:
-        results = _checked(data)
+        results = _checked(record)
         if expected not in (None, results.manifest.kit):
             raise MobileNASError(f"kit is {results.manifest.kit!r}; that of {kit} is {expected!r}")
         return _profile(results, name, command)
@@ -239,12 +238,34 @@ def read_manifest(path: Path) -> Manifest:
         raise FileError(f"{path}: {error}") from error
 
 
+class KitTime(Record, frozen=True, kw_only=True):
+    """Nanoseconds of each round of one model, or why it does not run."""
+
+    ns: Sequence[Annotated[int, Meta(ge=1, le=10**15)]] | None = None
+    failed: str | None = None
+
+
+class KitResults(Record, frozen=True, kw_only=True):
+    """kit-results.json, as a kit's runner writes it."""
+
+    kit: str
+    units: Literal["ns"]
+    device: Json
+    provider: str
+    threads: int
+    rounds: int
+    date: str
+    manifest: Json
+    times: dict[str, KitTime]
+    """By file of the kit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Results:
     """What a runner wrote, checked."""
 
     manifest: Manifest
-    device: dict[str, str | int]
+    device: Json
     provider: str
     threads: int
     date: str
@@ -252,36 +273,25 @@ class _Results:
     """By file of the kit."""
 
 
-def _checked(data: dict[str, Any]) -> _Results:
-    names = ("kit", "units", "device", "provider", "threads", "rounds", "date", "manifest", "times")
-    for name in names:
-        if name not in data:
-            raise MobileNASError(f"there is no {name!r}; the fields are {', '.join(names)}")
-    if unknown := [name for name in data if name not in names]:
-        raise MobileNASError(f"unknown field {unknown[0]!r}; the fields are {', '.join(names)}")
-    check_choice("units", data["units"], ("ns",))
-    manifest = Manifest.from_dict(data["manifest"], "manifest")
-    if data["kit"] != manifest.kit:
-        raise MobileNASError(f"kit is {data['kit']!r}; its manifest's is {manifest.kit!r}")
-    files, times = [model.file for model in manifest.models], data["times"]
-    if not isinstance(times, dict):
-        raise MobileNASError(f"times is a {type(times).__name__}; it must be an object")
+def _checked(record: KitResults) -> _Results:
+    manifest = Manifest.from_dict(record.manifest, "manifest")
+    if record.kit != manifest.kit:
+        raise MobileNASError(f"kit is {record.kit!r}; its manifest's is {manifest.kit!r}")
+    files, times = [model.file for model in manifest.models], record.times
     if unknown := [file for file in times if file not in files]:
         raise MobileNASError(f"times has {unknown[0]!r}, which is not a model of the kit")
     if missing := [file for file in files if file not in times]:
         few, more = ", ".join(missing[:3]), f" and {len(missing) - 3} more" * (len(missing) > 3)
         raise MobileNASError(f"times lacks {few}{more}; let the runner finish")
-    rounds = from_plain(int, data["rounds"], "rounds")
-    device = data["device"]
-    if not isinstance(device, dict) or not {"cpu", "onnxruntime"} <= device.keys():
-        raise MobileNASError(f"device is {device!r}; it must have cpu and onnxruntime")
+    if not {"cpu", "onnxruntime"} <= record.device.keys():
+        raise MobileNASError(f"device is {record.device!r}; it must have cpu and onnxruntime")
     return _Results(
         manifest=manifest,
-        device=device,
-        provider=from_plain(str, data["provider"], "provider"),
-        threads=from_plain(int, data["threads"], "threads"),
-        date=from_plain(str, data["date"], "date"),
-        times=_measured({file: _time(times[file], f"times[{file!r}]", rounds) for file in files}),
+        device=record.device,
+        provider=record.provider,
+        threads=record.threads,
+        date=record.date,
+        times=_measured({f: _time(times[f], f"times[{f!r}]", record.rounds) for f in files}),
     )
 
 
@@ -297,21 +307,15 @@ def _measured(times: dict[str, list[int] | Failed]) -> dict[str, Measured | Fail
     }
 
 
-def _time(value: Any, place: str, rounds: int) -> list[int] | Failed:
-    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"ns", "failed"}:
-        raise MobileNASError(f"{place} is {value!r}; it must have either ns or failed")
-    if "failed" in value:
-        return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
-    ns = from_plain(tuple[int, ...], value["ns"], f"{place}.ns")
+def _time(time: KitTime, place: str, rounds: int) -> list[int] | Failed:
+    if (time.ns is None) == (time.failed is None):
+        raise MobileNASError(f"{place} must have either ns or failed")
+    if time.failed is not None:
+        return Failed(reason=time.failed)
+    ns = list(time.ns or ())
     if len(ns) < max(1, rounds):
         raise MobileNASError(f"{place}.ns has {len(ns)} rounds of {rounds}; let the runner finish")
-    for index, nanoseconds in enumerate(ns):
-        if not 0 < nanoseconds < _MOST_NS:
-            raise MobileNASError(
-                f"{place}.ns[{index}] is {nanoseconds}; it must be nanoseconds above 0, "
-                f"below {_MOST_NS}"
-            )
-    return list(ns)
+    return ns
 
 
 _README = """\

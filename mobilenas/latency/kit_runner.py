@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,10 @@ _DTYPES = {
     "tensor(int8)": np.int8,
 }
 
+if TYPE_CHECKING:
+    Json = dict[str, Any]
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 
 class KitError(Exception):
     """Something the user can mend."""
@@ -88,7 +92,7 @@ class Timing(NamedTuple):
     """Whether other programs took the processor away meanwhile."""
 
 
-def timed(run: Callable[[], Any], repeats: int, threads: int) -> Timing:
+def timed(run: Callable[[], object], repeats: int, threads: int) -> Timing:
     """Time `repeats` runs, one after another, that use `threads` threads.
 
     One thread is timed by what it used of the processor, so that waiting for it does not count;
@@ -105,7 +109,7 @@ def timed(run: Callable[[], Any], repeats: int, threads: int) -> Timing:
     return timing
 
 
-def _once(run: Callable[[], Any], repeats: int, *, own_clock: bool) -> tuple[Timing, int]:
+def _once(run: Callable[[], object], repeats: int, *, own_clock: bool) -> tuple[Timing, int]:
     """Return one timing, and for how long this thread had the processor in it."""
     switches, wall, used = _switches(), time.perf_counter_ns(), time.thread_time_ns()
     for _ in range(repeats):
@@ -145,7 +149,7 @@ class Bench:
         self._options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self._share(1 if xnnpack else threads)
         self._random = np.random.default_rng(0)
-        self._values: dict[str, Any] = {}
+        self._values: Json = {}
 
     def _share(self, threads: int) -> None:
         if threads == 1:  # then a session makes no thread
@@ -184,10 +188,10 @@ class Bench:
             job.session = None
         return job
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path) -> onnxruntime.InferenceSession:
         try:
-            source: Any = str(path)
-            source.encode()
+            source: str | bytes = str(path)
+            str(path).encode()
         except UnicodeEncodeError:  # a name that onnxruntime does not take
             source = path.read_bytes()
         # Its fallback would print to stdout and then measure another provider.
@@ -195,7 +199,7 @@ class Bench:
             source, self._options, providers=[self._provider], enable_fallback=0
         )
 
-    def _input(self, entry: Any) -> Any:
+    def _input(self, entry: onnxruntime.NodeArg) -> Array:
         first, *rest = entry.shape or [1]
         batch = first if isinstance(first, int) else 1  # a symbolic batch is one image
         if entry.type not in _DTYPES or not all(isinstance(size, int) for size in rest):
@@ -211,14 +215,19 @@ class Bench:
             size = max(count, 2 * values.size if values is not None else 0)
             values = self._random.uniform(0, 100, size).astype(_DTYPES[entry.type])
             self._values[entry.type] = values
-        return values[:count].reshape(shape)
+        image: Array = values[:count].reshape(shape)
+        return image
 
 
 class Job:
     """One model to time."""
 
     def __init__(
-        self, open_: Callable[[], Any], session: Any, feed: dict[str, Any], threads: int
+        self,
+        open_: Callable[[], onnxruntime.InferenceSession],
+        session: onnxruntime.InferenceSession,
+        feed: Json,
+        threads: int,
     ) -> None:
         self.session = session  # None: opened for every timing
         self.run_ns, self._repeats = 0, 1
@@ -244,7 +253,7 @@ class Job:
         session.run(None, self._feed)
         return self._time(session, self._repeats)
 
-    def _time(self, session: Any, repeats: int) -> Timing:
+    def _time(self, session: onnxruntime.InferenceSession, repeats: int) -> Timing:
         return timed(lambda: session.run(None, self._feed), repeats, self._threads)
 
 
@@ -268,7 +277,7 @@ def is_precise(ns: list[int], rounds: int, most_rounds: int, tolerance: float) -
     return len(ns) >= most_rounds or half_interval(ns) <= tolerance * statistics.median(ns)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Read a JSON object of this schema version, as strictly as mobilenas itself does."""
     try:
         data: Any = json.loads(
@@ -289,7 +298,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Json:
     """Read what the kit holds; all its models lie in it."""
     data = read_json(path)
     models = data.get("models")
@@ -305,7 +314,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_times(path: Path, times: Any) -> None:
+def check_times(path: Path, times: object) -> None:
     """Raise unless results have rounds of nanoseconds, or why a model does not run."""
     if not isinstance(times, dict):
         raise KitError(f"{path}: times must be an object")
@@ -330,7 +339,7 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text:.40} is not a legal number")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> Json:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
@@ -338,7 +347,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check(data: Any, levels: int) -> None:
+def _check(data: object, levels: int) -> None:
     """Raise where lists and objects are nested deeper, or a text has what no name has."""
     if isinstance(data, str) and _ALIEN.search(data):
         raise ValueError(f"the text {data[:80]!r} has a character that is not allowed in names")
@@ -350,14 +359,14 @@ def _check(data: Any, levels: int) -> None:
         _check(item, levels - 1)
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: Json) -> None:
     """Write so that a kill at any moment leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def describe_device(name: str) -> dict[str, Any]:
+def describe_device(name: str) -> Json:
     """Say what this is; `name` replaces what the system calls its processor."""
     return {
         "cpu": name or _processor(),
@@ -378,7 +387,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def new_results(manifest: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def new_results(manifest: Json, options: argparse.Namespace) -> Json:
     """Return results without times; they carry the manifest, so that they can be read alone."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -394,7 +403,7 @@ def new_results(manifest: dict[str, Any], options: argparse.Namespace) -> dict[s
     }
 
 
-def start_results(manifest: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def start_results(manifest: Json, options: argparse.Namespace) -> Json:
     """Go on with the results that are there, if they are of this kit and measured alike."""
     new = new_results(manifest, options)
     if not options.out.exists():
@@ -417,7 +426,7 @@ class Loaded(NamedTuple):
     ns: list[int]
 
 
-def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> list[Loaded]:
+def load(folder: Path, results: Json, options: argparse.Namespace) -> list[Loaded]:
     """Load every model that has not failed; note those that do."""
     models, times = results["manifest"]["models"], results["times"]
     loaded: list[Loaded] = []
@@ -440,7 +449,7 @@ def load(folder: Path, results: dict[str, Any], options: argparse.Namespace) -> 
     return loaded
 
 
-def measure(loaded: list[Loaded], results: dict[str, Any], options: argparse.Namespace) -> None:
+def measure(loaded: list[Loaded], results: Json, options: argparse.Namespace) -> None:
     """Time every model once a round, in a fresh order, until all medians are known."""
     limits = (options.rounds, max(options.rounds, options.most_rounds), options.tolerance)
     gc.disable()
@@ -462,7 +471,7 @@ def measure(loaded: list[Loaded], results: dict[str, Any], options: argparse.Nam
     write_json(options.out, results)
 
 
-def read_perf_test(folder: Path, results: dict[str, Any]) -> None:
+def read_perf_test(folder: Path, results: Json) -> None:
     """Fill in the times that onnxruntime_perf_test wrote, one file a model.
 
     A line is name, seconds, memory, load, run. Run 0 begins a new round; its median counts.

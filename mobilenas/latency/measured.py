@@ -1,10 +1,11 @@
 """What is known of a model's latency after some rounds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mobilenas.core.settings import ADDED
 from mobilenas.latency.kit_runner import half_interval
 
 WIDEST = 0.03
@@ -29,7 +30,7 @@ class Measured:
     """Rounds that were measured."""
     halves_ms: tuple[float, float]
     """Medians of the even and of the odd rounds: what differs between them is noise."""
-    unsteady: bool = False
+    unsteady: bool = field(default=False, metadata=ADDED)
     """Whether other programs disturbed too many rounds, or the interval is too wide, to rely on."""
 
     @classmethod
@@ -56,6 +57,16 @@ class Measured:
                 float(np.median(times_ms[1::2] if len(times_ms) > 1 else times_ms)),
             ),
         )
+
+    @property
+    def as_latency(self) -> dict[str, float]:
+        """The fields that files and networks have of it in export.json and compare.json."""
+        return {
+            "latency_ms": self.median_ms,
+            "latency_interval_ms": self.interval_ms,
+            "latency_spread_ms": self.spread_ms,
+            "unsteady": self.unsteady,
+        }
 
     def scaled(self, factor: float) -> "Measured":
         """Return the same times at another speed of the machine."""

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.records import Json
 from mobilenas.latency.cache import Cache, Rounds
 from mobilenas.latency.kit_runner import TIMING_NS, Timing
 from mobilenas.latency.measured import Failed, Measured
@@ -95,7 +96,7 @@ class _Run:
         self,
         *,
         models: Mapping[str, Source],
-        settings: dict[str, Any],
+        settings: Json,
         rounds: int,
         most_rounds: int,
         tolerance: float,
@@ -182,10 +183,10 @@ class _Run:
             answer = worker.load(path, name, held=held)
             if held and not isinstance(source, Path):
                 path.unlink()
-            if "failed" in answer:
-                self._fail(name, answer["failed"])
+            if answer.failed is not None:
+                self._fail(name, answer.failed)
             else:
-                self._run_ns[name] = answer["run_ns"]
+                self._run_ns[name] = answer.run_ns
             self._reporter.step(done, {})
 
     def _time(self, worker: "_Worker", stop: float) -> None:
@@ -283,10 +284,20 @@ class _DeathError(Exception):
         self.name = name  # of the model that was being loaded; "" while many were timed
 
 
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker answers."""
+
+    run_ns: int = 0
+    """Of a model that was loaded."""
+    failed: str | None = None
+    """Why it was not."""
+    timings: list[tuple[int, bool]] = []
+
+
 class _Worker:
     """The process that measures, one request at a time."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: Json) -> None:
         # The worker runs this same package, wherever the caller's working directory is.
         home = str(Path(__file__).resolve().parents[2])
         inherited = os.environ.get("PYTHONPATH")
@@ -318,16 +329,16 @@ class _Worker:
         self._process.communicate()
         self._errors.close()
 
-    def load(self, path: Path, name: str, *, held: bool) -> dict[str, Any]:
-        """Load a model: {"run_ns": ...} or {"failed": reason}."""
+    def load(self, path: Path, name: str, *, held: bool) -> "_Answer":
+        """Load a model."""
         return self._ask({"path": str(path), "held": held}, name)
 
     def time(self, order: list[int], expected_s: float) -> list[Timing]:
         """Time the loaded models with these numbers, in this order."""
         answer = self._ask({"order": order}, "", _BUSY * expected_s)
-        return [Timing(*each) for each in answer["timings"]]
+        return [Timing(*each) for each in answer.timings]
 
-    def _ask(self, request: dict[str, Any], name: str, work_s: float = 0.0) -> dict[str, Any]:
+    def _ask(self, request: Json, name: str, work_s: float = 0.0) -> "_Answer":
         given, answers = self._process.stdin, self._process.stdout
         assert given is not None and answers is not None  # they are pipes
         patience_s = _PATIENCE_S + work_s
@@ -344,8 +355,7 @@ class _Worker:
             watch.cancel()
         if not line.endswith("\n"):
             raise _DeathError(name, f"no answer in {patience_s:.0f} s" if late else self._end())
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return msgspec.json.decode(line, type=_Answer)
 
     def _end(self) -> str:
         status = self._process.wait()

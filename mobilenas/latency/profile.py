@@ -6,12 +6,12 @@ import importlib.resources
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
+from mobilenas.core.records import Json, Part
 from mobilenas.core.settings import check_between, from_plain, to_plain
 from mobilenas.latency.calibration import LARGEST, SMALLEST, Calibration, NetworkTime, calibrate
 from mobilenas.latency.measured import Failed, Measured
@@ -48,12 +48,12 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Unit times of one device, runtime, provider and thread count, with their calibration."""
+class ProfileHead:
+    """What a profile says beside the times of units."""
 
     name: str
     """What `--profile` calls it: letters, digits, dot, dash and underscore."""
-    device: dict[str, Any]
+    device: Json
     """What was measured on: processor, architecture, cores, system."""
     runtime: str
     """Name and version, such as `onnxruntime 1.22.0`."""
@@ -75,6 +75,18 @@ class Profile:
     """By precision: what the calibration was fitted and tested on."""
     spaces: tuple[MobileSpace, ...]
     """The spaces whose units were measured."""
+
+
+class _Blocks(Part, frozen=True, kw_only=True):
+    """The times in a profile's file."""
+
+    blocks: dict[str, dict[str, Json]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(ProfileHead):
+    """Unit times of one device, runtime, provider and thread count, with their calibration."""
+
     blocks: dict[str, dict[str, Measured | Failed]]
     """By precision and unit key: its time, or why it has none."""
 
@@ -181,19 +193,30 @@ class Profile:
                 )
         return found
 
-    def summary(self) -> dict[str, Any]:
+    @property
+    def image_sizes(self) -> list[int]:
+        """Sides of the images of its spaces."""
+        return sorted({space.image_size for space in self.spaces})
+
+    @property
+    def failures(self) -> dict[str, dict[str, str]]:
+        """By precision and unit key: why the device could not run it."""
+        return {
+            precision: {key: t.reason for key, t in times.items() if isinstance(t, Failed)}
+            for precision, times in self.blocks.items()
+        }
+
+    def summary(self) -> Json:
         """What `profile show --json` writes: everything but archs, spaces and single times."""
-        plain = _to_plain(self)
-        calibrations, times, spaces = map(plain.pop, ("calibration", "blocks", "spaces"))
-        del plain["references"]
+        plain: Json = to_plain(self)
+        for name in ("references", "calibration", "spaces", "blocks"):
+            del plain[name]
+        calibrations = to_plain(self.calibration)
         return plain | {
-            "precisions": list(times),
-            "image_sizes": sorted({space["image_size"] for space in spaces}),
-            "units": {precision: len(values) for precision, values in times.items()},
-            "failed": {
-                precision: {key: time["failed"] for key, time in values.items() if "failed" in time}
-                for precision, values in times.items()
-            },
+            "precisions": list(self.blocks),
+            "image_sizes": self.image_sizes,
+            "units": {precision: len(times) for precision, times in self.blocks.items()},
+            "failed": self.failures,
             "calibration": next(iter(calibrations.values()), None),
             "calibrations": calibrations,
             "warnings": self.warnings(),
@@ -346,74 +369,37 @@ def _check_time(key: str, time: Measured | Failed, place: str) -> None:
         )
 
 
-def _to_plain(profile: Profile) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(profile)
-    plain["blocks"] = {
-        precision: {
-            key: {"failed": time.reason} if isinstance(time, Failed) else _time_to_plain(time)
-            for key, time in times.items()
-        }
+def _to_plain(profile: Profile) -> Json:
+    times = {
+        precision: {key: _time_to_plain(time) for key, time in times.items()}
         for precision, times in profile.blocks.items()
     }
-    return plain
+    return {**to_plain(profile), "blocks": times}
 
 
-def _from_plain(plain: dict[str, Any]) -> Profile:
-    names = [field.name for field in fields(Profile)]
-    missing = [name for name in names if name not in plain]
-    unknown = [name for name in plain if name not in names]
-    if missing or unknown:
-        wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown field {unknown[0]!r}"
-        raise MobileNASError(f"a profile {wrong}; its fields are {', '.join(names)}")
-    hints = get_type_hints(Profile)
-    readers: dict[str, Callable[[Any, str], Any]] = {
-        "device": lambda value, place: _object(value, place, lambda item, _: item),
-        "references": lambda value, place: _object(value, place, _reader(tuple[Reference, ...])),
-        "calibration": lambda value, place: _object(value, place, _reader(Calibration)),
-        "networks": lambda value, place: _object(value, place, _networks_from_plain),
-        "blocks": lambda value, place: _object(
-            value, place, lambda times, inside: _object(times, inside, _time_from_plain)
-        ),
-    }
+def _from_plain(plain: Json) -> Profile:
+    head = {name: value for name, value in plain.items() if name != "blocks"}
+    blocks = from_plain(_Blocks, plain, "").blocks
     return Profile(
-        **{name: readers.get(name, _reader(hints[name]))(plain[name], name) for name in names}
+        **vars(from_plain(ProfileHead, head, "")),
+        blocks={
+            precision: {
+                key: _time_from_plain(time, f"blocks.{precision}.{key}")
+                for key, time in times.items()
+            }
+            for precision, times in blocks.items()
+        },
     )
 
 
-def _reader(kind: Any) -> Callable[[Any, str], Any]:
-    def read(value: Any, place: str) -> Any:
-        try:
-            return from_plain(kind, value, place)
-        except MobileNASError as error:
-            # The dataclass's own checks know the field, but not where it stands.
-            message = str(error) if str(error).startswith(place) else f"{place}: {error}"
-            raise MobileNASError(message) from error
-
-    return read
-
-
-def _object(value: Any, place: str, read: Callable[[Any, str], Any]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MobileNASError(f"{place} is {value!r}; it must be an object")
-    return {key: read(item, f"{place}.{key}") for key, item in value.items()}
-
-
-def _networks_from_plain(value: Any, place: str) -> tuple[NetworkTime, ...]:
-    if not isinstance(value, list):
-        raise MobileNASError(f"{place} is {value!r}; it must be a list")
-    read = _reader(NetworkTime)
-    return tuple(read(item, f"{place}[{index}]") for index, item in enumerate(value))
-
-
-def _time_from_plain(value: Any, place: str) -> Measured | Failed:
-    if isinstance(value, dict) and list(value) == ["failed"]:
+def _time_from_plain(value: Json, place: str) -> Measured | Failed:
+    if list(value) == ["failed"]:
         return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
-    # files of steady measurements, and those of older releases, have no word of it
-    known = {"unsteady": False} | value if isinstance(value, dict) else value
-    time: Measured = _reader(Measured)(known, place)
-    return time
+    return from_plain(Measured, value, place)
 
 
-def _time_to_plain(time: Measured) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(time)
-    return plain if time.unsteady else {k: v for k, v in plain.items() if k != "unsteady"}
+def _time_to_plain(time: Measured | Failed) -> Json:
+    if isinstance(time, Failed):
+        return {"failed": time.reason}
+    # files of steady measurements have no word of it
+    return {k: v for k, v in vars(time).items() if k != "unsteady" or time.unsteady}

@@ -14,9 +14,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mobilenas.latency.kit_runner import Bench, Job, ModelError
+
+if TYPE_CHECKING:
+    from mobilenas.latency.kit_runner import Json
 
 
 def main() -> int:
@@ -26,7 +29,7 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = json.loads(sys.stdin.readline())
     bench, jobs = Bench(**settings), list[Job]()
-    answer: dict[str, Any] = {}
+    answer: dict[str, object] = {}
     gc.disable()
     try:
         while True:
@@ -39,7 +42,7 @@ def main() -> int:
         return 1  # the parent is gone or going
 
 
-def _answer(bench: Bench, jobs: list[Job], request: dict[str, Any]) -> dict[str, Any]:
+def _answer(bench: Bench, jobs: list[Job], request: "Json") -> "Json":
     if "order" in request:
         return {"timings": [jobs[number].time() for number in request["order"]]}
     try:

@@ -2,10 +2,8 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,8 +19,10 @@ from mobilenas.nn.costs import alive_bytes
 from mobilenas.onnx.classifier import FLOAT, Classifier
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import prepare
+from mobilenas.onnx.record import FileReport
 from mobilenas.onnx.session import LOAD_ERRORS, session, source_of
 from mobilenas.onnx.settings import PROVIDER
+from mobilenas.onnx.values import Array
 
 ALIGNMENT = 8
 """Channels that are no multiple of this fall off the runtimes' blocked layouts."""
@@ -35,34 +35,8 @@ _IN_PLACE = ("Add", "Clip", "Flatten", "HardSigmoid", "HardSwish", "Mul", "Relu"
 _OptimizationLevel = onnxruntime.GraphOptimizationLevel
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileReport:
-    """What `check_file` found."""
-
-    size_bytes: int
-    """Size of the file."""
-    opset: int | None
-    """Version of the ONNX operators; None for the ORT format, whose nodes keep theirs."""
-    static: bool
-    """Whether every size of every input and output is fixed, the batch at 1."""
-    operators: Mapping[str, int]
-    """How often each operator stands in the file, by name."""
-    unaligned: tuple[str, ...]
-    """Convolutions whose output channels are no multiple of 8, each as `weight: channels`."""
-    reorders: Mapping[str, int]
-    """`REORDERS` that are left when onnxruntime has optimized the file for this machine."""
-    peak_memory_bytes: int
-    """Most bytes of activations alive at once, operators in onnxruntime's order, one image."""
-    max_abs_difference: float | None
-    """Largest difference of any logit from the reference's; None without a reference."""
-    top1_agreement: float | None
-    """Percent of the images with the reference's most probable class."""
-    images: int
-    """Images compared."""
-
-
 def check_file(
-    path: Path, reference: Path | None = None, images: Iterable[NDArray[Any]] = ()
+    path: Path, reference: Path | None = None, images: Iterable[Array] = ()
 ) -> FileReport:
     """Check a file of ONNX or ORT format; FileError names it and what is wrong.
 
@@ -130,7 +104,7 @@ def _count(model: ModelProto, operator: str) -> int:
     return sum(node.op_type == operator for node in model.graph.node)
 
 
-def _options(level: Any) -> Any:
+def _options(level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.graph_optimization_level = level
@@ -138,7 +112,7 @@ def _options(level: Any) -> Any:
     return options
 
 
-def _optimized(path: Path, level: Any) -> ModelProto:
+def _optimized(path: Path, level: onnxruntime.GraphOptimizationLevel) -> ModelProto:
     """Return the graph that onnxruntime runs."""
     with tempfile.TemporaryDirectory(prefix="mobilenas-check-") as folder:
         file = Path(folder, "optimized.onnx")
@@ -224,9 +198,7 @@ def _sizes(path: Path, model: ModelProto) -> dict[str, int]:
     return found | {image.name: int(given.nbytes)}
 
 
-def _agreement(
-    path: Path, reference: Path, images: Iterable[NDArray[Any]]
-) -> tuple[float, float, int]:
+def _agreement(path: Path, reference: Path, images: Iterable[Array]) -> tuple[float, float, int]:
     ours, theirs = _Pixels(path), _Pixels(reference)
     differences, same = [], 0
     for image in images:
@@ -247,7 +219,7 @@ def _agreement(
 class _Pixels(Classifier):
     """A file that takes pixels [1, H, W, C], too, if it takes floats."""
 
-    def logits(self, image: NDArray[Any]) -> NDArray[np.float32]:
+    def logits(self, image: Array) -> NDArray[np.float32]:
         """Logits [classes]; DataError for an image that does not fit."""
         if image.dtype == np.uint8 and self.type == FLOAT:
             metadata = ModelMetadata.from_strings(self.metadata, str(self.path))

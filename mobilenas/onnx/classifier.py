@@ -5,7 +5,6 @@ Without torch, as prediction is. What is wrong with a file from outside becomes 
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mobilenas.core.errors import DataError, FileError, first_line
 from mobilenas.onnx.session import LOAD_ERRORS, session, time_limit
+from mobilenas.onnx.values import Array
 
 FLOAT, PIXELS = "tensor(float)", "tensor(uint8)"
 """What a file can take: float32 [1, C, H, W] or uint8 [1, H, W, C]."""
@@ -55,7 +55,7 @@ class Classifier:
         batch, *rest = self.shape or [0]
         return (self.type, rest) in shapes and (not isinstance(batch, int) or batch == 1)
 
-    def logits(self, image: NDArray[Any]) -> NDArray[np.float32]:
+    def logits(self, image: Array) -> NDArray[np.float32]:
         """Logits [classes] of one image, of the input's type and shape with a batch of 1.
 
         DataError for an image that does not fit; FileError for a file that fails, takes too long,
@@ -88,7 +88,9 @@ class Classifier:
         return np.asarray(found[0], np.float32)
 
 
-def check_image(image: NDArray[Any], entry: Any, path: Path, name: str = "an image") -> None:
+def check_image(
+    image: Array, entry: onnxruntime.NodeArg, path: Path, name: str = "an image"
+) -> None:
     """Raise DataError unless an array fits `entry`, the input of the model at `path`."""
     fits = len(entry.shape) == image.ndim and all(
         not isinstance(legal, int) or legal == size
@@ -101,5 +103,5 @@ def check_image(image: NDArray[Any], entry: Any, path: Path, name: str = "an ima
         )
 
 
-def _stop(options: Any) -> None:
+def _stop(options: onnxruntime.RunOptions) -> None:
     options.terminate = True

@@ -4,9 +4,8 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,8 +19,12 @@ from mobilenas.core.files import write_bytes
 from mobilenas.core.settings import counted
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.classifier import Classifier
+from mobilenas.onnx.record import Parity
 from mobilenas.onnx.recount import CONSTANT, PARAMETER
 from mobilenas.onnx.session import session
+
+if TYPE_CHECKING:
+    from onnxscript.ir import Graph
 
 INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input and output."""
@@ -30,18 +33,6 @@ TOLERANCE = 1e-2
 """Most that a logit may differ from the module's, as a share of the largest one (at least of 1)."""
 
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """How far the file and the module agree on the same images."""
-
-    max_abs_difference: float
-    """Largest difference of any logit."""
-    top1_agreement: float
-    """Percent of images with the same most probable class."""
-    images: int
-    """Number of images."""
 
 
 def export_onnx(
@@ -213,7 +204,7 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
         return program.model_proto
 
 
-def _separate_names(graph: Any) -> None:
+def _separate_names(graph: "Graph") -> None:
     """The exporter calls a mean `mean`, also where a weight of the module has that name."""
     taken = set(graph.initializers) | {value.name for value in graph.inputs}
     for number, node in enumerate(graph):

@@ -5,13 +5,10 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -21,7 +18,9 @@ from mobilenas.core.errors import FileError
 from mobilenas.onnx.checks import read_model, write_model
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.ranges import largest_values, samples_for
+from mobilenas.onnx.record import Fp16Report
 from mobilenas.onnx.targets import plain_operators
+from mobilenas.onnx.values import Array
 
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 """Where float16 ends, and below which it loses digits."""
@@ -43,19 +42,7 @@ _FLOAT32 = frozenset(
 _SUMS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fp16Report:
-    """What `to_fp16` found."""
-
-    largest_activation: float
-    """Largest absolute value inside the network on the images, in float32."""
-    float32_nodes: tuple[str, ...]
-    """Nodes that stay in float32, each as operator and output."""
-    nodes: int
-    """All nodes that compute."""
-
-
-def to_fp16(source: Path, path: Path, images: Iterable[NDArray[Any]]) -> Fp16Report:
+def to_fp16(source: Path, path: Path, images: Iterable[Array]) -> Fp16Report:
     """Write `source` with float16 weights and computation to `path`; its metadata is kept.
 
     Input and output stay float32: an app fills and reads the same buffers whichever file it

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +13,14 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.settings import counted
 from mobilenas.onnx.checks import read_model, write_model
 from mobilenas.onnx.settings import UINT8_NHWC
+from mobilenas.onnx.values import Attribute
 
 INPUT_KEY = "input"
 """Key of the metadata that says what a file takes, as JSON; a file without it takes FLOAT_NCHW."""
 
 _PREFIX = "pixels"
 _CHANNELS_FIRST = (0, 3, 1, 2)
-Step = tuple[str, list[NDArray[np.float64]], dict[str, Any]]
+Step = tuple[str, list[NDArray[np.float64]], dict[str, Attribute]]
 """An operator, its constants and its attributes."""
 
 

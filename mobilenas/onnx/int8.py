@@ -9,11 +9,9 @@ import io
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -30,6 +28,7 @@ from mobilenas.onnx.fp16 import describe, prepared
 from mobilenas.onnx.ranges import Probe, Samples, samples_for
 from mobilenas.onnx.settings import CALIBRATIONS
 from mobilenas.onnx.targets import constants
+from mobilenas.onnx.values import Array
 
 _CALIBRATION = {
     "minmax": CalibrationMethod.MinMax,
@@ -51,7 +50,7 @@ Reader = tuple[NodeProto, int]
 def quantize_static_qdq(
     source: Path,
     path: Path,
-    images: Iterable[NDArray[Any]],
+    images: Iterable[Array],
     *,
     per_channel: bool,
     method: str = "minmax",
@@ -166,7 +165,7 @@ class _Weights:
             return 1
         return 0 if shape and shape[0] == groups and shape[1] == 1 else None
 
-    def balance(self, node: NodeProto, readers: list[Reader]) -> NDArray[Any]:
+    def balance(self, node: NodeProto, readers: list[Reader]) -> Array:
         """Return s of `equalize_ranges`; 1 for channels without weights."""
         first = _largest(self.values[node.input[1]], 0)
         second = np.max([_largest(self.values[r.input[1]], axis) for r, axis in readers], axis=0)
@@ -175,14 +174,14 @@ class _Weights:
         scale[live] = np.sqrt(first[live] / second[live])
         return scale
 
-    def scale(self, node: NodeProto, readers: list[Reader], scale: NDArray[Any]) -> None:
+    def scale(self, node: NodeProto, readers: list[Reader], scale: Array) -> None:
         """Divide a layer's output by `scale` and multiply it back where it is read."""
         for name in node.input[1:]:
             self._multiply(name, 1 / scale, 0)
         for reader, axis in readers:
             self._multiply(reader.input[1], scale, axis)
 
-    def _multiply(self, name: str, factors: NDArray[Any], axis: int) -> None:
+    def _multiply(self, name: str, factors: Array, axis: int) -> None:
         values = self.values[name]
         shape = [1] * values.ndim
         shape[axis] = -1
@@ -197,7 +196,7 @@ class _Weights:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
 
-def _largest(values: NDArray[Any], axis: int) -> NDArray[Any]:
+def _largest(values: Array, axis: int) -> Array:
     """Largest absolute value of each place along an axis."""
     others = tuple(place for place in range(values.ndim) if place != axis)
     return np.asarray(np.abs(values).max(axis=others))
@@ -205,7 +204,7 @@ def _largest(values: NDArray[Any], axis: int) -> NDArray[Any]:
 
 def _largest_activations(
     model: ModelProto, nodes: Sequence[NodeProto], samples: Samples
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Array]:
     """Largest activation of each channel of a layer's output, as a share of its tensor's."""
     if not samples or not nodes:
         return {}
@@ -317,7 +316,7 @@ class _Feeds(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships 
         """Give these samples next."""
         self._next = iter(self._samples[start_index:end_index])
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Array] | None:
         """Return the next sample by the input's name, None after the last."""
         sample = next(self._next, None)
         return None if sample is None else {self._name: sample}

@@ -74,7 +74,7 @@ def _value(data: Mapping[str, str], name: str, source: str) -> Any:
     return parse_json(data[name], f"{source}: {name!r} in its metadata")
 
 
-def _is_numbers(value: Any, above: float | None, largest: float = _LARGEST) -> bool:
+def _is_numbers(value: object, above: float | None, largest: float = _LARGEST) -> bool:
     return (
         isinstance(value, list)
         and bool(value)

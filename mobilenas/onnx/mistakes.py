@@ -5,13 +5,13 @@ import heapq
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mobilenas.core.records import Count, Percent, Record, Share, Some
 from mobilenas.data import Split
 from mobilenas.onnx.export import each_logits
 from mobilenas.onnx.predict import softmax
@@ -21,8 +21,7 @@ MOST_SHOWN = 24
 _LARGEST_SIDE = 96
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
+class Mistake(Record, frozen=True, kw_only=True):
     """One image that got a wrong class."""
 
     image: str
@@ -31,23 +30,24 @@ class Mistake:
     """Its class."""
     predicted: str
     """The most probable class."""
-    probability: float
+    probability: Share
     """Of the predicted class, in 0..1."""
-    probability_of_label: float
+    probability_of_label: Share
     """Of the image's own class."""
     png: str
     """What the network saw, at most 96 pixels wide: a PNG file in base64."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistakes:
-    """All predictions of one file on one split, in short."""
+class Mistakes(Record, frozen=True, kw_only=True):
+    """mistakes.json: all predictions of one file on one split, in short."""
 
-    images: int
+    file: str
+    """The file."""
+    images: Some
     """Images of the split."""
-    top1: float
+    top1: Percent
     """Percent that got their own class."""
-    confusion: dict[str, dict[str, int]]
+    confusion: dict[str, dict[str, Count]]
     """Images by class and predicted class; pairs that did not occur are left out."""
     worst: tuple[Mistake, ...]
     """Those of which the network was most certain, the most certain first."""
@@ -55,6 +55,7 @@ class Mistakes:
 
 def find_mistakes(
     path: Path,
+    name: str,
     batches: Iterable[tuple[Tensor, Tensor]],
     split: Split,
     classes: Sequence[str],
@@ -81,6 +82,7 @@ def find_mistakes(
         confusion.setdefault(classes[label], {})[classes[predicted]] = count
     right = sum(count for (label, predicted), count in pairs.items() if label == predicted)
     return Mistakes(
+        file=name,
         images=images,
         top1=100 * right / images,
         confusion=confusion,

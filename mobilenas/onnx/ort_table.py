@@ -6,7 +6,6 @@ Fields after onnxruntime's schema (`onnxruntime/core/flatbuffers/schema/ort.fbs`
 """
 
 import struct
-from typing import Any
 
 import flatbuffers
 from flatbuffers.table import Table
@@ -123,7 +122,7 @@ def _written(entries: list[Entry]) -> bytes:
     return bytes(builder.Output())
 
 
-def _named(builder: Any, name: bytes, tables: list[int]) -> int:
+def _named(builder: flatbuffers.Builder, name: bytes, tables: list[int]) -> int:
     text, vector = builder.CreateString(name), _vector(builder, tables)
     builder.StartObject(2)
     builder.PrependUOffsetTRelativeSlot(0, text, 0)
@@ -131,14 +130,14 @@ def _named(builder: Any, name: bytes, tables: list[int]) -> int:
     return int(builder.EndObject())
 
 
-def _pair(builder: Any, kind: int, index: int) -> int:
+def _pair(builder: flatbuffers.Builder, kind: int, index: int) -> int:
     builder.StartObject(2)
     builder.PrependInt8Slot(0, kind, 0)
     builder.PrependUint32Slot(1, index, 0)
     return int(builder.EndObject())
 
 
-def _vector(builder: Any, tables: list[int]) -> int:
+def _vector(builder: flatbuffers.Builder, tables: list[int]) -> int:
     builder.StartVector(4, len(tables), 4)
     for table in reversed(tables):
         builder.PrependUOffsetTRelative(table)

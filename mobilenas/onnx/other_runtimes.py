@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +96,7 @@ def _open_litert(path: Path) -> Runner:
 def _open_executorch(path: Path) -> Runner:
     from executorch.runtime import Runtime
 
-    program: Any = Runtime.get().load_program(path)
+    program = Runtime.get().load_program(path)
     method = program.load_method("forward")
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:

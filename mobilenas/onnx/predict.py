@@ -34,7 +34,7 @@ def exported_model(run: Path) -> Path:
             "export RUN`); name a run folder or a .onnx file"
         )
     record = read_export(run)
-    return run / str(record["files"][record["deployed"]]["path"])
+    return run / record.files[record.deployed].path
 
 
 def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list[Prediction]:

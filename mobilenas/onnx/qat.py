@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from mobilenas.core.errors import DivergedError, MobileNASError
 from mobilenas.data import ImageData, batches
 from mobilenas.onnx.export import quiet
 from mobilenas.train import Recipe
+
+if TYPE_CHECKING:
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 RATE_SHARE = 0.02
 """Of the recipe's learning rate: the weights are trained already."""
@@ -154,7 +157,7 @@ def _simulated(module: nn.Module, example: Tensor, *, per_channel: bool) -> nn.M
         return simulated
 
 
-def _quantizer(activation: Any, weight: Any) -> Any:
+def _quantizer(activation: "QuantizationSpec", weight: "QuantizationSpec") -> "Quantizer":
     """Return what tells torchao where `quantize_static_qdq` rounds."""
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 

@@ -5,9 +5,13 @@ provider, with HardSigmoid (since onnxruntime 1.18, pull request 20508) and Resh
 """
 
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto, NodeProto
+
+if TYPE_CHECKING:
+    from onnxruntime.tools.mobile_helpers.usability_checker import PartitioningInfo
 
 MAX_RANK = 5
 """Most sizes of a tensor."""
@@ -66,6 +70,6 @@ def _is_quantized(model: ModelProto) -> bool:
     )
 
 
-def partition(model: ModelProto, checker: Any) -> Any:
+def partition(model: ModelProto, checker: ModuleType) -> "PartitioningInfo":
     """Return the checker's partitions of a graph with shapes, all of which must be fixed."""
     return checker.check_partitioning(model.graph, SupportedOperators(), True, MAX_RANK)

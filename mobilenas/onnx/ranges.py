@@ -3,22 +3,21 @@
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from mobilenas.core.errors import DataError, FileError, first_line
 from mobilenas.onnx.classifier import check_image
 from mobilenas.onnx.session import LOAD_ERRORS, session
+from mobilenas.onnx.values import Array
 
-Samples = Sequence[NDArray[Any]]
+Samples = Sequence[Array]
 """Inputs of a model, one image each."""
 
 
-def samples_for(source: Path, images: Iterable[NDArray[Any]], what: str) -> Samples:
+def samples_for(source: Path, images: Iterable[Array], what: str) -> Samples:
     """Inputs that fit the model at `source`; DataError where one does not or there is none."""
     (entry,) = session(source).get_inputs()
     samples = []
@@ -85,7 +84,7 @@ class Probe:
         value = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         self._model.graph.output.append(value)
 
-    def run(self, samples: Samples) -> Iterator[list[NDArray[Any]]]:
+    def run(self, samples: Samples) -> Iterator[list[Array]]:
         """Give the figures for each sample, in the order in which they were asked for."""
         with tempfile.TemporaryDirectory(prefix="mobilenas-probe-") as folder:
             path = Path(folder, "probe.onnx")

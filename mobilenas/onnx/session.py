@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
@@ -36,7 +35,9 @@ LOAD_ERRORS = (
 """What onnxruntime raises for a model that it does not load or run."""
 
 
-def session(path: Path, threads: int = 1, *, limit_s: float | None = None) -> Any:
+def session(
+    path: Path, threads: int = 1, *, limit_s: float | None = None
+) -> onnxruntime.InferenceSession:
     """Open a model on the CPU with `threads` threads; FileError names a file that does not load.
 
     Its answers are those of exact 8-bit arithmetic, as phones have it. On x86 without VNNI the

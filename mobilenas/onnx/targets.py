@@ -4,21 +4,24 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from mobilenas.core.settings import check_choice
 from mobilenas.onnx import qnn
 from mobilenas.onnx.checks import read_model
+from mobilenas.onnx.record import TargetReport
 from mobilenas.onnx.session import XNNPACK, session
 from mobilenas.onnx.settings import TARGETS
+from mobilenas.onnx.values import Array
+
+if TYPE_CHECKING:
+    from onnxruntime.tools.mobile_helpers.usability_checker import PartitioningInfo
 
 CAVEAT = (
     "onnxruntime's mobile usability checker compares operator types with the provider's list and "
@@ -55,38 +58,6 @@ _OPERATORS = frozenset(
 )
 _SPATIAL = (2, 3)  # of NCHW
 _ZERO, _ONE, _AXES = "plain_zero", "plain_one", "plain_axes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetReport:
-    """What one target makes of one file."""
-
-    target: str
-    """One of `TARGETS`."""
-    available: bool
-    """Whether the onnxruntime of this machine has the provider."""
-    verdict: str
-    """`yes`, `maybe` or `no`, as the checker judges; `unknown` where nothing can be told here."""
-    recommendation: str
-    """The verdict in a sentence."""
-    nodes: int | None = None
-    """Nodes of the graph when onnxruntime has optimized it as far as any device lets it."""
-    supported: int | None = None
-    """Those that the target takes."""
-    partitions: int | None = None
-    """Connected parts that the target runs; between two the CPU runs something."""
-    unsupported: Mapping[str, int] = field(default_factory=dict)
-    """Nodes that the target refuses for their operator, by operator."""
-    dynamic: int = 0
-    """Nodes that it refuses for a size that is not fixed."""
-    unchecked: tuple[str, ...] = ()
-    """What the provider asks of operators in the graph beyond their type, unchecked."""
-    caveat: str = ""
-    """What the verdict does not see; empty where there was no checker."""
-    split_by: tuple[str, ...] = ()
-    """Operators of the network, not of the file's form, for which there are several parts."""
-    note: str = ""
-    """What else is to be known of the target or of this file on it."""
 
 
 def check_target(path: Path, target: str) -> TargetReport:
@@ -160,7 +131,7 @@ def hard_sigmoid_to_clip(model: ModelProto) -> int:
     makers = {name: node for node in model.graph.node for name in node.output}
     uses = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}
-    changed: dict[str, NDArray[Any]] = {}
+    changed: dict[str, Array] = {}
     gates = [node for node in model.graph.node if node.op_type == "HardSigmoid"]
     found = 0
     for gate in gates:
@@ -231,7 +202,7 @@ def _as_targets_see_it(path: Path) -> ModelProto:
         return shaped
 
 
-def _partition(model: ModelProto, target: str) -> Any:
+def _partition(model: ModelProto, target: str) -> "PartitioningInfo":
     from onnxruntime.tools.mobile_helpers import usability_checker as checker
 
     hashing = NodeProto.__hash__
@@ -266,7 +237,7 @@ def _supported(target: str) -> frozenset[str]:
     return frozenset(name.removeprefix("ai.onnx:") for name in names)
 
 
-def _mean_axes(node: NodeProto, stored: Mapping[str, NDArray[Any]]) -> list[int]:
+def _mean_axes(node: NodeProto, stored: Mapping[str, Array]) -> list[int]:
     for attribute in node.attribute:
         if attribute.name == "axes":  # before opset 18
             return list(attribute.ints)
@@ -285,7 +256,7 @@ def _pool(mean: NodeProto) -> list[NodeProto]:
     ]
 
 
-def constants(model: ModelProto) -> dict[str, NDArray[Any]]:
+def constants(model: ModelProto) -> dict[str, Array]:
     """Return the stored tensors by name."""
     return {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
 
@@ -294,7 +265,7 @@ def _float(node: NodeProto, name: str, default: float) -> float:
     return next((float(item.f) for item in node.attribute if item.name == name), default)
 
 
-def _store(model: ModelProto, values: Mapping[str, NDArray[Any] | np.float32]) -> None:
+def _store(model: ModelProto, values: Mapping[str, Array | np.float32]) -> None:
     """Keep the weights that some node uses, with these in place of what had their names."""
     used = {name for node in model.graph.node for name in node.input}
     kept = {item.name: item for item in model.graph.initializer if item.name in used}

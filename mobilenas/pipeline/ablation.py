@@ -9,14 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mobilenas.baselines.paired import difference
+from mobilenas.baselines.paired import difference, spread
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
-from mobilenas.core.files import inside, write_json, write_text
+from mobilenas.core.files import inside, write_text
 from mobilenas.core.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import EntryRecord, Record, read_object, read_record, write_record
+from mobilenas.core.records import (
+    AblationRecord,
+    ArmRecord,
+    BudgetRow,
+    EntryGap,
+    EntryRecord,
+    EntrySeconds,
+    Record,
+    read_record,
+    write_record,
+)
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost.budget import Budget, format_cost
 from mobilenas.cost.budgets import Budgets
@@ -42,6 +51,7 @@ from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import over_seeds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
+from mobilenas.search.diagnostics import agreement
 from mobilenas.search.methods import DEFAULT_METHOD, usual_epochs
 from mobilenas.search.parts import PARTS
 from mobilenas.spaces.base import AnyChoice, Arch, family, family_of
@@ -162,7 +172,7 @@ def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
 
 def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings:
     """Return what `Ablation.settings` does, for so many training images."""
-    own: dict[str, Any] = dict(arm.parts)
+    own = dict(arm.parts)
     if arm.method is None:
         own = dict.fromkeys(PARTS)
     if request.space == "cell":
@@ -256,14 +266,13 @@ def _check_space(
         Budgets(with_channels(space, 2), request.budgets).check_reachable()
 
 
-def run_ablation(ablation: Ablation) -> dict[str, Any]:
+def run_ablation(ablation: Ablation) -> AblationRecord:
     """Make every network that is not there; return ablation.json, written after every seed."""
-    record: dict[str, Any] = {}
     for seed in ablation.seeds:
         for arm in ablation.arms:
             _contend(ablation, arm, seed)
         record = _result(ablation)
-        write_json(ablation.folder / ABLATION_FILE, record)
+        write_record(ablation.folder / ABLATION_FILE, record)
         write_text(ablation.folder / PAGE_FILE, ablation_page(record))
     return record
 
@@ -274,11 +283,10 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
     if (run.folder / ENTRY_FILE).exists():
         return
     ablation.reporter.say(f"seed {seed}: {arm.name}")
-    found = search_stage(run) if arm.method else {}
-    choice: Any = _found_choice(run) if arm.method else _drawn(run)
+    found = search_stage(run) if arm.method else None
+    choice: AnyChoice = _found_choice(run) if arm.method else _drawn(run)
     arch = run.space.arch(choice)
-    resizable = family_of(arch).with_channels is not None
-    if resizable:
+    if family_of(arch).with_channels is not None:
         arch = widest(arch, ablation.request.budgets, f"{arm.name}, seed {seed}")
     folder, device = run.folder / "train", run.device
     trained = train(
@@ -291,22 +299,22 @@ def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
         reporter=run.reporter,
     )
     model = load_weights(arch, folder / BEST_WEIGHTS).to(device)
-    gap = found.get("discretization_gap")
-    entry = {
-        "seed": seed,
-        "arch": arch.to_dict(),
-        "choice": to_plain(choice),
-        "costs": predicted(run, arch),
-        "val_top1": trained.val_top1,
-        "top1": evaluate(model, run.data.test, run.data, device).top1,
-        "gap": gap and {name: gap[name] for name in ("points", "points_before")},
-        "skips": run.budgets.space.skips(choice),
-        "alarms": found.get("alarms", []),
-        "seconds": {"search": sum(found.get("seconds", {}).values()), "train": trained.seconds},
-    }
-    if resizable:
-        entry |= family_of(arch).described(arch) | {"channels": entry["arch"]["channels"]}
-    write_json(run.folder / ENTRY_FILE, entry)
+    gap = found.discretization_gap if found else None
+    entry = EntryRecord(
+        seed=seed,
+        arch=arch.to_dict(),
+        choice=to_plain(choice),
+        costs=predicted(run, arch),
+        val_top1=trained.val_top1,
+        top1=evaluate(model, run.data.test, run.data, device).top1,
+        gap=EntryGap(points=gap.points, points_before=gap.points_before) if gap else None,
+        skips=run.budgets.space.skips(choice),
+        alarms=(found.alarms or ()) if found else (),
+        seconds=EntrySeconds(search=found.search_seconds if found else 0.0, train=trained.seconds),
+        genotype=family_of(arch).genotype(arch),
+        channels=vars(arch).get("channels"),
+    )
+    write_record(run.folder / ENTRY_FILE, entry)
 
 
 def _drawn(run: Run) -> AnyChoice:
@@ -320,7 +328,7 @@ def _found_choice(run: Run) -> AnyChoice:
     return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
 
 
-def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Any:
+def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
     """Return the network with the largest even number of first channels that keeps the budgets.
 
     BudgetError where none does; it names `whose` network it is, and the smallest cost.
@@ -340,58 +348,64 @@ def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Any:
             f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
             f"{format_cost(budget.cost, least[budget.cost])} {budget.cost}"
         )
-    return with_channels(arch, 2 * kept)
+    found: Arch = with_channels(arch, 2 * kept)
+    return found
 
 
-def _result(ablation: Ablation) -> dict[str, Any]:
+def _result(ablation: Ablation) -> AblationRecord:
     """Return ablation.json from the entries of the seeds that every arm is done with."""
     paths = {
         seed: [ablation.run_folder(arm, seed) / ENTRY_FILE for arm in ablation.arms]
         for seed in ablation.seeds
     }
     done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
-    read = ([read_object(path, EntryRecord) for path in paths[seed]] for seed in done)
+    read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
     rounds = zip(*read, strict=True)
     entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
-    if len({tuple(entry["skips"]) for own in entries.values() for entry in own}) > 1:
+    if len({tuple(entry.skips) for own in entries.values() for entry in own}) > 1:
         raise FileError(f"{ablation.folder}/runs: the {ENTRY_FILE} files are not of one space")
     request, control = ablation.request, ablation.control.name
-    return {
-        "command": ablation.command,
-        "space": request.space,
-        "budgets": to_plain(request.budgets),
-        "seeds": done,
-        "seeds_asked": list(ablation.seeds),
-        "control": control,
-        "arms": [
+    return AblationRecord(
+        command=ablation.command,
+        space=request.space,
+        budgets=[BudgetRow(**vars(budget)) for budget in request.budgets],
+        seeds=done,
+        seeds_asked=list(ablation.seeds),
+        control=control,
+        arms=[
             _figures(request.space, arm, entries[arm.name], entries[control])
             for arm in ablation.arms
         ],
-        "request": to_plain(request),
-        "counting_rule": COUNTING_RULE,
-        "data": ablation.data.describe(),
-        "versions": versions(),
-        "machine": machine(),
-    }
+        request=to_plain(request),
+        counting_rule=COUNTING_RULE,
+        data=ablation.data.describe(),
+        versions=versions(),
+        machine=machine(),
+    )
 
 
 def _figures(
-    space: str, arm: Arm, entries: Sequence[Any], control: Sequence[Any]
-) -> dict[str, Any]:
+    space: str, arm: Arm, entries: Sequence[EntryRecord], control: Sequence[EntryRecord]
+) -> ArmRecord:
     """Return what ablation.json says of one arm."""
-    choices = [from_plain(family(space).choice, entry["choice"], "choice") for entry in entries]
-    top1 = [[entry["top1"] for entry in both] for both in (entries, control)]
+    choices = [from_plain(family(space).choice, entry.choice, "choice") for entry in entries]
+    top1 = [[entry.top1 for entry in both] for both in (entries, control)]
     try:
-        figures = over_seeds(entries, choices)
+        agreed = agreement(choices) if len(choices) > 1 else None
+        gaps = [to_plain(entry.gap) for entry in entries if entry.gap]
+        return ArmRecord(
+            name=arm.name,
+            method=arm.method or RANDOM,
+            parts=dict(arm.parts),
+            top1=spread(top1[0]),
+            gap=over_seeds(gaps) if gaps else None,
+            skips=over_seeds([entry.skips for entry in entries]),
+            seconds=over_seeds([to_plain(entry.seconds) for entry in entries]),
+            agreement=agreed,
+            difference=None if entries is control else difference(*top1),
+            entries=entries,
+        )
     except (LookupError, TypeError, ValueError) as error:
         raise FileError(
             f"the {ENTRY_FILE} files of variant {arm.name} are not of one space: {error}"
         ) from error
-    return {
-        "name": arm.name,
-        "method": arm.method or RANDOM,
-        "parts": dict(arm.parts),
-        **figures,
-        "difference": None if entries is control else difference(*top1),
-        "entries": list(entries),
-    }

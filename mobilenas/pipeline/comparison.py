@@ -1,30 +1,88 @@
 """Networks of several runs, and files of other tools, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec import structs
 
 from mobilenas.baselines.external import describe, open_external
 from mobilenas.baselines.networks import RANDOM, Opponents
 from mobilenas.baselines.paired import told
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.files import write_json, write_list
 from mobilenas.core.folders import COMPARISON, check_folder, start_folder
-from mobilenas.core.records import RunRecord, read_object
+from mobilenas.core.records import (
+    BudgetCheck,
+    DataRecord,
+    DifferenceTo,
+    NetworkRecord,
+    Part,
+    Record,
+    ResultRecord,
+    Timing,
+    read_record,
+    write_record,
+    write_records,
+)
 from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
 from mobilenas.pipeline.deployment import conditions, renew_times, time_files
 from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import RESULT_FILE, compare_stage, write_result
 from mobilenas.report.table import found_top1, paired, read_compared
+from mobilenas.train import Recipe
 
-Comparison = dict[str, Any]
-"""`networks`, as in compare.json with `run`, and what result.json of a comparison says of them."""
+
+class ComparedRun(Record, frozen=True, kw_only=True):
+    """One of the runs that are compared."""
+
+    run: str
+    budgets: Sequence[BudgetCheck]
+    space: str
+    method: str
+    seeds: Sequence[int]
+
+
+class RunDifference(DifferenceTo, frozen=True, kw_only=True):
+    """The difference of a later run's found networks to those `against`, the first run."""
+
+    run: str
+
+
+class ComparisonRecord(Record, frozen=True, kw_only=True):
+    """result.json of a comparison of several."""
+
+    runs: Sequence[ComparedRun]
+    differences: Sequence[RunDifference]
+    data: DataRecord
+    recipe: Recipe
+    precision: str
+    timing: Timing
+    counting_rule: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison of several."""
+
+    networks: list[NetworkRecord]
+    """As in compare.json, with `run`."""
+    result: ComparisonRecord
+    """What result.json says of them."""
+
+    @property
+    def budgets(self) -> list[BudgetCheck]:
+        """Those of all runs."""
+        return [budget for run in self.result.runs for budget in run.budgets]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        return {"networks": to_plain(self.networks), **to_plain(self.result)}
 
 
 def compare(
     run: Run, names: Sequence[str] | None = None, random: int | None = None
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[NetworkRecord], ResultRecord]:
     """Return compare.json and result.json of one run, with the baselines that are asked for.
 
     `names` are MobileNets and `random`, of which there are as many as `random` says; without
@@ -70,28 +128,29 @@ def side_by_side(
             raise FileError(f"{path} does not exist")
     data = runs[0].data
     opened = [open_external(path, data) for path in files]
-    networks: list[dict[str, Any]] = []
-    paths: list[Path] = []
-    described = []
-    for run in runs:
-        entries, result = compare(run, names, random)
-        described.append(_described(run, result["budgets"]))
-        networks += [{"run": str(run.folder)} | entry for entry in entries]
-        paths += [run.folder / entry["onnx"] for entry in entries]
-    for external in opened:
-        networks.append({"run": None} | describe(external, data))
-        paths.append(external.path)
-    time_files(runs[0], list(zip(networks, paths, strict=True)))
-    return {
-        "networks": networks,
-        "runs": described,
-        "differences": _differences(networks),
-        "data": data.describe(),
-        "recipe": to_plain(runs[0].settings.recipe),
-        "precision": runs[0].settings.precision,
-        "timing": conditions(runs[0]),
-        "counting_rule": COUNTING_RULE,
-    }
+    compared = [(run, *compare(run, names, random)) for run in runs]
+    paths = [run.folder / entry.onnx for run, entries, _ in compared for entry in entries]
+    timed = time_files(runs[0], [*paths, *(external.path for external in opened)])
+    networks = [
+        NetworkRecord(
+            **structs.asdict(entry)
+            | timed[run.folder / entry.onnx].as_latency
+            | {"run": str(run.folder)}
+        )
+        for run, entries, _ in compared
+        for entry in entries
+    ]
+    networks += [describe(external, data, timed[external.path]) for external in opened]
+    result = ComparisonRecord(
+        runs=[_described(run, result.budgets) for run, _, result in compared],
+        differences=_differences(networks),
+        data=data.describe(),
+        recipe=runs[0].settings.recipe,
+        precision=runs[0].settings.precision,
+        timing=conditions(runs[0]),
+        counting_rule=COUNTING_RULE,
+    )
+    return Comparison(networks=networks, result=result)
 
 
 def check_alike(runs: Sequence[Run]) -> None:
@@ -115,50 +174,59 @@ def check_alike(runs: Sequence[Run]) -> None:
 _LONG = ("images", "classes")
 
 
-def _conditions(run: Run) -> dict[str, Any]:
+class _ImagesPart(Part, frozen=True, kw_only=True):
+    data: DataRecord
+
+
+def _conditions(run: Run) -> dict[str, object]:
     """Return what decides on accuracy beside the network and the seed, by name."""
-    path = run.folder / RUN_FILE
-    data = read_object(path, RunRecord).get("data")
-    names = ("fingerprint", "classes", "image_size", "flip")
-    if not isinstance(data, dict) or not data.keys() >= set(names):
-        raise FileError(f"{path}: data is not what a start writes; it has {', '.join(names)}")
-    recipe: dict[str, Any] = to_plain(run.settings.recipe)
-    conditions = {"images": data["fingerprint"]} | {name: data[name] for name in names[1:]}
-    return conditions | recipe | {"precision": run.settings.precision}
-
-
-def _described(run: Run, budgets: list[dict[str, Any]]) -> dict[str, Any]:
-    settings = run.settings
+    data = read_record(run.folder / RUN_FILE, _ImagesPart).data
     return {
-        "run": str(run.folder),
-        "budgets": budgets,
-        "space": settings.space,
-        "method": settings.method,
-        "seeds": list(run.seeds),
+        "images": data.fingerprint,
+        "classes": data.classes,
+        "image_size": data.image_size,
+        "flip": data.flip,
+        **to_plain(run.settings.recipe),
+        "precision": run.settings.precision,
     }
 
 
-def _differences(networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _described(run: Run, budgets: Sequence[BudgetCheck]) -> ComparedRun:
+    settings = run.settings
+    return ComparedRun(
+        run=str(run.folder),
+        budgets=budgets,
+        space=settings.space,
+        method=settings.method,
+        seeds=list(run.seeds),
+    )
+
+
+def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
     """Return the paired difference of every later run's found networks to the first run's."""
-    by_run: dict[str, list[dict[str, Any]]] = {}
+    by_run: dict[str, list[NetworkRecord]] = {}
     for network in networks:
-        if network["kind"] == "found":
-            by_run.setdefault(network["run"], []).append(network)
+        if network.kind == "found":
+            by_run.setdefault(network.run or "", []).append(network)
     (first, control), *others = by_run.items()
     compared = ((run, paired(found_top1(own), found_top1(control))) for run, own in others)
-    return [{"run": run, "against": first} | figures for run, figures in compared if figures]
+    return [
+        RunDifference(**structs.asdict(figures), run=run, against=first)
+        for run, figures in compared
+        if figures
+    ]
 
 
 def sentences(comparison: Comparison) -> list[str]:
     """Return one sentence for each run after the first: its found networks against the first's."""
     flops: dict[str, int] = {}
-    for network in comparison["networks"]:
-        if network["kind"] == "found":
-            flops.setdefault(network["run"], network["flops"])
+    for network in comparison.networks:
+        if network.kind == "found" and network.run and network.flops:
+            flops.setdefault(network.run, network.flops)
     return [
-        f"{row['run']} against {row['against']}: {told(row)}: {row['verdict']}; "
-        f"{format_count(flops[row['run']])} against {format_count(flops[row['against']])} FLOPs."
-        for row in comparison["differences"]
+        f"{row.run} against {row.against}: {told(row)}: {row.verdict}; "
+        f"{format_count(flops[row.run])} against {format_count(flops[row.against])} FLOPs."
+        for row in comparison.result.differences
     ]
 
 
@@ -169,9 +237,8 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
 
 def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool) -> None:
     """Write the networks to compare.json, as a run has it, and the rest to result.json."""
-    rest = {name: value for name, value in comparison.items() if name != "networks"}
     check_out(folder, overwrite=overwrite)
     start_folder(folder, COMPARISON)
     # the record first: a kill in between can be overwritten
-    write_list(folder / COMPARE_FILE, comparison["networks"])
-    write_json(folder / RESULT_FILE, rest)
+    write_records(folder / COMPARE_FILE, comparison.networks)
+    write_record(folder / RESULT_FILE, comparison.result)

@@ -1,18 +1,23 @@
 """What the result of a run is held against: which networks, under which budgets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mobilenas.baselines import equal_time
 from mobilenas.baselines.networks import Contender, Opponents, mobilenets, random_networks
 from mobilenas.baselines.rival import rival
-from mobilenas.channels.search import search_channels
+from mobilenas.channels.search import ChannelResult, search_channels
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
-from mobilenas.core.files import write_json
-from mobilenas.core.records import ArchRecord, EqualTimeRecord, read_object
+from mobilenas.core.records import (
+    ArchRecord,
+    EqualTimeRecord,
+    RivalRecord,
+    Trained,
+    read_record,
+    write_record,
+)
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -27,14 +32,12 @@ from mobilenas.spaces.networks import arch_from_dict, read_arch
 ARCH_FILE = "arch.json"
 
 
-def contenders(
-    run: Run, asked: Opponents | None, there: Sequence[Mapping[str, Any]]
-) -> list[Contender]:
+def contenders(run: Run, asked: Opponents | None, there: Sequence[Trained]) -> list[Contender]:
     """Return what is asked for, and not there; `longer_mobilenets` come when these are trained."""
     settings = run.settings
     asked = asked or _asked(settings)
     # a MobileNet by its name alone: another width of it would be a second choice
-    known = {(entry["name"].split()[0], entry["seed"]) for entry in there}
+    known = {(entry.name.split()[0], entry.seed) for entry in there}
     found = [
         Contender(name="found", kind="found", arch=found_arch(run.seed_folder(seed)), seed=seed)
         for seed in run.seeds
@@ -55,7 +58,7 @@ def contenders(
 
 
 def longer_mobilenets(
-    run: Run, asked: Opponents | None, trained: Sequence[Mapping[str, Any]]
+    run: Run, asked: Opponents | None, trained: Sequence[Trained]
 ) -> list[Contender]:
     """Return each seed's best MobileNet for equal time, where asked for and not among `trained`.
 
@@ -64,7 +67,7 @@ def longer_mobilenets(
     """
     if not (asked or _asked(run.settings)).equal_time:
         return []
-    known = {entry["seed"] for entry in trained if entry["kind"] == equal_time.KIND}
+    known = {entry.seed for entry in trained if entry.kind == equal_time.KIND}
     paths = {
         seed: run.folder / f"compare/{equal_time.KIND}-seed-{seed}/equal-time.json"
         for seed in run.seeds
@@ -82,36 +85,37 @@ def longer_mobilenets(
 
 def read_longer(path: Path, seed: int) -> Contender:
     """Read what equal-time.json says of a MobileNet that is trained for longer."""
-    record = read_object(path, EqualTimeRecord)
+    record = read_record(path, EqualTimeRecord)
     return Contender(
         name=equal_time.KIND,
         kind=equal_time.KIND,
-        arch=arch_from_dict(record["arch"], str(path)),
+        arch=arch_from_dict(record.arch, str(path)),
         seed=seed,
-        epochs=record["epochs"],
-        network=record["network"],
+        epochs=record.epochs,
+        network=record.network,
     )
 
 
-def _decide(run: Run, trained: Sequence[Mapping[str, Any]], seed: int, path: Path) -> None:
+def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None:
     """Write which MobileNet a seed has for equal time, and its epochs; nothing without any."""
-    own = [e for e in trained if e["seed"] == seed and e["kind"] in ("found", "mobilenet")]
+    own = [e for e in trained if e.seed == seed and e.kind in ("found", "mobilenet")]
     check_given(own, ("val_top1", "train_seconds", "arch"), run.folder / COMPARE_FILE)
     best = equal_time.best_mobilenet(own, seed)
     if best is None:
         return
-    searching = sum(found_record(run.seed_folder(seed))["seconds"].values())
-    seconds = searching + next(e["train_seconds"] for e in own if e["kind"] == "found")
+    assert best.arch is not None and best.train_seconds is not None  # as was checked
+    searching = found_record(run.seed_folder(seed)).search_seconds
+    seconds = searching + next(e.train_seconds or 0.0 for e in own if e.kind == "found")
     epochs = run.settings.recipe.epochs
-    record = {
-        "network": best["name"],
-        "arch": best["arch"],
-        "epochs": equal_time.epochs_for(seconds, epochs, best["train_seconds"]),
-        "recipe_epochs": epochs,
-        "seconds": seconds,
-        "seconds_of_recipe": best["train_seconds"],
-    }
-    write_json(path, record)
+    record = EqualTimeRecord(
+        network=best.name,
+        arch=best.arch,
+        epochs=equal_time.epochs_for(seconds, epochs, best.train_seconds),
+        recipe_epochs=epochs,
+        seconds=seconds,
+        seconds_of_recipe=best.train_seconds,
+    )
+    write_record(path, record)
 
 
 def _asked(settings: RunSettings) -> Opponents:
@@ -134,7 +138,7 @@ def _controls(run: Run, limits: Budgets) -> list[Contender]:
     for seed in run.seeds:
         constant = replace(how, metric="constant", controls=False)
         folder = run.folder / f"compare/constant-seed-{seed}"
-        sizes, _ = searched_channels(run, constant, folder / "search", seed)
+        sizes = searched_channels(run, constant, folder / "search", seed).sizes
         for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
             contenders.append(Contender(name=kind, kind=kind, arch=arch, seed=seed))
     return contenders
@@ -173,7 +177,7 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
     folder = run.folder / f"compare/rival-seed-{seed}"
     path = folder / "rival.json"
     if not path.exists():
-        spent = sum(found_record(run.seed_folder(seed))["seconds"].values())
+        spent = found_record(run.seed_folder(seed)).search_seconds
         arch, entered, seconds = rival(
             limits,
             run.data,
@@ -185,16 +189,16 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
             device=run.device,
             reporter=run.reporter,
         )
-        record = {"arch": arch.to_dict(), "entered": entered, "seconds": seconds}
-        write_json(path, record | {"seconds_of_search": spent})
+        record = RivalRecord(
+            arch=arch.to_dict(), entered=entered, seconds=seconds, seconds_of_search=spent
+        )
+        write_record(path, record)
     return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
 
 
-def searched_channels(
-    run: Run, how: ChannelSettings, folder: Path, seed: int
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """Search channel sizes, and return them and what arch.json says of the search."""
-    found = search_channels(
+def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -> ChannelResult:
+    """Search channel sizes as the run says."""
+    return search_channels(
         run.budgets,
         run.data,
         how,
@@ -206,15 +210,11 @@ def searched_channels(
         reporter=run.reporter,
         confirm=confirmation(run),
     )
-    told = {"candidates": found.candidates, "seconds": found.seconds}
-    if LATENCY in found.costs:
-        told["measured"] = {LATENCY: found.costs[LATENCY]}
-    return found.sizes, told
 
 
-def found_record(folder: Path) -> dict[str, Any]:
+def found_record(folder: Path) -> ArchRecord:
     """Return the arch.json that a search wrote."""
-    return read_object(_arch_path(folder), ArchRecord)
+    return read_record(_arch_path(folder), ArchRecord)
 
 
 def found_arch(folder: Path) -> Arch:

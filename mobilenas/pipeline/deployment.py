@@ -2,14 +2,20 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from msgspec import structs
 from torch import nn
 
 from mobilenas.core.errors import FileError
-from mobilenas.core.files import write_json, write_list
+from mobilenas.core.records import (
+    NetworkRecord,
+    Timing,
+    Trained,
+    write_record,
+    write_records,
+)
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import batches
@@ -18,10 +24,17 @@ from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 from mobilenas.latency.units import arch_units, has_units
-from mobilenas.onnx.export import Parity, evaluate_onnx
+from mobilenas.onnx.export import evaluate_onnx
 from mobilenas.onnx.mistakes import Mistakes, find_mistakes
 from mobilenas.onnx.ort_format import SUFFIX
-from mobilenas.onnx.record import EXPORT_FILE, read_export
+from mobilenas.onnx.record import (
+    EXPORT_FILE,
+    ExportRecord,
+    FileRecord,
+    Parity,
+    WrittenFile,
+    read_export,
+)
 from mobilenas.onnx.settings import PROVIDER
 from mobilenas.pipeline.export_settings import Int8Settings
 from mobilenas.pipeline.network_file import export_network, write_network
@@ -64,55 +77,88 @@ def file_top1(run: Run, path: Path) -> float:
     return evaluate_onnx(path, given, run.settings.threads)
 
 
-def file_mistakes(run: Run, path: Path) -> Mistakes:
-    """What a file does with the test images in onnxruntime: the same pass as `file_top1`."""
+def file_mistakes(run: Run, name: str) -> Mistakes:
+    """What a file of the run does with the test images in onnxruntime: the pass of `file_top1`."""
     data = run.data
     given = batches(data.test, data, batch_size=256, seed=None)
     return find_mistakes(
-        path, given, data.test, data.classes, data.names, threads=run.settings.threads
+        run.folder / name,
+        name,
+        given,
+        data.test,
+        data.classes,
+        data.names,
+        threads=run.settings.threads,
     )
 
 
-def conditions(run: Run) -> dict[str, Any]:
+def conditions(run: Run) -> Timing:
     """Say how `times` measures."""
     if run.latency is None or not is_here(run.latency.profile):
-        return {"provider": PROVIDER, "threads": 1, "profile": None}
+        return Timing(provider=PROVIDER, threads=1, profile=None)
     profile = run.latency.profile
-    return {"provider": profile.provider, "threads": profile.threads, "profile": profile.name}
+    return Timing(provider=profile.provider, threads=profile.threads, profile=profile.name)
 
 
 def time_run(
-    run: Run, exported: dict[str, Any], entries: list[dict[str, Any]] | None = None
-) -> None:
-    """Measure every file of a run side by side, and write export.json and compare.json.
+    run: Run,
+    exported: ExportRecord,
+    entries: Sequence[Trained] | None = None,
+    *,
+    written: Mapping[str, WrittenFile] | None = None,
+) -> tuple[ExportRecord, list[NetworkRecord]]:
+    """Measure every file of a run side by side; write export.json and compare.json, return them.
 
-    So a file has one latency. `exported` and `entries` are what these two hold; compare.json is
-    read where its `entries` are not given. A file of another runtime keeps the time it has there.
+    So a file has one latency. `written` are files that `exported` does not have yet, by name, and
+    `entries` what compare.json is to hold; it is read where they are not given. A file of another
+    runtime keeps the time it has there.
     """
     path = run.folder / COMPARE_FILE
     if entries is None:
         entries = read_networks(path) if path.exists() else []
-    files = [(file, run.folder / file["path"]) for file in _timed_files(run, exported)]
-    compared = [(entry, run.folder / entry["onnx"]) for entry in entries]
-    time_files(run, files + [(entry, file) for entry, file in compared if file.exists()])
-    write_json(run.folder / EXPORT_FILE, exported)
-    if entries:
-        write_list(path, entries)
+    files: dict[str, WrittenFile] = {**exported.files, **(written or {})}
+    there = [file.path for file in files.values() if _is_timed(run, file)]
+    paths = [run.folder / name for name in (*there, *(entry.onnx for entry in entries))]
+    timed = time_files(run, [file for file in paths if file.exists()])
+
+    def latency(name: str) -> dict[str, float]:
+        time = timed.get(run.folder / name)
+        return {} if time is None else time.as_latency
+
+    exported = structs.replace(
+        exported,
+        files={
+            name: FileRecord(**structs.asdict(file) | latency(file.path))
+            for name, file in files.items()
+        },
+    )
+    networks = [NetworkRecord(**structs.asdict(entry) | latency(entry.onnx)) for entry in entries]
+    write_record(run.folder / EXPORT_FILE, exported)
+    if networks:
+        write_records(path, networks)
+    return exported, networks
 
 
-def time_entries(run: Run, exported: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def time_entries(
+    run: Run, exported: ExportRecord, entries: Sequence[Trained]
+) -> list[NetworkRecord]:
     """Write compare.json with a latency of every network: the file's own where all have one.
 
     Otherwise all are measured side by side, the exported files among them.
     """
-    timed = {file["path"]: file for file in exported["files"].values()}
+    timed = {file.path: file for file in exported.files.values()}
     # without "unsteady" in the record of an older release it is not known how reliable it was
-    if any(timed.get(entry["onnx"], {}).get("unsteady", True) for entry in entries):
-        time_run(run, exported, entries)
-        return
-    for entry in entries:
-        entry |= {field: timed[entry["onnx"]][field] for field in _TIME_FIELDS}
-    write_list(run.folder / COMPARE_FILE, entries)
+    if any(entry.onnx not in timed or timed[entry.onnx].unsteady is not False for entry in entries):
+        return time_run(run, exported, entries)[1]
+    networks = [
+        NetworkRecord(
+            **structs.asdict(entry)
+            | {field: getattr(timed[entry.onnx], field) for field in _TIME_FIELDS}
+        )
+        for entry in entries
+    ]
+    write_records(run.folder / COMPARE_FILE, networks)
+    return networks
 
 
 def renew_times(run: Run) -> None:
@@ -121,40 +167,28 @@ def renew_times(run: Run) -> None:
     if not (run.folder / EXPORT_FILE).exists():
         return
     exported = read_export(run.folder)
-    files = _timed_files(run, exported)
-    known = {file["path"]: file.get("latency_ms") for file in files}
+    files = [file for file in exported.files.values() if _is_timed(run, file)]
+    known = {file.path: file.latency_ms for file in files}
     entries = read_networks(compared) if compared.exists() else []
-    unsteady = any(record.get("unsteady", True) for record in (*files, *entries))
-    apart = any(known.get(e["onnx"], e["latency_ms"]) != e["latency_ms"] for e in entries)
+    flags = [*(file.unsteady for file in files), *(entry.unsteady for entry in entries)]
+    unsteady = any(flag is not False for flag in flags)
+    apart = any(known.get(e.onnx, e.latency_ms) != e.latency_ms for e in entries)
     if unsteady or apart:
         time_run(run, exported, entries)
 
 
-def _timed_files(run: Run, exported: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the exported files that onnxruntime runs and that are there."""
-    return [
-        file
-        for file in exported["files"].values()
-        if Path(file["path"]).suffix in (".onnx", SUFFIX) and (run.folder / file["path"]).exists()
-    ]
+def _is_timed(run: Run, file: WrittenFile) -> bool:
+    """Whether onnxruntime runs an exported file that is there."""
+    return Path(file.path).suffix in (".onnx", SUFFIX) and (run.folder / file.path).exists()
 
 
-def time_files(run: Run, files: Sequence[tuple[dict[str, Any], Path]]) -> None:
-    """Measure files side by side, and put into the record of each what came out."""
-    paths = list(dict.fromkeys(path for _, path in files))
+def time_files(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
+    """Measure files side by side."""
+    paths = list(dict.fromkeys(paths))
     run.reporter.start("latency", len(paths))
     timed = times(run, paths)
-    for record, path in files:
-        put_time(record, timed[path])
     run.reporter.step(len(paths), {})
-
-
-def put_time(record: dict[str, Any], time: Measured) -> None:
-    """Put a latency into the record of a file or a network."""
-    record["latency_ms"] = time.median_ms
-    record["latency_interval_ms"] = time.interval_ms
-    record["latency_spread_ms"] = time.spread_ms
-    record["unsteady"] = time.unsteady
+    return timed
 
 
 def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
@@ -173,9 +207,9 @@ def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
     """Every cost of an arch by the cost model; latency where a profile has its blocks."""
-    exact = costs_by_name(arch)
+    exact: dict[str, float] = {**costs_by_name(arch)}
     if run.latency is None or not has_units(arch):
-        return {**exact}
+        return exact
     return exact | {LATENCY: run.latency.arch(arch)}
 
 

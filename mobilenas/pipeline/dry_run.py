@@ -1,8 +1,7 @@
 """What a run could reach and how long it would take, before it is started."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,13 +29,39 @@ class Outlook(Request):
         return False
 
 
-def dry_run(request: Request, reporter: Reporter) -> dict[str, Any]:
+Range = dict[str, float]
+"""Of a cost: `smallest`, `largest` and, where there is one, `budget`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run could reach, and how long it would take."""
+
+    costs: dict[str, Range]
+    """By cost."""
+    remarks: list[str]
+    """A sentence for each budget that limits nothing."""
+    seconds: dict[str, float]
+    """Of each part of `mobilenas run`; empty where no network uses the budgets."""
+    image_size: int | None = None
+    """Side of the images, where there is no budget."""
+    sides: dict[int, dict[str, Range]] = field(default_factory=dict)
+    """The ranges for images of other sides, where there is no budget."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        plain: dict[str, object] = {**self.costs}
+        if self.sides:
+            plain["image_size"] = self.image_size
+            plain["sides"] = [{"image_size": side} | costs for side, costs in self.sides.items()]
+        return plain | {"remarks": self.remarks, "seconds": self.seconds}
+
+
+def dry_run(request: Request, reporter: Reporter) -> DryRun:
     """Return the range of every cost of the space, and an estimate of the time from a few steps.
 
-    By cost `smallest`, `largest` and, where there is one, `budget`. `remarks` has a sentence for
-    each budget that limits nothing, `seconds` each part of `mobilenas run`; it is empty where no
-    network uses the budgets. An `Outlook` without any budget has no space yet: the ranges are those
-    of all spaces, also by side in `sides`.
+    An `Outlook` without any budget has no space yet: the ranges are those of all spaces, also by
+    side.
     """
     if not request.budgets and request.space != "cell":
         return _every_budget(request, reporter)
@@ -50,27 +75,28 @@ def dry_run(request: Request, reporter: Reporter) -> dict[str, Any]:
     run = Run(folder=Path(), settings=settings, reporter=reporter)
     run.__dict__ |= {"data": data, "space": space, "latency": latency}
     budgets, limits = run.budgets, {budget.cost: budget.limit for budget in request.budgets}
-    found: dict[str, Any] = {}
+    found: dict[str, Range] = {}
     for cost, table in budgets.tables.items():
-        ends = {"smallest": space.smallest(), "largest": space.largest()}
         count = float if cost == LATENCY else int
-        found[cost] = {name: count(table.exact(choice)) for name, choice in ends.items()}
+        found[cost] = {
+            "smallest": count(table.exact(space.smallest())),
+            "largest": count(table.exact(space.largest())),
+        }
         if cost in limits:
             found[cost]["budget"] = limits[cost]
     usable = not limits or budgets.load(space.largest()) >= budgets.floor
-    return found | {
-        "remarks": budgets.unlimiting(),
-        "seconds": estimate(run) if usable else {},
-    }
+    return DryRun(
+        costs=found, remarks=budgets.unlimiting(), seconds=estimate(run) if usable else {}
+    )
 
 
-def _every_budget(request: Request, reporter: Reporter) -> dict[str, Any]:
+def _every_budget(request: Request, reporter: Reporter) -> DryRun:
     """Return what any budget could ask for, with images of the own and of the usual sides."""
     limited = replace(request, flops=1)  # settings are not made without, and nothing reads it
     settings = limited.settings(ANY_COUNT)
     tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)
-    sides = {
+    sides: dict[int, dict[str, Range]] = {
         side: reachable(
             image_size=side,
             classes=len(data.classes),
@@ -82,9 +108,10 @@ def _every_budget(request: Request, reporter: Reporter) -> dict[str, Any]:
         )
         for side in sorted({*SIDES, data.image_size})
     }
-    return sides[data.image_size] | {
-        "image_size": data.image_size,
-        "sides": [{"image_size": side} | costs for side, costs in sides.items()],
-        "remarks": [_CHOOSE],
-        "seconds": {},
-    }
+    return DryRun(
+        costs=sides[data.image_size],
+        remarks=[_CHOOSE],
+        seconds={},
+        image_size=data.image_size,
+        sides=sides,
+    )

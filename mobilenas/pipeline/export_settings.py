@@ -1,7 +1,7 @@
 """Which files an export writes, and how its INT8 file is made, as settings."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import check_settings, setting
@@ -20,6 +20,7 @@ from mobilenas.onnx.settings import (
 
 if TYPE_CHECKING:
     from mobilenas.data import ImageData
+    from mobilenas.onnx.record import Quantization
 
 FORMATS = ("onnx", "fp16", "int8", "ort")
 """What a network can be written as."""
@@ -67,20 +68,22 @@ class Int8Settings:
                 "--qat-epochs has fitted to their rounding; use one of the two"
             )
 
-    def describe(self, data: "ImageData", seed: int) -> dict[str, Any]:
+    def describe(self, data: "ImageData", seed: int) -> "Quantization":
         """What export.json says of the file; `seed` draws the calibration images."""
+        from mobilenas.onnx.record import Quantization
+
         chosen = self.corrections
         if chosen is None:
             chosen = () if self.qat_epochs else (EQUALIZE,)
-        return {
-            "method": "static QDQ",
-            "weights": self.weights,
-            "calibration": self.calibration,
-            "calibration_images": min(self.calibration_images, len(data.train)),
-            "corrections": sorted(set(chosen)),
-            "qat_epochs": self.qat_epochs,
-            "seed": seed,
-        }
+        return Quantization(
+            method="static QDQ",
+            weights=self.weights,
+            calibration=self.calibration,
+            calibration_images=min(self.calibration_images, len(data.train)),
+            corrections=tuple(sorted(set(chosen))),
+            qat_epochs=self.qat_epochs,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mobilenas.baselines.chance import beats_chance_on_test
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.files import write_bytes, write_json
-from mobilenas.core.settings import counted, to_plain
+from mobilenas.core.files import write_bytes
+from mobilenas.core.records import write_record
+from mobilenas.core.settings import counted
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.latency.other_runtimes import latency
 from mobilenas.onnx.checks import check_file
@@ -24,12 +25,21 @@ from mobilenas.onnx.fp16 import to_fp16
 from mobilenas.onnx.input_layout import fold_input
 from mobilenas.onnx.ort_format import OPERATORS_SUFFIX, SUFFIX, to_ort
 from mobilenas.onnx.other_runtimes import RUNTIMES, check_installed, convert, runner
-from mobilenas.onnx.record import EXPORT_FILE
+from mobilenas.onnx.record import (
+    EXPORT_FILE,
+    ExportRecord,
+    FileRecord,
+    Fp16Report,
+    Parity,
+    Quantization,
+    TargetReport,
+    WrittenFile,
+)
 from mobilenas.onnx.session import session
 from mobilenas.onnx.settings import BIAS, EQUALIZE, PER_CHANNEL
 from mobilenas.onnx.targets import FORM_OPERATORS, check_target, refused_operators
 from mobilenas.pipeline.contenders import ARCH_FILE
-from mobilenas.pipeline.deployment import file_top1, put_time, time_run, write_onnx
+from mobilenas.pipeline.deployment import file_top1, time_run, write_onnx
 from mobilenas.pipeline.export_settings import OTHER_FORMATS, PIXELS, FormatSettings, Int8Settings
 from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.run_folder import Run
@@ -41,7 +51,7 @@ CHECK_IMAGES = 64
 """Validation images on which a file is held against model.onnx."""
 
 _AT_ONCE = 256
-Step = Callable[[Path, Path], Any]
+Step = Callable[[Path, Path], object]
 """Makes a file from a file."""
 
 
@@ -55,7 +65,7 @@ def _check_installed(settings: FormatSettings) -> None:
         check_torchao()
 
 
-def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
+def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     """Write, measure and check the files that export/ lacks; return export.json.
 
     All files are timed again when one is added: side by side, so that their times compare. One that
@@ -65,9 +75,10 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     """
     _check_installed(settings)  # before any image is read
     record = export_stage(run)
-    files = record["files"]
-    asked = None if settings.int8 is None else settings.int8.describe(run.data, run.settings.seed)
-    if asked is not None and record.get("quantization", asked) != asked:
+    files: dict[str, WrittenFile] = dict(record.files)
+    seed = run.settings.seed
+    asked = None if settings.int8 is None else settings.int8.describe(run.data, seed)
+    if asked is not None and record.quantization not in (None, asked):
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
             "compared and certified, and is not made anew; leave out the options of int8"
@@ -82,34 +93,39 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     run.reporter.start("formats", len(lacking))
     for done, (name, new) in enumerate(lacking.items(), 1):
         with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
-            write = partial(_other, run, name) if name in RUNTIMES else None
-            if write is None:
-                write = partial(_written, run, record, name, asked)
-            entry = write(Path(folder)) if new else files[name]
-            path = Path(folder, entry["path"]) if new else run.folder / entry["path"]
-            checked = _add_checks(run, entry, path, settings.targets)
-            complaint = _complaint(name, entry, files["onnx"]["top1"], settings.max_drop)
+            if not new:
+                entry = files[name]
+            elif name in RUNTIMES:
+                entry = _other(run, name, Path(folder))
+            else:
+                entry = _written(run, record, name, asked, Path(folder))
+            path = Path(folder, entry.path) if new else run.folder / entry.path
+            before, entry = entry, _checked(run, entry, path, settings.targets)
+            complaint = _complaint(name, entry, files["onnx"].top1, settings.max_drop)
             refused += [complaint] if complaint else []
             for target, count in _parts(entry, settings).items():
                 cut.setdefault(target, {})[name] = count
             for target in _refusing_sizes(entry, settings):
                 unfixed.setdefault(target, []).append(name)
             if not new:
-                changed |= checked
+                files[name] = entry
+                changed |= entry != before
             elif not complaint:
                 _keep(run, entry, Path(folder))
                 files[name] = entry
                 added = True
-            elif name in files and not (run.folder / files[name]["path"]).exists():
+            elif name in files and not (run.folder / files[name].path).exists():
                 del files[name]
                 changed = True
-        if new and not beats_chance_on_test(entry["top1"], run.data):
-            run.reporter.say(f"{name}: {entry['top1']:.1f} % test top-1, no better than chance")
-        run.reporter.step(done, {"file": entry["path"], "test top-1": f"{entry['top1']:.1f} %"})
+        if new and not beats_chance_on_test(entry.top1, run.data):
+            run.reporter.say(f"{name}: {entry.top1:.1f} % test top-1, no better than chance")
+        run.reporter.step(done, {"file": entry.path, "test top-1": f"{entry.top1:.1f} %"})
+    timed = {name: file for name, file in files.items() if isinstance(file, FileRecord)}
+    record = structs.replace(record, files=timed)
     if added:
-        time_run(run, record)
+        record, _ = time_run(run, record, written=files)
     elif changed:
-        write_json(run.folder / EXPORT_FILE, record)
+        write_record(run.folder / EXPORT_FILE, record)
     for target, parts in cut.items():
         told = _cutting(target, parts, record)
         most = settings.max_parts
@@ -131,67 +147,65 @@ def write_formats(run: Run, settings: FormatSettings) -> dict[str, Any]:
     return record
 
 
-def _is_lacking(run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None) -> bool:
+def _is_lacking(run: Run, record: ExportRecord, name: str, asked: Quantization | None) -> bool:
     """Whether a file is not there, or was made in another way than is asked for."""
-    entry = record["files"].get(name)
+    entry = record.files.get(name)
     if entry is None:
         return True
-    made = entry.get("quantization", record.get("quantization"))
-    if name.startswith("int8") and asked is not None and made != asked:
+    if name.startswith("int8") and asked is not None and record.made(name) != asked:
         return True
-    lost = not (run.folder / entry["path"]).exists()
-    return lost and entry["path"] != ONNX_FILE  # that one is no copy: nothing makes it again
+    lost = not (run.folder / entry.path).exists()
+    return lost and entry.path != ONNX_FILE  # that one is no copy: nothing makes it again
 
 
 def _written(
-    run: Run, record: dict[str, Any], name: str, asked: dict[str, Any] | None, folder: Path
-) -> dict[str, Any]:
+    run: Run, record: ExportRecord, name: str, asked: Quantization | None, folder: Path
+) -> WrittenFile:
     """Write one file from model.onnx below `folder`; return its entry, but for its times."""
     form, pixels = name.removesuffix(PIXELS), name.endswith(PIXELS)
-    entry: dict[str, Any] = {"path": str(format_path(Path(ONNX_FILE), form, pixels=pixels))}
-    path, source = folder / entry["path"], run.folder / ONNX_FILE
+    relative = format_path(Path(ONNX_FILE), form, pixels=pixels)
+    path, source = folder / relative, run.folder / ONNX_FILE
     path.parent.mkdir()
     steps: list[Step] = []
-    whole = record["files"].get(form)
+    seed = run.settings.seed
+    whole, made, half = record.files.get(form), None, list[Fp16Report]()
     if form == "fp16":
-        if whole and "fp16" in whole:
-            entry["fp16"] = whole["fp16"]
-        steps.append(partial(_write_fp16, run, entry))
+        half += [whole.fp16] if whole and whole.fp16 else []
+        images = calibration(run.data, seed)
+        steps.append(lambda source, path: half.append(to_fp16(source, path, images)))
     elif form == "int8":
-        made = asked
-        if made is None and whole:
-            made = whole.get("quantization", record.get("quantization"))
-        if made is None or "qat_epochs" not in made:  # an older release's
-            made = Int8Settings().describe(run.data, run.settings.seed)
-        entry["quantization"] = made
-        if made["qat_epochs"]:
+        made = asked or (record.made(form) if whole else None)
+        made = made or Int8Settings().describe(run.data, seed)
+        if made.qat_epochs:
             steps.append(partial(_write_tuned, run, made))
         steps.append(partial(write_int8, run.data, made))
     if pixels:
-        if steps and not _is_lacking(run, record, form, asked):
-            steps, source = [], run.folder / whole["path"]
+        if whole and steps and not _is_lacking(run, record, form, asked):
+            steps, source = [], run.folder / whole.path
         # last, so that the ranges of the normalized image stay those of calibration
         steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
     if form == "ort":
         steps.append(to_ort)
-        entry["required_operators"] = str(Path(entry["path"]).with_suffix(OPERATORS_SUFFIX))
     for number, step in enumerate(steps, 1):
         target = path if number == len(steps) else folder / f"{number}.onnx"
         step(source, target)
         source = target
     top1 = evaluate_onnx(path, _pixels(run.data.test)) if pixels else file_top1(run, path)
-    return entry | {"top1": top1, "size_bytes": path.stat().st_size}
+    return WrittenFile(
+        path=str(relative),
+        required_operators=str(relative.with_suffix(OPERATORS_SUFFIX)) if form == "ort" else None,
+        fp16=half[-1] if half else None,
+        quantization=made,
+        top1=top1,
+        size_bytes=path.stat().st_size,
+    )
 
 
-def _write_fp16(run: Run, entry: dict[str, Any], source: Path, path: Path) -> None:
-    entry["fp16"] = to_plain(to_fp16(source, path, calibration(run.data, run.settings.seed)))
-
-
-def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
+def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
     """Write the network as fine-tuning with 8 bits simulated leaves it, in float32."""
     from mobilenas.onnx.qat import fine_tune
 
-    epochs = made["qat_epochs"]
+    epochs = made.qat_epochs
 
     def heard(epoch: int, loss: float) -> None:
         run.reporter.say(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
@@ -202,14 +216,14 @@ def _write_tuned(run: Run, made: dict[str, Any], _: Path, path: Path) -> None:
         run.data,
         run.settings.recipe,
         epochs=epochs,
-        per_channel=made["weights"] == PER_CHANNEL,
+        per_channel=made.weights == PER_CHANNEL,
         seed=run.settings.seed,
         heard=heard,
     )
     write_onnx(run, arch, tuned, path)
 
 
-def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
+def _other(run: Run, form: str, folder: Path) -> FileRecord:
     """Write a file for another runtime below `folder` and hold it against model.onnx there."""
     data = run.data
     relative = format_path(Path(ONNX_FILE), form)
@@ -225,18 +239,21 @@ def _other(run: Run, form: str, folder: Path) -> dict[str, Any]:
         differences.append(float(np.abs(found - expected).max()))
         same += int(found.argmax() == expected.argmax())
     right = [int(ours(image).argmax()) == label for image, label in _images(run, data.test)]
-    entry = {
-        "path": str(relative),
-        "top1": 100 * sum(right) / len(right),
-        "size_bytes": path.stat().st_size,
-        "parity": {
-            "max_abs_difference": float(np.max(differences)),
-            "top1_agreement": 100 * same / len(differences),
-            "images": len(differences),
-        },
-    }
-    put_time(entry, latency(form, ours, image))
-    return entry
+    time = latency(form, ours, image)
+    return FileRecord(
+        path=str(relative),
+        top1=100 * sum(right) / len(right),
+        size_bytes=path.stat().st_size,
+        parity=Parity(
+            max_abs_difference=float(np.max(differences)),
+            top1_agreement=100 * same / len(differences),
+            images=len(differences),
+        ),
+        latency_ms=time.median_ms,
+        latency_interval_ms=time.interval_ms,
+        latency_spread_ms=time.spread_ms,
+        unsteady=time.unsteady,
+    )
 
 
 def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -246,10 +263,10 @@ def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]
             yield np.ascontiguousarray(image[None].numpy()), label
 
 
-def _keep(run: Run, entry: dict[str, Any], folder: Path) -> None:
-    for key in ("required_operators", "path"):
-        if key in entry:
-            write_bytes(run.folder / entry[key], (folder / entry[key]).read_bytes())
+def _keep(run: Run, entry: WrittenFile, folder: Path) -> None:
+    for name in (entry.required_operators, entry.path):
+        if name is not None:
+            write_bytes(run.folder / name, (folder / name).read_bytes())
 
 
 def format_path(onnx: Path, form: str, *, pixels: bool = False) -> Path:
@@ -272,57 +289,59 @@ def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         yield images.permute(0, 2, 3, 1).contiguous(), split.labels[chunk]
 
 
-def _complaint(name: str, entry: dict[str, Any], float_top1: float, max_drop: float) -> str:
+def _complaint(name: str, entry: WrittenFile, float_top1: float, max_drop: float) -> str:
     """Say what is wrong if a file loses too much, and what can be done."""
-    drop = float_top1 - entry["top1"]
+    drop = float_top1 - entry.top1
     if drop <= max_drop + 1e-9:
         return ""
     return (
-        f"{name} has {entry['top1']:.2f} % test top-1, model.onnx {float_top1:.2f} %: it loses "
+        f"{name} has {entry.top1:.2f} % test top-1, model.onnx {float_top1:.2f} %: it loses "
         f"{drop:.2f} points and may lose {max_drop:g}; {_advice(entry)}allow it with "
         f"--max-drop {math.ceil(drop * 10 - 1e-6) / 10:g}"
     )
 
 
-def _advice(entry: dict[str, Any]) -> str:
-    """What may lose less than a file in 8 bits does; empty where nothing was chosen."""
-    made = entry.get("quantization", {})
-    if "qat_epochs" not in made:
+def _advice(entry: WrittenFile) -> str:
+    """What may lose less than a file in INT8 does; empty where nothing was chosen."""
+    made = entry.quantization
+    if made is None:
         return ""
-    images, epochs = made["calibration_images"] * 4, made["qat_epochs"] * 2 or 10
-    channel = f"--int8-weights {PER_CHANNEL}, " if made["weights"] != PER_CHANNEL else ""
-    tuned = made["qat_epochs"] or BIAS in made["corrections"]
+    images, epochs = made.calibration_images * 4, made.qat_epochs * 2 or 10
+    channel = f"--int8-weights {PER_CHANNEL}, " if made.weights != PER_CHANNEL else ""
+    tuned = made.qat_epochs or BIAS in made.corrections
     bias = "" if tuned else f"--corrections {EQUALIZE},{BIAS}, "
     return f"try {channel}{bias}--calibration-images {images} or --qat-epochs {epochs}, or "
 
 
-def _parts(entry: dict[str, Any], settings: FormatSettings) -> dict[str, int]:
+def _parts(entry: WrittenFile, settings: FormatSettings) -> dict[str, int]:
     """Targets that would run a file in several parts for want of an operator of the network."""
-    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
     return {
-        target: report["partitions"]
-        for target, report in reports.items()
-        if report and _split_by(report)
+        target: report.partitions or 1
+        for target, report in _reports(entry, settings).items()
+        if _split_by(report)
     }
 
 
-def _refusing_sizes(entry: dict[str, Any], settings: FormatSettings) -> list[str]:
+def _refusing_sizes(entry: WrittenFile, settings: FormatSettings) -> list[str]:
     """Targets that refuse nodes of a file because their sizes are not fixed."""
-    reports = {target: entry.get("targets", {}).get(target) for target in settings.targets}
-    return [target for target, report in reports.items() if report and report["dynamic"]]
+    return [target for target, report in _reports(entry, settings).items() if report.dynamic]
 
 
-def _split_by(report: dict[str, Any]) -> set[str]:
-    if (report["partitions"] or 1) == 1:
+def _reports(entry: WrittenFile, settings: FormatSettings) -> dict[str, TargetReport]:
+    reports = entry.targets or {}
+    return {target: reports[target] for target in settings.targets if target in reports}
+
+
+def _split_by(report: TargetReport) -> set[str]:
+    if (report.partitions or 1) == 1:
         return set()
-    return set(report["unsupported"]) - FORM_OPERATORS
+    return set(report.unsupported) - FORM_OPERATORS
 
 
-def _cutting(target: str, parts: dict[str, int], record: dict[str, Any]) -> str:
+def _cutting(target: str, parts: dict[str, int], record: ExportRecord) -> str:
     """Say which files a target would run in parts, for which operators, and what can be done."""
-    reports = [
-        record["files"][name]["targets"][target] for name in parts if name in record["files"]
-    ]
+    files = (record.files[name] for name in parts if name in record.files)
+    reports = [(file.targets or {})[target] for file in files]
     lacking = sorted(set().union(*map(_split_by, reports)) or refused_operators(target))
     each = ", ".join(f"{name} in {counted(count, 'part')}" for name, count in parts.items())
     return (
@@ -331,19 +350,17 @@ def _cutting(target: str, parts: dict[str, int], record: dict[str, Any]) -> str:
     )
 
 
-def _add_checks(run: Run, entry: dict[str, Any], path: Path, targets: tuple[str, ...]) -> bool:
-    """Add the checks that an entry lacks; return whether there were any."""
-    lacking = "checks" not in entry and "parity" not in entry
-    if lacking:
+def _checked(run: Run, entry: WrittenFile, path: Path, targets: tuple[str, ...]) -> WrittenFile:
+    """Return the entry with the checks that it lacks."""
+    if entry.checks is None and entry.parity is None:
         data = run.data
         count = min(CHECK_IMAGES, len(data.val))
         split = stratified_subset(data.val, count, run.settings.seed)
         images = (image[None].numpy() for x, _ in _pixels(split) for image in x)
-        entry["checks"] = to_plain(check_file(path, run.folder / ONNX_FILE, images))
-    if path.suffix == ".onnx":  # the checker reads ONNX files only
-        reports = entry.setdefault("targets", {}) if targets else {}
-        for target in targets:
-            if target not in reports:
-                reports[target] = to_plain(check_target(path, target))
-                lacking = True
-    return lacking
+        report = check_file(path, run.folder / ONNX_FILE, images)
+        entry = structs.replace(entry, checks=report)
+    known = entry.targets or {}
+    if path.suffix == ".onnx" and targets:  # the checker reads ONNX files only
+        new = {name: check_target(path, name) for name in targets if name not in known}
+        entry = structs.replace(entry, targets=known | new)
+    return entry

@@ -10,8 +10,9 @@ from mobilenas.core.files import to_json, write_bytes
 from mobilenas.core.settings import COUNTING_RULE, to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.data import ImageData, batches
-from mobilenas.onnx.export import Parity, check_parity, export_onnx
+from mobilenas.onnx.export import check_parity, export_onnx
 from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.record import Parity
 from mobilenas.pipeline.run_folder import versions
 from mobilenas.spaces.base import Arch
 

@@ -1,14 +1,13 @@
 """--resume with some options given again: they must equal those that the job was started with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json
 from mobilenas.core.progress import Reporter
-from mobilenas.core.settings import from_plain, to_plain
+from mobilenas.core.settings import Fields, from_plain, to_plain
 from mobilenas.pipeline.ablation import REQUEST_FILE, Ablation, open_ablation, read_request
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import RUN_FILE, Run, open_run
@@ -16,9 +15,7 @@ from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, open_sweep, read_sweep
 from mobilenas.search.arms import parse_arm, parse_arms
 
 
-def resume_run(
-    folder: Path, stated: Mapping[str, Any], kind: type[Request], reporter: Reporter
-) -> Run | None:
+def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Reporter) -> Run | None:
     """Open the run in `folder` if `stated` is what it was asked for; FileError names what is not.
 
     None where there is no run, or one that does not say what it was asked for, as those of older
@@ -56,7 +53,7 @@ def _differ_at_once(asked: Request, again: Request) -> bool:
 
 def resume_sweep(
     folder: Path,
-    stated: Mapping[str, Any],
+    stated: Fields,
     flops: Sequence[int],
     strengths: Sequence[float],
     reporter: Reporter,
@@ -85,7 +82,7 @@ def resume_sweep(
 
 def resume_ablation(
     folder: Path,
-    stated: Mapping[str, Any],
+    stated: Fields,
     methods: str | None,
     control: str | None,
     reporter: Reporter,
@@ -109,7 +106,7 @@ def resume_ablation(
     return open_ablation(folder, reporter)
 
 
-def other_options(asked: Request, stated: Mapping[str, Any]) -> str:
+def other_options(asked: Request, stated: Fields) -> str:
     """Say which options are not what was asked for; empty where all are."""
     before, now = to_plain(asked), to_plain(replace(asked, **stated))
     return ", ".join(
@@ -119,7 +116,7 @@ def other_options(asked: Request, stated: Mapping[str, Any]) -> str:
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):

@@ -3,13 +3,14 @@
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import msgspec
 import torch
 
 from mobilenas import __version__
@@ -22,15 +23,23 @@ from mobilenas.core.errors import (
     MobileNASError,
     UnreachableError,
 )
-from mobilenas.core.files import read_json, write_json
 from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.records import (
+    DataRecord,
+    Json,
+    Machine,
+    Part,
+    Record,
+    read_record,
+    write_record,
+)
 from mobilenas.core.settings import (
     COUNTING_RULE,
     from_plain,
     to_plain,
 )
-from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budget import PENALTY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
@@ -49,6 +58,33 @@ PROFILE_FILE = "profile.json"
 COMPARE_FILE = "compare.json"
 _STARTING_PROFILE = f".{PROFILE_FILE}.start.tmp"
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """run.json."""
+
+    command: str
+    request: Json | None
+    settings: RunSettings
+    seed: int
+    budgets: tuple[Budget, ...]
+    counting_rule: str
+    data: DataRecord
+    space: Json
+    versions: dict[str, str]
+    machine: Machine
+
+
+class _SettingsPart(Part, frozen=True, kw_only=True):
+    settings: RunSettings
+
+
+class _SpacePart(Part, frozen=True, kw_only=True):
+    space: object = None
+
+
+class _ImagesPart(Part, frozen=True, kw_only=True):
+    data: Json = msgspec.field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -74,7 +110,7 @@ class Run:
         """The space that the budgets ask for."""
         space: Space = from_plain(
             family(self.settings.space).space,
-            read_json(self.folder / RUN_FILE).get("space"),
+            read_record(self.folder / RUN_FILE, _SpacePart).space,
             f"{RUN_FILE}: space",
         )
         return space
@@ -207,7 +243,7 @@ def create_run(
     data: ImageData,
     command: str,
     reporter: Reporter,
-    request: Mapping[str, Any] | None = None,
+    request: Json | None = None,
     profile: Profile | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -225,22 +261,22 @@ def create_run(
         return there
     _refuse_own_weights(folder, settings)
     space = usable_space(settings, data, latency_model(settings, profile))
-    record = {
-        "command": command,
-        "request": request,
-        "settings": to_plain(settings),
-        "seed": settings.seed,
-        "budgets": to_plain(settings.budgets),
-        "counting_rule": COUNTING_RULE,
-        "data": data.describe(),
-        "space": to_plain(space),
-        "versions": versions(),
-        "machine": machine(),
-    }
+    record = RunRecord(
+        command=command,
+        request=request,
+        settings=settings,
+        seed=settings.seed,
+        budgets=settings.budgets,
+        counting_rule=COUNTING_RULE,
+        data=data.describe(),
+        space=to_plain(space),
+        versions=versions(),
+        machine=machine(),
+    )
     start_folder(folder, RUN)
     if profile is not None:
         write_profile(profile, folder / _STARTING_PROFILE)
-    write_json(folder / RUN_FILE, record)
+    write_record(folder / RUN_FILE, record)
     _end_start(folder)
     check_record(folder, RUN)
     run = Run(folder=folder, settings=settings, reporter=reporter)
@@ -263,12 +299,7 @@ def open_run(folder: Path, reporter: Reporter) -> Run:
 
 
 def _settings(path: Path) -> RunSettings:
-    record = read_json(path)
-    try:
-        settings: RunSettings = from_plain(RunSettings, record.get("settings"), "settings")
-    except MobileNASError as error:
-        raise FileError(f"{path}: {error}") from error
-    return settings
+    return read_record(path, _SettingsPart).settings
 
 
 def _end_start(folder: Path) -> None:
@@ -291,13 +322,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """What the results were made on."""
-    return {
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+    return Machine(
+        platform=platform.platform(),
+        processor=platform.processor() or platform.machine(),
+        cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    )
 
 
 def command_line() -> str:
@@ -306,8 +337,8 @@ def command_line() -> str:
 
 
 def _check_same_images(folder: Path, data: ImageData) -> None:
-    recorded = read_json(folder / RUN_FILE).get("data")
-    if not isinstance(recorded, dict) or data.fingerprint != recorded.get("fingerprint"):
+    recorded = read_record(folder / RUN_FILE, _ImagesPart).data
+    if data.fingerprint != recorded.get("fingerprint"):
         raise DataError(f"the images of {data.name} are not those {folder} began with")
 
 

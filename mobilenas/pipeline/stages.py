@@ -4,24 +4,33 @@ Every stage reads files of the folder and writes files of the folder; one that i
 again.
 """
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from mobilenas.baselines.chance import FLAG, beats_chance_on_test, chance_alarms
+from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
 from mobilenas.baselines.networks import Contender, Opponents
+from mobilenas.channels.search import ChannelResult
 from mobilenas.channels.start import has_sizes, kept_network
 from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
-from mobilenas.core.records import TrainRecord, read_object
-from mobilenas.core.settings import COUNTING_RULE, to_plain
-from mobilenas.cost.budget import LATENCY
+from mobilenas.core.records import (
+    ArchRecord,
+    BudgetCheck,
+    BudgetRow,
+    NetworkRecord,
+    ResultRecord,
+    Trained,
+    read_record,
+    write_record,
+)
+from mobilenas.core.settings import COUNTING_RULE
+from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.networks import costs
 from mobilenas.data import guessing
 from mobilenas.latency.confirm import is_here
 from mobilenas.nn.costs import Costs
 from mobilenas.nn.network import Network
-from mobilenas.onnx.record import EXPORT_FILE, read_export
+from mobilenas.onnx.record import EXPORT_FILE, ExportRecord, WrittenFile, read_export
 from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.pipeline.contenders import (
     ARCH_FILE,
@@ -49,10 +58,10 @@ from mobilenas.pipeline.export_settings import Int8Settings
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
-from mobilenas.search import FINALISTS, inherited_network, search
+from mobilenas.search import FINALISTS, SearchResult, inherited_network, search
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import build
-from mobilenas.train import BEST_WEIGHTS, load_weights, train
+from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
 MISTAKES_FILE = "export/mistakes.json"
@@ -60,7 +69,7 @@ ONNX_FILE = "export/model.onnx"
 RESULT_FILE = "result.json"
 
 
-def run_all(run: Run) -> dict[str, Any]:
+def run_all(run: Run) -> ResultRecord:
     """Do every stage that is not done, and return result.json."""
     watch = Stopwatch()
     if not (run.folder / "search").exists():
@@ -82,46 +91,53 @@ def run_all(run: Run) -> dict[str, Any]:
     return result
 
 
-def search_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
     """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap.
 
-    Cells stand there a second time, in the notation of the papers (`Family.described`).
+    Cells stand there a second time, in the notation of the papers (`Family.genotype`).
     """
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
         return found_record(folder)
-    arch, found = _searched(run, folder / "search", seed)
+    widths, inner, space = run.settings.widths, folder / "search", run.budgets.space
+    found: SearchResult | ChannelResult
+    gap, alarms, latency = None, None, None
+    if widths is None:
+        found = _searched(run, inner, seed)
+        arch, gap, alarms = space.arch(found.choice), found.gap, found.alarms
+    else:
+        found = searched_channels(run, widths, inner, seed)
+        arch, latency = space.arch(found.sizes), found.costs.get(LATENCY)
     _check_built(arch, costs(arch))
-    expected = predicted(run, arch) | found.pop("measured", {})
-    record = {
-        "arch": arch.to_dict(),
-        **family_of(arch).described(arch),
-        "costs": expected,
-        "counting_rule": COUNTING_RULE,
-        "budgets": [
-            {
-                "cost": budget.cost,
-                "limit": budget.limit,
-                "predicted": expected[budget.cost],
-                "holds": expected[budget.cost] <= budget.limit,
-            }
-            for budget in run.settings.budgets
-        ],
-        **found,
-        "seed": seed,
-    }
-    write_json(folder / ARCH_FILE, record)
+    expected = predicted(run, arch)
+    if latency is not None:
+        expected = {**expected, LATENCY: latency}
+    record = ArchRecord(
+        arch=arch.to_dict(),
+        genotype=family_of(arch).genotype(arch),
+        costs=expected,
+        counting_rule=COUNTING_RULE,
+        budgets=[_kept(budget, expected) for budget in run.settings.budgets],
+        discretization_gap=gap,
+        candidates=found.candidates,
+        alarms=alarms,
+        seconds=found.seconds,
+        seed=seed,
+    )
+    write_record(folder / ARCH_FILE, record)
     return record
 
 
-def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
-    """Search, and return the arch and what arch.json says of the search."""
+def _kept(budget: Budget, expected: Mapping[str, float]) -> BudgetRow:
+    value = expected.get(budget.cost)
+    holds = value is not None and value <= budget.limit
+    return BudgetRow(cost=budget.cost, limit=budget.limit, predicted=value, holds=holds)
+
+
+def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
     settings = run.settings
-    if settings.widths is not None:
-        sizes, told = searched_channels(run, settings.widths, folder, seed)
-        return run.budgets.space.arch(sizes), told
-    found = search(
+    return search(
         run.budgets,
         run.data,
         settings.search,
@@ -135,16 +151,9 @@ def _searched(run: Run, folder: Path, seed: int) -> tuple[Arch, dict[str, Any]]:
         confirm=confirmation(run),
         inherit=settings.inherit,
     )
-    told = {
-        "discretization_gap": found.gap,
-        "candidates": found.candidates,
-        "alarms": found.alarms,
-        "seconds": found.seconds,
-    }
-    return found.arch, told
 
 
-def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
+def train_stage(run: Run, seed: int | None = None) -> TrainResult:
     """Train the found arch and write model.safetensors and train/train.json."""
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
@@ -154,7 +163,7 @@ def train_stage(run: Run, seed: int | None = None) -> dict[str, Any]:
     return result
 
 
-def export_stage(run: Run) -> dict[str, Any]:
+def export_stage(run: Run) -> ExportRecord:
     """Write export/model.onnx, export/export.json (parity, size, latency, top-1) and mistakes.json.
 
     A run of an older release gets the last alone.
@@ -175,28 +184,28 @@ def export_stage(run: Run) -> dict[str, Any]:
     files = {"onnx": onnx_path}
     if run.settings.precision == "int8":
         files["int8"] = deployed(run, onnx_path)
-    record = {
-        "files": {
-            name: {
-                "path": str(file.relative_to(run.folder)),
-                "top1": _top1(run, file),
-                "size_bytes": file.stat().st_size,
-            }
-            for name, file in files.items()
-        },
-        "deployed": list(files)[-1],
-        "parity": asdict(parity),
-        "timing": conditions(run),
-        "labels": list(data.classes),
+    written = {
+        name: WrittenFile(
+            path=str(file.relative_to(run.folder)),
+            top1=_top1(run, file),
+            size_bytes=file.stat().st_size,
+        )
+        for name, file in files.items()
     }
-    if run.settings.precision == "int8":
-        record["quantization"] = Int8Settings().describe(data, run.settings.seed)
+    int8 = run.settings.precision == "int8"
+    record = ExportRecord(
+        files={},
+        deployed=list(files)[-1],
+        parity=parity,
+        timing=conditions(run),
+        labels=data.classes,
+        quantization=Int8Settings().describe(data, run.settings.seed) if int8 else None,
+    )
     run.reporter.step(1, {"parity": f"{parity.max_abs_difference:.1e}"})
-    time_run(run, record)
-    return record
+    return time_run(run, record, written=written)[0]
 
 
-def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, Any]]:
+def compare_stage(run: Run, asked: Opponents | None = None) -> list[NetworkRecord]:
     """Train all that the result is held against in the same way, and write compare.json.
 
     What stands there already is kept, also where it is not `asked` for. When a network is added,
@@ -212,15 +221,9 @@ def compare_stage(run: Run, asked: Opponents | None = None) -> list[dict[str, An
         train_stage(run, seed)
     added = [_trained(run, contender) for contender in contenders(run, asked, there)]
     # which MobileNet, and for how many epochs, is decided by how all of these were trained
-    longer = longer_mobilenets(run, asked, there + added)
+    longer = longer_mobilenets(run, asked, [*there, *added])
     added += [_trained(run, contender) for contender in longer]
-    entries = there + added
-    if not added:
-        return entries
-    for entry in added:
-        entry["size_bytes"] = (run.folder / entry["onnx"]).stat().st_size
-    time_entries(run, export_stage(run), entries)
-    return entries
+    return time_entries(run, export_stage(run), [*there, *added]) if added else there
 
 
 def compared_run(run: Run, name: str) -> Run:
@@ -232,20 +235,20 @@ def compared_run(run: Run, name: str) -> Run:
     """
     path = run.folder / COMPARE_FILE
     entries = read_networks(path) if path.exists() else []
-    own = [e for e in entries if e["kind"] != "found" and e["seed"] == run.settings.seed]
-    meant = [e for e in own if name in (e["name"], e["name"].split()[0])]
+    own = [e for e in entries if e.kind != "found" and e.seed == run.settings.seed]
+    meant = [e for e in own if name in (e.name, e.name.split()[0])]
     if not meant:
-        there = ", ".join(e["name"] for e in own) or "none; run `mobilenas compare` first"
+        there = ", ".join(e.name for e in own) or "none; run `mobilenas compare` first"
         raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
     check_given(meant, ("arch", "val_top1"), path)
-    entry = max(meant, key=lambda e: float(e["val_top1"]))
-    folder = (run.folder / entry["onnx"]).parent
+    entry = max(meant, key=lambda e: e.val_top1 or 0.0)
+    folder = (run.folder / entry.onnx).parent
     if folder.parent != run.folder / "compare":
-        raise FileError(f"{path}: {entry['onnx']!r} must name a file of a folder in compare/")
+        raise FileError(f"{path}: {entry.onnx!r} must name a file of a folder in compare/")
     inner = run.within(folder)
     if not (inner.folder / WEIGHTS_FILE).exists():
         weights = read_bytes(inner.folder / "train" / BEST_WEIGHTS)
-        write_json(inner.folder / ARCH_FILE, {"arch": entry["arch"]})
+        write_json(inner.folder / ARCH_FILE, {"arch": entry.arch})
         write_bytes(inner.folder / WEIGHTS_FILE, weights)
     return inner
 
@@ -267,32 +270,31 @@ def renew_report(run: Run, newer: Path) -> None:
         report_stage(run)
 
 
-def write_result(run: Run) -> dict[str, Any]:
+def write_result(run: Run) -> ResultRecord:
     """Count the final file again, hold every budget against it, and write result.json."""
     entries = compare_stage(run)
-    found = next(entry for entry in entries if entry["kind"] == "found")
-    exported = export_stage(run)
-    certificate = certify(run)
-    result = {
-        "budgets": certificate,
-        "flops": found["flops"],
-        "params": found["params"],
-        "memory": found["memory"],
-        "latency_ms": found["latency_ms"],
-        "top1": found["top1"],
-        "verdict": verdict(entries),
-        "alarms": chance_alarms(entries, run.data),
-        "differences": differences(entries),
-        "baselines": [entry for entry in entries if entry is not found],
-        "files": {name: file["path"] for name, file in exported["files"].items()}
+    found = next(entry for entry in entries if entry.kind == "found")
+    exported, exact = export_stage(run), found_record(run.folder).costs
+    result = ResultRecord(
+        budgets=certify(run),
+        flops=int(exact["flops"]),
+        params=int(exact["params"]),
+        memory=int(exact["memory"]),
+        latency_ms=found.latency_ms,
+        top1=found.top1,
+        verdict=verdict(entries),
+        alarms=chance_alarms(entries, run.data),
+        differences=differences(entries),
+        baselines=[entry for entry in entries if entry is not found],
+        files={name: file.path for name, file in exported.files.items()}
         | {"arch": ARCH_FILE, "weights": WEIGHTS_FILE, "report": REPORT_FILE},
-        "counting_rule": COUNTING_RULE,
-    }
-    write_json(run.folder / RESULT_FILE, result)
+        counting_rule=COUNTING_RULE,
+    )
+    write_record(run.folder / RESULT_FILE, result)
     return result
 
 
-def certify(run: Run) -> list[dict[str, Any]]:
+def certify(run: Run) -> list[BudgetCheck]:
     """Return requested, predicted and recounted value of every budget.
 
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
@@ -302,24 +304,32 @@ def certify(run: Run) -> list[dict[str, Any]]:
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
-    expected = found_record(run.folder)["costs"]
+    expected = found_record(run.folder).costs
     exported = export_stage(run)
-    file = exported["files"][exported["deployed"]]
+    file = exported.files[exported.deployed]
     here = run.latency is not None and is_here(run.latency.profile)
     rows = []
     for budget in run.settings.budgets:
-        if budget.cost not in expected:
+        value, recount = expected.get(budget.cost), recounts.get(budget.cost)
+        if value is None:
             raise FileError(f"{run.folder / ARCH_FILE}: costs lacks {budget.cost!r}, a budget")
-        row = {"predicted": expected[budget.cost], "recounted": recounts.get(budget.cost)}
-        decisive = max(value for value in row.values() if value is not None)
-        if budget.cost == LATENCY and here:
-            row["measured"] = file["latency_ms"]
-            row["measured_interval"] = file["latency_interval_ms"]
+        measured = budget.cost == LATENCY and here
+        decisive: float = value if recount is None else max(value, recount)
+        if measured:
             # a median is known to its interval only: over is what lies over with all of it
-            decisive = file["latency_ms"] - file["latency_interval_ms"]
-        unknown = budget.cost == LATENCY and here and file.get("unsteady", True)
-        holds = None if unknown else decisive <= budget.limit
-        rows.append(to_plain(budget) | row | {"holds": holds})
+            decisive = file.latency_ms - (file.latency_interval_ms or 0.0)
+        unknown = measured and file.unsteady is not False
+        rows.append(
+            BudgetCheck(
+                cost=budget.cost,
+                limit=budget.limit,
+                predicted=value,
+                recounted=recount,
+                measured=file.latency_ms if measured else None,
+                measured_interval=file.latency_interval_ms if measured else None,
+                holds=None if unknown else decisive <= budget.limit,
+            )
+        )
     return rows
 
 
@@ -334,7 +344,7 @@ def _check_built(arch: Arch, exact: Costs) -> None:
         )
 
 
-def _trained(run: Run, contender: Contender) -> dict[str, Any]:
+def _trained(run: Run, contender: Contender) -> Trained:
     """Train one network of the comparison, write its file, and test that: one image at a time."""
     seed, arch = contender.seed, contender.arch
     found = contender.kind == "found"
@@ -345,11 +355,11 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
         if found
         else _train(run, arch, training, seed, contender.name, contender.epochs)
     )
-    onnx_path, tested = folder / "model.onnx", {}
+    onnx_path, tested = folder / "model.onnx", dict[Path, float]()
     if found and seed == run.settings.seed:
-        exported = export_stage(run)["files"].values()
+        exported = export_stage(run).files.values()
         onnx_path = run.folder / ONNX_FILE
-        tested = {run.folder / file["path"]: file["top1"] for file in exported}
+        tested = {run.folder / file.path: file.top1 for file in exported}
     elif not onnx_path.exists():
         write_onnx(run, arch, load_weights(arch, training / BEST_WEIGHTS), onnx_path)
     file = deployed(run, onnx_path)
@@ -357,29 +367,27 @@ def _trained(run: Run, contender: Contender) -> dict[str, Any]:
         tested[path] if path in tested else tested.setdefault(path, file_top1(run, path))
         for path in (onnx_path, file)
     )
-    return {
-        "name": contender.name,
-        "kind": contender.kind,
-        "seed": seed,
-        **asdict(costs(arch)),
-        "predicted_ms": predicted_ms(run, arch),
-        "top1": top1,
-        "top1_fp32": top1_fp32,
-        FLAG: beats_chance_on_test(top1, run.data),
-        "val_top1": trained["val_top1"],
-        "train_seconds": trained["seconds"],
-        **_longer(run, contender),
-        "onnx": str(file.relative_to(run.folder)),
-        "arch": arch.to_dict(),
-    }
-
-
-def _longer(run: Run, contender: Contender) -> dict[str, Any]:
-    """Return what compare.json says of a network with epochs of its own."""
-    if contender.epochs is None:
-        return {}
-    usual = run.settings.recipe.epochs
-    return {"network": contender.network, "epochs": contender.epochs, "recipe_epochs": usual}
+    exact = costs(arch)
+    return Trained(
+        name=contender.name,
+        kind=contender.kind,
+        seed=seed,
+        flops=exact.flops,
+        params=exact.params,
+        memory=exact.memory,
+        predicted_ms=predicted_ms(run, arch),
+        top1=top1,
+        top1_fp32=top1_fp32,
+        better_than_chance=beats_chance_on_test(top1, run.data),
+        val_top1=trained.val_top1,
+        train_seconds=trained.seconds,
+        network=contender.network,
+        epochs=contender.epochs,
+        recipe_epochs=None if contender.epochs is None else run.settings.recipe.epochs,
+        onnx=str(file.relative_to(run.folder)),
+        arch=arch.to_dict(),
+        size_bytes=file.stat().st_size,
+    )
 
 
 def _train(
@@ -391,10 +399,10 @@ def _train(
     epochs: int | None = None,
     *,
     inherits: bool = False,
-) -> dict[str, Any]:
+) -> TrainResult:
     path, searched = folder / "train.json", folder.parent / "search"
     if path.exists():
-        return read_object(path, TrainRecord)
+        return read_record(path, TrainResult)
     network = _given_network(run, arch)
     if inherits:
         sampler = run.settings.search.sampler
@@ -411,19 +419,18 @@ def _train(
         network=network,
         begun=searched / FINALISTS,
     )
-    record = asdict(result)
-    write_json(path, record)
+    write_record(path, result)
     if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
         run.reporter.say(f"{stage}: {remark} (validation)")
-    return record
+    return result
 
 
 def _top1(run: Run, file: Path) -> float:
     """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
     if file != run.folder / ONNX_FILE:
         return file_top1(run, file)
-    found = file_mistakes(run, file)
-    write_json(run.folder / MISTAKES_FILE, {"file": ONNX_FILE} | to_plain(found))
+    found = file_mistakes(run, ONNX_FILE)
+    write_record(run.folder / MISTAKES_FILE, found)
     return found.top1
 
 

@@ -7,7 +7,7 @@ SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -15,8 +15,8 @@ from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import inside
 from mobilenas.core.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import Record, read_record, write_record
-from mobilenas.core.settings import format_count, parse_count
+from mobilenas.core.records import Record, ResultRecord, read_record, write_record
+from mobilenas.core.settings import Fields, format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
@@ -55,7 +55,7 @@ class Sweep:
 
 
 def requests_for(
-    asked: Mapping[str, Any], flops: Sequence[int], strengths: Sequence[float]
+    asked: Fields, flops: Sequence[int], strengths: Sequence[float]
 ) -> dict[str, Request]:
     """Return a request for each of `flops`, or for each strength under one wide budget.
 
@@ -96,7 +96,7 @@ def _exact(limit: int) -> str:
 
 def start_sweep(
     folder: Path,
-    asked: Mapping[str, Any],
+    asked: Fields,
     *,
     flops: Sequence[int] = (),
     strengths: Sequence[float] = (),
@@ -151,7 +151,7 @@ def read_sweep(path: Path) -> SweepRecord:
     return record
 
 
-def run_sweep(sweep: Sweep) -> dict[str, dict[str, Any]]:
+def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
     """Do every run that is not done; return result.json of each by name.
 
     SWEEP/report.html is written after each.

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from mobilenas.baselines.paired import LEVEL
+from mobilenas.core.records import AblationRecord, ArmRecord, Spread
 from mobilenas.core.settings import format_count
 from mobilenas.report.ablation_table import costs_sentence, parts_of, sentences
 from mobilenas.report.page import number, render
@@ -15,8 +16,8 @@ from mobilenas.report.plots import COLOURS, INK, figure_svg, new_axes, page_styl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Record = Mapping[str, Any]
-"""ablation.json, or a part of it."""
+_Plot = tuple[str, str, Mapping[str, Mapping[str, Sequence[float]]], float | None]
+"""Title, axis, values by part and arm, and a level to dash."""
 
 _SKIPS = {
     "normal": "skips, normal cell",
@@ -25,84 +26,84 @@ _SKIPS = {
 }
 
 
-def ablation_page(record: Record) -> str:
+def ablation_page(record: AblationRecord) -> str:
     """Return the whole page."""
-    arms = record["arms"]
-    entries = [(arm, entry) for arm in arms for entry in arm["entries"]]
+    arms = record.arms
+    entries = [(arm, entry) for arm in arms for entry in arm.entries]
     return render(
         "ablation.html",
-        title=f"mobilenas ablation: {record['data']['source']}",
+        title=f"mobilenas ablation: {record.data.source}",
         record=record,
-        sentences=sentences(record),
+        sentences=sentences(arms, record.control),
         level=LEVEL,
-        skips=[_SKIPS[kind] for kind in arms[0]["skips"]],
-        arms=[(arm["name"], _figures(arm)) for arm in arms],
-        costs=costs_sentence(record),
+        skips=[_SKIPS[kind] for kind in arms[0].skips],
+        arms=[(arm.name, _figures(arm)) for arm in arms],
+        costs=costs_sentence(arms),
         plots=_plots(record),
-        alarms=[
-            (arm["name"], entry["seed"], alarm)
-            for arm, entry in entries
-            for alarm in entry["alarms"]
-        ],
+        alarms=[(arm.name, entry.seed, alarm) for arm, entry in entries for alarm in entry.alarms],
         networks=[
-            (arm["name"], entry, entry.get("genotype") or json.dumps(entry["arch"]))
-            for arm, entry in entries
+            (arm.name, entry, entry.genotype or json.dumps(entry.arch)) for arm, entry in entries
         ],
-        request=json.dumps(record["request"], indent=1, ensure_ascii=False),
+        request=json.dumps(record.request, indent=1, ensure_ascii=False),
     )
 
 
-def _figures(arm: Record) -> list[str]:
+def _figures(arm: ArmRecord) -> list[str]:
     """Return the cells of an arm's row."""
-    entries = arm["entries"]
-    channels = [entry["channels"] for entry in entries if "channels" in entry]
+    entries = arm.entries
+    channels = [entry.channels for entry in entries if entry.channels is not None]
     ends = dict.fromkeys(str(end) for end in (min(channels), max(channels))) if channels else ()
-    gap = arm["gap"] or {}
+    gap = arm.gap or {}
     return [
-        _spread(arm["top1"]),
-        f"{_mean([entry['val_top1'] for entry in entries]):.2f}",
+        _spread(arm.top1),
+        f"{_mean([entry.val_top1 for entry in entries]):.2f}",
         *(_spread(gap.get(name)) for name in ("points_before", "points")),
-        *(_spread(skips, ".1f") for skips in arm["skips"].values()),
-        number(arm["agreement"], ".2f"),
+        *(_spread(skips, ".1f") for skips in arm.skips.values()),
+        number(arm.agreement, ".2f"),
         " to ".join(ends) or "-",
-        *(format_count(_mean([e["costs"][c] for e in entries])) for c in ("flops", "params")),
-        *(f"{arm['seconds'][name]['mean']:,.0f}" for name in ("search", "train")),
+        format_count(_mean([entry.costs["flops"] for entry in entries])),
+        format_count(_mean([entry.costs["params"] for entry in entries])),
+        *(f"{arm.seconds[name].mean:,.0f}" for name in ("search", "train")),
     ]
 
 
-def _spread(figures: Record | None, spec: str = ".2f") -> str:
-    return "-" if figures is None else number(figures["mean"], spec, figures["sd"])
+def _spread(figures: Spread | None, spec: str = ".2f") -> str:
+    return "-" if figures is None else number(figures.mean, spec, figures.sd)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _plots(record: Record) -> list[tuple[str, Markup]]:
+def _plots(record: AblationRecord) -> list[tuple[str, Markup]]:
     """Return every plot under its title."""
-    arms = record["arms"]
-    top1 = {"test top-1": {a["name"]: [e["top1"] for e in a["entries"]] for a in arms}}
-    control = next(arm for arm in arms if arm["name"] == record["control"])
-    level = control["top1"]["mean"]
-    drawn = [("Test top-1; dashed: the control's mean", "top-1 on test images, %", top1, level)]
-    searched = [arm for arm in arms if arm["gap"]]
+    arms = record.arms
+    top1 = {"test top-1": {a.name: [e.top1 for e in a.entries] for a in arms}}
+    control = next(arm for arm in arms if arm.name == record.control)
+    level = control.top1.mean
+    drawn: list[_Plot] = [
+        ("Test top-1; dashed: the control's mean", "top-1 on test images, %", top1, level)
+    ]
+    searched = [arm for arm in arms if arm.gap]
     if searched:
         gaps = {
-            label: {a["name"]: [e["gap"][name] for e in a["entries"]] for a in searched}
-            for label, name in (("as published", "points_before"), ("new norms", "points"))
+            "as published": {
+                a.name: [e.gap.points_before for e in a.entries if e.gap] for a in searched
+            },
+            "new norms": {a.name: [e.gap.points for e in a.entries if e.gap] for a in searched},
         }
         drawn.append(("Discretization gap", "points of validation top-1 lost", gaps, 0.0))
     skips = {
-        _SKIPS[kind]: {a["name"]: [e["skips"][kind] for e in a["entries"]] for a in arms}
-        for kind in arms[0]["skips"]
+        _SKIPS[kind]: {a.name: [e.skips[kind] for e in a.entries] for a in arms}
+        for kind in arms[0].skips
     }
-    title = "Skip connections" if "normal" in arms[0]["skips"] else "Blocks left out"
+    title = "Skip connections" if "normal" in arms[0].skips else "Blocks left out"
     drawn.append((title, "number in the found network", skips, None))
     return [(plot[0], _marks(*plot)) for plot in drawn]
 
 
 def _marks(
-    title: str, label: str, groups: Mapping[str, Mapping[str, Any]], level: float | None
+    title: str, label: str, groups: Mapping[str, Mapping[str, Sequence[float]]], level: float | None
 ) -> Markup:
     """Draw one row an arm, and in it one line of marks for each of `groups`."""
     names = list(next(iter(groups.values())))

@@ -2,29 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mobilenas.baselines.paired import spread, told
+from mobilenas.core.records import ArmRecord, Spread
 from mobilenas.core.settings import format_count
-from mobilenas.search.diagnostics import agreement
-from mobilenas.spaces.base import AnyChoice
 
 
-def over_seeds(
-    entries: Sequence[Mapping[str, Any]], choices: Sequence[AnyChoice]
-) -> dict[str, Any]:
-    """Return mean and sample standard deviation of an arm's figures, and the agreement."""
-
-    def each(field: str) -> dict[str, Any]:
-        return {name: spread([e[field][name] for e in entries]) for name in entries[0][field]}
-
-    return {
-        "top1": spread([entry["top1"] for entry in entries]),
-        "gap": each("gap") if entries[0]["gap"] else None,
-        "skips": each("skips"),
-        "seconds": each("seconds"),
-        "agreement": agreement(choices) if len(choices) > 1 else None,
-    }
+def over_seeds(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Return mean and sample standard deviation of each figure that every seed has."""
+    return {name: spread([own[name] for own in figures]) for name in figures[0]}
 
 
 def parts_of(name: str) -> list[str]:
@@ -36,21 +22,23 @@ def parts_of(name: str) -> list[str]:
     return re.split(r"(?=:[^:=]*=)", name)
 
 
-def sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return one sentence an arm of ablation.json: its paired difference to the control."""
+def sentences(arms: Sequence[ArmRecord], control: str) -> list[str]:
+    """Return one sentence an arm: its paired difference to the control."""
     return [
-        f"{arm['name']} against {record['control']}: {told(found)}: {found['verdict']}."
-        for arm in record["arms"]
-        if (found := arm["difference"]) is not None
+        f"{arm.name} against {control}: {told(found)}: {found.verdict}."
+        for arm in arms
+        if (found := arm.difference) is not None
     ]
 
 
-def costs_sentence(record: Mapping[str, Any]) -> str:
+def costs_sentence(arms: Sequence[ArmRecord]) -> str:
     """Say from what to what the costs of the trained networks go."""
-    every = [entry["costs"] for arm in record["arms"] for entry in arm["entries"]]
+    every = [entry.costs for arm in arms for entry in arm.entries]
     ranges = []
-    for name, label in (("flops", "FLOPs"), ("params", "params")):
-        values = [costs[name] for costs in every]
+    for values, label in (
+        ([costs["flops"] for costs in every], "FLOPs"),
+        ([costs["params"] for costs in every], "params"),
+    ):
         ends = dict.fromkeys(format_count(end) for end in (min(values), max(values)))
         ranges.append(f"{' to '.join(ends)} {label}")
     return f"The trained networks have {' and '.join(ranges)}."

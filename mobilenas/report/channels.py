@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
 
 from markupsafe import Markup
 
 from mobilenas.channel_graph.drawing import groups_drawing
+from mobilenas.core.records import TrialLine
 from mobilenas.report.page import render
 from mobilenas.report.plots import (
     COLOURS,
@@ -19,8 +19,6 @@ from mobilenas.report.plots import (
     plain,
 )
 from mobilenas.spaces.channels.space import WidthsArch
-
-Log = Sequence[Mapping[str, Any]]
 
 _NAMED = 8
 
@@ -37,14 +35,14 @@ def widths_section(arch: WidthsArch) -> Markup:
     )
 
 
-def trials_plots(log: Log) -> list[tuple[str, Markup]]:
+def trials_plots(log: Sequence[TrialLine]) -> list[tuple[str, Markup]]:
     """Draw (title, SVG) of what the trials of a search for channel sizes came to."""
-    trials = [line["trial"] for line in log]
-    start = log[0]["sizes"]
+    trials = [line.trial for line in log]
+    start = log[0].sizes
     with page_style():
-        sizes = {n: [line["sizes"][n] / start[n] for line in log] for n in start}
-        quality = {n: [line["quality"][n] for line in log] for n in start}
-        heat = {"temperature": [line["temperature"] for line in log]}
+        sizes = {n: [line.sizes[n] / start[n] for line in log] for n in start}
+        quality = {n: [line.quality[n] for line in log] for n in start}
+        heat = {"temperature": [line.temperature for line in log]}
         return [
             ("Validation top-1 of the trials", _accepted(log)),
             ("Sizes / start sizes", _lines(trials, sizes, "size / start")),
@@ -53,13 +51,13 @@ def trials_plots(log: Log) -> list[tuple[str, Markup]]:
         ]
 
 
-def _accepted(log: Log) -> Markup:
+def _accepted(log: Sequence[TrialLine]) -> Markup:
     fig, axes = new_axes(3.4, 2.2)
     for accepted, label, colour in ((True, "accepted", COLOURS[3]), (False, "taken back", GREY)):
-        lines = [line for line in log if line["accepted"] is accepted]
+        lines = [line for line in log if line.accepted is accepted]
         axes.scatter(
-            [line["trial"] for line in lines],
-            [line["val_top1"] for line in lines],
+            [line.trial for line in lines],
+            [line.val_top1 for line in lines],
             color=colour,
             label=label,
             s=22,

@@ -1,10 +1,10 @@
 """Sections of the report on the result: the verdict, the budgets, and all networks side by side."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from mobilenas.core.records import BudgetRow, NetworkRecord
 from mobilenas.core.settings import format_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.report.files import RunFiles
@@ -16,16 +16,16 @@ _COST_NAMES = {"flops": "FLOPs", "memory": "memory, bytes", "latency": "latency,
 _LIMITS = {"memory": "{} bytes of activations", "latency": "{} ms"}
 
 
-def headline(budgets: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> str:
+def headline(budgets: Sequence[BudgetRow], entries: Sequence[NetworkRecord]) -> str:
     """Return the result in one sentence: the budgets, and what `verdict` says."""
     told = verdict(entries)
     limits = " and ".join(limit_text(budget) for budget in budgets)
     return f"With at most {limits}, {told[0].lower()}{told[1:]}" if limits else told
 
 
-def limit_text(budget: Mapping[str, Any]) -> str:
+def limit_text(budget: BudgetRow) -> str:
     """Say a limit as the user wrote it: 300k FLOPs, 8 ms."""
-    cost, limit = budget["cost"], budget["limit"]
+    cost, limit = budget.cost, budget.limit
     number = f"{limit:g}" if cost == "latency" else format_count(limit)
     return _LIMITS.get(cost, f"{{}} {_COST_NAMES.get(cost, cost)}").format(number)
 
@@ -39,23 +39,19 @@ def result(files: RunFiles) -> Markup:
         headline=headline(budgets, files.entries) if files.entries else "",
         budgets=budgets,
         names=_COST_NAMES,
-        holds=[budget.get("holds") for budget in budgets],
+        holds=[budget.holds for budget in budgets],
         recounted=recounted,
-        alarms=(files.result or {}).get("alarms", ()) if files.entries else (),
-        penalty=budgets and files.settings.get("search", {}).get("constraint") == PENALTY,
+        alarms=files.result.alarms if files.result and files.entries else (),
+        penalty=budgets and files.settings.search.constraint == PENALTY,
         searched=files.found is not None,
-        predicted_only=[
-            budget["cost"]
-            for budget in budgets
-            if recounted and budget.get("measured", budget["recounted"]) is None
-        ],
+        predicted_only=[budget.cost for budget in budgets if recounted and budget.on_file is None],
     )
 
 
-def _budgets(files: RunFiles) -> list[dict[str, Any]]:
+def _budgets(files: RunFiles) -> Sequence[BudgetRow]:
     """From the last stage that speaks of them."""
-    rows: list[dict[str, Any]] = (files.result or files.found or files.run)["budgets"]
-    return rows
+    last = files.result or files.found or files.run
+    return last.budgets if last else ()
 
 
 def comparison(files: RunFiles) -> Markup:
@@ -66,8 +62,8 @@ def comparison(files: RunFiles) -> Markup:
     return render(
         "comparison.html",
         rows=summarize(files.entries),
-        test_images=files.run.get("data", {}).get("counts", {}).get("test"),
-        timing=(files.export or {}).get("timing"),
+        test_images=files.run.data.counts.get("test") if files.run else None,
+        timing=files.export.timing if files.export else None,
         plots=[
             (title, accuracy_plot(files.entries, cost, files.limits))
             for cost, title in titles.items()

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from mobilenas.core.records import SearchLine
 from mobilenas.report.plots import (
     AROUND_CURVE,
     COLOURS,
     INK,
+    Style,
     curve,
     figure_svg,
     locator,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Log = Sequence[Mapping[str, Any]]
+Log = Sequence[SearchLine]
 
 _WIDTH, _ROW, _AROUND = 3.4, 0.1, 0.95
 """Inches: a heatmap's width, the height of its rows, and what its axis and key need."""
@@ -48,33 +50,33 @@ def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, Markup]]:
             plots.append(("Skip connections", _skips(records, warmup)))
         for title, name, unit in _CURVES:
             if records := _having(log, name):
-                lines = {unit: [record[name] for record in records]}
-                epochs = [record["epoch"] for record in records]
+                lines = {unit: [getattr(record, name) for record in records]}
+                epochs = [record.epoch for record in records]
                 plots.append((title, curve(title, epochs, lines, None, warmup)))
         # the tall ones last, beside each other
         if records := _having(log, "entropies"):
             plots.append(("Entropy of each decision", _entropies(records)))
         if records := _having(log, "channels"):
-            plots.append(("How often each channel was chosen", _channels(records[-1]["channels"])))
+            plots.append(("How often each channel was chosen", _channels(records[-1].channels)))
     return plots
 
 
 def _having(log: Log, name: str) -> Log:
-    return [record for record in log if record.get(name) not in (None, {})]
+    return [record for record in log if getattr(record, name) not in (None, {})]
 
 
 def _entropies(log: Log) -> Markup:
     """Draw a column an epoch and a row a decision: edges of one cell under those of the other."""
     rows: list[list[float]] = []
     groups: list[tuple[str, int]] = []
-    for kind, first in log[0]["entropies"].items():
-        rows += [[r["entropies"][kind][edge] for r in log] for edge in range(len(first))]
+    for kind, first in log[0].entropies.items():
+        rows += [[r.entropies[kind][edge] for r in log] for edge in range(len(first))]
         if kind in KINDS:
             groups += [(f"{kind}, node {n}", size) for n, size in enumerate(_nodes(len(first)))]
         else:
             groups.append((kind, len(first)))
     most = max((max(row) for row in rows), default=0.0)
-    epochs = [record["epoch"] for record in log]
+    epochs = [record.epoch for record in log]
     bounds = [*(epoch - 0.5 for epoch in epochs), epochs[-1] + 0.5]
     fig = _heatmap(rows, groups, bounds, most or 1.0, "epoch", f"0|{most:.2f} nats")
     return figure_svg(fig, "entropies", "Entropy of each decision by epoch")
@@ -100,14 +102,14 @@ def _channels(channels: Mapping[str, Sequence[float]]) -> Markup:
 def _skips(log: Log, warmup: int) -> Markup:
     """Draw whole numbers of each cell; dashes show a line that lies under another."""
     fig, axes = new_axes(_WIDTH, 2.2, AROUND_CURVE)
-    epochs = [record["epoch"] for record in log]
+    epochs = [record.epoch for record in log]
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
-    for kind, colour, style in zip(log[0]["skips"], COLOURS, ("-", "--"), strict=False):
-        counts = [record["skips"][kind] for record in log]
+    for kind, colour, style in zip(log[0].skips, COLOURS, ("-", "--"), strict=False):
+        counts = [record.skips[kind] for record in log]
         axes.step(epochs, counts, where="mid", color=colour, linestyle=style, label=plain(kind))
     axes.set_xlim(0.5, epochs[-1] + 0.5)
-    axes.set_ylim(-0.2, max(1, *(max(record["skips"].values()) for record in log)) + 0.3)
+    axes.set_ylim(-0.2, max(1, *(max(record.skips.values()) for record in log)) + 0.3)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(locator(6))
     axes.yaxis.set_major_locator(locator(6))
@@ -178,7 +180,7 @@ def shade(
         axes.add_patch(PathPatch(Path.make_compound_path(*paths), **paint(depth, colour)))
 
 
-def paint(depth: int, colour: str = _COLOUR) -> dict[str, Any]:
+def paint(depth: int, colour: str = _COLOUR) -> Style:
     """Return how a patch of an opacity of 0 to `SHADES` looks."""
     if not depth:
         return {"color": INK, "alpha": 0.06, "linewidth": 0}

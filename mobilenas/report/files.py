@@ -3,25 +3,40 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypeVar
 
 from mobilenas.core.records import (
     ArchRecord,
     CandidatesRecord,
-    ExportRecord,
     FinalistsRecord,
-    MistakesRecord,
+    Json,
+    NetworkRecord,
+    Part,
     ProfilePart,
     RankRecord,
-    ResultRecord,
-    RunRecord,
+    ResultPart,
+    RunPart,
+    SearchLine,
+    SettingsPart,
+    TrialLine,
     read_log,
-    read_object,
+    read_record,
 )
-from mobilenas.onnx.record import EXPORT_FILE
+from mobilenas.onnx.mistakes import Mistakes
+from mobilenas.onnx.record import EXPORT_FILE, ExportRecord
 from mobilenas.report.table import read_networks
 from mobilenas.spaces.base import Arch
+from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.spaces.networks import arch_from_dict
+
+_Read = TypeVar("_Read")
+
+
+_LOG = "search/log.jsonl"
+
+
+class _AllSettings(Part, frozen=True, kw_only=True):
+    settings: Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,89 +47,103 @@ class RunFiles:
     """RUN."""
 
     @cached_property
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunPart | None:
         """What was asked for."""
-        return self._json("run.json", RunRecord) or {}
+        return self._record("run.json", RunPart)
 
     @cached_property
-    def found(self) -> dict[str, Any] | None:
+    def found(self) -> ArchRecord | None:
         """The found network."""
-        return self._json("arch.json", ArchRecord)
+        return self._record("arch.json", ArchRecord)
 
     @cached_property
     def arch(self) -> Arch | None:
         """Its arch."""
         source = str(self.folder / "arch.json")
-        return arch_from_dict(self.found["arch"], source) if self.found else None
+        return arch_from_dict(self.found.arch, source) if self.found else None
 
     @cached_property
-    def log(self) -> list[dict[str, Any]]:
-        """A line for each epoch of the search."""
-        return read_log(self.folder / "search/log.jsonl")
+    def epochs(self) -> list[SearchLine]:
+        """A line for each epoch of the search; none where it was for channel sizes."""
+        return [] if self._searches_channels else read_log(self.folder / _LOG, SearchLine)
 
     @cached_property
-    def finalists(self) -> dict[str, Any] | None:
+    def trials(self) -> list[TrialLine]:
+        """A line for each trial of channel sizes."""
+        return read_log(self.folder / _LOG, TrialLine) if self._searches_channels else []
+
+    @cached_property
+    def finalists(self) -> FinalistsRecord | None:
         """The round of finalists."""
-        return self._json("search/finalists.json", FinalistsRecord)
+        return self._record("search/finalists.json", FinalistsRecord)
 
     @cached_property
-    def rank(self) -> dict[str, Any] | None:
+    def rank(self) -> RankRecord | None:
         """Ranking quality."""
-        return self._json("search/rank.json", RankRecord)
+        return self._record("search/rank.json", RankRecord)
 
     @cached_property
-    def export(self) -> dict[str, Any] | None:
+    def export(self) -> ExportRecord | None:
         """The exported files."""
-        return self._json(EXPORT_FILE, ExportRecord)
+        return self._record(EXPORT_FILE, ExportRecord)
 
     @cached_property
-    def exports_of_others(self) -> dict[str, dict[str, Any]]:
+    def exports_of_others(self) -> dict[str, ExportRecord]:
         """The exported files of the networks it is compared with, by name, where there are any."""
         found = (
-            (entry["name"], PurePosixPath(entry["onnx"]).parent / EXPORT_FILE)
+            (entry.name, PurePosixPath(entry.onnx).parent / EXPORT_FILE)
             for entry in self.entries
-            if entry["kind"] != "found"
+            if entry.kind != "found"
         )
-        records = ((name, self._json(str(path), ExportRecord)) for name, path in found)
+        records = ((name, self._record(str(path), ExportRecord)) for name, path in found)
         return {name: record for name, record in records if record}
 
     @cached_property
-    def mistakes(self) -> dict[str, Any] | None:
+    def mistakes(self) -> Mistakes | None:
         """What the exported file got wrong."""
-        return self._json("export/mistakes.json", MistakesRecord)
+        return self._record("export/mistakes.json", Mistakes)
 
     @cached_property
-    def candidates(self) -> dict[str, Any]:
+    def candidates(self) -> CandidatesRecord | None:
         """What discretization gave."""
-        return self._json("search/candidates.json", CandidatesRecord) or {}
+        return self._record("search/candidates.json", CandidatesRecord)
 
     @cached_property
-    def profile(self) -> dict[str, Any] | None:
+    def profile(self) -> ProfilePart | None:
         """The device profile as it was when the run began."""
-        return self._json("profile.json", ProfilePart)
+        return self._record("profile.json", ProfilePart)
 
     @cached_property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> ResultPart | None:
         """What scripts read."""
-        return self._json("result.json", ResultRecord)
+        return self._record("result.json", ResultPart)
 
     @cached_property
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[NetworkRecord]:
         """Every network of the comparison."""
         path = self.folder / "compare.json"
         return read_networks(path) if path.exists() else []
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """All settings of the run."""
-        settings: dict[str, Any] = self.run.get("settings", {})
-        return settings
+    def settings(self) -> SettingsPart:
+        """The settings of the run."""
+        return self.run.settings if self.run else SettingsPart()
 
     @property
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, float]:
         """The budgets by cost."""
-        return {budget["cost"]: budget["limit"] for budget in self.run.get("budgets", [])}
+        return {budget.cost: budget.limit for budget in self.run.budgets} if self.run else {}
 
-    def _json(self, name: str, kind: type) -> dict[str, Any] | None:
+    @property
+    def all_settings(self) -> Json:
+        """The settings as run.json has them."""
+        part = self._record("run.json", _AllSettings)
+        return part.settings if part else {}
+
+    @property
+    def _searches_channels(self) -> bool:
+        return self.settings.space == WidthsSpace.family
+
+    def _record(self, name: str, kind: type[_Read]) -> _Read | None:
         path = self.folder / name
-        return read_object(path, kind) if path.exists() else None
+        return read_record(path, kind) if path.exists() else None

@@ -19,7 +19,7 @@ def mistakes(files: RunFiles) -> Markup:
     """Show the confusion of classes and the mistakes that the network was most certain of."""
     if files.mistakes is None:
         return missing("export/mistakes.json", "mobilenas export")
-    confusion: Confusion = files.mistakes["confusion"]
+    confusion = files.mistakes.confusion
     predicted = (name for row in confusion.values() for name in row)
     labels = list(dict.fromkeys((*confusion, *predicted)))
     drawn = labels if len(labels) <= _MOST_CLASSES else []

@@ -1,6 +1,5 @@
 """What turns a template of templates/ into HTML; all that a template is given is escaped."""
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import PurePath
 
@@ -14,7 +13,6 @@ from mobilenas.core.settings import (
     format_cell,
     format_count,
     format_latency,
-    format_on_file,
 )
 
 
@@ -51,9 +49,8 @@ def _environment() -> Environment:
         "count": format_count,
         "counted": counted,
         "file_name": _file_name,
-        "latency": _latency,
+        "latency": format_latency,
         "number": number,
-        "on_file": format_on_file,
     }
     return environment
 
@@ -63,11 +60,6 @@ def number(value: float | None, spec: str, spread: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:{spec}}" if spread is None else f"{value:{spec}} ± {spread:{spec}}"
-
-
-def _latency(measured: object) -> str:
-    """Write the latency of a record, or of a row of a table."""
-    return format_latency(measured if isinstance(measured, Mapping) else vars(measured))
 
 
 def _file_name(path: str) -> str:

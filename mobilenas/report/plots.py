@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from mobilenas.core.records import NetworkRecord, SearchLine
 from mobilenas.core.settings import format_count
 from mobilenas.nn.operations import Kernel
 from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+Style = dict[str, Any]
+"""Arguments of matplotlib by name, which it types one by one, not as a mapping."""
 
 # A colour nobody draws with: in the finished SVG it becomes currentColor, which follows the page.
 INK = "#010203"
@@ -33,10 +40,10 @@ _KIND_STYLES = {
 }
 _MOBILENET_STYLE = {"color": COLOURS[1], "marker": "s", "s": 34, "zorder": 3}
 _COST_AXES = {
-    "flops": ("flops", "FLOPs (multiply-adds)"),
-    "latency": ("latency_ms", "latency of one image, ms"),
+    "flops": "FLOPs (multiply-adds)",
+    "latency": "latency of one image, ms",
 }
-"""By cost: the field of compare.json, and what the axis says."""
+"""By cost: what the axis says."""
 AROUND_CURVE = (0.7, 0.45)
 """Inches left of the axes of a curve and below them, for tick labels of six characters."""
 _RIM = 0.08
@@ -69,10 +76,10 @@ _RC: Any = {
 
 
 def accuracy_plot(
-    entries: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[str, float]
+    entries: Sequence[NetworkRecord], cost: str, limits: Mapping[str, float]
 ) -> Markup:
     """Draw top-1 of the test images against `flops` or `latency`, one mark a network."""
-    field, label = _COST_AXES[cost]
+    label = _COST_AXES[cost]
     groups = _groups(entries)
     columns = 2 if max(len(name) for name, *_ in groups) <= _HALF_LEGEND else 1
     with page_style():
@@ -80,10 +87,8 @@ def accuracy_plot(
         markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
         for name, kind, group in groups:
             # mypy knows scatter's arguments by name, not as an unpacked mapping
-            style: dict[str, Any] = _KIND_STYLES.get(kind) or (
-                _MOBILENET_STYLE | {"marker": next(markers)}
-            )
-            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            style: Style = _KIND_STYLES.get(kind) or (_MOBILENET_STYLE | {"marker": next(markers)})
+            x, y = [entry.cost(cost) for entry in group], [entry.top1 for entry in group]
             axes.scatter(x, y, label=plain(name), linewidths=0, alpha=0.9, **style)
         if cost in limits:
             axes.axvline(limits[cost], color=INK, linewidth=1, linestyle="--", label="budget")
@@ -96,19 +101,19 @@ def accuracy_plot(
 
 
 def front_plot(
-    entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], cost: str
+    entries: Sequence[NetworkRecord], front: Sequence[NetworkRecord], cost: str
 ) -> Markup:
     """Draw all networks of several runs by kind, and the stairs of their front."""
-    field, label = _COST_AXES[cost]
+    label = _COST_AXES[cost]
     with page_style():
         fig, axes = new_axes(3.9, 3.7)
-        kinds = dict.fromkeys(entry["kind"] for entry in entries)
+        kinds = dict.fromkeys(entry.kind for entry in entries)
         for kind in kinds:
-            group = [entry for entry in entries if entry["kind"] == kind]
-            style: dict[str, Any] = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
-            x, y = [entry[field] for entry in group], [entry["top1"] for entry in group]
+            group = [entry for entry in entries if entry.kind == kind]
+            style: Style = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
+            x, y = [entry.cost(cost) for entry in group], [entry.top1 for entry in group]
             axes.scatter(x, y, label=plain(kind), linewidths=0, alpha=0.9, **style)
-        x, y = [entry[field] for entry in front], [entry["top1"] for entry in front]
+        x, y = [entry.cost(cost) for entry in front], [entry.top1 for entry in front]
         axes.step(x, y, where="post", color=INK, linewidth=1, alpha=0.6, label="front")
         axes.margins(0.08)
         axes.set_xlabel(label)
@@ -127,24 +132,24 @@ def count_axis(axes: "Axes", *, whole: bool) -> None:
 
 
 def search_plots(
-    log: Sequence[Mapping[str, Any]], limits: Mapping[str, float], warmup: int
+    log: Sequence[SearchLine], limits: Mapping[str, float], warmup: int
 ) -> list[tuple[str, Markup]]:
     """Draw (title, SVG) of each curve over the epochs of a search; warm-up epochs are shaded."""
     loads = {
-        f"{cost} / limit, %": [100 * record["expected"][cost] / limit for record in log]
+        f"{cost} / limit, %": [100 * record.expected[cost] / limit for record in log]
         for cost, limit in limits.items()
     }
-    multipliers = {c: [r["multipliers"][c] for r in log] for c in limits}
+    multipliers = {c: [r.multipliers[c] for r in log] for c in limits}
     # in warm-up no step of the alphas is taken, and the log says 0
-    alpha_loss = [r["alpha_loss"] if r["epoch"] > warmup else float("nan") for r in log]
+    alpha_loss = [r.alpha_loss if r.epoch > warmup else float("nan") for r in log]
     curves: list[tuple[str, dict[str, list[float]], float | None]] = [
-        ("Loss", {"weights": [r["loss"] for r in log], "alphas": alpha_loss}, None),
-        ("Entropy of the alphas", {"nats": [r["entropy"] for r in log]}, None),
-        ("Temperature", {"tau": [r["tau"] for r in log]}, None),
+        ("Loss", {"weights": [r.loss for r in log], "alphas": alpha_loss}, None),
+        ("Entropy of the alphas", {"nats": [r.entropy for r in log]}, None),
+        ("Temperature", {"tau": [r.tau for r in log]}, None),
         ("Expected cost / budget", loads, 100.0),
         ("Multipliers", multipliers, None),
     ]
-    epochs = [record["epoch"] for record in log]
+    epochs = [record.epoch for record in log]
     with page_style():
         return [
             (title, curve(title, epochs, lines, level, warmup))
@@ -203,17 +208,17 @@ def against_plot(
 
 
 def _groups(
-    entries: Sequence[Mapping[str, Any]],
-) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    entries: Sequence[NetworkRecord],
+) -> list[tuple[str, str, list[NetworkRecord]]]:
     """Group by what the legend names: each MobileNet by name, all others by kind."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[NetworkRecord]] = {}
     for entry in entries:
-        label = entry["name"] if entry["kind"] == "mobilenet" else entry["kind"]
-        groups.setdefault((label, entry["kind"]), []).append(entry)
+        label = entry.name if entry.kind == "mobilenet" else entry.kind
+        groups.setdefault((label, entry.kind), []).append(entry)
     return [(label, kind, group) for (label, kind), group in groups.items()]
 
 
-def page_style() -> Any:
+def page_style() -> "AbstractContextManager[None]":
     """Return a context in which matplotlib draws for the page."""
     import matplotlib as mpl
 
@@ -242,7 +247,7 @@ def new_axes(
     return fig, axes
 
 
-def locator(most: int) -> Any:
+def locator(most: int) -> "MaxNLocator":
     """Return what places at most so many ticks, on whole numbers."""
     from matplotlib.ticker import MaxNLocator
 

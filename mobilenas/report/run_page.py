@@ -39,7 +39,7 @@ def write_report(folder: Path, path: Path) -> None:
     undone = dict.fromkeys(body for body in shown.values() if isinstance(body, Missing))
     page = render(
         "run.html",
-        title=f"mobilenas report: {files.run.get('data', {}).get('source', folder.name)}",
+        title=f"mobilenas report: {files.run.data.source if files.run else folder.name}",
         verdict=shown.pop(_TOP),
         undone=list(undone),
         sections={title: body for title, body in shown.items() if body and body not in undone},
@@ -67,12 +67,12 @@ def section(files: RunFiles, title: str, show: Callable[[RunFiles], Markup]) -> 
 def _reproduce(files: RunFiles) -> Markup:
     if not files.run:
         return missing("run.json", "mobilenas run")
-    first = files.run["seed"]
+    first = files.run.seed
     return render(
         "reproduce.html",
         run=files.run,
-        seeds=range(first, first + files.settings.get("seeds", 1)),
-        settings=json.dumps(files.settings, indent=1, ensure_ascii=False),
+        seeds=range(first, first + files.settings.seeds),
+        settings=json.dumps(files.all_settings, indent=1, ensure_ascii=False),
     )
 
 

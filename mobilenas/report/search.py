@@ -14,24 +14,24 @@ from mobilenas.spaces.networks import arch_from_dict
 
 def search_over_time(files: RunFiles) -> Markup:
     """Show the log: curves, diagnostics, alarms."""
-    if not files.log:
-        return missing("search/log.jsonl", "mobilenas search")
-    settings = files.settings.get("search", {})
-    if "trial" in files.log[0]:
-        plots, warmup = trials_plots(files.log), 0
+    epochs, settings = files.epochs, files.settings
+    warmup, alarms = 0, tuple[str, ...]()
+    if files.trials:
+        plots = trials_plots(files.trials)
+    elif epochs:
+        limits = files.limits or dict.fromkeys(epochs[-1].expected, 1.0)
+        warmup, alarms = settings.search.warmup, tuple(epochs[-1].alarms)
+        plots = search_plots(epochs, limits, warmup) + diagnostics_plots(epochs, warmup)
     else:
-        limits = files.limits or dict.fromkeys(files.log[-1]["expected"], 1)
-        warmup = settings.get("warmup", 0)
-        plots = search_plots(files.log, limits, warmup) + diagnostics_plots(files.log, warmup)
-    alarms = files.log[-1].get("alarms", ())
+        return missing("search/log.jsonl", "mobilenas search")
     return render(
         "search.html",
         # arch.json has those of the finalists, too
-        alarms=files.found.get("alarms", alarms) if files.found else alarms,
+        alarms=(files.found and files.found.alarms) or alarms,
         plots=plots,
         warmup=warmup,
-        constraint=settings.get("constraint", "lagrangian"),
-        seed=files.run["seed"] if files.settings.get("seeds", 1) > 1 else None,
+        constraint=settings.search.constraint,
+        seed=files.run.seed if files.run and settings.seeds > 1 else None,
         found=files.found,
     )
 
@@ -42,20 +42,19 @@ def finalists(files: RunFiles) -> Markup:
         if files.found is not None:
             return Markup()  # one candidate entered, so there was no round
         return missing("search/finalists.json", "mobilenas search")
-    scores = {(s["arch"], s["rung"]): s["val_top1"] for s in files.finalists["scores"]}
-    # files of older releases do not say after how many epochs
-    ends = {s["rung"]: s.get("epochs") for s in files.finalists["scores"]}
+    scores = {(s.arch, s.rung): s.val_top1 for s in files.finalists.scores}
+    ends = {s.rung: s.epochs for s in files.finalists.scores}
     rungs = range(max(ends) + 1)
-    names = [f"at epoch {ends[n]}" if ends[n] else f"in rung {n + 1}" for n in rungs]
+    names = [f"at epoch {ends[n]}" for n in rungs]
     candidates = []
-    for number, plain in enumerate(files.finalists["archs"]):
+    for number, plain in enumerate(files.finalists.archs):
         arch = arch_from_dict(plain, f"search/finalists.json: archs[{number}]")
         candidates.append((costs(arch), [scores.get((number, rung)) for rung in rungs]))
     return render(
         "finalists.html",
         candidates=candidates,
         rungs=[f"val top-1 {name}, %" for name in names],
-        winner=files.finalists["winner"],
+        winner=files.finalists.winner,
     )
 
 
@@ -69,16 +68,16 @@ def discretization_gap(files: RunFiles) -> Markup:
         return missing("The discretization gap", "mobilenas search")
     if not _has_supernet(files):
         return Markup()
-    return render("gap.html", gap=files.found["discretization_gap"])
+    return render("gap.html", gap=files.found.discretization_gap)
 
 
 def ranking_quality(files: RunFiles) -> Markup:
     """Show how well the supernet ranks networks."""
     rank = files.rank
     if rank is None:
-        if not _has_supernet(files) or not files.settings.get("rank"):
+        if not _has_supernet(files) or not files.settings.rank:
             return Markup()
         return missing("search/rank.json", "mobilenas search --rank N")
     labels = ("top-1 with the supernet's weights, %", "top-1 after own training, %")
-    plot = against_plot(rank["supernet_top1"], rank["trained_top1"], "ranking", labels)
+    plot = against_plot(rank.supernet_top1, rank.trained_top1, "ranking", labels)
     return render("ranking.html", rank=rank, plot=plot)

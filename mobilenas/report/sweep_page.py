@@ -1,13 +1,14 @@
 """The page of a sweep: the networks that several runs found, their baselines, the front of all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
+from msgspec import structs
 
 from mobilenas.core.errors import FileError
+from mobilenas.core.records import DataPart, NetworkRecord
 from mobilenas.core.settings import counted, format_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.report.comparison import limit_text
@@ -29,9 +30,9 @@ class SweptRun:
     """Its budgets, and the strength of their penalty where there was one."""
     command: str
     """How to make it again."""
-    data: Mapping[str, Any]
+    data: DataPart
     """What run.json says of the images."""
-    entries: Sequence[Mapping[str, Any]]
+    entries: Sequence[NetworkRecord]
     """Every network of its comparison; empty where it is not done."""
 
     @property
@@ -52,7 +53,7 @@ def swept_runs(folder: Path, report: str) -> list[SweptRun]:
     """
     runs = [_read(path, report) for path in sorted(folder.glob("*/run.json"))]
     for run in runs:
-        if run.data["fingerprint"] != runs[0].data["fingerprint"]:
+        if run.data.fingerprint != runs[0].data.fingerprint:
             raise FileError(
                 f"{folder}: {runs[0].name} and {run.name} are runs of different images; a sweep's "
                 "are of the same"
@@ -62,21 +63,19 @@ def swept_runs(folder: Path, report: str) -> list[SweptRun]:
 
 def _read(path: Path, report: str) -> SweptRun:
     files = RunFiles(folder=path.parent)
-    try:
-        search = files.settings["search"]
-        asked = [limit_text(budget) for budget in files.run["budgets"]] or ["no budget"]
-        if search["constraint"] == PENALTY:
-            asked.append(f"{PENALTY} {search['strength']:g}")
-        return SweptRun(
-            name=path.parent.name,
-            report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",
-            asked=", ".join(asked),
-            command=files.run["command"],
-            data=files.run["data"],
-            entries=files.entries,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is not what a run writes: {error!r}") from error
+    run, search = files.run, files.settings.search
+    assert run is not None  # its file is there
+    asked = [limit_text(budget) for budget in run.budgets] or ["no budget"]
+    if search.constraint == PENALTY:
+        asked.append(f"{PENALTY} {search.strength:g}")
+    return SweptRun(
+        name=path.parent.name,
+        report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",
+        asked=", ".join(asked),
+        command=run.command,
+        data=run.data,
+        entries=files.entries,
+    )
 
 
 def _flops(run: SweptRun) -> float:
@@ -86,7 +85,7 @@ def _flops(run: SweptRun) -> float:
 
 def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
     """Return the whole page."""
-    entries = [dict(entry) | {"run": run.name} for run in runs for entry in run.entries]
+    entries = [structs.replace(entry, run=run.name) for run in runs for entry in run.entries]
     return render(
         "sweep.html",
         title=f"mobilenas sweep: {folder.resolve().name}",
@@ -99,11 +98,11 @@ def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
     )
 
 
-def front(entries: Sequence[Mapping[str, Any]], cost: str = "flops") -> list[Mapping[str, Any]]:
+def front(entries: Sequence[NetworkRecord], cost: str = "flops") -> list[NetworkRecord]:
     """Return the networks that none beats at their cost or less, the cheapest first."""
-    ahead: list[Mapping[str, Any]] = []
-    for entry in sorted(entries, key=lambda entry: (entry[cost], -entry["top1"])):
-        if not ahead or entry["top1"] > ahead[-1]["top1"]:
+    ahead: list[NetworkRecord] = []
+    for entry in sorted(entries, key=lambda entry: (entry.cost(cost), -entry.top1)):
+        if not ahead or entry.top1 > ahead[-1].top1:
             ahead.append(entry)
     return ahead
 
@@ -127,8 +126,8 @@ def summary(runs: Sequence[SweptRun]) -> str:
     return f"{told}; {above} of {len(pairs)} are above the best MobileNet of their run."
 
 
-def _plots(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+def _plots(entries: Sequence[NetworkRecord]) -> list[tuple[str, Markup]]:
     return [
         ("Accuracy against FLOPs", front_plot(entries, front(entries), "flops")),
-        ("Accuracy against latency", front_plot(entries, front(entries, "latency_ms"), "latency")),
+        ("Accuracy against latency", front_plot(entries, front(entries, "latency"), "latency")),
     ]

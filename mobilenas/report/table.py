@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+
+from msgspec import structs
 
 from mobilenas.baselines import equal_time
-from mobilenas.baselines.chance import FLAG
 from mobilenas.baselines.paired import OPEN, difference, spread, told
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside
-from mobilenas.core.records import read_entries
+from mobilenas.core.records import Difference, DifferenceTo, NetworkRecord, Trained, read_records
 from mobilenas.core.settings import check_choice, counted, format_count
 
 SCRATCH = "scratch"
@@ -22,17 +22,8 @@ KINDS = (
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
-FIELDS = (
-    *("name", "kind", "seed", "top1", "flops", "params", "memory"),
-    *("size_bytes", "latency_ms", "onnx"),
-)
-"""What every network of compare.json has at least."""
-
 MEANS = ("rival", "random", equal_time.KIND)
 """Kinds whose networks differ from one another: their costs are means."""
-
-Entry = Mapping[str, Any]
-"""One network of compare.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,56 +64,51 @@ class Row:
     """What must be known of the row beside its figures."""
 
 
-def read_networks(path: Path) -> list[dict[str, Any]]:
+def read_networks(path: Path) -> list[NetworkRecord]:
     """Read compare.json of a run, whose files lie there; FileError names what is wrong with it."""
     entries = read_compared(path)
     for entry in entries:
-        inside(path.parent, entry["onnx"], path)
+        inside(path.parent, entry.onnx, path)
     return entries
 
 
-def read_compared(path: Path) -> list[dict[str, Any]]:
+def read_compared(path: Path) -> list[NetworkRecord]:
     """Read compare.json of a run or of a comparison of several."""
-    entries = read_entries(path)
+    entries = read_records(path, NetworkRecord)
     for number, entry in enumerate(entries):
         place = f"{path}: networks[{number}]"
-        fields = FIELDS + equal_time.FIELDS * (entry.get("kind") == equal_time.KIND)
-        if lacking := [name for name in fields if name not in entry]:
-            raise FileError(
-                f"{place} lacks {lacking[0]!r}; a network is an object with {', '.join(fields)} "
-                "and more"
-            )
-        if not entry["name"].strip():
-            raise FileError(f"{place}.name is {entry['name']!r}; it must have a letter")
-        if entry["kind"] not in KINDS:
+        if not entry.name.strip():
+            raise FileError(f"{place}.name is {entry.name!r}; it must have a letter")
+        if entry.kind not in KINDS:
             legal = ", ".join(KINDS)
-            raise FileError(f"{place}.kind is {entry['kind']!r}; it must be one of {legal}")
-        empty = [name for name in ("seed", "flops", "params") if entry[name] is None]
-        if empty and entry["kind"] != "external":
-            raise FileError(f"{place}.{empty[0]} is None; it must be a number")
-    if entries and all(entry["kind"] != "found" for entry in entries):
+            raise FileError(f"{place}.kind is {entry.kind!r}; it must be one of {legal}")
+        needed = ["seed", "flops", "params"] if entry.kind != "external" else []
+        needed += ["network", "epochs", "recipe_epochs"] if entry.kind == equal_time.KIND else []
+        if empty := [name for name in needed if getattr(entry, name) is None]:
+            raise FileError(f"{place}.{empty[0]} is None; a {entry.kind} network has it")
+    if entries and all(entry.kind != "found" for entry in entries):
         raise FileError(f"{path} holds no found network, which is what a comparison is of")
     return entries
 
 
-def check_given(entries: Sequence[Entry], names: Sequence[str], path: Path) -> None:
+def check_given(entries: Sequence[Trained], names: Sequence[str], path: Path) -> None:
     """Raise unless compare.json, which is `path`, has these fields of all `entries`."""
     for entry in entries:
         for name in names:
-            if entry.get(name) is None:
-                raise FileError(f"{path}: a network named {entry['name']!r} lacks {name!r}")
+            if getattr(entry, name) is None:
+                raise FileError(f"{path}: a network named {entry.name!r} lacks {name!r}")
 
 
-def summarize(entries: Sequence[Entry]) -> list[Row]:
+def summarize(entries: Sequence[NetworkRecord]) -> list[Row]:
     """Return one row a group in the order of `KINDS`, the MobileNets from best to worst.
 
     Networks of several runs come run by run, external ones last.
     """
-    groups: dict[tuple[str | None, str, str], list[Entry]] = {}
+    groups: dict[tuple[str | None, str, str], list[NetworkRecord]] = {}
     for entry in entries:
-        check_choice("kind", entry["kind"], KINDS)
-        name = entry["name"] if entry["kind"] in ("mobilenet", "external") else ""
-        groups.setdefault((entry.get("run"), entry["kind"], name), []).append(entry)
+        check_choice("kind", entry.kind, KINDS)
+        name = entry.name if entry.kind in ("mobilenet", "external") else ""
+        groups.setdefault((entry.run, entry.kind, name), []).append(entry)
     runs = list(dict.fromkeys(run for run, kind, _ in groups if kind != "external"))
     rows = [_row(kind, group) for (_, kind, _), group in groups.items()]
     return sorted(
@@ -135,32 +121,32 @@ def summarize(entries: Sequence[Entry]) -> list[Row]:
     )
 
 
-def _row(kind: str, group: Sequence[Entry]) -> Row:
+def _row(kind: str, group: Sequence[NetworkRecord]) -> Row:
     costed = group if kind in MEANS else group[:1]
-    top1 = [float(entry["top1"]) for entry in group]
+    top1 = [entry.top1 for entry in group]
     count = len(group)
     name = f"random ({counted(count, 'network')})" if kind == "random" else network_name(group)
     return Row(
         name=name,
         kind=kind,
         networks=count,
-        flops=_mean_count(costed, "flops"),
-        params=_mean_count(costed, "params"),
-        size_bytes=round(fmean(entry["size_bytes"] for entry in costed)),
-        latency_ms=fmean(entry["latency_ms"] for entry in costed),
+        flops=_mean_count([entry.flops for entry in costed]),
+        params=_mean_count([entry.params for entry in costed]),
+        size_bytes=round(fmean(entry.size_bytes for entry in costed)),
+        latency_ms=fmean(entry.latency_ms for entry in costed),
         latency_interval_ms=_mean_interval(costed),
-        unsteady=any(entry.get("unsteady", False) for entry in costed),
+        unsteady=any(entry.unsteady for entry in costed),
         top1_mean=fmean(top1),
-        top1_spread=spread(top1)["sd"],
+        top1_spread=spread(top1).sd,
         top1_best=max(top1),
-        chance=not all(entry.get(FLAG, True) for entry in group),
-        run=group[0].get("run"),
-        exported=group[0].get("exported", False),
+        chance=any(entry.better_than_chance is False for entry in group),
+        run=group[0].run,
+        exported=bool(group[0].exported),
         note=_note(kind, name, group),
     )
 
 
-def _note(kind: str, name: str, group: Sequence[Entry]) -> str:
+def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
     if kind == equal_time.KIND:
         return f"{name} is {equal_time.about(group)}"
     if kind == SCRATCH:
@@ -170,26 +156,26 @@ def _note(kind: str, name: str, group: Sequence[Entry]) -> str:
     return ""
 
 
-def network_name(group: Sequence[Entry]) -> str:
+def network_name(group: Sequence[NetworkRecord]) -> str:
     """Return the name that networks share, with their epochs where others have fewer."""
-    name: str = group[0]["name"]
-    if group[0]["kind"] != equal_time.KIND:
+    name = group[0].name
+    if group[0].kind != equal_time.KIND:
         return name
     return f"{name} ({equal_time.epochs_told(group)})"
 
 
-def _mean_interval(group: Sequence[Entry]) -> float | None:
+def _mean_interval(group: Sequence[NetworkRecord]) -> float | None:
     """Return the interval of the mean of independent measurements."""
-    known = [entry["latency_interval_ms"] for entry in group if "latency_interval_ms" in entry]
+    known = [ms for entry in group if (ms := entry.latency_interval_ms) is not None]
     return math.hypot(*known) / len(known) if len(known) == len(group) else None
 
 
-def _mean_count(group: Sequence[Entry], cost: str) -> int | None:
-    counts = [entry[cost] for entry in group]
-    return None if None in counts else round(fmean(counts))
+def _mean_count(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return round(fmean(known)) if len(known) == len(counts) else None
 
 
-def verdict(entries: Sequence[Entry]) -> str:
+def verdict(entries: Sequence[NetworkRecord]) -> str:
     """Return one sentence: the found network against the best MobileNet and all else.
 
     It says "better" and "worse" only where the paired test over seeds shows it, and then on how
@@ -198,39 +184,43 @@ def verdict(entries: Sequence[Entry]) -> str:
     found = found_top1(entries)
     if not found:
         return "The comparison holds no found network."
-    flops = sorted(entry["flops"] for entry in entries if entry["kind"] == "found")
+    flops = sorted(entry.flops or 0 for entry in entries if entry.kind == "found")
     ends = dict.fromkeys(format_count(number) for number in (flops[0], flops[-1]))
     cost = f"{' to '.join(ends)} FLOPs"
     reached = spread(list(found.values()))
-    if reached["sd"] is None:
-        subject = f"The found network ({cost}) reaches {reached['mean']:.2f} % top-1"
+    if reached.sd is None:
+        subject = f"The found network ({cost}) reaches {reached.mean:.2f} % top-1"
     else:
-        seeds = f"{reached['mean']:.2f} ± {reached['sd']:.2f} % top-1 over {len(found)} seeds"
+        seeds = f"{reached.mean:.2f} ± {reached.sd:.2f} % top-1 over {len(found)} seeds"
         subject = f"The found networks ({cost}) reach {seeds}"
     parts = [_against(whom, paired(found, others)) for whom, others in _opponents(entries)]
     return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
 
 
-def differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def differences(entries: Sequence[NetworkRecord]) -> list[DifferenceTo]:
     """Return what `verdict` rests on: `against` whom, and the figures of the paired difference.
 
     Opponents that share no seed with the found network are left out.
     """
     found = found_top1(entries)
     compared = ((whom, paired(found, others)) for whom, others in _opponents(entries))
-    return [{"against": whom} | figures for whom, figures in compared if figures]
+    return [
+        DifferenceTo(**structs.asdict(figures), against=whom)
+        for whom, figures in compared
+        if figures
+    ]
 
 
-def found_top1(entries: Sequence[Entry]) -> dict[int, float]:
+def found_top1(entries: Sequence[NetworkRecord]) -> dict[int, float]:
     """Return the top-1 of the found networks by seed."""
     return {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
 
 
-def _by_seed(entries: Sequence[Entry], kind: str) -> dict[int, list[float]]:
+def _by_seed(entries: Sequence[NetworkRecord], kind: str) -> dict[int, list[float]]:
     groups: dict[int, list[float]] = {}
     for entry in entries:
-        if entry["kind"] == kind:
-            groups.setdefault(entry["seed"], []).append(float(entry["top1"]))
+        if entry.kind == kind and entry.seed is not None:
+            groups.setdefault(entry.seed, []).append(entry.top1)
     return groups
 
 
@@ -242,7 +232,7 @@ _CONTROLS = (
 """Kinds that are one network a seed, and the words for them."""
 
 
-def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
+def _opponents(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
     """Return in words whom the found network is held against, with their top-1 by seed."""
     opponents = []
     if (best := _best_mobilenet(entries)) is not None:
@@ -251,7 +241,7 @@ def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
         if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
             opponents.append((whom, alone))
     if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:
-        count = sum(entry["kind"] == "random" for entry in entries)
+        count = sum(entry.kind == "random" for entry in entries)
         whom = f"the mean of {count} random networks" if count > 1 else "one random network"
         opponents.append((whom, mean))
     if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "rival").items()}:
@@ -261,12 +251,12 @@ def _opponents(entries: Sequence[Entry]) -> list[tuple[str, dict[int, float]]]:
     return opponents
 
 
-def _best_mobilenet(entries: Sequence[Entry]) -> tuple[str, dict[int, float]] | None:
+def _best_mobilenet(entries: Sequence[NetworkRecord]) -> tuple[str, dict[int, float]] | None:
     """Return the one with the best mean, which is picked by test accuracy, to its advantage."""
     by_name: dict[str, dict[int, float]] = {}
     for entry in entries:
-        if entry["kind"] == "mobilenet":
-            by_name.setdefault(entry["name"], {})[entry["seed"]] = float(entry["top1"])
+        if entry.kind == "mobilenet" and entry.seed is not None:
+            by_name.setdefault(entry.name, {})[entry.seed] = entry.top1
     if not by_name:
         return None
     # one that lacks seeds could be the best by luck
@@ -277,7 +267,7 @@ def _best_mobilenet(entries: Sequence[Entry]) -> tuple[str, dict[int, float]] | 
     return f"the best {what} ({best})", by_name[best]
 
 
-def paired(own: Mapping[int, float], others: Mapping[int, float]) -> dict[str, Any] | None:
+def paired(own: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
     """Return the paired difference over the seeds that both have; None where they share none."""
     seeds = [seed for seed in own if seed in others]
     if not seeds:
@@ -285,12 +275,12 @@ def paired(own: Mapping[int, float], others: Mapping[int, float]) -> dict[str, A
     return difference([own[seed] for seed in seeds], [others[seed] for seed in seeds])
 
 
-def _against(whom: str, figures: Mapping[str, Any] | None) -> str:
+def _against(whom: str, figures: Difference | None) -> str:
     if figures is None:
         return f"not compared with {whom}, which shares no seed with it"
-    if figures["seeds"] == 1:
-        return _one_seed(figures["mean"], whom)
-    than = {OPEN: f"{OPEN} to"}.get(figures["verdict"], f"{figures['verdict']} than")
+    if figures.seeds == 1:
+        return _one_seed(figures.mean, whom)
+    than = {OPEN: f"{OPEN} to"}.get(figures.verdict, f"{figures.verdict} than")
     return f"{than} {whom}, {told(figures)}"
 
 

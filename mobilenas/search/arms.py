@@ -1,12 +1,11 @@
 """What an ablation compares, as the command line writes it."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import settings_of
+from mobilenas.core.settings import Fields
 from mobilenas.search.methods import METHODS
 from mobilenas.search.parts import PARTS, SearchParts
 
@@ -28,7 +27,7 @@ class Arm:
     """METHOD:part=value:part=value, with the values as they were written."""
     method: str | None
     """A name from METHODS; None for random networks."""
-    parts: Mapping[str, Any]
+    parts: Fields
     """By their names in PARTS."""
 
     @property
@@ -82,7 +81,7 @@ def parse_arm(text: str) -> Arm:
     )
 
 
-def _value(part: str, text: str, arm: str) -> Any:
+def _value(part: str, text: str, arm: str) -> object:
     """Return a part's value in its own type."""
     kind = _KINDS[part]
     wrong = f"variant {arm}: {part} is {text!r}; it must be"

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.spaces.base import AnyChoice
 
 
 def normalized_entropy(p: Tensor, options: Tensor | None = None) -> Tensor:
@@ -28,7 +28,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return torch.stack(norms).norm().item() if norms else 0.0
 
 
-def agreement(choices: Sequence[Any]) -> float:
+def agreement(choices: Sequence[AnyChoice]) -> float:
     """Return how alike the networks of several searches are, 0 to 1, as a mean over all pairs.
 
     What two networks have in common is up to their family: `alike` of their choices.

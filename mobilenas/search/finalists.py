@@ -8,9 +8,9 @@ continues them (`train(..., begun=...)`), so they are not paid for twice.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mobilenas.core.progress import Reporter
+from mobilenas.core.records import Score
 from mobilenas.data import ImageData
 from mobilenas.nn.network import Network
 from mobilenas.search.settings import FinalistSettings
@@ -42,7 +42,7 @@ class SuccessiveHalving:
         self.data, self.settings, self.recipe = data, settings, recipe
         self.folder, self.seed, self.device = folder, seed, device
         self.reporter, self.start = reporter, start
-        self.scores: list[dict[str, Any]] = []
+        self.scores: list[Score] = []
         self._seconds: dict[int, float] = {}
         self._epochs: dict[int, int] = {}
 
@@ -67,8 +67,8 @@ class SuccessiveHalving:
     def score(self, arch: Arch, index: int, rung: int, epochs: int) -> float:
         """Return validation top-1 after `epochs`, from the files or by training on."""
         for known in self.scores:
-            if (known["arch"], known["rung"]) == (index, rung):
-                return float(known["val_top1"])
+            if (known.arch, known.rung) == (index, rung):
+                return known.val_top1
         log = train_part(
             epochs,
             arch,
@@ -79,10 +79,9 @@ class SuccessiveHalving:
             device=self.device,
             network=self.start(arch) if self.start else None,
         )
-        top1 = float(log[-1]["val_top1"])
-        score = {"arch": index, "rung": rung, "epochs": epochs, "val_top1": top1}
-        self.scores.append(score)
-        self._seconds[index] = sum(line["seconds"] for line in log)
+        top1 = log[-1].val_top1
+        self.scores.append(Score(arch=index, rung=rung, epochs=epochs, val_top1=top1))
+        self._seconds[index] = sum(line.seconds for line in log)
         self._epochs[index] = len(log)
         self.reporter.step(len(self.scores), {"val top-1": f"{top1:.1f} %"})
         return top1

@@ -1,15 +1,15 @@
 """Supernet accuracy of single networks, and what is lost when a relaxation becomes an arch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mobilenas.core.records import Accuracies, GapRecord
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.statistics import fresh_statistics
-from mobilenas.spaces.base import AnyChoice
+from mobilenas.spaces.base import AnyChoice, Relaxation
 
 _REESTIMATION_IMAGES = 2048
 
@@ -34,24 +34,28 @@ def reestimate(
     net.eval()
 
 
-def discretization_gap(searcher: Searcher, choice: AnyChoice) -> dict[str, Any]:
+def discretization_gap(searcher: Searcher, choice: AnyChoice) -> GapRecord:
     """Return validation top-1 of supernet and arch, before and after re-estimated norms.
 
     In cells first the operations become discrete on every edge, then the edges that are left out
     go. The mobile space is a chain: it has operations to make discrete and no edges. `points` is
     the whole gap with re-estimated norms, `points_before` without, as it was published (DA2S).
     """
-    figures: dict[str, Any] = {
+    stages = {
         name: _accuracies(searcher, p)
         for name, p in searcher.alphas.stages(choice, searcher.tau).items()
     }
-    first, last = (list(figures.values())[place] for place in (0, -1))
-    figures["points"] = first["after_reestimation"] - last["after_reestimation"]
-    figures["points_before"] = first["before_reestimation"] - last["before_reestimation"]
-    return figures
+    first, last = (list(stages.values())[place] for place in (0, -1))
+    return GapRecord(
+        supernet=stages["supernet"],
+        operations_discrete=stages["operations_discrete"],
+        edges_discrete=stages.get("edges_discrete"),
+        points=first.after_reestimation - last.after_reestimation,
+        points_before=first.before_reestimation - last.before_reestimation,
+    )
 
 
-def _accuracies(searcher: Searcher, p: Any) -> dict[str, float]:
+def _accuracies(searcher: Searcher, p: Relaxation) -> Accuracies:
     """Validation top-1 of one relaxation."""
     net, val = searcher.net, searcher.data.val
 
@@ -65,7 +69,7 @@ def _accuracies(searcher: Searcher, p: Any) -> dict[str, float]:
     with fresh_statistics(net):
         reestimate(searcher, forward)
         after = searcher.top1(forward, val)
-    return {"before_reestimation": before, "after_reestimation": after}
+    return Accuracies(before_reestimation=before, after_reestimation=after)
 
 
 @torch.no_grad()

@@ -2,15 +2,16 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.core.errors import DivergedError
+from mobilenas.core.files import State
 from mobilenas.core.progress import clock
 from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
@@ -18,7 +19,7 @@ from mobilenas.nn.weights import lay_out
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.unrolled import unrolled_gradients
-from mobilenas.spaces.base import AnyChoice, searchable
+from mobilenas.spaces.base import AnyChoice, Relaxation, searchable
 from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
 
@@ -27,6 +28,18 @@ GLANCE_IMAGES = 512
 """Validation images that the log's figures of an epoch are of, at most."""
 _WIDEST_LOAD = 1.5
 _TRIES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFigures:
+    """What an epoch of training came to; `SearchLine` has the same fields."""
+
+    epoch: int
+    loss: float
+    alpha_loss: float
+    weight_gradient_norm: float
+    alpha_gradient_norm: float | None
+    seconds: float
 
 
 class Searcher:
@@ -82,7 +95,7 @@ class Searcher:
         s = self.settings
         return s.temperature.at(min(epoch, s.epochs - 1), s.warmup, s.epochs)
 
-    def run_epoch(self) -> dict[str, Any]:
+    def run_epoch(self) -> EpochFigures:
         """Train one epoch; return mean losses, the last gradients' norms and seconds."""
         began = clock(self.device)
         epoch, warm = self.epochs_done, self.epochs_done >= self.settings.warmup
@@ -90,25 +103,25 @@ class Searcher:
         self.net.train()
         alpha_batches = self._batches(self.alpha_half, epoch, 1)
         steps = max(1, len(self.weight_half) // self.settings.batch_size)
-        sums = {"loss": 0.0, "alpha_loss": 0.0}
-        done = 0
+        loss, alpha_loss, done = 0.0, 0.0, 0
         for x, y in self._batches(self.weight_half, epoch, 0):
             self._set_rate((epoch + done / steps) / self.settings.epochs)
-            sums["loss"] += self.weight_step(x, y, epoch, done)
+            loss += self.weight_step(x, y, epoch, done)
             batch = next(alpha_batches, None) if warm else None
             if batch is not None:
-                sums["alpha_loss"] += self.alpha_step(*batch, step=done, train=(x, y))
+                alpha_loss += self.alpha_step(*batch, step=done, train=(x, y))
             done += 1
         self.epochs_done += 1
-        return {
-            "epoch": self.epochs_done,
-            **{name: value / done for name, value in sums.items()},
-            "weight_gradient_norm": gradient_norm(self.net.parameters()),
-            "alpha_gradient_norm": gradient_norm(self.alphas.parameters()) if warm else None,
-            "seconds": clock(self.device) - began,
-        }
+        return EpochFigures(
+            epoch=self.epochs_done,
+            loss=loss / done,
+            alpha_loss=alpha_loss / done,
+            weight_gradient_norm=gradient_norm(self.net.parameters()),
+            alpha_gradient_norm=gradient_norm(self.alphas.parameters()) if warm else None,
+            seconds=clock(self.device) - began,
+        )
 
-    def _batches(self, half: Split, epoch: int, which: int) -> Any:
+    def _batches(self, half: Split, epoch: int, which: int) -> Iterator[tuple[Tensor, Tensor]]:
         augmentation = Augmentation(crop_padding=self.data.image_size // 8, flip=self.data.flip)
         return batches(
             half,
@@ -151,7 +164,7 @@ class Searcher:
         self.weight_optimizer.step()
         return loss.item()
 
-    def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Any:
+    def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Relaxation:
         """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
         tau = self.tau if epoch is None else self.tau_at(epoch)
         if self.settings.sampling == "softmax":
@@ -229,7 +242,7 @@ class Searcher:
             right += int((forward(x).argmax(1) == y).sum())
         return 100 * right / len(split)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything a later epoch depends on."""
         return {
             "net": self.net.state_dict(),
@@ -240,7 +253,7 @@ class Searcher:
             "epochs_done": self.epochs_done,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from what `state_dict` returned."""
         self.net.load_state_dict(state["net"])
         self.alphas.load_state_dict(state["alphas"])

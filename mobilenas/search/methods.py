@@ -1,11 +1,10 @@
 """The published methods as presets: each is a set of parts, and the loop knows none of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.registry import Registry
+from mobilenas.core.settings import Fields
 from mobilenas.search.parts import Order, Sampling
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.cell.settings import EdgeWeights
@@ -117,7 +116,7 @@ def usual_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
 
 def settings_for(
     name: str,
-    parts: Mapping[str, Any],
+    parts: Fields,
     *,
     cells: bool,
     epochs: int,
@@ -161,7 +160,7 @@ def settings_for(
     )
 
 
-def _sampler(own: SamplerSettings, given: Mapping[str, Any]) -> SamplerSettings:
+def _sampler(own: SamplerSettings, given: Fields) -> SamplerSettings:
     name, fraction = given.get("sampler", own.name), given.get("channel_fraction")
     if name == "full":
         if fraction not in (None, "1", "1/1"):
@@ -178,7 +177,7 @@ def _sampler(own: SamplerSettings, given: Mapping[str, Any]) -> SamplerSettings:
     )
 
 
-def _entropy(own: EntropySchedule, given: Mapping[str, Any], cells: bool) -> EntropySchedule:
+def _entropy(own: EntropySchedule, given: Fields, cells: bool) -> EntropySchedule:
     terms = own.terms
     if "entropy_terms" in given:
         terms = parse_terms(given["entropy_terms"])

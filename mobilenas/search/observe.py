@@ -1,16 +1,17 @@
 """What the log keeps of an epoch beside its losses; no network is chosen by it."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mobilenas.core.records import SearchLine
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy
 from mobilenas.search.gap import reestimate
-from mobilenas.search.loop import GLANCE_IMAGES, Searcher
+from mobilenas.search.loop import GLANCE_IMAGES, EpochFigures, Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
+from mobilenas.spaces.base import Relaxation
 
 _DRAWS = 4
 _NORM_IMAGES = 128
@@ -27,35 +28,36 @@ def images_looked_at(settings: SearchSettings, val_images: int) -> int:
 
 
 @torch.no_grad()
-def observe(searcher: Searcher) -> dict[str, Any]:
-    """Return how supernet and alphas stand after the epochs that are done."""
+def observe(searcher: Searcher, figures: EpochFigures) -> SearchLine:
+    """Return the line of the log for the epoch of `figures`, the last one; it has no alarms yet."""
     s, tau = searcher.settings, searcher.tau_at(searcher.epochs_done - 1)
     p = searcher.alphas.soft(tau)
     channels = chosen_channels(searcher.net)
-    record: dict[str, Any] = {
-        "val_top1": _trained_top1(searcher),
-        "tau": tau,
-        "entropy": float(searcher.alphas.entropy(tau)),
-        "edge_entropy": float(searcher.alphas.edge_entropy()),
-        "entropies": {name: _entropies(rows) for name, rows, _ in searcher.alphas.distributions(p)},
-        "expected": {cost: float(v) for cost, v in searcher.budgets.expected(p).items()},
-        "multipliers": searcher.constraint.state_dict(),
-        "alphas": searcher.alphas.table(),
-        "channels": channels,
-        "gap_estimate": None,
-    }
-    choice = searcher.alphas.likeliest()
+    val_top1 = _trained_top1(searcher)
+    choice, gap_estimate = searcher.alphas.likeliest(), None
     if searcher.epochs_done > s.warmup:
         hard = searcher.alphas.one_hot(choice)
-        record["gap_estimate"] = _batch_top1(searcher, p) - _batch_top1(searcher, hard)
-    return record | {
-        "skips": searcher.space.skips(choice),
-        "utilization": searcher.budgets.load(choice),
-        "uncertainty": uncertainty(searcher, p),
-    }
+        gap_estimate = _batch_top1(searcher, p) - _batch_top1(searcher, hard)
+    return SearchLine(
+        **vars(figures),
+        val_top1=val_top1,
+        tau=tau,
+        entropy=float(searcher.alphas.entropy(tau)),
+        edge_entropy=float(searcher.alphas.edge_entropy()),
+        entropies={name: _entropies(rows) for name, rows, _ in searcher.alphas.distributions(p)},
+        expected={cost: float(v) for cost, v in searcher.budgets.expected(p).items()},
+        multipliers=searcher.constraint.state_dict(),
+        alphas=searcher.alphas.table(),
+        channels=channels,
+        gap_estimate=gap_estimate,
+        skips=searcher.space.skips(choice),
+        utilization=searcher.budgets.load(choice),
+        uncertainty=uncertainty(searcher, p),
+        alarms=[],
+    )
 
 
-def uncertainty(searcher: Searcher, p: Any) -> float:
+def uncertainty(searcher: Searcher, p: Relaxation) -> float:
     """Return the mean entropy over its maximum of the decisions that have several options."""
     found = []
     for _, rows, options in searcher.alphas.distributions(p):
@@ -91,13 +93,13 @@ def _trained_top1(searcher: Searcher) -> float:
     return 100 * right / len(glance)
 
 
-def _as_steps_run(searcher: Searcher, p: Any, x: Tensor) -> Tensor:
+def _as_steps_run(searcher: Searcher, p: Relaxation, x: Tensor) -> Tensor:
     searcher.net.channels_generator.manual_seed(searcher.seed)
     logits: Tensor = searcher.net(x, p)
     return logits
 
 
-def _batch_top1(searcher: Searcher, p: Any) -> float:
+def _batch_top1(searcher: Searcher, p: Relaxation) -> float:
     """Percent with the statistics of each batch: a network of its own has none in the supernet."""
     with fresh_statistics(searcher.net):
         searcher.net.train()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +120,7 @@ class Process:
         return across @ weights, np.std(self.top1) * np.sqrt(own - explained)
 
     @cached_property
-    def _solved(self) -> tuple[Any, Rows]:
+    def _solved(self) -> tuple[tuple[Rows, bool], Rows]:
         known = np.array(self.points), np.array(self.places)
         factor = cho_factor(self._kernel(known, known) + self.noise * np.eye(len(self.points)))
         return factor, cho_solve(factor, np.array(self.top1))

@@ -1,12 +1,12 @@
 """How well a supernet ranks networks: its accuracy for them against their own training."""
 
 import random
-from typing import Any
 
 from scipy.stats import kendalltau, spearmanr
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter
+from mobilenas.core.records import Agreement, RankRecord
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import FEWEST_RANKED
@@ -17,7 +17,7 @@ from mobilenas.train import Recipe, Trainer
 
 def ranking_quality(
     searcher: Searcher, count: int, recipe: Recipe, epochs: int, reporter: Reporter
-) -> dict[str, Any]:
+) -> RankRecord:
     """Return correlations and regret over `count` random networks after `epochs` of the recipe.
 
     The regret is the best trained top-1 less that of the network which the supernet would pick.
@@ -37,15 +37,15 @@ def ranking_quality(
             trainer.run_epoch()
         trained.append(trainer.evaluate(searcher.data.val).top1)
         reporter.step(len(trained), {"val top-1": f"{trained[-1]:.1f} %"})
-    return {
-        "networks": count,
-        "epochs": epochs,
-        "supernet": _agreement(shared, trained),
-        "alphas": _agreement(scores, trained),
-        "supernet_top1": shared,
-        "alpha_score": scores,
-        "trained_top1": trained,
-    }
+    return RankRecord(
+        networks=count,
+        epochs=epochs,
+        supernet=_agreement(shared, trained),
+        alphas=_agreement(scores, trained),
+        supernet_top1=shared,
+        alpha_score=scores,
+        trained_top1=trained,
+    )
 
 
 def alpha_score(searcher: Searcher, choice: AnyChoice) -> float:
@@ -57,13 +57,13 @@ def alpha_score(searcher: Searcher, choice: AnyChoice) -> float:
     return total
 
 
-def _agreement(guess: list[float], truth: list[float]) -> dict[str, float]:
+def _agreement(guess: list[float], truth: list[float]) -> Agreement:
     pick = max(range(len(guess)), key=guess.__getitem__)
     # scores that are all equal rank nothing: scipy answers nan, which JSON has no word for
     ranked = min(guess) < max(guess) and min(truth) < max(truth)
-    return {
-        "spearman": float(spearmanr(guess, truth).statistic) if ranked else 0.0,
-        "kendall": float(kendalltau(guess, truth).statistic) if ranked else 0.0,
-        "regret": max(truth) - truth[pick],
-        "pick_over_mean": truth[pick] - sum(truth) / len(truth),
-    }
+    return Agreement(
+        spearman=float(spearmanr(guess, truth).statistic) if ranked else 0.0,
+        kendall=float(kendalltau(guess, truth).statistic) if ranked else 0.0,
+        regret=max(truth) - truth[pick],
+        pick_over_mean=truth[pick] - sum(truth) / len(truth),
+    )

@@ -5,20 +5,28 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from msgspec import structs
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import (
     load_checkpoint,
     restoring,
     save_checkpoint,
-    write_json,
-    write_jsonl,
 )
 from mobilenas.core.progress import Reporter, clock
-from mobilenas.core.records import CandidatesRecord, SearchLine, check_lines, read_object
+from mobilenas.core.records import (
+    CandidatesRecord,
+    Confirmation,
+    FinalistsRecord,
+    GapRecord,
+    SearchLine,
+    read_checkpoint_log,
+    read_record,
+    write_log,
+    write_record,
+)
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
@@ -35,6 +43,7 @@ from mobilenas.search.settings import FinalistSettings, SearchSettings
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.base import (
     AnyChoice,
+    AnySupernet,
     Arch,
     SearchedSpace,
     family_of,
@@ -72,9 +81,9 @@ class SearchResult:
     """The network as a value: `mobilenas.train` trains it."""
     costs: dict[str, float]
     """By the cost model: FLOPs, params, bytes of memory, and ms of latency if that is a budget."""
-    log: list[dict[str, Any]]
+    log: list[SearchLine]
     """One record for each epoch of the supernet, as search/log.jsonl has them."""
-    gap: dict[str, Any]
+    gap: GapRecord
     """Discretization gap: see `discretization_gap`."""
     candidates: int
     """Archs that entered the finalists."""
@@ -113,9 +122,9 @@ def search(
         reporter.say(_ALL_WARMUP.format(decides * drawn))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
-    seconds = {"supernet": float(sum(record["seconds"] for record in log))}
+    seconds = {"supernet": float(sum(line.seconds for line in log))}
     choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, confirm)
-    winner, alarms = 0, list(log[-1]["alarms"])
+    winner, alarms = 0, list(log[-1].alarms)
     if len(choices) > 1:
         halving = SuccessiveHalving(
             data,
@@ -130,7 +139,7 @@ def search(
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.spent_for(winner)
         _write_finalists(folder, budgets, choices, halving, winner)
-        best = max(score["val_top1"] for score in halving.scores)
+        best = max(score.val_top1 for score in halving.scores)
         guesses = _guesses(best, data.val, data, _FINALISTS_GUESS)
         alarms += guesses
         for alarm in guesses:
@@ -138,7 +147,7 @@ def search(
     if rank:
         epochs = finalists.compared_at(2, recipe.epochs)[-1]
         quality = ranking_quality(searcher, rank, recipe, epochs, reporter)
-        write_json(folder / "rank.json", quality)
+        write_record(folder / "rank.json", quality)
     arch = budgets.space.arch(choices[winner])
     timed = {c: t.exact(choices[winner]) for c, t in budgets.tables.items() if c == LATENCY}
     return SearchResult(
@@ -155,7 +164,7 @@ def search(
 
 def _made_discrete(
     searcher: Searcher, count: int, folder: Path, confirm: Confirm | None
-) -> tuple[list[AnyChoice], dict[str, Any], float]:
+) -> tuple[list[AnyChoice], GapRecord, float]:
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
     path = folder / _CANDIDATES
     if not path.exists():
@@ -163,17 +172,18 @@ def _made_discrete(
         choices, rounds = confirmed(searcher, max(1, count), confirm)
         gap = discretization_gap(searcher, choices[0])
         seconds = clock(searcher.device) - began
-        record = {"choices": to_plain(choices), "gap": gap, "seconds": seconds}
-        record |= {"confirmations": rounds}
-        write_json(path, record)
-    kept = read_object(path, CandidatesRecord)
-    return read_choices(path, kept["choices"], searcher.space), kept["gap"], kept["seconds"]
+        record = CandidatesRecord(
+            choices=to_plain(choices), gap=gap, seconds=seconds, confirmations=rounds
+        )
+        write_record(path, record)
+    kept = read_record(path, CandidatesRecord)
+    return read_choices(path, searcher.space), kept.gap, kept.seconds
 
 
-def read_choices(path: Path, plain: Sequence[Any], space: SearchedSpace) -> list[AnyChoice]:
+def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
     """Return the choices of candidates.json; FileError where one is not of the space."""
-    found: list[Any] = []
-    for number, item in enumerate(plain):
+    found: list[AnyChoice] = []
+    for number, item in enumerate(read_record(path, CandidatesRecord).choices):
         place = f"{path}: choices[{number}]"
         try:
             choice = from_plain(family_of(space).choice, item, place)
@@ -201,7 +211,7 @@ def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Net
     return start
 
 
-def _inheriting(space: SearchedSpace) -> Callable[[Any, AnyChoice, int], Network]:
+def _inheriting(space: SearchedSpace) -> Callable[[AnySupernet, AnyChoice, int], Network]:
     inherited = searchable(space).inherited
     if inherited is None:
         raise MobileNASError(f"networks of a {space.family} space cannot inherit weights")
@@ -211,7 +221,7 @@ def _inheriting(space: SearchedSpace) -> Callable[[Any, AnyChoice, int], Network
 def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
     """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
     path = folder / _CANDIDATES
-    kept: list[Any] = read_choices(path, read_object(path, CandidatesRecord)["choices"], space)
+    kept = read_choices(path, space)
     choice: AnyChoice | None = next((c for c in kept if space.arch(c) == arch), None)
     if choice is None:
         raise FileError(f"{path} has no candidate that is the arch of arch.json")
@@ -241,8 +251,8 @@ def _write_finalists(
     winner: int,
 ) -> None:
     archs = [budgets.space.arch(choice).to_dict() for choice in choices]
-    record = {"winner": winner, "scores": halving.scores, "archs": archs}
-    write_json(folder / "finalists.json", record)
+    record = FinalistsRecord(winner=winner, scores=halving.scores, archs=archs)
+    write_record(folder / "finalists.json", record)
 
 
 def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -> str:
@@ -266,16 +276,15 @@ def _guesses(top1: float, split: Split, data: ImageData, remark: str) -> list[st
 
 def _train_supernet(
     searcher: Searcher, folder: Path, identity: str, reporter: Reporter
-) -> list[dict[str, Any]]:
+) -> list[SearchLine]:
     """Train the epochs that the folder's checkpoint lacks; return the log of all."""
     path = folder / _CHECKPOINT
     state = load_checkpoint(path) or {"identity": identity, "log": []}
     if state.get("identity") != identity:
         raise FileError(f"{path} is of another search; choose another folder")
-    log: list[dict[str, Any]] = state.get("log", [])
-    check_lines(SearchLine, log, path)
+    log = read_checkpoint_log(state, SearchLine, path)
     # the checkpoint has the log, too: a kill between the two files leaves no line out
-    write_jsonl(folder / "log.jsonl", log)
+    write_log(folder / "log.jsonl", log)
     watch = Watch(searcher)
     if log:
         with restoring(path):
@@ -285,23 +294,20 @@ def _train_supernet(
                 raise ValueError(f"epochs_done is not {len(log)}, the lines of its log")
     reporter.start("search", searcher.settings.epochs)
     while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
-        record = searcher.run_epoch()
-        record |= observe(searcher)
-        record["alarms"] = watch.heed(record)
+        line = observe(searcher, searcher.run_epoch())
+        alarms = watch.heed(line)
         last = watch.stopped or searcher.epochs_done == searcher.settings.epochs
         if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it
-            record["alarms"] += _guesses(
-                record["val_top1"], searcher.glance, searcher.data, _SUPERNET_GUESSES
-            )
-        told = {_name_of(alarm) for line in log for alarm in line["alarms"]}
-        log.append(record)
-        state = {"identity": identity, "log": log, "searcher": searcher.state_dict()}
+            alarms += _guesses(line.val_top1, searcher.glance, searcher.data, _SUPERNET_GUESSES)
+        told = {_name_of(alarm) for before in log for alarm in before.alarms}
+        log.append(structs.replace(line, alarms=alarms))
+        state = {"identity": identity, "log": to_plain(log), "searcher": searcher.state_dict()}
         save_checkpoint(path, state | {"watch": watch.state_dict()})
-        write_jsonl(folder / "log.jsonl", log)
-        for alarm in record["alarms"]:
+        write_log(folder / "log.jsonl", log)
+        for alarm in alarms:
             if _name_of(alarm) not in told:
                 reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
-        reporter.step(searcher.epochs_done, _figures(record, searcher.budgets))
+        reporter.step(searcher.epochs_done, _figures(line, searcher.budgets))
     return log
 
 
@@ -309,22 +315,22 @@ def _name_of(alarm: str) -> str:
     return alarm.partition(":")[0]
 
 
-def _figures(record: dict[str, Any], budgets: Budgets) -> dict[str, str]:
-    loads = {b.cost: record["expected"][b.cost] / b.limit for b in budgets.budgets}
-    figures = {"loss": f"{record['loss']:.3f}", "val top-1": f"{record['val_top1']:.1f} %"}
+def _figures(line: SearchLine, budgets: Budgets) -> dict[str, str]:
+    loads = {b.cost: line.expected[b.cost] / b.limit for b in budgets.budgets}
+    figures = {"loss": f"{line.loss:.3f}", "val top-1": f"{line.val_top1:.1f} %"}
     return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
 
 
 def confirmed(
     searcher: Searcher, count: int, confirm: Confirm | None
-) -> tuple[list[AnyChoice], list[dict[str, Any]]]:
+) -> tuple[list[AnyChoice], list[Confirmation]]:
     """Return candidates that keep a latency budget when they are measured, and what was measured.
 
     As long as one is over, the budget is tightened by the largest share that measuring was over
     the prediction, and the program solved again, three times at most; then those go on that keep
     it, or all: the certificate will say so.
     """
-    budgets, rounds = searcher.budgets, list[dict[str, Any]]()
+    budgets, rounds = searcher.budgets, list[Confirmation]()
     limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
     if confirm is None or limit is None:
         return candidates(searcher, budgets, count), rounds
@@ -332,7 +338,7 @@ def confirmed(
         choices = candidates(searcher, budgets, count)
         predicted = [budgets.tables[LATENCY].exact(choice) for choice in choices]
         measured = confirm([budgets.space.arch(choice) for choice in choices])
-        rounds.append({"predicted_ms": predicted, "measured_ms": measured})
+        rounds.append(Confirmation(predicted_ms=predicted, measured_ms=measured))
         within = [c for c, ms in zip(choices, measured, strict=True) if ms <= limit]
         if len(within) == len(choices) or len(rounds) > _TIGHTENINGS:
             return within or choices, rounds

@@ -5,7 +5,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 from mobilenas.core.errors import BudgetError, UnreachableError
 from mobilenas.core.settings import counted
@@ -14,7 +14,14 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units
-from mobilenas.spaces.mobile.space import MobileSpace, narrowest, options_of, sized, widest
+from mobilenas.spaces.mobile.space import (
+    MobileSpace,
+    SpaceOptions,
+    narrowest,
+    options_of,
+    sized,
+    widest,
+)
 from mobilenas.spaces.mobile.table import CostTable
 
 _DRAWS = 200
@@ -23,7 +30,7 @@ SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
 
 
 def space_for(
-    budgets: Sequence[Budget], latency: Latency | None = None, **options: Any
+    budgets: Sequence[Budget], latency: Latency | None = None, **options: Unpack[SpaceOptions]
 ) -> MobileSpace:
     """Return the mobile space whose uniformly drawn archs lie around the budgets.
 
@@ -71,7 +78,7 @@ def with_smaller_side(
     return UnreachableError(f"{error}{hint} (images are {image_size}x{image_size} now)")
 
 
-def reachable(**options: Any) -> dict[str, dict[str, int]]:
+def reachable(**options: Unpack[SpaceOptions]) -> dict[str, dict[str, float]]:
     """Return by cost `smallest` and `largest` of the networks that any budget can have found."""
     small, large = narrowest(**options), widest(**options)
     return {

@@ -1,9 +1,9 @@
 """Watches a search for a collapse, and acts on one as the settings say."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
+from mobilenas.core.files import State
+from mobilenas.core.records import SearchLine
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
@@ -17,9 +17,9 @@ class Watch:
         self.searcher = searcher
         self.stopped = False
         self._signals: list[Signals] = []
-        self._alphas: list[dict[str, Any]] = []
+        self._alphas: list[State] = []
 
-    def heed(self, record: Mapping[str, Any]) -> list[str]:
+    def heed(self, record: SearchLine) -> list[str]:
         """Take in an epoch's line of the log; return what is wrong, after acting on it."""
         searcher, settings = self.searcher, self.searcher.settings
         if searcher.epochs_done <= settings.warmup:
@@ -37,22 +37,22 @@ class Watch:
                 searcher.alphas.load_state_dict(self._alphas[then])
         return seen
 
-    def _signals_of(self, record: Mapping[str, Any]) -> Signals:
+    def _signals_of(self, record: SearchLine) -> Signals:
         searcher = self.searcher
         s = searcher.settings
         presses = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
         kept = searcher.space.kept_edges
         return Signals(
-            epoch=record["epoch"],
-            skips=record["skips"]["normal"] if kept else 0,
+            epoch=record.epoch,
+            skips=record.skips["normal"] if kept else 0,
             kept=kept,
-            utilization=None if kept or s.constraint == PENALTY else record["utilization"],
-            entropy=record["uncertainty"],
+            utilization=None if kept or s.constraint == PENALTY else record.utilization,
+            entropy=record.uncertainty,
             entropy_wanted=presses,
-            gap_points=record["gap_estimate"],
+            gap_points=record.gap_estimate,
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything a later epoch depends on."""
         return {
             "stopped": self.stopped,
@@ -60,10 +60,7 @@ class Watch:
             "alphas": self._alphas,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from what `state_dict` returned."""
         self.stopped, self._alphas = state["stopped"], state["alphas"]
-        self._signals = [
-            from_plain(Signals, past, f"signals[{number}]")
-            for number, past in enumerate(state["signals"])
-        ]
+        self._signals = from_plain(list[Signals], state["signals"], "signals")

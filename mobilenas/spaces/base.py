@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from mobilenas.core.files import State
 from mobilenas.nn.costs import LayerCost
 from mobilenas.nn.network import Network
 from mobilenas.supernet.settings import SamplerSettings
@@ -23,6 +24,14 @@ AnyChoice = Any
 """One option for every decision of a space; each family has a type of its own."""
 Relaxation = Any
 """Probabilities of all options, which a supernet and expected costs take; likewise."""
+AnyArch = Any
+"""An arch, for a function that takes the archs of its own family alone."""
+AnySpace = Any
+"""A space, likewise."""
+AnySupernet = Any
+"""A supernet, likewise."""
+CostTable = Any
+"""Exact and expected costs of a family's choices and relaxations."""
 
 
 class Arch(Protocol):
@@ -43,7 +52,7 @@ class Arch(Protocol):
     def classes(self) -> int:
         """Width of the output."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the JSON form."""
 
 
@@ -95,7 +104,7 @@ class ArchParameters(Protocol):
     def stages(self, choice: AnyChoice, tau: float) -> dict[str, Relaxation]:
         """Return relaxations on the way from `soft` to `one_hot`, by what has become discrete."""
 
-    def alone(self, net: Any, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
+    def alone(self, net: AnySupernet, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
         """Return what runs one network with the weights of its supernet."""
 
     def likeliest(self) -> AnyChoice:
@@ -122,10 +131,10 @@ class ArchParameters(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """As of nn.Module."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """As of nn.Module."""
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+    def load_state_dict(self, state_dict: State) -> object:
         """As of nn.Module."""
 
 
@@ -143,17 +152,17 @@ class Program(Protocol):
 class Searchable:
     """What a gradient search needs of a family."""
 
-    supernet: Callable[[Any, SamplerSettings], Supernet]
+    supernet: Callable[[AnySpace, SamplerSettings], Supernet]
     """Of a space; its start weights come from torch's global generator."""
     alphas: Callable[..., ArchParameters]
     """Of a space, with `none` and `edge_weights` (cells only)."""
-    program: Callable[[Any, Mapping[str, Tensor]], Program]
+    program: Callable[[AnySpace, Mapping[str, Tensor]], Program]
     """Of the budgets and the alphas' scores."""
-    draws: Callable[[Any, random.Random], Iterator[AnyChoice]] | None = None
+    draws: Callable[[AnySpace, random.Random], Iterator[AnyChoice]] | None = None
     """Of the alphas: choices by their probabilities, without end. None: the supernet cannot run one
     network at that network's own cost, and candidates are the most probable networks.
     """
-    inherited: Callable[[Any, AnyChoice, int], Network] | None = None
+    inherited: Callable[[AnySupernet, AnyChoice, int], Network] | None = None
     """Of a supernet, a choice and a seed: the network with its weights from the supernet."""
 
 
@@ -163,33 +172,33 @@ class Family:
 
     name: str
     """As in `--space` and in files."""
-    arch: type[Any]
+    arch: type[AnyArch]
     """Type of its networks, an `Arch` with a classmethod `from_dict`."""
-    space: type[Any]
+    space: type[AnySpace]
     """Type of its spaces, a `Space`."""
-    choice: type[Any]
+    choice: type[AnyChoice]
     """Type of its choices."""
-    build: Callable[[Any], Network]
+    build: Callable[[AnyArch], Network]
     """From an arch to a module; its start weights come from torch's global generator."""
-    layer_costs: Callable[[Any], list[LayerCost]]
+    layer_costs: Callable[[AnyArch], list[LayerCost]]
     """Every layer of an arch in the order it runs."""
-    rough_size: Callable[[Any], tuple[int, int]]
+    rough_size: Callable[[AnyArch], tuple[int, int]]
     """About how many weights an arch has, and values in its largest feature map."""
     costs: tuple[str, ...]
     """Names of the costs that are counted without a device."""
-    table: Callable[[Any, str, Any], Any]
+    table: Callable[..., CostTable]
     """Of a space, the name of a cost and, for latency, a model of it: exact and expected costs."""
     search: Searchable | None = None
     """None where no supernet has all networks of a space."""
-    described: Callable[[Any], dict[str, Any]] = lambda arch: {}
+    genotype: Callable[[AnyArch], str | None] = lambda arch: None
     """What arch.json says of an arch beside its JSON form."""
     needs_budget: bool = True
     """Whether a job must have one."""
     sized: bool = False
     """Whether the budgets size the space, so that its largest network uses them."""
-    has_units: Callable[[Any], bool] = lambda arch: False
+    has_units: Callable[[AnyArch], bool] = lambda arch: False
     """Whether a profile can have the times of all parts of an arch."""
-    with_channels: Callable[[Any, int], Any] | None = None
+    with_channels: Callable[[AnyArch, int], AnyArch] | None = None
     """Of an arch or a space: the same with other first channels; None where they are decisions."""
     scaled: bool = False
     """Whether a choice is scaled to the budgets, not drawn until it keeps them; then latency is

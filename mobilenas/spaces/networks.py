@@ -1,7 +1,6 @@
 """Networks of every family: what reads an arch and what builds it."""
 
 from pathlib import Path
-from typing import Any
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json
@@ -17,7 +16,7 @@ def build(arch: Arch) -> Network:
     return family_of(arch).build(arch)
 
 
-def arch_from_dict(data: Any, source: str = "arch") -> Arch:
+def arch_from_dict(data: object, source: str = "arch") -> Arch:
     """Read the JSON form of an arch of any family; `source` names the file in errors."""
     if not isinstance(data, dict):
         raise FileError(f"{source}: arch is {data!r}; it must be an object")

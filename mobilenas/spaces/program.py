@@ -24,6 +24,9 @@ Row = tuple[dict[int, float], float, float]
 """Coefficients by variable, and the minimum and maximum of their sum."""
 C = TypeVar("C")
 
+Key = tuple[Any, ...]
+"""What a variable stands for; each program makes its own."""
+
 
 class BudgetProgram(ABC, Generic[C]):
     """Variables from 0 to 1, by keys that begin with their kind; their scores; and rows."""
@@ -39,12 +42,12 @@ class BudgetProgram(ABC, Generic[C]):
 
     def __init__(self, budgets: Budgets) -> None:
         self.budgets, self.space = budgets, budgets.space
-        self.keys: list[tuple[Any, ...]] = []
-        self.index: dict[tuple[Any, ...], int] = {}
+        self.keys: list[Key] = []
+        self.index: dict[Key, int] = {}
         self.objective: list[float] = []
         self.rows: list[Row] = []
 
-    def _variable(self, *key: Any, score: float = 0.0) -> int:
+    def _variable(self, *key: int | str, score: float = 0.0) -> int:
         self.index[key] = len(self.keys)
         self.keys.append(key)
         self.objective.append(score)

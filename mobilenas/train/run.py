@@ -1,24 +1,26 @@
 """Training in a folder: a checkpoint after every epoch, a log, and the weights at the end."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from mobilenas.core.errors import FileError
-from mobilenas.core.files import (
-    load_checkpoint,
-    restoring,
-    save_checkpoint,
-    write_bytes,
-    write_jsonl,
-)
+from mobilenas.core.files import State, load_checkpoint, restoring, save_checkpoint, write_bytes
 from mobilenas.core.progress import Reporter, Silent, clock
-from mobilenas.core.records import TrainLine, check_lines
+from mobilenas.core.records import (
+    Amount,
+    Count,
+    Epoch,
+    Json,
+    Percent,
+    Record,
+    TrainLine,
+    read_checkpoint_log,
+    write_log,
+)
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
@@ -39,21 +41,20 @@ LAST_WEIGHTS = "last.safetensors"
 """Averaged weights of the last epoch."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
+class TrainResult(Record, frozen=True, kw_only=True):
     """What a training came to; accuracies are of averaged weights on validation images."""
 
-    epochs: int
+    epochs: Epoch
     """Epochs trained."""
-    best_epoch: int
+    best_epoch: Epoch
     """The one with the highest top-1, counted from 1; the later one where two are equal."""
-    val_top1: float
+    val_top1: Percent
     """Percent, at the best epoch."""
-    last_val_top1: float
+    last_val_top1: Percent
     """Percent, at the last epoch."""
-    seconds: float
+    seconds: Amount
     """Wall time of all epochs with their validation, whatever number of times it was resumed."""
-    params: int
+    params: Count
     """Trainable numbers of the network, without what only training sees."""
 
 
@@ -84,10 +85,10 @@ def train(
     state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
         _discard(folder)
-        state = _read_begun(begun, identity) or _fresh(identity)
-    log: list[dict[str, Any]] = state["log"]
+        state = _read_begun(begun, identity) or _State(identity=identity)
+    log = state.log
     # the checkpoint has the log, too: a kill between the two files leaves no line out or double
-    write_jsonl(folder / LOG, log)
+    write_log(folder / LOG, log)
     reporter.start(stage, recipe.epochs)
     if log:
         reporter.step(len(log), _figures(log[-1]))
@@ -98,10 +99,10 @@ def train(
         _write_missing(folder, state)
     return TrainResult(
         epochs=len(log),
-        best_epoch=_best(log)["epoch"],
-        val_top1=_best(log)["val_top1"],
-        last_val_top1=log[-1]["val_top1"],
-        seconds=sum(line["seconds"] for line in log),
+        best_epoch=_best(log).epoch,
+        val_top1=_best(log).val_top1,
+        last_val_top1=log[-1].val_top1,
+        seconds=sum(line.seconds for line in log),
         params=costs(arch).params,
     )
 
@@ -116,17 +117,17 @@ def train_part(
     seed: int,
     device: str = "cpu",
     network: Network | None = None,
-) -> list[dict[str, Any]]:
+) -> list[TrainLine]:
     """Train the first `epochs` of a recipe; return their log. It starts as `train` does.
 
     A later call with more epochs, or `train(..., begun=folder)`, continues from the checkpoint:
     the result is that of one uninterrupted training.
     """
     identity = _identity(arch, data, recipe, seed, network)
-    state = _read_checkpoint(folder / CHECKPOINT, identity) or _fresh(identity)
-    log: list[dict[str, Any]] = state["log"]
+    state = _read_checkpoint(folder / CHECKPOINT, identity) or _State(identity=identity)
+    log = state.log
     if log:  # a kill between the two files leaves no line out
-        write_jsonl(folder / LOG, log)
+        write_log(folder / LOG, log)
     if len(log) < epochs:
         trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
         _train_to(epochs, trainer, state, folder, Silent())
@@ -147,9 +148,9 @@ def load_weights(arch: Arch, path: Path) -> nn.Module:
 
 def _identity(
     arch: Arch, data: ImageData, recipe: Recipe, seed: int, network: Network | None
-) -> dict[str, Any]:
+) -> Json:
     """What must not change between the parts of one training, in JSON's types."""
-    identity = {
+    identity: Json = {
         "arch": arch.to_dict(),
         "recipe": to_plain(recipe),
         "seed": seed,
@@ -158,15 +159,22 @@ def _identity(
     # where channel sizes start follows from their run, and their files have never said it
     if network is not None and family_of(arch).search:
         identity["start"] = "given"
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    plain: Json = to_plain(identity)
     return plain
 
 
-def _fresh(identity: dict[str, Any]) -> dict[str, Any]:
-    return {"identity": identity, "trainer": {}, "log": [], "best": {}, "last": {}}
+@dataclass(kw_only=True)
+class _State:
+    """What a checkpoint holds."""
+
+    identity: Json
+    trainer: State = field(default_factory=dict)
+    log: list[TrainLine] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
 
 
-def _read_begun(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _read_begun(folder: Path | None, identity: Json) -> _State | None:
     """Return the state of this training among those that have begun in `folder`, if it did."""
     for path in sorted(folder.glob(f"*/{CHECKPOINT}")) if folder else ():
         state = load_checkpoint(path)
@@ -175,7 +183,7 @@ def _read_begun(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any]
     return None
 
 
-def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, identity: Json) -> _State | None:
     state = load_checkpoint(path)
     if state is None:
         return None
@@ -183,7 +191,7 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
         raise FileError(
             f"{path} is not a checkpoint of a training; delete it or choose another folder"
         )
-    check_lines(TrainLine, state["log"], path)
+    log = read_checkpoint_log(state, TrainLine, path)
     with restoring(path):
         both = identity | state["identity"]
         other = [p for p in both if state["identity"].get(p) != identity.get(p)]
@@ -192,60 +200,59 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
             f"{path} is of another training: its {' and '.join(other)} differ; "
             "choose another folder, or start this one again without resuming"
         )
-    return state
+    return _State(**state | {"log": log})
 
 
-def _restore(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+def _restore(trainer: Trainer, state: _State, path: Path) -> None:
     with restoring(path):
-        trainer.load_state_dict(state["trainer"])
-        if trainer.epochs_done != len(state["log"]):
+        trainer.load_state_dict(state.trainer)
+        if trainer.epochs_done != len(state.log):
             raise ValueError(
-                f"it has {len(state['log'])} lines of log after epoch {trainer.epochs_done}"
+                f"it has {len(state.log)} lines of log after epoch {trainer.epochs_done}"
             )
 
 
 def _train_to(
-    epochs: int, trainer: Trainer, state: dict[str, Any], folder: Path, reporter: Reporter
+    epochs: int, trainer: Trainer, state: _State, folder: Path, reporter: Reporter
 ) -> None:
     """Run the epochs that `state` lacks; `state` and the folder follow."""
-    log = state["log"]
+    log = state.log
     if log:
         _restore(trainer, state, folder / CHECKPOINT)
     while trainer.epochs_done < epochs:
         log.append(_run_epoch(trainer))
-        state["trainer"], state["last"] = trainer.state_dict(), trainer.weights()
+        state.trainer, state.last = trainer.state_dict(), trainer.weights()
         if _best(log) is log[-1]:
-            state["best"] = state["last"]
-        save_checkpoint(folder / CHECKPOINT, state)
-        write_jsonl(folder / LOG, log)
+            state.best = state.last
+        save_checkpoint(folder / CHECKPOINT, vars(state) | {"log": to_plain(log)})
+        write_log(folder / LOG, log)
         reporter.step(len(log), _figures(log[-1]))
 
 
-def _run_epoch(trainer: Trainer) -> dict[str, Any]:
+def _run_epoch(trainer: Trainer) -> TrainLine:
     start = clock(trainer.device)
     figures = trainer.run_epoch()
     val_top1 = trainer.evaluate(trainer.data.val).top1
-    return {
-        "epoch": trainer.epochs_done,
-        "loss": figures["loss"],
-        "val_top1": val_top1,
-        "lr": figures["lr"],
-        "seconds": clock(trainer.device) - start,
-    }
+    return TrainLine(
+        epoch=trainer.epochs_done,
+        loss=figures["loss"],
+        val_top1=val_top1,
+        lr=figures["lr"],
+        seconds=clock(trainer.device) - start,
+    )
 
 
-def _best(log: list[dict[str, Any]]) -> dict[str, Any]:
+def _best(log: list[TrainLine]) -> TrainLine:
     # of two equal epochs the later: it has seen more images at a lower rate
-    return max(log, key=lambda line: (line["val_top1"], line["epoch"]))
+    return max(log, key=lambda line: (line.val_top1, line.epoch))
 
 
-def _figures(line: dict[str, Any]) -> dict[str, str]:
-    return {"loss": f"{line['loss']:.3f}", "val top-1": f"{line['val_top1']:.1f} %"}
+def _figures(line: TrainLine) -> dict[str, str]:
+    return {"loss": f"{line.loss:.3f}", "val top-1": f"{line.val_top1:.1f} %"}
 
 
-def _write_missing(folder: Path, state: dict[str, Any]) -> None:
-    for name, key in ((BEST_WEIGHTS, "best"), (LAST_WEIGHTS, "last")):
-        tensors: dict[str, Tensor] = state[key]
+def _write_missing(folder: Path, state: _State) -> None:
+    for name, tensors in ((BEST_WEIGHTS, state.best), (LAST_WEIGHTS, state.last)):
         if not (folder / name).exists():
             write_bytes(folder / name, save_tensors(tensors))
 

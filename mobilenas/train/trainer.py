@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mobilenas.core.errors import DataError, DivergedError, MobileNASError
+from mobilenas.core.files import State
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.nn.network import Network
@@ -61,7 +61,7 @@ def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu
     return Evaluation(top1=100 * right / len(split), loss=loss / len(split), predictions=predicted)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
     """Two groups for an optimizer: weights that decay, and the rest.
 
     Norms and biases do not decay, and neither do depthwise kernels: there are few numbers in
@@ -88,6 +88,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": decaying, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Trainer:
@@ -176,7 +179,7 @@ class Trainer:
             for name, value in self.model.state_dict().items()
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Copy all that later epochs depend on; their randomness follows from seed and epoch."""
         return copy.deepcopy(
             {
@@ -187,7 +190,7 @@ class Trainer:
             }
         )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from what `state_dict` returned; arch, data, recipe and seed must be the same."""
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
@@ -240,7 +243,7 @@ class Trainer:
         """Return what a teacher adds to the loss; there is none here."""
         return 0.0
 
-    def _update_average(self, averages: Any, values: Any, updates: Tensor | int) -> None:
+    def _update_average(self, averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # batch norm's step counter
             torch._foreach_copy_(averages, values)
             return

@@ -1,29 +1,33 @@
 """Networks that guess are named, and what to try is said."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from msgspec import structs
 
-from mobilenas.baselines.chance import FLAG, beats_chance_on_test, chance_alarms
+from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
+from mobilenas.core.records import NetworkRecord
 from mobilenas.data import ImageData
 from mobilenas.report.table import summarize
 
 
-def entry(name: str, top1: float, top1_fp32: float | None, data: ImageData) -> dict[str, Any]:
+def entry(name: str, top1: float, top1_fp32: float | None, data: ImageData) -> NetworkRecord:
     kind = "found" if name == "found" else "random"
-    return {
-        "name": name,
-        "kind": kind,
-        "seed": 0,
-        "top1": top1,
-        "top1_fp32": top1_fp32,
-        FLAG: beats_chance_on_test(top1, data),
-        "flops": 1000,
-        "params": 100,
-        "size_bytes": 1000,
-        "latency_ms": 0.1,
-    }
+    return NetworkRecord(
+        name=name,
+        kind=kind,
+        seed=0,
+        flops=1000,
+        params=100,
+        memory=500,
+        predicted_ms=None,
+        top1=top1,
+        top1_fp32=top1_fp32,
+        better_than_chance=beats_chance_on_test(top1, data),
+        onnx="model.onnx",
+        size_bytes=1000,
+        latency_ms=0.1,
+    )
 
 
 # 30 test images of five classes: 9 right are no better than chance, 11 are
@@ -57,7 +61,6 @@ def test_networks_that_guess_are_named_once_with_what_to_try(tiny_images: ImageD
 
 def test_nothing_is_said_of_others_or_of_older_releases(tiny_images: ImageData) -> None:
     known = entry("found", 90.0, 90.0, tiny_images)
-    older = entry("found", 20.0, 20.0, tiny_images)
-    del older[FLAG]
+    older = structs.replace(entry("found", 20.0, 20.0, tiny_images), better_than_chance=None)
     assert chance_alarms([known, older], tiny_images) == []
     assert [row.chance for row in summarize([known, older])] == [False]

@@ -1,10 +1,9 @@
 """Which MobileNet is trained for the search's time, and for how many epochs."""
 
-from typing import Any
-
 import pytest
 
 from mobilenas.baselines.equal_time import MOST_EPOCHS, best_mobilenet, epochs_for
+from mobilenas.core.records import Trained
 
 
 @pytest.mark.parametrize(
@@ -25,8 +24,20 @@ def test_epochs_fill_the_time(seconds: float, train_seconds: float, epochs: int)
     assert epochs_for(seconds, 15, train_seconds) == epochs
 
 
-def entry(name: str, seed: int, val_top1: float, top1: float, kind: str) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "seed": seed, "val_top1": val_top1, "top1": top1}
+def entry(name: str, seed: int, val_top1: float, top1: float, kind: str) -> Trained:
+    return Trained(
+        name=name,
+        kind=kind,
+        seed=seed,
+        flops=1,
+        params=1,
+        memory=1,
+        predicted_ms=None,
+        top1=top1,
+        val_top1=val_top1,
+        onnx="model.onnx",
+        size_bytes=1,
+    )
 
 
 def test_validation_chooses_where_test_would_choose_another() -> None:
@@ -38,4 +49,4 @@ def test_validation_chooses_where_test_would_choose_another() -> None:
         entry("b", 1, 81.0, 99.0, "mobilenet"),
     ]
     best = [best_mobilenet(entries, seed) for seed in range(3)]
-    assert [one and one["name"] for one in best] == ["b", "a", None]
+    assert [one and one.name for one in best] == ["b", "a", None]

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mobilenas.baselines.external import describe, open_external, size_bytes
 from mobilenas.core.errors import FileError
 from mobilenas.data import ImageData, batches
+from mobilenas.latency.measured import Measured
 from mobilenas.onnx.export import evaluate_onnx, export_onnx
 from mobilenas.onnx.recount import count_onnx
 from mobilenas.report.table import summarize
@@ -26,6 +27,9 @@ SIDE, CLASSES = 8, 5
 def described(labels: Iterable[str]) -> dict[str, Any]:
     """Metadata of our own files: pixels from -1 to 1."""
     return {"labels": list(labels), "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": SIDE}
+
+
+TIME = Measured.of([1_000_000])
 
 
 def linear(
@@ -68,29 +72,29 @@ def test_floats_are_normalized_as_the_run_s_images(
     tmp_path: Path, micro_images: ImageData, shape: tuple[Any, ...]
 ) -> None:
     path = linear(tmp_path / "x.onnx", shape=shape)
-    entry = describe(open_external(path, micro_images), micro_images)
+    entry = describe(open_external(path, micro_images), micro_images, TIME)
     weights = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
     given = batches(micro_images.test, micro_images, batch_size=64, seed=None)
     ((images, labels),) = given
     right = (images.flatten(1).numpy() @ weights).argmax(1) == labels.numpy()
-    assert entry["top1"] == pytest.approx(100 * right.mean())
+    assert entry.top1 == pytest.approx(100 * right.mean())
     counted = count_onnx(path)
-    assert (entry["flops"], entry["params"]) == (counted.flops, counted.params)
-    assert entry["flops"] == entry["params"] == 3 * SIDE * SIDE * CLASSES
-    assert entry["uncounted"] is None
-    assert (entry["kind"], entry["name"], entry["onnx"]) == ("external", str(path), str(path))
-    assert entry["seed"] is entry["train_seconds"] is entry["arch"] is None
-    assert entry["size_bytes"] == path.stat().st_size
+    assert (entry.flops, entry.params) == (counted.flops, counted.params)
+    assert entry.flops == entry.params == 3 * SIDE * SIDE * CLASSES
+    assert entry.uncounted is None
+    assert (entry.kind, entry.name, entry.onnx) == ("external", str(path), str(path))
+    assert entry.seed is entry.train_seconds is entry.arch is None
+    assert entry.size_bytes == path.stat().st_size
 
 
 def test_bytes_are_given_as_they_are(tmp_path: Path, micro_images: ImageData) -> None:
     path = linear(tmp_path / "x.onnx", shape=(1, SIDE, SIDE, 3), kind=TensorProto.UINT8)
-    entry = describe(open_external(path, micro_images), micro_images)
+    entry = describe(open_external(path, micro_images), micro_images, TIME)
     weights = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
     pixels = micro_images.test.images(torch.arange(len(micro_images.test)))
     flat = pixels.permute(0, 2, 3, 1).flatten(1).numpy().astype(np.float32)
     right = (flat @ weights).argmax(1) == micro_images.test.labels.numpy()
-    assert entry["top1"] == pytest.approx(100 * right.mean())
+    assert entry.top1 == pytest.approx(100 * right.mean())
 
 
 def test_a_file_of_ours_gets_what_its_own_run_measured(
@@ -100,14 +104,14 @@ def test_a_file_of_ours_gets_what_its_own_run_measured(
     own = {name: json.dumps(value) for name, value in described(micro_images.classes).items()}
     path = tmp_path / "ours.onnx"
     export_onnx(module, path, image_size=SIDE, channels=3, metadata=own)
-    entry = describe(open_external(path, micro_images), micro_images)
-    assert entry["exported"] is False  # any tool may name labels and moments
+    entry = describe(open_external(path, micro_images), micro_images, TIME)
+    assert entry.exported is False  # any tool may name labels and moments
     shown = [
         (2 * images * torch.tensor(micro_images.std).view(3, 1, 1) + shift, labels)
         for images, labels in batches(micro_images.test, micro_images, batch_size=64, seed=None)
         for shift in [2 * torch.tensor(micro_images.mean).view(3, 1, 1) - 1]
     ]
-    assert entry["top1"] == evaluate_onnx(path, shown)
+    assert entry.top1 == evaluate_onnx(path, shown)
 
 
 @pytest.mark.parametrize("exported", [True, False])
@@ -116,9 +120,9 @@ def test_a_file_that_mobilenas_exported_is_known_by_its_metadata(
 ) -> None:
     metadata = described(micro_images.classes) | ({"counting_rule": "a"} if exported else {})
     external = open_external(linear(tmp_path / "x.onnx", metadata=metadata), micro_images)
-    entry = describe(external, micro_images)
-    assert entry["exported"] is exported
-    (row,) = summarize([entry | {"latency_ms": 1.0}])
+    entry = describe(external, micro_images, TIME)
+    assert entry.exported is exported
+    (row,) = summarize([entry])
     assert row.exported is exported
 
 
@@ -163,12 +167,14 @@ def test_what_does_not_fit_is_named(
 def test_labels_of_another_tool_say_nothing(
     tmp_path: Path, micro_images: ImageData, labels: str
 ) -> None:
-    plain = describe(open_external(linear(tmp_path / "x.onnx"), micro_images), micro_images)["top1"]
+    plain = describe(
+        open_external(linear(tmp_path / "x.onnx"), micro_images), micro_images, TIME
+    ).top1
     model = onnx.load(tmp_path / "x.onnx")
     helper.set_model_props(model, {"labels": labels, "mean": "0.5", "names": "{}"})
     onnx.save(model, str(tmp_path / "x.onnx"))
-    found = describe(open_external(tmp_path / "x.onnx", micro_images), micro_images)
-    assert found["top1"] == plain
+    found = describe(open_external(tmp_path / "x.onnx", micro_images), micro_images, TIME)
+    assert found.top1 == plain
 
 
 @pytest.mark.parametrize(
@@ -233,10 +239,10 @@ def test_a_file_that_cannot_be_counted_has_no_counts(
     quantize = helper.make_node("QuantizeLinear", ["x0", "one"], ["bytes"])
     model.graph.node.insert(0, quantize)
     onnx.save(model, str(path))
-    entry = describe(open_external(path, micro_images), micro_images)
-    assert entry["flops"] is entry["params"] is None
-    assert "QuantizeLinear" in entry["uncounted"]
-    assert 0 <= entry["top1"] <= 100
+    entry = describe(open_external(path, micro_images), micro_images, TIME)
+    assert entry.flops is entry.params is None
+    assert "QuantizeLinear" in entry.uncounted
+    assert 0 <= entry.top1 <= 100
 
 
 def test_weights_beside_a_file_count_to_its_size(tmp_path: Path, micro_images: ImageData) -> None:
@@ -252,5 +258,7 @@ def test_weights_beside_a_file_count_to_its_size(tmp_path: Path, micro_images: I
     assert size_bytes(apart) == sum(
         (tmp_path / name).stat().st_size for name in ("apart.onnx", "apart.data")
     )
-    found = [describe(open_external(file, micro_images), micro_images) for file in (path, apart)]
-    assert found[0]["top1"] == found[1]["top1"]
+    found = [
+        describe(open_external(file, micro_images), micro_images, TIME) for file in (path, apart)
+    ]
+    assert found[0].top1 == found[1].top1

@@ -10,6 +10,7 @@ from mobilenas.baselines.rival import rival
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import TrainLine
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -139,7 +140,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         done = int(path.read_text()) if path.exists() else 0
         epochs_of.extend([int(folder.name)] * (epochs - done))
         write_text(path, str(max(epochs, done)))
-        return [{"val_top1": costs(arch).params / 1e4, "seconds": 1.0}] * epochs
+        return [
+            TrainLine(epoch=1, loss=1.0, val_top1=costs(arch).params / 1e4, lr=0.1, seconds=1.0)
+        ] * epochs
 
     monkeypatch.setattr(finalists, "train_part", part)
     return epochs_of

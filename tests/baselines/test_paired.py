@@ -7,18 +7,19 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from mobilenas.baselines.paired import LEVEL, OPEN, difference, spread, told
+from mobilenas.core.records import Spread
 
 
 def test_a_difference_is_claimed_where_the_paired_test_shows_it() -> None:
     own, control = [71.0, 72.5, 70.9, 74.0], [70.0, 71.3, 70.0, 72.9]
     found = difference(own, control)
-    assert found["mean"] == pytest.approx(1.05)
-    assert found["p"] == pytest.approx(ttest_rel(own, control).pvalue)
-    assert (found["verdict"], found["seeds"]) == ("better", 4)
-    assert difference(control, own)["verdict"] == "worse"
+    assert found.mean == pytest.approx(1.05)
+    assert found.p == pytest.approx(ttest_rel(own, control).pvalue)
+    assert (found.verdict, found.seeds) == ("better", 4)
+    assert difference(control, own).verdict == "worse"
     wide = difference([70.0, 75.0, 69.0], [70.5, 71.0, 70.0])
-    assert wide["p"] > LEVEL
-    assert wide["verdict"] == "no difference shown"
+    assert wide.p > LEVEL
+    assert wide.verdict == "no difference shown"
 
 
 @pytest.mark.parametrize("points", [[5.0], [5.0, 6.0], [5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0]])
@@ -26,9 +27,9 @@ def test_no_difference_is_claimed_without_a_test(points: list[float]) -> None:
     # 70.1 + 5 - 70.1 is 5 but for rounding
     control = [70.1, 71.3, 69.7, 72.9][: len(points)]
     found = difference([a + b for a, b in zip(control, points, strict=True)], control)
-    assert found["p"] is None
-    assert found["verdict"] == "no difference shown"
-    assert (found["sd"] is None) == (len(points) == 1)
+    assert found.p is None
+    assert found.verdict == "no difference shown"
+    assert (found.sd is None) == (len(points) == 1)
 
 
 def test_a_difference_is_told_with_what_it_rests_on() -> None:
@@ -51,14 +52,14 @@ percents = st.floats(0, 100, allow_subnormal=False)
 def test_swapping_sides_turns_the_sign_and_nothing_else(pairs: list[tuple[float, float]]) -> None:
     own, control = zip(*pairs, strict=True)
     there, back = difference(own, control), difference(control, own)
-    assert there["mean"] == pytest.approx(-back["mean"])
-    assert there["seeds"] == back["seeds"] == len(pairs)
-    if there["p"] is None:
-        assert there["verdict"] == back["verdict"] == OPEN
+    assert there.mean == pytest.approx(-back.mean)
+    assert there.seeds == back.seeds == len(pairs)
+    if there.p is None:
+        assert there.verdict == back.verdict == OPEN
     else:
-        assert there["p"] == pytest.approx(back["p"])
+        assert there.p == pytest.approx(back.p)
         turned = {"better": "worse", "worse": "better", OPEN: OPEN}
-        assert back["verdict"] == turned[there["verdict"]]
+        assert back.verdict == turned[there.verdict]
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -68,7 +69,7 @@ def test_chance_alone_seldom_looks_like_a_difference(seeds: int, images: int) ->
     source = np.random.default_rng(0)
     drawn = source.normal(97, 0.5, (2000, 2, seeds))
     top1 = np.round(drawn * images / 100) * 100 / images
-    claims = sum(difference(*pair.tolist())["verdict"] != OPEN for pair in top1)
+    claims = sum(difference(*pair.tolist()).verdict != OPEN for pair in top1)
     assert 0.02 < claims / len(top1) < 0.065
 
 
@@ -76,10 +77,10 @@ def test_chance_alone_seldom_looks_like_a_difference(seeds: int, images: int) ->
 def test_a_point_of_lead_is_found_by_more_seeds_sooner(seeds: int, found: float) -> None:
     drawn = np.random.default_rng(1).normal(97, 0.5, (2000, 2, seeds))
     drawn[:, 0] += 1
-    claims = [difference(*pair.tolist())["verdict"] for pair in drawn]
+    claims = [difference(*pair.tolist()).verdict for pair in drawn]
     assert claims.count("better") / len(claims) == pytest.approx(found, abs=0.03)
 
 
 def test_spread_of_one_value_is_none() -> None:
-    assert spread([3.0]) == {"mean": 3.0, "sd": None}
-    assert spread([3.0, 5.0]) == {"mean": 4.0, "sd": pytest.approx(2**0.5)}
+    assert spread([3.0]) == Spread(mean=3.0, sd=None)
+    assert spread([3.0, 5.0]) == Spread(mean=4.0, sd=2**0.5)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 from rich.console import Console
 
 from mobilenas.cli import live, main, render
@@ -14,6 +15,7 @@ from mobilenas.cli.plain import PlainReporter
 from mobilenas.cli.progress import make_reporter
 from mobilenas.cli.session import Interrupted, resume_command, working
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import BudgetCheck
 from mobilenas.report.table import Row
 
 
@@ -131,9 +133,9 @@ def test_endings(ending: BaseException, status: int, line: str) -> None:
 
 
 def test_a_budget_that_does_not_hold_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"cost": "memory", "limit": 1000, "predicted": 1200, "recounted": None, "holds": False}
+    row = BudgetCheck(cost="memory", limit=1000, predicted=1200, recounted=None, holds=False)
     assert render.status_of([row]) == 3
-    assert render.status_of([row | {"holds": True}]) == 0
+    assert render.status_of([structs.replace(row, holds=True)]) == 0
     render.show_certificate([row])
     words = capsys.readouterr().out.split()
     assert words[-6:] == ["memory", "(bytes)", "1,000", "1,200", "-", "NO"]

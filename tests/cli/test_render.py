@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from mobilenas.cli.main import cli
 from mobilenas.cli.render import show_arch, show_certificate, show_table
+from mobilenas.core.records import BudgetRow
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.predict import Prediction
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
@@ -42,7 +43,7 @@ def test_where_there_is_no_budget_there_is_no_certificate(
 ) -> None:
     show_certificate([])
     assert capsys.readouterr().out == ""
-    show_certificate([{"cost": "flops", "limit": 5, "predicted": 4, "holds": True}])
+    show_certificate([BudgetRow(cost="flops", limit=5, predicted=4, holds=True)])
     assert "flops" in capsys.readouterr().out
 
 

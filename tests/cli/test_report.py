@@ -23,7 +23,7 @@ RUN = {
         "split_rule": "r",
     },
     "versions": {},
-    "machine": {},
+    "machine": {"platform": "p", "processor": "q", "cuda": None},
 }
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import defstruct, structs
 from PIL import Image
 
 from mobilenas.cli.main import cli
+from mobilenas.core.records import BudgetCheck
+from mobilenas.core.settings import to_plain
 from mobilenas.pipeline import sweep
 
 TINY = (
@@ -75,11 +78,14 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = {"a": {"budgets": [{"holds": True}]}, "b": {"budgets": [{"holds": False}]}}
+    kept = BudgetCheck(cost="flops", limit=1, recounted=1, holds=True)
+    result_of = defstruct("Result", [("budgets", list[BudgetCheck])])
+    over = structs.replace(kept, recounted=2, holds=False)
+    results = {"a": result_of([kept]), "b": result_of([over])}
     monkeypatch.setattr(sweep, "run_sweep", lambda _: results)
     result = invoke("sweep", *TINY, "--flops", "150k,200k", "--out", "Z", "--json", "--quiet")
     assert result.exit_code == 3, result.output
-    assert json.loads(result.stdout) == results
+    assert json.loads(result.stdout) == to_plain(results)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,22 @@ import pytest
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside, read_json, write_json, write_list
-from mobilenas.core.records import EntryRecord, TrainRecord, read_log, read_object
-from mobilenas.core.settings import to_plain
+from mobilenas.core.records import (
+    BudgetRow,
+    EntryRecord,
+    TrainLine,
+    read_log,
+    read_record,
+    write_records,
+)
+from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.latency.profile import Profile, read_profile, write_profile
 from mobilenas.onnx.record import read_export
 from mobilenas.pipeline.ablation import read_request
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.sweep import read_sweep
 from mobilenas.report.table import read_compared, read_networks
+from mobilenas.train import TrainResult
 
 NETWORK = {
     "name": "found",
@@ -28,13 +36,15 @@ NETWORK = {
     "memory": 10,
     "size_bytes": 500,
     "latency_ms": 0.5,
+    "predicted_ms": None,
     "onnx": "export/model.onnx",
 }
 FILE = {"path": "export/model.onnx", "top1": 90.5, "size_bytes": 500, "latency_ms": 0.5}
 EXPORT = {
     "files": {"onnx": FILE},
     "deployed": "onnx",
-    "parity": {"max_abs_difference": 1e-6, "top1_agreement": 100.0},
+    "parity": {"max_abs_difference": 1e-6, "top1_agreement": 100.0, "images": 9},
+    "labels": ["a"],
     "timing": {"provider": "CPUExecutionProvider", "threads": 1, "profile": None},
 }
 OUTSIDE = ["/elsewhere/model.onnx", "../model.onnx", "export/../../x", "", "link/model.onnx"]
@@ -53,16 +63,19 @@ def test_an_accuracy_is_a_percent_wherever_it_is_read(tmp_path: Path, value: Any
     write_list(path, [NETWORK | {"top1": value}])
     assert f"{path}: networks[0].top1 is {value!r}" in refusal(read_networks, path)
     path = tmp_path / "train.json"
-    write_json(path, {"val_top1": value, "seconds": 1.0})
-    told = refusal(lambda file: read_object(file, TrainRecord), path)
+    trained = {"epochs": 1, "best_epoch": 1, "last_val_top1": 1.0, "seconds": 1.0, "params": 1}
+    write_json(path, trained | {"val_top1": value})
+    told = refusal(lambda file: read_record(file, TrainResult), path)
     assert f"{path}: val_top1 is {value!r}" in told
     write_json(
         tmp_path / "export/export.json", EXPORT | {"files": {"onnx": FILE | {"top1": value}}}
     )
     assert f"files.onnx.top1 is {value!r}" in refusal(read_export, tmp_path)
     log = tmp_path / "log.jsonl"
-    log.write_text(json.dumps({"epoch": 1, "val_top1": value}) + "\n")
-    assert f"{log}, line 1: val_top1 is {value!r}" in refusal(read_log, log)
+    line = {"epoch": 1, "loss": 1.0, "val_top1": value, "lr": 0.1, "seconds": 1.0}
+    log.write_text(json.dumps(line) + "\n")
+    told = refusal(lambda file: read_log(file, TrainLine), log)
+    assert f"{log}, line 1: val_top1 is {value!r}" in told
 
 
 @pytest.mark.parametrize("text", ["NaN", "1e308", "-Infinity", "9" * 400])
@@ -72,11 +85,19 @@ def test_a_number_that_is_none_is_named_with_its_place(tmp_path: Path, text: str
     assert f"{path}: [0].top1 is " in refusal(read_networks, path)
 
 
-def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
-    write_list(tmp_path / "compare.json", [NETWORK | {"top1": 90, "latency_ms": 1}])
-    (network,) = read_networks(tmp_path / "compare.json")
-    assert (network["top1"], network["latency_ms"]) == (90, 1)
-    assert isinstance(network["top1"], int)
+def test_whole_limits_stay_whole() -> None:
+    limits = [from_plain(BudgetRow, {"cost": "flops", "limit": n}, "").limit for n in (90, 1.5)]
+    assert limits == [90, 1.5]
+    assert isinstance(limits[0], int)
+
+
+def test_what_is_not_known_is_left_out_or_null_as_the_format_says(tmp_path: Path) -> None:
+    path = tmp_path / "compare.json"
+    write_list(path, [NETWORK])
+    read = read_networks(path)
+    write_records(path, read)
+    assert json.loads(path.read_text()) == [NETWORK]
+    assert read[0].train_seconds is None
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
@@ -174,9 +195,9 @@ def test_an_ablation_names_what_was_left_out(tmp_path: Path) -> None:
     path = tmp_path / "entry.json"
 
     def read(file: Path) -> Any:
-        return read_object(file, EntryRecord)
+        return read_record(file, EntryRecord)
 
     write_json(path, entry)
     assert f"{path}: skips has 0 items" in refusal(read, path)
     write_json(path, entry | {"skips": {"blocks": 0}})
-    assert read(path)["skips"] == {"blocks": 0}
+    assert read(path).skips == {"blocks": 0}

@@ -7,7 +7,7 @@ import pytest
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import check_settings, setting, settings_of
 from mobilenas.nn import ACTIVATIONS
-from mobilenas.onnx.other_runtimes import SUFFIXES
+from mobilenas.onnx.other_runtimes import RUNTIMES
 from mobilenas.pipeline.export_settings import OTHER_FORMATS
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.mobile.settings import Activation, MobileNet
@@ -60,7 +60,7 @@ def test_an_open_set_is_left_to_its_registry() -> None:
     [
         (get_args(Activation), ACTIVATIONS),
         (get_args(MobileNet), MOBILENETS),
-        (OTHER_FORMATS, SUFFIXES),
+        (OTHER_FORMATS, RUNTIMES),
     ],
 )
 def test_names_are_those_that_torch_knows(names: tuple[str, ...], registry: dict[str, Any]) -> None:

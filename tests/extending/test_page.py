@@ -54,9 +54,9 @@ def test_blocks_choose_a_registered_operation(ran: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("ran", ["A cost"], indirect=True)
 def test_a_search_keeps_a_budget_of_a_registered_cost(ran: dict[str, Any]) -> None:
-    (budget,) = ran["record"]["budgets"]
-    assert (budget["cost"], budget["limit"], budget["holds"]) == ("activations", 6000, True)
-    assert 0.9 * 6000 <= ran["record"]["costs"]["activations"] <= 6000
+    (budget,) = ran["record"].budgets
+    assert (budget.cost, budget.limit, budget.holds) == ("activations", 6000, True)
+    assert 0.9 * 6000 <= ran["record"].costs["activations"] <= 6000
     assert ran["alphas"].logits["width"].grad.abs().sum() > 0
     drawn = mobilenas.random_networks(ran["run"].space, {"activations": "6k"}, 2)
     assert all(5400 <= costs_by_name(arch)["activations"] <= 6000 for arch in drawn)
@@ -72,16 +72,16 @@ def test_a_registered_method_is_searched_with(ran: dict[str, Any]) -> None:
 @pytest.mark.parametrize("ran", ["An export format"], indirect=True)
 def test_a_registered_format_is_written_and_checked(ran: dict[str, Any]) -> None:
     entry = ran["files"]["pt2"]
-    assert (ran["run"].folder / entry["path"]).stat().st_size == entry["size_bytes"]
-    assert entry["parity"]["max_abs_difference"] < 1e-3
-    assert entry["top1"] == ran["files"]["onnx"]["top1"]
+    assert (ran["run"].folder / entry.path).stat().st_size == entry.size_bytes
+    assert entry.parity.max_abs_difference < 1e-3
+    assert entry.top1 == ran["files"]["onnx"].top1
 
 
 @pytest.mark.parametrize("ran", ["A baseline"], indirect=True)
 def test_a_registered_baseline_is_trained_alike(ran: dict[str, Any]) -> None:
     found, *baselines = ran["compare_stage"](ran["run"])
-    assert baselines and {entry["name"].split()[0] for entry in baselines} == {"separable"}
-    assert all(0 < entry["flops"] <= 100_000 for entry in (found, *baselines))
+    assert baselines and {entry.name.split()[0] for entry in baselines} == {"separable"}
+    assert all(0 < entry.flops <= 100_000 for entry in (found, *baselines))
 
 
 def test_the_command_line_sees_what_a_plugin_registers(

@@ -234,7 +234,7 @@ def test_a_check_beside_other_programs_says_nothing_of_the_profile(
     device: Device, space: MobileSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = build(space)
-    assert check(profile)["holds"] is True
+    assert check(profile).holds is True
     answer = device.measure
 
     def busy(*given: Any, **options: Any) -> dict[str, Measured | Failed]:
@@ -243,7 +243,7 @@ def test_a_check_beside_other_programs_says_nothing_of_the_profile(
 
     monkeypatch.setattr(building, "measure", busy)
     found = check(profile)
-    assert found["holds"] is None and found["verdict"].startswith("not known: other programs")
+    assert found.holds is None and found.verdict.startswith("not known: other programs")
 
 
 @pytest.mark.parametrize(
@@ -303,17 +303,17 @@ class _Call:
 def test_a_check_finds_a_device_as_it_was_or_slower(device: Device, space: MobileSpace) -> None:
     profile = build(space)
     same = check(profile)
-    assert same["holds"]
-    assert same["same_device"]
-    assert same["ratio_median"] == pytest.approx(1)
-    assert [row["ratio"] for row in same["parts"]] == pytest.approx([1] * 13)
-    assert sum(row["key"].startswith("network ") for row in same["parts"]) == 5
+    assert same.holds
+    assert same.same_device
+    assert same.ratio_median == pytest.approx(1)
+    assert [row.ratio for row in same.parts] == pytest.approx([1] * 13)
+    assert sum(row.key.startswith("network ") for row in same.parts) == 5
     device.slowness = 1.5
     slow = check(profile)
-    assert not slow["holds"]
-    assert slow["ratio_median"] == pytest.approx(1.5, rel=0.1)
-    assert "slower" in slow["verdict"]
-    assert not check(replace(profile, device={"cpu": "other"}))["same_device"]
+    assert not slow.holds
+    assert slow.ratio_median == pytest.approx(1.5, rel=0.1)
+    assert "slower" in slow.verdict
+    assert not check(replace(profile, device={"cpu": "other"})).same_device
     device.broken = lambda unit: unit.kind == "stem"
     with pytest.raises(ProfileError, match=r"fp32 network .*, which the profile has, no kernel"):
         check(profile)

@@ -142,9 +142,9 @@ class Steps:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def load(self, path: Path, name: str, *, held: bool) -> dict[str, int]:
+    def load(self, path: Path, name: str, *, held: bool) -> meter._Answer:
         self.names.append(name)
-        return {"run_ns": 1}
+        return meter._Answer(run_ns=1)
 
     def time(self, order: list[int], expected_s: float) -> list[Timing]:
         self.orders.append([self.names[index] for index in order])
@@ -277,7 +277,7 @@ def test_a_model_that_kills_the_worker_is_failed(
     loads: list[str] = []
 
     class Seen(meter._Worker):
-        def load(self, path: Path, name: str, *, held: bool) -> dict[str, object]:
+        def load(self, path: Path, name: str, *, held: bool) -> meter._Answer:
             loads.append(name)
             return super().load(path, name, held=held)
 
@@ -298,7 +298,7 @@ def test_once_much_is_loaded_large_models_are_loaded_anew_for_every_timing(
     told: dict[str, bool] = {}
 
     class Seen(meter._Worker):
-        def load(self, path: Path, name: str, *, held: bool) -> dict[str, object]:
+        def load(self, path: Path, name: str, *, held: bool) -> meter._Answer:
             told[name] = held
             return super().load(path, name, held=held)
 
@@ -371,7 +371,7 @@ def test_a_model_that_never_ends_is_failed(monkeypatch: pytest.MonkeyPatch) -> N
     class Hasty(meter._Worker):
         """Has no patience with the endless model."""
 
-        def load(self, path: Path, name: str, *, held: bool) -> dict[str, object]:
+        def load(self, path: Path, name: str, *, held: bool) -> meter._Answer:
             with monkeypatch.context() as patch:
                 if name == "endless":
                     patch.setattr(meter, "_PATIENCE_S", 1.0)

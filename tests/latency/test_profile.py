@@ -247,7 +247,7 @@ LINEAR = ["blocks", "fp32", "linear 16>10"]
         (["networks", "fp32", 1, "measured_ms"], 0, "networks.fp32[1]: measured_ms is 0"),
         (["networks", "fp32", 1, "halves_ms"], [1.0], "networks.fp32[1]: halves_ms is (1.0,)"),
         (["references"], {"fp32": [{}]}, "references.fp32[0] lacks 'arch'"),
-        (["spaces", 0, "kernels"], [], "spaces[0] has a decision without options"),
+        (["spaces", 0, "kernels"], [], "spaces[0].kernels has 0 items"),
         (["spaces", 0, "image_size"], -4, "spaces[0]: image_size is -4"),
     ],
 )

@@ -80,10 +80,10 @@ def test_rounds_are_interleaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         def __exit__(self, *error: object) -> None:
             pass
 
-        def load(self, path: Path, name: str, *, held: bool) -> dict[str, int]:
+        def load(self, path: Path, name: str, *, held: bool) -> meter._Answer:
             self.jobs.append(self.bench.load(path))
             calls.clear()
-            return {"run_ns": 1}
+            return meter._Answer(run_ns=1)
 
         def time(self, order: list[int], expected_s: float) -> list[Timing]:
             return [self.jobs[number].time() for number in order]

@@ -14,6 +14,7 @@ from mobilenas.baselines.paired import difference
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.ablation import (
@@ -104,7 +105,7 @@ def begin(folder: Path, images: str, methods: str = ARMS, **words: Any) -> dict[
     asked = {name: words.pop(name) for name in list(words) if name in get_type_hints(Request)}
     given = {"command": "mobilenas test", "reporter": Silent()} | words
     request = Request(**CELLS | {"data": images} | asked)
-    return run_ablation(start_ablation(folder, request, methods, **given))
+    return to_plain(run_ablation(start_ablation(folder, request, methods, **given)))
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_figures_over_seeds_are_those_of_the_entries(whole: tuple[Path, Diary]) 
         assert arm["agreement"] == agreement(choices)
     assert searched["difference"] is None
     wanted = difference(*([e["top1"] for e in arm["entries"]] for arm in (drawn, searched)))
-    assert drawn["difference"] == wanted
+    assert drawn["difference"] == to_plain(wanted)
     assert drawn["gap"] is None
 
 
@@ -236,7 +237,7 @@ def test_one_that_is_killed_again_and_again_ends_as_one_that_is_not(
     part = record_of(folder)
     assert (part["seeds"], part["seeds_asked"]) == ([0], [0, 1])
     assert "1 of 2 seeds are done" in (folder / PAGE_FILE).read_text(encoding="utf-8")
-    record = run_ablation(open_ablation(folder, reporter))
+    record = to_plain(run_ablation(open_ablation(folder, reporter)))
     assert record_of(folder) == record
     assert without_seconds(record) == without_seconds(record_of(whole[0]))
     assert "seeds are done" not in (folder / PAGE_FILE).read_text(encoding="utf-8")

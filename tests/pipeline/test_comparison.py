@@ -5,6 +5,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from mobilenas.baselines.networks import Opponents
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, read_jsonl, write_json
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import NetworkRecord
+from mobilenas.core.settings import to_plain
 from mobilenas.latency.measured import Measured
 from mobilenas.onnx.export import read_props
 from mobilenas.pipeline import comparison, contenders, deployment
@@ -127,20 +130,21 @@ def test_what_cannot_be_asked_for(first: Run) -> None:
         comparison._opponents(first, ("resnet",), None)
 
 
-def entry(kind: str, top1: float, seed: int, flops: int) -> dict[str, Any]:
-    return {
-        "name": kind,
-        "kind": kind,
-        "seed": seed,
-        "flops": flops,
-        "params": 100,
-        "memory": 1000,
-        "top1": top1,
-        "size_bytes": 9,
-        "latency_ms": 99.0,
-        "latency_spread_ms": 9.0,
-        "onnx": f"compare/{kind}-{seed}.onnx",
-    }
+def entry(kind: str, top1: float, seed: int, flops: int) -> NetworkRecord:
+    return NetworkRecord(
+        name=kind,
+        kind=kind,
+        seed=seed,
+        flops=flops,
+        params=100,
+        memory=1000,
+        predicted_ms=None,
+        top1=top1,
+        onnx=f"compare/{kind}-{seed}.onnx",
+        size_bytes=9,
+        latency_ms=99.0,
+        latency_spread_ms=9.0,
+    )
 
 
 @pytest.fixture
@@ -148,10 +152,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """No training and no timing: made-up networks, and what was timed together."""
     timed: list[Path] = []
 
-    def compared(run: Run, *asked: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def compared(run: Run, *asked: Any) -> tuple[list[NetworkRecord], Any]:
         base, flops = (80, 300_000) if run.folder.name == "first" else (82, 310_000)
         found = [entry("found", base + [0, 0.5, 1.1][seed], seed, flops) for seed in range(3)]
-        return [*found, entry("random", 70, 0, flops)], {"budgets": [{"holds": True}]}
+        return [*found, entry("random", 70, 0, flops)], SimpleNamespace(budgets=[])
 
     def times(run: Run, paths: list[Path]) -> dict[Path, Measured]:
         timed.extend(paths)
@@ -166,21 +170,21 @@ def test_all_networks_stand_in_one_list_and_are_timed_together(
     first: Run, second: Run, measured: list[Path]
 ) -> None:
     found = side_by_side([first, second], [])
-    assert [network["run"] for network in found["networks"]] == (
+    assert [network.run for network in found.networks] == (
         [str(first.folder)] * 4 + [str(second.folder)] * 4
     )
-    assert {network["latency_ms"] for network in found["networks"]} == {1.5}
+    assert {network.latency_ms for network in found.networks} == {1.5}
     assert measured == [
         run.folder / f"compare/{name}.onnx"
         for run in (first, second)
         for name in ("found-0", "found-1", "found-2", "random-0")
     ]
-    assert [run["seeds"] for run in found["runs"]] == [[0, 1, 2]] * 2
-    assert found["recipe"]["epochs"] == 2
-    assert found["data"]["fingerprint"] == first.data.fingerprint
-    (row,) = found["differences"]
-    assert (row["run"], row["against"]) == (str(second.folder), str(first.folder))
-    assert (row["mean"], row["seeds"], row["p"]) == (pytest.approx(2), 3, None)
+    assert [list(run.seeds) for run in found.result.runs] == [[0, 1, 2]] * 2
+    assert found.result.recipe.epochs == 2
+    assert found.result.data.fingerprint == first.data.fingerprint
+    (row,) = found.result.differences
+    assert (row.run, row.against) == (str(second.folder), str(first.folder))
+    assert (row.mean, row.seeds, row.p) == (pytest.approx(2), 3, None)
     (told,) = comparison.sentences(found)
     assert told.endswith(
         "+2.00 ± 0.00 points over 3 seeds (no spread to test): no difference shown; "
@@ -208,8 +212,10 @@ def test_a_comparison_is_kept_and_only_replaced_when_asked(
     found = side_by_side([first, second], [])
     check_out(out, overwrite=False)
     write_comparison(found, out, overwrite=False)
-    assert read_networks(out / "compare.json") == found["networks"]
-    assert {"networks": found["networks"]} | read_json(out / "result.json") == found
+    assert read_networks(out / "compare.json") == found.networks
+    assert {"networks": to_plain(found.networks)} | read_json(
+        out / "result.json"
+    ) == found.to_dict()
     with pytest.raises(FileError, match="--overwrite"):
         check_out(out, overwrite=False)
     check_out(out, overwrite=True)
@@ -233,12 +239,12 @@ def copy(whole_run: Any, tmp_path: Path) -> Path:
 def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     copy: Path, whole_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = read_networks(copy / "compare.json")
+    before = to_plain(read_networks(copy / "compare.json"))
     trained: list[str] = []
     timed: list[Path] = []
     train, times = pipeline._trained, deployment.times
 
-    def spy(run: Run, contender: Any) -> dict[str, Any]:
+    def spy(run: Run, contender: Any) -> Any:
         trained.append(contender.name)
         return train(run, contender)
 
@@ -250,25 +256,25 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     monkeypatch.setattr(deployment, "times", spied_times)
     run = open_run(copy, Silent())
     names = ("mobilenet_v3_small", "random")
-    networks, result = compare(run, names, whole_run.request["random"] + 1)
+    networks, result = to_plain(compare(run, names, whole_run.request["random"] + 1))
     assert trained == ["random-2"]
     assert len(networks) == len(before) + 1
     assert len(timed) == len(networks)
     kept = ("name", "seed", "top1", "flops", "onnx", "arch")
     for old, new in zip(before, networks, strict=False):
         assert {name: old[name] for name in kept} == {name: new[name] for name in kept}
-    assert networks == read_networks(copy / "compare.json")
+    assert networks == to_plain(read_networks(copy / "compare.json"))
     assert result["baselines"] == networks[1:]
     assert result["differences"][0]["seeds"] == 1
     # asked again, nothing is left to do
-    assert compare(run, names, whole_run.request["random"] + 1)[0] == networks
-    assert compare(run)[0] == networks
+    again = compare(run, names, whole_run.request["random"] + 1)[0]
+    assert to_plain(again) == to_plain(compare(run)[0]) == networks
     assert trained == ["random-2"]
 
 
 def test_every_network_of_a_comparison_is_made_alike(whole_run: Any) -> None:
     run = open_run(whole_run.folder, Silent())
-    entries = read_networks(whole_run.folder / "compare.json")
+    entries = to_plain(read_networks(whole_run.folder / "compare.json"))
     described = []
     for one in entries:
         onnx = whole_run.folder / one["onnx"]
@@ -309,7 +315,7 @@ def test_a_run_without_weights_is_not_searched_by_a_comparison(second: Run) -> N
 
 def test_a_comparison_of_another_release_is_named(copy: Path) -> None:
     path = copy / "compare.json"
-    entries = [{k: v for k, v in e.items() if k != "top1"} for e in read_networks(path)]
+    entries = [{k: v for k, v in e.items() if k != "top1"} for e in to_plain(read_networks(path))]
     path.write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(FileError, match=r"copy/compare\.json: networks\[0\] lacks 'top1'"):
         compare(open_run(copy, Silent()))

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mobilenas.baselines.networks import Contender
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
+from mobilenas.core.records import Trained
+from mobilenas.core.settings import from_plain
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.contenders import longer_mobilenets, read_longer
 from mobilenas.spaces.mobile.arch import MobileArch
@@ -24,13 +27,15 @@ SEARCH = {"supernet": 200.0, "candidates": 10.0, "finalists": 40.0}
 JSON = "compare/equal-time-seed-0/equal-time.json"
 
 
-def entry(kind: str, name: str, seed: int, **figures: Any) -> dict[str, Any]:
+def entry(kind: str, name: str, seed: int, **figures: Any) -> Trained:
     arch = ARCHS.get(name, ARCHS[EARLY])
-    plain = {"name": name, "kind": kind, "seed": seed, "arch": arch.to_dict()}
-    return plain | {"val_top1": 50.0, "top1": 50.0, "train_seconds": 100.0} | figures
+    plain = {"name": name, "kind": kind, "seed": seed, "arch": arch.to_dict(), "onnx": "m.onnx"}
+    plain |= {"flops": 1, "params": 1, "memory": 1, "size_bytes": 1, "predicted_ms": None}
+    plain |= {"val_top1": 50.0, "top1": 50.0, "train_seconds": 100.0}
+    return from_plain(Trained, plain | figures, "")
 
 
-def trained() -> list[dict[str, Any]]:
+def trained() -> list[Trained]:
     """Two seeds; validation images prefer another MobileNet in each, test images the other one."""
     return [
         entry("found", "found", 0, train_seconds=50.0),
@@ -52,6 +57,7 @@ def run(tmp_path: Path) -> Any:
 
     arch = ARCHS[EARLY]
     record = {"arch": arch.to_dict(), "costs": vars(costs(arch)), "budgets": [], "seconds": SEARCH}
+    record |= {"counting_rule": "r", "candidates": 2, "seed": 0}
     for seed in range(2):
         write_json(seed_folder(seed) / "arch.json", record)
     settings = SimpleNamespace(
@@ -99,7 +105,7 @@ def test_each_seeds_best_on_validation_images_gets_the_time_of_its_search(run: A
 
 def test_what_was_decided_stays_whatever_is_measured_or_added_later(run: Any) -> None:
     longer_mobilenets(run, None, trained())
-    slower = [one | {"train_seconds": 7.0} for one in trained()]
+    slower = [replace(one, train_seconds=7.0) for one in trained()]
     better = entry("mobilenet", "mobilenet_v3_large x0.1", 0, val_top1=99.0)
     assert longer_mobilenets(run, None, [*slower, better]) == LONGER
     done = entry("equal-time", "equal-time", 0)
@@ -113,7 +119,7 @@ def test_without_being_asked_for_there_is_none(run: Any) -> None:
 
 
 def test_without_a_mobilenet_it_is_skipped_and_said(run: Any) -> None:
-    others = [one for one in trained() if one["kind"] != "mobilenet"]
+    others = [one for one in trained() if one.kind != "mobilenet"]
     assert longer_mobilenets(run, None, others) == []
     assert run.reporter.said == ["no MobileNet is compared (seed 0, 1): equal-time is skipped"]
     assert not (run.folder / "compare").exists()
@@ -124,7 +130,7 @@ def test_without_a_mobilenet_it_is_skipped_and_said(run: Any) -> None:
 @pytest.mark.parametrize("field", ["val_top1", "train_seconds", "arch"])
 def test_a_network_that_lacks_what_decides_is_named(run: Any, field: str) -> None:
     entries = trained()
-    del entries[3][field]
+    entries[3] = replace(entries[3], **{field: None})
     with pytest.raises(FileError, match=rf"compare\.json: .*'{EARLY}' lacks '{field}'"):
         longer_mobilenets(run, None, entries)
 
@@ -132,7 +138,7 @@ def test_a_network_that_lacks_what_decides_is_named(run: Any, field: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs is 0; it must be between 1 and 100000"),
+        ({"epochs": 0}, "epochs is 0; it must be int between 1 and 100000"),
         ({"network": None}, "network is None; it must be str"),
         ({"arch": {"space": "flat"}}, "arch.space is 'flat'"),
     ],

@@ -6,14 +6,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mobilenas.core.files import read_json, read_list, write_json, write_list
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.measured import Measured
+from mobilenas.onnx.record import read_export
 from mobilenas.pipeline import deployment
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.deployment import renew_times, time_entries, time_run
+from mobilenas.report.table import read_networks
 
 FOUND, OTHER = "export/model.onnx", "compare/other/model.onnx"
 
@@ -65,8 +69,10 @@ def run(tmp_path: Path) -> Any:
     parity = {"max_abs_difference": 0.0, "top1_agreement": 100.0, "images": 9}
     timing = {"provider": "CPUExecutionProvider", "threads": 1, "profile": None}
     exported = {"files": files, "parity": parity, "timing": timing, "deployed": "onnx"}
+    exported["labels"] = ["a"]
     write_json(tmp_path / "export/export.json", exported)
     names = {"kind": "found", "name": "found", "seed": 0, "top1": 90.0, "memory": 1}
+    names |= {"predicted_ms": None}
     figures = {"flops": 1, "params": 1, "size_bytes": 7, "latency_ms": 0.0}
     entries = [names | figures | {"onnx": FOUND}, names | figures | {"onnx": OTHER}]
     write_list(tmp_path / "compare.json", entries)
@@ -79,7 +85,7 @@ def latencies(run: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def test_a_file_has_one_latency_and_its_interval_in_every_record(run: Any, timer: Timer) -> None:
-    time_run(run, read_json(run.folder / "export/export.json"))
+    time_run(run, read_export(run.folder))
     files, (found, other) = latencies(run)
     assert timer.calls == [[FOUND, OTHER]]
     fields = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
@@ -114,10 +120,9 @@ def test_what_a_kill_left_apart_is_measured_together(run: Any, timer: Timer) -> 
 def test_a_file_alone_in_the_comparison_is_not_measured_again(run: Any, timer: Timer) -> None:
     heard = Heard()
     run.reporter = heard
-    exported = read_json(run.folder / "export/export.json")
-    _, (found, other) = latencies(run)
+    found, other = read_networks(run.folder / "compare.json")
     (run.folder / "compare.json").unlink()
-    time_run(run, exported)
+    exported, _ = time_run(run, read_export(run.folder))
     time_entries(run, exported, [found])
     assert timer.calls == [[FOUND]]
     files, (again,) = latencies(run)
@@ -131,11 +136,10 @@ def test_a_file_alone_in_the_comparison_is_not_measured_again(run: Any, timer: T
 def test_a_file_that_was_unsteady_is_measured_again_with_the_comparison(
     run: Any, timer: Timer
 ) -> None:
-    exported = read_json(run.folder / "export/export.json")
     timer.unsteady = True
-    time_run(run, exported)
+    exported, networks = time_run(run, read_export(run.folder))
     timer.unsteady = False
-    time_entries(run, exported, latencies(run)[1][:1])
+    time_entries(run, exported, networks[:1])
     assert len(timer.calls) == 2
     assert latencies(run)[1][0]["unsteady"] is False
 
@@ -165,15 +169,21 @@ def test_no_budget_is_called_kept_or_broken_by_an_unsteady_measurement(
     unsteady: bool | None,
     holds: bool | None,
 ) -> None:
-    file = {"path": FOUND, "latency_ms": latency_ms, "latency_interval_ms": interval_ms}
-    file |= {} if unsteady is None else {"unsteady": unsteady}
-    exported = {"files": {"onnx": file}, "deployed": "onnx"}
+    exported = read_export(run.folder)
+    file = structs.replace(
+        exported.files["onnx"],
+        latency_ms=latency_ms,
+        latency_interval_ms=interval_ms,
+        unsteady=unsteady,
+    )
+    exported = structs.replace(exported, files={"onnx": file})
+    costs = {"flops": 1, "params": 1, "memory": 1, "latency": 0.8}
     monkeypatch.setattr(pipeline, "export_stage", lambda run: exported)
     monkeypatch.setattr(pipeline, "count_onnx", lambda path: SimpleNamespace(flops=1, params=1))
-    monkeypatch.setattr(pipeline, "found_record", lambda folder: {"costs": {"latency": 0.8}})
+    monkeypatch.setattr(pipeline, "found_record", lambda folder: SimpleNamespace(costs=costs))
     monkeypatch.setattr(pipeline, "is_here", lambda profile: True)
     run.latency = SimpleNamespace(profile=None)
     run.settings = SimpleNamespace(budgets=[Budget(cost="latency", limit=1.0)])
-    (row,) = pipeline.certify(run)
+    (row,) = to_plain(pipeline.certify(run))
     assert row["holds"] is holds
     assert (row["measured"], row["measured_interval"]) == (latency_ms, interval_ms)

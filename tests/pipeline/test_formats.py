@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.input_layout import INPUT_KEY
 from mobilenas.onnx.predict import predict
@@ -125,7 +126,7 @@ def test_every_file_is_named_measured_and_checked(exported: Run) -> None:
     assert files["onnx"]["checks"]["max_abs_difference"] == 0
     assert "QuantizeLinear" in files["int8-uint8"]["checks"]["operators"]
     assert files["fp16"]["size_bytes"] < files["onnx"]["size_bytes"]
-    made = Int8Settings().describe(exported.data, exported.settings.seed)
+    made = to_plain(Int8Settings().describe(exported.data, exported.settings.seed))
     assert files["int8"]["quantization"] == files["int8-uint8"]["quantization"] == made
 
 
@@ -161,7 +162,7 @@ def test_predict_normalizes_once(exported: Run, name: str, tmp_path: Path) -> No
 def test_what_is_there_is_not_written_again(exported: Run) -> None:
     before = states(exported)
     settings = asked(formats=FORMATS, targets=TARGETS, max_drop=50)
-    assert write_formats(exported, settings) == record_of(exported)
+    assert to_plain(write_formats(exported, settings)) == record_of(exported)
     assert states(exported) == before
 
 
@@ -221,7 +222,7 @@ def test_a_set_smaller_than_the_calibration_is_taken_whole(
 ) -> None:
     few = replace(fresh.data, train=fresh.data.train.subset(range(100)))
     monkeypatch.setattr(fresh, "data", few)
-    files = write_formats(fresh, asked(formats=("fp16", "int8"), max_drop=100))["files"]
+    files = to_plain(write_formats(fresh, asked(formats=("fp16", "int8"), max_drop=100)))["files"]
     assert files["int8"]["quantization"]["calibration_images"] == 100
     assert files["fp16"]["fp16"]["largest_activation"] > 0
 
@@ -233,7 +234,7 @@ def test_another_file_in_eight_bits_takes_the_place_of_the_first(
     tensors = Int8Settings(weights="per-tensor", calibration_images=16, corrections=())
     settings = asked(formats=("int8",), input="uint8-nhwc", max_drop=50, int8=tensors)
     before = states(run)
-    files = write_formats(run, settings)["files"]
+    files = to_plain(write_formats(run, settings))["files"]
     after = states(run)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"model.int8.uint8.onnx", "export.json"}
@@ -266,7 +267,7 @@ class Heard(Silent):
 def test_a_target_that_splits_the_network_is_a_warning_and_a_mark(fresh: Run) -> None:
     run = open_run(fresh.folder, heard := Heard())
     asked_for = FormatSettings(formats=("onnx", "fp16"), targets=("cpu", "nnapi"))
-    files = write_formats(run, asked_for)["files"]
+    files = to_plain(write_formats(run, asked_for))["files"]
     assert set(files) == set(record_of(fresh)["files"]) == {"onnx", "fp16"}
     for name, file in files.items():
         assert (fresh.folder / file["path"]).exists()
@@ -282,12 +283,16 @@ def test_a_target_that_splits_the_network_is_a_warning_and_a_mark(fresh: Run) ->
     with pytest.raises(MobileNASError, match="--max-parts is 1; the files are kept"):
         write_formats(run, replace(asked_for, max_parts=1))
     assert states(fresh) == before
-    assert set(write_formats(run, replace(asked_for, max_parts=most))["files"]) == set(files)
+    assert set(to_plain(write_formats(run, replace(asked_for, max_parts=most)))["files"]) == set(
+        files
+    )
 
 
 def test_a_form_that_a_target_lacks_is_reported_and_not_refused(exported: Run) -> None:
-    record = write_formats(
-        exported, FormatSettings(formats=("int8",), targets=("coreml",), max_drop=100)
+    record = to_plain(
+        write_formats(
+            exported, FormatSettings(formats=("int8",), targets=("coreml",), max_drop=100)
+        )
     )
     report = record["files"]["int8"]["targets"]["coreml"]
     assert report["verdict"] == "no"
@@ -304,7 +309,7 @@ def test_a_batch_of_any_size_is_told_where_sizes_must_be_fixed(
     heard = Heard()
     run = open_run(folder, heard)
     asked_for = FormatSettings(targets=("qnn",))
-    before = set(write_formats(run, asked_for)["files"])
+    before = set(to_plain(write_formats(run, asked_for))["files"])
     (line,) = [text for text in heard.said if text.startswith("warning: ")]
     assert "qnn takes fixed sizes only, and the batch of onnx is of any size" in line
     with pytest.raises(MobileNASError, match="run without --dynamic-batch; the files are kept"):
@@ -354,7 +359,9 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
     trained: Path, exported: Run, tmp_path: Path
 ) -> None:
     run = in_int8(trained, folder := tmp_path / "run")
-    record = write_formats(run, FormatSettings(formats=("int8",), input="uint8-nhwc", max_drop=100))
+    record = to_plain(
+        write_formats(run, FormatSettings(formats=("int8",), input="uint8-nhwc", max_drop=100))
+    )
     assert set(record["files"]) == {"onnx", "int8", "int8-uint8"}
     assert record["deployed"] == "int8"
     made = record["quantization"]

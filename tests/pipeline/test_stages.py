@@ -14,6 +14,7 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_list
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.networks import costs
 from mobilenas.data import batches
 from mobilenas.onnx.export import evaluate_onnx, export_onnx
@@ -85,7 +86,7 @@ def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: A
     assert kinds[0] == "found"
     assert set(kinds[1:]) == {"mobilenet", "random"}
     assert kinds.count("random") == whole_run.request["random"]
-    assert entries == read_networks(whole_run.folder / "compare.json")
+    assert entries == to_plain(read_networks(whole_run.folder / "compare.json"))
     limit = whole_run.request["flops"]
     for entry in entries:
         exact = costs(arch_of(entry))
@@ -106,7 +107,7 @@ def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: A
 def test_result_json_has_what_scripts_read(whole_run: Any) -> None:
     result = json.loads((whole_run.folder / "result.json").read_text())
     assert result == {"schema_version": 1} | whole_run.result
-    entries = read_networks(whole_run.folder / "compare.json")
+    entries = to_plain(read_networks(whole_run.folder / "compare.json"))
     assert result["baselines"] == entries[1:]
     for figure in ("flops", "params", "memory", "latency_ms", "top1"):
         assert result[figure] == entries[0][figure]
@@ -126,7 +127,7 @@ def test_the_reported_accuracy_is_that_of_the_final_weights_on_test_images(whole
     assert export["parity"]["top1_agreement"] == 100
     # what is reported is the file's own, one image at a time
     assert whole_run.result["top1"] == export["files"]["onnx"]["top1"]
-    for entry in read_networks(whole_run.folder / "compare.json"):
+    for entry in to_plain(read_networks(whole_run.folder / "compare.json")):
         given = batches(run.data.test, run.data, batch_size=50, seed=None)
         assert entry["top1"] == evaluate_onnx(whole_run.folder / entry["onnx"], given)
     assert export["labels"] == list(run.data.classes)
@@ -165,7 +166,7 @@ def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
 
 @pytest.mark.parametrize("field", ["arch", "val_top1"])
 def test_a_compared_network_that_lacks_what_its_files_need_is_named(copy: Path, field: str) -> None:
-    networks = read_networks(copy / "compare.json")
+    networks = to_plain(read_networks(copy / "compare.json"))
     network = next(entry for entry in networks if entry["kind"] == "mobilenet")
     del network[field]
     write_list(copy / "compare.json", networks)
@@ -174,7 +175,7 @@ def test_a_compared_network_that_lacks_what_its_files_need_is_named(copy: Path, 
 
 
 def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
-    entries = read_networks(copy / "compare.json")
+    entries = to_plain(read_networks(copy / "compare.json"))
     mobilenets = [entry for entry in entries if entry["kind"] == "mobilenet"]
     entry = max(mobilenets, key=lambda entry: entry["val_top1"])
     run, word = open_run(copy, Silent()), entry["name"].split()[0]
@@ -182,7 +183,7 @@ def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
     inner = compared_run(run, word)
     assert compared_run(run, entry["name"]).folder == inner.folder
     found = (copy / EXPORT_FILE).read_bytes()
-    (file,) = export_stage(inner)["files"].values()
+    (file,) = to_plain(export_stage(inner))["files"].values()
     # here by onnxruntime, there by torch
     assert file["top1"] == pytest.approx(entry["top1"], abs=0.3)
     assert count_onnx(inner.folder / file["path"]).flops == entry["flops"]
@@ -208,7 +209,7 @@ def test_a_run_of_an_older_release_gets_its_mistakes_from_export(copy: Path) -> 
 
 
 def test_test_images_are_looked_at_once_per_network_and_train_nothing(whole_run: Any) -> None:
-    entries = read_networks(whole_run.folder / "compare.json")
+    entries = to_plain(read_networks(whole_run.folder / "compare.json"))
     tested = [(stage, trains) for stage, split, trains in whole_run.batches if split == "test"]
     assert not any(trains for _, trains in tested)
     # found's file is tested by export
@@ -229,7 +230,7 @@ def test_a_finished_run_trains_nothing_and_gives_the_same_result(
     for name in ("search", "write_onnx", "time_run", "file_top1"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
-    assert run_all(open_run(copy, Silent())) == whole_run.result
+    assert to_plain(run_all(open_run(copy, Silent()))) == whole_run.result
 
 
 def test_a_budget_that_the_file_breaks_does_not_hold(
@@ -239,10 +240,10 @@ def test_a_budget_that_the_file_breaks_does_not_hold(
     real = count_onnx(copy / "export/model.onnx")
     monkeypatch.setattr(pipeline, "count_onnx", lambda path: replace(real, flops=limit + 1))
     run = open_run(copy, Silent())
-    (row,) = certify(run)
+    (row,) = to_plain(certify(run))
     assert row["predicted"] <= limit < row["recounted"] == limit + 1
     assert row["holds"] is False
-    assert write_result(run)["budgets"] == [row]
+    assert to_plain(write_result(run))["budgets"] == [row]
     assert json.loads((copy / "result.json").read_text())["budgets"][0]["holds"] is False
 
 
@@ -250,7 +251,7 @@ def test_memory_is_certified_by_prediction(copy: Path) -> None:
     record = json.loads((copy / "run.json").read_text())
     record["settings"]["budgets"].append({"cost": "memory", "limit": 1})
     (copy / "run.json").write_text(json.dumps(record))
-    row = certify(open_run(copy, Silent()))[1]
+    row = to_plain(certify(open_run(copy, Silent())))[1]
     assert row["recounted"] is None
     assert row["predicted"] > 1
     assert row["holds"] is False

@@ -11,6 +11,7 @@ import pytest
 from mobilenas.core.errors import InternalError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -124,7 +125,7 @@ def whole(
     folder = tmp_path_factory.mktemp("cells") / "run"
     request = Request(data=str(image_folder), **REQUEST)
     run = start(folder, request, command="mobilenas test", reporter=Silent())
-    return folder, run_all(run)
+    return folder, to_plain(run_all(run))
 
 
 def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -148,7 +149,7 @@ def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -
 
 def test_what_it_is_compared_with_keeps_to_its_flops(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, result = whole
-    found, *others = read_networks(folder / "compare.json")
+    found, *others = to_plain(read_networks(folder / "compare.json"))
     assert found["kind"] == "found"
     assert found["flops"] == result["flops"]
     for entry in (found, *others):
@@ -167,4 +168,4 @@ def test_a_finished_run_over_cells_is_read_not_repeated(
     for name in ("search", "write_onnx", "time_run", "file_top1", "file_mistakes", "train"):
         monkeypatch.setattr(pipeline, name, refuse)
     folder, result = whole
-    assert run_all(open_run(folder, Silent())) == result
+    assert to_plain(run_all(open_run(folder, Silent()))) == result

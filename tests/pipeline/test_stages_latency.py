@@ -10,6 +10,7 @@ import pytest
 
 from mobilenas.core.files import read_json
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.building import build_profile
 from mobilenas.latency.profile import Profile, write_profile
@@ -66,7 +67,7 @@ def run_of(folder: Path, profile: Profile, asked: dict[str, Any], precision: str
     request = Request(**asked, latency=middle, profile=str(path), precision=precision)
     run = start(folder / "run", request, command="mobilenas test", reporter=Silent())
     path.unlink()  # a run keeps what it was given
-    return pipeline.run_all(open_run(run.folder, Silent()))
+    return to_plain(pipeline.run_all(open_run(run.folder, Silent())))
 
 
 def test_the_exported_file_is_measured_on_the_profiles_machine(
@@ -119,4 +120,4 @@ def test_for_another_device_the_prediction_decides(
 
 
 def read_json_list(path: Path) -> list[dict[str, Any]]:
-    return pipeline.read_networks(path)
+    return to_plain(pipeline.read_networks(path))

@@ -9,6 +9,7 @@ import pytest
 
 from mobilenas.core.files import read_json, read_jsonl
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.starting import start
@@ -53,7 +54,7 @@ def killed(
     assert len(read_jsonl(folder / "train/log.jsonl")) == 3  # those of the finalist
     assert not (folder / "model.safetensors").exists()
 
-    first = pipeline.read_networks(whole_run.folder / "compare.json")[1]
+    first = to_plain(pipeline.read_networks(whole_run.folder / "compare.json"))[1]
     training = Path(first["onnx"]).with_name("train")
     killed_at(f"{training}/checkpoint.pt")
     assert len(read_jsonl(folder / training / "log.jsonl")) == 1

@@ -8,6 +8,7 @@ import pytest
 
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.progress import Silent
+from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.pipeline import sweep
 from mobilenas.pipeline.settings import RunSettings
@@ -119,7 +120,7 @@ def test_every_run_is_done_in_its_own_folder_and_reported(
         return {"top1": len(done)}
 
     monkeypatch.setattr(sweep, "run_all", run_all)
-    results = run_sweep(begin(tmp_path / "sweep", flops=(400_000,), strengths=(0.5, 2.0)))
+    results = to_plain(run_sweep(begin(tmp_path / "sweep", flops=(400_000,), strengths=(0.5, 2.0))))
     assert results == {"strength-0.5": {"top1": 1}, "strength-2": {"top1": 2}}
     assert [(name, settings.search.strength) for name, settings in done] == [
         ("strength-0.5", 0.5),

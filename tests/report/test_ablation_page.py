@@ -3,14 +3,14 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from mobilenas.baselines.paired import difference
-from mobilenas.core.settings import COUNTING_RULE
+from mobilenas.baselines.paired import difference, spread
+from mobilenas.core.records import AblationRecord
+from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import costs_sentence, over_seeds, sentences
 from mobilenas.report.plots import INK
-from mobilenas.spaces.cell.space import CellChoice
-from mobilenas.spaces.mobile.space import Choice
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
 GENOTYPE = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], ...)"
@@ -20,14 +20,13 @@ NAMES = (
     "cpm:temperature=1:0.1",
     "random",
 )
-CELL = CellChoice(normal=(0, 1), reduce=(0, 1))
-CHAIN = Choice(width=(0,), kernel=(0,), expansion=(0,), squeeze=(0,), start=(0,), keep=(True,))
 
 
 def entry(arm: int, seed: int, cells: bool) -> dict[str, Any]:
     found = {
         "seed": seed,
         "arch": {"space": "cell" if cells else "mobile"},
+        "choice": {},
         "costs": {"flops": 1_900_000 + 10_000 * arm, "params": 40_000, "memory": 9000},
         "val_top1": 62.0 + arm,
         "top1": 60.0 + 2 * arm + [0.0, 0.5, 0.2, 1.1][seed],
@@ -43,23 +42,31 @@ def entry(arm: int, seed: int, cells: bool) -> dict[str, Any]:
     return found
 
 
-def record(*, seeds: int = 3, asked: int = 3, cells: bool = True, arms: int = 4) -> dict[str, Any]:
+def record(*, seeds: int = 3, asked: int = 3, cells: bool = True, arms: int = 4) -> AblationRecord:
     entries = [[entry(arm, seed, cells) for seed in range(seeds)] for arm in range(arms)]
     top1 = [[e["top1"] for e in own] for own in entries]
     # the second arm moves on its own
     for seed, e in enumerate(entries[1] if arms > 1 else []):
         e["top1"] = top1[1][seed] = 60.0 + 3 * (seed % 2)
-    return {
+    plain = {
         "command": f"mobilenas ablate --data 'images/{EVIL}' --methods {','.join(NAMES)}",
         "space": "cell" if cells else "mobile",
+        "budgets": [],
+        "counting_rule": "r",
         "seeds": list(range(seeds)),
         "seeds_asked": list(range(asked)),
         "control": "darts",
         "arms": [
             {
                 "name": NAMES[arm],
-                **over_seeds(own, [CELL if cells else CHAIN] * seeds),
-                "difference": difference(top1[arm], top1[0]) if arm else None,
+                "method": NAMES[arm].split(":")[0],
+                "parts": {},
+                "top1": to_plain(spread(top1[arm])),
+                "gap": to_plain(over_seeds([e["gap"] for e in own])) if own[0]["gap"] else None,
+                "skips": to_plain(over_seeds([e["skips"] for e in own])),
+                "seconds": to_plain(over_seeds([e["seconds"] for e in own])),
+                "agreement": 1.0 if seeds > 1 else None,
+                "difference": to_plain(difference(top1[arm], top1[0])) if arm else None,
                 "entries": own,
             }
             for arm, own in enumerate(entries)
@@ -68,12 +75,21 @@ def record(*, seeds: int = 3, asked: int = 3, cells: bool = True, arms: int = 4)
         "data": {
             "source": f"images/{EVIL}",
             "counts": {"train": 1079, "val": 359, "test": 359},
+            "classes": ["a", "b"],
+            "class_counts": {},
             "image_size": 32,
+            "mean": [0.5],
+            "std": [0.5],
+            "flip": False,
             "fingerprint": "db34a20d1f35",
+            "split_rule": "r",
+            "pixel_range": None,
+            "repeated": {},
         },
         "versions": {"mobilenas": "0.1.0", "torch": "2.13.0+cpu"},
         "machine": {"platform": "Linux-x86_64", "processor": "x86_64", "cuda": None},
     }
+    return from_plain(AblationRecord, plain, "")
 
 
 def drawings(page: str) -> list[ElementTree.Element]:
@@ -102,15 +118,15 @@ def test_arms_control_and_differences_are_said() -> None:
     assert "The control is darts." in page
     (row,) = re.findall(r'<tr class="marked">(.*?)</tr>', page)
     assert "<td>darts</td><td>60.23 ± 0.25</td>" in row
-    told = sentences(plain)
+    told = sentences(plain.arms, plain.control)
     assert len(told) == 3
     for sentence in told:
         assert f"<p>{sentence}</p>" in page
     assert "not corrected for the number of arms" in page
-    assert costs_sentence(plain) == (
+    assert costs_sentence(plain.arms) == (
         "The trained networks have 1.9M to 1.93M FLOPs and 40k params."
     )
-    assert costs_sentence(plain) in page
+    assert costs_sentence(plain.arms) in page
 
 
 def test_the_table_has_every_figure() -> None:
@@ -148,8 +164,9 @@ def test_networks_and_how_to_make_them_stand_there() -> None:
 def test_alarms_are_listed_by_arm_and_seed() -> None:
     plain = record()
     assert "No search ended with an alarm." in ablation_page(plain)
-    plain["arms"][2]["entries"][1]["alarms"] = ["skip connections dominate: 7 of 8 & more"]
-    page = ablation_page(plain)
+    alarmed: dict[str, Any] = to_plain(plain)
+    alarmed["arms"][2]["entries"][1]["alarms"] = ["skip connections dominate: 7 of 8 & more"]
+    page = ablation_page(from_plain(AblationRecord, alarmed, ""))
     assert "No search ended" not in page
     assert f"<td>{NAMES[2]}</td><td>1</td>" in page
     assert "7 of 8 &amp; more" in page
@@ -175,8 +192,7 @@ def test_chains_have_blocks_instead_of_skips() -> None:
 
 def test_one_arm_that_searches_nothing_is_a_page_too() -> None:
     plain = record(arms=4)
-    plain["arms"] = [plain["arms"][3] | {"difference": None}]
-    plain["control"] = "random"
-    top1, skips = drawings(ablation_page(plain))
+    arms = [replace(plain.arms[3], difference=None)]
+    top1, skips = drawings(ablation_page(replace(plain, arms=arms, control="random")))
     assert "top-1 on test images" in words_of(top1)
     assert "number in the found network" in words_of(skips)

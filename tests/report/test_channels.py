@@ -1,21 +1,25 @@
 """The drawings of a search for channel sizes; warnings of the plotting library are errors."""
 
-from typing import Any
-
 import pytest
 
+from mobilenas.core.records import TrialLine
 from mobilenas.report.channels import trials_plots
 
 
-def trial(number: int) -> dict[str, Any]:
-    return {
-        "trial": number,
-        "sizes": {"a": 16 - number},
-        "quality": {"a": 0.5},
-        "temperature": 5.0,
-        "val_top1": 20.0,
-        "accepted": number % 2 == 0,
-    }
+def trial(number: int) -> TrialLine:
+    return TrialLine(
+        trial=number,
+        sizes={"a": 16 - number},
+        costs={"flops": 100},
+        temperature=5.0,
+        changes={},
+        pushed=[],
+        quality={"a": 0.5},
+        loss=1.0,
+        val_top1=20.0,
+        accepted=number % 2 == 0,
+        seconds=1.0,
+    )
 
 
 @pytest.mark.parametrize("trials", [1, 2])

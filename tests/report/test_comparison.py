@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from mobilenas.core.files import write_json
+from mobilenas.core.records import BudgetRow, NetworkRecord
+from mobilenas.core.settings import from_plain
 from mobilenas.report.comparison import comparison, headline, limit_text, result
 from mobilenas.report.files import RunFiles
 from mobilenas.report.table import verdict
@@ -15,6 +17,7 @@ from mobilenas.report.table import verdict
 def entry(name: str, kind: str, top1: float, seed: int = 0) -> dict[str, Any]:
     return {
         "name": name,
+        "predicted_ms": None,
         "kind": kind,
         "seed": seed,
         "flops": 1_900_000,
@@ -27,6 +30,21 @@ def entry(name: str, kind: str, top1: float, seed: int = 0) -> dict[str, Any]:
     }
 
 
+RUN = {
+    "command": "c",
+    "settings": {},
+    "seed": 0,
+    "data": {
+        "source": "digits",
+        "classes": ["a"],
+        "counts": {"test": 10},
+        "image_size": 8,
+        "fingerprint": "f",
+        "split_rule": "r",
+    },
+    "versions": {},
+    "machine": {"platform": "p", "processor": "p", "cuda": None},
+}
 FOUND = entry("found", "found", 91.5)
 NETWORKS = [
     FOUND,
@@ -34,19 +52,23 @@ NETWORKS = [
     entry("mobilenet_v3_small x0.2", "mobilenet", 90.5),
     entry("random-1", "random", 99.0),
 ]
+RECORDS = [from_plain(NetworkRecord, network, "") for network in NETWORKS]
 BUDGETS = [{"cost": "flops", "limit": 2_000_000}, {"cost": "latency", "limit": 1.5}]
 
 
+ROWS = [from_plain(BudgetRow, budget, "") for budget in BUDGETS]
+
+
 def test_it_is_the_verdict_under_the_budgets() -> None:
-    assert verdict(NETWORKS).startswith("The found network (1.9M FLOPs) reaches 91.50 % top-1: ")
+    assert verdict(RECORDS).startswith("The found network (1.9M FLOPs) reaches 91.50 % top-1: ")
     under = "With at most 2M FLOPs and 1.5 ms, the found"
-    assert headline(BUDGETS, NETWORKS) == verdict(NETWORKS).replace("The found", under, 1)
-    assert headline([], NETWORKS) == verdict(NETWORKS)
-    assert "holds no found network" in headline(BUDGETS, NETWORKS[1:])
+    assert headline(ROWS, RECORDS) == verdict(RECORDS).replace("The found", under, 1)
+    assert headline([], RECORDS) == verdict(RECORDS)
+    assert "holds no found network" in headline(ROWS, RECORDS[1:])
 
 
 def test_no_figure_is_told_twice_at_the_top(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {"budgets": BUDGETS[:1]})
+    write_json(tmp_path / "run.json", RUN | {"budgets": BUDGETS[:1]})
     (tmp_path / "compare.json").write_text(json.dumps(NETWORKS), encoding="utf-8")
     top = result(RunFiles(folder=tmp_path))
     assert top.count("91.50") == top.count("mobilenet_v3_small") == 1
@@ -81,4 +103,4 @@ def test_the_same_network_from_scratch_is_told_with_the_row(tmp_path: Path) -> N
     ],
 )
 def test_limits_are_told_as_they_are_written(cost: str, limit: float, told: str) -> None:
-    assert limit_text({"cost": cost, "limit": limit}) == told
+    assert limit_text(BudgetRow(cost=cost, limit=limit)) == told

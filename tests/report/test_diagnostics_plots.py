@@ -3,7 +3,10 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from mobilenas.core.records import SearchLine
+from mobilenas.core.settings import from_plain
 from mobilenas.report.diagnostics_plots import _nodes, diagnostics_plots
 
 TITLES = [
@@ -15,8 +18,35 @@ TITLES = [
     "How often each channel was chosen",
 ]
 
+LINE: dict[str, Any] = {
+    "loss": 1.0,
+    "alpha_loss": 1.0,
+    "weight_gradient_norm": 1.0,
+    "alpha_gradient_norm": None,
+    "seconds": 1.0,
+    "val_top1": 20.0,
+    "tau": 1.0,
+    "entropy": 1.0,
+    "edge_entropy": 0.0,
+    "entropies": {},
+    "expected": {},
+    "multipliers": {},
+    "alphas": {},
+    "channels": {},
+    "gap_estimate": None,
+    "skips": {},
+    "utilization": 0.5,
+    "uncertainty": 0.5,
+    "alarms": [],
+}
+"""A line of the log without diagnostics, but for its epoch."""
 
-def made_log(epochs: int = 12, warmup: int = 3) -> list[dict[str, Any]]:
+
+def lines(*changes: dict[str, Any]) -> list[SearchLine]:
+    return [from_plain(SearchLine, LINE | change, "") for change in changes]
+
+
+def made_log(epochs: int = 12, warmup: int = 3) -> list[SearchLine]:
     def record(epoch: int) -> dict[str, Any]:
         trains, left = epoch > warmup, 1 - epoch / epochs
         return {
@@ -27,7 +57,7 @@ def made_log(epochs: int = 12, warmup: int = 3) -> list[dict[str, Any]]:
                 for kind in ("normal", "reduce")
             },
             "skips": {"normal": epoch // 4, "reduce": 1},
-            "gap_estimate": 3.0 * epoch if trains and epoch % 5 == 0 else None,
+            "gap_estimate": 0.1 * epoch if trains and epoch % 5 == 0 else None,
             "alpha_gradient_norm": 0.02 * left if trains else None,
             "weight_gradient_norm": 5 * left,
             "channels": {
@@ -38,7 +68,7 @@ def made_log(epochs: int = 12, warmup: int = 3) -> list[dict[str, Any]]:
             "alarms": [],
         }
 
-    return [record(epoch) for epoch in range(1, epochs + 1)]
+    return lines(*(record(epoch) for epoch in range(1, epochs + 1)))
 
 
 def shades(svg: str) -> dict[float, str]:
@@ -79,7 +109,7 @@ def test_drawings_are_well_formed_and_follow_the_pages_colours() -> None:
 def test_a_heatmaps_opacity_is_the_share_of_the_largest() -> None:
     rows = [[0.0, 0.5, 1.0, 1.5, 2.0]] * 3
     log = [{"epoch": n + 1, "entropies": {"normal": [row[n] for row in rows]}} for n in range(5)]
-    ((_, svg),) = diagnostics_plots(log)
+    _, (_, svg) = diagnostics_plots(lines(*log))
     assert shades(svg).keys() >= {0.25, 0.5, 0.75}
     # one box a row: moves to 3 corners
     assert [shades(svg)[part].count("M") for part in (0.25, 0.5, 0.75)] == [3, 3, 3]
@@ -87,15 +117,17 @@ def test_a_heatmaps_opacity_is_the_share_of_the_largest() -> None:
 
 def test_equal_neighbours_are_one_box() -> None:
     half = {"epoch": 1, "channels": {"cells.0.0": [1.0, *[0.5] * 30, 1.0], "cells.0.1": [0.5] * 8}}
-    ((_, svg),) = diagnostics_plots([half])
+    _, (_, svg) = diagnostics_plots(lines(half))
     assert shades(svg)[0.5].count("M") == 2
     long = diagnostics_plots(made_log(epochs=600), warmup=100)
     assert sum(len(svg) for _, svg in long) < 500_000
 
 
-@pytest.mark.parametrize("log", [[], [{"epoch": 1, "loss": 1.0, "entropy": 3.0}]])
-def test_a_log_without_diagnostics_has_no_drawings(log: list[dict[str, Any]]) -> None:
-    assert diagnostics_plots(log, warmup=1) == []
+@pytest.mark.parametrize(("log", "titles"), [([], []), ([{"epoch": 1}], TITLES[2:3])])
+def test_a_log_without_diagnostics_has_no_drawings(
+    log: list[dict[str, Any]], titles: list[str]
+) -> None:
+    assert [title for title, _ in diagnostics_plots(lines(*log), warmup=1)] == titles
 
 
 def test_only_what_the_log_has_is_drawn() -> None:
@@ -105,7 +137,7 @@ def test_only_what_the_log_has_is_drawn() -> None:
         TITLES[2],
         *TITLES[4:],
     ]
-    full = [record | {"channels": {}} for record in made_log()]
+    full = [replace(line, channels={}) for line in made_log()]
     assert TITLES[-1] not in [title for title, _ in diagnostics_plots(full)]
 
 
@@ -118,7 +150,7 @@ def test_a_chain_names_its_decisions() -> None:
         }
         for epoch in (1, 2)
     ]
-    (_, skips), (_, entropies) = diagnostics_plots(log)
+    (_, skips), _, (_, entropies) = diagnostics_plots(lines(*log))
     assert ">width<" in entropies and ">kernel<" in entropies and "node" not in entropies
     assert ">blocks<" in skips
 

@@ -13,18 +13,61 @@ from mobilenas.report.files import RunFiles
 
 NNAPI = {
     "target": "nnapi",
+    "available": False,
     "verdict": "no",
+    "recommendation": "no",
     "nodes": 119,
     "supported": 93,
     "partitions": 27,
     "unsupported": {"HardSigmoid": 26},
+    "dynamic": 0,
+    "unchecked": [],
     "caveat": "it sees no device",
+    "split_by": [],
+    "note": "",
 }
-XNNPACK = dict.fromkeys(("nodes", "supported", "partitions")) | {
+XNNPACK = NNAPI | {
     "target": "xnnpack",
     "verdict": "unknown",
+    **dict.fromkeys(("nodes", "supported", "partitions")),
     "unsupported": {},
     "caveat": "",
+}
+CHECKS = {
+    "size_bytes": 4200,
+    "opset": 18,
+    "static": True,
+    "operators": {},
+    "unaligned": [],
+    "reorders": {},
+    "peak_memory_bytes": 100,
+    "max_abs_difference": 0.31,
+    "top1_agreement": 98.4,
+    "images": 64,
+}
+MADE = {
+    "method": "static QDQ",
+    "weights": "per-channel",
+    "calibration": "minmax",
+    "calibration_images": 128,
+    "corrections": ["equalize"],
+    "qat_epochs": 0,
+    "seed": 3,
+}
+RUN = {
+    "command": "c",
+    "seed": 0,
+    "budgets": [],
+    "data": {
+        "source": "digits",
+        "classes": ["a"],
+        "counts": {"test": 10},
+        "image_size": 8,
+        "fingerprint": "f",
+        "split_rule": "r",
+    },
+    "versions": {},
+    "machine": {"platform": "p", "processor": "p", "cuda": None},
 }
 CALIBRATION = {
     "mape_percent": 3.25,
@@ -42,7 +85,8 @@ def file(name: str, top1: float, **more: Any) -> dict[str, Any]:
 
 def network(**given: Any) -> dict[str, Any]:
     costs = dict.fromkeys(("seed", "flops", "params", "memory", "size_bytes", "latency_ms"), 1)
-    return {"name": "n", "kind": "found", "top1": 50.0, "onnx": "model.onnx"} | costs | given
+    named = {"name": "n", "kind": "found", "top1": 50.0, "onnx": "model.onnx"}
+    return named | {"predicted_ms": None} | costs | given
 
 
 def write_export(folder: Path, *, profile: str | None = None, **files: Any) -> None:
@@ -50,19 +94,21 @@ def write_export(folder: Path, *, profile: str | None = None, **files: Any) -> N
         "files": {"onnx": file("model.onnx", 80.0)} | files,
         "parity": {"max_abs_difference": 1e-6, "top1_agreement": 100.0, "images": 256},
         "timing": {"threads": 1, "provider": "CPUExecutionProvider", "profile": profile},
-        "quantization": {"method": "static QDQ", "calibration_images": 128, "seed": 3},
+        "quantization": MADE,
+        "deployed": "onnx",
+        "labels": ["a"],
     }
     write_json(folder / "export/export.json", record)
 
 
 def test_what_a_file_loses_stands_beside_it(tmp_path: Path) -> None:
-    checks = {"top1_agreement": 98.4, "max_abs_difference": 0.31}
-    write_export(tmp_path, int8=file("model.int8.onnx", 79.25, checks=checks))
+    write_export(tmp_path, int8=file("model.int8.onnx", 79.25, checks=CHECKS))
     page = exported_files(RunFiles(folder=tmp_path))
     assert "<td>model.onnx</td><td>80.00</td><td>-</td>" in page
     row = "<td>model.int8.onnx</td><td>79.25</td><td>0.75</td><td>4.2</td><td>0.250</td>"
     assert f"{row}<td>98.4</td><td>3.1e-01</td>" in page
-    assert "8 bits: static QDQ, ranges from 128 images, seed 3." in page
+    told = "ranges from 128 images, by minmax, weights per-channel, equalize, seed 3."
+    assert f"8 bits: static QDQ, {told}" in page
     assert 'class="bad"' not in page
 
 
@@ -113,7 +159,7 @@ def test_what_targets_make_of_the_files(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
-    write_json(folder / "run.json", {"settings": {"precision": precision}})
+    write_json(folder / "run.json", RUN | {"settings": {"precision": precision}})
     calibration = {"fp32": CALIBRATION}
     profile = {"name": "shelf-1", "threads": 2, "calibration": calibration}
     write_json(folder / "profile.json", profile)
@@ -124,7 +170,9 @@ def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
         network(name="unknown", predicted_ms=None, latency_ms=9.0),
     ]
     write_text(folder / "compare.json", json.dumps(entries))
-    kept = {"choices": [{}], "gap": {"points": 0.0}, "seconds": 1.0}
+    stage = {"before_reestimation": 50.0, "after_reestimation": 50.0}
+    gap = {"supernet": stage, "operations_discrete": stage, "points": 0.0, "points_before": 0.0}
+    kept = {"choices": [{}], "gap": gap, "seconds": 1.0}
     rounds = [{"predicted_ms": [1.0, 1.25], "measured_ms": [1.125, 1.5]}]
     write_json(folder / "search/candidates.json", kept | {"confirmations": rounds})
     return RunFiles(folder=folder)

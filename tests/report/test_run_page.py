@@ -33,6 +33,29 @@ SECTIONS = (
     "How FLOPs are counted",
 )
 
+LINE: dict[str, Any] = {
+    "loss": 1.0,
+    "alpha_loss": 1.0,
+    "weight_gradient_norm": 1.0,
+    "alpha_gradient_norm": None,
+    "seconds": 1.0,
+    "val_top1": 20.0,
+    "tau": 1.0,
+    "entropy": 1.0,
+    "edge_entropy": 0.0,
+    "entropies": {},
+    "expected": {},
+    "multipliers": {},
+    "alphas": {},
+    "channels": {},
+    "gap_estimate": None,
+    "skips": {},
+    "utilization": 0.5,
+    "uncertainty": 0.5,
+    "alarms": [],
+}
+"""A line of the log without diagnostics, but for its epoch."""
+
 
 def write_run(folder: Path, *, constraint: str = "lagrangian") -> None:
     settings = {
@@ -62,7 +85,8 @@ def write_run(folder: Path, *, constraint: str = "lagrangian") -> None:
 
 def write_log(folder: Path, epochs: int = 10) -> None:
     records = [
-        {
+        LINE
+        | {
             "epoch": epoch,
             "loss": 2.3 - 0.1 * epoch,
             "alpha_loss": 2.2 - 0.1 * epoch if epoch > 2 else 0.0,
@@ -84,6 +108,7 @@ def write_search(folder: Path) -> None:
     record = {
         "arch": arch.to_dict(),
         "costs": asdict(costs(arch)),
+        "counting_rule": COUNTING_RULE,
         "budgets": [
             {"cost": "flops", "limit": LIMIT, "predicted": 1_234_567, "holds": True},
             {"cost": "params", "limit": 200_000, "predicted": 123_456, "holds": True},
@@ -92,6 +117,7 @@ def write_search(folder: Path) -> None:
             "supernet": measured,
             "operations_discrete": {name: value - 1.75 for name, value in measured.items()},
             "points": 1.75,
+            "points_before": 1.75,
         },
         "candidates": 3,
         "seconds": {"supernet": 30.0, "candidates": 4.0, "finalists": 61.0},
@@ -117,6 +143,7 @@ def write_rank(folder: Path) -> None:
         "supernet": agreement,
         "alphas": agreement | {"spearman": -0.07},
         "supernet_top1": [40.0, 42.0, 44.0, 39.0],
+        "alpha_score": [-1.0, -2.0, -3.0, -4.0],
         "trained_top1": [70.0, 72.0, 71.0, 69.0],
     }
     write_json(folder / "search/rank.json", record)
@@ -126,6 +153,8 @@ def write_export(folder: Path) -> None:
     file = {"path": "export/model.onnx", "top1": 93.04, "size_bytes": 48_000, "latency_ms": 0.21}
     record = {
         "files": {"onnx": file},
+        "deployed": "onnx",
+        "labels": ["a"],
         "parity": {"max_abs_difference": 2.1e-6, "top1_agreement": 100.0, "images": 256},
         "timing": {"threads": 1, "provider": "CPUExecutionProvider", "profile": None},
     }
@@ -157,6 +186,7 @@ def write_compare(folder: Path) -> None:
     entries = [
         {
             "name": name,
+            "predicted_ms": None,
             "kind": kind,
             "seed": seed,
             "flops": 1_900_000 - 71_000 * number - 9000 * seed,
@@ -271,7 +301,7 @@ def test_text_is_escaped_and_nothing_comes_from_a_network(whole: str) -> None:
 
 def test_drawings_are_well_formed_and_follow_the_pages_colours(whole: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", whole, re.DOTALL)
-    assert len(drawings) == 10
+    assert len(drawings) == 11
     identifiers: list[str] = []
     for drawing in drawings:
         root = ElementTree.fromstring(drawing)
@@ -333,7 +363,7 @@ def test_a_search_that_is_still_on_its_way(tmp_path: Path) -> None:
     write_run(tmp_path, constraint="hinge")
     write_log(tmp_path, epochs=1)
     shown = section(report(tmp_path), "The search over time")
-    assert shown.count("<svg") == 5
+    assert shown.count("<svg") == 6
     assert "The search is not finished" in shown
     assert "The constraint is hinge, which has no multipliers." in shown
 
@@ -363,9 +393,9 @@ def test_a_damaged_comparison_is_an_error_that_names_it(tmp_path: Path, text: st
         report(tmp_path)
 
 
-def test_a_damaged_log_is_an_error_that_names_the_section(tmp_path: Path) -> None:
+def test_a_damaged_log_is_an_error_that_names_its_line(tmp_path: Path) -> None:
     write_run(tmp_path)
     records: list[dict[str, Any]] = [{"epoch": 1}]
     write_jsonl(tmp_path / "search/log.jsonl", records)
-    with pytest.raises(FileError, match="cannot show 'the search over time'"):
+    with pytest.raises(FileError, match=r"log\.jsonl, line 1: it lacks"):
         report(tmp_path)

@@ -22,6 +22,29 @@ SPARSE = parse_genotype(
 )
 ARCH: CellArch = replace(CELL_NETWORKS["darts_v2"](16, 5), layers=8, channels=16, genotype=SPARSE)
 
+LINE: dict[str, Any] = {
+    "loss": 1.0,
+    "alpha_loss": 1.0,
+    "weight_gradient_norm": 1.0,
+    "alpha_gradient_norm": None,
+    "seconds": 1.0,
+    "val_top1": 20.0,
+    "tau": 1.0,
+    "entropy": 1.0,
+    "edge_entropy": 0.0,
+    "entropies": {},
+    "expected": {},
+    "multipliers": {},
+    "alphas": {},
+    "channels": {},
+    "gap_estimate": None,
+    "skips": {},
+    "utilization": 0.5,
+    "uncertainty": 0.5,
+    "alarms": [],
+}
+"""A line of the log without diagnostics, but for its epoch."""
+
 
 def write_run(folder: Path, budgets: list[dict[str, Any]]) -> None:
     record = {
@@ -38,11 +61,12 @@ def write_run(folder: Path, budgets: list[dict[str, Any]]) -> None:
             "split_rule": "r",
         },
         "versions": {},
-        "machine": {},
+        "machine": {"platform": "p", "processor": "p", "cuda": None},
     }
     write_json(folder / "run.json", record)
     log = [
-        {
+        LINE
+        | {
             "epoch": epoch,
             "loss": 2.0 - 0.1 * epoch,
             "alpha_loss": 2.0,
@@ -66,6 +90,7 @@ def write_run(folder: Path, budgets: list[dict[str, Any]]) -> None:
     record = {
         "arch": ARCH.to_dict(),
         "genotype": format_genotype(SPARSE),
+        "counting_rule": "r",
         "costs": asdict(costs(ARCH)),
         "budgets": [budget | {"predicted": 7, "holds": True} for budget in budgets],
         "discretization_gap": gap | {"points": 33.0, "points_before": 33.0},
@@ -113,7 +138,7 @@ def test_without_budgets_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert "<table" not in top
     assert "keeps every budget" not in page
     searched = section(page, "The search over time")
-    assert searched.count("<svg") == 3
+    assert searched.count("<svg") == 4
     assert "Expected cost" not in searched
     assert '<p class="bad">Alarm: skip connections dominate.</p>' in searched
 
@@ -123,7 +148,7 @@ def test_with_a_budget_it_is_told_like_any_other(tmp_path: Path) -> None:
     page = report(tmp_path)
     assert "There was no budget" not in page
     assert "keeps every budget by prediction" in page
-    assert section(page, "The search over time").count("<svg") == 5
+    assert section(page, "The search over time").count("<svg") == 6
 
 
 def test_the_gap_has_a_row_for_edges(tmp_path: Path) -> None:

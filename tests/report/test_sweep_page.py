@@ -9,6 +9,8 @@ import pytest
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json, write_text
+from mobilenas.core.records import NetworkRecord
+from mobilenas.core.settings import from_plain
 from mobilenas.report.of_folder import report_of
 from mobilenas.report.sweep_page import front
 
@@ -18,6 +20,7 @@ EVIL = "<b>&"
 def entry(name: str, kind: str, flops: int, top1: float, latency_ms: float) -> dict[str, Any]:
     return {
         "name": name,
+        "predicted_ms": None,
         "kind": kind,
         "seed": 0,
         "flops": flops,
@@ -46,7 +49,7 @@ def write_run(folder: Path, limit: int, entries: list[dict[str, Any]], **search:
         "budgets": [{"cost": "flops", "limit": limit}],
         "data": data,
         "versions": {},
-        "machine": {},
+        "machine": {"platform": "p", "processor": "p", "cuda": None},
     }
     write_json(folder / "run.json", record)
     if entries:
@@ -119,8 +122,11 @@ def test_the_front_is_over_all_runs(sweep: Path) -> None:
 
 def test_no_network_of_the_front_is_beaten_at_its_cost_or_less() -> None:
     flops_top1 = [(5, 50), (1, 10), (3, 50), (3, 40), (9, 49), (2, 10), (9, 51)]
-    entries = [{"flops": flops, "top1": top1} for flops, top1 in flops_top1]
-    assert [(e["flops"], e["top1"]) for e in front(entries)] == [(1, 10), (3, 50), (9, 51)]
+    entries = [
+        from_plain(NetworkRecord, entry("n", "random", flops, top1, 1.0), "")
+        for flops, top1 in flops_top1
+    ]
+    assert [(e.flops, e.top1) for e in front(entries)] == [(1, 10), (3, 50), (9, 51)]
 
 
 def test_both_drawings_have_every_network(sweep: Path) -> None:
@@ -153,14 +159,14 @@ def test_runs_of_different_images_are_refused(sweep: Path) -> None:
 
 def test_a_run_that_cannot_be_read_is_named(sweep: Path) -> None:
     write_json(sweep / "small/run.json", {"settings": {}})
-    with pytest.raises(FileError, match=r"small/run\.json is not what a run writes: KeyError"):
+    with pytest.raises(FileError, match=r"small/run\.json: it lacks 'command'"):
         report_of(sweep)
 
 
 def test_a_run_gets_its_own_report(sweep: Path) -> None:
     write_json(sweep / "small/run.json", {"budgets": []})
     (sweep / "small/compare.json").unlink()
-    with pytest.raises(FileError, match="cannot show"):  # of a run, which has to say more
+    with pytest.raises(FileError, match=r"run\.json: it lacks"):
         report_of(sweep / "small")
 
 

@@ -7,21 +7,31 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scipy.stats import ttest_rel
 
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.records import NetworkRecord
+from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.report.table import KINDS, differences, read_networks, summarize, verdict
 
 
-def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> dict[str, Any]:
+def entry(kind: str, top1: float, *, name: str = "", seed: int = 0, **costs: Any) -> NetworkRecord:
     figures = {"flops": 300_000, "params": 5000, "size_bytes": 40_000, "latency_ms": 0.5}
     figures |= {"memory": 9000, "onnx": "export/model.onnx"}
     if kind == "equal-time":
         figures |= {"network": "mobilenet_v2 x0.2", "epochs": 31, "recipe_epochs": 15}
-    return {"name": name or kind, "kind": kind, "seed": seed, "top1": top1} | figures | costs
+    named = {"name": name or kind, "kind": kind, "seed": seed, "top1": top1, "predicted_ms": None}
+    return from_plain(NetworkRecord, named | figures | costs, "")
 
 
-def over_seeds(kind: str, *top1: float, name: str = "") -> list[dict[str, Any]]:
+def plain(kind: str, **fields: Any) -> list[dict[str, Any]]:
+    """A comparison of one network as compare.json has it."""
+    found: list[dict[str, Any]] = to_plain([entry(kind, 1, **fields)])
+    return found
+
+
+def over_seeds(kind: str, *top1: float, name: str = "") -> list[NetworkRecord]:
     return [entry(kind, value, name=name, seed=seed) for seed, value in enumerate(top1)]
 
 
@@ -119,7 +129,7 @@ def test_better_is_said_where_the_paired_test_shows_it_and_with_what() -> None:
         f"+2.50 ± 0.50 points over 3 seeds (p = {p:.2g})."
     )
     (row,) = differences(entries)
-    assert row == {
+    assert to_plain(row) == {
         "against": "the best MobileNet (mobilenet)",
         "mean": 2.5,
         "sd": 0.5,
@@ -162,20 +172,20 @@ def test_the_mobilenet_of_equal_time_is_an_opponent_of_its_own() -> None:
         "mobilenet", 60, 60, 61, name="mobilenet"
     )
     entries += over_seeds("equal-time", 80, 80.2, 80.9)
-    assert [row["against"] for row in differences(entries)] == [
+    assert [row.against for row in differences(entries)] == [
         "the best MobileNet (mobilenet)",
         "the best MobileNet given the search's time",
     ]
     said = verdict(entries)
     assert "worse than the best MobileNet given the search's time, -9.87 ± 0.15 points" in said
-    without = [one for one in entries if one["kind"] != "equal-time"]
+    without = [one for one in entries if one.kind != "equal-time"]
     assert said.startswith(verdict(without).removesuffix("."))
 
 
 def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -> None:
     entries = over_seeds("equal-time", 80, 81, 82)
-    entries[1] |= {"network": "mobilenet_v3_small x0.11 late", "epochs": 28}
-    entries[2] |= {"epochs": 33}
+    entries[1] = replace(entries[1], network="mobilenet_v3_small x0.11 late", epochs=28)
+    entries[2] = replace(entries[2], epochs=33)
     (row,) = summarize(entries)
     assert (row.name, row.networks) == ("equal-time (28 to 33 epochs, not 15)", 3)
     assert row.note.startswith(
@@ -230,12 +240,12 @@ def test_the_word_better_keeps_its_promise(pairs: list[tuple[float, float]]) -> 
 
 def test_several_runs_come_one_after_the_other_and_external_files_last() -> None:
     entries = [
-        {"run": run} | one
+        replace(one, run=run)
         for run in ("b", "a")
         for one in (entry("mobilenet", 80, name="mobilenet"), entry("found", 90))
     ]
     file = entry("external", 99, name="x.onnx", flops=None, params=None)
-    rows = summarize([{"run": None} | file, *entries])
+    rows = summarize([file, *entries])
     assert [(row.run, row.kind) for row in rows] == [
         ("b", "found"),
         ("b", "mobilenet"),
@@ -254,7 +264,7 @@ def test_an_external_file_is_no_opponent() -> None:
 def test_compare_json_is_read_back(tmp_path: Path) -> None:
     entries = over_seeds("found", 92, 93)
     path = tmp_path / "compare.json"
-    path.write_text(json.dumps(entries), encoding="utf-8")
+    path.write_text(json.dumps(to_plain(entries)), encoding="utf-8")
     assert read_networks(path) == entries
 
 
@@ -265,12 +275,12 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         ("{}", "it must hold a list"),
         (None, "does not exist"),
         ("[3]", r"networks\[0\] is 3; it must be an object"),
-        (json.dumps([entry("found", 1), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
-        (json.dumps([entry("random", 1)]), "holds no found network"),
-        (json.dumps([entry("found", 1, name=" ")]), r"networks\[0\]\.name is ' '"),
+        (json.dumps([*plain("found"), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
+        (json.dumps(plain("random")), "holds no found network"),
+        (json.dumps(plain("found", name=" ")), r"networks\[0\]\.name is ' '"),
         (
-            json.dumps([entry("found", 1), {**entry("found", 1), "kind": "equal-time"}]),
-            r"networks\[1\] lacks 'network'",
+            json.dumps([*plain("found"), {**plain("found")[0], "kind": "equal-time"}]),
+            r"networks\[1\]\.network is None",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mobilenas.core.files import read_jsonl, write_text
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import TrainLine
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
@@ -36,7 +37,7 @@ class Stub:
 
     def __call__(
         self, epochs: int, arch: MobileArch, data: ImageData, recipe: Recipe, **where: Any
-    ) -> list[dict[str, float]]:
+    ) -> list[TrainLine]:
         assert recipe == RECIPE
         assert (where["seed"], where["device"]) == (7, "cpu")
         path = where["folder"] / CHECKPOINT
@@ -44,7 +45,8 @@ class Stub:
         self.epochs += [arch] * (epochs - done)
         write_text(path, str(max(done, epochs)))
         rung = SETTINGS.compared_at(6, RECIPE.epochs).index(epochs)
-        return [{"val_top1": self.top1[arch][rung], "seconds": 1.0}] * epochs
+        top1 = self.top1[arch][rung]
+        return [TrainLine(epoch=1, loss=1.0, val_top1=top1, lr=0.1, seconds=1.0)] * epochs
 
 
 @pytest.fixture
@@ -229,5 +231,5 @@ def test_training_images_train_and_validation_images_compare(
     assert {split is micro_images.train for split, trains in seen if trains} == {True}
     assert {split is micro_images.val for split, trains in seen if not trains} == {True}
     final = len(settings.rungs(2)) - 1
-    last = {r["arch"]: r["val_top1"] for r in round_.scores if r["rung"] == final}
+    last = {r.arch: r.val_top1 for r in round_.scores if r.rung == final}
     assert last[winner] == max(last.values())

@@ -85,18 +85,13 @@ def test_the_gap_is_the_difference_of_two_accuracies(
     searcher: Searcher, choices: list[Choice]
 ) -> None:
     figures = discretization_gap(searcher, choices[0])
-    assert figures.keys() == {"supernet", "operations_discrete", "points", "points_before"}
-    for name in ("supernet", "operations_discrete"):
-        assert figures[name].keys() == {"before_reestimation", "after_reestimation"}
-        assert all(0 <= top1 <= 100 for top1 in figures[name].values())
-    supernet, discrete = (
-        figures[name]["after_reestimation"] for name in ("supernet", "operations_discrete")
-    )
-    assert figures["points"] == supernet - discrete
-    assert figures["points_before"] == (
-        figures["supernet"]["before_reestimation"]
-        - figures["operations_discrete"]["before_reestimation"]
-    )
+    assert figures.edges_discrete is None
+    supernet, discrete = figures.supernet, figures.operations_discrete
+    for stage in (supernet, discrete):
+        assert 0 <= stage.before_reestimation <= 100
+        assert 0 <= stage.after_reestimation <= 100
+    assert figures.points == supernet.after_reestimation - discrete.after_reestimation
+    assert figures.points_before == supernet.before_reestimation - discrete.before_reestimation
     assert discretization_gap(searcher, choices[0]) == figures
 
 
@@ -109,8 +104,8 @@ def test_a_certain_relaxation_has_no_gap(
             searcher.alphas.logits[name].data[row] = -1e3
             searcher.alphas.logits[name].data[row, int(option)] = 1e3
     figures = discretization_gap(searcher, choices[1])
-    assert figures["points"] == 0
-    assert figures["supernet"] == figures["operations_discrete"]
+    assert figures.points == 0
+    assert figures.supernet == figures.operations_discrete
 
 
 def test_only_weight_half_images_reestimate_and_only_validation_images_measure(

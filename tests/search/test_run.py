@@ -12,6 +12,7 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import SearchLine
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
@@ -276,10 +277,8 @@ def test_a_search_that_guesses_is_said_once_and_kept(
 def test_an_alarm_is_said_when_it_is_first_raised_and_not_again(
     tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def heed(_: Watch, record: dict[str, Any]) -> list[str]:
-        return [f"all is lost: {record['epoch']} of 3 epochs", "and more: so it is"][
-            : record["epoch"]
-        ]
+    def heed(_: Watch, record: SearchLine) -> list[str]:
+        return [f"all is lost: {record.epoch} of 3 epochs", "and more: so it is"][: record.epoch]
 
     monkeypatch.setattr(Watch, "heed", heed)
     monkeypatch.setattr(Searcher, "top1", lambda *_: 100.0)
@@ -400,7 +399,7 @@ def test_candidates_that_are_measured_to_be_slower_tighten_the_budget(
     limit, watch = budgets.budgets[0].limit, Stopwatch(latency, [1.15])
     found, rounds = confirmed(searcher, 2, watch)
     assert found and watch.calls == len(rounds) == 2
-    assert max(rounds[0]["measured_ms"]) > limit >= max(rounds[1]["measured_ms"])
+    assert max(rounds[0].measured_ms) > limit >= max(rounds[1].measured_ms)
     assert all(1.15 * latency.arch(budgets.space.arch(choice)) <= limit for choice in found)
 
 

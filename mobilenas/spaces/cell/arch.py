@@ -8,11 +8,12 @@ concatenation of the nodes in `concat`, leaves it out.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.records import Json
 from mobilenas.core.settings import check_between, check_choice, from_plain, to_plain
 
 OPERATIONS = (
@@ -185,13 +186,12 @@ class CellArch:
             in_sides = (in_sides[1], place.out_side)
         return tuple(places)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON form."""
-        plain: dict[str, Any] = to_plain(self)
-        return {"space": "cell"} | plain
+        return {"space": "cell", **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "arch") -> "CellArch":
+    def from_dict(cls, data: object, source: str = "arch") -> "CellArch":
         """Read the JSON form; `source` names the file in errors."""
         try:
             if not isinstance(data, dict):

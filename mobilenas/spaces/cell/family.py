@@ -1,7 +1,6 @@
 """The cell family, registered."""
 
 from dataclasses import replace
-from typing import Any
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.spaces.base import Family, Searchable, register
@@ -16,7 +15,7 @@ from mobilenas.spaces.cell.supernet import CellSuperNetwork
 from mobilenas.spaces.cell.table import CELL_COSTS, CellCostTable
 
 
-def _table(space: CellSpace, cost: str, _: Any) -> CellCostTable:
+def _table(space: CellSpace, cost: str, _: object) -> CellCostTable:
     if cost not in CELL_COSTS:
         raise BudgetError(
             f"a {cost} budget is for the mobile space only; the cell space has "
@@ -44,7 +43,7 @@ register(
         costs=CELL_COSTS,
         table=_table,
         search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),
-        described=lambda arch: {"genotype": format_genotype(arch.genotype)},
+        genotype=lambda arch: format_genotype(arch.genotype),
         needs_budget=False,
         with_channels=lambda thing, channels: replace(thing, channels=channels),
     )

@@ -1,8 +1,7 @@
 """Cells in the notation of the DARTS papers, and the networks that were published in it."""
 
 import ast
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import counted, from_plain
@@ -112,7 +111,7 @@ def _cifar(text: str, image_size: int, classes: int, drop_path: float) -> CellAr
     )
 
 
-def _fields(text: str) -> dict[str, Any]:
+def _fields(text: str) -> dict[str, object]:
     """Return the arguments of the call by name."""
     wrong = MobileNASError(f"{text[:80]!r} is not a genotype; write {_EXAMPLE}")
     if len(text) > _LONGEST_TEXT:
@@ -131,7 +130,7 @@ def _fields(text: str) -> dict[str, Any]:
     return {str(name): value for name, value in given.items()}
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr) -> object:
     """Return a plain value; `range(2, 6)` is one, too."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
         limits = [ast.literal_eval(argument) for argument in node.args]
@@ -140,11 +139,11 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def _concat(value: Any) -> Any:
+def _concat(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _nodes(name: str, value: Any) -> Any:
+def _nodes(name: str, value: object) -> object:
     """Return edges as `from_plain` reads them, by node; it names what else is wrong."""
     if not isinstance(value, list):
         return value
@@ -161,13 +160,13 @@ def _nodes(name: str, value: Any) -> Any:
     return [edges[first : first + _PER_NODE] for first in range(0, len(edges), _PER_NODE)]
 
 
-def _edge(value: Any) -> Any:
+def _edge(value: object) -> object:
     if isinstance(value, tuple) and len(value) == 2:
         return {"operation": value[0], "input": value[1]}
     return value
 
 
-def _listed(cell: Cell) -> list[Any]:
+def _listed(cell: Cell) -> Sequence[object]:
     nodes = [[(edge.operation, edge.input) for edge in edges] for edges in cell.nodes]
     if all(len(edges) == _PER_NODE for edges in nodes):
         return [edge for edges in nodes for edge in edges]

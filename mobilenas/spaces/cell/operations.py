@@ -23,6 +23,9 @@ POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max_pool_3x3": lambda x, stride: functional.max_pool2d(x, 3, stride, 1),
 }
 
+Context = Any
+"""What torch gives forward and backward: it keeps whatever is put on it."""
+
 
 class Seen:
     """What enters the operations, and what several of them make of it first."""
@@ -173,14 +176,14 @@ class _Mix(torch.autograd.Function):
     """1x1 convolution that keeps its input only for a kernel that asks for a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, kernel: Tensor) -> Tensor:
         """x: [N, I, H, W], kernel: [O, I] -> [N, O, H, W]."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel)
         return functional.conv2d(x, kernel[:, :, None, None])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients for x and the kernel."""
         x, kernel = ctx.saved_tensors
         for_x = for_kernel = None
@@ -196,7 +199,7 @@ class _MaxPool2x2(torch.autograd.Function):
     """Max pool that keeps the places of the maxima and not the image."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor) -> Tensor:
         """x: [N, C, H, W] -> [N, C, H/2, W/2], rounded up."""
         y, places = functional.max_pool2d_with_indices(x, (2, 2), ceil_mode=True)
         ctx.save_for_backward(places)
@@ -205,7 +208,7 @@ class _MaxPool2x2(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Context, gradient: Tensor) -> Tensor:
         """Return the gradient for x."""
         (places,) = ctx.saved_tensors
         # only its shape counts; `empty_permuted` is channels last
@@ -225,7 +228,7 @@ class _Depthwise5x5(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         """x: [N, C, H, W], weight: [C, 1, 5, 5] -> [N, C, H', W']."""
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
@@ -233,14 +236,17 @@ class _Depthwise5x5(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         """Return the gradients for x and the weight."""
         x, weight = (saved.to(gradient) for saved in ctx.saved_tensors)
 
-        def ask(of: int, x: Tensor, kernel: Tensor, columns_padded: int) -> Any:
+        def ask(of: int, x: Tensor, kernel: Tensor, columns_padded: int) -> Tensor:
             mask = [number == of for number in range(3)]
             sizes = (ctx.stride,) * 2, (2, columns_padded), (1, 1), False, (0, 0), len(kernel)
-            return torch.ops.aten.convolution_backward(gradient, x, kernel, None, *sizes, mask)[of]
+            found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+                gradient, x, kernel, None, *sizes, mask
+            )
+            return found[of]
 
         for_x = ask(0, x, weight, 2) if ctx.needs_input_grad[0] else None
         left, right = weight[..., :2].contiguous(), weight[..., 2:].contiguous()

@@ -8,7 +8,6 @@ other operation makes a map, whose memory counts in the row of the last layer be
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -103,13 +102,13 @@ def _shape(result: Tensor) -> tuple[int, int, int]:
 
 def _new_params(traced: Traced, node: fx.Node, counted: set[int]) -> int:
     """Numbers of a node's parameters that no node before it had."""
-    found: list[Any] = []
+    found: list[Tensor] = []
     if node.op == "call_module":
         found = list(traced.modules[str(node.target)].parameters())
     elif node.op != "get_attr":  # which stands before what uses it
         own = [source for source in node.all_input_nodes if source.op == "get_attr"]
-        found = [traced.results[source] for source in own]
-        found = [value for value in found if isinstance(value, nn.Parameter)]
+        values = [traced.results[source] for source in own]
+        found = [value for value in values if isinstance(value, nn.Parameter)]
     fresh = [tensor for tensor in found if id(tensor) not in counted]
     counted.update(map(id, fresh))
     return sum(tensor.numel() for tensor in fresh)
@@ -151,5 +150,5 @@ def _buffer(traced: Traced, node: fx.Node, buffers: dict[fx.Node, fx.Node]) -> f
     return buffers[same[0]] if same else node
 
 
-def _size_bytes(result: Any) -> int:
+def _size_bytes(result: object) -> int:
     return result.numel() // BATCH * BYTES_PER_VALUE if isinstance(result, Tensor) else 0

@@ -1,14 +1,13 @@
 """The family of channel sizes, registered. It has no supernet: one network changes its sizes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from mobilenas.spaces.base import Family, family_of, register
 from mobilenas.spaces.channels.costs import WIDTHS_COSTS, WidthsTable, widths_layer_costs
 from mobilenas.spaces.channels.space import WidthsArch, WidthsNetwork, WidthsSpace
 
 
-def _table(space: WidthsSpace, cost: str, _: Any) -> WidthsTable:
+def _table(space: WidthsSpace, cost: str, _: object) -> WidthsTable:
     return WidthsTable(space, cost)
 
 

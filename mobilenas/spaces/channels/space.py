@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from msgspec import Meta
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from mobilenas.channel_graph import Graph, extract, load_model, resized, sizes
 from mobilenas.channel_graph.models import TORCHVISION, check_allowed, check_name
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.records import Json
 from mobilenas.core.settings import check_between, counted, from_plain
 from mobilenas.cost.projection import ALIGNED, SizeRange, Sizes
 from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
-from mobilenas.spaces.base import Arch
+from mobilenas.spaces.base import AnyArch, Arch
 from mobilenas.spaces.cell.arch import CellArch
 from mobilenas.spaces.cell.build import CellNetwork
 from mobilenas.spaces.mobile.arch import MobileArch
@@ -62,7 +63,7 @@ class Base:
             raise MobileNASError(
                 "it holds channel sizes of another model; search them anew from that model"
             )
-        inner: dict[str, Any] = {arch.family: arch}
+        inner: dict[str, AnyArch] = {arch.family: arch}
         return cls(
             image_size=arch.image_size,
             in_channels=arch.in_channels,
@@ -165,7 +166,7 @@ class WidthsArch:
         """Width of the output."""
         return self.base.classes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON form."""
         own = self.base.mobile or self.base.cell
         return {
@@ -178,7 +179,7 @@ class WidthsArch:
         }
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "arch") -> "WidthsArch":
+    def from_dict(cls, data: object, source: str = "arch") -> "WidthsArch":
         """Read the JSON form; `source` names the file in errors. `build` checks the sizes."""
         try:
             return cls._from_dict(data, source)
@@ -188,7 +189,7 @@ class WidthsArch:
             raise FileError(f"{source}: {error}") from error
 
     @classmethod
-    def _from_dict(cls, data: Any, source: str) -> "WidthsArch":
+    def _from_dict(cls, data: object, source: str) -> "WidthsArch":
         names = ("space", "image_size", "in_channels", "classes", "model", "sizes")
         if not isinstance(data, dict) or set(data) != set(names):
             raise MobileNASError(f"arch must be an object with the fields {', '.join(names)}")

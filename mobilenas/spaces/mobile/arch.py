@@ -1,11 +1,12 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.records import Json
 from mobilenas.core.settings import ADDED, from_plain, to_plain
 from mobilenas.nn import ACTIVATIONS
 from mobilenas.nn.operations import OPERATIONS, Kernel
@@ -104,13 +105,12 @@ class MobileArch:
         if not isinstance(self.head.dropout, int | float) or not 0 <= self.head.dropout < 1:
             raise MobileNASError(f"head.dropout is {self.head.dropout!r}; it must be in [0, 1)")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON form."""
-        plain: dict[str, Any] = to_plain(self)
-        return {"space": "mobile"} | plain
+        return {"space": "mobile", **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "arch") -> "MobileArch":
+    def from_dict(cls, data: object, source: str = "arch") -> "MobileArch":
         """Read the JSON form; `source` names the file in errors."""
         try:
             if not isinstance(data, dict):

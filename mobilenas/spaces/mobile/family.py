@@ -1,7 +1,6 @@
 """The mobile family, registered."""
 
 from functools import partial
-from typing import Any
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import COSTS, LATENCY, NO_PROFILE
@@ -25,7 +24,7 @@ def _table(space: MobileSpace, cost: str, latency: CostModel | None) -> CostTabl
     return CostTable(space, cost, latency if cost == LATENCY else None)
 
 
-def _alphas(space: MobileSpace, **_: Any) -> Alphas:
+def _alphas(space: MobileSpace, **_: object) -> Alphas:
     # a chain has no edges to weigh and no `none`
     return Alphas(space)
 

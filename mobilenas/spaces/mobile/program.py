@@ -10,7 +10,6 @@ than a block left out.
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -43,7 +42,7 @@ class ArchProgram(BudgetProgram[Choice]):
         self._add_slots()
         self._add_budgets()
 
-    def _costed(self, costs: Mapping[str, float], *key: Any, score: float) -> int:
+    def _costed(self, costs: Mapping[str, float], *key: int | str, score: float) -> int:
         number = self._variable(*key, score=score)
         for name, cost in costs.items():
             self.costs[name][number] = cost

@@ -6,10 +6,10 @@ Every block chooses its operations, every stage its width.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from statistics import fmean, median
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Required, TypedDict, Unpack
 
 from msgspec import Meta
 
@@ -265,7 +265,10 @@ class MobileSpace:
 
     def mutated(self, choice: Choice, source: random.Random) -> Choice:
         """Return a choice with one to three decisions drawn again."""
-        fresh, changes = self.random(source), dict[str, Any]()
+        fresh, changes = (
+            self.random(source),
+            dict[str, tuple[bool, ...]](),
+        )  # or of int, which every row takes
         for _ in range(source.randint(1, _MOST_CHANGES)):
             name = source.choice(DECISIONS)
             row = list(changes.get(name, getattr(choice, name)))
@@ -333,6 +336,18 @@ class MobileSpace:
                 for slot in slots
             ),
         )
+
+
+class SpaceOptions(TypedDict, total=False):
+    """What a job asks of its space, but for the budgets: see `template`."""
+
+    image_size: Required[int]
+    classes: Required[int]
+    in_channels: int
+    activation: str
+    squeeze: str
+    extra_depthwise: str
+    operations: tuple[str, ...]
 
 
 def template(
@@ -416,7 +431,9 @@ def options_of(part: str, policy: str) -> tuple[bool, ...]:
     return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
 
 
-def sized(loads: Callable[[MobileSpace], Sequence[float]], **options: Any) -> MobileSpace:
+def sized(
+    loads: Callable[[MobileSpace], Sequence[float]], **options: Unpack[SpaceOptions]
+) -> MobileSpace:
     """Return the space whose typical load is nearest 1.
 
     `loads(space)` are the largest cost / budget of uniformly drawn archs; they grow with the
@@ -425,30 +442,31 @@ def sized(loads: Callable[[MobileSpace], Sequence[float]], **options: Any) -> Mo
 
     The stem of a small image keeps its resolution if a typical arch of most blocks can pay for it.
     """
+    placement = "early"
     if options["image_size"] < _LATE_BELOW:
         late = template(_NARROWEST, placement="late", **options)
         if median(loads(late)) <= _FULL_LOAD:
-            options |= {"placement": "late"}
+            placement = "late"
     for most_blocks, narrow in _SHAPES:
-        asked = options | {"most_blocks": most_blocks, "narrow": narrow}
-        drawn = loads(template(_NARROWEST, **asked))
+        at = partial(
+            template, placement=placement, most_blocks=most_blocks, narrow=narrow, **options
+        )
+        drawn = loads(at(_NARROWEST))
         if sum(load <= 1 for load in drawn) >= _LEAST_SHARE * len(drawn):
             break
     low, high = _NARROWEST, _WIDEST
     for _ in range(_BISECTIONS):
         middle = (low * high) ** 0.5
-        low, high = (
-            (middle, high) if median(loads(template(middle, **asked))) < 1 else (low, middle)
-        )
-    return template(low, **asked)
+        low, high = (middle, high) if median(loads(at(middle))) < 1 else (low, middle)
+    return at(low)
 
 
-def narrowest(**options: Any) -> MobileSpace:
+def narrowest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the last space that `sized` tries: no other has smaller networks."""
     return template(_NARROWEST, most_blocks=1, narrow=True, **options)
 
 
-def widest(**options: Any) -> MobileSpace:
+def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the space that no other has larger networks than."""
     late = options["image_size"] < _LATE_BELOW
     return template(_WIDEST, placement="late" if late else "early", **options)
