@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,7 +319,10 @@ def test_metropolis_accepts_a_drop_as_often_as_it_says(
     search = _Search(
         Budgets(SPACE, [BUDGET]), micro_images, SETTINGS, RECIPE, tmp_path, 0, "cpu", None
     )
-    search.log = [{"val_top1": 50.0, "accepted": True}, {"val_top1": 20.0, "accepted": False}]
+    search.log = [
+        SimpleNamespace(val_top1=50.0, accepted=True),
+        SimpleNamespace(val_top1=20.0, accepted=False),
+    ]
     source = random.Random(0)
     taken = sum(search._accepts(48.0, 2.0, source) for _ in range(4000)) / 4000
     assert taken == pytest.approx(0.368, abs=0.025)  # exp(-2 / 2)

@@ -68,7 +68,7 @@ def test_one_scale_for_the_set(
     images = np.stack(write(tmp_path, convert, suffix)).astype(np.float64)
     data = load(tmp_path)
     assert data.pixel_range == pytest.approx(expected)
-    assert data.describe()["pixel_range"] == pytest.approx(list(expected))
+    assert data.describe().pixel_range == pytest.approx(expected)
     low, high = expected
     # one line through all images: the darker class stays the darker one
     assert np.array_equal(pixels(data), np.rint(255 * (images - low) / (high - low)))
@@ -82,7 +82,7 @@ def test_sets_of_8_bits_have_no_range(tmp_path: Path) -> None:
     write(tmp_path, lambda x: (x // 16).astype(np.uint8))
     data = load(tmp_path)
     assert data.pixel_range is None
-    assert data.describe()["pixel_range"] is None
+    assert data.describe().pixel_range is None
 
 
 def test_signed_bytes_and_unsigned_words_of_tiff(tmp_path: Path) -> None:

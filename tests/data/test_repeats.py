@@ -39,7 +39,7 @@ def test_repeats_across_splits_are_counted_and_named(root: Path) -> None:
         image.save(root / "test/cat/other.bmp")  # another file, the same picture
     paint(root / "val/dog/5.png", 4)
     data = load(root)
-    assert data.describe()["repeated"] == {"val": 1, "test": 2}
+    assert data.describe().repeated == {"val": 1, "test": 2}
     told = [note for note in data.notes if "also in another split" in note]
     assert told[0].startswith("1 image of val is also in another split")
     assert told[1].startswith("2 images of test")

@@ -171,7 +171,7 @@ class TestFolderLayouts:
         data = load(tmp_path)
         assert "2 classes (images in train/val/test): cat 4/1/3, dog 4/1/0" in data.notes
         assert "test has no images of 1 class: first dog" in data.notes
-        assert data.describe()["class_counts"]["dog"] == {"train": 4, "val": 1, "test": 0}
+        assert data.describe().class_counts["dog"] == {"train": 4, "val": 1, "test": 0}
         paint_classes(tmp_path / "test", 3, ("dog",))
         alike = "2 classes (images in train/val/test: 4/1/3 each): cat, dog"
         assert alike in load(tmp_path).notes

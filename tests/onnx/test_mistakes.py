@@ -52,7 +52,7 @@ def find(path: Path, names: tuple[str, ...] = ()) -> Mistakes:
     split = some_split()
     images = split.images(torch.arange(len(split))).float()
     parts = zip(images.split(4), LABELS.split(4), strict=True)
-    return find_mistakes(path, parts, split, CLASSES, names)
+    return find_mistakes(path, path.name, parts, split, CLASSES, names)
 
 
 def test_every_prediction_is_counted_once(brightest: Path) -> None:
@@ -100,4 +100,4 @@ def test_large_images_are_made_smaller() -> None:
 
 def test_without_images_there_is_nothing_to_say(brightest: Path) -> None:
     with pytest.raises(DataError, match="there are no images"):
-        find_mistakes(brightest, [], some_split(), CLASSES)
+        find_mistakes(brightest, "model.onnx", [], some_split(), CLASSES)

@@ -282,12 +282,12 @@ def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mobilenas.pipeline.dry_run.estimate", lambda _: {"search": 1.0})
-    found = dry_run(Request(data="digits", flops=50 * 10**9), Silent())
+    found = dry_run(Request(data="digits", flops=50 * 10**9), Silent()).to_dict()
     assert found["flops"]["largest"] < 50 * 10**9
     (remark,) = found["remarks"]
     assert remark.startswith("flops <= 50G")
     assert found["seconds"] == {}
-    both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent())
+    both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent()).to_dict()
     assert len(both["remarks"]) == 1 and both["seconds"]
 
 
@@ -320,7 +320,7 @@ def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
 
 
 def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
-    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), Silent())
+    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), Silent()).to_dict()
     assert rows.keys() == {"flops", "params", "memory", "remarks", "seconds"}
     assert rows["remarks"] == []
     assert all(seconds > 0 for seconds in rows["seconds"].values())
@@ -334,7 +334,7 @@ def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
 def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
     with pytest.raises(BudgetError, match=r"no budget.*search --data DATA --dry-run"):
         Request(data="digits")
-    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent())
+    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent()).to_dict()
     assert found["image_size"] == 32 and found["seconds"] == {}
     assert all(option in found["remarks"][0] for option in ("--flops", "--params", "--memory"))
     own = {cost: found[cost] for cost in ("flops", "params", "memory")}
@@ -375,7 +375,7 @@ def test_a_profile_whose_predictions_are_poor_is_told(
             told.append(message)
 
     asked = Request(data="digits", latency=1e4, profile=str(path))
-    assert dry_run(asked, Hears())["latency"]["budget"] == 1e4
+    assert dry_run(asked, Hears()).costs["latency"]["budget"] == 1e4
     poor_words = [line for line in told if line.startswith("profile shelf-1, fp32: ")]
     assert len(poor_words) == 2 and "12.5 %" in poor_words[0] and "0.50" in poor_words[1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 
 from mobilenas.core.errors import DivergedError, FileError
@@ -151,7 +152,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(whole, tmp_path, after):
     recorder = Recorder()
     resumed = train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0, reporter=recorder)
     assert_same_files(whole[0], tmp_path)
-    assert replace(resumed, seconds=0) == replace(whole[1], seconds=0)
+    assert structs.replace(resumed, seconds=0) == structs.replace(whole[1], seconds=0)
     figures = ("loss", "val top-1")
     steps = [(done, figures) for done in range(after, 5)]
     assert recorder.calls == [("train", 4), *steps]
