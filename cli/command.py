@@ -7,6 +7,7 @@ import click
 from mobilenas.core.setting import Group
 
 from .renamed import renamed
+from .terminal import echo
 
 _EXAMPLES: dict[Group, tuple[str, ...]] = {
     "Budgets": ("--flops 5M", "--params 500k"),
@@ -82,5 +83,5 @@ class Command(click.Command):
 def _show_all(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.meta[_ALL] = True
-        click.echo(ctx.get_help(), color=ctx.color)
+        echo(ctx.get_help())
         ctx.exit()

@@ -153,10 +153,13 @@ ADDED = {"added": True}
 """Metadata of a field that files of older releases lack: its default is what they did."""
 
 
-def from_plain(kind: type[_Value], value: object, place: str) -> _Value:
+def from_plain(
+    kind: type[_Value], value: object, place: str, *, checks_say_where: bool = False
+) -> _Value:
     """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file.
 
     A dataclass has all of its fields in the file but for those `ADDED`, and no others.
+    `checks_say_where`: the dataclass's own checks name the place within it themselves.
     """
     if wrong := wrong_fields(kind, value, place):
         raise MobileNASError(wrong)
@@ -168,6 +171,8 @@ def from_plain(kind: type[_Value], value: object, place: str) -> _Value:
     except UnicodeEncodeError as error:  # of a key or an option; other texts may be names of files
         raise MobileNASError(f"{place or 'it'} has {error.object!r}, which is not UTF-8") from error
     except MobileNASError as error:  # a check of the type's own, or of one inside it
+        if checks_say_where:
+            raise
         inner = failing_place(kind, value, place, lambda item, of: _refusal(item, of) == "check")
         raise type(error)(f"{inner}: {error}" if inner else str(error)) from error
 

@@ -276,6 +276,7 @@ def exported(run: Path, model: Path, **changes: object) -> Path:
     parity = {"images": 1, "max_abs_difference": 0.0, "top1_agreement": 100.0}
     timing = {"provider": "CPUExecutionProvider", "threads": 1, "profile": None}
     record = {"files": files, "parity": parity, "timing": timing, "deployed": "int8"}
+    record |= {"labels": ["red", "green", "blue"]}
     write_json(run / "export/export.json", record | changes)
     return run
 

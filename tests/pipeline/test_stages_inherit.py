@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,7 +160,7 @@ def test_the_same_network_from_scratch_is_compared_exactly_where_it_is_inherited
     given = contenders(run, None, [])
     assert [(one.kind, one.seed) for one in given] == wanted
     assert all(one.name == one.kind and one.arch == archs[one.seed] for one in given)
-    there = [{"name": one.name, "seed": one.seed} for one in given]
+    there = [SimpleNamespace(name=one.name, seed=one.seed) for one in given]
     assert contenders(run, None, there) == []
 
 

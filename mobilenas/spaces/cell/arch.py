@@ -200,7 +200,7 @@ class CellArch:
             space = plain.pop("space", None)
             if space != "cell":
                 raise MobileNASError(f"arch.space is {space!r}; it must be cell")
-            arch: CellArch = from_plain(cls, plain, "arch")
+            arch: CellArch = from_plain(cls, plain, "arch", checks_say_where=True)
         except MobileNASError as error:
             raise FileError(f"{source}: {error}") from error
         return arch

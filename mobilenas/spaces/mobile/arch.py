@@ -119,7 +119,7 @@ class MobileArch:
             space = plain.pop("space", None)
             if space != "mobile":
                 raise MobileNASError(f"arch.space is {space!r}; it must be mobile")
-            arch: MobileArch = from_plain(cls, plain, "arch")
+            arch: MobileArch = from_plain(cls, plain, "arch", checks_say_where=True)
         except MobileNASError as error:
             raise FileError(f"{source}: {error}") from error
         return arch
