@@ -44,10 +44,11 @@ def base_of(model: str, data: ImageKind) -> Base:
             classes=len(data.classes),
         )
     arch = read_arch(file)
-    try:
-        base = Base.of(arch)
-    except MobileNASError as error:
-        raise FileError(f"{file}: {error}") from error
+    if has_sizes(arch):
+        raise FileError(
+            f"{file} holds channel sizes of {arch.base}; search them anew from that model"
+        )
+    base = Base.of(arch)
     for name, own, given in (
         ("image_size", arch.image_size, data.image_size),
         ("in_channels", arch.in_channels, data.channels),
