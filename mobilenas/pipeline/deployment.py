@@ -248,5 +248,6 @@ def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     """Return a network that has the speed of the arch's, trained or not."""
     if has_units(arch):
         return functools.partial(arch_model, arch, run.settings.precision)
-    export_network(build(arch).eval(), arch, run.data, path)
+    dynamic = run.settings.dynamic_batch
+    export_network(build(arch).eval(), arch, run.data, path, dynamic_batch=dynamic)
     return deployed(run, path)
