@@ -14,8 +14,8 @@ from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.core.progress import Reporter
-    from mobilenas.core.records import AblationRecord, ArmRecord
     from mobilenas.pipeline.ablation import Ablation
+    from mobilenas.report.records import AblationRecord, ArmRecord
 
 
 @click.command(cls=Command, name="ablate", epilog=RULE)

@@ -25,9 +25,11 @@ from mobilenas.core.settings import (
 from .terminal import clean, echo
 
 if TYPE_CHECKING:
-    from mobilenas.core.records import BudgetRow, NetworkRecord, ResultRecord
+    from mobilenas.baselines.records import NetworkRecord
+    from mobilenas.core.records import BudgetRow
     from mobilenas.onnx.record import FileRecord, TargetReport
     from mobilenas.pipeline.comparison import Comparison
+    from mobilenas.pipeline.records import ResultRecord
     from mobilenas.report.sweep_page import SweptRun
     from mobilenas.report.table import Row
     from mobilenas.spaces.cell.arch import CellArch

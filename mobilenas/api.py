@@ -29,7 +29,7 @@ from torch import nn
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter, Silent
-from mobilenas.core.records import ResultRecord, TrainLine, read_log
+from mobilenas.core.records import read_log
 from mobilenas.core.setting import settings_of
 from mobilenas.core.settings import Fields
 from mobilenas.cost.budget import PENALTY, BudgetOptions
@@ -47,6 +47,7 @@ from mobilenas.pipeline.layers import Counted, count_arch
 from mobilenas.pipeline.layers import count as count_named
 from mobilenas.pipeline.network_file import write_network
 from mobilenas.pipeline.quantization import calibration, write_int8
+from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, EffortName, Request, recipe_for
 from mobilenas.pipeline.run_folder import latency_model, usable_space
 from mobilenas.pipeline.stages import run_all
@@ -59,6 +60,7 @@ from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import BEST_WEIGHTS, LOG, Evaluation, load_weights
 from mobilenas.train import evaluate as evaluate_on
 from mobilenas.train import train as train_in
+from mobilenas.train.records import TrainLine
 
 Device = Literal["cpu", "cuda"]
 Limit = int | float | str

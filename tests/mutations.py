@@ -41,7 +41,7 @@ from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.files import read_json, write_json, write_jsonl, write_list, write_text
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import AblationRecord, EntryRecord, Machine, read_record
+from mobilenas.core.records import Machine, read_record
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
@@ -65,6 +65,7 @@ from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import compared_run
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.files import RunFiles
+from mobilenas.report.records import AblationRecord, EntryRecord
 from mobilenas.report.run_page import SECTIONS, section
 from mobilenas.report.sweep_page import sweep_page, swept_runs
 from mobilenas.report.table import read_networks, summarize, verdict

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mobilenas.core.records import Trained
+from mobilenas.baselines.records import Trained
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, beats_chance, chance_top1
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mobilenas.core.records import Trained
+from mobilenas.baselines.records import Trained
 
 KIND = "equal-time"
 """Its name and its kind in compare.json."""

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from mobilenas.baselines.chance import beats_chance_on_test
+from mobilenas.baselines.records import ExternalRecord
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import parse_json
-from mobilenas.core.records import ExternalRecord
 from mobilenas.data import ImageData
 from mobilenas.latency.measured import Measured
 from mobilenas.onnx.classifier import FLOAT, LIMIT_S, PIXELS, Classifier

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from mobilenas.core.records import Difference, Spread
+from mobilenas.baselines.records import Difference, Spread
 
 BETTER, WORSE, OPEN = "better", "worse", "no difference shown"
 LEVEL = 0.05

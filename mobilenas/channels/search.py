@@ -13,6 +13,7 @@ from mobilenas.channel_graph import Graph
 from mobilenas.channels.annealing import propose, remainder, temperature
 from mobilenas.channels.limits import Confirm, Limits
 from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
+from mobilenas.channels.records import TrialLine
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.start import kept_network, start_network
 from mobilenas.channels.trial import TrialTrainer
@@ -23,18 +24,12 @@ from mobilenas.core.files import (
     save_checkpoint,
 )
 from mobilenas.core.progress import Reporter, clock
-from mobilenas.core.records import (
-    FinalistsRecord,
-    Score,
-    TrialLine,
-    read_checkpoint_log,
-    write_log,
-    write_record,
-)
+from mobilenas.core.records import read_checkpoint_log, write_log, write_record
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
+from mobilenas.search.records import FinalistsRecord, Score
 from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.train import Recipe, train
 

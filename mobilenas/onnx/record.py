@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside
-from mobilenas.core.records import Amount, Count, Few, Percent, Record, Some, Timing, read_record
+from mobilenas.core.records import Amount, Count, Few, Percent, Record, Some, read_record
 
 EXPORT_FILE = "export/export.json"
 """Its place in a run folder."""
@@ -91,6 +91,14 @@ class TargetReport:
     """Operators of the network, not of the file's form, for which there are several parts."""
     note: str = ""
     """What else is to be known of the target or of this file on it."""
+
+
+class Timing(Record, frozen=True, kw_only=True):
+    """How latency was measured."""
+
+    provider: str
+    threads: Few
+    profile: str | None
 
 
 class Quantization(Record, frozen=True, kw_only=True):

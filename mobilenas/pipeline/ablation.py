@@ -15,17 +15,7 @@ from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import inside, write_text
 from mobilenas.core.folders import ABLATION, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import (
-    AblationRecord,
-    ArmRecord,
-    BudgetRow,
-    EntryGap,
-    EntryRecord,
-    EntrySeconds,
-    Record,
-    read_record,
-    write_record,
-)
+from mobilenas.core.records import BudgetRow, Record, read_record, write_record
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost.budget import Budget, format_cost
 from mobilenas.cost.budgets import Budgets
@@ -49,6 +39,7 @@ from mobilenas.pipeline.stages import search_stage
 from mobilenas.pipeline.variants import NOT_ABLATED
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import over_seeds
+from mobilenas.report.records import AblationRecord, ArmRecord, EntryGap, EntryRecord, EntrySeconds
 from mobilenas.search import found_choice
 from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
 from mobilenas.search.diagnostics import agreement

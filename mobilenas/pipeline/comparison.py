@@ -9,26 +9,25 @@ from msgspec import structs
 from mobilenas.baselines.external import describe, open_external
 from mobilenas.baselines.networks import RANDOM, Opponents
 from mobilenas.baselines.paired import told
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.folders import COMPARISON, check_folder, start_folder
 from mobilenas.core.records import (
-    BudgetCheck,
     DataRecord,
-    DifferenceTo,
-    NetworkRecord,
     Part,
     Record,
-    ResultRecord,
-    Timing,
     read_record,
     write_record,
     write_records,
 )
 from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
+from mobilenas.onnx.record import Timing
 from mobilenas.pipeline.deployment import conditions, renew_times, time_files
+from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import RESULT_FILE, compare_stage, write_result
+from mobilenas.report.records import BudgetCheck, DifferenceTo
 from mobilenas.report.table import found_top1, paired, read_compared
 from mobilenas.train import Recipe
 

@@ -6,26 +6,22 @@ from pathlib import Path
 
 from mobilenas.baselines import equal_time
 from mobilenas.baselines.networks import Contender, Opponents, mobilenets, random_networks
+from mobilenas.baselines.records import Trained
 from mobilenas.baselines.rival import rival
 from mobilenas.channels.search import ChannelResult, search_channels
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
-from mobilenas.core.records import (
-    ArchRecord,
-    EqualTimeRecord,
-    RivalRecord,
-    Trained,
-    read_record,
-    write_record,
-)
+from mobilenas.core.records import read_record, write_record
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import confirmation
+from mobilenas.pipeline.records import EqualTimeRecord, RivalRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import SCRATCH, check_given
 from mobilenas.search import FINALISTS
+from mobilenas.search.records import ArchRecord
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import arch_from_dict, read_arch
 

@@ -8,14 +8,9 @@ from pathlib import Path
 from msgspec import structs
 from torch import nn
 
+from mobilenas.baselines.records import NetworkRecord, Trained
 from mobilenas.core.errors import FileError
-from mobilenas.core.records import (
-    NetworkRecord,
-    Timing,
-    Trained,
-    write_record,
-    write_records,
-)
+from mobilenas.core.records import write_record, write_records
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import batches
@@ -32,6 +27,7 @@ from mobilenas.onnx.record import (
     ExportRecord,
     FileRecord,
     Parity,
+    Timing,
     WrittenFile,
     read_export,
 )

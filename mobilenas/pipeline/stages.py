@@ -9,20 +9,12 @@ from pathlib import Path
 
 from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
 from mobilenas.baselines.networks import Contender, Opponents
+from mobilenas.baselines.records import NetworkRecord, Trained
 from mobilenas.channels.search import ChannelResult
 from mobilenas.channels.start import has_sizes, kept_network
 from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
-from mobilenas.core.records import (
-    ArchRecord,
-    BudgetCheck,
-    BudgetRow,
-    NetworkRecord,
-    ResultRecord,
-    Trained,
-    read_record,
-    write_record,
-)
+from mobilenas.core.records import BudgetRow, read_record, write_record
 from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.networks import costs
@@ -55,10 +47,13 @@ from mobilenas.pipeline.deployment import (
 )
 from mobilenas.pipeline.estimate import Stopwatch, estimate, format_durations
 from mobilenas.pipeline.export_settings import Int8Settings
+from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
+from mobilenas.report.records import BudgetCheck
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
 from mobilenas.search import FINALISTS, SearchResult, inherited_network, search
+from mobilenas.search.records import ArchRecord
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train

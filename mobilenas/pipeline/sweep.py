@@ -15,11 +15,12 @@ from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import inside
 from mobilenas.core.folders import SWEEP, check_folder, check_record, start_folder
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import Record, ResultRecord, read_record, write_record
+from mobilenas.core.records import Record, read_record, write_record
 from mobilenas.core.settings import Fields, format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import create_run
 from mobilenas.pipeline.stages import run_all

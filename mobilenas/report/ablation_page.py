@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from mobilenas.baselines.paired import LEVEL
-from mobilenas.core.records import AblationRecord, ArmRecord, Spread
+from mobilenas.baselines.records import Spread
 from mobilenas.core.settings import format_count
 from mobilenas.report.ablation_table import costs_sentence, parts_of, sentences
 from mobilenas.report.page import number, render
 from mobilenas.report.plots import COLOURS, INK, figure_svg, new_axes, page_style
+from mobilenas.report.records import AblationRecord, ArmRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mobilenas.baselines.paired import spread, told
-from mobilenas.core.records import ArmRecord, Spread
+from mobilenas.baselines.records import Spread
 from mobilenas.core.settings import format_count
+from mobilenas.report.records import ArmRecord
 
 
 def over_seeds(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

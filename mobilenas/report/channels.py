@@ -6,7 +6,7 @@ from itertools import cycle
 from markupsafe import Markup
 
 from mobilenas.channel_graph.drawing import groups_drawing
-from mobilenas.core.records import TrialLine
+from mobilenas.channels.records import TrialLine
 from mobilenas.report.page import render
 from mobilenas.report.plots import (
     COLOURS,

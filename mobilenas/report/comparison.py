@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from mobilenas.core.records import BudgetRow, NetworkRecord
+from mobilenas.baselines.records import NetworkRecord
+from mobilenas.core.records import BudgetRow
 from mobilenas.core.settings import format_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.report.files import RunFiles

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from mobilenas.core.records import SearchLine
 from mobilenas.report.plots import (
     AROUND_CURVE,
     COLOURS,
@@ -19,6 +18,7 @@ from mobilenas.report.plots import (
     page_style,
     plain,
 )
+from mobilenas.search.records import SearchLine
 from mobilenas.spaces.cell.space import KINDS
 
 if TYPE_CHECKING:

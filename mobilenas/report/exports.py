@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from markupsafe import Markup
 
-from mobilenas.core.records import NetworkRecord
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.onnx.record import TargetReport
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import missing, render

@@ -5,26 +5,20 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from mobilenas.core.records import (
+from mobilenas.baselines.records import NetworkRecord
+from mobilenas.channels.records import TrialLine
+from mobilenas.core.records import Json, Part, read_log, read_record
+from mobilenas.onnx.mistakes import Mistakes
+from mobilenas.onnx.record import EXPORT_FILE, ExportRecord
+from mobilenas.report.records import ProfilePart, ResultPart, RunPart, SettingsPart
+from mobilenas.report.table import read_networks
+from mobilenas.search.records import (
     ArchRecord,
     CandidatesRecord,
     FinalistsRecord,
-    Json,
-    NetworkRecord,
-    Part,
-    ProfilePart,
     RankRecord,
-    ResultPart,
-    RunPart,
     SearchLine,
-    SettingsPart,
-    TrialLine,
-    read_log,
-    read_record,
 )
-from mobilenas.onnx.mistakes import Mistakes
-from mobilenas.onnx.record import EXPORT_FILE, ExportRecord
-from mobilenas.report.table import read_networks
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.spaces.networks import arch_from_dict

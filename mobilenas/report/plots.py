@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from mobilenas.core.records import NetworkRecord, SearchLine
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.settings import format_count
 from mobilenas.nn.operations import Kernel
+from mobilenas.search.records import SearchLine
 from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 if TYPE_CHECKING:

@@ -7,14 +7,15 @@ from pathlib import Path
 from markupsafe import Markup
 from msgspec import structs
 
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError
-from mobilenas.core.records import DataPart, NetworkRecord
 from mobilenas.core.settings import counted, format_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.report.comparison import limit_text
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import render
 from mobilenas.report.plots import front_plot
+from mobilenas.report.records import DataPart
 from mobilenas.report.table import Row, network_name, summarize
 
 

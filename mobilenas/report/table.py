@@ -10,10 +10,12 @@ from msgspec import structs
 
 from mobilenas.baselines import equal_time
 from mobilenas.baselines.paired import OPEN, difference, spread, told
+from mobilenas.baselines.records import Difference, NetworkRecord, Trained
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside
-from mobilenas.core.records import Difference, DifferenceTo, NetworkRecord, Trained, read_records
+from mobilenas.core.records import read_records
 from mobilenas.core.settings import check_choice, counted, format_count
+from mobilenas.report.records import DifferenceTo
 
 SCRATCH = "scratch"
 """Kind and name of the found network trained from scratch, where it starts from other weights."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import Score
 from mobilenas.data import ImageData
 from mobilenas.nn.network import Network
+from mobilenas.search.records import Score
 from mobilenas.search.settings import FinalistSettings
 from mobilenas.spaces.base import Arch
 from mobilenas.train import CHECKPOINT, Recipe, train_part

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mobilenas.core.records import Accuracies, GapRecord
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
+from mobilenas.search.records import Accuracies, GapRecord
 from mobilenas.search.statistics import fresh_statistics
 from mobilenas.spaces.base import AnyChoice, Relaxation
 

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mobilenas.core.records import SearchLine
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy
 from mobilenas.search.gap import reestimate
 from mobilenas.search.loop import GLANCE_IMAGES, EpochFigures, Searcher
+from mobilenas.search.records import SearchLine
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
 from mobilenas.spaces.base import Relaxation

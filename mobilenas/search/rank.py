@@ -6,9 +6,9 @@ from scipy.stats import kendalltau, spearmanr
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter
-from mobilenas.core.records import Agreement, RankRecord
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
+from mobilenas.search.records import Agreement, RankRecord
 from mobilenas.search.settings import FEWEST_RANKED
 from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.cell.space import LEFT_OUT

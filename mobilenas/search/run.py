@@ -16,17 +16,7 @@ from mobilenas.core.files import (
     save_checkpoint,
 )
 from mobilenas.core.progress import Reporter, clock
-from mobilenas.core.records import (
-    CandidatesRecord,
-    Confirmation,
-    FinalistsRecord,
-    GapRecord,
-    SearchLine,
-    read_checkpoint_log,
-    read_record,
-    write_log,
-    write_record,
-)
+from mobilenas.core.records import read_checkpoint_log, read_record, write_log, write_record
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
@@ -39,6 +29,13 @@ from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
+from mobilenas.search.records import (
+    CandidatesRecord,
+    Confirmation,
+    FinalistsRecord,
+    GapRecord,
+    SearchLine,
+)
 from mobilenas.search.settings import FinalistSettings, SearchSettings
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.base import (

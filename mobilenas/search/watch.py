@@ -3,11 +3,11 @@
 import copy
 
 from mobilenas.core.files import State
-from mobilenas.core.records import SearchLine
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.search.collapse import Signals, alarms, last_good
 from mobilenas.search.loop import Searcher
+from mobilenas.search.records import SearchLine
 
 
 class Watch:

@@ -17,7 +17,6 @@ from mobilenas.core.records import (
     Json,
     Percent,
     Record,
-    TrainLine,
     read_checkpoint_log,
     write_log,
 )
@@ -29,6 +28,7 @@ from mobilenas.nn.weights import load_into
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import build
 from mobilenas.train.recipe import Recipe
+from mobilenas.train.records import TrainLine
 from mobilenas.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
-from mobilenas.core.records import NetworkRecord
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.data import ImageData
 from mobilenas.report.table import summarize
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mobilenas.baselines.equal_time import MOST_EPOCHS, best_mobilenet, epochs_for
-from mobilenas.core.records import Trained
+from mobilenas.baselines.records import Trained
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from mobilenas.baselines.rival import rival
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import TrainLine
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -19,6 +18,7 @@ from mobilenas.search import FinalistSettings, finalists
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 from mobilenas.train import CHECKPOINT, Recipe, trainer
+from mobilenas.train.records import TrainLine
 
 SIDE, CLASSES = 32, 10
 BUDGETS = [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from mobilenas.baselines.paired import LEVEL, OPEN, difference, spread, told
-from mobilenas.core.records import Spread
+from mobilenas.baselines.records import Spread
 
 
 def test_a_difference_is_claimed_where_the_paired_test_shows_it() -> None:

@@ -15,7 +15,7 @@ from mobilenas.cli.plain import PlainReporter
 from mobilenas.cli.progress import make_reporter
 from mobilenas.cli.session import Interrupted, resume_command, working
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import BudgetCheck
+from mobilenas.report.records import BudgetCheck
 from mobilenas.report.table import Row
 
 

@@ -10,9 +10,9 @@ from msgspec import defstruct, structs
 from PIL import Image
 
 from mobilenas.cli.main import cli
-from mobilenas.core.records import BudgetCheck
 from mobilenas.core.settings import to_plain
 from mobilenas.pipeline import sweep
+from mobilenas.report.records import BudgetCheck
 
 TINY = (
     *("--data", "images", "--image-size", "8", "--epochs", "1", "--search-epochs", "2"),

@@ -9,22 +9,17 @@ import pytest
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside, read_json, write_json, write_list
-from mobilenas.core.records import (
-    BudgetRow,
-    EntryRecord,
-    TrainLine,
-    read_log,
-    read_record,
-    write_records,
-)
+from mobilenas.core.records import BudgetRow, read_log, read_record, write_records
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.latency.profile import Profile, read_profile, write_profile
 from mobilenas.onnx.record import read_export
 from mobilenas.pipeline.ablation import read_request
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.sweep import read_sweep
+from mobilenas.report.records import EntryRecord
 from mobilenas.report.table import read_compared, read_networks
 from mobilenas.train import TrainResult
+from mobilenas.train.records import TrainLine
 
 NETWORK = {
     "name": "found",

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mobilenas.baselines.networks import Opponents
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, read_jsonl, write_json
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import NetworkRecord
 from mobilenas.core.settings import to_plain
 from mobilenas.latency.measured import Measured
 from mobilenas.onnx.export import read_props

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from mobilenas.baselines.networks import Contender
+from mobilenas.baselines.records import Trained
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.records import Trained
 from mobilenas.core.settings import from_plain
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.contenders import longer_mobilenets, read_longer

@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from mobilenas.baselines.paired import difference, spread
-from mobilenas.core.records import AblationRecord
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import costs_sentence, over_seeds, sentences
 from mobilenas.report.plots import INK
+from mobilenas.report.records import AblationRecord
 
 EVIL = '<script src="http://evil.example/x.js">alert(1)</script>'
 GENOTYPE = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=[2], ...)"

@@ -1,6 +1,7 @@
 from mobilenas.baselines.paired import difference
-from mobilenas.core.records import ArmRecord, Difference, Spread
+from mobilenas.baselines.records import Difference, Spread
 from mobilenas.report.ablation_table import sentences
+from mobilenas.report.records import ArmRecord
 
 
 def test_sentences_name_control_seeds_and_p() -> None:

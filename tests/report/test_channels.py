@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenas.core.records import TrialLine
+from mobilenas.channels.records import TrialLine
 from mobilenas.report.channels import trials_plots
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.files import write_json
-from mobilenas.core.records import BudgetRow, NetworkRecord
+from mobilenas.core.records import BudgetRow
 from mobilenas.core.settings import from_plain
 from mobilenas.report.comparison import comparison, headline, limit_text, result
 from mobilenas.report.files import RunFiles

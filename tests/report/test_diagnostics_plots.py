@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mobilenas.core.records import SearchLine
 from mobilenas.core.settings import from_plain
 from mobilenas.report.diagnostics_plots import _nodes, diagnostics_plots
+from mobilenas.search.records import SearchLine
 
 TITLES = [
     "Skip connections",

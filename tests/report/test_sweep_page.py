@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json, write_text
-from mobilenas.core.records import NetworkRecord
 from mobilenas.core.settings import from_plain
 from mobilenas.report.of_folder import report_of
 from mobilenas.report.sweep_page import front

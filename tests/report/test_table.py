@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from scipy.stats import ttest_rel
 
+from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.records import NetworkRecord
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.report.table import KINDS, differences, read_networks, summarize, verdict
 

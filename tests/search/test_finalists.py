@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from mobilenas.core.files import read_jsonl, write_text
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import TrainLine
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
@@ -23,6 +22,7 @@ from mobilenas.train import (
     train_part,
     trainer,
 )
+from mobilenas.train.records import TrainLine
 
 RECIPE = Recipe(epochs=5, batch_size=16, learning_rate=0.05, warmup_epochs=2.0)
 SETTINGS = FinalistSettings(count=6, epochs=2)

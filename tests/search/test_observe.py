@@ -8,7 +8,6 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from mobilenas.core.records import SearchLine
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.cost.budget import CONSTRAINTS, Budget
 from mobilenas.cost.budgets import Budgets
@@ -17,6 +16,7 @@ from mobilenas.search import SearchSettings
 from mobilenas.search.loop import EpochFigures, Searcher
 from mobilenas.search.observe import observe
 from mobilenas.search.parts import ON_COLLAPSE
+from mobilenas.search.records import SearchLine
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
 from mobilenas.supernet.schedules import Temperature

@@ -12,7 +12,6 @@ import torch
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
 from mobilenas.core.progress import Silent
-from mobilenas.core.records import SearchLine
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
@@ -21,6 +20,7 @@ from mobilenas.latency.profile import Profile
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.candidates import candidates
 from mobilenas.search.loop import Searcher
+from mobilenas.search.records import SearchLine
 from mobilenas.search.run import confirmed
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.mobile.arch import MobileArch

@@ -1,0 +1,72 @@
+"""What compare.json holds, and the differences of its networks over seeds."""
+
+from mobilenas.core.records import Amount, Count, Json, Number, Percent, Record, Share, Some
+
+
+class Trained(Record, frozen=True, kw_only=True):
+    """A network of a comparison that was trained and has no latency yet."""
+
+    name: str
+    kind: str
+    seed: Count | None
+    flops: Count | None
+    params: Count | None
+    memory: Count | None
+    predicted_ms: Amount | None
+    top1: Percent
+    top1_fp32: Percent | None = None
+    better_than_chance: bool | None = None
+    val_top1: Percent | None = None
+    train_seconds: Amount | None = None
+    network: str | None = None
+    epochs: Some | None = None
+    recipe_epochs: Some | None = None
+    onnx: str
+    arch: Json | None = None
+    size_bytes: Count
+
+
+class NetworkRecord(Trained, frozen=True, kw_only=True):
+    """A network of compare.json."""
+
+    latency_ms: Amount
+    latency_interval_ms: Amount | None = None
+    latency_spread_ms: Amount | None = None
+    unsteady: bool | None = None
+    run: str | None = None
+    uncounted: str | None = None
+    exported: bool | None = None
+
+    def cost(self, name: str) -> float:
+        """Return its FLOPs or its latency in ms, as `flops` or `latency` asks for; 0: unknown."""
+        return self.latency_ms if name == "latency" else self.flops or 0
+
+
+class ExternalRecord(NetworkRecord, frozen=True, kw_only=True):
+    """A file of another tool in compare.json, where null says what is not known of it."""
+
+    predicted_ms: None
+    top1_fp32: None
+    val_top1: None
+    train_seconds: None
+    arch: None
+    run: None
+    uncounted: str | None
+    exported: bool
+
+
+class Difference(Record, frozen=True, kw_only=True):
+    """The paired difference of two kinds of networks over the same seeds, in points of top-1."""
+
+    mean: Number
+    sd: Number | None
+    seeds: Some
+    p: Share | None
+    verdict: str
+
+
+class Spread(Record, frozen=True, kw_only=True):
+    """Mean and sample standard deviation; null for the latter of one value."""
+
+    mean: Number
+    sd: Number | None

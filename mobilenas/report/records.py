@@ -1,0 +1,173 @@
+"""What reports read of run.json, profile.json and result.json, and the files of an ablation."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from mobilenas.baselines.records import Difference, Spread
+from mobilenas.core.records import (
+    Amount,
+    BudgetRow,
+    Correlation,
+    Cost,
+    Count,
+    DataRecord,
+    Few,
+    Json,
+    Machine,
+    Number,
+    Part,
+    Percent,
+    Points,
+    Record,
+    Some,
+)
+from mobilenas.search.records import check_costs
+
+
+class BudgetCheck(BudgetRow, frozen=True, kw_only=True):
+    """A budget in result.json, where null says what is not known."""
+
+    recounted: Count | None
+    holds: bool | None
+
+
+class DataPart(Part, frozen=True, kw_only=True):
+    """What reports say of the images."""
+
+    source: str
+    classes: Sequence[str]
+    counts: dict[str, Count]
+    image_size: Count
+    fingerprint: str
+    split_rule: str
+
+
+class SearchPart(Part, frozen=True, kw_only=True):
+    """What reports say of the search's settings."""
+
+    warmup: Few = 0
+    constraint: str = "lagrangian"
+    strength: Number = 0.0
+
+
+class SettingsPart(Part, frozen=True, kw_only=True):
+    """What reports say of a run's settings."""
+
+    space: str = "mobile"
+    seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
+    precision: str = "fp32"
+    rank: Few = 0
+    search: SearchPart = SearchPart()
+
+
+class RunPart(Part, frozen=True, kw_only=True):
+    """What reports say of run.json."""
+
+    command: str
+    settings: SettingsPart
+    seed: Count
+    budgets: Sequence[BudgetRow]
+    data: DataPart
+    versions: dict[str, str]
+    machine: Machine
+
+
+class CalibrationPart(Part, frozen=True, kw_only=True):
+    """What reports say of a calibration."""
+
+    mape_percent: Amount
+    flops_mape_percent: Amount
+    max_error_percent: Amount
+    kendall_tau: Correlation
+    networks: Count
+    held_out: Count
+
+
+class ProfilePart(Part, frozen=True, kw_only=True):
+    """What reports say of profile.json."""
+
+    name: str
+    threads: Few
+    calibration: dict[str, CalibrationPart]
+
+
+class DifferenceTo(Difference, frozen=True, kw_only=True):
+    """A difference in result.json."""
+
+    against: str
+
+
+class ResultPart(Part, frozen=True, kw_only=True):
+    """What reports say of result.json."""
+
+    budgets: Sequence[BudgetCheck]
+    alarms: Sequence[str] = ()
+
+
+class EntryGap(Record, frozen=True, kw_only=True):
+    """The discretization gap of an arm's network."""
+
+    points: Points
+    points_before: Points
+
+
+class EntrySeconds(Record, frozen=True, kw_only=True):
+    """Wall time of an arm's network."""
+
+    search: Amount
+    train: Amount
+
+
+class EntryRecord(Record, frozen=True, kw_only=True):
+    """entry.json of an ablation: what one seed of an arm came to."""
+
+    seed: Count
+    arch: Json
+    choice: Json
+    costs: dict[str, Cost]
+    val_top1: Percent
+    top1: Percent
+    gap: EntryGap | None
+    skips: Annotated[dict[str, Few], Meta(min_length=1, max_length=2)]
+    alarms: Sequence[str]
+    seconds: EntrySeconds
+    genotype: str | None = None
+    channels: Some | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the costs are there which every network has."""
+        check_costs(self.costs)
+
+
+class ArmRecord(Record, frozen=True, kw_only=True):
+    """An arm of ablation.json, with means over seeds."""
+
+    name: str
+    method: str
+    parts: Json
+    top1: Spread
+    gap: dict[str, Spread] | None
+    skips: dict[str, Spread]
+    seconds: dict[str, Spread]
+    agreement: Number | None
+    difference: Difference | None
+    entries: Sequence[EntryRecord]
+
+
+class AblationRecord(Record, frozen=True, kw_only=True):
+    """ablation.json."""
+
+    command: str
+    space: str
+    budgets: Sequence[BudgetRow]
+    seeds: Sequence[int]
+    seeds_asked: Sequence[int]
+    control: str
+    arms: Sequence[ArmRecord]
+    request: Json
+    counting_rule: str
+    data: DataRecord
+    versions: dict[str, str]
+    machine: Machine

@@ -1,0 +1,149 @@
+"""What the files of a search hold, and arch.json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from mobilenas.core.records import (
+    Amount,
+    BudgetRow,
+    Correlation,
+    Cost,
+    Count,
+    Epoch,
+    Few,
+    Json,
+    Number,
+    Percent,
+    Points,
+    Record,
+    Seconds,
+)
+
+
+class Accuracies(Record, frozen=True, kw_only=True):
+    """A stage of the discretization gap."""
+
+    before_reestimation: Percent
+    after_reestimation: Percent
+
+
+class GapRecord(Record, frozen=True, kw_only=True):
+    """The discretization gap: `points` with re-estimated norms, `points_before` without."""
+
+    supernet: Accuracies
+    operations_discrete: Accuracies
+    edges_discrete: Accuracies | None = None
+    points: Points
+    points_before: Points
+
+
+def check_costs(costs: Mapping[str, Cost]) -> None:
+    """Refuse the costs of a network that lack one which every network has."""
+    for name in ("flops", "params", "memory"):
+        if name not in costs:
+            raise ValueError(f"costs lacks {name!r}")
+
+
+class ArchRecord(Record, frozen=True, kw_only=True):
+    """arch.json as a search writes it."""
+
+    arch: Json
+    genotype: str | None = None
+    costs: dict[str, Cost]
+    counting_rule: str
+    budgets: Sequence[BudgetRow]
+    discretization_gap: GapRecord | None = None
+    candidates: Few
+    alarms: Sequence[str] | None = None
+    seconds: Seconds
+    seed: Count
+
+    def __post_init__(self) -> None:
+        """Check that the costs are there which every network has."""
+        check_costs(self.costs)
+
+    @property
+    def search_seconds(self) -> float:
+        """What the search took in all."""
+        return sum(self.seconds.values())
+
+
+class Confirmation(Record, frozen=True, kw_only=True):
+    """A round of measured candidates."""
+
+    predicted_ms: Sequence[Amount]
+    measured_ms: Sequence[Amount]
+
+
+class CandidatesRecord(Record, frozen=True, kw_only=True):
+    """search/candidates.json."""
+
+    choices: Annotated[Sequence[Json], Meta(min_length=1, max_length=10_000)]
+    gap: GapRecord
+    seconds: Amount
+    confirmations: Sequence[Confirmation]
+
+
+class Score(Record, frozen=True, kw_only=True):
+    """One arch after one rung."""
+
+    arch: Few
+    rung: Annotated[int, Meta(ge=0, le=64)]
+    epochs: Epoch
+    val_top1: Percent
+
+
+class FinalistsRecord(Record, frozen=True, kw_only=True):
+    """search/finalists.json."""
+
+    winner: Few
+    scores: Sequence[Score]
+    archs: Sequence[Json]
+
+
+class Agreement(Record, frozen=True, kw_only=True):
+    """How well networks are ranked."""
+
+    spearman: Correlation
+    kendall: Correlation
+    regret: Points
+    pick_over_mean: Points
+
+
+class RankRecord(Record, frozen=True, kw_only=True):
+    """search/rank.json."""
+
+    networks: Few
+    epochs: Few
+    supernet: Agreement
+    alphas: Agreement
+    supernet_top1: Sequence[Percent]
+    alpha_score: Sequence[Number]
+    trained_top1: Sequence[Percent]
+
+
+class SearchLine(Record, frozen=True, kw_only=True):
+    """A line of search/log.jsonl: an epoch."""
+
+    epoch: Epoch
+    loss: Number
+    alpha_loss: Number
+    weight_gradient_norm: Number
+    alpha_gradient_norm: Number | None
+    seconds: Amount
+    val_top1: Percent
+    tau: Number
+    entropy: Number
+    edge_entropy: Number
+    entropies: dict[str, list[Number]]
+    expected: dict[str, Number]
+    multipliers: dict[str, Number]
+    alphas: dict[str, list[list[Number]]]
+    channels: dict[str, list[Number]]
+    gap_estimate: Points | None
+    skips: dict[str, Few]
+    utilization: Amount
+    uncertainty: Number
+    alarms: Sequence[str]
