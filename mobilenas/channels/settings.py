@@ -75,10 +75,19 @@ class ChannelOptions:
         metavar="FILE",
     )
     trials: int | None = setting(
-        None, help="Number of trials, each of which changes the sizes.", default_text="by --effort"
+        None,
+        help="Number of trials, each of which changes the sizes.",
+        default_text="by --effort",
+        low=1,
+        high=10_000,
     )
     trial_epochs: int | None = setting(
-        None, help="Epochs of each trial.", default_text="by --effort", rare=True
+        None,
+        help="Epochs of each trial.",
+        default_text="by --effort",
+        rare=True,
+        low=1,
+        high=100_000,
     )
     start: Start | None = setting(
         None,
@@ -99,13 +108,20 @@ class ChannelOptions:
         rare=True,
     )
     gamma: float | None = setting(
-        None, help="Momentum of the metric.", default_text=f"{ChannelSettings.gamma:g}", rare=True
+        None,
+        help="Momentum of the metric.",
+        default_text=f"{ChannelSettings.gamma:g}",
+        rare=True,
+        low=0,
+        high=0.999,
     )
     delta: float | None = setting(
         None,
         help="How far the metric moves a size.",
         default_text=f"{ChannelSettings.delta:g}",
         rare=True,
+        low=0,
+        high=100,
     )
     weight_transfer: WeightTransfer | None = setting(
         None,
@@ -118,12 +134,16 @@ class ChannelOptions:
         help="Weight of distillation from the model before a change; 0 turns it off.",
         default_text=f"{ChannelSettings.distill:g}",
         rare=True,
+        low=0,
+        high=1000,
     )
     distill_temperature: float | None = setting(
         None,
         help="Temperature of the distilled logits.",
         default_text=f"{ChannelSettings.distill_temperature:g}",
         rare=True,
+        low=0.01,
+        high=1000,
     )
     controls: bool = setting(
         False, help="Train uniform, random and constant-metric sizes, too.", group="Comparison"

@@ -38,6 +38,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
+def between(low: float, high: float) -> str:
+    """Return a range as an error states it, such as `between 0 and 1000000`."""
+    return f"between {_in_full(low)} and {_in_full(high)}"
+
+
+def _in_full(number: float) -> str:
+    return f"{number:.0f}" if number == round(number) and abs(number) < 1e16 else f"{number:g}"
+
+
 def explain(
     error: msgspec.ValidationError,
     kind: object,
@@ -193,8 +202,7 @@ def _legal(node: inspect.Type, value: object) -> str:
             case inspect.LiteralType(values=values):
                 legal.append(f"one of {', '.join(map(str, values))}")
             case inspect.IntType(ge=low, le=high) | inspect.FloatType(ge=low, le=high):
-                known = low is not None and high is not None
-                bounds = f" between {low:g} and {high:g}" if known else ""
+                bounds = "" if low is None or high is None else f" {between(low, high)}"
                 legal.append(_NAMES[type(arm)] + bounds)
             case inspect.StrType(pattern=str(pattern)):
                 legal.append(f"one of {pattern.strip('^()$').replace('|', ', ')}")

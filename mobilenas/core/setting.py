@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.explain import shown
-from mobilenas.core.settings import ADDED, check_between
+from mobilenas.core.settings import ADDED, check_number, counted
 
 Group = Literal["Budgets", "Data", "Search", "Training", "Comparison", "Measurement", "Output"]
 """Where `--help` lists an option."""
@@ -47,6 +47,8 @@ class Setting:
     """The smallest legal number."""
     high: float | None = None
     """The largest legal number."""
+    fewest: int = 0
+    """How many of several there must be."""
     built_in: tuple[str, ...] = ()
     """Names that `--help` lists of an open set, whose registry checks them."""
     read: Callable[[str], object] | None = None
@@ -86,18 +88,22 @@ class Setting:
 
     def check(self, owner: object) -> None:
         """Raise unless the value of this field of `owner` is legal; an open set is not checked."""
-        value = getattr(owner, self.name)
+        value, named = getattr(owner, self.name), self.option if self.help else self.name
         if value is None and self.default is None:
             return
         legal = () if self.built_in else self.legal
         for item in value if self.several else (value,):
             if legal and item not in legal:
-                has = f"{self.name} has" if self.several else f"{self.name} is"
+                has = f"{named} has" if self.several else f"{named} is"
                 raise MobileNASError(
                     f"{has} {shown(item)}; it must be one of {', '.join(map(str, legal))}"
                 )
+        if self.several and len(value) < self.fewest:
+            raise MobileNASError(f"{named} is none; it must have {counted(self.fewest, 'name')}")
         if self.low is not None and self.high is not None:
-            check_between(owner, self.name, self.low, self.high)
+            if self.kind is int and isinstance(value, float):
+                raise MobileNASError(f"{named} is {shown(value)}; it must be a whole number")
+            check_number(named, value, self.low, self.high)
 
 
 def setting(

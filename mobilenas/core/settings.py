@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.explain import explain, failing_place, shown, wrong_fields
+from mobilenas.core.explain import between, explain, failing_place, shown, wrong_fields
 
 _Value = TypeVar("_Value")
 Fields = dict[str, Any]
@@ -114,9 +114,13 @@ UNSTEADY = (
 
 def check_between(owner: object, name: str, low: float, high: float) -> None:
     """Raise unless `owner.name` is a number in [low, high]."""
-    value = getattr(owner, name)
+    check_number(name, getattr(owner, name), low, high)
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise unless `value` is a number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise MobileNASError(f"{name} is {shown(value)}; it must be between {low:g} and {high:g}")
+        raise MobileNASError(f"{name} is {shown(value)}; it must be {between(low, high)}")
 
 
 def check_choice(name: str, value: object, legal: tuple[object, ...]) -> None:

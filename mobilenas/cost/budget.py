@@ -99,7 +99,9 @@ def parse_budget(text: str) -> Budget:
     """Read activations=20k."""
     cost, equals, limit = text.partition("=")
     if not equals:
-        raise BudgetError(f"limits has {text!r}; write NAME=SIZE, such as activations=20k")
+        raise BudgetError(f"--limits has {text!r}; write NAME=SIZE, such as activations=20k")
+    if cost in (*COSTS, LATENCY):
+        raise BudgetError(f"--limits has {text!r}; {cost} has an option of its own: --{cost}")
     return Budget(cost=cost, limit=parse_count(limit))
 
 

@@ -66,6 +66,8 @@ class DataOptions:
         help="Side of the images in pixels.",
         default_text="the images' own, or 224",
         group="Data",
+        low=_SMALLEST_SIDE,
+        high=_LARGEST_SIDE,
     )
     flip: bool | None = setting(
         None,

@@ -62,7 +62,10 @@ class ProfileSettings:
         high=65536,
     )
     precision: tuple[Precision, ...] = setting(
-        ("fp32",), help="fp32, int8, or both separated by a comma.", group="Measurement"
+        ("fp32",),
+        help="fp32, int8, or both separated by a comma.",
+        group="Measurement",
+        fewest=1,
     )
     activation: Activation | None = setting(
         None,

@@ -95,6 +95,7 @@ class FormatSettings:
         help=f"Files to write: {', '.join(FORMATS + OTHER_FORMATS)}, separated by commas.",
         group="Output",
         built_in=FORMATS + OTHER_FORMATS,
+        fewest=1,
     )
     targets: tuple[Target, ...] = setting(
         (),

@@ -7,7 +7,7 @@ from typing import Literal
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.setting import setting
-from mobilenas.core.settings import check_between, check_choice
+from mobilenas.core.settings import check_choice, check_number
 from mobilenas.cost.budget import NO_BUDGET, NO_PROFILE, PENALTY, BudgetOptions
 from mobilenas.data.settings import DataOptions
 from mobilenas.onnx.settings import TARGETS, Precision, Target
@@ -80,12 +80,14 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         high=100_000,
     )
     search_epochs: int | None = setting(
-        None, help="Epochs of the supernet.", default_text="by --effort", low=1, high=100_000
+        None, help="Epochs of the supernet.", default_text="by --effort", low=1, high=10_000
     )
     finalists: int | None = setting(
         None,
         help="Candidates compared by a short training; 0 for none.",
         default_text="by --effort",
+        low=0,
+        high=1000,
     )
     targets: tuple[Target, ...] = setting(
         (),
@@ -123,6 +125,8 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         help="Random networks to compare with.",
         default_text=f"{RunSettings.random}",
         group="Comparison",
+        low=0,
+        high=10_000,
     )
 
     def __post_init__(self) -> None:
@@ -146,7 +150,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
                 "none has such blocks; use off"
             )
         if self.warmup is not None and self.search_epochs is not None:
-            check_between(self, "warmup", 0, self.search_epochs)
+            check_number("--warmup", self.warmup, 0, self.search_epochs)
 
     @property
     def _needs_budget(self) -> bool:

@@ -104,7 +104,7 @@ class JobSettings:
         check_choice("method", self.method, tuple(METHODS))
         if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
             raise MobileNASError(
-                f"rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
+                f"--rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
             )
 
 

@@ -62,7 +62,7 @@ class SearchParts:
         None, help="Cells: how a node weighs its edges.", default_text=_OWN, rare=True
     )
     entropy: float | None = setting(
-        None, help="Weight of the entropy loss.", default_text=_OWN, rare=True
+        None, help="Weight of the entropy loss.", default_text=_OWN, rare=True, low=0, high=100
     )
     entropy_schedule: EntropyShape | None = setting(
         None, help="How that weight rises.", default_text=_OWN, rare=True
@@ -78,13 +78,20 @@ class SearchParts:
         None, help="How budgets enter the loss.", default_text="lagrangian", rare=True
     )
     strength: float | None = setting(
-        None, help="Weight of --constraint hinge and penalty.", default_text="1", rare=True
+        None,
+        help="Weight of --constraint hinge and penalty.",
+        default_text="1",
+        rare=True,
+        low=0,
+        high=1_000_000,
     )
     warmup: int | None = setting(
         None,
         help="First epochs of the supernet, which train weights only.",
         default_text=_OWN,
         rare=True,
+        low=0,
+        high=10_000,
     )
     on_collapse: OnCollapse | None = setting(
         None, help="What a collapse alarm does.", default_text="warn", rare=True

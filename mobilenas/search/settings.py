@@ -95,7 +95,7 @@ class FinalistSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_between(self, "count", 0, 1000)
-        check_between(self, "epochs", 1, 1000)
+        check_between(self, "epochs", 1, 100_000)
 
     def rungs(self, count: int) -> list[int]:
         """Return how many of `count` archs train in each rung: a geometric row that ends at two."""

@@ -129,13 +129,14 @@ def test_options_of_int8_reach_the_file(trained: Path) -> None:
     [
         (("--formats", "onnx,tflite"), ("'tflite'", "onnx, fp16, int8, ort")),
         (("--formats", ""), ("''", "onnx, fp16, int8, ort")),
+        (("--formats", "none"), ("--formats is none",)),
         (("--targets", "tpu"), ("'tpu'", "cpu, xnnpack, qnn, nnapi, coreml")),
         (("--input", "nchw"), ("'nchw'", "uint8-nhwc")),
-        (("--max-drop", "-1"), ("max_drop is -1",)),
-        (("--max-parts", "0"), ("max_parts is 0",)),
+        (("--max-drop", "-1"), ("--max-drop is -1",)),
+        (("--max-parts", "0"), ("--max-parts is 0",)),
         (("--qat-epochs", "3"), ("int8 is not in --formats",)),
         (("--formats", "int8", "--corrections", "hope"), ("'hope'", "equalize, bias")),
-        (("--formats", "int8", "--calibration-images", "0"), ("calibration_images is 0",)),
+        (("--formats", "int8", "--calibration-images", "0"), ("--calibration-images is 0",)),
         (
             ("--formats", "int8", "--qat-epochs", "3", "--corrections", "bias"),
             ("--corrections bias", "--qat-epochs"),

@@ -79,7 +79,7 @@ def test_what_is_missing_is_named() -> None:
         (("--epochs", "0"), "epochs is 0"),
         (("--seed", "99999999999"), "seed is 99999999999"),
         (("--threads", "0"), "threads is 0"),
-        (("--image-size", "3"), "image_size is 3"),
+        (("--image-size", "3"), "--image-size is 3"),
         (("--rank", "1"), "rank is 1"),
         (("--temperature", ""), "temperature ''"),
         (("--out", ""), "it is empty"),

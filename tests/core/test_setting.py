@@ -16,7 +16,7 @@ from mobilenas.spaces.mobile.settings import Activation, MobileNet
 @dataclass(frozen=True, kw_only=True)
 class Oven:
     mode: Literal["grill", "bake"] = setting("bake", help="How it heats.")
-    racks: tuple[Literal["top", "middle"], ...] = setting(("top",), help="Racks.")
+    racks: tuple[Literal["top", "middle"], ...] = setting(("top",), help="Racks.", fewest=1)
     celsius: int | None = setting(None, help="Heat.", default_text="by mode", low=50, high=250)
     fan: Literal["on", "off"] | None = None
     dish: str = setting("", help="What is in it.", built_in=("pie", "bread"))
@@ -40,8 +40,10 @@ def test_settings_are_read_from_the_fields() -> None:
     ("given", "message"),
     [
         ({"mode": "steam"}, "mode is 'steam'; it must be one of grill, bake"),
-        ({"racks": ("top", "floor")}, "racks has 'floor'; it must be one of top, middle"),
-        ({"celsius": 300}, "celsius is 300; it must be between 50 and 250"),
+        ({"racks": ("top", "floor")}, "--racks has 'floor'; it must be one of top, middle"),
+        ({"racks": ()}, "--racks is none; it must have 1 name"),
+        ({"celsius": 300}, "--celsius is 300; it must be between 50 and 250"),
+        ({"celsius": 99.5}, "--celsius is 99.5; it must be a whole number"),
         ({"celsius": "hot"}, "celsius is 'hot'; it must be between 50 and 250"),
         ({"fan": "low"}, "fan is 'low'; it must be one of on, off"),
     ],
@@ -52,7 +54,7 @@ def test_what_is_not_legal_is_refused(given: dict[str, Any], message: str) -> No
 
 
 def test_an_open_set_is_left_to_its_registry() -> None:
-    assert Oven(dish="cake", celsius=50, racks=()).dish == "cake"
+    assert Oven(dish="cake", celsius=50).dish == "cake"
 
 
 @pytest.mark.parametrize(

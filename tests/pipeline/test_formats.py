@@ -387,8 +387,8 @@ def test_eight_bits_of_an_int8_run_are_the_deployed_ones(
         ({"formats": ("onnx", "tflite")}, "'tflite'; it must be one of onnx, fp16, int8, ort"),
         ({"targets": ("tpu",)}, "'tpu'; it must be one of cpu, xnnpack, qnn, nnapi, coreml"),
         ({"input": "nchw"}, "'nchw'; it must be one of float-nchw, uint8-nhwc"),
-        ({"max_drop": -1}, "max_drop is -1; it must be between 0 and 100"),
-        ({"max_parts": 0}, "max_parts is 0; it must be between 1"),
+        ({"max_drop": -1}, "--max-drop is -1; it must be between 0 and 100"),
+        ({"max_parts": 0}, "--max-parts is 0; it must be between 1 and 10000"),
         ({"int8": Int8Settings()}, "options of int8 are given, but int8 is not in --formats"),
     ],
 )

@@ -49,7 +49,7 @@ class CellOptions:
         default_text="8",
         rare=True,
         low=1,
-        high=1000,
+        high=200,
     )
     channels: int | None = setting(
         None,
@@ -57,7 +57,7 @@ class CellOptions:
         default_text="by the budgets, or 16",
         rare=True,
         low=2,
-        high=65536,
+        high=4096,
     )
     search_layers: int | None = setting(
         None,
@@ -65,7 +65,7 @@ class CellOptions:
         default_text=f"{CellSettings.search_layers}",
         rare=True,
         low=1,
-        high=1000,
+        high=200,
     )
     search_channels: int | None = setting(
         None,
@@ -73,7 +73,7 @@ class CellOptions:
         default_text=f"{CellSettings.search_channels}",
         rare=True,
         low=2,
-        high=65536,
+        high=4096,
     )
     auxiliary: bool | None = setting(
         None,
