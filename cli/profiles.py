@@ -207,8 +207,11 @@ def networks(name: str, out: Path, networks: int, precision: str | None, as_json
 @click.command(cls=Command, name="check")
 @click.argument("name")
 @output_options
-def check(name: str, quiet: bool, as_json: bool) -> None:
-    """Measure a few parts again and compare with the profile."""
+def check(name: str, quiet: bool, as_json: bool) -> int:
+    """Measure a few parts again and compare with the profile.
+
+    Exit status 3 if the device is not as fast as in the profile, or other programs disturb it.
+    """
     from .progress import make_reporter
 
     with make_reporter(quiet) as reporter:
@@ -216,11 +219,12 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
         from mobilenas.latency.profile import find_profile
 
         found = measure_again(find_profile(name), reporter=reporter)
-    from .render import show_json, show_table
+    from .render import BROKEN_BUDGET, DONE, show_json, show_table
 
+    status = DONE if found.holds else BROKEN_BUDGET
     if as_json:
         show_json(found)
-        return
+        return status
     rows = (
         (
             row.precision,
@@ -236,3 +240,4 @@ def check(name: str, quiet: bool, as_json: bool) -> None:
     if not found.same_device:
         echo("Warning: the profile was measured on another device")
     echo(click.wrap_text(f"{found.name}: {found.verdict}", 80))
+    return status

@@ -19,9 +19,15 @@ _PART = re.compile(rf":({'|'.join(_PARTS)})=(mixture|single)?")
 
 
 def renamed(words: Iterable[str]) -> list[str]:
-    """Return the words of a command with today's names; each old one is warned of."""
+    """Return the words of a command with today's names; each old one is warned of.
+
+    After `--` all words are arguments.
+    """
     found: list[str] = []
     for word in words:
+        if "--" in found:
+            found.append(word)
+            continue
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         flag = _OPTIONS.get(flag, flag)
         option = flag or "".join(found[-1:])

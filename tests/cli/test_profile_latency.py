@@ -154,6 +154,14 @@ def test_check_measures_again(here: str) -> None:
     assert "Ratio: median" in table
 
 
+def test_a_profile_that_does_not_hold_is_an_exit_status(
+    here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "LARGEST_DRIFT", -1)
+    result = invoke("check", here, "--json", "--quiet")
+    assert (result.exit_code, json.loads(result.stdout)["holds"]) == (3, False)
+
+
 def test_a_kit_goes_round(folders: Path, tmp_path: Path) -> None:
     kit = tmp_path / "kit"
     words = ("kit", *SPACE, *FEW, "--out", kit, "--quiet")

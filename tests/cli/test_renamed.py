@@ -22,6 +22,7 @@ from mobilenas.cli.renamed import renamed
             1,
         ),
         ("--edge-weights none --out rival", "--edge-weights none --out rival", 0),
+        ("--keep 1/4 -- --keep --paths", "--channel-fraction 1/4 -- --keep --paths", 1),
     ],
 )
 def test_old_names_become_new_ones(
