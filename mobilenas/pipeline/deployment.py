@@ -39,6 +39,7 @@ from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.table import read_networks
 from mobilenas.search import Confirm
 from mobilenas.spaces.base import Arch
+from mobilenas.spaces.channels.space import WidthsSpace
 from mobilenas.spaces.networks import build
 
 _TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
@@ -162,6 +163,8 @@ def renew_times(run: Run) -> None:
     compared = run.folder / COMPARE_FILE
     if not (run.folder / EXPORT_FILE).exists():
         return
+    if isinstance(run.space, WidthsSpace):
+        run.space.base.check_allowed()  # the report needs it, after all is written and measured
     exported = read_export(run.folder)
     files = [file for file in exported.files.values() if _is_timed(run, file)]
     known = {file.path: file.latency_ms for file in files}

@@ -111,6 +111,13 @@ def test_the_option_that_names_it_allows_it(run: Path, words: str) -> None:
     assert Path("imported").exists()
 
 
+@pytest.mark.parametrize("words", ["export run --formats fp16", "compare run"])
+def test_the_option_is_missing_before_anything_is_measured(run: Path, words: str) -> None:
+    (run / "export").mkdir()
+    (run / "export/export.json").write_text("not read", encoding="utf-8")
+    assert f"--allow-model {NAME}" in invoke(words).stderr
+
+
 def test_the_error_is_what_to_type(run: Path) -> None:
     line = invoke("profile flops run").stderr
     assert f"if you trust it, add --allow-model {NAME}" in line

@@ -76,7 +76,7 @@ def run(tmp_path: Path) -> Any:
     figures = {"flops": 1, "params": 1, "size_bytes": 7, "latency_ms": 0.0}
     entries = [names | figures | {"onnx": FOUND}, names | figures | {"onnx": OTHER}]
     write_list(tmp_path / "compare.json", entries)
-    return SimpleNamespace(folder=tmp_path, reporter=Silent(), latency=None)
+    return SimpleNamespace(folder=tmp_path, reporter=Silent(), latency=None, space=None)
 
 
 def latencies(run: Any) -> tuple[dict[str, Any], list[Any]]:

@@ -74,6 +74,11 @@ class Base:
     def __str__(self) -> str:
         return self.name or f"a network of the {'mobile' if self.mobile else 'cell'} space"
 
+    def check_allowed(self) -> None:
+        """Raise MobileNASError for a factory that only a file named (`allow_model`)."""
+        if self.name is not None:
+            check_allowed(self.name)
+
     def module(self) -> nn.Module:
         """Build the model at its own sizes; start weights come from torch's global generator.
 
@@ -86,7 +91,7 @@ class Base:
             network.auxiliary = None  # the second classifier is for training only
             return network
         assert self.name is not None
-        check_allowed(self.name)
+        self.check_allowed()
         return load_model(
             self.name,
             classes=self.classes,
