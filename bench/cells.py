@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from common import CLASSES, make_data, only, peak_mib, ratio, seconds, show, two_steps
@@ -61,7 +62,7 @@ class Bench:
 
     def search(self, name: str) -> Callable[[], None]:
         """One step of the weights and one of the alphas."""
-        kind = name.split()[1]
+        kind: Any = name.split()[1]
         settings = SearchSettings(
             batch_size=self.batch,
             epochs=4,

@@ -11,6 +11,7 @@ import json
 import random
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -52,15 +53,15 @@ def main() -> None:
     vectors = [budgets.spread(space.start())]
     vectors += [budgets.random(source) for _ in range(options.networks)]
     recipe = Recipe(epochs=1).lasting(options.epochs)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sizes in vectors:
         trainer = Trainer(space.arch(sizes), data, recipe, seed=options.seed)
         trainer.run_epoch()
         early = metric(trainer)
         while trainer.epochs_done < recipe.epochs:
             trainer.run_epoch()
-        top1 = trainer.evaluate(data.val).top1
-        rows.append({"sizes": sizes, "early": early, "late": metric(trainer), "top1": top1})
+        late, reached = metric(trainer), trainer.evaluate(data.val).top1
+        rows.append({"sizes": sizes, "early": early, "late": late, "top1": reached})
         print(json.dumps(rows[-1], allow_nan=False), flush=True)
     uniform, *drawn = rows
     top1 = [row["top1"] for row in drawn]

@@ -13,6 +13,7 @@ import argparse
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from ranking import Table, of_search, picked, read_table
@@ -25,7 +26,7 @@ from mobilenas.data import DataSettings, ImageData, load_data
 def figures(folder: Path, table: Table, data: ImageData) -> dict[str, float]:
     """Return what is told of one search."""
     alphas, shared, seconds = of_search(folder, table.choices, data)
-    found = read_json(folder / "arch.json")
+    found: dict[str, Any] = read_json(folder / "arch.json")
     return {
         "alphas tau": float(kendalltau(alphas, table.truth).statistic),
         "alphas over": picked(alphas, table.truth)[0],

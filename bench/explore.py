@@ -51,7 +51,7 @@ LEAST_USED = 0.85
 def draw(source: random.Random) -> dict[str, Any]:
     """Draw every decision but the widths' common factor."""
     levels = source.choice(LEVELS)
-    drawn = {
+    drawn: dict[str, Any] = {
         "levels": levels,
         "depths": [source.randint(1, 4) for _ in levels],
         "stem": source.choice((8, 16, 24)),

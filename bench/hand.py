@@ -89,7 +89,8 @@ def lines_of(run: Run, table: Path) -> list[dict[str, Any]]:
         "seed": run.settings.seed,
     }
     found = [line for line in lines if line.items() >= key.items()]
-    for name, drawn in parse_json(HANDS.read_bytes(), str(HANDS)).items():
+    hands: Any = parse_json(HANDS.read_bytes(), str(HANDS))
+    for name, drawn in hands.items():
         if name in [line["name"] for line in found]:
             continue
         arch = widest(drawn, limit, data.image_size, len(data.classes))
@@ -112,7 +113,7 @@ def main() -> None:
         hands = {line["name"]: line["test_top1"] for line in lines_of(run, given.table)}
         networks = read_networks(folder / COMPARE_FILE)
         top1 = {
-            kind: [entry["top1"] for entry in networks if entry["kind"] == kind]
+            kind: [entry.top1 for entry in networks if entry.kind == kind]
             for kind in ("found", "random", "mobilenet")
         }
         told = [

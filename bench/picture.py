@@ -34,7 +34,7 @@ SIZE, SHOWN = (1100, 1000), 800
 
 def plot(run: Path, file: Path) -> None:
     """Draw top-1 against latency, with 95 % intervals; MobileNets are named."""
-    networks: list[dict[str, Any]] = read_list(run / "compare.json")
+    networks: list[Any] = read_list(run / "compare.json")
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for kind, (label, colour, marker, size) in STYLES.items():

@@ -25,7 +25,8 @@ from torch import nn
 from mobilenas.channels.start import base_of
 from mobilenas.core.progress import Silent
 from mobilenas.data import DataSettings, ImageData, batches, load_data
-from mobilenas.latency.meter import Failed, measure
+from mobilenas.latency.measured import Failed
+from mobilenas.latency.meter import measure
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.channels.space import WidthsSpace

@@ -61,7 +61,7 @@ class Bench:
 
     def search(self, name: str) -> Callable[[], None]:
         """One step of the weights and one of the alphas."""
-        kind = name.split()[1]
+        kind: Any = name.split()[1]
         sampler = SamplerSettings(name=kind, partial=1 if kind == "full" else 4)
         settings = SearchSettings(batch_size=self.batch, epochs=4, warmup=0, sampler=sampler)
         searcher = Searcher(self.budgets, self.data, settings, seed=0)
