@@ -36,7 +36,7 @@ def command(
     """
     from .session import resume_command, working
 
-    again = resume_command("ablate", out)
+    again = resume_command(ctx, "ablate")
     with working(again, out, quiet=quiet, record="ablation-request.json") as reporter:
         from mobilenas.pipeline.ablation import ABLATION_FILE, PAGE_FILE, run_ablation
 
@@ -62,10 +62,6 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
 
     names = ("out", "resume", "overwrite", "methods", "control")
     out, resume, overwrite, methods, control = (ctx.params[name] for name in names)
-    if out is None:
-        raise click.UsageError("missing option --out", ctx)
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_ablation(out, reporter)
     if resume and (

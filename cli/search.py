@@ -43,7 +43,7 @@ def command(
             found = look(asked_for(ctx, Outlook), reporter)
         _show_dry_run(found, as_json)
         return 0
-    with working(resume_command("search", out), out, quiet=quiet) as reporter:
+    with working(resume_command(ctx, "search"), out, quiet=quiet) as reporter:
         from mobilenas.pipeline.contenders import ARCH_FILE
         from mobilenas.pipeline.stages import search_stage
 

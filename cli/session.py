@@ -71,9 +71,16 @@ def _allowing() -> str:
     return "".join(f" --allow-model {shlex.quote(name)}" for name in names)
 
 
-def resume_command(name: str, out: Path | None) -> str:
-    """Return the command that resumes the run in `out`."""
-    return f"mobilenas {name} --out {quoted(str(out))} --resume"
+def resume_command(ctx: click.Context, name: str) -> str:
+    """Return the command that resumes what is in --out.
+
+    Called before anything slow is imported, so that a wrong --out is refused at once.
+    """
+    if ctx.params["out"] is None:
+        raise click.UsageError("missing option --out", ctx)
+    if ctx.params["resume"] and ctx.params["overwrite"]:
+        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
+    return f"mobilenas {name} --out {quoted(str(ctx.params['out']))} --resume"
 
 
 def quoted(word: str) -> str:
@@ -110,10 +117,6 @@ def open_or_start(
     from mobilenas.pipeline.starting import start
 
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
-    if out is None:
-        raise click.UsageError("missing option --out", ctx)
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_run(out, reporter)
     if resume and (run := resume_run(out, typed(ctx, kind or Request), kind or Request, reporter)):
@@ -155,7 +158,7 @@ def states_a_request(ctx: click.Context) -> bool:
 def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None) -> int:
     """Do every stage of the job that the options state, show what came out, return the status."""
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
-    with working(resume_command(name, out), out, quiet=quiet) as reporter:
+    with working(resume_command(ctx, name), out, quiet=quiet) as reporter:
         from mobilenas.pipeline.run_folder import COMPARE_FILE
         from mobilenas.pipeline.stages import ONNX_FILE, RESULT_FILE, run_all
         from mobilenas.report.run_page import REPORT_FILE

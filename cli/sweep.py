@@ -36,7 +36,7 @@ def command(
     """
     from .session import resume_command, working
 
-    again = resume_command("sweep", out)
+    again = resume_command(ctx, "sweep")
     with working(again, out, quiet=quiet, record="sweep.json") as reporter:
         from mobilenas.pipeline.sweep import run_sweep
         from mobilenas.report.run_page import REPORT_FILE
@@ -66,10 +66,6 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
 
     names = ("out", "resume", "overwrite", "flops", "strengths")
     out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
-    if out is None:
-        raise click.UsageError("missing option --out", ctx)
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if resume and not states_a_request(ctx):
         return open_sweep(out, reporter)
     if resume:

@@ -77,7 +77,9 @@ def test_quiet_says_nothing() -> None:
 
 
 def test_an_interruption_names_the_command_that_goes_on(tmp_path: Path) -> None:
-    again = resume_command("run", tmp_path / "my run")
+    ctx = click.Context(click.Command("run"))
+    ctx.params = {"out": tmp_path / "my run", "resume": False, "overwrite": False}
+    again = resume_command(ctx, "run")
     assert again == f"mobilenas run --out '{tmp_path}/my run' --resume"
     with pytest.raises(Interrupted, match="before"), working(again, tmp_path, quiet=True):
         raise KeyboardInterrupt

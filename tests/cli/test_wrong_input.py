@@ -1,6 +1,8 @@
 """Wrong input: one line on stderr, exit status 2, nothing written."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,19 @@ def test_what_is_missing_is_named() -> None:
     line = refused("sweep", "--out", "X", "--resume", "--epochs", "3")
     assert "no X/sweep.json to resume" in line and "--strengths" in line
     assert "exclude" in refused(*JOB, "--resume", "--overwrite")
+
+
+@pytest.mark.parametrize("command", ["run", "search", "channels", "sweep", "ablate"])
+def test_a_missing_folder_is_told_before_torch_is_loaded(command: str) -> None:
+    code = (
+        "import sys\nfrom mobilenas.cli.main import cli\n"
+        "try:\n    cli()\n"
+        "finally:\n    assert not {'torch', 'numpy'} & set(sys.modules)\n"
+    )
+    words = [sys.executable, "-c", code, command, *DIGITS, "--flops", "1M"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "missing option --out" in done.stderr
 
 
 @pytest.mark.parametrize(
