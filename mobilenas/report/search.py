@@ -15,13 +15,16 @@ from mobilenas.spaces.networks import arch_from_dict
 def search_over_time(files: RunFiles) -> Markup:
     """Show the log: curves, diagnostics, alarms."""
     epochs, settings = files.epochs, files.settings
-    warmup, alarms = 0, tuple[str, ...]()
+    warmup, alarms, only = 0, tuple[str, ...](), None
     if files.trials:
         plots = trials_plots(files.trials)
     elif epochs:
         limits = files.limits or dict.fromkeys(epochs[-1].expected, 1.0)
         warmup, alarms = settings.search.warmup, tuple(epochs[-1].alarms)
-        plots = search_plots(epochs, limits, warmup) + diagnostics_plots(epochs, warmup)
+        if len(epochs) > 1:
+            plots = search_plots(epochs, limits, warmup) + diagnostics_plots(epochs, warmup)
+        else:  # a curve of one point says nothing
+            plots, only = [], epochs[0]
     else:
         return missing("search/log.jsonl", "mobilenas search")
     return render(
@@ -29,6 +32,7 @@ def search_over_time(files: RunFiles) -> Markup:
         # arch.json has those of the finalists, too
         alarms=(files.found and files.found.alarms) or alarms,
         plots=plots,
+        only=only,
         warmup=warmup,
         constraint=settings.search.constraint,
         seed=files.run.seed if files.run and settings.seeds > 1 else None,

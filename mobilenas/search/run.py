@@ -59,8 +59,8 @@ _SUPERNET_GUESSES = (
     "the supernet is {}; so the alphas say little, and the finalists decide; try more "
     "--search-epochs, a larger --image-size or more images, and look at the labels"
 )
-_ALL_WARMUP = "all epochs of the search are warm-up: the alphas stay flat{} (see --search-epochs)"
-_PRIOR_DECIDES = ", and the finalists are what networks trained before speak for"
+_ALL_WARMUP = "the search is warm-up only: it trains weights{} (see --search-epochs)"
+_PRIOR_DECIDES = ", and the prior proposes the finalists"
 _RANDOM_ONES = ", and the finalists are random networks of the budgets"
 _FINALISTS_GUESS = (
     "the finalists are {}; so it is chance that chooses among them; try more --epochs, of which "

@@ -38,11 +38,12 @@ const page = document.documentElement, told = page.dataset;
 told.width = page.clientWidth;
 told.overflow = page.scrollWidth - page.clientWidth;
 told.ground = getComputedStyle(document.body).backgroundColor;
-const wide = [...document.querySelectorAll(".scroll, figure.wide")];
+const wide = [...document.querySelectorAll(".scroll")];
 const cut = wide.filter(box => box.scrollWidth > box.clientWidth);
 told.cut = cut.length;
 told.hinted = cut.filter(
   box => getComputedStyle(box).backgroundAttachment === "local, local, scroll, scroll").length;
+told.shaded = wide.filter(box => box.querySelector("figcaption")).length;
 told.keys = Math.max(0, ...[...document.querySelectorAll(".key")].map(
   key => key.parentElement.getBoundingClientRect().right));
 </script>"""
@@ -123,6 +124,7 @@ def test_a_report_is_whole_and_fits_a_phone(shown: Shown) -> None:
 def test_what_is_wider_than_a_phone_says_that_there_is_more(shown: Shown) -> None:
     assert int(shown.told("cut")) > 0
     assert shown.told("hinted") == shown.told("cut")
+    assert shown.told("shaded") == "0"  # a caption would be read through the shadow
     assert 0 < float(shown.told("keys")) <= 390
 
 

@@ -361,11 +361,19 @@ def test_only_a_run_that_has_begun(tmp_path: Path) -> None:
 
 def test_a_search_that_is_still_on_its_way(tmp_path: Path) -> None:
     write_run(tmp_path, constraint="hinge")
-    write_log(tmp_path, epochs=1)
+    write_log(tmp_path, epochs=2)
     shown = section(report(tmp_path), "The search over time")
     assert shown.count("<svg") == 6
     assert "The search is not finished" in shown
     assert "The constraint is hinge, which has no multipliers." in shown
+
+
+def test_one_epoch_is_told_in_words(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_log(tmp_path, epochs=1)
+    shown = section(report(tmp_path), "The search over time")
+    assert "<svg" not in shown
+    assert "trained for one epoch: loss 2.20,\nvalidation top-1" in shown
 
 
 def test_only_a_search(tmp_path: Path) -> None:

@@ -343,9 +343,9 @@ def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
 @pytest.mark.parametrize(
     ("warmup", "prior", "what"),
     [
-        (0, False, "random networks"),
-        (1, False, "random networks"),
-        (1, True, "what networks trained before speak for"),
+        (0, False, "the finalists are random networks"),
+        (1, False, "the finalists are random networks"),
+        (1, True, "the prior proposes the finalists"),
     ],
 )
 def test_a_search_that_is_all_warm_up_says_so(
@@ -358,7 +358,7 @@ def test_a_search_that_is_all_warm_up_says_so(
 ) -> None:
     remarks, settings = Remarks(), replace(SETTINGS, epochs=1, warmup=warmup, prior=prior)
     run(tiny_budgets, tiny_images, tmp_path, remarks, settings=settings)
-    told = f"the alphas stay flat, and the finalists are {what}"
+    told = f"it trains weights, and {what}"
     assert sum(told in remark for remark in remarks.said) == warmup
 
 
