@@ -104,7 +104,7 @@ class CapturedTrainer(Trainer):
         return {"loss": loss, "lr": lr}
 
     def _captured(self) -> Callable[[], Any]:
-        if not torch.cuda.is_available():
+        if torch.device(self.device).type != "cuda":
             return self._one_step
         start = deepcopy(self._network.state_dict())
         side = torch.cuda.Stream()

@@ -1,7 +1,7 @@
 r"""Fit the prior that a search starts from to tables of trained networks.
 
     python bench/prior.py bench/tables/explored.jsonl bench/tables/photo.jsonl \
-        bench/tables/photo1M.jsonl bench/tables/few.jsonl
+        bench/tables/photo1M.jsonl bench/tables/few.jsonl bench/tables/random-*.jsonl
 
 First Kendall's tau with test top-1 in each combination of images, size and budget, of what knows
 the other combinations alone, and of what knows nine tenths of its own, too. Then

@@ -1,4 +1,4 @@
-"""A table of trained networks: random networks of a space under a budget, each by the usual recipe.
+"""A table of trained networks: random ones of a space under a budget, each by the usual recipe.
 
     python bench/tables.py bench/tables/glyphs-32-1M.jsonl --data ./glyphs --image-size 32 \
         --flops 1M --networks 48 --twice 12
@@ -28,9 +28,13 @@ from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, load_data
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import make_space, versions
+from mobilenas.search.candidates import candidates
+from mobilenas.search.loop import Searcher
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.train import Recipe, Trainer
 
+_FIXED = ("images", "budgets", "recipe", "space", "drawn")
+"""What all networks of a table have in common."""
 _passes: Passes = {}
 """Of the seed that a process trains from; an epoch of 11,280 images of 32x32 is 138 MB."""
 
@@ -87,6 +91,7 @@ def main() -> None:
     parser.add_argument("--space", default="mobile")
     parser.add_argument("--networks", type=int, default=48)
     parser.add_argument("--twice", type=int, default=12)
+    parser.add_argument("--prior", action="store_true", help="those the prior ranks first instead")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
@@ -106,12 +111,18 @@ def main() -> None:
         "space": to_plain(space),
         "versions": versions(),
         "device": given.device,
+        "drawn": "first by the prior" if given.prior else "at random",
     }
     lines = read_jsonl(given.table) or [head]
-    if any(lines[0][name] != head[name] for name in ("images", "budgets", "recipe", "space")):
+    if any(lines[0][name] != head[name] for name in _FIXED):
         raise SystemExit(f"{given.table} is another table")
     budgets, source = Budgets(space, settings.budgets), random.Random("table")
-    choices = [to_plain(budgets.random(source)) for _ in range(given.networks)]
+    if given.prior:  # alphas that were never trained have no say
+        searcher = Searcher(budgets, data, settings.search, seed=request.seed)
+        found = candidates(searcher, budgets, given.networks)
+    else:
+        found = [budgets.random(source) for _ in range(given.networks)]
+    choices = [to_plain(choice) for choice in found]
     jobs = [(choice, 0) for choice in choices] + [(choice, 1) for choice in choices[: given.twice]]
     done = [(line["choice"], line["seed"]) for line in lines[1:]]
     make = partial(line_of, space=space, data=data, recipe=settings.recipe, device=given.device)

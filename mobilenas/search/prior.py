@@ -54,6 +54,7 @@ def features(arch: MobileArch) -> dict[str, float]:
     larger = sum(flops for after, flops in by_side.items() if round(halves[after]) < 2)
     outs = [block.out for block in arch.blocks]
     expansions = [math.log2(b.hidden / width) for width, b in zip(inputs, arch.blocks, strict=True)]
+    kernels = [operation_of(block.kernel).flops ** 0.5 for block in arch.blocks]
     strided = [e for e, block in zip(expansions, arch.blocks, strict=True) if block.stride > 1]
     return {
         "blocks": math.log(len(arch.blocks)),
@@ -63,7 +64,14 @@ def features(arch: MobileArch) -> dict[str, float]:
         "expansion": statistics.mean(expansions),
         "strided_expansion": statistics.mean(strided or [0.0]),
         "start": statistics.mean(bool(block.start_kernel) for block in arch.blocks),
-        "kernel": statistics.mean(operation_of(block.kernel).flops ** 0.5 for block in arch.blocks),
+        "kernel": statistics.mean(kernels),
+        "early_kernel": statistics.mean(
+            k for k, end in zip(kernels, ends, strict=True) if end == max(ends)
+        ),
+        "late_kernel": statistics.mean(
+            k for k, end in zip(kernels, ends, strict=True) if end == min(ends)
+        ),
+        "width": statistics.mean(math.log2(out) for out in outs),
         "least_hidden": math.log2(min(block.hidden for block in arch.blocks)),
         "last_hidden": math.log2(arch.blocks[-1].hidden),
         "last_out": math.log2(arch.blocks[-1].out),

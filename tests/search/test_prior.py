@@ -56,6 +56,9 @@ def test_features_of_a_network_by_hand() -> None:
             "strided_expansion": (math.log2(6) + math.log2(6)) / 2,
             "start": 1 / 4,
             "kernel": 3.5,
+            "early_kernel": 3,
+            "late_kernel": 3,
+            "width": (3 + 4 + 4 + 3) / 4,
             "least_hidden": 4,
             "last_hidden": math.log2(96),
             "last_out": 3,
@@ -69,6 +72,15 @@ def test_features_of_a_network_by_hand() -> None:
             "params": math.log(exact.params / exact.flops),
         }
     )
+
+
+@pytest.mark.parametrize(("number", "early", "late"), [(0, 5, 3), (1, 3, 3), (2, 3, 3), (3, 3, 5)])
+def test_kernels_on_the_largest_and_the_smallest_maps(number: int, early: int, late: int) -> None:
+    blocks = [
+        replace(each, kernel=5 if place == number else 3) for place, each in enumerate(ARCH.blocks)
+    ]
+    found = features(replace(ARCH, blocks=tuple(blocks)))
+    assert (found["early_kernel"], found["late_kernel"]) == (early, late)
 
 
 HERE = (5.0, 10.0, 13.0)
@@ -136,10 +148,11 @@ def test_the_prior_knows_what_hurts() -> None:
 
 def test_the_prior_was_fitted_to_the_tables() -> None:
     tables, found = Path(__file__).parents[2] / "bench/tables", Counter[float]()
-    for name in ("explored", "few", "photo", "photo1M"):
-        head, *lines = read_jsonl(tables / f"{name}.jsonl")
+    for table in tables.glob("*.jsonl"):
+        head, *lines = read_jsonl(table)
         for line in lines:
-            kernels = {start for block in line["blocks"] for start in block[5:]}
-            if line["seed"] == 0 and len(line["blocks"]) >= 3 and kernels <= {3}:
+            blocks = line.get("blocks", [[]] * 3)  # random networks of the space are all taken
+            kernels = {start for block in blocks for start in block[5:]}
+            if line["seed"] == 0 and len(blocks) >= 3 and kernels <= {3}:
                 found[round(math.log2(head["training_images"]), 3)] += 1
     assert Counter(images for *_, images in process().places) == found

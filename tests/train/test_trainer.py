@@ -1,5 +1,7 @@
+import importlib
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,3 +299,21 @@ def test_a_gpu_trains_and_resumes():
     assert whole.run_epoch()["loss"] == rest.run_epoch()["loss"]
     assert same(whole.weights(), rest.weights())
     assert whole.evaluate(DATA.val).predictions.device.type == "cpu"
+
+
+def test_the_trainer_of_the_tables_takes_the_same_steps(monkeypatch):
+    """bench/captured.py trains tables on a GPU; without one its step runs as it is."""
+    bench = Path(__file__).parents[2] / "bench"
+    monkeypatch.syspath_prepend(str(bench))
+    captured = importlib.import_module("captured")
+    trainers = [
+        Trainer(ARCH, DATA, RECIPE, seed=0),
+        captured.CapturedTrainer(ARCH, DATA, RECIPE, seed=0, device="cpu"),
+    ]
+    logs = [[trainer.run_epoch() for _ in range(RECIPE.epochs)] for trainer in trainers]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    ours, theirs = (trainer.weights() for trainer in trainers)
+    for name, weight in ours.items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(theirs[name], weight, rtol=1e-2, atol=1e-3)
