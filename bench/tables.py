@@ -39,7 +39,9 @@ _passes: Passes = {}
 """Of the seed that a process trains from; an epoch of 11,280 images of 32x32 is 138 MB."""
 
 
-def trained(arch: Arch, data: ImageData, recipe: Recipe, seed: int, device: str) -> dict[str, Any]:
+def trained(
+    arch: Arch, data: ImageData, recipe: Recipe, seed: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Return what an arch costs and what became of it, epoch by epoch."""
     began, losses, val_top1 = time.process_time(), [], []
     if device == "cpu":
