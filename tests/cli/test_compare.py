@@ -56,7 +56,7 @@ def begun() -> Path:
     return start(Path("a"), Request(**asked), command="test", reporter=Silent()).folder
 
 
-def test_names_ofread_baselines_are_those_of_the_library() -> None:
+def test_names_of_baselines_are_those_of_the_library() -> None:
     assert compare.RANDOM == RANDOM
     assert compare.read_baselines("none") == ()
     assert compare.read_baselines("mobilenet_v2, random,random") == ("mobilenet_v2", "random")
