@@ -23,7 +23,7 @@ ACTIVATION_FOR: dict[Precision, Activation] = {"fp32": "hard_swish", "int8": "re
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked for"
 _SMALL_SET = 5000
-# batch size and peak learning rate, each measured (docs/search.md)
+# batch size and peak learning rate, each measured (docs/results/search.md)
 _USUAL, _SMALL = (128, 0.5), (32, 0.05)
 ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""

@@ -82,7 +82,7 @@ _BUILT_IN = {
     ),
     "mobilenas": Method(
         paper="this project's own combination",
-        improves="networks under a budget (docs/search.md)",
+        improves="networks under a budget (docs/results/search.md)",
         sampler=SamplerSettings(name="attention", partial=4),
         sampling="gumbel",
         temperature=Temperature(),

@@ -19,7 +19,7 @@ class Recipe:
     batch_size: int = 128
     """Images in a step; the last, smaller batch of an epoch is left out."""
     learning_rate: float = 0.5
-    """Peak, measured for batches of 128 (docs/search.md)."""
+    """Peak, measured for batches of 128 (docs/results/search.md)."""
     momentum: float = 0.9
     """Nesterov's; 0 for none."""
     weight_decay: float = 4e-5

@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,35 +19,15 @@ TITLES = [
     "How often each channel was chosen",
 ]
 
-LINE: dict[str, Any] = {
-    "loss": 1.0,
-    "alpha_loss": 1.0,
-    "weight_gradient_norm": 1.0,
-    "alpha_gradient_norm": None,
-    "seconds": 1.0,
-    "val_top1": 20.0,
-    "tau": 1.0,
-    "entropy": 1.0,
-    "edge_entropy": 0.0,
-    "entropies": {},
-    "expected": {},
-    "multipliers": {},
-    "alphas": {},
-    "channels": {},
-    "gap_estimate": None,
-    "skips": {},
-    "utilization": 0.5,
-    "uncertainty": 0.5,
-    "alarms": [],
-}
-"""A line of the log without diagnostics, but for its epoch."""
+Lines = Callable[..., list[SearchLine]]
 
 
-def lines(*changes: dict[str, Any]) -> list[SearchLine]:
-    return [from_plain(SearchLine, LINE | change, "") for change in changes]
+@pytest.fixture
+def lines(log_line: dict[str, Any]) -> Lines:
+    return lambda *changes: [from_plain(SearchLine, log_line | change, "") for change in changes]
 
 
-def made_log(epochs: int = 12, warmup: int = 3) -> list[SearchLine]:
+def made_log(epochs: int = 12, warmup: int = 3) -> list[dict[str, Any]]:
     def record(epoch: int) -> dict[str, Any]:
         trains, left = epoch > warmup, 1 - epoch / epochs
         return {
@@ -68,7 +49,7 @@ def made_log(epochs: int = 12, warmup: int = 3) -> list[SearchLine]:
             "alarms": [],
         }
 
-    return lines(*(record(epoch) for epoch in range(1, epochs + 1)))
+    return [record(epoch) for epoch in range(1, epochs + 1)]
 
 
 def shades(svg: str) -> dict[float, str]:
@@ -77,8 +58,8 @@ def shades(svg: str) -> dict[float, str]:
     return {float(opacity): path for path, opacity in found}
 
 
-def test_every_diagnostic_of_a_cell_search_is_drawn() -> None:
-    plots = diagnostics_plots(made_log(), warmup=3)
+def test_every_diagnostic_of_a_cell_search_is_drawn(lines: Lines) -> None:
+    plots = diagnostics_plots(lines(*made_log()), warmup=3)
     assert [title for title, _ in plots] == TITLES
     entropies, channels = plots[-2][1], plots[-1][1]
     for node in range(4):
@@ -93,9 +74,9 @@ def test_edges_belong_to_nodes_with_one_more_input_each() -> None:
     assert [_nodes(edges) for edges in (0, 2, 14)] == [[], [2], [2, 3, 4, 5]]
 
 
-def test_drawings_are_well_formed_and_follow_the_pages_colours() -> None:
+def test_drawings_are_well_formed_and_follow_the_pages_colours(lines: Lines) -> None:
     identifiers: list[str] = []
-    for _, svg in diagnostics_plots(made_log()):
+    for _, svg in diagnostics_plots(lines(*made_log())):
         root = ElementTree.fromstring(svg)
         assert root.get("role") == "img" and root.get("aria-label")
         assert "currentColor" in svg and "#010203" not in svg
@@ -106,7 +87,7 @@ def test_drawings_are_well_formed_and_follow_the_pages_colours() -> None:
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_a_heatmaps_opacity_is_the_share_of_the_largest() -> None:
+def test_a_heatmaps_opacity_is_the_share_of_the_largest(lines: Lines) -> None:
     rows = [[0.0, 0.5, 1.0, 1.5, 2.0]] * 3
     log = [{"epoch": n + 1, "entropies": {"normal": [row[n] for row in rows]}} for n in range(5)]
     _, (_, svg) = diagnostics_plots(lines(*log))
@@ -115,33 +96,33 @@ def test_a_heatmaps_opacity_is_the_share_of_the_largest() -> None:
     assert [shades(svg)[part].count("M") for part in (0.25, 0.5, 0.75)] == [3, 3, 3]
 
 
-def test_equal_neighbours_are_one_box() -> None:
+def test_equal_neighbours_are_one_box(lines: Lines) -> None:
     half = {"epoch": 1, "channels": {"cells.0.0": [1.0, *[0.5] * 30, 1.0], "cells.0.1": [0.5] * 8}}
     _, (_, svg) = diagnostics_plots(lines(half))
     assert shades(svg)[0.5].count("M") == 2
-    long = diagnostics_plots(made_log(epochs=600), warmup=100)
+    long = diagnostics_plots(lines(*made_log(epochs=600)), warmup=100)
     assert sum(len(svg) for _, svg in long) < 500_000
 
 
 @pytest.mark.parametrize(("log", "titles"), [([], []), ([{"epoch": 1}], TITLES[2:3])])
 def test_a_log_without_diagnostics_has_no_drawings(
-    log: list[dict[str, Any]], titles: list[str]
+    log: list[dict[str, Any]], titles: list[str], lines: Lines
 ) -> None:
     assert [title for title, _ in diagnostics_plots(lines(*log), warmup=1)] == titles
 
 
-def test_only_what_the_log_has_is_drawn() -> None:
-    first = made_log(epochs=12)[:1]  # warm-up: the alphas have no gradient and no gap
+def test_only_what_the_log_has_is_drawn(lines: Lines) -> None:
+    first = lines(*made_log(epochs=12)[:1])  # warm-up: the alphas have no gradient and no gap
     assert [title for title, _ in diagnostics_plots(first, 3)] == [
         TITLES[0],
         TITLES[2],
         *TITLES[4:],
     ]
-    full = [replace(line, channels={}) for line in made_log()]
+    full = [replace(line, channels={}) for line in lines(*made_log())]
     assert TITLES[-1] not in [title for title, _ in diagnostics_plots(full)]
 
 
-def test_a_chain_names_its_decisions() -> None:
+def test_a_chain_names_its_decisions(lines: Lines) -> None:
     log = [
         {
             "epoch": epoch,
@@ -155,17 +136,17 @@ def test_a_chain_names_its_decisions() -> None:
     assert ">blocks<" in skips
 
 
-def test_a_figure_of_a_few_epochs_is_one_line() -> None:
-    log = made_log(epochs=40)
+def test_a_figure_of_a_few_epochs_is_one_line(lines: Lines) -> None:
+    log = lines(*made_log(epochs=40))
     (gap,) = (svg for title, svg in diagnostics_plots(log) if title == TITLES[3])
-    lines = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: #e07b1a', gap)
-    assert max(path.count("L") for path in lines) == 7  # 8 estimates
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: #e07b1a', gap)
+    assert max(path.count("L") for path in paths) == 7  # 8 estimates
 
 
-def test_drawings_are_the_same_each_time_and_leave_matplotlib_alone() -> None:
+def test_drawings_are_the_same_each_time_and_leave_matplotlib_alone(lines: Lines) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    first = diagnostics_plots(made_log())
-    assert diagnostics_plots(made_log()) == first
+    first = diagnostics_plots(lines(*made_log()))
+    assert diagnostics_plots(lines(*made_log())) == first
     assert dict(mpl.rcParams) == before

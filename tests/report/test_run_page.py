@@ -33,28 +33,8 @@ SECTIONS = (
     "How FLOPs are counted",
 )
 
-LINE: dict[str, Any] = {
-    "loss": 1.0,
-    "alpha_loss": 1.0,
-    "weight_gradient_norm": 1.0,
-    "alpha_gradient_norm": None,
-    "seconds": 1.0,
-    "val_top1": 20.0,
-    "tau": 1.0,
-    "entropy": 1.0,
-    "edge_entropy": 0.0,
-    "entropies": {},
-    "expected": {},
-    "multipliers": {},
-    "alphas": {},
-    "channels": {},
-    "gap_estimate": None,
-    "skips": {},
-    "utilization": 0.5,
-    "uncertainty": 0.5,
-    "alarms": [],
-}
-"""A line of the log without diagnostics, but for its epoch."""
+
+Line = dict[str, Any]
 
 
 def write_run(folder: Path, *, constraint: str = "lagrangian") -> None:
@@ -83,9 +63,9 @@ def write_run(folder: Path, *, constraint: str = "lagrangian") -> None:
     write_json(folder / "run.json", record)
 
 
-def write_log(folder: Path, epochs: int = 10) -> None:
+def write_log(folder: Path, line: Line, epochs: int = 10) -> None:
     records = [
-        LINE
+        line
         | {
             "epoch": epoch,
             "loss": 2.3 - 0.1 * epoch,
@@ -101,8 +81,8 @@ def write_log(folder: Path, epochs: int = 10) -> None:
     write_jsonl(folder / "search/log.jsonl", records)
 
 
-def write_search(folder: Path) -> None:
-    write_log(folder)
+def write_search(folder: Path, line: Line) -> None:
+    write_log(folder, line)
     arch = ARCHS[2]
     measured = {"before_reestimation": 41.25, "after_reestimation": 63.5}
     record = {
@@ -213,8 +193,9 @@ def write_result(folder: Path, *, holds: bool = True) -> None:
     write_json(folder / "result.json", {"budgets": rows})
 
 
-def write_whole(folder: Path) -> None:
-    for write in (write_run, write_search, write_rank, write_export, write_compare, write_result):
+def write_whole(folder: Path, line: Line) -> None:
+    write_search(folder, line)
+    for write in (write_run, write_rank, write_export, write_compare, write_result):
         write(folder)
 
 
@@ -224,9 +205,9 @@ def report(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+def whole(tmp_path_factory: pytest.TempPathFactory, log_line: Line) -> str:
     folder = tmp_path_factory.mktemp("run")
-    write_whole(folder)
+    write_whole(folder, log_line)
     return report(folder)
 
 
@@ -271,9 +252,9 @@ def test_budgets_are_told_as_requested_predicted_and_recounted(whole: str) -> No
     assert "<td>memory, bytes</td><td>yes</td><td>90,000</td><td>81,920</td><td>-</td>" in top
 
 
-def test_a_budget_that_does_not_hold_stands_first(tmp_path: Path) -> None:
+def test_a_budget_that_does_not_hold_stands_first(tmp_path: Path, log_line: Line) -> None:
     write_run(tmp_path)
-    write_search(tmp_path)
+    write_search(tmp_path, log_line)
     write_result(tmp_path, holds=False)
     page = report(tmp_path)
     assert "does NOT keep every budget" in page
@@ -321,20 +302,20 @@ def test_the_page_suits_phones_and_dark_screens(whole: str) -> None:
     assert whole.count("<table") == whole.count('<div class="scroll"><table')
 
 
-def test_it_is_small_and_the_same_each_time(tmp_path: Path) -> None:
-    write_whole(tmp_path)
-    write_log(tmp_path, epochs=600)
+def test_it_is_small_and_the_same_each_time(tmp_path: Path, log_line: Line) -> None:
+    write_whole(tmp_path, log_line)
+    write_log(tmp_path, log_line, epochs=600)
     first = report(tmp_path)
     second = report(tmp_path)
     assert len(second.encode()) < 2_000_000
     assert second == first
 
 
-def test_matplotlib_settings_are_left_alone(tmp_path: Path) -> None:
+def test_matplotlib_settings_are_left_alone(tmp_path: Path, log_line: Line) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    write_whole(tmp_path)
+    write_whole(tmp_path, log_line)
     report(tmp_path)
     assert dict(mpl.rcParams) == before
 
@@ -359,26 +340,26 @@ def test_only_a_run_that_has_begun(tmp_path: Path) -> None:
     assert "<td>not known yet</td><td>2,000,000</td><td>-</td><td>-</td>" in page
 
 
-def test_a_search_that_is_still_on_its_way(tmp_path: Path) -> None:
+def test_a_search_that_is_still_on_its_way(tmp_path: Path, log_line: Line) -> None:
     write_run(tmp_path, constraint="hinge")
-    write_log(tmp_path, epochs=2)
+    write_log(tmp_path, log_line, epochs=2)
     shown = section(report(tmp_path), "The search over time")
     assert shown.count("<svg") == 6
     assert "The search is not finished" in shown
     assert "The constraint is hinge, which has no multipliers." in shown
 
 
-def test_one_epoch_is_told_in_words(tmp_path: Path) -> None:
+def test_one_epoch_is_told_in_words(tmp_path: Path, log_line: Line) -> None:
     write_run(tmp_path)
-    write_log(tmp_path, epochs=1)
+    write_log(tmp_path, log_line, epochs=1)
     shown = section(report(tmp_path), "The search over time")
     assert "<svg" not in shown
     assert "trained for one epoch: loss 2.20,\nvalidation top-1" in shown
 
 
-def test_only_a_search(tmp_path: Path) -> None:
+def test_only_a_search(tmp_path: Path, log_line: Line) -> None:
     write_run(tmp_path)
-    write_search(tmp_path)
+    write_search(tmp_path, log_line)
     page = report(tmp_path)
     assert "<td>yes</td><td>2,000,000</td><td>1,234,567</td><td>-</td>" in page
     assert "keeps every budget by prediction; the ONNX file is not counted yet." in page

@@ -22,31 +22,10 @@ SPARSE = parse_genotype(
 )
 ARCH: CellArch = replace(CELL_NETWORKS["darts_v2"](16, 5), layers=8, channels=16, genotype=SPARSE)
 
-LINE: dict[str, Any] = {
-    "loss": 1.0,
-    "alpha_loss": 1.0,
-    "weight_gradient_norm": 1.0,
-    "alpha_gradient_norm": None,
-    "seconds": 1.0,
-    "val_top1": 20.0,
-    "tau": 1.0,
-    "entropy": 1.0,
-    "edge_entropy": 0.0,
-    "entropies": {},
-    "expected": {},
-    "multipliers": {},
-    "alphas": {},
-    "channels": {},
-    "gap_estimate": None,
-    "skips": {},
-    "utilization": 0.5,
-    "uncertainty": 0.5,
-    "alarms": [],
-}
-"""A line of the log without diagnostics, but for its epoch."""
+Line = dict[str, Any]
 
 
-def write_run(folder: Path, budgets: list[dict[str, Any]]) -> None:
+def write_run(folder: Path, line: Line, budgets: list[dict[str, Any]]) -> None:
     record = {
         "command": "mobilenas search --space cell --method darts",
         "settings": {"search": {"warmup": 1}, "space": "cell", "finalists": {"epochs": 1}},
@@ -65,7 +44,7 @@ def write_run(folder: Path, budgets: list[dict[str, Any]]) -> None:
     }
     write_json(folder / "run.json", record)
     log = [
-        LINE
+        line
         | {
             "epoch": epoch,
             "loss": 2.0 - 0.1 * epoch,
@@ -112,8 +91,10 @@ def section(page: str, title: str) -> str:
 
 
 @pytest.mark.parametrize("budgets", [[], [{"cost": "flops", "limit": 9_000_000}]])
-def test_cells_are_drawn_named_and_counted(tmp_path: Path, budgets: list[dict[str, Any]]) -> None:
-    write_run(tmp_path, budgets)
+def test_cells_are_drawn_named_and_counted(
+    tmp_path: Path, budgets: list[dict[str, Any]], log_line: Line
+) -> None:
+    write_run(tmp_path, log_line, budgets)
     page = report(tmp_path)
     network = section(page, "The found network")
     drawings = re.findall(r"<svg.*?</svg>", network, re.DOTALL)
@@ -130,8 +111,8 @@ def test_cells_are_drawn_named_and_counted(tmp_path: Path, budgets: list[dict[st
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_without_budgets_nothing_is_said_of_them(tmp_path: Path) -> None:
-    write_run(tmp_path, [])
+def test_without_budgets_nothing_is_said_of_them(tmp_path: Path, log_line: Line) -> None:
+    write_run(tmp_path, log_line, [])
     page = report(tmp_path)
     top = page[: page.index("<section>")]
     assert "There was no budget" in top
@@ -143,16 +124,16 @@ def test_without_budgets_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert '<p class="bad">Alarm: skip connections dominate.</p>' in searched
 
 
-def test_with_a_budget_it_is_told_like_any_other(tmp_path: Path) -> None:
-    write_run(tmp_path, [{"cost": "flops", "limit": 9_000_000}])
+def test_with_a_budget_it_is_told_like_any_other(tmp_path: Path, log_line: Line) -> None:
+    write_run(tmp_path, log_line, [{"cost": "flops", "limit": 9_000_000}])
     page = report(tmp_path)
     assert "There was no budget" not in page
     assert "keeps every budget by prediction" in page
     assert section(page, "The search over time").count("<svg") == 6
 
 
-def test_the_gap_has_a_row_for_edges(tmp_path: Path) -> None:
-    write_run(tmp_path, [])
+def test_the_gap_has_a_row_for_edges(tmp_path: Path, log_line: Line) -> None:
+    write_run(tmp_path, log_line, [])
     shown = section(report(tmp_path), "Discretization gap")
     assert "33.00 points of validation top-1 are lost" in shown
     assert "<td>supernet</td><td>60.00</td><td>70.00</td>" in shown
