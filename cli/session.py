@@ -111,6 +111,7 @@ def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
     """Start the run of these options in --out, or resume it."""
+    from mobilenas.channel_graph.models import allow_model
     from mobilenas.pipeline.request import Request
     from mobilenas.pipeline.resuming import resume_run
     from mobilenas.pipeline.run_folder import RUN_FILE, command_line, open_run
@@ -119,6 +120,8 @@ def open_or_start(
     out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
     if resume and not states_a_request(ctx):
         return open_run(out, reporter)
+    if (model := ctx.params.get("model")) is not None:
+        allow_model(model)  # here the user names it, not only the folder's files
     if resume and (run := resume_run(out, typed(ctx, kind or Request), kind or Request, reporter)):
         return run
     with beginning(out / RUN_FILE, resume=resume):

@@ -178,7 +178,7 @@ class Profile(ProfileHead):
             if unsteady:
                 found.append(
                     f"{precision}: {unsteady} of {len(times)} parts are unsteady, because other "
-                    "programs ran beside them; the same command measures those again"
+                    "programs ran beside them; measure again while the device is idle"
                 )
         for precision, calibration in self.calibration.items():
             if calibration.mape_percent > HIGHEST_MAPE_PERCENT:

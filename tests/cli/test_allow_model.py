@@ -128,6 +128,12 @@ def test_a_model_on_the_command_line_is_named(run: Path) -> None:
     assert Path("imported").exists()
 
 
+def test_model_on_the_command_line_allows_it_when_resumed(run: Path) -> None:
+    result = invoke(f"channels --model {NAME} --out run --resume")
+    assert "add --allow-model" not in result.stderr
+    assert Path("imported").exists()
+
+
 def test_settings_that_name_one_model_do_not_allow_the_space_of_another(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
