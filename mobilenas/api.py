@@ -31,7 +31,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter, Silent
 from mobilenas.core.records import read_log
 from mobilenas.core.setting import settings_of
-from mobilenas.core.settings import Fields
+from mobilenas.core.settings import Fields, check_choice
 from mobilenas.cost.budget import PENALTY, BudgetOptions
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
@@ -40,7 +40,7 @@ from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure as measure_all
 from mobilenas.onnx.fp16 import to_fp16
 from mobilenas.onnx.ort_format import to_ort
-from mobilenas.onnx.other_runtimes import RUNTIMES, convert
+from mobilenas.onnx.other_runtimes import RUNTIMES, check_installed, convert
 from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
 from mobilenas.pipeline.formats import format_path
 from mobilenas.pipeline.layers import Counted, count_arch
@@ -50,6 +50,7 @@ from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, EffortName, Request, recipe_for
 from mobilenas.pipeline.run_folder import latency_model, usable_space
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import profile_of, start
 from mobilenas.search.methods import DEFAULT_METHOD
@@ -131,10 +132,11 @@ def mobile_space(
     [(8, 16, 24), (8, 16, 24), (16, 24, 32)]
     """
     request = _request(options)
+    check_choice("space", request.space, (MobileSpace.family,))
     settings = request.settings(len(data.train))
     profile = profile_of(request, reporter or Silent())
     space = usable_space(settings, data, latency_model(settings, profile))
-    assert isinstance(space, MobileSpace)  # the only one that `Request` asks for unless told
+    assert isinstance(space, MobileSpace)
     return space
 
 
@@ -168,11 +170,10 @@ def search(
         device=device,
     )
     settings = request.settings(len(data.train))
-    latency = latency_model(settings, profile_of(request, reporter))
-    filled = settings.search.constraint != PENALTY
+    limits = _limits(space, request, settings, reporter)
     with _folder(out) as folder:
         return search_in(
-            Budgets(space, settings.budgets, latency, filled=filled),
+            limits,
             data,
             settings.search,
             settings.finalists,
@@ -204,8 +205,8 @@ def random_networks(
     3
     """
     request = _request({**_own(budgets), **options}, space=family_of(space).name)
-    latency = latency_model(request.settings(ANY_COUNT), profile_of(request, Silent()))
-    limits, source = Budgets(space, request.budgets, latency), random.Random(seed)
+    limits = _limits(space, request, request.settings(ANY_COUNT), Silent())
+    source = random.Random(seed)
     return [space.arch(limits.random(source)) for _ in range(number)]
 
 
@@ -264,6 +265,8 @@ def export(
     FileError where they differ.
     """
     settings = FormatSettings(formats=tuple(formats))
+    for form in set(settings.formats) & set(RUNTIMES):
+        check_installed(form)
     data, onnx = model.data, Path(path)
     write_network(model.module, model.arch, data, onnx, dynamic_batch=dynamic_batch)
     files = {"onnx": onnx}
@@ -334,6 +337,18 @@ def run(
     return run_all(begun)
 
 
+def _limits(
+    space: SearchedSpace, request: Request, settings: RunSettings, reporter: Reporter
+) -> Budgets:
+    """Return the budgets over a space; BudgetError where no network of it meets and uses them."""
+    latency = latency_model(settings, profile_of(request, reporter))
+    filled = settings.search.constraint != PENALTY
+    limits = Budgets(space, settings.budgets, latency, filled=filled)
+    limits.check_reachable()
+    limits.check_used()
+    return limits
+
+
 def _own(budgets: Mapping[str, Limit]) -> Fields:
     """Return budgets as settings: those of registered costs are `limits`."""
     known = {one.name for one in settings_of(BudgetOptions)}
@@ -353,6 +368,8 @@ def _request(options: Mapping[str, object], **more: object) -> Request:
         reader = readers[name]
         if reader and isinstance(value, str):
             read[name] = reader(value)
+        elif isinstance(value, list):
+            read[name] = tuple(value)
     return Request(**read)
 
 

@@ -84,6 +84,30 @@ def test_an_option_that_is_none_is_named() -> None:
         mn.search(space, data, {"watts": 1})
 
 
+def test_budgets_that_the_space_does_not_meet_or_use_are_refused_before_work() -> None:
+    data = mn.load_data("digits")
+    space = mn.mobile_space(data, flops="300k")
+    for limit, message in (("1k", "flops <= 1k cannot be kept"), ("1G", "limits nothing")):
+        with pytest.raises(mn.MobileNASError, match=message):
+            mn.random_networks(space, {"flops": limit}, 1)
+        with pytest.raises(mn.MobileNASError, match=message):
+            mn.search(space, data, {"flops": limit})
+
+
+def test_what_is_wrong_is_refused_as_on_the_command_line() -> None:
+    data = mn.load_data("digits")
+    space = mn.mobile_space(data, flops="300k")
+    (arch,) = mn.random_networks(space, {"flops": "300k"}, 1)
+    with pytest.raises(mn.MobileNASError, match="epochs is 0"):
+        mn.train(arch, data, epochs=0)
+    with pytest.raises(mn.MobileNASError, match="effort is 'great'; it must be one of quick"):
+        mn.train(arch, data, effort="great")  # type: ignore[arg-type]
+    with pytest.raises(mn.MobileNASError, match="space is 'cell'; it must be one of mobile"):
+        mn.mobile_space(data, space="cell", flops="300k")
+    with pytest.raises(mn.MobileNASError, match="width: not with"):
+        mn.count("pyproject.toml", width=2)
+
+
 def test_a_search_resumes_in_its_folder(tmp_path: Path) -> None:
     data = mn.load_data("digits")
     space = mn.mobile_space(data, flops="300k")

@@ -65,6 +65,8 @@ def count(target: str, **shape: Any) -> Counted:
     path = Path(target)
     if ":" in target and not path.exists():
         return _of_model(target, **({"image_size": 224, "classes": None} | shape))
+    if shape:
+        raise MobileNASError(f"{', '.join(shape)}: not with {target!r}, but with a name only")
     if path.is_dir():
         return count_arch(target, read_arch(path / "arch.json"))
     if not path.exists():

@@ -59,11 +59,14 @@ EFFORTS: dict[EffortName, Effort] = {
 
 def recipe_for(effort: EffortName, images: int, epochs: int | None = None) -> Recipe:
     """Return how networks are trained on so many images; `epochs`: instead of the effort's."""
+    check_choice("effort", effort, tuple(EFFORTS))
     batch, rate = _USUAL if images >= _SMALL_SET else _SMALL
     steps = max(1, images // batch)
     usual = EFFORTS[effort]
     repeats = min(math.ceil(usual.least_steps / steps), MOST_REPEATS * usual.epochs)
-    return Recipe(epochs=epochs or max(usual.epochs, repeats), batch_size=batch, learning_rate=rate)
+    if epochs is None:
+        epochs = max(usual.epochs, repeats)
+    return Recipe(epochs=epochs, batch_size=batch, learning_rate=rate)
 
 
 @dataclass(frozen=True, kw_only=True)
