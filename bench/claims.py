@@ -23,7 +23,7 @@ from mobilenas.core.files import read_json
 from mobilenas.data import DataSettings, ImageData, load_data
 
 
-def figures(folder: Path, table: Table, data: ImageData) -> dict[str, float]:
+def figures(folder: Path, table: Table, data: ImageData, final: float) -> dict[str, float]:
     """Return what is told of one search."""
     alphas, shared, seconds = of_search(folder, table.choices, data)
     found: dict[str, Any] = read_json(folder / "arch.json")
@@ -34,7 +34,7 @@ def figures(folder: Path, table: Table, data: ImageData) -> dict[str, float]:
         "supernet over": picked(shared, table.truth)[0],
         "gap": found["discretization_gap"]["points"],
         "blocks": len(found["arch"]["blocks"]),
-        "cost": seconds / table.final,
+        "cost": seconds / final,
     }
 
 
@@ -48,9 +48,10 @@ def main() -> None:
     torch.set_num_threads(1)
     table = read_table(given.table)
     data = load_data(DataSettings(source=given.data, image_size=table.image_size))
+    final = table.final_seconds(data)
     kinds = defaultdict[str, list[dict[str, float]]](list)
     for folder in given.searches:
-        kinds[folder.name.rpartition("-")[0]].append(figures(folder, table, data))
+        kinds[folder.name.rpartition("-")[0]].append(figures(folder, table, data, final))
     for kind, seeds in kinds.items():
         print(f"{kind} ({len(seeds)})", end="")
         for name in seeds[0]:
