@@ -51,7 +51,7 @@ MOST_REPEATS = 10
 EffortName = Literal["quick", "standard", "full"]
 EFFORTS: dict[EffortName, Effort] = {
     "quick": Effort(epochs=6, least_steps=300, finalists=3),
-    "standard": Effort(epochs=15, least_steps=1200, finalists=3),
+    "standard": Effort(epochs=15, least_steps=1200, finalists=4),
     "full": Effort(epochs=60, least_steps=6000, finalists=6),
 }
 """By name."""

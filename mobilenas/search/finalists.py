@@ -1,13 +1,17 @@
 """The last round of a search: a few archs begin their final training, and the better ones go on.
 
 Successive halving (Jamieson and Talwalkar 2016) on the final schedule itself, not on a short one:
-the order of networks after a short schedule is another. They train on training images and are
-compared on validation images. The winner's epochs are the first of its final training, which
+the order of networks after a short schedule is another. They are compared by the sum of their ranks
+in validation top-1 and in training loss: few validation images are noisy, and training loss alone
+does not see who overfits. The winner's epochs are the first of its final training, which
 continues them (`train(..., begun=...)`), so they are not paid for twice.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
 
 from mobilenas.core.progress import Reporter
 from mobilenas.data import ImageData
@@ -16,6 +20,7 @@ from mobilenas.search.records import Score
 from mobilenas.search.settings import FinalistSettings
 from mobilenas.spaces.base import Arch
 from mobilenas.train import CHECKPOINT, Recipe, train_part
+from mobilenas.train.records import TrainLine
 
 FINALISTS = "finalists"
 """Below the folder of a search: a folder for each training that has begun."""
@@ -43,6 +48,7 @@ class SuccessiveHalving:
         self.folder, self.seed, self.device = folder, seed, device
         self.reporter, self.start = reporter, start
         self.scores: list[Score] = []
+        self._reached: dict[tuple[int, int], TrainLine] = {}
         self._seconds: dict[int, float] = {}
         self._epochs: dict[int, int] = {}
 
@@ -59,16 +65,17 @@ class SuccessiveHalving:
         self.reporter.start("finalists", sum(sizes))
         for rung, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             alive = alive[:size]
-            scores = {index: self.score(archs[index], index, rung, end) for index in alive}
+            reached = [self.score(archs[index], index, rung, end) for index in alive]
+            places = rankdata([-line.val_top1 for line in reached])
+            places += rankdata([line.loss for line in reached])
             # the sort is stable: a tie goes to the arch that was ahead before
-            alive.sort(key=lambda index: -scores[index])
+            alive = [alive[n] for n in np.argsort(places, kind="stable")]
         return alive[0]
 
-    def score(self, arch: Arch, index: int, rung: int, epochs: int) -> float:
-        """Return validation top-1 after `epochs`, from the files or by training on."""
-        for known in self.scores:
-            if (known.arch, known.rung) == (index, rung):
-                return known.val_top1
+    def score(self, arch: Arch, index: int, rung: int, epochs: int) -> TrainLine:
+        """Return what an arch has reached after `epochs`, from the files or by training on."""
+        if (index, rung) in self._reached:
+            return self._reached[index, rung]
         log = train_part(
             epochs,
             arch,
@@ -79,12 +86,14 @@ class SuccessiveHalving:
             device=self.device,
             network=self.start(arch) if self.start else None,
         )
-        top1 = log[-1].val_top1
-        self.scores.append(Score(arch=index, rung=rung, epochs=epochs, val_top1=top1))
+        last = self._reached[index, rung] = log[-1]
+        self.scores.append(
+            Score(arch=index, rung=rung, epochs=epochs, val_top1=last.val_top1, loss=last.loss)
+        )
         self._seconds[index] = sum(line.seconds for line in log)
         self._epochs[index] = len(log)
-        self.reporter.step(len(self.scores), {"val top-1": f"{top1:.1f} %"})
-        return top1
+        self.reporter.step(len(self.scores), {"val top-1": f"{last.val_top1:.1f} %"})
+        return last
 
     @property
     def seconds(self) -> float:

@@ -93,6 +93,8 @@ class Score(Record, frozen=True, kw_only=True):
     rung: Annotated[int, Meta(ge=0, le=64)]
     epochs: Epoch
     val_top1: Percent
+    loss: Number | None = None
+    """Training loss, where it is compared."""
 
 
 class FinalistsRecord(Record, frozen=True, kw_only=True):

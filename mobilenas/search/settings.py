@@ -105,11 +105,10 @@ class FinalistSettings:
     def compared_at(self, count: int, final: int) -> list[int]:
         """Return after how many of `final` epochs of the final training each rung compares.
 
-        The last one after half of them: before, the order of good networks is hardly that at the
-        end.
+        The last one after a third of them: more finalists are worth more than a later comparison.
         """
         first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
-        last = max(first, math.ceil(final / 2))
+        last = min(final, max(first + 1, math.ceil(final / 3)))
         return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
 
     def lost(self, count: int, final: int) -> int:
