@@ -21,12 +21,14 @@ from scipy.stats import kendalltau
 
 from mobilenas.core.files import read_jsonl, to_json, write_text
 from mobilenas.core.settings import from_plain, to_plain
-from mobilenas.search.prior import FILE, Process, Rows, described
+from mobilenas.search.prior import FILE, FLOPS, Process, Rows, described
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
 LENGTH, LINEAR, NOISE, REACH, SHARED = 1.0, 0.5, 0.5, (1.0, 4.0, 1.5), 0.3
 """Of the process."""
+PER_DOUBLING = 5.0
+"""Points; random networks of the space use 90 to 100 % of a budget, and gain 5 a doubling there."""
 FEWEST_BLOCKS, PARTS = 3, 10
 WORST, BEST = -10.0, 6.0
 """Points around the median: what lies outside is bad, or good, enough."""
@@ -99,6 +101,7 @@ def fitted(x: Rows, places: Rows, y: Rows, scale: Rows) -> Process:
         reach=REACH,
         shared=SHARED,
         noise=NOISE,
+        per_doubling=PER_DOUBLING,
         scale=tuple(scale.round(5).tolist()),
         points=tuple(map(tuple, (x / scale).round(4).tolist())),
         places=tuple(map(tuple, places.round(3).tolist())),
@@ -123,7 +126,8 @@ def main() -> None:
     group, top1, tested = np.array(groups), np.array(reached), np.array(test)
     rows, places = (np.concatenate(parts) for parts in zip(*told, strict=True))
     x = centered(rows, group, np.mean)
-    y = centered(top1, group, np.median).clip(WORST, BEST)
+    worth = PER_DOUBLING * centered(places[:, FLOPS], group, np.mean)
+    y = (centered(top1, group, np.median) - worth).clip(WORST, BEST)
     scale = x.std(0)
     part = np.random.default_rng(0).permutation(len(y)) % PARTS
     for name in np.unique(group):
@@ -135,9 +139,10 @@ def main() -> None:
             asked = own & (part == number)
             known = fitted(x[~asked], places[~asked], y[~asked], scale)
             beside[asked], _ = known.likely(x[asked], places[asked])
+        expected, beside = expected + worth[own], beside + worth
         taus = [kendalltau(guess, tested[own]).statistic for guess in (expected, beside[own])]
         whole = np.sqrt(deviation**2 + NOISE * np.var(y))
-        off = (y[own] - y[own].mean()) - (expected - expected.mean())
+        off = (y + worth)[own] - expected - ((y + worth)[own] - expected).mean()
         print(
             f"{name}: {own.sum()} networks, Kendall {taus[0]:.2f} and {taus[1]:.2f}, "
             f"{100 * np.mean(np.abs(off) < whole):.0f} % within a deviation ({whole.mean():.1f})"

@@ -40,7 +40,7 @@ from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
-from mobilenas.search.prior import described, features, process
+from mobilenas.search.prior import FLOPS, described, features, process
 from mobilenas.search.rank import alpha_score
 from mobilenas.spaces.base import AnyChoice, Arch, family
 from mobilenas.spaces.mobile.arch import MobileArch
@@ -213,7 +213,8 @@ def unseen(archs: Sequence[MobileArch], images: int) -> list[float]:
     apart = cdist(known.points, rows / np.array(known.scale)).min(1)
     kept = np.flatnonzero(apart > _ROUNDING)
     parts = {name: tuple(getattr(known, name)[n] for n in kept) for name in _OF_NETWORKS}
-    return list(replace(known, **parts).likely(rows, places)[0])
+    worth = known.per_doubling * places[:, FLOPS]
+    return list(replace(known, **parts).likely(rows, places)[0] + worth)
 
 
 def ridge(choices: Sequence[AnyChoice], truth: NDArray[np.float64]) -> list[float]:

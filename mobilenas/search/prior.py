@@ -2,8 +2,8 @@
 
 A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
 activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
-networks of equal FLOPs on eight combinations of images, side and budget, each around its median, so
-it tells networks of equal FLOPs apart, and no others. What holds at one side, budget and number of
+networks of about equal FLOPs on twelve combinations of images, side and budget, each around its
+median, so it tells such networks apart, and no others. What holds at one side, budget and number of
 training images is expected more at near ones than at far ones.
 """
 
@@ -26,6 +26,8 @@ from mobilenas.nn.operations import operation_of
 from mobilenas.spaces.mobile.arch import MobileArch
 
 FILE = "prior.json"
+FLOPS = 1
+"""Place of FLOPs among the figures of a `place`."""
 Rows = NDArray[np.float64]
 
 
@@ -106,6 +108,8 @@ class Process:
     """Share of the covariance that no place changes."""
     noise: float
     """Variance of what no feature explains, as a share of that of top-1."""
+    per_doubling: float
+    """Points that twice the FLOPs are worth, all else as the features have it."""
     scale: tuple[float, ...]
     """What each feature is divided by, in the order of `features`."""
     points: tuple[tuple[float, ...], ...]
@@ -113,10 +117,10 @@ class Process:
     places: tuple[tuple[float, float, float], ...]
     """Where each of them was trained (`place`)."""
     top1: tuple[float, ...]
-    """Of each network, points over the middle of its kind."""
+    """Of each network, points over the middle of its kind, less what its FLOPs are worth."""
 
     def likely(self, rows: Rows, places: Rows) -> tuple[Rows, Rows]:
-        """Return points over the mean, and their deviations: [N] each.
+        """Return points over networks of equal FLOPs, and their deviations: [N] each.
 
         rows: [N, features], less the mean of their kind; places: [N, 3].
         """
@@ -162,7 +166,8 @@ class Prior:
 
     def __init__(self, usual: Sequence[MobileArch], images: int) -> None:
         self._images = images
-        self._mean = described(usual, images)[0].mean(0)
+        rows, places = described(usual, images)
+        self._mean, self._flops = rows.mean(0), places[:, FLOPS].mean()
 
     def scores(self, archs: Sequence[MobileArch]) -> list[float]:
         """Return points of top-1 that each is over the usual ones by five chances in six.
@@ -171,7 +176,8 @@ class Prior:
         """
         rows, places = described(archs, self._images)
         expected, deviation = process().likely(rows - self._mean, places)
-        found: list[float] = (expected - deviation).tolist()
+        flops = process().per_doubling * (places[:, FLOPS] - self._flops)
+        found: list[float] = (expected + flops - deviation).tolist()
         return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from mobilenas.core.files import read_jsonl
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.networks import costs
+from mobilenas.search import prior
 from mobilenas.search.prior import Prior, Process, features, place, process
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
@@ -93,6 +94,7 @@ def told(**changed: Any) -> Process:
         "reach": (1.0, 4.0, 1.5),
         "shared": 0.3,
         "noise": 1e-6,
+        "per_doubling": 5.0,
         "scale": (2.0, 1.0),
         "points": ((-1.0, 0.0), (0.0, 0.5), (2.0, 1.0)),
         "places": (HERE, HERE, HERE),
@@ -144,6 +146,18 @@ def test_the_prior_knows_what_hurts() -> None:
     large = replace(ARCH, blocks=tuple(replace(each, kernel=7) for each in ARCH.blocks))
     ours, relu, sevens = Prior(usual, 10_000).scores([smooth, ARCH, large])
     assert ours > relu > sevens
+
+
+def test_flops_are_worth_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [ARCH, replace(ARCH, blocks=ARCH.blocks[:3])]
+    others = [replace(ARCH, blocks=ARCH.blocks[:2]), ARCH]
+    own, flops = Prior(usual, 10_000).scores(others), [costs(arch).flops for arch in others]
+    without = replace(process(), per_doubling=0.0)
+    monkeypatch.setattr(prior, "process", lambda: without)
+    blind = Prior(usual, 10_000).scores(others)
+    middle = np.mean([math.log2(costs(arch).flops) for arch in usual])
+    worth = [5.0 * (math.log2(count) - middle) for count in flops]
+    assert np.subtract(own, blind) == pytest.approx(worth)
 
 
 def test_the_prior_was_fitted_to_the_tables() -> None:
