@@ -1,7 +1,7 @@
 """Which networks enter the finalists: many are looked at, by what is known before any training."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -21,7 +21,9 @@ _FLAT = 0.9
 _MOST_DRAWS = 20_000
 _USUAL = 64
 """Random networks that say what is usual under the budgets."""
-_POPULATION, _TOURNAMENT, _CHILDREN = 100, 10, 1000
+_POPULATION, _TOURNAMENT, _BROOD = 100, 10, 50
+_ENOUGH, _MOST_BROODS = 3000, 400
+"""Networks that an evolution looks at; most children are over the budget, and are not looked at."""
 _DISTANCE = 1 / 3
 """Share of the slots that two of the best differ in, at least."""
 
@@ -101,9 +103,12 @@ def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int)
     images, flat = len(searcher.data.train), _flat(searcher)
     prior = Prior([budgets.space.arch(choice) for choice in usual], images)
 
-    def score(choice: AnyChoice) -> float:
-        (known,) = prior.scores([budgets.space.arch(choice)])
-        return known if flat else known + alpha_score(searcher, choice)
+    def score(choices: Sequence[AnyChoice]) -> list[float]:
+        known = prior.scores([budgets.space.arch(choice) for choice in choices])
+        if flat:
+            return known
+        likely = [alpha_score(searcher, choice) for choice in choices]
+        return [a + b for a, b in zip(known, likely, strict=True)]
 
     likeliest = [] if flat else [program.best()]
     scores = evolve(budgets, [*likeliest, *usual], score, source)
@@ -118,21 +123,28 @@ def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int)
 
 def evolve(
     budgets: Budgets,
-    first: list[AnyChoice],
-    score: Callable[[AnyChoice], float],
+    first: Sequence[AnyChoice],
+    score: Callable[[Sequence[AnyChoice]], list[float]],
     source: random.Random,
 ) -> dict[AnyChoice, float]:
     """Return the scores of all networks that an evolution came by, each within the budgets.
 
-    Aging evolution (Real et al. 2019): the best of a few grows a child with up to three other
-    decisions, and the oldest dies.
+    Aging evolution (Real et al. 2019): the best of a few grow children with up to three other
+    decisions, a brood at a time, and the oldest die.
     """
-    scores = {choice: score(choice) for choice in first}
+    scores = dict(zip(first, score(first), strict=True))
     alive = list(scores)
-    for _ in range(_CHILDREN):
-        parent = max(source.sample(alive, min(_TOURNAMENT, len(alive))), key=scores.__getitem__)
-        child = budgets.space.mutated(parent, source)
-        if child not in scores and budgets.fits(child):
-            scores[child] = score(child)
-            alive = [*alive, child][-_POPULATION:]
+    for _ in range(_MOST_BROODS):
+        if len(scores) >= _ENOUGH:
+            break
+        brood = dict[AnyChoice, None]()
+        for _ in range(_BROOD):
+            parent = max(source.sample(alive, min(_TOURNAMENT, len(alive))), key=scores.__getitem__)
+            child = budgets.space.mutated(parent, source)
+            if child not in scores and budgets.fits(child):
+                brood[child] = None
+        if brood:
+            children = list(brood)
+            scores |= zip(children, score(children), strict=True)
+            alive = [*alive, *children][-_POPULATION:]
     return scores

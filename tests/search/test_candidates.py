@@ -20,7 +20,7 @@ def test_evolution_climbs_and_keeps_the_budgets(tiny_budgets: Budgets) -> None:
     def score(choice: Choice) -> float:
         return float(sum(choice.kernel) + sum(choice.expansion))
 
-    scores = evolve(tiny_budgets, first, score, source)
+    scores = evolve(tiny_budgets, first, lambda choices: list(map(score, choices)), source)
     assert all(map(tiny_budgets.fits, scores))
     assert all(scores[choice] == score(choice) for choice in scores)
     random_ones = [score(tiny_budgets.random(source)) for _ in range(200)]
