@@ -21,7 +21,7 @@ _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings
 
 
 @click.command(cls=Command, name="channels", epilog=RULE)
-@options_of(ChannelsRequest, without=_NOT_HERE)
+@options_of(ChannelsRequest, without=_NOT_HERE, hidden=("memory",))  # which is refused by name
 @option("--graph-only", is_flag=True, help="Print which sizes are tied, without a search.")
 @option("--classes", type=click.IntRange(2, 65536), metavar="N", help="With --graph-only: classes.")
 @folder_options

@@ -88,7 +88,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
     finalists: int | None = setting(
         None,
         help="Candidates compared by a short training; 0 for none.",
-        default_text="by --effort",
+        default_text="by --effort; for cells 0",
         low=0,
         high=1000,
     )

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from mobilenas.channels.settings import ChannelOptions, ChannelSettings, weights_of
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.setting import setting
 from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.settings import RunSettings
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
 """By effort."""
@@ -18,6 +20,14 @@ class ChannelsRequest(Request, ChannelOptions):
 
     space: str = "widths"
     """Not an option here."""
+    random: int | None = setting(
+        None,
+        help="Random sizes to compare with.",
+        default_text=f"{RunSettings.random} with --controls, else 0",
+        group="Comparison",
+        low=0,
+        high=10_000,
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked before the images are read."""
