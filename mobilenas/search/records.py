@@ -40,10 +40,12 @@ class GapRecord(Record, frozen=True, kw_only=True):
 
 
 def check_costs(costs: Mapping[str, Cost]) -> None:
-    """Refuse the costs of a network that lack one which every network has."""
+    """Refuse the costs of a network that lack a whole number which every network has."""
     for name in ("flops", "params", "memory"):
         if name not in costs:
             raise ValueError(f"costs lacks {name!r}")
+        if not isinstance(costs[name], int):
+            raise ValueError(f"costs.{name} is {costs[name]}; it must be int")
 
 
 class ArchRecord(Record, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.sweep import read_sweep
 from mobilenas.report.records import EntryRecord
 from mobilenas.report.table import read_compared, read_networks
+from mobilenas.search.records import check_costs
 from mobilenas.train import TrainResult
 from mobilenas.train.records import TrainLine
 
@@ -196,3 +197,15 @@ def test_an_ablation_names_what_was_left_out(tmp_path: Path) -> None:
     assert f"{path}: skips has 0 items" in refusal(read, path)
     write_json(path, entry | {"skips": {"blocks": 0}})
     assert read(path).skips == {"blocks": 0}
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ({"params": 1, "memory": 1}, "costs lacks 'flops'"),
+        ({"flops": 1.5, "params": 1, "memory": 1}, "costs.flops is 1.5; it must be int"),
+    ],
+)
+def test_every_network_has_whole_costs(costs: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_costs(costs)
