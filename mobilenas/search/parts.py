@@ -1,7 +1,7 @@
 """What can be said of a search: its parts, each in place of the method's own."""
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
 from mobilenas.core.setting import setting
 from mobilenas.cost.budget import Constraint
@@ -14,8 +14,6 @@ Sampling = Literal["gumbel", "softmax", "single-path"]
 Order = Literal[1, 2]
 """Of the alphas' step: 2 looks one step of the weights ahead."""
 OnCollapse = Literal["warn", "stop", "rollback"]
-SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
-ON_COLLAPSE: tuple[OnCollapse, ...] = get_args(OnCollapse)
 _OWN = "by --method"
 
 

@@ -1,6 +1,6 @@
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,10 +12,11 @@ from mobilenas.data import ImageData, Split
 from mobilenas.search import SearchSettings, loop
 from mobilenas.search.loop import Searcher
 from mobilenas.search.observe import observe
-from mobilenas.search.parts import SAMPLINGS
+from mobilenas.search.parts import Sampling
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
 from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
 
+SAMPLINGS = get_args(Sampling)
 PLAIN = {
     "epochs": 3,
     "warmup": 1,

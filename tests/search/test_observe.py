@@ -2,7 +2,7 @@
 
 import copy
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from mobilenas.data import ImageData
 from mobilenas.search import SearchSettings
 from mobilenas.search.loop import EpochFigures, Searcher
 from mobilenas.search.observe import observe
-from mobilenas.search.parts import ON_COLLAPSE
+from mobilenas.search.parts import OnCollapse
 from mobilenas.search.records import SearchLine
 from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
@@ -158,7 +158,7 @@ def lines(searcher: Searcher, epochs: int, skips: int) -> list[SearchLine]:
     ]
 
 
-@pytest.mark.parametrize("action", ON_COLLAPSE)
+@pytest.mark.parametrize("action", get_args(OnCollapse))
 def test_what_an_alarm_does(make: Any, action: str) -> None:
     searcher = make(on_collapse=action, temperature=Temperature(start=1.0, end=0.1))
     watch = Watch(searcher)
