@@ -4,6 +4,7 @@ It takes the steps that `Trainer` takes on a processor: the same start, batches 
 float32, so what it trains can stand beside what a processor trained.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -116,8 +117,13 @@ class CapturedTrainer(Trainer):
         torch.cuda.current_stream().wait_stream(side)
         self._network.load_state_dict(start)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._one_step()
+        gc.collect()
+        gc.disable()  # no capture outlasts that the graph of an earlier trainer is freed
+        try:
+            with torch.cuda.graph(graph):
+                self._one_step()
+        finally:
+            gc.enable()
         return graph.replay
 
     @torch.no_grad()
