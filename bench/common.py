@@ -7,16 +7,27 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenas.core.files import read_jsonl
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.train import Recipe, parameter_groups
 
 CLASSES = 47
 WARM_UP_ROUNDS = 4
+
+
+Line = dict[str, Any]
+"""A line of a table of trained networks (docs/results/README.md)."""
+
+
+def table_lines(path: Path) -> list[Line]:
+    """Return the lines of a table, the first of which says what they have in common."""
+    return cast(list[Line], read_jsonl(path))
 
 
 def make_data(side: int, images: int) -> ImageData:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from mobilenas.core.files import read_jsonl
+from common import table_lines
 
 PENALTY = 4.0
 
@@ -56,7 +55,7 @@ def main() -> None:
     """Print all networks' effects and those of each combination."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("table", type=Path)
-    _, *lines = read_jsonl(parser.parse_args().table)
+    _, *lines = table_lines(parser.parse_args().table)
     drawn = [line for line in lines if "decisions" in line]
     print(f"all: {len(drawn)} networks")
     show(drawn)

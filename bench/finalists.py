@@ -13,10 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from common import table_lines
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-
-from mobilenas.core.files import read_jsonl
 
 DRAWS = 4000
 Rows = NDArray[np.float64]
@@ -69,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("tables", type=Path, nargs="+")
     for table in parser.parse_args().tables:
-        lines = [line for line in read_jsonl(table)[1:] if line["seed"] == 0]
+        lines = [line for line in table_lines(table)[1:] if line["seed"] == 0]
         top1, losses, test = (
             np.array([line[name] for line in lines]) for name in ("val_top1", "losses", "test_top1")
         )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import table_lines
 from scipy.stats import kendalltau
 
-from mobilenas.core.files import read_jsonl, to_json, write_text
+from mobilenas.core.files import to_json, write_text
 from mobilenas.core.settings import from_plain, to_plain
 from mobilenas.search.prior import FILE, FLOPS, Process, Rows, described
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
@@ -117,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     told, reached, groups, test = [], [], [], []
     for table in given.tables:
-        head, *lines = read_jsonl(table)
+        head, *lines = table_lines(table)
         for arch, kind, line in networks(table.stem, head, lines):
             told.append(described([arch], head["training_images"]))
             reached.append(line["val_top1"][-1])

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import table_lines
 from numpy.typing import NDArray
 from sandwich import sandwich_top1
 from scipy.spatial.distance import cdist
@@ -30,8 +31,9 @@ from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
+from mobilenas.core.files import load_checkpoint
 from mobilenas.core.progress import Silent
+from mobilenas.core.records import read_record
 from mobilenas.core.settings import from_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
@@ -42,6 +44,7 @@ from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import FLOPS, described, features, process
 from mobilenas.search.rank import alpha_score
+from mobilenas.search.records import ArchRecord
 from mobilenas.spaces.base import AnyChoice, Arch, family
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
@@ -152,8 +155,6 @@ def feature(name: str, arch: MobileArch) -> float:
     return features(arch)[name]
 
 
-_OF_NETWORKS = ("points", "places", "top1")
-"""What the process holds of each network that it was fitted to."""
 _ROUNDING = 0.01
 """Networks whose scaled features are nearer to each other than this are the same."""
 OF_ARCHS: dict[str, Callable[[Any], float]] = {
@@ -212,9 +213,13 @@ def unseen(archs: Sequence[MobileArch], images: int) -> list[float]:
     known = process()
     apart = cdist(known.points, rows / np.array(known.scale)).min(1)
     kept = np.flatnonzero(apart > _ROUNDING)
-    parts = {name: tuple(getattr(known, name)[n] for n in kept) for name in _OF_NETWORKS}
-    worth = known.per_doubling * places[:, FLOPS]
-    return list(replace(known, **parts).likely(rows, places)[0] + worth)
+    others = replace(
+        known,
+        points=tuple(known.points[n] for n in kept),
+        places=tuple(known.places[n] for n in kept),
+        top1=tuple(known.top1[n] for n in kept),
+    )
+    return list(others.likely(rows, places)[0] + known.per_doubling * places[:, FLOPS])
 
 
 def ridge(choices: Sequence[AnyChoice], truth: NDArray[np.float64]) -> list[float]:
@@ -260,7 +265,7 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """Return the networks of a file of `bench/tables.py`."""
-    head, *lines = read_jsonl(path)
+    head, *lines = table_lines(path)
     first = [line for line in lines if line["seed"] == 0]
     kind = family("cell" if "nodes" in head["space"] else "mobile")
     space = from_plain(kind.space, head["space"], "")
@@ -286,7 +291,7 @@ def of_search(
     state = load_checkpoint(folder / "search/checkpoint.pt")
     assert state is not None
     searcher.load_state_dict(state["searcher"])
-    seconds = read_json(folder / "arch.json")["seconds"]["supernet"]
+    seconds = read_record(folder / "arch.json", ArchRecord).seconds["supernet"]
     alphas = [alpha_score(searcher, choice) for choice in choices]
     return alphas, supernet_top1(searcher, choices, data.val), seconds
 
@@ -331,10 +336,11 @@ def main() -> None:
         f"best {truth.max():.1f}, a training takes {final:.0f} processor seconds"
     )
     print(f"{'predictor':40} {'tau':>5} {'95 %':^16} {'over':>6} {'under':>6} {'cost':>7}")
-    if all(isinstance(arch, MobileArch) for arch in archs):
+    mobile = [arch for arch in archs if isinstance(arch, MobileArch)]
+    if mobile:
         for name, score in OF_ARCHS.items():
-            print(line(name, [score(arch) for arch in archs], truth, 0.0))
-        print(line("the prior, without these networks", unseen(archs, table.images), truth, 0.0))
+            print(line(name, [score(arch) for arch in mobile], truth, 0.0))
+        print(line("the prior, without these networks", unseen(mobile, table.images), truth, 0.0))
     print(line("ridge on the others' decisions", ridge(choices, truth), truth, len(first) - 1))
     for name, (scores, seconds) in at_start(archs, data).items():
         print(line(name, scores, truth, seconds / final))
@@ -356,7 +362,7 @@ def main() -> None:
     pairs = [(each["test_top1"], table.twice.get(str(each["choice"]))) for each in first]
     both = np.array([pair for pair in pairs if pair[1] is not None], dtype=float)
     if len(both) > 2:
-        print(line("a training from another seed", both[:, 1], both[:, 0], 1.0))
+        print(line("a training from another seed", list(both[:, 1]), both[:, 0], 1.0))
         noise = np.sqrt(np.mean((both[:, 0] - both[:, 1]) ** 2 / 2))
         print(f"two seeds of a network deviate by {noise:.2f} points ({len(both)} networks)")
 

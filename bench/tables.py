@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from captured import CapturedTrainer, Passes
+from common import table_lines
 
-from mobilenas.core.files import read_jsonl, write_jsonl
+from mobilenas.core.files import write_jsonl
 from mobilenas.core.settings import from_plain, parse_count, to_plain
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -54,7 +55,8 @@ def trained(
     for _ in range(recipe.epochs):
         losses.append(trainer.run_epoch()["loss"])
         val_top1.append(trainer.evaluate(data.val).top1)
-    return to_plain(costs(arch)) | {
+    return {
+        **to_plain(costs(arch)),
         "losses": losses,
         "val_top1": val_top1,
         "test_top1": trainer.evaluate(data.test).top1,
@@ -115,7 +117,7 @@ def main() -> None:
         "device": given.device,
         "drawn": "first by the prior" if given.prior else "at random",
     }
-    lines = read_jsonl(given.table) or [head]
+    lines = table_lines(given.table) or [head]
     if any(lines[0][name] != head[name] for name in _FIXED):
         raise SystemExit(f"{given.table} is another table")
     budgets, source = Budgets(space, settings.budgets), random.Random("table")
@@ -125,8 +127,10 @@ def main() -> None:
     else:
         found = [budgets.random(source) for _ in range(given.networks)]
     choices = [to_plain(choice) for choice in found]
-    jobs = [(choice, 0) for choice in choices] + [(choice, 1) for choice in choices[: given.twice]]
-    done = [(line["choice"], line["seed"]) for line in lines[1:]]
+    jobs: list[Job] = [(choice, 0) for choice in choices] + [
+        (choice, 1) for choice in choices[: given.twice]
+    ]
+    done: list[Job] = [(line["choice"], line["seed"]) for line in lines[1:]]
     make = partial(line_of, space=space, data=data, recipe=settings.recipe, device=given.device)
     missing = [job for job in jobs if job not in done]
     for line in lines_of(missing, make, given.processes):
