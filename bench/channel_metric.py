@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 
 from mobilenas.channels.metric import qualities
 from mobilenas.channels.start import base_of
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, load_data
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.train import Recipe, Trainer
 
 
@@ -45,8 +45,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_data(DataSettings(source=options.data, image_size=options.image_size), Silent())
-    space = WidthsSpace(base=base_of(options.model, data))
+    data = load_data(
+        DataSettings(source=options.data, image_size=options.image_size), NullReporter()
+    )
+    space = ChannelsSpace(base=base_of(options.model, data))
     limit = int(options.share * space.base.graph.flops({}))
     budgets = Budgets(space, [Budget(cost="flops", limit=limit)])
     source = random.Random(options.seed)

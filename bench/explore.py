@@ -44,7 +44,7 @@ DECISIONS = ("levels", "growth", "first", "expansion", "squeeze", "start", "kern
 """That are told of a network beside its blocks."""
 STEPS = 160
 """Widths that are tried, from a tenth to about ten times what was drawn."""
-LEAST_USED = 0.85
+MIN_USED = 0.85
 """Of the budget: what leaves more is no network of it."""
 
 
@@ -106,7 +106,7 @@ def widest(drawn: dict[str, Any], flops: int, image_size: int, classes: int) -> 
     widths = [0.1 * 1.03**step for step in range(STEPS)]
     archs = [network(drawn, width, image_size, classes) for width in widths]
     kept = [arch for arch in archs if costs(arch).flops <= flops]
-    return kept[-1] if kept and costs(kept[-1]).flops >= LEAST_USED * flops else None
+    return kept[-1] if kept and costs(kept[-1]).flops >= MIN_USED * flops else None
 
 
 def described(arch: MobileArch) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from tables import trained
 
 from mobilenas.core.files import parse_json, read_jsonl, write_jsonl
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run, open_run
 from mobilenas.report.table import read_networks
@@ -109,7 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for folder in given.runs:
-        run = open_run(folder, Silent())
+        run = open_run(folder, NullReporter())
         hands = {line["name"]: line["test_top1"] for line in lines_of(run, given.table)}
         networks = read_networks(folder / COMPARE_FILE)
         top1 = {

@@ -25,14 +25,14 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.latency.building import build_profile
 from mobilenas.latency.cache import Cache
-from mobilenas.latency.confirm import confirm
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.settings import NETWORKS
+from mobilenas.latency.with_references import measure_with_references
 from mobilenas.pipeline.request import ACTIVATION_FOR
 from mobilenas.search import SearchSettings, space_for
-from mobilenas.search.run import confirmed
+from mobilenas.search.run import measured_candidates
 from mobilenas.spaces.base import searchable
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.relaxation import Alphas
@@ -53,7 +53,7 @@ def make(spaces: dict[str, MobileSpace], folder: Path) -> tuple[Profile, float]:
 def measured(latency: Latency, archs: list[MobileArch]) -> list[float]:
     """Milliseconds of whole networks beside units of the profile."""
     models = {str(n): partial(arch_model, a, latency.precision) for n, a in enumerate(archs)}
-    times = confirm(latency.profile, latency.precision, models)
+    times = measure_with_references(latency.profile, latency.precision, models)
     return [times[name].median_ms for name in models]
 
 
@@ -76,7 +76,7 @@ def hits(latency: Latency, space: MobileSpace, count: int) -> list[dict[str, flo
             settings=SearchSettings(),
             seed=number,
         )
-        (choice,), rounds = confirmed(searcher, 1, partial(measured, latency))
+        (choice,), rounds = measured_candidates(searcher, 1, partial(measured, latency))
         found.append(space.arch(choice))
         rows.append({"limit_ms": limit, "predicted_ms": table.exact(choice), "tries": len(rounds)})
     for row, ms in zip(rows, measured(latency, found), strict=True):

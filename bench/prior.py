@@ -30,7 +30,7 @@ LENGTH, LINEAR, NOISE, REACH, SHARED = 1.0, 0.5, 0.5, (1.0, 4.0, 1.5), 0.3
 """Of the process."""
 PER_DOUBLING = 5.0
 """Points; random networks of the space use 90 to 100 % of a budget, and gain 5 a doubling there."""
-FEWEST_BLOCKS, PARTS = 3, 10
+MIN_BLOCKS, PARTS = 3, 10
 WORST, BEST = -10.0, 6.0
 """Points around the median: what lies outside is bad, or good, enough."""
 
@@ -64,7 +64,7 @@ def usable(line: dict[str, Any]) -> bool:
     """Whether a network is of the kind that is searched."""
     return (
         line["seed"] == 0
-        and len(line["blocks"]) >= FEWEST_BLOCKS
+        and len(line["blocks"]) >= MIN_BLOCKS
         and all(block[5:] in ([], [3]) for block in line["blocks"])
     )
 

@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from mobilenas.channels.start import base_of
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.meter import measure
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.recount import count_fvcore
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.train import Recipe, Trainer, evaluate
 
 STEPS = 100
@@ -117,8 +117,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("pruners.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_data(DataSettings(source=options.data, image_size=options.image_size), Silent())
-    space = WidthsSpace(base=base_of(options.model, data))
+    data = load_data(
+        DataSettings(source=options.data, image_size=options.image_size), NullReporter()
+    )
+    space = ChannelsSpace(base=base_of(options.model, data))
     recipe = Recipe(epochs=options.epochs)
 
     def trained(sizes: dict[str, int], seed: int) -> Trainer:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.core.files import load_checkpoint
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.records import read_record
 from mobilenas.core.settings import from_plain
 from mobilenas.cost.budget import Budget
@@ -286,7 +286,7 @@ def of_search(
     folder: Path, choices: Sequence[AnyChoice], data: ImageData
 ) -> tuple[list[float], list[float], float]:
     """Return scores by the alphas and by the supernet of a search, and the supernet's seconds."""
-    run = open_run(folder, Silent())
+    run = open_run(folder, NullReporter())
     searcher = Searcher(run.budgets, data, run.settings.search, seed=run.settings.seed)
     state = load_checkpoint(folder / "search/checkpoint.pt")
     assert state is not None

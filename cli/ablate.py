@@ -15,7 +15,7 @@ from .terminal import echo
 if TYPE_CHECKING:
     from mobilenas.core.progress import Reporter
     from mobilenas.pipeline.ablation import Ablation
-    from mobilenas.report.records import AblationRecord, ArmRecord
+    from mobilenas.report.records import AblationRecord, VariantRecord
 
 
 @click.command(cls=Command, name="ablate", epilog=RULE)
@@ -58,7 +58,7 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
     from mobilenas.pipeline.resuming import resume_ablation
     from mobilenas.pipeline.run_folder import command_line
 
-    from .session import asked_for, states_a_request
+    from .session import requested_settings, states_a_request
 
     names = ("out", "resume", "overwrite", "methods", "control")
     out, resume, overwrite, methods, control = (ctx.params[name] for name in names)
@@ -72,7 +72,7 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
         raise click.UsageError("missing option --methods, such as --methods darts,pc-darts", ctx)
     return start_ablation(
         out,
-        asked_for(ctx),
+        requested_settings(ctx),
         methods,
         control=control,
         command=command_line(),
@@ -91,29 +91,29 @@ def _show(record: "AblationRecord") -> None:
     show_table("Ablation", columns, map(_row, record.arms))
     cells = "normal" in record.arms[0].skips
     counted = "skip connections, normal + reduction cell" if cells else "blocks left out"
-    told = (
+    message = (
         "top-1: test images, ±: standard deviation over seeds. gap: validation points lost by "
         f"discretization, as published -> with batch norms estimated again. skips: {counted}. "
         "agreement: of the networks over seeds, 0 to 1."
     )
-    for text in (told, costs_sentence(record.arms), f"Control: {record.control}."):
+    for text in (message, costs_sentence(record.arms), f"Control: {record.control}."):
         echo(click.wrap_text(text, 80))
     for sentence in sentences(record.arms, record.control):
         echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
     echo()
 
 
-def _row(arm: "ArmRecord") -> tuple[str, ...]:
+def _row(variant: "VariantRecord") -> tuple[str, ...]:
     from mobilenas.report.ablation_table import parts_of
 
     from .render import percent
 
-    gap, agreement = arm.gap, arm.agreement
+    gap, agreement = variant.gap, variant.agreement
     return (
-        "\n".join(parts_of(arm.name)),
-        percent(arm.top1.mean, arm.top1.sd),
+        "\n".join(parts_of(variant.name)),
+        percent(variant.top1.mean, variant.top1.sd),
         f"{gap['points_before'].mean:.1f} -> {gap['points'].mean:.1f}" if gap else "-",
-        " + ".join(f"{figures.mean:.1f}" for figures in arm.skips.values()),
+        " + ".join(f"{figures.mean:.1f}" for figures in variant.skips.values()),
         "-" if agreement is None else f"{agreement:.2f}",
-        f"{arm.seconds['search'].mean:.0f}",
+        f"{variant.seconds['search'].mean:.0f}",
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mobilenas.channel_graph import Graph, Group
 
 IMAGE_SIZE = 224
-LEAST_SIZE, MOST_SIZE = 4, 4096
+MIN_SIZE, MAX_SIZE = 4, 4096
 _NAME, _WHY, _LAYERS = 26, 16, 18  # characters: most of a name and a reason, least of the layers
 
 
@@ -66,9 +66,9 @@ def _extract(
     if ":" not in model:
         raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
     side = IMAGE_SIZE if image_size is None else image_size
-    if not LEAST_SIZE <= side <= MOST_SIZE:
+    if not MIN_SIZE <= side <= MAX_SIZE:
         raise MobileNASError(
-            f"--image-size is {side}; it must be between {LEAST_SIZE} and {MOST_SIZE}"
+            f"--image-size is {side}; it must be between {MIN_SIZE} and {MAX_SIZE}"
         )
     loaded = load_model(model, classes=classes, image_size=side, weights=weights)
     return loaded, extract(loaded, image_size=side)
@@ -86,7 +86,7 @@ def _of_arch(path: Path, weights: Path | None) -> tuple["nn.Module", "Graph"]:
 
 
 def _inexact(network: "nn.Module", graph: "Graph") -> dict[str, str]:
-    from mobilenas.channels.keeping import inexact
+    from mobilenas.channels.weight_transfer import inexact
 
     return inexact(network, graph)
 
@@ -151,10 +151,10 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
     )
     if inexact:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in inexact.items())
-        told = (
+        message = (
             f"Growing these changes what the model computes, although weights are kept: {reasons}."
         )
-        echo(click.wrap_text(told, 80))
+        echo(click.wrap_text(message, 80))
     show_rule()
 
 

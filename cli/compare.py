@@ -93,9 +93,9 @@ def _one(ctx: click.Context, folder: Path, *, quiet: bool, as_json: bool) -> int
         from mobilenas.pipeline.run_folder import COMPARE_FILE, open_run
         from mobilenas.pipeline.stages import renew_report
 
-        asked = (ctx.params["names"], ctx.params["random"])
+        requested = (ctx.params["names"], ctx.params["random"])
         run = open_run(folder, reporter)
-        networks, result = compare(run, *asked)
+        networks, result = compare(run, *requested)
         renew_report(run, folder / COMPARE_FILE)
     from .render import show_file, show_result, status_of
 
@@ -167,10 +167,10 @@ def _published(as_json: bool) -> int:
     )
     columns = ("network", "top-1 %", "FLOPs", "params", "side", "source")
     show_table("ImageNet, as published", columns, rows, words=("source",))
-    told = (
+    message = (
         "top-1: validation images of ImageNet, each network trained by its paper's own recipe. "
         "Nothing here was measured by mobilenas, and nothing of it stands beside what was."
     )
-    echo(click.wrap_text(told, 80))
+    echo(click.wrap_text(message, 80))
     show_rule()
     return 0

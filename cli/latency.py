@@ -52,8 +52,8 @@ def _measuring(quiet: bool) -> Iterator[Reporter]:
         with make_reporter(quiet) as reporter:
             yield reporter
     except KeyboardInterrupt as error:
-        told = "interrupted; the same command resumes"
-        raise Interrupted(told, error) from None
+        message = "interrupted; the same command resumes"
+        raise Interrupted(message, error) from None
 
 
 _name = option("--name", metavar="NAME", help="Name of the profile.")
@@ -109,7 +109,7 @@ def latency(
 
 
 def _measure_space(
-    ctx: click.Context, asked: ProfileSettings, settings: MeasureSettings
+    ctx: click.Context, requested: ProfileSettings, settings: MeasureSettings
 ) -> "Profile":
     name, overwrite = ctx.params["name"], ctx.params["overwrite"]
     with _measuring(ctx.params["quiet"]) as reporter:
@@ -120,10 +120,10 @@ def _measure_space(
 
         path = profile_path(name)
         return build_profile(
-            _spaces(ctx, asked),
+            _spaces(ctx, requested),
             name=name,
-            networks=asked.networks,
-            seed=asked.seed,
+            networks=requested.networks,
+            seed=requested.seed,
             cache=Cache(),
             reporter=reporter,
             command=command_line(),
@@ -164,13 +164,13 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
     """
     if out is None:
         raise click.UsageError("missing option --out", ctx)
-    asked = ProfileSettings(**typed(ctx, ProfileSettings))
+    requested = ProfileSettings(**typed(ctx, ProfileSettings))
     with _measuring(quiet) as reporter:
         from mobilenas.latency.kit import write_kit
 
-        spaces = _spaces(ctx, asked)
+        spaces = _spaces(ctx, requested)
         manifest = write_kit(
-            spaces, out, networks=asked.networks, seed=asked.seed, reporter=reporter
+            spaces, out, networks=requested.networks, seed=requested.seed, reporter=reporter
         )
     from .render import show_json
 

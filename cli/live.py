@@ -81,7 +81,7 @@ class LiveReporter:
         self._bar.below = clean(", ".join(f"{name} {value}" for name, value in figures.items()))
         self._bar.update(self._task, completed=done)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Write a line above the bar."""
         self._bar.console.print(clean(message), markup=False)
 
@@ -93,4 +93,4 @@ class LiveReporter:
         self._bar.remove_task(self._task)
         self._task, self._figures, self._bar.below = None, {}, ""
         self._bar.refresh()
-        self.say(line)
+        self.info(line)

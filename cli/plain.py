@@ -43,7 +43,7 @@ class PlainReporter:
             echo(stage_line(self._stage, done, self._total, figures, seconds), err=True)
         self._tenth = tenth
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Write the line, once a step has been made."""
         if self._waiting is None:
             echo(message, err=True)

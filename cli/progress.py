@@ -3,7 +3,7 @@
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 
 from .plain import PlainReporter
 
@@ -11,7 +11,7 @@ from .plain import PlainReporter
 def make_reporter(quiet: bool) -> AbstractContextManager[Reporter]:
     """Choose how progress is shown; it goes to stderr, so `--json` changes nothing."""
     if quiet:
-        return nullcontext(Silent())
+        return nullcontext(NullReporter())
     if sys.stderr.isatty():
         from .live import LiveReporter
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mobilenas.report.sweep_page import SweptRun
     from mobilenas.report.table import Row
     from mobilenas.spaces.cell.arch import CellArch
-    from mobilenas.spaces.channels.space import WidthsArch
+    from mobilenas.spaces.channels.space import ChannelsArch
     from mobilenas.spaces.mobile.arch import MobileArch
 
 _MS = (
@@ -205,7 +205,7 @@ def show_result(networks: Sequence["NetworkRecord"], result: "ResultRecord") -> 
     for alarm in result.alarms:
         echo(click.wrap_text(alarm, 80))
     echo()
-    show_certificate(result.budgets)
+    show_budget_check(result.budgets)
     show_rule()
 
 
@@ -226,7 +226,7 @@ def show_networks(rows: Iterable["Row"]) -> None:
                 format_count(row.params),
                 format_count(row.size_bytes),
                 format_latency(row),
-                percent(row.top1_mean, row.top1_spread) + "*" * row.chance,
+                percent(row.top1_mean, row.top1_std) + "*" * row.chance,
             )
             for row in rows
         ),
@@ -247,17 +247,17 @@ def show_networks(rows: Iterable["Row"]) -> None:
 
 def _about_external(rows: Sequence["Row"]) -> str:
     exported = [row.name for row in rows if row.exported]
-    told = "external: a file of another tool, NOT trained by this recipe."
+    message = "external: a file of another tool, NOT trained by this recipe."
     if len(exported) == len(rows):
-        told = "external: a file that mobilenas exported, as its metadata say;"
+        message = "external: a file that mobilenas exported, as its metadata say;"
     elif exported:
-        told += f" {', '.join(exported)}: mobilenas exported it, as its metadata say;"
+        message += f" {', '.join(exported)}: mobilenas exported it, as its metadata say;"
     if exported:
-        told += " it may be trained by another recipe."
-    told += " Floats that it takes are normalized as its metadata say, else as the run's images."
+        message += " it may be trained by another recipe."
+    message += " Floats that it takes are normalized as its metadata say, else as the run's images."
     if any(row.flops is None for row in rows):
-        told += " FLOPs -: it cannot be counted; --json says why."
-    return told
+        message += " FLOPs -: it cannot be counted; --json says why."
+    return message
 
 
 def show_sweep(runs: Iterable["SweptRun"]) -> None:
@@ -267,8 +267,8 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
         found, best = run.best("found"), run.best("mobilenet")
         if found is not None:
             figures = (format_count(found.flops), format_count(found.params))
-            top1 = percent(found.top1_mean, found.top1_spread)
-            other = percent(best.top1_mean, best.top1_spread) if best else "-"
+            top1 = percent(found.top1_mean, found.top1_std)
+            other = percent(best.top1_mean, best.top1_std) if best else "-"
             rows.append((run.name, *figures, format_latency(found), top1, other))
     columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
     show_table("Sweep", columns, rows)
@@ -287,7 +287,7 @@ def show_comparison(comparison: "Comparison") -> None:
     show_rule()
 
 
-def show_certificate(budgets: Iterable["BudgetRow"]) -> None:
+def show_budget_check(budgets: Iterable["BudgetRow"]) -> None:
     """Print every budget, if there is one: asked for, predicted, and found on the file."""
     budgets = list(budgets)
     if not budgets:
@@ -315,12 +315,12 @@ _UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
 def show_arch(plain: dict[str, object]) -> None:
     """Print what an arch is made of."""
     from mobilenas.spaces.cell.arch import CellArch
-    from mobilenas.spaces.channels.space import WidthsArch
+    from mobilenas.spaces.channels.space import ChannelsArch
     from mobilenas.spaces.mobile.arch import MobileArch
     from mobilenas.spaces.networks import arch_from_dict
 
     match arch_from_dict(plain):
-        case WidthsArch() as arch:
+        case ChannelsArch() as arch:
             _show_sizes(arch)
         case CellArch() as arch:
             _show_cells(arch)
@@ -328,7 +328,7 @@ def show_arch(plain: dict[str, object]) -> None:
             _show_blocks(arch)
 
 
-def _show_sizes(arch: "WidthsArch") -> None:
+def _show_sizes(arch: "ChannelsArch") -> None:
     """Print the channels of every group beside the model's own."""
     own = arch.base.graph.sizes
     rows = [(name, str(own[name]), str(size)) for name, size in arch.sizes.items()]
@@ -340,7 +340,7 @@ def _show_cells(arch: "CellArch") -> None:
     from mobilenas.cost.networks import costs
     from mobilenas.spaces.cell.genotypes import format_genotype
 
-    exact, channels = costs(arch), (arch.places[0].channels, arch.places[-1].channels)
+    exact, channels = costs(arch), (arch.cells[0].channels, arch.cells[-1].channels)
     columns = ("stem", "cells", "channels", "FLOPs", "params", "memory (bytes)")
     counts = (f"{number:,}" for number in (exact.flops, exact.params, exact.memory))
     row = (arch.stem, str(arch.layers), "{} to {}".format(*channels), *counts)
@@ -371,6 +371,6 @@ def _show_blocks(arch: "MobileArch") -> None:
     show_table(f"Network for {arch.image_size}x{arch.image_size} images", columns, rows)
 
 
-def percent(mean: float, spread: float | None) -> str:
+def percent(mean: float, std: float | None) -> str:
     """Write `97.2` or `97.2 ± 0.4`."""
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"

@@ -33,29 +33,29 @@ def command(
 
     mobilenas search --data ./photos --flops 5M --out RUN
     """
-    from .session import asked_for, open_or_start, resume_command, working
+    from .session import open_or_start, requested_settings, resume_command, working
 
     if dry_run:
         with working("", None, quiet=quiet) as reporter:
             from mobilenas.pipeline.dry_run import Outlook
             from mobilenas.pipeline.dry_run import dry_run as look
 
-            found = look(asked_for(ctx, Outlook), reporter)
+            found = look(requested_settings(ctx, Outlook), reporter)
         _show_dry_run(found, as_json)
         return 0
     with working(resume_command(ctx, "search"), out, quiet=quiet) as reporter:
-        from mobilenas.pipeline.contenders import ARCH_FILE
+        from mobilenas.pipeline.baselines import ARCH_FILE
         from mobilenas.pipeline.stages import search_stage
 
         run = open_or_start(ctx, reporter)
         record = search_stage(run)
-    from .render import show_arch, show_certificate, show_file, show_rule, status_of
+    from .render import show_arch, show_budget_check, show_file, show_rule, status_of
 
     if as_json:
         show_file(run.folder / ARCH_FILE)
     else:
         show_arch(record.arch)
-        show_certificate(record.budgets)
+        show_budget_check(record.budgets)
         show_rule()
         if (gap := record.discretization_gap) is not None:
             echo(f"Discretization gap: {gap.points:.1f} points")

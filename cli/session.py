@@ -91,7 +91,7 @@ def quoted(word: str) -> str:
     return f"$'{''.join(escaped)}'"
 
 
-def asked_for(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":
+def requested_settings(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":
     """Make the Request, or one of its kinds, that the options state."""
     from mobilenas.pipeline.request import Request
 
@@ -125,7 +125,7 @@ def open_or_start(
     if resume and (run := resume_run(out, typed(ctx, kind or Request), kind or Request, reporter)):
         return run
     with beginning(out / RUN_FILE, resume=resume):
-        request = asked_for(ctx, kind)
+        request = requested_settings(ctx, kind)
     return start(
         out,
         request,

@@ -73,12 +73,12 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
         stated.pop("flops", None)
         if sweep := resume_sweep(out, stated, flops, strengths, reporter):
             return sweep
-    asked = given_fields(ctx)
-    asked.pop("flops", None)
+    requested = given_fields(ctx)
+    requested.pop("flops", None)
     with beginning(out / SWEEP_FILE, resume=resume):
         return start_sweep(
             out,
-            asked,
+            requested,
             flops=flops,
             strengths=strengths,
             command=command_line(),

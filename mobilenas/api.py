@@ -28,7 +28,7 @@ from typing import Literal
 from torch import nn
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import read_log
 from mobilenas.core.setting import settings_of
 from mobilenas.core.settings import Fields, check_choice
@@ -115,7 +115,7 @@ def load_data(
         skip_bad_images=skip_bad_images,
         download=download,
     )
-    return read_data(settings, reporter or Silent())
+    return read_data(settings, reporter or NullReporter())
 
 
 def mobile_space(
@@ -134,7 +134,7 @@ def mobile_space(
     request = _request(options)
     check_choice("space", request.space, (MobileSpace.family,))
     settings = request.settings(len(data.train))
-    profile = profile_of(request, reporter or Silent())
+    profile = profile_of(request, reporter or NullReporter())
     space = usable_space(settings, data, latency_model(settings, profile))
     assert isinstance(space, MobileSpace)
     return space
@@ -160,7 +160,7 @@ def search(
     can be resumed by the same call. Under a latency budget the profile predicts, and nothing is
     measured (`run` measures). Raises MobileNASError where settings contradict each other.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     request = _request(
         {**_own(budgets), **options},
         space=family_of(space).name,
@@ -205,7 +205,7 @@ def random_networks(
     3
     """
     request = _request({**_own(budgets), **options}, space=family_of(space).name)
-    limits = _limits(space, request, request.settings(ANY_COUNT), Silent())
+    limits = _limits(space, request, request.settings(ANY_COUNT), NullReporter())
     source = random.Random(seed)
     return [space.arch(limits.random(source)) for _ in range(number)]
 
@@ -330,7 +330,7 @@ def run(
         Path(out),
         request,
         command="mobilenas.run",
-        reporter=reporter or Silent(),
+        reporter=reporter or NullReporter(),
         resume=resume,
         overwrite=overwrite,
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from mobilenas.core.folders import unlock_folders
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
@@ -367,7 +367,7 @@ class WholeRun:
     """Each pass over images: the stage, the split's name, whether it shuffles or varies them."""
 
 
-class Stages(Silent):
+class Stages(NullReporter):
     """Remembers the stage."""
 
     now = "start"
@@ -403,10 +403,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> W
         for module in (deployment, quantization, gap, loop, trainer):
             patch.setattr(module, "batches", spy)
         # as if nothing else ran, whatever does: what is unsteady is measured again
-        measured = deployment.times
+        measured = deployment.measure_latency
         patch.setattr(
             deployment,
-            "times",
+            "measure_latency",
             lambda *given: {p: replace(t, unsteady=False) for p, t in measured(*given).items()},
         )
         result = to_plain(pipeline.run_all(run))

@@ -40,7 +40,7 @@ from PIL import Image
 from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.files import read_json, write_json, write_jsonl, write_list, write_text
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.records import Machine, read_record
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
@@ -58,7 +58,7 @@ from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.onnx.predict import predict
 from mobilenas.onnx.record import read_export
 from mobilenas.pipeline import ablation, sweep
-from mobilenas.pipeline.contenders import found_arch, found_record, read_longer
+from mobilenas.pipeline.baselines import read_longer, searched_arch, searched_record
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import Run, create_run, open_run
 from mobilenas.pipeline.settings import RunSettings
@@ -70,12 +70,12 @@ from mobilenas.report.run_page import SECTIONS, section
 from mobilenas.report.sweep_page import sweep_page, swept_runs
 from mobilenas.report.table import read_networks, summarize, verdict
 from mobilenas.search import FinalistSettings, SearchSettings
-from mobilenas.search.arms import parse_arm
 from mobilenas.search.finalists import SuccessiveHalving
 from mobilenas.search.loop import Searcher
 from mobilenas.search.run import _train_supernet, read_choices
+from mobilenas.search.variants import parse_variant
 from mobilenas.spaces.cell.genotypes import darts_v2
-from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.channels.space import Base, ChannelsArch
 from mobilenas.spaces.networks import build, read_arch
 from mobilenas.train import Recipe, TrainResult, load_weights, train
 
@@ -85,7 +85,7 @@ SECONDS = 60
 """A reader takes no longer, also on a busy machine."""
 RECIPE = Recipe(epochs=2, batch_size=20, learning_rate=0.05, warmup_epochs=0)
 SEARCH = SearchSettings(epochs=2, warmup=1, batch_size=16)
-SILENT = Silent()
+SILENT = NullReporter()
 
 DAMAGE_JSON = damage_either(damage_json)
 
@@ -354,8 +354,8 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
         Subject(
             file="arch.json",
             read=each(
-                found_record,
-                found_arch,
+                searched_record,
+                searched_arch,
                 command("profile", "flops", "{}/arch.json", "--json"),
                 sections(
                     "Verdict", "The found network", "Discretization gap", "Cost of each layer"
@@ -513,7 +513,7 @@ def _write_groups(folder: Path, arch: Any) -> None:
     }
     write_json(folder / "ablation/entry.json", entry)
     write_json(folder / "cell.json", darts_v2(32, 10).to_dict())
-    write_json(folder / "widths.json", WidthsArch(base=Base.of(arch), sizes={}).to_dict())
+    write_json(folder / "widths.json", ChannelsArch(base=Base.of(arch), sizes={}).to_dict())
     described = {
         "labels": json.dumps(["a", "b"]),
         "mean": "[0.5, 0.5, 0.5]",
@@ -547,7 +547,9 @@ def _group_subjects() -> list[Subject]:
 
     def entry(place: Path) -> None:
         found = read_record(place / "ablation/entry.json", EntryRecord)
-        arm = ablation._figures("mobile", parse_arm("mobilenas"), [found, found], [found, found])
+        arm = ablation._figures(
+            "mobile", parse_variant("mobilenas"), [found, found], [found, found]
+        )
         record = AblationRecord(
             command="c",
             space="mobile",

@@ -20,12 +20,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from mobilenas.baselines import equal_time
-from mobilenas.baselines.networks import Contender, Opponents
+from mobilenas.baselines.networks import BaselineSettings, ComparedNetwork
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_list
 from mobilenas.core.folders import ABLATION, RUN, SWEEP, Kind, check_folder
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
@@ -33,7 +33,7 @@ from mobilenas.data import DataSettings, ImageData
 from mobilenas.latency.kit import write_kit
 from mobilenas.latency.meter import Measured
 from mobilenas.latency.profile import Profile
-from mobilenas.pipeline import ablation, contenders, deployment, starting
+from mobilenas.pipeline import ablation, baselines, deployment, starting
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.ablation import run_ablation, start_ablation
@@ -46,7 +46,7 @@ from mobilenas.pipeline.stages import compare_stage, run_all, search_stage
 from mobilenas.pipeline.sweep import run_sweep, start_sweep
 from mobilenas.report.table import read_networks
 from mobilenas.search import FinalistSettings, SearchSettings
-from mobilenas.spaces.channels.space import Base, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsSpace
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import Recipe
@@ -57,7 +57,7 @@ Job = Callable[..., object]
 """A command over a folder: started, or with `resume=True` resumed."""
 
 _CHANGES = ("replace", "rename", "unlink", "remove", "rmdir")
-_CALLED = {"command": "mobilenas test", "reporter": Silent()}
+_CALLED = {"command": "mobilenas test", "reporter": NullReporter()}
 _ARCH = MobileArch(
     image_size=8,
     in_channels=3,
@@ -66,7 +66,7 @@ _ARCH = MobileArch(
     blocks=(Block(kernel=3, hidden=48, out=16, stride=1, squeeze=0, activation="relu"),),
     head=Head(channels=32, hidden=0, activation="relu", dropout=0.0),
 )
-WIDTHS = WidthsSpace(base=Base.of(_ARCH))
+WIDTHS = ChannelsSpace(base=Base.of(_ARCH))
 SETTINGS = RunSettings(
     data=DataSettings(source="digits"),
     budgets=(Budget(cost="flops", limit=1),),
@@ -159,7 +159,7 @@ def small(
     monkeypatch.setattr("mobilenas.core.progress.time", frozen)
     monkeypatch.setattr(deployment, "measure", lambda models: dict.fromkeys(models, AT_ONCE))
 
-    def make_space(settings: RunSettings, *_: Any) -> MobileSpace | WidthsSpace:
+    def make_space(settings: RunSettings, *_: Any) -> MobileSpace | ChannelsSpace:
         return micro_space if settings.widths is None else WIDTHS
 
     monkeypatch.setattr(runs, "usable_space", make_space)
@@ -236,13 +236,13 @@ def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     folder = tmp_path / "run"
     wanted = replace(settings, baselines=("mobilenet_v2",), random=0, equal_time=True)
     wanted = replace(wanted, finalists=FinalistSettings(count=1, epochs=1))
-    small = Contender(
+    small = ComparedNetwork(
         name="mobilenet_v2 x0.1",
         kind="mobilenet",
         arch=micro_space.arch(micro_space.smallest()),
         seed=0,
     )
-    monkeypatch.setattr(contenders, "mobilenets", lambda *_: ([small], []))
+    monkeypatch.setattr(baselines, "mobilenets", lambda *_: ([small], []))
     monkeypatch.setattr(equal_time, "epochs_for", lambda *_: 3)
 
     def job(**how: Any) -> None:
@@ -267,7 +267,9 @@ def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     write_list(folder / "compare.json", entries[:-1])
     monkeypatch.setattr(equal_time, "epochs_for", lambda *_: 9)
     run = create_run(folder, wanted, data=micro_images, resume=True, **_CALLED)
-    asked = Opponents(mobilenets=wanted.baselines, random=0, rival=False, equal_time=True)
+    asked = BaselineSettings(
+        mobilenets=wanted.baselines, random=0, random_search=False, equal_time=True
+    )
     assert to_plain(compare_stage(run, asked)) == entries
 
 
@@ -293,10 +295,10 @@ def test_a_run_that_has_begun_has_its_profile(
         create_run(folder, wanted, data=micro_images, profile=made_up_profile, **_CALLED)
     shutil.rmtree(folder)
     shutil.copytree(before("replace profile.json", left), folder)
-    assert open_run(folder, Silent()).latency is not None
+    assert open_run(folder, NullReporter()).latency is not None
     (folder / "profile.json").unlink()
     with pytest.raises(FileError, match=r"profile\.json does not exist"):
-        _ = open_run(folder, Silent()).latency
+        _ = open_run(folder, NullReporter()).latency
 
 
 def test_a_killed_search_of_channels_ends_as_one_that_was_not(
@@ -345,7 +347,7 @@ def test_a_killed_replacement_of_a_run_can_be_repeated(
         shutil.rmtree(folder)
         shutil.copytree(copy, folder)
         if (folder / "run.json").exists():  # nothing was done yet: it is the other run still
-            assert open_run(folder, Silent()).settings == old
+            assert open_run(folder, NullReporter()).settings == old
             continue
         job(resume=True)
         assert not differing(whole, contents(folder)), moment

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST = 59
+MAX = 59
 """Lines with `Any`; fewer is better, and then this number falls."""
 
 
@@ -16,4 +16,4 @@ def test_lines_with_any_do_not_become_more() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"\bAny\b", line)
     ]
-    assert len(lines) <= MOST, "\n".join(lines)
+    assert len(lines) <= MAX, "\n".join(lines)

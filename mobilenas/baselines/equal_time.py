@@ -6,7 +6,7 @@ from mobilenas.baselines.records import Trained
 
 KIND = "equal-time"
 """Its name and its kind in compare.json."""
-MOST_EPOCHS = 100_000
+MAX_EPOCHS = 100_000
 """As many as a recipe can have."""
 
 
@@ -23,11 +23,11 @@ def epochs_for(seconds: float, recipe_epochs: int, train_seconds: float) -> int:
     """
     if not train_seconds:  # a training that no clock noticed
         return recipe_epochs
-    filling = min(MOST_EPOCHS, recipe_epochs * seconds / train_seconds)
+    filling = min(MAX_EPOCHS, recipe_epochs * seconds / train_seconds)
     return max(recipe_epochs, round(filling))
 
 
-def epochs_told(entries: Sequence[Trained]) -> str:
+def epochs_text(entries: Sequence[Trained]) -> str:
     """Say how long such networks were trained: `28 to 31 epochs, not 15`."""
     return f"{_range(entries)}, not {entries[0].recipe_epochs}"
 

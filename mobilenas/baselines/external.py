@@ -88,8 +88,8 @@ def _metadata(path: Path, strings: dict[str, str], data: ImageData) -> ModelMeta
         )
     if own.labels != data.classes:
         wrong = [name for name in own.labels if name not in data.classes]
-        told = f"{wrong[0]!r} is none of them" if wrong else f"it has {json.dumps(own.labels)}"
-        raise FileError(f"{path}: its labels are not the classes of {data.name}: {told}")
+        reason = f"{wrong[0]!r} is none of them" if wrong else f"it has {json.dumps(own.labels)}"
+        raise FileError(f"{path}: its labels are not the classes of {data.name}: {reason}")
     return own
 
 

@@ -8,7 +8,7 @@ from mobilenas.core.settings import check_between, check_choice
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs, costs_by_name
-from mobilenas.search import Confirm
+from mobilenas.search import MeasureArchs
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
@@ -23,7 +23,7 @@ _AT_ONCE = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class ComparedNetwork:
     """One network of the comparison, before training."""
 
     name: str
@@ -46,14 +46,14 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opponents:
+class BaselineSettings:
     """What a result is held against."""
 
     mobilenets: tuple[str, ...]
     """Names of MobileNets, each at the largest width that keeps the budgets."""
     random: int
     """How many random networks of the budgets."""
-    rival: bool
+    random_search: bool
     """Whether random networks also get the search's time."""
     equal_time: bool
     """Whether the best MobileNet also gets the time of search and final training."""
@@ -77,13 +77,13 @@ def scaled_mobilenet(
     image_size: int,
     classes: int,
     placement: str = "early",
-    confirm: Confirm | None = None,
+    measure: MeasureArchs | None = None,
 ) -> tuple[float, MobileArch] | None:
     """Return the largest width multiplier that keeps the budgets, with its arch; None: none does.
 
     Widths come in hundredths. Rounding to multiples of 8 makes costs rise unevenly, so all are
     tried; of several with the same network the smallest number is named. Under a latency budget
-    `confirm` measures the networks around the limit.
+    `measure` measures the networks around the limit.
     """
     ladder: list[tuple[float, MobileArch]] = []
     for step in range(1, round(_WIDEST / _WIDTH_STEP) + 1):
@@ -94,13 +94,13 @@ def scaled_mobilenet(
         elif width > 1 and not ladder:
             break
     limit = next((b.limit for b in budgets if b.cost == LATENCY), None)
-    if limit is not None and confirm is not None:
-        ladder = _fast_enough(ladder, limit, confirm)
+    if limit is not None and measure is not None:
+        ladder = _fast_enough(ladder, limit, measure)
     return ladder[-1] if ladder else None
 
 
 def _fast_enough(
-    ladder: list[tuple[float, MobileArch]], limit_ms: float, confirm: Confirm
+    ladder: list[tuple[float, MobileArch]], limit_ms: float, measure: MeasureArchs
 ) -> list[tuple[float, MobileArch]]:
     """Return the ladder up to the largest network that was measured to keep the limit.
 
@@ -109,13 +109,13 @@ def _fast_enough(
     flops = [costs(arch).flops for _, arch in ladder]
     place, low, high = 0, -1, len(ladder)
     while place < high:
-        (ms,) = confirm([ladder[place][1]])
+        (ms,) = measure([ladder[place][1]])
         low, high = (place, high) if ms <= limit_ms else (low, place)
         goal = _STRIDE * flops[place]
         place = next((n for n in range(place + 1, high) if flops[n] >= goal), high)
     between = list(range(low + 1, high))[:: max(1, (high - low) // _AT_ONCE)]
     if between:
-        measured = confirm([ladder[n][1] for n in between])
+        measured = measure([ladder[n][1] for n in between])
         low = max([low, *(n for n, ms in zip(between, measured, strict=True) if ms <= limit_ms)])
     return ladder[: low + 1]
 
@@ -126,32 +126,32 @@ def mobilenets(
     image_size: int,
     classes: int,
     seed: int,
-    confirm: Confirm | None = None,
-) -> tuple[list[Contender], list[str]]:
+    measure: MeasureArchs | None = None,
+) -> tuple[list[ComparedNetwork], list[str]]:
     """Return the baselines that fit, and the names of those that fit at no width.
 
     On small images each comes with its strides kept early and kept late: which one suits a
     budget differs from network to network, by more than ten points. Under a latency budget that
     cannot be measured here, none is known to fit.
     """
-    fit: list[Contender] = []
-    known = confirm is not None or all(budget.cost != LATENCY for budget in budgets)
+    fit: list[ComparedNetwork] = []
+    known = measure is not None or all(budget.cost != LATENCY for budget in budgets)
     for name in names if known else ():
         for placement in PLACEMENTS:
-            scaled = scaled_mobilenet(name, budgets, image_size, classes, placement, confirm)
+            scaled = scaled_mobilenet(name, budgets, image_size, classes, placement, measure)
             if scaled is None or any(scaled[1] == other.arch for other in fit):
                 continue
             label = f"{name} x{scaled[0]:g}" + (" late" if placement == "late" else "")
-            fit.append(Contender(name=label, kind="mobilenet", arch=scaled[1], seed=seed))
-    fitting = {contender.name.split()[0] for contender in fit}
+            fit.append(ComparedNetwork(name=label, kind="mobilenet", arch=scaled[1], seed=seed))
+    fitting = {network.name.split()[0] for network in fit}
     return fit, [name for name in names if name not in fitting]
 
 
-def random_networks(budgets: Budgets, count: int, seeds: Sequence[int]) -> list[Contender]:
+def random_networks(budgets: Budgets, count: int, seeds: Sequence[int]) -> list[ComparedNetwork]:
     """Return uniform networks of the space that use at least 90 % of a budget; seeds take turns."""
     source = random.Random(f"random networks/{seeds[0]}")
     return [
-        Contender(
+        ComparedNetwork(
             name=f"random-{number + 1}",
             kind="random",
             arch=budgets.space.arch(budgets.random(source)),

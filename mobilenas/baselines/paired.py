@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from mobilenas.baselines.records import Difference, Spread
+from mobilenas.baselines.records import Difference, MeanStd
 
 BETTER, WORSE, OPEN = "better", "worse", "no difference shown"
 LEVEL = 0.05
 """A smaller p value is a difference; nothing is corrected for the number of comparisons."""
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 """From fewer seeds no difference is claimed."""
 
 # differences of percentages that are equal but for rounding
 _NO_SPREAD = 1e-9
 
 
-def spread(values: Sequence[float]) -> Spread:
+def mean_std(values: Sequence[float]) -> MeanStd:
     """Return mean and sample standard deviation; None for the latter of one value."""
-    return Spread(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
+    return MeanStd(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
 
 
 def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
@@ -29,8 +29,8 @@ def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
     its p cannot fall under 2^(1-n) for n seeds, 0.25 for three, so that it would need six.
     """
     points = [a - b for a, b in zip(own, control, strict=True)]
-    figures, p = spread(points), None
-    if len(points) >= LEAST_SEEDS and (figures.sd or 0.0) > _NO_SPREAD:
+    figures, p = mean_std(points), None
+    if len(points) >= MIN_SEEDS and (figures.sd or 0.0) > _NO_SPREAD:
         from scipy.stats import ttest_rel
 
         p = float(ttest_rel(own, control).pvalue)
@@ -39,12 +39,12 @@ def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
     return Difference(mean=figures.mean, sd=figures.sd, seeds=len(points), p=p, verdict=verdict)
 
 
-def told(found: Difference) -> str:
+def format_difference(found: Difference) -> str:
     """Write a difference and what it rests on: `+1.05 ± 0.21 points over 4 seeds (p = 0.013)`."""
     points = f"{found.mean:+.2f}"
     if found.sd is None:
         return f"{points} points, one seed"
     tested = "no spread to test" if found.p is None else f"p = {found.p:.2g}"
-    if found.seeds < LEAST_SEEDS:
-        tested = f"a test needs {LEAST_SEEDS}"
+    if found.seeds < MIN_SEEDS:
+        tested = f"a test needs {MIN_SEEDS}"
     return f"{points} ± {found.sd:.2f} points over {found.seeds} seeds ({tested})"

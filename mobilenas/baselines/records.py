@@ -65,7 +65,7 @@ class Difference(Record, frozen=True, kw_only=True):
     verdict: str
 
 
-class Spread(Record, frozen=True, kw_only=True):
+class MeanStd(Record, frozen=True, kw_only=True):
     """Mean and sample standard deviation; null for the latter of one value."""
 
     mean: Number

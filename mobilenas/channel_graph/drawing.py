@@ -21,15 +21,15 @@ def groups_drawing(graph: Graph, title: str) -> str:
     Pointing at a row shows all of its layers.
     """
     groups = graph.groups
-    most = max(group.size for group in groups)
+    largest = max(group.size for group in groups)
     bars = _EDGE + _CHARACTER * max(len(group.name) for group in groups) + _GAP
-    layers = bars + _BAR + _CHARACTER * len(str(most)) + 2 * _GAP
-    words = [_words(group) for group in groups]
-    width = round(layers + _CHARACTER * max(map(len, words)) + _EDGE)
+    layers = bars + _BAR + _CHARACTER * len(str(largest)) + 2 * _GAP
+    labels = [_words(group) for group in groups]
+    width = round(layers + _CHARACTER * max(map(len, labels)) + _EDGE)
     width = max(width, round(2 * _EDGE + _CHARACTER * len(title)))
     rows = [
-        _row(group, told, 2 * _ROW + _ROW * number, bars, layers, _BAR / most)
-        for number, (group, told) in enumerate(zip(groups, words, strict=True))
+        _row(group, label, 2 * _ROW + _ROW * number, bars, layers, _BAR / largest)
+        for number, (group, label) in enumerate(zip(groups, labels, strict=True))
     ]
     height = _ROW * (len(groups) + 3)
     return (
@@ -43,7 +43,7 @@ def groups_drawing(graph: Graph, title: str) -> str:
     )
 
 
-def _row(group: Group, told: str, top: int, bars: float, layers: float, scale: float) -> str:
+def _row(group: Group, label: str, top: int, bars: float, layers: float, scale: float) -> str:
     base, length = top + _ROW - 6, max(1.0, group.size * scale)
     colour = _FREE if group.fixed is None else _FIXED
     return (
@@ -52,16 +52,16 @@ def _row(group: Group, told: str, top: int, bars: float, layers: float, scale: f
         f'<rect x="{bars:.1f}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 6}" '
         f'fill="{colour}"/>'
         f'<text x="{bars + length + 4:.1f}" y="{base}">{group.size}</text>'
-        f'<text x="{layers:.1f}" y="{base}">{_text(told)}</text></g>'
+        f'<text x="{layers:.1f}" y="{base}">{_text(label)}</text></g>'
     )
 
 
 def _words(group: Group) -> str:
     names = layer_names(group)
-    told = f"{len(names)}: {', '.join(names[:_SHOWN])}" + ", ..." * (len(names) > _SHOWN)
+    label = f"{len(names)}: {', '.join(names[:_SHOWN])}" + ", ..." * (len(names) > _SHOWN)
     if group.fixed is not None:
-        return f"{told} (fixed: {group.fixed})"
-    return told + f" (multiple of {group.divisor})" * (group.divisor > 1)
+        return f"{label} (fixed: {group.fixed})"
+    return label + f" (multiple of {group.divisor})" * (group.divisor > 1)
 
 
 def _text(value: str) -> str:

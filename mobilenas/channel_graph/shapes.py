@@ -126,15 +126,17 @@ def _flat(call: Call, place: int, name: str) -> Sequence[NodeValue]:
 def view(e: Extraction, call: Call) -> Value:
     """view, reshape, flatten, squeeze, unsqueeze."""
     x, shape = call.x, call.shape
-    asked: Sequence[NodeValue] = [-1] * len(shape)
+    requested: Sequence[NodeValue] = [-1] * len(shape)
     if call.name in ("view", "reshape"):
-        asked = _flat(call, 1, "shape")
-        if len(asked) != len(shape) or not all(isinstance(item, int | Length) for item in asked):
+        requested = _flat(call, 1, "shape")
+        if len(requested) != len(shape) or not all(
+            isinstance(item, int | Length) for item in requested
+        ):
             raise Unsupported("its arguments are no sizes")
     layouts: list[Layout] = []
     for old, new in _blocks(x.shape, shape):
         joined = _join(x.shape[old], x.layouts[old])
-        layouts += _part(e, call, joined, shape[new], asked[new])
+        layouts += _part(e, call, joined, shape[new], requested[new])
     return Value(shape=shape, layouts=tuple(layouts))
 
 
@@ -164,15 +166,15 @@ def _join(sizes: Sequence[int], layouts: Sequence[Layout]) -> Layout:
 
 
 def _part(
-    e: Extraction, call: Call, layout: Layout, sizes: Sequence[int], asked: Sequence[NodeValue]
+    e: Extraction, call: Call, layout: Layout, sizes: Sequence[int], requested: Sequence[NodeValue]
 ) -> list[Layout]:
     """Return the layouts of one dimension made several."""
     result: list[Layout] = [()] * len(sizes)
     if not layout:
-        if any(isinstance(item, Length) for item in asked):
+        if any(isinstance(item, Length) for item in requested):
             raise Unsupported("it gives a channel count to a dimension without channels")
         return result
-    free = [place for place, item in enumerate(asked) if isinstance(item, Length) or item == -1]
+    free = [place for place, item in enumerate(requested) if isinstance(item, Length) or item == -1]
     if not free:
         e.variables.fix(layout, call.written(math.prod(sizes)))
         return result
@@ -184,16 +186,16 @@ def _part(
     place = free[0]
     inner = e.variables.divided(layout, math.prod(sizes[place + 1 :]))
     result[place] = e.variables.pieces(inner, math.prod(sizes[:place]))[0]
-    if isinstance(asked[place], Length):
-        _agree(e, result[place], asked[place])
+    if isinstance(requested[place], Length):
+        _agree(e, result[place], requested[place])
     return result
 
 
-def _agree(e: Extraction, layout: Layout, asked: Length) -> None:
+def _agree(e: Extraction, layout: Layout, requested: Length) -> None:
     """See to it that a dimension has the size that is asked of it at all sizes."""
-    if _form(e, asked) == e.variables.form(layout):
+    if _form(e, requested) == e.variables.form(layout):
         return
-    (scale, other), *more = asked.terms
+    (scale, other), *more = requested.terms
     if scale == 1 and not more:
         e.variables.tie(layout, other)  # of another tensor, as in y.view(x.size(0), x.size(1))
     else:
@@ -208,16 +210,18 @@ def chunk(e: Extraction, call: Call) -> tuple[Value, ...]:
     sizes = [piece.shape[place] for piece in call.result]
     pieces: list[Layout] = [()] * count
     if layout:
-        asked = call.get(1, "chunks" if call.name == "chunk" else "split_size_or_sections")
-        if call.name == "chunk" and count == asked and len(set(sizes)) == 1:
+        requested = call.get(1, "chunks" if call.name == "chunk" else "split_size_or_sections")
+        if call.name == "chunk" and count == requested and len(set(sizes)) == 1:
             pieces = e.variables.pieces(layout, count)
-        elif isinstance(asked, Length) and len(set(sizes)) == 1:
-            _share(e, asked, layout)
+        elif isinstance(requested, Length) and len(set(sizes)) == 1:
+            _share(e, requested, layout)
             pieces = e.variables.pieces(layout, count)
-        elif isinstance(asked, Sequence) and any(isinstance(item, Length) for item in asked):
+        elif isinstance(requested, Sequence) and any(
+            isinstance(item, Length) for item in requested
+        ):
             raise Unsupported("its parts are not equal; use chunk")
         else:
-            e.variables.fix(layout, call.written(asked))
+            e.variables.fix(layout, call.written(requested))
     return tuple(
         Value(
             shape=tuple(result.shape),

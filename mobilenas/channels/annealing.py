@@ -19,7 +19,7 @@ from mobilenas.cost.projection import SizeRange, Sizes
 
 HOTTEST = 5.0
 """Temperature of the first trial (CONetV2)."""
-_LEAST, _MOST = 0.5, 2.0  # factors of one trial
+_MIN, _MAX = 0.5, 2.0  # factors of one trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def propose(
         if source.random() < probability:
             change += probability
             pushed.append(name)
-        proposed[name] = size * min(max(1 + delta * change, _LEAST), _MOST)
+        proposed[name] = size * min(max(1 + delta * change, _MIN), _MAX)
     return Proposal(proportions=proposed, pushed=tuple(pushed))
 
 

@@ -135,8 +135,8 @@ class _Trial:
                 check_parity(twin, path, [self.images])
                 last, file = _last_operator(path), count_onnx(path)
             except FileError as error:
-                told = str(error).replace(str(path), "its ONNX file")
-                raise MobileNASError(f"{self.name}: {told}") from error
+                message = str(error).replace(str(path), "its ONNX file")
+                raise MobileNASError(f"{self.name}: {message}") from error
         if last in ("Sigmoid", "HardSigmoid"):
             raise MobileNASError(
                 f"{self.name} gives numbers between 0 and 1, each a probability; it must give "

@@ -8,9 +8,9 @@ from mobilenas.core.files import State
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.projection import Sizes
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.channels.space import ChannelsArch
 
-Confirm = Callable[[Sequence[WidthsArch]], list[float]]
+MeasureArchs = Callable[[Sequence[ChannelsArch]], list[float]]
 """Measures networks: milliseconds of each."""
 
 _ROUNDS = 8
@@ -23,11 +23,11 @@ class Limits:
     Between measurements latency is taken for a line over FLOPs.
     """
 
-    def __init__(self, budgets: Budgets, confirm: Confirm | None) -> None:
-        self.budgets, self.confirm = budgets, confirm
+    def __init__(self, budgets: Budgets, measure: MeasureArchs | None) -> None:
+        self.budgets, self.measure = budgets, measure
         self.limit_ms = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
         self.measured: list[tuple[int, float]] = []  # FLOPs and milliseconds, the last two
-        if self.limit_ms is not None and confirm is None:
+        if self.limit_ms is not None and measure is None:
             raise BudgetError(
                 "a latency budget on channel sizes is kept by measuring, and this is not the "
                 "machine of the profile; limit --flops or --params"
@@ -70,8 +70,8 @@ class Limits:
         return (fits + over) / 2 if over < math.inf else 2 * max(fits, flops)
 
     def _measure(self, sizes: Mapping[str, int]) -> tuple[int, float]:
-        assert self.confirm is not None
-        (ms,) = self.confirm([self.budgets.space.arch(sizes)])
+        assert self.measure is not None
+        (ms,) = self.measure([self.budgets.space.arch(sizes)])
         point = int(self.budgets.tables["flops"].exact(sizes)), ms
         self.measured = [*self.measured, point][-2:]
         return point

@@ -145,11 +145,11 @@ def noise_variance(squares: Array, columns: int) -> float:
     logarithm finds them, a bounded search the floor of each.
     """
     rows = len(squares)
-    most = math.ceil(rows / (1 + rows / columns)) - 1  # no rank is above this
+    max_rank = math.ceil(rows / (1 + rows / columns)) - 1  # no rank is above this
     high = squares.sum() / (rows * columns)
     low = max(
-        squares[most] / (columns * _threshold(rows / columns)),
-        squares[most:].sum() / (columns * (rows - most)),
+        squares[max_rank] / (columns * _threshold(rows / columns)),
+        squares[max_rank:].sum() / (columns * (rows - max_rank)),
         _RESOLUTION**2 * squares[0] / columns,
     )
     if low >= high:

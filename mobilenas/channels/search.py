@@ -11,7 +11,7 @@ from statistics import fmean
 
 from mobilenas.channel_graph import Graph
 from mobilenas.channels.annealing import propose, remainder, temperature
-from mobilenas.channels.limits import Confirm, Limits
+from mobilenas.channels.limits import Limits, MeasureArchs
 from mobilenas.channels.metric import LayerQuality, Member, Momentum, qualities
 from mobilenas.channels.records import TrialLine
 from mobilenas.channels.settings import ChannelSettings
@@ -30,7 +30,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
 from mobilenas.search.records import FinalistsRecord, Score
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.train import Recipe, train
 
 
@@ -59,16 +59,16 @@ def search_channels(
     seed: int,
     device: str,
     reporter: Reporter,
-    confirm: Confirm | None = None,
+    measure: MeasureArchs | None = None,
 ) -> ChannelResult:
     """Search, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
     finalists: whole trainings of few epochs, because in the first part of a longer one, at its
     highest rate, many networks stay at chance. Like the final training they start from the weights
-    that came along, if any did. `confirm` measures latencies, if it can be done.
+    that came along, if any did. `measure` measures latencies, if it can be done.
     """
-    search = _Search(budgets, data, settings, recipe, folder, seed, device, confirm)
+    search = _Search(budgets, data, settings, recipe, folder, seed, device, measure)
     search.run(reporter)
     candidates = search.candidates(max(1, finalists.count))
     seconds = {"trials": float(sum(line.seconds for line in search.log))}
@@ -123,13 +123,13 @@ class _Search:
         folder: Path,
         seed: int,
         device: str,
-        confirm: Confirm | None,
+        measure: MeasureArchs | None,
     ) -> None:
-        self.space: WidthsSpace = budgets.space
+        self.space: ChannelsSpace = budgets.space
         self.data, self.settings, self.seed, self.device = data, settings, seed, device
         self.folder = folder
         self.recipe = recipe.lasting(settings.trials * settings.epochs)
-        self.limits = Limits(budgets, confirm)
+        self.limits = Limits(budgets, measure)
         self.momentum = Momentum(settings.gamma)
         self.proportions: dict[str, float] = {}  # of the last accepted trial
         self.log: list[TrialLine] = []

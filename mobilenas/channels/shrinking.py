@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mobilenas.channel_graph import Graph, Group, Member
 
 Array = NDArray[np.float64]
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 _TERMS = 6  # of the Hermite series; what is cut off counts as each channel's own noise
 _RIDGE = 1e-4  # times the mean variance
@@ -40,10 +40,10 @@ class Moments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Absorbed:
+class Reconstruction:
     """The channels that go, made of those that stay: gone = weights kept + constant."""
 
-    gone: Places
+    gone: Indices
     """[D], old channels; those that stay are the group's other ones, in order."""
     weights: Array
     """[D, K]."""
@@ -76,12 +76,12 @@ class Shrinking:
         self._model, self._graph = model, graph
         self._norms = norms_behind(model, graph)
 
-    def by_magnitude(self, group: Group, size: int) -> Places:
+    def by_magnitude(self, group: Group, size: int) -> Indices:
         """Return [size], the channels whose weights, times the norm's, have the largest L2 norm."""
         squares = np.diag(self._products(group))
         return _in_blocks(group, size, lambda own, count: np.argsort(-squares[own])[:count])
 
-    def by_span(self, group: Group, size: int) -> tuple[Places, Absorbed | None]:
+    def by_span(self, group: Group, size: int) -> tuple[Indices, Reconstruction | None]:
         """Return [size], the channels that span the group's activations best, and how they do.
 
         A channel counts by what the layers behind it make of it. Where no batch norm tells of the
@@ -92,7 +92,7 @@ class Shrinking:
         use = self._use(group)
         spanned = spanned * use[:, None] * use
         kept = _in_blocks(group, size, lambda own, count: spanning(spanned[own][:, own], count))
-        return kept, None if moments is None else _absorb(moments, kept)
+        return kept, None if moments is None else _reconstruct(moments, kept)
 
     def _producers(self, group: Group) -> list[Member]:
         """Layers that make the channels by mixing others, but for the gates of squeeze-excite."""
@@ -196,7 +196,7 @@ def rectified(mean: Array, covariance: Array) -> Moments:
     return Moments(mean=deviation * first, covariance=result * np.outer(deviation, deviation))
 
 
-def spanning(products: Array, size: int) -> Places:
+def spanning(products: Array, size: int) -> Indices:
     """Choose the rows of a matrix, given by their products [C, C], that span the matrix best.
 
     The matrix is cut to its `size` largest singular values, and QR with pivoting takes the row that
@@ -213,17 +213,17 @@ def spanning(products: Array, size: int) -> Places:
     return np.asarray(order[:size], dtype=np.int64)
 
 
-def _absorb(moments: Moments, kept: Places) -> Absorbed:
+def _reconstruct(moments: Moments, kept: Indices) -> Reconstruction:
     """Regress the channels that go on those that stay."""
     gone = np.setdiff1d(np.arange(len(moments.mean)), kept)
     own = moments.covariance[kept][:, kept]
     ridge = max(_RIDGE * np.trace(own) / len(kept), _TINY) * np.eye(len(kept))
     weights = solve(own + ridge, moments.covariance[kept][:, gone], assume_a="pos").T
     constant = moments.mean[gone] - weights @ moments.mean[kept]
-    return Absorbed(gone=gone, weights=weights, constant=constant, mean=moments.mean)
+    return Reconstruction(gone=gone, weights=weights, constant=constant, mean=moments.mean)
 
 
-def _in_blocks(group: Group, size: int, best: Callable[[Places, int], Places]) -> Places:
+def _in_blocks(group: Group, size: int, best: Callable[[Indices, int], Indices]) -> Indices:
     """Choose in each block of a grouped convolution, as `leading` does; in order."""
     old, new = group.size // group.divisor, size // group.divisor
     blocks = np.arange(group.size).reshape(group.divisor, old)

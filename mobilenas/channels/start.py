@@ -6,13 +6,13 @@ from typing import TypeGuard
 import torch
 
 from mobilenas.channel_graph.models import FORMS, allow_model, check_exists
-from mobilenas.channels.keeping import changed
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.weight_transfer import changed
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.data import ImageKind
 from mobilenas.nn.weights import load_into
 from mobilenas.spaces.base import Arch
-from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsNetwork
+from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsNetwork
 from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
@@ -69,7 +69,7 @@ def _arch_file(model: str) -> Path | None:
     return None
 
 
-def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
+def start_network(base: Base, weights: Path | None) -> ChannelsNetwork | None:
     """Return the model with the weights it comes with, at its own sizes; None without any."""
     if weights is None:
         return None
@@ -81,15 +81,15 @@ def start_network(base: Base, weights: Path | None) -> WidthsNetwork | None:
         assert arch is not None
         model = load_weights(arch, weights)
         model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
-    return WidthsNetwork(model, base)
+    return ChannelsNetwork(model, base)
 
 
-def has_sizes(arch: Arch) -> TypeGuard[WidthsArch]:
+def has_sizes(arch: Arch) -> TypeGuard[ChannelsArch]:
     """Whether an arch is a model at other channel sizes."""
-    return arch.family == WidthsArch.family
+    return arch.family == ChannelsArch.family
 
 
-def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork | None:
+def kept_network(arch: ChannelsArch, settings: ChannelSettings) -> ChannelsNetwork | None:
     """Return what every training at the arch's sizes starts from; None where no weights came along.
 
     That is the model with what these sizes keep of the weights it comes with.
@@ -100,4 +100,4 @@ def kept_network(arch: WidthsArch, settings: ChannelSettings) -> WidthsNetwork |
     generator = torch.Generator().manual_seed(0)
     method = settings.weight_transfer
     model = changed(given.model, arch.base.graph, arch.sizes, method=method, generator=generator)
-    return WidthsNetwork(model, arch.base)
+    return ChannelsNetwork(model, arch.base)

@@ -4,29 +4,29 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.channels.distillation import distillation_loss
-from mobilenas.channels.keeping import apply, choose, follow
 from mobilenas.channels.settings import ChannelSettings
+from mobilenas.channels.weight_transfer import apply, choose, follow
 from mobilenas.cost.projection import Sizes
 from mobilenas.data import ImageData
-from mobilenas.spaces.channels.space import WidthsArch, WidthsNetwork, WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsArch, ChannelsNetwork, ChannelsSpace
 from mobilenas.train import Recipe, Trainer
 
 
 class TrialTrainer(Trainer):
     """A trainer whose network has learned before, with the model before the change as teacher."""
 
-    _network: WidthsNetwork
+    _network: ChannelsNetwork
 
     def __init__(
         self,
-        arch: WidthsArch,
+        arch: ChannelsArch,
         data: ImageData,
         recipe: Recipe,
         settings: ChannelSettings,
         *,
         seed: int,
         device: str,
-        network: WidthsNetwork | None = None,
+        network: ChannelsNetwork | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
         super().__init__(arch, data, recipe, seed=seed, device=device, network=network)
@@ -37,7 +37,7 @@ class TrialTrainer(Trainer):
         """The traceable model, with the weights of the last step."""
         return self._network.model
 
-    def changed(self, space: WidthsSpace, sizes: Sizes) -> "TrialTrainer":
+    def changed(self, space: ChannelsSpace, sizes: Sizes) -> "TrialTrainer":
         """Return the trainer of the same model in other sizes; weights and momentum follow."""
         device, settings = self.device, self.settings
         graph = space.base.graph.at(self.arch.sizes)
@@ -53,7 +53,7 @@ class TrialTrainer(Trainer):
             settings,
             seed=self.seed,
             device=device,
-            network=WidthsNetwork(after, space.base),
+            network=ChannelsNetwork(after, space.base),
             teacher=teacher,
         )
         if settings.weight_transfer != "fresh":

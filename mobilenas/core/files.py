@@ -29,11 +29,11 @@ _NAME_CHARACTERS = 50
 State = dict[str, Any]
 """What a checkpoint holds: tensors and plain values, which `torch.save` keeps and nothing types."""
 
-_MOST_BYTES = 2**33
-_MOST_TEXT = 2**28
+_MAX_BYTES = 2**33
+_MAX_TEXT = 2**28
 _DEEPEST = 64
 _LARGEST_INTEGER = 2**63
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 _LARGEST_FLOAT = 1e100
 """Products of a few such numbers are still finite."""
 _OTHER_FORM = (
@@ -94,22 +94,22 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
-    """Read a file of up to `most` bytes; FileError where there is none that can be read."""
+def read_bytes(path: Path, limit: int = _MAX_BYTES) -> bytes:
+    """Read a file of up to `limit` bytes; FileError where there is none that can be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
             what = "a folder" if path.is_dir() else "a device or a pipe"
             raise FileError(f"cannot read {path}: it is {what}, not a file")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(limit + 1)
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist") from error
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # a name that no file can have
         raise FileError(f"cannot read {str(path)!r}: {error}") from error
-    if len(content) > most:
-        raise FileError(f"{path} has more than {most} bytes")
+    if len(content) > limit:
+        raise FileError(f"{path} has more than {limit} bytes")
     return content
 
 
@@ -167,7 +167,7 @@ def parse_json(text: str | bytes, source: str) -> object:
         return wrong[-1]
 
     def integer(number: str) -> "int | _Wrong":
-        value = int(number) if len(number) <= _MOST_DIGITS else _LARGEST_INTEGER
+        value = int(number) if len(number) <= _MAX_DIGITS else _LARGEST_INTEGER
         return value if abs(value) < _LARGEST_INTEGER else refused(number)
 
     def finite(number: str) -> "float | _Wrong":
@@ -251,7 +251,7 @@ def write_list(path: Path, data: list[dict[str, object]]) -> None:
 
 def read_list(path: Path) -> list[object]:
     """Read a bare list."""
-    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
+    data = parse_json(read_bytes(path, _MAX_TEXT), str(path))
     if not isinstance(data, list):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold a list")
     return data
@@ -259,7 +259,7 @@ def read_list(path: Path) -> list[object]:
 
 def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object of this schema version; the error names file, place and what is legal."""
-    data = parse_json(read_bytes(path, _MOST_TEXT), str(path))
+    data = parse_json(read_bytes(path, _MAX_TEXT), str(path))
     if not isinstance(data, dict):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold an object")
     version = data.pop("schema_version", None)
@@ -283,7 +283,7 @@ def append_jsonl(path: Path, record: dict[str, object]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
     """Read a log; a last line cut by a kill is left out, a missing log is empty."""
-    lines = read_bytes(path, _MOST_TEXT).split(b"\n") if path.exists() else []
+    lines = read_bytes(path, _MAX_TEXT).split(b"\n") if path.exists() else []
     whole, cut = lines[:-1], lines[-1:]
     found = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
     with contextlib.suppress(FileError):

@@ -21,11 +21,11 @@ class Reporter(Protocol):
     def step(self, done: int, figures: dict[str, str]) -> None:
         """So many units are finished; `figures` are ready to read: {"val top-1": "71.3 %"}."""
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """One line worth reading once."""
 
 
-class Silent:
+class NullReporter:
     """Reports nothing."""
 
     def start(self, stage: str, total: int) -> None:
@@ -34,5 +34,5 @@ class Silent:
     def step(self, done: int, figures: dict[str, str]) -> None:
         """Nothing."""
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Nothing."""

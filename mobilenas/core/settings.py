@@ -170,8 +170,8 @@ def from_plain(
     try:
         return msgspec.convert(value, kind, dec_hook=_decoded)
     except msgspec.ValidationError as error:
-        told = explain(error, kind, value, place, lambda other: _refusal(other, kind) == "type")
-        raise MobileNASError(told) from error
+        message = explain(error, kind, value, place, lambda other: _refusal(other, kind) == "type")
+        raise MobileNASError(message) from error
     except UnicodeEncodeError as error:  # of a key or an option; other texts may be names of files
         raise MobileNASError(f"{place or 'it'} has {error.object!r}, which is not UTF-8") from error
     except MobileNASError as error:  # a check of the type's own, or of one inside it

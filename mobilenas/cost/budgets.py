@@ -24,7 +24,7 @@ from mobilenas.spaces.base import AnyChoice, AnySpace, CostTable, Relaxation, Sp
 
 FLOOR = 0.9
 """A found network uses at least this share of one of its budgets."""
-_MOST_DRAWS, _SHOWN_DRAWS = 100_000, 999
+_MAX_DRAWS, _SHOWN_DRAWS = 100_000, 999
 
 
 class Budgets:
@@ -75,61 +75,61 @@ class Budgets:
         tight.budgets = tuple(limits)
         return tight
 
-    def load(self, choice: AnyChoice) -> float:
+    def utilization(self, choice: AnyChoice) -> float:
         """Return the largest cost / limit of a choice; over 1 breaks a budget."""
         loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
         return max(loads, default=0.0)
 
-    def fits(self, choice: AnyChoice) -> bool:
+    def is_feasible(self, choice: AnyChoice) -> bool:
         """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
-        return self.floor <= self.load(choice) <= 1
+        return self.floor <= self.utilization(choice) <= 1
 
     def random(self, source: random.Random) -> AnyChoice:
         """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
         if self.family.scaled:
             return self.spread(self.space.random(source))
-        for _ in range(_MOST_DRAWS):
+        for _ in range(_MAX_DRAWS):
             choice = self.space.random(source)
-            if self.fits(choice):
+            if self.is_feasible(choice):
                 return choice
-        raise BudgetError(f"none of {_MOST_DRAWS} random networks {self.wanted()}")
+        raise BudgetError(f"none of {_MAX_DRAWS} random networks {self.describe()}")
 
     def _advice(self) -> str:
         """Say what random networks cost, and what could be asked for instead."""
         source = random.Random(0)
         choices = [self.space.random(source) for _ in range(_SHOWN_DRAWS)]
-        told, asked = [], []
+        ranges, suggestions = [], []
         for cost in (budget.cost for budget in self.budgets):
             drawn = sorted(map(self.tables[cost].exact, choices))
             low, middle, high = (drawn[place] for place in (0, len(drawn) // 2, -1))
             ends = f"{format_cost(cost, low)} to {format_cost(cost, high)} {cost}"
-            told.append(f"{ends}, half of them over {format_cost(cost, middle)}")
-            asked.append(suggested(cost, middle, up=True))
+            ranges.append(f"{ends}, half of them over {format_cost(cost, middle)}")
+            suggestions.append(suggested(cost, middle, up=True))
         return (
-            f"they have {' and '.join(told)}: ask for {' '.join(asked)}, or for other --channels "
-            "or --layers"
+            f"they have {' and '.join(ranges)}: ask for {' '.join(suggestions)}, or for other "
+            "--channels or --layers"
         )
 
     def spread(
         self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
     ) -> dict[str, int]:
         """Return channel sizes in these proportions that use the budgets (`cost/projection.py`)."""
-        return spread(proportions, self.space.ranges, self.load, 1.0, priority)
+        return spread(proportions, self.space.ranges, self.utilization, 1.0, priority)
 
-    def wanted(self) -> str:
-        """Return what `fits` asks for, for errors."""
+    def describe(self) -> str:
+        """Return what `is_feasible` asks for, for errors."""
         limits = ", ".join(map(str, self.budgets))
         return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
 
     def check_reachable(self) -> None:
         """Raise an UnreachableError that names each budget below the space's smallest cost."""
-        leasts = {b.cost: self.tables[b.cost].least() for b in self._counted}
+        minima = {b.cost: self.tables[b.cost].minimum() for b in self._counted}
         short = [
             f"{budget} cannot be kept: the smallest network of the space has "
-            f"{format_cost(budget.cost, leasts[budget.cost])} {budget.cost}; "
-            f"allow {suggested(budget.cost, leasts[budget.cost], up=True)}"
+            f"{format_cost(budget.cost, minima[budget.cost])} {budget.cost}; "
+            f"allow {suggested(budget.cost, minima[budget.cost], up=True)}"
             for budget in self._counted
-            if leasts[budget.cost] > budget.limit
+            if minima[budget.cost] > budget.limit
         ]
         if short:
             raise UnreachableError("; ".join(short))
@@ -139,13 +139,13 @@ class Budgets:
     def unlimiting(self) -> list[str]:
         """Return a sentence for each budget that is over what the largest network costs."""
         largest = self.space.largest()
-        most = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
+        maxima = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
         return [
             f"{budget} limits nothing: the largest network of the space has "
-            f"{format_cost(budget.cost, most[budget.cost])} {budget.cost}; "
-            f"ask for {suggested(budget.cost, most[budget.cost], up=False)} or less"
+            f"{format_cost(budget.cost, maxima[budget.cost])} {budget.cost}; "
+            f"ask for {suggested(budget.cost, maxima[budget.cost], up=False)} or less"
             for budget in self._counted
-            if most[budget.cost] < budget.limit
+            if maxima[budget.cost] < budget.limit
         ]
 
     def check_used(self) -> None:
@@ -153,7 +153,7 @@ class Budgets:
 
         Cells can have a size that the budgets did not choose: there random networks must.
         """
-        if self.family.sized and self.load(self.space.largest()) < self.floor:
+        if self.family.sized and self.utilization(self.space.largest()) < self.floor:
             raise BudgetError("; ".join(self.unlimiting()))
         if not (self.family.sized or self.family.scaled) and self.budgets:
             try:
@@ -162,14 +162,14 @@ class Budgets:
                 raise BudgetError(f"{error}; {self._advice()}") from error
 
     def _check_limiting(self, largest: Sizes) -> None:
-        if len(self._counted) == len(self.budgets) and self.load(largest) < 1:
-            most = ", ".join(
+        if len(self._counted) == len(self.budgets) and self.utilization(largest) < 1:
+            maxima = ", ".join(
                 f"{format_cost(b.cost, self.tables[b.cost].exact(largest))} {b.cost}"
                 for b in self.budgets
             )
             raise BudgetError(
                 f"{', '.join(map(str, self.budgets))} limits nothing: the largest sizes, twice the "
-                f"model's own, have {most}"
+                f"model's own, have {maxima}"
             )
 
 

@@ -69,8 +69,8 @@ def spread(
 
     What a step of all groups together leaves over goes to the groups first in `priority`.
     """
-    most = max(legal.largest / sizes[name] for name, legal in ranges.items())
-    wanted = {name: (1 + _TINY) * most * size for name, size in sizes.items()}
+    upper = max(legal.largest / sizes[name] for name, legal in ranges.items())
+    wanted = {name: (1 + _TINY) * upper * size for name, size in sizes.items()}
     scaled = scale_back(wanted, ranges, cost, limit)
     largest = {name: legal.largest for name, legal in ranges.items()}
     return fill(scaled, largest, ranges, cost, limit, priority or dict.fromkeys(sizes, 0.0))
@@ -89,11 +89,11 @@ def scale_back(
         return {name: ranges[name].under(factor * size) for name, size in sizes.items()}
 
     fits, over = 0.0, 1.0
-    least = cost(scaled(fits))
-    if least > limit:
+    minimum = cost(scaled(fits))
+    if minimum > limit:
         raise BudgetError(
             f"no channel sizes keep the budget of {format_count(limit)}: "
-            f"the smallest cost {format_count(least)}"
+            f"the smallest cost {format_count(minimum)}"
         )
     if cost(scaled(over)) <= limit:
         return scaled(over)
@@ -108,25 +108,25 @@ def scale_back(
 
 def fill(
     sizes: Sizes,
-    most: Sizes,
+    upper: Sizes,
     ranges: Mapping[str, SizeRange],
     cost: Cost,
     limit: float,
     priority: Mapping[str, float],
 ) -> dict[str, int]:
-    """Return the sizes grown in steps, up to `most`, until no step of any group fits.
+    """Return the sizes grown in steps, up to `upper`, until no step of any group fits.
 
     Groups take turns, one step each, so that proportions last: the highest priority first, and
-    among equals the one with the largest part of its `most` missing. A step that does not fit now
+    among equals the one with the largest part of its `upper` missing. A step that does not fit now
     will not fit later, so its group is done.
     """
     filled = dict(sizes)
-    waiting = sorted(filled, key=lambda name: (-priority[name], filled[name] / most[name]))
+    waiting = sorted(filled, key=lambda name: (-priority[name], filled[name] / upper[name]))
     while waiting:
         served = []
         for name in waiting:
             grown = {**filled, name: filled[name] + ranges[name].step}
-            if grown[name] <= min(most[name], ranges[name].largest) and cost(grown) <= limit:
+            if grown[name] <= min(upper[name], ranges[name].largest) and cost(grown) <= limit:
                 filled = grown
                 served.append(name)
         waiting = served

@@ -8,7 +8,7 @@ from mobilenas.core.settings import counted
 
 _USUAL_TOPS = (1, 255, 1023, 4095, 16383, 65535)
 """What fractions and numbers of 8, 10, 12, 14 and 16 bits end at."""
-_FEWEST_LEVELS = 128
+_MIN_LEVELS = 128
 _SMALLEST_BULK = 1 / 16
 _SMALLEST_MIDDLE = 1 / 64
 
@@ -55,7 +55,7 @@ def check_deep_color(images: Sequence[Numbers]) -> None:
     The numbers are those upper 8 bits.
     """
     low, high = min(image.low for image in images), max(image.high for image in images)
-    if high - low + 1 < _FEWEST_LEVELS:
+    if high - low + 1 < _MIN_LEVELS:
         raise DataError(
             f"{counted(len(images), 'image has', 'images have')} 16 bits a colour, but only from "
             f"{256 * low:g} to {256 * high + 255:g} of 65535; only the upper 8 bits are read: "

@@ -35,7 +35,7 @@ _NEARLY = {
     split: re.compile(rf"(?:.*[\W\d_])?(?i:{words})(?:[\W\d_A-Z].*)?")
     for split, words in _WORDS.items()
 }
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -264,5 +264,5 @@ def _holds_folders(folder: Path) -> bool:
 
 def _some(names: "set[str] | dict[str, set[str]] | list[str]") -> str:
     shown = sorted(map(readable, names))
-    more = [f"{len(shown) - _MOST_NAMED} more"] if len(shown) > _MOST_NAMED else []
-    return ", ".join([*shown[:_MOST_NAMED], *more])
+    more = [f"{len(shown) - _MAX_NAMED} more"] if len(shown) > _MAX_NAMED else []
+    return ", ".join([*shown[:_MAX_NAMED], *more])

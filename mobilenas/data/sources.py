@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import DataError
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.settings import counted
 from mobilenas.data.folder import load_folder
 from mobilenas.data.image_data import ImageData, ImageKind
@@ -25,7 +25,7 @@ from mobilenas.data.stores import TensorStore, resize_square
 _DIGITS_SHARES = (0.2, 0.2)
 _CIFAR_VAL_SHARE = 0.1
 _CHUNK = 1024
-_MOST_LISTED = 200
+_MAX_LISTED = 200
 
 
 def load_data(
@@ -38,7 +38,7 @@ def load_data(
     `check` is called with what is known before the images of a folder are decoded, and may raise.
     """
     settings.check_source()
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     if settings.source == "digits":
         data = _load_digits(settings)
     elif settings.source in ("cifar10", "cifar100"):
@@ -49,7 +49,7 @@ def load_data(
         check(data)
     data = replace(data, notes=(*data.notes, *_class_notes(data)))
     for note in data.notes:
-        reporter.say(note)
+        reporter.info(note)
     return data
 
 
@@ -61,8 +61,8 @@ def _class_notes(data: ImageData) -> list[str]:
         listed = list(images)
     else:
         listed = [f"{label} {number}" for label, number in images.items()]
-    if len(listed) > _MOST_LISTED:
-        listed[_MOST_LISTED:] = [f"and {len(listed) - _MOST_LISTED} more"]
+    if len(listed) > _MAX_LISTED:
+        listed[_MAX_LISTED:] = [f"and {len(listed) - _MAX_LISTED} more"]
     each = f": {next(iter(images.values()))} each" if alike else ""
     notes = [f"{len(counts)} classes (images in train/val/test{each}): {', '.join(listed)}"]
     for split in ("val", "test"):

@@ -89,8 +89,8 @@ class Rounds:
         try:
             lines = read_log(path, RoundLine)
         except FileError as error:
-            told = f"{error}; delete the line or the file to measure again"
-            raise FileError(told) from error
+            message = f"{error}; delete the line or the file to measure again"
+            raise FileError(message) from error
         for line in lines:
             self._take(line)
 

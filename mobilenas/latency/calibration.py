@@ -167,7 +167,7 @@ def calibrate(networks: Sequence[NetworkTime]) -> Calibration:
     if len(fitted) < 2:
         raise MobileNASError(f"a calibration needs at least 2 networks to fit, not {len(fitted)}")
     scale, offset_ms = fit(*_columns(fitted, "summed_ms"))
-    mape, most, tau = _errors(fitted, tested, "summed_ms")
+    mape, largest, tau = _errors(fitted, tested, "summed_ms")
     flops_mape, _, flops_tau = _errors(fitted, tested, "flops")
     return Calibration(
         scale=scale,
@@ -176,7 +176,7 @@ def calibrate(networks: Sequence[NetworkTime]) -> Calibration:
         kendall_tau=_rounded(tau),
         networks=len(fitted),
         held_out=len(tested),
-        max_error_percent=_rounded(most),
+        max_error_percent=_rounded(largest),
         flops_mape_percent=_rounded(flops_mape),
         flops_kendall_tau=_rounded(flops_tau),
         noise_percent=_rounded(_noise_percent(tested or fitted)),
@@ -190,8 +190,8 @@ def _rounded(value: float) -> float:
 
 def split(networks: Sequence[NetworkTime], held_out: int) -> list[NetworkTime]:
     """Hold out the last `held_out` networks for the test; the rest is for the fit."""
-    most = len(networks) - held_out
-    return [replace(network, fitted=index < most) for index, network in enumerate(networks)]
+    fitted_count = len(networks) - held_out
+    return [replace(network, fitted=index < fitted_count) for index, network in enumerate(networks)]
 
 
 def _errors(

@@ -136,8 +136,8 @@ class _Graph:
     def _weight(self, name: str, values: NDArray[np.float32], dtype: DTypeLike, step: float) -> str:
         if not self._int8:
             return self.constant(name, values, np.float32)
-        most = 127 if dtype is np.int8 else 2**24
-        integers = np.clip(np.rint(values / step), -most, most)
+        bound = 127 if dtype is np.int8 else 2**24
+        integers = np.clip(np.rint(values / step), -bound, bound)
         channels = len(values)
         parts = [
             self.constant(name, integers, dtype),

@@ -12,15 +12,15 @@ from msgspec import Meta
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.folders import KIT, check_folder, start_folder
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import Json, Record, read_record
 from mobilenas.core.settings import check_choice, from_plain, to_plain
 from mobilenas.latency.building import Setup, Time, assemble, draw_networks, tested_of
+from mobilenas.latency.drift import remove_drift
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.settings import NETWORKS
-from mobilenas.latency.steady import steady
 from mobilenas.latency.units import Unit, space_units
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.settings import PRECISIONS
@@ -31,7 +31,7 @@ from mobilenas.spaces.mobile.space import MobileSpace
 MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"
 _KINDS = ("unit", "network")
-_LEAST_NETWORKS = 4  # two to fit a calibration on, two to test it on
+_MIN_NETWORKS = 4  # two to fit a calibration on, two to test it on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ def write_kit(
     The same spaces, number and seed give the same kit.
     """
     check_folder(folder, KIT, read_manifest)
-    if networks < _LEAST_NETWORKS:
-        raise MobileNASError(f"networks is {networks}; it must be at least {_LEAST_NETWORKS}")
-    reporter = reporter or Silent()
+    if networks < _MIN_NETWORKS:
+        raise MobileNASError(f"networks is {networks}; it must be at least {_MIN_NETWORKS}")
+    reporter = reporter or NullReporter()
     pieces: list[tuple[str, Unit | MobileArch]] = []
     for precision, space in spaces.items():
         pieces += [(precision, unit) for unit in space_units(space)]
@@ -298,11 +298,11 @@ def _checked(record: KitResults) -> _Results:
 def _measured(times: dict[str, list[int] | Failed]) -> dict[str, Measured | Failed]:
     """Summarize times as `meter` does; a model that was finished early has the first rounds."""
     known = {file: ns for file, ns in times.items() if not isinstance(ns, Failed)}
-    most = max(map(len, known.values()), default=0)
-    rounds = [{file: ns[n] for file, ns in known.items() if n < len(ns)} for n in range(most)]
-    steadied = steady(rounds)
+    longest = max(map(len, known.values()), default=0)
+    rounds = [{file: ns[n] for file, ns in known.items() if n < len(ns)} for n in range(longest)]
+    corrected = remove_drift(rounds)
     return {
-        file: ns if isinstance(ns, Failed) else Measured.of(steadied[file])
+        file: ns if isinstance(ns, Failed) else Measured.of(corrected[file])
         for file, ns in times.items()
     }
 

@@ -41,9 +41,9 @@ _TRIES = 3
 """A timing that other programs disturb is made again, up to this often in all."""
 _SLICE_NS = 4_000_000
 """A longer one is not: no scheduler would leave it the processor for so long."""
-_MOST_OF_IT = 1.05
+_MAX_WALL_SHARE = 1.05
 """Wall time over processor time up to which a thread had the processor to itself."""
-_DEEPEST, _MOST_DIGITS, _LARGEST_INTEGER, _LARGEST_FLOAT = 64, 20, 2**63, 1e100
+_DEEPEST, _MAX_DIGITS, _LARGEST_INTEGER, _LARGEST_FLOAT = 64, 20, 2**63, 1e100
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 """What no file of a kit holds, as in mobilenas/core/files.py, which this file does without."""
 _FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
@@ -115,7 +115,7 @@ def _once(run: Callable[[], object], repeats: int, *, own_clock: bool) -> tuple[
     for _ in range(repeats):
         run()
     used, wall = time.thread_time_ns() - used, time.perf_counter_ns() - wall
-    alone = wall <= _MOST_OF_IT * used if own_clock else _switches() == switches
+    alone = wall <= _MAX_WALL_SHARE * used if own_clock else _switches() == switches
     took = used if own_clock else wall
     return Timing(max(1, round(took / repeats)), not alone), used
 
@@ -270,11 +270,11 @@ def half_interval(values: Sequence[float]) -> float:
     return (ordered[count - 1 - rank] - ordered[rank]) / 2
 
 
-def is_precise(ns: list[int], rounds: int, most_rounds: int, tolerance: float) -> bool:
+def is_precise(ns: list[int], rounds: int, max_rounds: int, tolerance: float) -> bool:
     """Whether a model needs no further round: its median is known to `tolerance`, or it had all."""
     if len(ns) < rounds:
         return False
-    return len(ns) >= most_rounds or half_interval(ns) <= tolerance * statistics.median(ns)
+    return len(ns) >= max_rounds or half_interval(ns) <= tolerance * statistics.median(ns)
 
 
 def read_json(path: Path) -> Json:
@@ -305,8 +305,8 @@ def read_manifest(path: Path) -> Json:
     if not isinstance(data.get("kit"), str) or not isinstance(models, list):
         raise KitError(f"{path} is not a kit's manifest: it lacks kit or models")
     for number, model in enumerate(models):
-        told = [model.get(key) for key in ("file", "sha256")] if isinstance(model, dict) else []
-        names = [name for name in told if isinstance(name, str)]
+        given = [model.get(key) for key in ("file", "sha256")] if isinstance(model, dict) else []
+        names = [name for name in given if isinstance(name, str)]
         if len(names) < 2:
             raise KitError(f"{path}: models[{number}] must have file and sha256")
         if Path(names[0]).is_absolute() or ".." in Path(names[0]).parts:
@@ -326,7 +326,7 @@ def check_times(path: Path, times: object) -> None:
 
 
 def _integer(text: str) -> int:
-    value = int(text) if len(text) <= _MOST_DIGITS else _LARGEST_INTEGER
+    value = int(text) if len(text) <= _MAX_DIGITS else _LARGEST_INTEGER
     return value if abs(value) < _LARGEST_INTEGER else int(_no_number(text))
 
 
@@ -451,7 +451,7 @@ def load(folder: Path, results: Json, options: argparse.Namespace) -> list[Loade
 
 def measure(loaded: list[Loaded], results: Json, options: argparse.Namespace) -> None:
     """Time every model once a round, in a fresh order, until all medians are known."""
-    limits = (options.rounds, max(options.rounds, options.most_rounds), options.tolerance)
+    limits = (options.rounds, max(options.rounds, options.max_rounds), options.tolerance)
     gc.disable()
     number = 0
     while True:
@@ -516,7 +516,9 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime; 1")
     parser.add_argument("--provider", default="CPUExecutionProvider", help=", ".join(providers))
     parser.add_argument("--rounds", type=int, default=16, help="least rounds; 16")
-    parser.add_argument("--most-rounds", type=int, default=48, help="most rounds; 48")
+    parser.add_argument(
+        "--max-rounds", "--most-rounds", type=int, default=48, help="maximum rounds; 48"
+    )
     parser.add_argument("--tolerance", type=float, default=0.02, help="of the median; 0.02")
     parser.add_argument("--device", default="", help='name of the device, such as "Pixel 7"')
     parser.add_argument("--skip", action="append", default=[], help="a model's file; repeatable")

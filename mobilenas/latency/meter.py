@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import Json
 from mobilenas.latency.cache import Cache, Rounds
+from mobilenas.latency.drift import remove_drift
 from mobilenas.latency.kit_runner import TIMING_NS, Timing
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.settings import MeasureSettings
-from mobilenas.latency.steady import steady
 from mobilenas.onnx.session import check_machine
 from mobilenas.onnx.settings import PROVIDER
 
@@ -38,7 +38,7 @@ _HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
 
 That spreads their times: 20 % between the quartiles instead of 6."""
 _STAGES = ("timing", "timing what varies", "timing again what was disturbed")
-_MOST_DEATHS = 3
+_MAX_DEATHS = 3
 """Deaths of the worker that no model can be blamed for."""
 
 
@@ -48,7 +48,7 @@ def measure(
     threads: int = MeasureSettings.threads,
     provider: str = PROVIDER,
     rounds: int = MeasureSettings.rounds,
-    most_rounds: int = 48,
+    max_rounds: int = 48,
     tolerance: float = 0.02,
     warmup: int = 5,
     limit_s: float = 7200.0,
@@ -59,34 +59,34 @@ def measure(
     """Time models in interleaved rounds, so that drift hits all alike; in the order of `models`.
 
     After `rounds` rounds a model is finished whose interval is within `tolerance` of its median,
-    after `most_rounds` every one that is not unsteady, after twice as many all. The `reference`,
+    after `max_rounds` every one that is not unsteady, after twice as many all. The `reference`,
     one of the models, is in every round. No round begins after `limit_s` seconds, except the first.
     Rounds in the cache count, unless what they give is unsteady.
     """
     check_machine(threads, provider)
-    _check_least("rounds", rounds, 1)
-    _check_least("tolerance", tolerance, 0)
-    _check_least("warmup", warmup, 0)
+    _check_minimum("rounds", rounds, 1)
+    _check_minimum("tolerance", tolerance, 0)
+    _check_minimum("warmup", warmup, 0)
     if reference is not None and reference not in models:
         raise MobileNASError(f"the reference {reference!r} is not one of the models")
-    most_rounds = max(rounds, most_rounds)
+    max_rounds = max(rounds, max_rounds)
     run = _Run(
         models=models,
         settings={"threads": threads, "provider": provider, "warmup": warmup},
         rounds=rounds,
-        most_rounds=most_rounds,
+        max_rounds=max_rounds,
         tolerance=tolerance,
         reference=reference,
         log=cache.rounds(provider, threads) if cache else None,
-        reporter=reporter or Silent(),
+        reporter=reporter or NullReporter(),
     )
     run.measure(limit_s)
     return run.results()
 
 
-def _check_least(name: str, value: float, least: int) -> None:
-    if not value >= least:  # which NaN is not, either
-        raise MobileNASError(f"{name} is {value}; it must be at least {least}")
+def _check_minimum(name: str, value: float, minimum: int) -> None:
+    if not value >= minimum:  # which NaN is not, either
+        raise MobileNASError(f"{name} is {value}; it must be at least {minimum}")
 
 
 class _Run:
@@ -98,7 +98,7 @@ class _Run:
         models: Mapping[str, Source],
         settings: Json,
         rounds: int,
-        most_rounds: int,
+        max_rounds: int,
         tolerance: float,
         reference: str | None,
         log: Rounds | None,
@@ -106,7 +106,7 @@ class _Run:
     ) -> None:
         self._models, self._settings, self._tolerance = models, settings, tolerance
         self._reference, self._log, self._reporter = reference, log, reporter
-        self._least, self._most = rounds, most_rounds
+        self._min_rounds, self._max_rounds = rounds, max_rounds
         self._rng = np.random.default_rng(0)
         self._rounds: list[dict[str, Timing]] = []
         self._times: dict[str, list[float]] = {name: [] for name in models}
@@ -146,7 +146,7 @@ class _Run:
                     suspect, deaths = "", deaths - 1
                     continue
                 suspect, deaths = death.name, deaths + 1
-                if deaths > _MOST_DEATHS:
+                if deaths > _MAX_DEATHS:
                     raise MobileNASError(
                         f"the measuring process ended {deaths} times: {death}"
                     ) from death
@@ -158,11 +158,11 @@ class _Run:
 
     def _enough(self, name: str) -> bool:
         count = len(self._times[name])
-        if not self._least <= count < 2 * self._most:
-            return count >= 2 * self._most
+        if not self._min_rounds <= count < 2 * self._max_rounds:
+            return count >= 2 * self._max_rounds
         measured = self._measured(name)
         precise = measured.interval_ms <= self._tolerance * measured.median_ms
-        return not measured.unsteady and (precise or count >= self._most)
+        return not measured.unsteady and (precise or count >= self._max_rounds)
 
     def _measured(self, name: str) -> Measured:
         disturbed = [times[name].disturbed for times in self._rounds if name in times]
@@ -196,7 +196,7 @@ class _Run:
             fewest = min(len(self._times[name]) for name in names)
             if fewest and time.monotonic() > stop:
                 break
-            ends = (0, self._least, self._most, 2 * self._most)
+            ends = (0, self._min_rounds, self._max_rounds, 2 * self._max_rounds)
             place = sum(fewest >= end for end in ends[1:3])
             first, total = ends[place], ends[place + 1] - ends[place]
             if stage != (stage := _STAGES[place]):
@@ -244,20 +244,20 @@ class _Run:
             {name: timing for key, timing in timings.items() for name in names[key]}
             for timings in rounds
         ]
-        self._steady()
+        self._remove_drift()
 
     def _is_spoiled(self, name: str) -> bool:
-        return len(self._times[name]) >= 2 * self._most and self._measured(name).unsteady
+        return len(self._times[name]) >= 2 * self._max_rounds and self._measured(name).unsteady
 
     def _keep(self, timings: dict[str, Timing]) -> None:
         self._rounds.append(timings)
-        self._steady()
+        self._remove_drift()
         if self._log:
             self._log.add({self._keys[name]: timing for name, timing in timings.items()})
 
-    def _steady(self) -> None:
+    def _remove_drift(self) -> None:
         plain = [{name: timing.ns for name, timing in t.items()} for t in self._rounds]
-        self._times = {name: [] for name in self._models} | steady(plain)
+        self._times = {name: [] for name in self._models} | remove_drift(plain)
 
     def _fail(self, name: str, reason: str) -> None:
         self._failed[name] = reason

@@ -12,16 +12,16 @@ from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted
 from mobilenas.latency.building import draw_networks
-from mobilenas.latency.confirm import confirm, is_here
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError
 from mobilenas.latency.units import arch_units, space_units
+from mobilenas.latency.with_references import is_current_device, measure_with_references
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.mobile.space import MobileSpace
 
-LEAST_NETWORKS = 2
+MIN_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""
 
 _COLUMNS = ["network", "latency_ms"]
@@ -48,10 +48,10 @@ def transfer(
         raise ProfileError(
             f"profile {profile.name} has no {precision} times; it has {', '.join(profile.blocks)}"
         )
-    if len(times) < LEAST_NETWORKS:
+    if len(times) < MIN_NETWORKS:
         raise ProfileError(
             f"{counted(len(times), 'timed network is', 'timed networks are')} too few; time at "
-            f"least {LEAST_NETWORKS}, better 10"
+            f"least {MIN_NETWORKS}, better 10"
         )
     profile = _with_units(profile, [arch for arch, _ in times], precision, reporter)
     networks = [profile.network_time(arch, precision, latency_ms) for arch, latency_ms in times]
@@ -112,14 +112,16 @@ def _with_units(
     lacking = profile.lacking([u for arch in archs for u in arch_units(arch)], precision)
     if not lacking:
         return profile
-    if not is_here(profile) or precision not in profile.references:
+    if not is_current_device(profile) or precision not in profile.references:
         raise ProfileError(
             f"profile {profile.name} has no {precision} time of {lacking[0].key!r}, and this is "
             "not the machine it was measured on; time networks of its own space, which `mobilenas "
             f"profile networks {profile.name} --out FOLDER` writes"
         )
     models = {unit.key: partial(unit_model, unit, precision) for unit in lacking}
-    blocks = profile.blocks[precision] | dict(confirm(profile, precision, models, reporter))
+    blocks = profile.blocks[precision] | dict(
+        measure_with_references(profile, precision, models, reporter)
+    )
     return replace(profile, blocks=profile.blocks | {precision: blocks})
 
 

@@ -24,7 +24,7 @@ _KEY = re.compile(
     r"(?: se(?P<squeeze>\d+))?(?: (?P<activation>[a-z][a-z0-9_]*))?"
 )
 _UNSAID = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0, "start_kernel": 0}
-_MOST = 65536
+_MAX = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,13 @@ class Unit:
         check_choice("kind", self.kind, KINDS)
         block, convolves = self.kind == "block", self.kind in ("stem", "block")
         for name, low, high in (
-            ("side", 1, 1 if self.kind == "linear" else _MOST),
-            ("in_channels", 1, _MOST),
-            ("out_channels", 1, _MOST),
-            ("hidden", int(block), _MOST * block),
+            ("side", 1, 1 if self.kind == "linear" else _MAX),
+            ("in_channels", 1, _MAX),
+            ("out_channels", 1, _MAX),
+            ("hidden", int(block), _MAX * block),
             ("kernel", int(convolves), 7 * convolves),
             ("stride", 1, 1 + convolves),
-            ("squeeze", 0, _MOST * block),
+            ("squeeze", 0, _MAX * block),
             ("start_kernel", 0, 7 * block),
         ):
             check_between(self, name, low, high)

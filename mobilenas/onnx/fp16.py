@@ -59,7 +59,7 @@ def to_fp16(source: Path, path: Path, images: Iterable[Array]) -> Fp16Report:
     model = prepared(source)
     largest = largest_values(model, samples, source)
     kept = _out_of_range(model, largest)
-    _refuse_most(model, kept, largest, source)
+    _refuse_overflow(model, kept, largest, source)
     _separate_weights(model, {node.name for node in kept})
     half = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=[node.name for node in kept]
@@ -136,7 +136,7 @@ def _sizes(model: ModelProto) -> dict[str, int]:
     }
 
 
-def _refuse_most(
+def _refuse_overflow(
     model: ModelProto, kept: list[NodeProto], largest: Mapping[str, float], source: Path
 ) -> None:
     layers = [node for node in model.graph.node if node.op_type in _LAYERS]

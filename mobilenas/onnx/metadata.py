@@ -12,7 +12,7 @@ OWN_KEY = "counting_rule"
 
 _LARGEST_SIDE = 4096
 """As in an arch."""
-_LEAST_STD = 1e-6
+_MIN_STD = 1e-6
 """Near zero, what is divided by it overflows."""
 _LARGEST = 1e6
 """No mean or standard deviation of a channel in 0..1 is near it; a NaN is not below it."""
@@ -46,7 +46,7 @@ class ModelMetadata:
     def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
         """Read the form of `to_strings` among other keys; FileError names `source` and the key."""
         values = {name: _value(data, name, source) for name in _FIELDS}
-        for name, above in (("mean", None), ("std", _LEAST_STD)):
+        for name, above in (("mean", None), ("std", _MIN_STD)):
             _check(_is_numbers(values[name], above=above), name, source)
         labels, size = values["labels"], values["image_size"]
         texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)

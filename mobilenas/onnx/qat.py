@@ -43,15 +43,15 @@ def fine_tune(
     epochs: int,
     per_channel: bool,
     seed: int,
-    heard: Callable[[int, float], None] = lambda epoch, loss: None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> nn.Module:
     """Return a copy of a trained network, norms folded, trained on with rounding in every step.
 
     torchao puts fake quantization where `quantize_static_qdq` will put the true one: int8 weights,
     by output channel or by tensor, uint8 activations. Training images only; the recipe's
     batches, augmentation and smoothing at `RATE_SHARE` of its rate, falling to 0 without warm-up.
-    `heard` gets each epoch's number and mean loss. MobileNASError names the extra that is missing,
-    DivergedError says that the loss is not finite.
+    `on_epoch` gets each epoch's number and mean loss. MobileNASError names the extra that is
+    missing, DivergedError says that the loss is not finite.
     """
     folded = fold_norms(module).requires_grad_()
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
@@ -86,7 +86,7 @@ def fine_tune(
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        heard(epoch + 1, sum(losses) / len(losses))
+        on_epoch(epoch + 1, sum(losses) / len(losses))
     trained = tuned.state_dict()
     folded.load_state_dict({name: trained[name] for name in folded.state_dict()})
     return folded

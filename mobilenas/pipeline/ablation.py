@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from mobilenas.baselines.paired import difference, spread
+from mobilenas.baselines.paired import difference, mean_std
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import inside, write_text
 from mobilenas.core.folders import ABLATION, check_folder, check_record, start_folder
@@ -23,7 +23,7 @@ from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile, find_profile
-from mobilenas.pipeline.contenders import found_arch
+from mobilenas.pipeline.baselines import searched_arch
 from mobilenas.pipeline.deployment import predicted
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import (
@@ -39,12 +39,18 @@ from mobilenas.pipeline.stages import search_stage
 from mobilenas.pipeline.variants import NOT_ABLATED
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import over_seeds
-from mobilenas.report.records import AblationRecord, ArmRecord, EntryGap, EntryRecord, EntrySeconds
-from mobilenas.search import found_choice
-from mobilenas.search.arms import RANDOM, Arm, parse_arm, parse_arms
+from mobilenas.report.records import (
+    AblationRecord,
+    EntryGap,
+    EntryRecord,
+    EntrySeconds,
+    VariantRecord,
+)
+from mobilenas.search import searched_choice
 from mobilenas.search.diagnostics import agreement
 from mobilenas.search.methods import DEFAULT_METHOD, usual_epochs
 from mobilenas.search.parts import PARTS
+from mobilenas.search.variants import RANDOM, Variant, parse_variant, parse_variants
 from mobilenas.spaces.base import AnyChoice, Arch, family, family_of
 from mobilenas.train import BEST_WEIGHTS, evaluate, load_weights, train
 
@@ -53,7 +59,7 @@ ENTRY_FILE = "entry.json"
 ABLATION_FILE = "ablation.json"
 PAGE_FILE = "ablation.html"
 
-_MOST_CHANNELS = 4096
+_MAX_CHANNELS = 4096
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -73,9 +79,9 @@ class Ablation:
     """OUT."""
     request: Request
     """What all variants share."""
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     """What is compared."""
-    control: Arm
+    control: Variant
     """The variant that the others are compared with."""
     command: str
     """How it was started."""
@@ -91,19 +97,19 @@ class Ablation:
         """Every seed that was asked for."""
         return range(self.request.seed, self.request.seed + self.request.seeds)
 
-    def settings(self, arm: Arm, seed: int) -> RunSettings:
+    def settings(self, variant: Variant, seed: int) -> RunSettings:
         """Return the settings of one network's run; the error names the variant."""
-        return _settings(self.request, arm, seed, len(self.data.train))
+        return _settings(self.request, variant, seed, len(self.data.train))
 
-    def run_folder(self, arm: Arm, seed: int) -> Path:
+    def run_folder(self, variant: Variant, seed: int) -> Path:
         """Where one network is made."""
-        return self.folder / "runs" / f"{arm.file_name}-seed-{seed}"
+        return self.folder / "runs" / f"{variant.file_name}-seed-{seed}"
 
-    def run(self, arm: Arm, seed: int) -> Run:
+    def run(self, variant: Variant, seed: int) -> Run:
         """Open one network's run, or create it."""
         return create_run(
-            self.run_folder(arm, seed),
-            self.settings(arm, seed),
+            self.run_folder(variant, seed),
+            self.settings(variant, seed),
             data=self.data,
             command=self.command,
             reporter=self.reporter,
@@ -127,25 +133,25 @@ def start_ablation(
 
     The control is the first of `methods` unless said.
     """
-    arms = parse_arms(methods)
-    wanted = arms[0] if control is None else parse_arm(control)
+    variants = parse_variants(methods)
+    wanted = variants[0] if control is None else parse_variant(control)
     _check_request(request)
     goes_on = check_folder(folder, ABLATION, read_request, resume=resume, overwrite=overwrite)
-    held_against = next((arm for arm in arms if arm.is_like(wanted)), None)
+    held_against = next((variant for variant in variants if variant.is_like(wanted)), None)
     if held_against is None:
-        names = ", ".join(arm.name for arm in arms)
+        names = ", ".join(variant.name for variant in variants)
         raise MobileNASError(f"--control is {control}; it must be one of --methods: {names}")
     path = folder / REQUEST_FILE
     record = RequestRecord(
         command=command,
         request=request,
-        arms=tuple(arm.name for arm in arms),
+        arms=tuple(variant.name for variant in variants),
         control=held_against.name,
     )
     if goes_on:
-        there = read_record(path, RequestRecord)
-        _check_same(folder, there, record)
-        record = there
+        existing = read_record(path, RequestRecord)
+        _check_same(folder, existing, record)
+        record = existing
     ablation = _open(folder, record, reporter)
     _check(ablation)
     if not goes_on:
@@ -161,35 +167,37 @@ def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
     return _open(folder, read_record(folder / REQUEST_FILE, RequestRecord), reporter)
 
 
-def _settings(request: Request, arm: Arm, seed: int, images: int) -> RunSettings:
+def _settings(request: Request, variant: Variant, seed: int, images: int) -> RunSettings:
     """Return what `Ablation.settings` does, for so many training images."""
-    own = dict(arm.parts)
-    if arm.method is None:
+    own = dict(variant.parts)
+    if variant.method is None:
         own = dict.fromkeys(PARTS)
     if request.space == "cell":
         # a budget would change which edges are kept; the final channels keep it instead
         own |= {"flops": None, "params": None}
     elif own.get("prior") is None:
-        own["prior"] = False  # it would have its say in every arm
+        own["prior"] = False  # it would have its say in every variant
     try:
-        asked = replace(request, method=arm.method or DEFAULT_METHOD, seed=seed, seeds=1, **own)
-        if asked.search_epochs is None:  # all arms search as long
-            final = asked.settings(images).recipe.epochs
-            asked = replace(asked, search_epochs=usual_epochs(final, alphas_decide=True))
-        return asked.settings(images)
+        requested = replace(
+            request, method=variant.method or DEFAULT_METHOD, seed=seed, seeds=1, **own
+        )
+        if requested.search_epochs is None:  # all variants search as long
+            final = requested.settings(images).recipe.epochs
+            requested = replace(requested, search_epochs=usual_epochs(final, alphas_decide=True))
+        return requested.settings(images)
     except MobileNASError as error:
-        raise MobileNASError(f"variant {arm.name}: {error}") from error
+        raise MobileNASError(f"variant {variant.name}: {error}") from error
 
 
 def _open(folder: Path, record: RequestRecord, reporter: Reporter) -> Ablation:
-    request, arms, control, command = _parsed(folder / REQUEST_FILE, record)
+    request, variants, control, command = _parsed(folder / REQUEST_FILE, record)
     profile = find_profile(request.profile) if request.profile else None
-    settings = [_settings(request, arm, request.seed, ANY_COUNT) for arm in arms]
+    settings = [_settings(request, variant, request.seed, ANY_COUNT) for variant in variants]
     check = partial(_check_space, request, settings[0], latency_model(settings[0], profile))
     return Ablation(
         folder=folder,
         request=request,
-        arms=arms,
+        variants=variants,
         control=control,
         command=command,
         data=load_data(request.data_settings, reporter, check),
@@ -198,20 +206,20 @@ def _open(folder: Path, record: RequestRecord, reporter: Reporter) -> Ablation:
     )
 
 
-def read_request(path: Path) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+def read_request(path: Path) -> tuple[Request, tuple[Variant, ...], Variant, str]:
     """Return the request, arms, control and command of an ablation-request.json."""
     return _parsed(path, read_record(path, RequestRecord))
 
 
-def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Arm, ...], Arm, str]:
+def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Variant, ...], Variant, str]:
     try:
-        arms = tuple(map(parse_arm, record.arms))
-        for arm in arms:
-            inside(path.parent, arm.file_name, "arms")
-        (control,) = (arm for arm in arms if arm.name == record.control)
-    except (ValueError, MobileNASError) as error:  # no arm is the control, or two are
+        variants = tuple(map(parse_variant, record.arms))
+        for variant in variants:
+            inside(path.parent, variant.file_name, "arms")
+        (control,) = (variant for variant in variants if variant.name == record.control)
+    except (ValueError, MobileNASError) as error:  # no variant is the control, or two are
         raise FileError(f"{path} is not what a start writes: {error}") from error
-    return record.request, arms, control, record.command
+    return record.request, variants, control, record.command
 
 
 def _check_request(request: Request) -> None:
@@ -226,10 +234,10 @@ def _check_request(request: Request) -> None:
         )
 
 
-def _check_same(folder: Path, there: RequestRecord, asked: RequestRecord) -> None:
+def _check_same(folder: Path, existing: RequestRecord, requested: RequestRecord) -> None:
     before, after = (
         {**to_plain(each.request), "arms": each.arms, "control": each.control}
-        for each in (there, asked)
+        for each in (existing, requested)
     )
     if other := [name for name in after if before[name] != after[name]]:
         raise FileError(
@@ -239,13 +247,15 @@ def _check_same(folder: Path, there: RequestRecord, asked: RequestRecord) -> Non
 
 
 def _check(ablation: Ablation) -> None:
-    """Make the settings of every arm, and look whether they differ."""
-    settings = [ablation.settings(arm, ablation.request.seed) for arm in ablation.arms]
-    searched = [(a, s) for a, s in zip(ablation.arms, settings, strict=True) if a.method]
-    for number, (arm, own) in enumerate(searched):
+    """Make the settings of every variant, and look whether they differ."""
+    settings = [ablation.settings(variant, ablation.request.seed) for variant in ablation.variants]
+    searched = [(a, s) for a, s in zip(ablation.variants, settings, strict=True) if a.method]
+    for number, (variant, own) in enumerate(searched):
         for other, theirs in searched[:number]:
             if own.search == theirs.search:
-                raise MobileNASError(f"variants {other.name} and {arm.name} are the same search")
+                raise MobileNASError(
+                    f"variants {other.name} and {variant.name} are the same search"
+                )
 
 
 def _check_space(
@@ -260,25 +270,25 @@ def _check_space(
 def run_ablation(ablation: Ablation) -> AblationRecord:
     """Make every network that is not there; return ablation.json, written after every seed."""
     for seed in ablation.seeds:
-        for arm in ablation.arms:
-            _contend(ablation, arm, seed)
+        for variant in ablation.variants:
+            _run_variant(ablation, variant, seed)
         record = _result(ablation)
         write_record(ablation.folder / ABLATION_FILE, record)
         write_text(ablation.folder / PAGE_FILE, ablation_page(record))
     return record
 
 
-def _contend(ablation: Ablation, arm: Arm, seed: int) -> None:
+def _run_variant(ablation: Ablation, variant: Variant, seed: int) -> None:
     """Search and train one network, look at the test images once, and write entry.json."""
-    run = ablation.run(arm, seed)
+    run = ablation.run(variant, seed)
     if (run.folder / ENTRY_FILE).exists():
         return
-    ablation.reporter.say(f"seed {seed}: {arm.name}")
-    found = search_stage(run) if arm.method else None
-    choice: AnyChoice = _found_choice(run) if arm.method else _drawn(run)
+    ablation.reporter.info(f"seed {seed}: {variant.name}")
+    found = search_stage(run) if variant.method else None
+    choice: AnyChoice = _searched_choice(run) if variant.method else _drawn(run)
     arch = run.space.arch(choice)
     if family_of(arch).with_channels is not None:
-        arch = widest(arch, ablation.request.budgets, f"{arm.name}, seed {seed}")
+        arch = widest(arch, ablation.request.budgets, f"{variant.name}, seed {seed}")
     folder, device = run.folder / "train", run.device
     trained = train(
         arch,
@@ -314,9 +324,9 @@ def _drawn(run: Run) -> AnyChoice:
     return (run.space if family_of(run.space).with_channels else run.budgets).random(source)
 
 
-def _found_choice(run: Run) -> AnyChoice:
+def _searched_choice(run: Run) -> AnyChoice:
     """Return the candidate that the search decided for; arch.json has it as an arch only."""
-    return found_choice(run.folder / "search", run.budgets.space, found_arch(run.folder))
+    return searched_choice(run.folder / "search", run.budgets.space, searched_arch(run.folder))
 
 
 def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
@@ -331,28 +341,28 @@ def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
         exact = costs_by_name(with_channels(arch, 2 * half))
         return [budget for budget in budgets if exact[budget.cost] > budget.limit]
 
-    halves = range(1, _MOST_CHANNELS // 2 + 1)
+    halves = range(1, _MAX_CHANNELS // 2 + 1)
     kept = bisect_left(halves, True, key=lambda half: bool(over(half)))
     if not kept:
-        budget, least = over(1)[0], costs_by_name(with_channels(arch, 2))
+        budget, minimum = over(1)[0], costs_by_name(with_channels(arch, 2))
         raise BudgetError(
             f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
-            f"{format_cost(budget.cost, least[budget.cost])} {budget.cost}"
+            f"{format_cost(budget.cost, minimum[budget.cost])} {budget.cost}"
         )
     found: Arch = with_channels(arch, 2 * kept)
     return found
 
 
 def _result(ablation: Ablation) -> AblationRecord:
-    """Return ablation.json from the entries of the seeds that every arm is done with."""
+    """Return ablation.json from the entries of the seeds that every variant is done with."""
     paths = {
-        seed: [ablation.run_folder(arm, seed) / ENTRY_FILE for arm in ablation.arms]
+        seed: [ablation.run_folder(variant, seed) / ENTRY_FILE for variant in ablation.variants]
         for seed in ablation.seeds
     }
     done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
     read = ([read_record(path, EntryRecord) for path in paths[seed]] for seed in done)
     rounds = zip(*read, strict=True)
-    entries = {arm.name: own for arm, own in zip(ablation.arms, rounds, strict=True)}
+    entries = {variant.name: own for variant, own in zip(ablation.variants, rounds, strict=True)}
     if len({tuple(entry.skips) for own in entries.values() for entry in own}) > 1:
         raise FileError(f"{ablation.folder}/runs: the {ENTRY_FILE} files are not of one space")
     request, control = ablation.request, ablation.control.name
@@ -364,8 +374,8 @@ def _result(ablation: Ablation) -> AblationRecord:
         seeds_asked=list(ablation.seeds),
         control=control,
         arms=[
-            _figures(request.space, arm, entries[arm.name], entries[control])
-            for arm in ablation.arms
+            _figures(request.space, variant, entries[variant.name], entries[control])
+            for variant in ablation.variants
         ],
         request=to_plain(request),
         counting_rule=COUNTING_RULE,
@@ -376,19 +386,19 @@ def _result(ablation: Ablation) -> AblationRecord:
 
 
 def _figures(
-    space: str, arm: Arm, entries: Sequence[EntryRecord], control: Sequence[EntryRecord]
-) -> ArmRecord:
-    """Return what ablation.json says of one arm."""
+    space: str, variant: Variant, entries: Sequence[EntryRecord], control: Sequence[EntryRecord]
+) -> VariantRecord:
+    """Return what ablation.json says of one variant."""
     choices = [from_plain(family(space).choice, entry.choice, "choice") for entry in entries]
     top1 = [[entry.top1 for entry in both] for both in (entries, control)]
     try:
         agreed = agreement(choices) if len(choices) > 1 else None
         gaps = [to_plain(entry.gap) for entry in entries if entry.gap]
-        return ArmRecord(
-            name=arm.name,
-            method=arm.method or RANDOM,
-            parts=dict(arm.parts),
-            top1=spread(top1[0]),
+        return VariantRecord(
+            name=variant.name,
+            method=variant.method or RANDOM,
+            parts=dict(variant.parts),
+            top1=mean_std(top1[0]),
             gap=over_seeds(gaps) if gaps else None,
             skips=over_seeds([entry.skips for entry in entries]),
             seconds=over_seeds([to_plain(entry.seconds) for entry in entries]),
@@ -398,5 +408,5 @@ def _figures(
         )
     except (LookupError, TypeError, ValueError) as error:
         raise FileError(
-            f"the {ENTRY_FILE} files of variant {arm.name} are not of one space: {error}"
+            f"the {ENTRY_FILE} files of variant {variant.name} are not of one space: {error}"
         ) from error

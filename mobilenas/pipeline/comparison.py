@@ -7,8 +7,8 @@ from pathlib import Path
 from msgspec import structs
 
 from mobilenas.baselines.external import describe, open_external
-from mobilenas.baselines.networks import RANDOM, Opponents
-from mobilenas.baselines.paired import told
+from mobilenas.baselines.networks import RANDOM, BaselineSettings
+from mobilenas.baselines.paired import format_difference
 from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.folders import COMPARISON, check_folder, start_folder
@@ -28,7 +28,7 @@ from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import RESULT_FILE, compare_stage, write_result
 from mobilenas.report.records import BudgetCheck, DifferenceTo
-from mobilenas.report.table import found_top1, paired, read_compared
+from mobilenas.report.table import paired, read_compared, searched_top1
 from mobilenas.train import Recipe
 
 
@@ -88,11 +88,13 @@ def compare(
     either, what the run was asked for. What was compared before stays.
     """
     renew_times(run)
-    networks = compare_stage(run, _opponents(run, names, random))
+    networks = compare_stage(run, _baselines(run, names, random))
     return networks, write_result(run)
 
 
-def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opponents | None:
+def _baselines(
+    run: Run, names: Sequence[str] | None, random: int | None
+) -> BaselineSettings | None:
     if names is None and random is None:
         return None
     settings = run.settings
@@ -102,10 +104,10 @@ def _opponents(run: Run, names: Sequence[str] | None, random: int | None) -> Opp
         random = settings.random or RunSettings.random if RANDOM in names else 0
     elif RANDOM not in names:
         raise MobileNASError(f"--random {random} goes with `{RANDOM}` among --baselines")
-    return Opponents(
+    return BaselineSettings(
         mobilenets=tuple(name for name in names if name != RANDOM),
         random=random,
-        rival=settings.random_search,
+        random_search=settings.random_search,
         equal_time=settings.equal_time,
     )
 
@@ -208,7 +210,7 @@ def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
         if network.kind == "found":
             by_run.setdefault(network.run or "", []).append(network)
     (first, control), *others = by_run.items()
-    compared = ((run, paired(found_top1(own), found_top1(control))) for run, own in others)
+    compared = ((run, paired(searched_top1(own), searched_top1(control))) for run, own in others)
     return [
         RunDifference(**structs.asdict(figures), run=run, against=first)
         for run, figures in compared
@@ -223,7 +225,7 @@ def sentences(comparison: Comparison) -> list[str]:
         if network.kind == "found" and network.run and network.flops:
             flops.setdefault(network.run, network.flops)
     return [
-        f"{row.run} against {row.against}: {told(row)}: {row.verdict}; "
+        f"{row.run} against {row.against}: {format_difference(row)}: {row.verdict}; "
         f"{format_count(flops[row.run])} against {format_count(flops[row.against])} FLOPs."
         for row in comparison.result.differences
     ]

@@ -14,13 +14,13 @@ from mobilenas.core.records import write_record, write_records
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import batches
-from mobilenas.latency.confirm import confirm, is_here
 from mobilenas.latency.graphs import arch_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
 from mobilenas.latency.units import arch_units, has_units
+from mobilenas.latency.with_references import is_current_device, measure_with_references
 from mobilenas.onnx.export import evaluate_onnx
-from mobilenas.onnx.mistakes import Mistakes, find_mistakes
+from mobilenas.onnx.misclassified import Misclassified, find_misclassified
 from mobilenas.onnx.ort_format import SUFFIX
 from mobilenas.onnx.record import (
     EXPORT_FILE,
@@ -37,9 +37,9 @@ from mobilenas.pipeline.network_file import export_network, write_network
 from mobilenas.pipeline.quantization import write_int8
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.table import read_networks
-from mobilenas.search import Confirm
+from mobilenas.search import MeasureArchs
 from mobilenas.spaces.base import Arch
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.spaces.networks import build
 
 _TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
@@ -58,7 +58,7 @@ def write_onnx(run: Run, arch: Arch, model: nn.Module, path: Path) -> Parity:
     )
 
 
-def deployed(run: Run, onnx_path: Path) -> Path:
+def deployable_model(run: Run, onnx_path: Path) -> Path:
     """Return the file that the device gets: the one exported, or its quantized form."""
     if run.settings.precision == "fp32":
         return onnx_path
@@ -74,11 +74,11 @@ def file_top1(run: Run, path: Path) -> float:
     return evaluate_onnx(path, given, run.settings.threads)
 
 
-def file_mistakes(run: Run, name: str) -> Mistakes:
+def file_misclassified(run: Run, name: str) -> Misclassified:
     """What a file of the run does with the test images in onnxruntime: the pass of `file_top1`."""
     data = run.data
     given = batches(data.test, data, batch_size=256, seed=None)
-    return find_mistakes(
+    return find_misclassified(
         run.folder / name,
         name,
         given,
@@ -90,8 +90,8 @@ def file_mistakes(run: Run, name: str) -> Mistakes:
 
 
 def conditions(run: Run) -> Timing:
-    """Say how `times` measures."""
-    if run.latency is None or not is_here(run.latency.profile):
+    """Say how `measure_latency` measures."""
+    if run.latency is None or not is_current_device(run.latency.profile):
         return Timing(provider=PROVIDER, threads=1, profile=None)
     profile = run.latency.profile
     return Timing(provider=profile.provider, threads=profile.threads, profile=profile.name)
@@ -114,8 +114,8 @@ def time_run(
     if entries is None:
         entries = read_networks(path) if path.exists() else []
     files: dict[str, WrittenFile] = {**exported.files, **(written or {})}
-    there = [file.path for file in files.values() if _is_timed(run, file)]
-    paths = [run.folder / name for name in (*there, *(entry.onnx for entry in entries))]
+    existing = [file.path for file in files.values() if _is_timed(run, file)]
+    paths = [run.folder / name for name in (*existing, *(entry.onnx for entry in entries))]
     timed = time_files(run, [file for file in paths if file.exists()])
 
     def latency(name: str) -> dict[str, float]:
@@ -163,7 +163,7 @@ def renew_times(run: Run) -> None:
     compared = run.folder / COMPARE_FILE
     if not (run.folder / EXPORT_FILE).exists():
         return
-    if isinstance(run.space, WidthsSpace):
+    if isinstance(run.space, ChannelsSpace):
         run.space.base.check_allowed()  # the report needs it, after all is written and measured
     exported = read_export(run.folder)
     files = [file for file in exported.files.values() if _is_timed(run, file)]
@@ -185,16 +185,18 @@ def time_files(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
     """Measure files side by side."""
     paths = list(dict.fromkeys(paths))
     run.reporter.start("latency", len(paths))
-    timed = times(run, paths)
+    timed = measure_latency(run, paths)
     run.reporter.step(len(paths), {})
     return timed
 
 
-def times(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
+def measure_latency(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
     """Latency of files, side by side; in the profile's milliseconds where this is its machine."""
-    if run.latency is not None and is_here(run.latency.profile):
+    if run.latency is not None and is_current_device(run.latency.profile):
         latency = run.latency
-        times = confirm(latency.profile, latency.precision, {str(path): path for path in paths})
+        times = measure_with_references(
+            latency.profile, latency.precision, {str(path): path for path in paths}
+        )
         return {path: times[str(path)] for path in paths}
     timed = {}
     for name, time in measure({str(path): path for path in paths}).items():
@@ -221,10 +223,10 @@ def predicted_ms(run: Run, arch: Arch) -> float | None:
     return None if lacking else run.latency.arch(arch)
 
 
-def confirmation(run: Run) -> Confirm | None:
+def arch_meter(run: Run) -> MeasureArchs | None:
     """Return what measures archs in the profile's milliseconds, if this is its machine."""
     latency = run.latency
-    if latency is None or not is_here(latency.profile):
+    if latency is None or not is_current_device(latency.profile):
         return None
 
     def measured(archs: Sequence[Arch]) -> list[float]:
@@ -233,9 +235,9 @@ def confirmation(run: Run) -> Confirm | None:
                 f"network {number}": _measurable(run, arch, Path(folder) / f"{number}.onnx")
                 for number, arch in enumerate(archs)
             }
-            times = confirm(latency.profile, latency.precision, models)
+            times = measure_with_references(latency.profile, latency.precision, models)
         if any(time.unsteady for time in times.values()):
-            run.reporter.say(
+            run.reporter.info(
                 "other programs disturb the measurements of candidates, which are not reliable"
             )
         return [times[name].median_ms for name in models]
@@ -249,4 +251,4 @@ def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
         return functools.partial(arch_model, arch, run.settings.precision)
     dynamic = run.settings.dynamic_batch
     export_network(build(arch).eval(), arch, run.data, path, dynamic_batch=dynamic)
-    return deployed(run, path)
+    return deployable_model(run, path)

@@ -84,7 +84,7 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
         }
         if cost in limits:
             found[cost]["budget"] = limits[cost]
-    usable = not limits or budgets.load(space.largest()) >= budgets.floor
+    usable = not limits or budgets.utilization(space.largest()) >= budgets.floor
     return DryRun(
         costs=found, remarks=budgets.unlimiting(), seconds=estimate(run) if usable else {}
     )

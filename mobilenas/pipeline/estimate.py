@@ -19,8 +19,8 @@ from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.pipeline.deployment import write_onnx
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.search.epoch_metrics import images_looked_at
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import images_looked_at
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.mobilenets import PLACEMENTS
 from mobilenas.spaces.networks import build
@@ -101,12 +101,12 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
 def _check_memory(params: int) -> None:
     """Raise where the machine cannot even hold what training keeps of each parameter."""
     needed = params * _TRAINED_BYTES
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         raise MobileNASError(
             f"a network of these budgets has {format_count(params)} params, so that training it "
-            f"takes {needed / 2**30:.0f} GB or more, and this machine has {there / 2**30:.0f} GB; "
-            "make a budget smaller"
+            f"takes {needed / 2**30:.0f} GB or more, and this machine has "
+            f"{available / 2**30:.0f} GB; make a budget smaller"
         )
 
 

@@ -38,7 +38,7 @@ from mobilenas.onnx.record import (
 from mobilenas.onnx.session import session
 from mobilenas.onnx.settings import BIAS, EQUALIZE, PER_CHANNEL
 from mobilenas.onnx.targets import FORM_OPERATORS, check_target, refused_operators
-from mobilenas.pipeline.contenders import ARCH_FILE
+from mobilenas.pipeline.baselines import ARCH_FILE
 from mobilenas.pipeline.deployment import file_top1, time_run, write_onnx
 from mobilenas.pipeline.export_settings import OTHER_FORMATS, PIXELS, FormatSettings, Int8Settings
 from mobilenas.pipeline.quantization import calibration, write_int8
@@ -77,8 +77,8 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     record = export_stage(run)
     files: dict[str, WrittenFile] = dict(record.files)
     seed = run.settings.seed
-    asked = None if settings.int8 is None else settings.int8.describe(run.data, seed)
-    if asked is not None and record.quantization not in (None, asked):
+    requested = None if settings.int8 is None else settings.int8.describe(run.data, seed)
+    if requested is not None and record.quantization not in (None, requested):
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
             "compared and certified, and is not made anew; leave out the options of int8"
@@ -87,7 +87,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     refused: list[str] = []
     cut: dict[str, dict[str, int]] = {}
     unfixed: dict[str, list[str]] = {}
-    lacking = {name: _is_lacking(run, record, name, asked) for name in settings.names}
+    lacking = {name: _is_lacking(run, record, name, requested) for name in settings.names}
     if any(lacking.values()):
         _ = run.data  # reading them is a stage of its own
     run.reporter.start("formats", len(lacking))
@@ -98,7 +98,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
             elif name in RUNTIMES:
                 entry = _other(run, name, Path(folder))
             else:
-                entry = _written(run, record, name, asked, Path(folder))
+                entry = _written(run, record, name, requested, Path(folder))
             path = Path(folder, entry.path) if new else run.folder / entry.path
             before, entry = entry, _checked(run, entry, path, settings.targets)
             complaint = _complaint(name, entry, files["onnx"].top1, settings.max_drop)
@@ -118,7 +118,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
                 del files[name]
                 changed = True
         if new and not beats_chance_on_test(entry.top1, run.data):
-            run.reporter.say(f"{name}: {entry.top1:.1f} % test top-1, no better than chance")
+            run.reporter.info(f"{name}: {entry.top1:.1f} % test top-1, no better than chance")
         run.reporter.step(done, {"file": entry.path, "test top-1": f"{entry.top1:.1f} %"})
     timed = {name: file for name, file in files.items() if isinstance(file, FileRecord)}
     record = structs.replace(record, files=timed)
@@ -127,39 +127,39 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     elif changed:
         write_record(run.folder / EXPORT_FILE, record)
     for target, parts in cut.items():
-        told = _cutting(target, parts, record)
-        most = settings.max_parts
-        if most is None or max(parts.values()) <= most:
-            run.reporter.say(f"warning: {told}; such files are slow there")
+        message = _cutting(target, parts, record)
+        max_parts = settings.max_parts
+        if max_parts is None or max(parts.values()) <= max_parts:
+            run.reporter.info(f"warning: {message}; such files are slow there")
         else:
-            refused.append(f"{told}, and --max-parts is {most}; the files are kept")
+            refused.append(f"{message}, and --max-parts is {max_parts}; the files are kept")
     for target, names in unfixed.items():
-        told = (
+        message = (
             f"{target} takes fixed sizes only, and the batch of {', '.join(names)} is of any size: "
             "run without --dynamic-batch"
         )
         if settings.max_parts is None:
-            run.reporter.say(f"warning: {told}; most of such a file runs on the CPU")
+            run.reporter.info(f"warning: {message}; most of such a file runs on the CPU")
         else:
-            refused.append(f"{told}; the files are kept")
+            refused.append(f"{message}; the files are kept")
     if refused:
         raise MobileNASError("; ".join(refused))
     return record
 
 
-def _is_lacking(run: Run, record: ExportRecord, name: str, asked: Quantization | None) -> bool:
+def _is_lacking(run: Run, record: ExportRecord, name: str, requested: Quantization | None) -> bool:
     """Whether a file is not there, or was made in another way than is asked for."""
     entry = record.files.get(name)
     if entry is None:
         return True
-    if name.startswith("int8") and asked is not None and record.made(name) != asked:
+    if name.startswith("int8") and requested is not None and record.made(name) != requested:
         return True
     lost = not (run.folder / entry.path).exists()
     return lost and entry.path != ONNX_FILE  # that one is no copy: nothing makes it again
 
 
 def _written(
-    run: Run, record: ExportRecord, name: str, asked: Quantization | None, folder: Path
+    run: Run, record: ExportRecord, name: str, requested: Quantization | None, folder: Path
 ) -> WrittenFile:
     """Write one file from model.onnx below `folder`; return its entry, but for its times."""
     form, pixels = name.removesuffix(PIXELS), name.endswith(PIXELS)
@@ -174,13 +174,13 @@ def _written(
         images = calibration(run.data, seed)
         steps.append(lambda source, path: half.append(to_fp16(source, path, images)))
     elif form == "int8":
-        made = asked or (record.made(form) if whole else None)
+        made = requested or (record.made(form) if whole else None)
         made = made or Int8Settings().describe(run.data, seed)
         if made.qat_epochs:
             steps.append(partial(_write_tuned, run, made))
         steps.append(partial(write_int8, run.data, made))
     if pixels:
-        if whole and steps and not _is_lacking(run, record, form, asked):
+        if whole and steps and not _is_lacking(run, record, form, requested):
             steps, source = [], run.folder / whole.path
         # last, so that the ranges of the normalized image stay those of calibration
         steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
@@ -207,8 +207,8 @@ def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
 
     epochs = made.qat_epochs
 
-    def heard(epoch: int, loss: float) -> None:
-        run.reporter.say(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
+    def on_epoch(epoch: int, loss: float) -> None:
+        run.reporter.info(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
 
     arch = read_arch(run.folder / ARCH_FILE)
     tuned = fine_tune(
@@ -218,7 +218,7 @@ def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
         epochs=epochs,
         per_channel=made.weights == PER_CHANNEL,
         seed=run.settings.seed,
-        heard=heard,
+        on_epoch=on_epoch,
     )
     write_onnx(run, arch, tuned, path)
 

@@ -10,7 +10,7 @@ from mobilenas.core.records import Amount, Count, Json, Percent, Record, Some
 from mobilenas.report.records import BudgetCheck, DifferenceTo
 
 
-class RivalRecord(Record, frozen=True, kw_only=True):
+class RandomSearchRecord(Record, frozen=True, kw_only=True):
     """compare/rival-seed-N/rival.json."""
 
     arch: Json

@@ -29,30 +29,30 @@ ANY_COUNT = _SMALL_SET
 """Images to make settings for where only their legality matters."""
 _RUNG_SHARE = 0.2
 # after one epoch networks on hard images still stand at the loss of guessing
-_FEWEST_EPOCHS = 2
+_MIN_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is trained; small sets get more epochs, so that there are `least_steps`.
+    """How much is trained; small sets get more epochs, so that there are `min_steps`.
 
-    They get `MOST_REPEATS` times as many at most: more passes over so few images cost time alone.
+    They get `MAX_REPEATS` times as many at most: more passes over so few images cost time alone.
     """
 
     epochs: int
     """Final training."""
-    least_steps: int
+    min_steps: int
     """Fewest steps of the final training."""
     finalists: int
     """Archs that enter the finalists."""
 
 
-MOST_REPEATS = 10
+MAX_REPEATS = 10
 EffortName = Literal["quick", "standard", "full"]
 EFFORTS: dict[EffortName, Effort] = {
-    "quick": Effort(epochs=6, least_steps=300, finalists=3),
-    "standard": Effort(epochs=15, least_steps=1200, finalists=4),
-    "full": Effort(epochs=60, least_steps=6000, finalists=6),
+    "quick": Effort(epochs=6, min_steps=300, finalists=3),
+    "standard": Effort(epochs=15, min_steps=1200, finalists=4),
+    "full": Effort(epochs=60, min_steps=6000, finalists=6),
 }
 """By name."""
 
@@ -63,7 +63,7 @@ def recipe_for(effort: EffortName, images: int, epochs: int | None = None) -> Re
     batch, rate = _USUAL if images >= _SMALL_SET else _SMALL
     steps = max(1, images // batch)
     usual = EFFORTS[effort]
-    repeats = min(math.ceil(usual.least_steps / steps), MOST_REPEATS * usual.epochs)
+    repeats = min(math.ceil(usual.min_steps / steps), MAX_REPEATS * usual.epochs)
     if epochs is None:
         epochs = max(usual.epochs, repeats)
     return Recipe(epochs=epochs, batch_size=batch, learning_rate=rate)
@@ -237,7 +237,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
                 alpha_steps=train_images // 2 // (recipe.batch_size // 2),
             ),
             finalists=FinalistSettings(
-                count=count, epochs=max(_FEWEST_EPOCHS, round(recipe.epochs * self._rung_share))
+                count=count, epochs=max(_MIN_EPOCHS, round(recipe.epochs * self._rung_share))
             ),
             recipe=recipe,
             cell=self.cell_settings,

@@ -12,7 +12,7 @@ from mobilenas.pipeline.ablation import REQUEST_FILE, Ablation, open_ablation, r
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import RUN_FILE, Run, open_run
 from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, open_sweep, read_sweep
-from mobilenas.search.arms import parse_arm, parse_arms
+from mobilenas.search.variants import parse_variant, parse_variants
 
 
 def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Reporter) -> Run | None:
@@ -32,21 +32,21 @@ def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Repo
             f"{folder} holds a run of another command or release: resume it by --resume alone"
         )
     try:
-        asked: Request = from_plain(kind, plain, "request")
+        requested: Request = from_plain(kind, plain, "request")
     except MobileNASError as error:
         raise FileError(f"{path}: {error}") from error
     run = open_run(folder, reporter)
-    if other := other_options(asked, stated):
+    if other := other_options(requested, stated):
         # an effort that is stated by its number of epochs is the same job
-        again = replace(asked, **stated)
-        if _differ_at_once(asked, again) or again.settings(len(run.data.train)) != run.settings:
+        again = replace(requested, **stated)
+        if _differ_at_once(requested, again) or again.settings(len(run.data.train)) != run.settings:
             raise FileError(f"{folder} holds another run: {other}")
     return run
 
 
-def _differ_at_once(asked: Request, again: Request) -> bool:
+def _differ_at_once(requested: Request, again: Request) -> bool:
     """Whether the requests differ in more than in epochs, which the number of images decides."""
-    before, now = asked.settings(ANY_COUNT), again.settings(ANY_COUNT)
+    before, now = requested.settings(ANY_COUNT), again.settings(ANY_COUNT)
     alike = {name: getattr(before, name) for name in ("recipe", "search", "finalists")}
     return replace(now, **alike) != before
 
@@ -94,21 +94,21 @@ def resume_ablation(
     path = folder / REQUEST_FILE
     if not path.exists():
         return None
-    request, arms, first, _ = read_request(path)
+    request, variants, first, _ = read_request(path)
     other = [other_options(request, stated)]
-    if methods is not None and parse_arms(methods) != arms:
-        names = ",".join(arm.name for arm in arms)
+    if methods is not None and parse_variants(methods) != variants:
+        names = ",".join(variant.name for variant in variants)
         other.append(f"--methods is {methods}, it was {names}")
-    if control is not None and not parse_arm(control).is_like(first):
+    if control is not None and not parse_variant(control).is_like(first):
         other.append(f"--control is {control}, it was {first.name}")
     if any(other):
         raise FileError(f"{folder} holds another ablation: {', '.join(filter(None, other))}")
     return open_ablation(folder, reporter)
 
 
-def other_options(asked: Request, stated: Fields) -> str:
+def other_options(requested: Request, stated: Fields) -> str:
     """Say which options are not what was asked for; empty where all are."""
-    before, now = to_plain(asked), to_plain(replace(asked, **stated))
+    before, now = to_plain(requested), to_plain(replace(requested, **stated))
     return ", ".join(
         f"--{name.replace('_', '-')} is {_shown(now[name])}, it was {_shown(before[name])}"
         for name in before

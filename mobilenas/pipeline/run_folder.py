@@ -24,7 +24,7 @@ from mobilenas.core.errors import (
     UnreachableError,
 )
 from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
-from mobilenas.core.progress import Reporter, Silent
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import (
     DataRecord,
     Json,
@@ -50,7 +50,7 @@ from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
 from mobilenas.spaces.base import Space, family
 from mobilenas.spaces.cell.space import CellSpace
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 
 _S = TypeVar("_S")
 RUN_FILE = RUN.record
@@ -95,7 +95,7 @@ class Run:
     """RUN."""
     settings: RunSettings
     """What was asked for."""
-    reporter: Reporter = field(default_factory=Silent)
+    reporter: Reporter = field(default_factory=NullReporter)
     """Hears of progress."""
 
     @cached_property
@@ -179,7 +179,7 @@ def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None
 def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
     """Return the space for a job's budgets and images."""
     if settings.widths is not None:
-        space = _hinting(_widths_space, settings, data)
+        space = _hinting(_channels_space, settings, data)
         check_base(space.base, start_network(space.base, settings.widths.weights))
         return space
     if settings.space == CellSpace.family:
@@ -226,12 +226,12 @@ def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> Cell
     )
 
 
-def _widths_space(settings: RunSettings, data: ImageKind, image_size: int) -> WidthsSpace:
+def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:
     assert settings.widths is not None
     kind = ImageKind(
         name=data.name, classes=data.classes, image_size=image_size, channels=data.channels
     )
-    space = WidthsSpace(base=base_of(settings.widths.model, kind))
+    space = ChannelsSpace(base=base_of(settings.widths.model, kind))
     Budgets(space, settings.budgets).check_reachable()
     return space
 
@@ -251,14 +251,16 @@ def create_run(
     """Start a run in `folder`, or go on with the one there; only `overwrite` replaces one."""
     torch.set_num_threads(settings.threads)
     if check_run(folder, resume=resume, overwrite=overwrite):
-        there = open_run(folder, reporter)
-        if there.settings != settings:
-            raise FileError(f"{folder} holds another run: {_difference(there.settings, settings)}")
+        existing = open_run(folder, reporter)
+        if existing.settings != settings:
+            raise FileError(
+                f"{folder} holds another run: {_difference(existing.settings, settings)}"
+            )
         _check_same_images(folder, data)
         if settings.widths is not None:
             allow_model(settings.widths.model)  # the caller names it, not only the folder's files
-        there.__dict__["data"] = data
-        return there
+        existing.__dict__["data"] = data
+        return existing
     _refuse_own_weights(folder, settings)
     space = usable_space(settings, data, latency_model(settings, profile))
     record = RunRecord(
@@ -342,7 +344,7 @@ def _check_same_images(folder: Path, data: ImageData) -> None:
         raise DataError(f"the images of {data.name} are not those {folder} began with")
 
 
-def _difference(there: RunSettings, asked: RunSettings) -> str:
-    before, after = to_plain(there), to_plain(asked)
+def _difference(existing: RunSettings, requested: RunSettings) -> str:
+    before, after = to_plain(existing), to_plain(requested)
     names = [name for name in before if before[name] != after[name]]
     return f"{', '.join(names)} differ from what --resume was asked for"

@@ -11,7 +11,7 @@ from mobilenas.cost.budget import LATENCY, NO_BUDGET, NO_PROFILE, Budget
 from mobilenas.data.settings import DataSettings
 from mobilenas.onnx.settings import Precision
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS
-from mobilenas.search.settings import FEWEST_RANKED, FinalistSettings, SearchSettings
+from mobilenas.search.settings import MIN_RANKED, FinalistSettings, SearchSettings
 from mobilenas.spaces.cell.settings import CellSettings
 from mobilenas.spaces.mobile.settings import Activation, MobileNet, Policy
 from mobilenas.train.recipe import Recipe
@@ -90,7 +90,7 @@ class JobSettings:
     )
     rank: int = setting(
         0,
-        help=f"Networks to measure the supernet's ranking on: {FEWEST_RANKED} or more, 0 for none.",
+        help=f"Networks to measure the supernet's ranking on: {MIN_RANKED} or more, 0 for none.",
         group="Comparison",
         rare=True,
     )
@@ -102,9 +102,9 @@ class JobSettings:
         """Check the names and the ranges."""
         check_settings(self)
         check_choice("method", self.method, tuple(METHODS))
-        if not (self.rank == 0 or FEWEST_RANKED <= self.rank <= 10_000):
+        if not (self.rank == 0 or MIN_RANKED <= self.rank <= 10_000):
             raise MobileNASError(
-                f"--rank is {self.rank}; it must be 0 or between {FEWEST_RANKED} and 10000 networks"
+                f"--rank is {self.rank}; it must be 0 or between {MIN_RANKED} and 10000 networks"
             )
 
 

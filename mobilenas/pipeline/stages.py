@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
-from mobilenas.baselines.networks import Contender, Opponents
+from mobilenas.baselines.networks import BaselineSettings, ComparedNetwork
 from mobilenas.baselines.records import NetworkRecord, Trained
 from mobilenas.channels.search import ChannelResult
 from mobilenas.channels.start import has_sizes, kept_network
@@ -19,24 +19,24 @@ from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.networks import costs
 from mobilenas.data import guessing
-from mobilenas.latency.confirm import is_here
+from mobilenas.latency.with_references import is_current_device
 from mobilenas.nn.costs import Costs
 from mobilenas.nn.network import Network
 from mobilenas.onnx.record import EXPORT_FILE, ExportRecord, WrittenFile, read_export
 from mobilenas.onnx.recount import count_fvcore, count_onnx
-from mobilenas.pipeline.contenders import (
+from mobilenas.pipeline.baselines import (
     ARCH_FILE,
-    contenders,
-    found_arch,
-    found_record,
+    compared_networks,
     longer_mobilenets,
+    searched_arch,
     searched_channels,
+    searched_record,
 )
 from mobilenas.pipeline.deployment import (
+    arch_meter,
     conditions,
-    confirmation,
-    deployed,
-    file_mistakes,
+    deployable_model,
+    file_misclassified,
     file_top1,
     predicted,
     predicted_ms,
@@ -59,7 +59,7 @@ from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
-MISTAKES_FILE = "export/mistakes.json"
+MISCLASSIFIED_FILE = "export/mistakes.json"
 ONNX_FILE = "export/model.onnx"
 RESULT_FILE = "result.json"
 
@@ -68,7 +68,7 @@ def run_all(run: Run) -> ResultRecord:
     """Do every stage that is not done, and return result.json."""
     watch = Stopwatch()
     if not (run.folder / "search").exists():
-        run.reporter.say(f"estimate from a few timed steps: {format_durations(estimate(run))}")
+        run.reporter.info(f"estimate from a few timed steps: {format_durations(estimate(run))}")
     renew_times(run)
     watch.lap("start")
     search_stage(run)
@@ -82,7 +82,7 @@ def run_all(run: Run) -> ResultRecord:
     result = write_result(run)
     report_stage(run)
     watch.lap("report")
-    run.reporter.say(f"took {format_durations(watch.seconds)}")
+    run.reporter.info(f"took {format_durations(watch.seconds)}")
     return result
 
 
@@ -94,7 +94,7 @@ def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
-        return found_record(folder)
+        return searched_record(folder)
     widths, inner, space = run.settings.widths, folder / "search", run.budgets.space
     found: SearchResult | ChannelResult
     gap, alarms, latency = None, None, None
@@ -143,7 +143,7 @@ def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
         device=run.device,
         reporter=run.reporter,
         rank=settings.rank if seed == settings.seed else 0,
-        confirm=confirmation(run),
+        measure=arch_meter(run),
         inherit=settings.inherit,
     )
 
@@ -152,7 +152,7 @@ def train_stage(run: Run, seed: int | None = None) -> TrainResult:
     """Train the found arch and write model.safetensors and train/train.json."""
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
-    arch = found_arch(folder)
+    arch = searched_arch(folder)
     result = _train(run, arch, folder / "train", seed, "train", inherits=run.settings.inherit)
     write_bytes(folder / WEIGHTS_FILE, read_bytes(folder / "train" / BEST_WEIGHTS))
     return result
@@ -165,20 +165,20 @@ def export_stage(run: Run) -> ExportRecord:
     """
     path = run.folder / EXPORT_FILE
     if path.exists():
-        if not (run.folder / MISTAKES_FILE).exists():
+        if not (run.folder / MISCLASSIFIED_FILE).exists():
             _top1(run, run.folder / ONNX_FILE)
         return read_export(run.folder)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
     data = run.data  # reading them is a stage of its own
     run.reporter.start("export", 1)
-    arch = found_arch(run.folder)
+    arch = searched_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
     parity = write_onnx(run, arch, model, onnx_path)
     files = {"onnx": onnx_path}
     if run.settings.precision == "int8":
-        files["int8"] = deployed(run, onnx_path)
+        files["int8"] = deployable_model(run, onnx_path)
     written = {
         name: WrittenFile(
             path=str(file.relative_to(run.folder)),
@@ -200,25 +200,25 @@ def export_stage(run: Run) -> ExportRecord:
     return time_run(run, record, written=written)[0]
 
 
-def compare_stage(run: Run, asked: Opponents | None = None) -> list[NetworkRecord]:
+def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[NetworkRecord]:
     """Train all that the result is held against in the same way, and write compare.json.
 
-    What stands there already is kept, also where it is not `asked` for. When a network is added,
-    all are timed again: side by side, so that their times compare.
+    Networks that are there already stay, also those that `requested` does not have. When one is
+    added, all are timed again: side by side, so that their times compare.
     """
     path = run.folder / COMPARE_FILE
-    there = read_networks(path) if path.exists() else []
-    if there and asked is None:
-        return there
+    existing = read_networks(path) if path.exists() else []
+    if existing and requested is None:
+        return existing
     export_stage(run)  # the found network's file, which is one of those that are timed
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
-    added = [_trained(run, contender) for contender in contenders(run, asked, there)]
+    added = [_trained(run, network) for network in compared_networks(run, requested, existing)]
     # which MobileNet, and for how many epochs, is decided by how all of these were trained
-    longer = longer_mobilenets(run, asked, [*there, *added])
-    added += [_trained(run, contender) for contender in longer]
-    return time_entries(run, export_stage(run), [*there, *added]) if added else there
+    longer = longer_mobilenets(run, requested, [*existing, *added])
+    added += [_trained(run, network) for network in longer]
+    return time_entries(run, export_stage(run), [*existing, *added]) if added else existing
 
 
 def compared_run(run: Run, name: str) -> Run:
@@ -233,8 +233,8 @@ def compared_run(run: Run, name: str) -> Run:
     own = [e for e in entries if e.kind != "found" and e.seed == run.settings.seed]
     meant = [e for e in own if name in (e.name, e.name.split()[0])]
     if not meant:
-        there = ", ".join(e.name for e in own) or "none; run `mobilenas compare` first"
-        raise FileError(f"{run.folder} has no compared network {name!r}; there are: {there}")
+        existing = ", ".join(e.name for e in own) or "none; run `mobilenas compare` first"
+        raise FileError(f"{run.folder} has no compared network {name!r}; there are: {existing}")
     check_given(meant, ("arch", "val_top1"), path)
     entry = max(meant, key=lambda e: e.val_top1 or 0.0)
     folder = (run.folder / entry.onnx).parent
@@ -269,9 +269,9 @@ def write_result(run: Run) -> ResultRecord:
     """Count the final file again, hold every budget against it, and write result.json."""
     entries = compare_stage(run)
     found = next(entry for entry in entries if entry.kind == "found")
-    exported, exact = export_stage(run), found_record(run.folder).costs
+    exported, exact = export_stage(run), searched_record(run.folder).costs
     result = ResultRecord(
-        budgets=certify(run),
+        budgets=verify_budgets(run),
         flops=int(exact["flops"]),
         params=int(exact["params"]),
         memory=int(exact["memory"]),
@@ -289,7 +289,7 @@ def write_result(run: Run) -> ResultRecord:
     return result
 
 
-def certify(run: Run) -> list[BudgetCheck]:
+def verify_budgets(run: Run) -> list[BudgetCheck]:
     """Return requested, predicted and recounted value of every budget.
 
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
@@ -299,10 +299,10 @@ def certify(run: Run) -> list[BudgetCheck]:
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
-    expected = found_record(run.folder).costs
+    expected = searched_record(run.folder).costs
     exported = export_stage(run)
     file = exported.files[exported.deployed]
-    here = run.latency is not None and is_here(run.latency.profile)
+    here = run.latency is not None and is_current_device(run.latency.profile)
     rows = []
     for budget in run.settings.budgets:
         value, recount = expected.get(budget.cost), recounts.get(budget.cost)
@@ -339,16 +339,16 @@ def _check_built(arch: Arch, exact: Costs) -> None:
         )
 
 
-def _trained(run: Run, contender: Contender) -> Trained:
+def _trained(run: Run, network: ComparedNetwork) -> Trained:
     """Train one network of the comparison, write its file, and test that: one image at a time."""
-    seed, arch = contender.seed, contender.arch
-    found = contender.kind == "found"
-    folder = run.seed_folder(seed) if found else run.folder / "compare" / contender.folder
+    seed, arch = network.seed, network.arch
+    found = network.kind == "found"
+    folder = run.seed_folder(seed) if found else run.folder / "compare" / network.folder
     training = folder / "train"
     trained = (
         train_stage(run, seed)
         if found
-        else _train(run, arch, training, seed, contender.name, contender.epochs)
+        else _train(run, arch, training, seed, network.name, network.epochs)
     )
     onnx_path, tested = folder / "model.onnx", dict[Path, float]()
     if found and seed == run.settings.seed:
@@ -357,15 +357,15 @@ def _trained(run: Run, contender: Contender) -> Trained:
         tested = {run.folder / file.path: file.top1 for file in exported}
     elif not onnx_path.exists():
         write_onnx(run, arch, load_weights(arch, training / BEST_WEIGHTS), onnx_path)
-    file = deployed(run, onnx_path)
+    file = deployable_model(run, onnx_path)
     top1_fp32, top1 = (
         tested[path] if path in tested else tested.setdefault(path, file_top1(run, path))
         for path in (onnx_path, file)
     )
     exact = costs(arch)
     return Trained(
-        name=contender.name,
-        kind=contender.kind,
+        name=network.name,
+        kind=network.kind,
         seed=seed,
         flops=exact.flops,
         params=exact.params,
@@ -376,9 +376,9 @@ def _trained(run: Run, contender: Contender) -> Trained:
         better_than_chance=beats_chance_on_test(top1, run.data),
         val_top1=trained.val_top1,
         train_seconds=trained.seconds,
-        network=contender.network,
-        epochs=contender.epochs,
-        recipe_epochs=None if contender.epochs is None else run.settings.recipe.epochs,
+        network=network.network,
+        epochs=network.epochs,
+        recipe_epochs=None if network.epochs is None else run.settings.recipe.epochs,
         onnx=str(file.relative_to(run.folder)),
         arch=arch.to_dict(),
         size_bytes=file.stat().st_size,
@@ -416,7 +416,7 @@ def _train(
     )
     write_record(path, result)
     if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
-        run.reporter.say(f"{stage}: {remark} (validation)")
+        run.reporter.info(f"{stage}: {remark} (validation)")
     return result
 
 
@@ -424,8 +424,8 @@ def _top1(run: Run, file: Path) -> float:
     """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
     if file != run.folder / ONNX_FILE:
         return file_top1(run, file)
-    found = file_mistakes(run, ONNX_FILE)
-    write_record(run.folder / MISTAKES_FILE, found)
+    found = file_misclassified(run, ONNX_FILE)
+    write_record(run.folder / MISCLASSIFIED_FILE, found)
     return found.top1
 
 

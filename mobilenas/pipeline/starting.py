@@ -87,13 +87,13 @@ def profile_of(request: Request, reporter: Reporter) -> Profile | None:
         raise MobileNASError(f"profile {profile.name}, {request.precision}: {known.useless}")
     for warning in profile.warnings():
         if warning.startswith(f"{request.precision}:"):
-            reporter.say(f"profile {profile.name}, {warning}")
+            reporter.info(f"profile {profile.name}, {warning}")
     return profile
 
 
 def tell_targets(request: Request, reporter: Reporter) -> None:
     """Say what the targets leave out of the space."""
     if request.gateless and request.space == "mobile":
-        reporter.say(
+        reporter.info(
             f"{request.gateless} has no {GATE}: networks have no hard-swish and no squeeze-excite"
         )

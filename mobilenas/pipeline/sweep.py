@@ -56,26 +56,26 @@ class Sweep:
 
 
 def requests_for(
-    asked: Fields, flops: Sequence[int], strengths: Sequence[float]
+    requested: Fields, flops: Sequence[int], strengths: Sequence[float]
 ) -> dict[str, Request]:
     """Return a request for each of `flops`, or for each strength under one wide budget.
 
-    `asked` are the fields of a Request that all share. The finalists are chosen by accuracy alone,
-    so under a penalty, where they differ in cost, there are none unless they are asked for.
+    `requested` are the fields of a Request that all share. The finalists are chosen by accuracy
+    alone, so under a penalty, where they differ in cost, there are none unless they are asked for.
     """
     if not strengths:
         if not flops:
             raise BudgetError("nothing varies: use --flops 500k,1M,2M or --strengths 0.1,0.3,1")
         _check_distinct("--flops", flops)
-        return {f"flops-{_exact(limit)}": Request(**asked, flops=limit) for limit in flops}
+        return {f"flops-{_exact(limit)}": Request(**requested, flops=limit) for limit in flops}
     _check_distinct("--strengths", strengths)
     if len(flops) > 1:
         raise BudgetError(f"--strengths vary under one wide budget; --flops says {len(flops)}")
-    if asked.get("constraint", PENALTY) != PENALTY:
+    if requested.get("constraint", PENALTY) != PENALTY:
         raise MobileNASError(
-            f"--strengths are of the penalty; --constraint says {asked['constraint']}"
+            f"--strengths are of the penalty; --constraint says {requested['constraint']}"
         )
-    wide = Request(**({"finalists": 0} | dict(asked)), flops=next(iter(flops), None))
+    wide = Request(**({"finalists": 0} | dict(requested)), flops=next(iter(flops), None))
     if not wide.budgets:
         raise BudgetError("--strengths weigh the use of a wide budget, such as --flops 4M")
     return {
@@ -97,7 +97,7 @@ def _exact(limit: int) -> str:
 
 def start_sweep(
     folder: Path,
-    asked: Fields,
+    requested: Fields,
     *,
     flops: Sequence[int] = (),
     strengths: Sequence[float] = (),
@@ -107,15 +107,15 @@ def start_sweep(
     overwrite: bool = False,
 ) -> Sweep:
     """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
-    requests = requests_for(asked, flops, strengths)
+    requests = requests_for(requested, flops, strengths)
     goes_on = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
     record = SweepRecord(command=command, requests=requests)
     if goes_on:
-        there = read_sweep(path)
-        if there.requests != requests:
+        existing = read_sweep(path)
+        if existing.requests != requests:
             raise FileError(f"{folder} holds another sweep than --resume was asked for")
-        record = there
+        record = existing
     sweep = _open(folder, record, reporter)
     if not goes_on:
         start_folder(folder, SWEEP)
@@ -159,7 +159,7 @@ def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
     """
     results = {}
     for name, request in sweep.requests.items():
-        sweep.reporter.say(name)
+        sweep.reporter.info(name)
         run = create_run(
             sweep.folder / name,
             request.settings(len(sweep.data.train)),

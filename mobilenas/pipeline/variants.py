@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import parse_count
-from mobilenas.search.arms import RANDOM
+from mobilenas.search.variants import RANDOM
 
 _MOBILENETS = "MobileNets are what `mobilenas run` compares with"
 NOT_ABLATED = {

@@ -3,19 +3,19 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from mobilenas.baselines.paired import spread, told
-from mobilenas.baselines.records import Spread
+from mobilenas.baselines.paired import format_difference, mean_std
+from mobilenas.baselines.records import MeanStd
 from mobilenas.core.settings import format_count
-from mobilenas.report.records import ArmRecord
+from mobilenas.report.records import VariantRecord
 
 
-def over_seeds(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+def over_seeds(figures: Sequence[Mapping[str, float]]) -> dict[str, MeanStd]:
     """Return mean and sample standard deviation of each figure that every seed has."""
-    return {name: spread([own[name] for own in figures]) for name in figures[0]}
+    return {name: mean_std([own[name] for own in figures]) for name in figures[0]}
 
 
 def parts_of(name: str) -> list[str]:
-    """Return METHOD, :part=value, :part=value, ... of an arm's name, a line each where it is long.
+    """Return METHOD, :part=value, :part=value, ... of a variant's name, a line each where long.
 
     Joined they are the name.
     """
@@ -23,18 +23,18 @@ def parts_of(name: str) -> list[str]:
     return re.split(r"(?=:[^:=]*=)", name)
 
 
-def sentences(arms: Sequence[ArmRecord], control: str) -> list[str]:
-    """Return one sentence an arm: its paired difference to the control."""
+def sentences(variants: Sequence[VariantRecord], control: str) -> list[str]:
+    """Return one sentence a variant: its paired difference to the control."""
     return [
-        f"{arm.name} against {control}: {told(found)}: {found.verdict}."
-        for arm in arms
-        if (found := arm.difference) is not None
+        f"{variant.name} against {control}: {format_difference(found)}: {found.verdict}."
+        for variant in variants
+        if (found := variant.difference) is not None
     ]
 
 
-def costs_sentence(arms: Sequence[ArmRecord]) -> str:
+def costs_sentence(variants: Sequence[VariantRecord]) -> str:
     """Say from what to what the costs of the trained networks go."""
-    every = [entry.costs for arm in arms for entry in arm.entries]
+    every = [entry.costs for variant in variants for entry in variant.entries]
     ranges = []
     for values, label in (
         ([costs["flops"] for costs in every], "FLOPs"),

@@ -18,12 +18,12 @@ from mobilenas.report.plots import (
     page_style,
     plain,
 )
-from mobilenas.spaces.channels.space import WidthsArch
+from mobilenas.spaces.channels.space import ChannelsArch
 
 _NAMED = 8
 
 
-def widths_section(arch: WidthsArch) -> Markup:
+def channels_section(arch: ChannelsArch) -> Markup:
     """Show the channels of every group, and how they differ from the model's own."""
     graph = arch.base.graph
     return render(

@@ -19,9 +19,9 @@ _LIMITS = {"memory": "{} bytes of activations", "latency": "{} ms"}
 
 def headline(budgets: Sequence[BudgetRow], entries: Sequence[NetworkRecord]) -> str:
     """Return the result in one sentence: the budgets, and what `verdict` says."""
-    told = verdict(entries)
+    sentence = verdict(entries)
     limits = " and ".join(limit_text(budget) for budget in budgets)
-    return f"With at most {limits}, {told[0].lower()}{told[1:]}" if limits else told
+    return f"With at most {limits}, {sentence[0].lower()}{sentence[1:]}" if limits else sentence
 
 
 def limit_text(budget: BudgetRow) -> str:

@@ -30,7 +30,7 @@ def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
 
     The largest share of a wrong class is opaque: else few mistakes would not be seen.
     """
-    most = most_wrong(confusion, labels) or 1
+    largest = largest_wrong_share(confusion, labels) or 1
     side = min(_LARGEST, max(_SMALLEST, _SIDE // len(labels)))
     names = [shortened(label) for label in labels]
     room = _GAP + max(map(_width, names)) * _LETTER
@@ -42,7 +42,7 @@ def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
         images = sum(counts.values()) or 1
         shares = [counts.get(name, 0) / images for name in labels]
         depths = [
-            (place == row, round(SHADES * (share if place == row else share / most)))
+            (place == row, round(SHADES * (share if place == row else share / largest)))
             for place, share in enumerate(shares)
         ]
         squares += _row(depths, room, room + side * row, side)
@@ -60,7 +60,7 @@ def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
     )
 
 
-def most_wrong(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> float:
+def largest_wrong_share(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> float:
     """Return the largest share of a class's images that another class got."""
     return max(
         (
@@ -113,10 +113,10 @@ def _row(depths: Sequence[tuple[bool, int]], x: float, y: float, side: int) -> l
 
 def _words(name: str, whole: str, end: float, middle: float) -> list[str]:
     """Return the name of a class before its row and above its column."""
-    told = f"<title>{escape(whole)}</title>{escape(name)}"
+    content = f"<title>{escape(whole)}</title>{escape(name)}"
     return [
         f'<text x="{end:.1f}" y="{middle:.1f}" text-anchor="end" dominant-baseline="central">'
-        f"{told}</text>",
+        f"{content}</text>",
         f'<text transform="translate({middle:.1f} {end:.1f}) rotate(-90)" '
-        f'dominant-baseline="central">{told}</text>',
+        f'dominant-baseline="central">{content}</text>',
     ]

@@ -75,10 +75,10 @@ def _entropies(log: Log) -> Markup:
             groups += [(f"{kind}, node {n}", size) for n, size in enumerate(_nodes(len(first)))]
         else:
             groups.append((kind, len(first)))
-    most = max((max(row) for row in rows), default=0.0)
+    largest = max((max(row) for row in rows), default=0.0)
     epochs = [record.epoch for record in log]
     bounds = [*(epoch - 0.5 for epoch in epochs), epochs[-1] + 0.5]
-    fig = _heatmap(rows, groups, bounds, most or 1.0, "epoch", f"0|{most:.2f} nats")
+    fig = _heatmap(rows, groups, bounds, largest or 1.0, "epoch", f"0|{largest:.2f} nats")
     return figure_svg(fig, "entropies", "Entropy of each decision by epoch")
 
 
@@ -121,7 +121,7 @@ def _heatmap(
     rows: Sequence[Sequence[float]],
     groups: Sequence[tuple[str, int]],
     bounds: Sequence[float],
-    most: float,
+    largest: float,
     label: str,
     key: str,
 ) -> "Figure":
@@ -133,7 +133,7 @@ def _heatmap(
 
     fig, axes = new_axes(_WIDTH, _AROUND + _ROW * len(rows))
     axes.grid(visible=False)
-    shade(axes, rows, bounds, most)
+    shade(axes, rows, bounds, largest)
     middles, begin = [], 0
     for _, size in groups:
         axes.axhline(begin, color=INK, linewidth=0.5, alpha=0.5)
@@ -158,10 +158,10 @@ def shade(
     axes: "Axes",
     rows: Sequence[Sequence[float]],
     bounds: Sequence[float],
-    most: float,
+    largest: float,
     colour: str = _COLOUR,
 ) -> None:
-    """Draw rows of values as opacities of one colour; `most` is opaque, 0 a faint grey.
+    """Draw rows of values as opacities of one colour; `largest` is opaque, 0 a faint grey.
 
     One path is one opacity, equal neighbours are one rectangle: that keeps the page small.
     """
@@ -170,7 +170,7 @@ def shade(
 
     boxes: dict[int, list[Path]] = {}
     for y, row in enumerate(rows):
-        depths = [round(SHADES * min(1.0, max(0.0, value) / most)) for value in row]
+        depths = [round(SHADES * min(1.0, max(0.0, value) / largest)) for value in row]
         for depth, columns in groupby(range(len(row)), key=depths.__getitem__):
             run = list(columns)
             left, right = bounds[run[0]], bounds[run[-1] + 1]

@@ -8,7 +8,7 @@ from typing import TypeVar
 from mobilenas.baselines.records import NetworkRecord
 from mobilenas.channels.records import TrialLine
 from mobilenas.core.records import Json, Part, read_log, read_record
-from mobilenas.onnx.mistakes import Mistakes
+from mobilenas.onnx.misclassified import Misclassified
 from mobilenas.onnx.record import EXPORT_FILE, ExportRecord
 from mobilenas.report.records import ProfilePart, ResultPart, RunPart, SettingsPart
 from mobilenas.report.table import read_networks
@@ -20,7 +20,7 @@ from mobilenas.search.records import (
     SearchLine,
 )
 from mobilenas.spaces.base import Arch
-from mobilenas.spaces.channels.space import WidthsSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.spaces.networks import arch_from_dict
 
 _Read = TypeVar("_Read")
@@ -93,9 +93,9 @@ class RunFiles:
         return {name: record for name, record in records if record}
 
     @cached_property
-    def mistakes(self) -> Mistakes | None:
+    def misclassified(self) -> Misclassified | None:
         """What the exported file got wrong."""
-        return self._record("export/mistakes.json", Mistakes)
+        return self._record("export/mistakes.json", Misclassified)
 
     @cached_property
     def candidates(self) -> CandidatesRecord | None:
@@ -136,7 +136,7 @@ class RunFiles:
 
     @property
     def _searches_channels(self) -> bool:
-        return self.settings.space == WidthsSpace.family
+        return self.settings.space == ChannelsSpace.family
 
     def _record(self, name: str, kind: type[_Read]) -> _Read | None:
         path = self.folder / name

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.report.cell_drawing import draw_cell
-from mobilenas.report.channels import widths_section
+from mobilenas.report.channels import channels_section
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import missing, render
 from mobilenas.report.plots import arch_drawing
@@ -15,7 +15,7 @@ from mobilenas.spaces.cell.genotypes import format_genotype
 from mobilenas.spaces.mobile.arch import MobileArch
 
 
-def found_network(files: RunFiles) -> Markup:
+def searched_network(files: RunFiles) -> Markup:
     """Show the network."""
     if files.arch is None:
         return missing("arch.json", "mobilenas search")
@@ -45,7 +45,7 @@ def _cells(arch: CellArch) -> Markup:
     )
 
 
-draw_network.register(widths_section)
+draw_network.register(channels_section)
 
 
 def layer_table(files: RunFiles) -> Markup:

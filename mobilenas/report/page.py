@@ -55,11 +55,11 @@ def _environment() -> Environment:
     return environment
 
 
-def number(value: float | None, spec: str, spread: float | None = None) -> str:
+def number(value: float | None, spec: str, std: float | None = None) -> str:
     """Write a number as `spec` says, with its spread where there is one; None is a dash."""
     if value is None:
         return "-"
-    return f"{value:{spec}}" if spread is None else f"{value:{spec}} ± {spread:{spec}}"
+    return f"{value:{spec}}" if std is None else f"{value:{spec}} ± {std:{spec}}"
 
 
 def _file_name(path: str) -> str:

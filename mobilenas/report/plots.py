@@ -248,11 +248,11 @@ def new_axes(
     return fig, axes
 
 
-def locator(most: int) -> "MaxNLocator":
+def locator(max_ticks: int) -> "MaxNLocator":
     """Return what places at most so many ticks, on whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
+    return MaxNLocator(nbins=max_ticks, integer=True, min_n_ticks=1)
 
 
 def plain(label: str) -> str:
@@ -320,9 +320,9 @@ def arch_drawing(arch: MobileArch) -> Markup:
     )
 
 
-def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
+def _block(number: int, block: Block, inputs: int, largest: int, side: int) -> str:
     kernel = block.kernel if isinstance(block.kernel, str) else _square(block.kernel)
-    told = (
+    tooltip = (
         f"block {number}: {kernel.replace(_TIMES, 'x')}, channels {inputs} to {block.hidden} to "
         f"{block.out}, stride {block.stride}, {block.activation}"
         + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
@@ -334,10 +334,10 @@ def _block(number: int, block: Block, inputs: int, most: int, side: int) -> str:
         _KERNEL_COLOURS.get(block.kernel, COLOURS[3]),
         f"{block.start_kernel}+{block.kernel}" if block.start_kernel else kernel,
         block.out,
-        most,
+        largest,
         side,
         block.stride,
-        told=told,
+        tooltip=tooltip,
     )
     marks = _label(number, 52, f"{_TIMES}{block.hidden / inputs:.3g}")
     marks += _label(number, 34, "SE") if block.squeeze else ""
@@ -350,19 +350,19 @@ def _column(
     colour: str,
     kernel: str,
     channels: int,
-    most: int,
+    largest: int,
     side: int,
     stride: int,
     *,
     dashed: bool = False,
-    told: str = "",
+    tooltip: str = "",
 ) -> str:
     x = _LEFT + _STEP * place
-    high = max(3.0, _TALL * channels / most)
+    high = max(3.0, _TALL * channels / largest)
     paint = (
         f'fill="none" stroke="{colour}" stroke-dasharray="4 3"' if dashed else f'fill="{colour}"'
     )
-    title = f"<title>{escape(told)}</title>" if told else ""
+    title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     bar = (
         f'<rect x="{x}" y="{_BASE - high:.1f}" width="{_BAR}" height="{high:.1f}" rx="2" {paint}>'
         f"{title}</rect>"

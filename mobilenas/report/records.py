@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mobilenas.baselines.records import Difference, Spread
+from mobilenas.baselines.records import Difference, MeanStd
 from mobilenas.core.records import (
     Amount,
     BudgetRow,
@@ -141,16 +141,16 @@ class EntryRecord(Record, frozen=True, kw_only=True):
         check_costs(self.costs)
 
 
-class ArmRecord(Record, frozen=True, kw_only=True):
+class VariantRecord(Record, frozen=True, kw_only=True):
     """An arm of ablation.json, with means over seeds."""
 
     name: str
     method: str
     parts: Json
-    top1: Spread
-    gap: dict[str, Spread] | None
-    skips: dict[str, Spread]
-    seconds: dict[str, Spread]
+    top1: MeanStd
+    gap: dict[str, MeanStd] | None
+    skips: dict[str, MeanStd]
+    seconds: dict[str, MeanStd]
     agreement: Number | None
     difference: Difference | None
     entries: Sequence[EntryRecord]
@@ -165,7 +165,7 @@ class AblationRecord(Record, frozen=True, kw_only=True):
     seeds: Sequence[int]
     seeds_asked: Sequence[int]
     control: str
-    arms: Sequence[ArmRecord]
+    arms: Sequence[VariantRecord]
     request: Json
     counting_rule: str
     data: DataRecord

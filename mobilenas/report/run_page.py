@@ -13,8 +13,8 @@ from mobilenas.core.files import write_text
 from mobilenas.report.comparison import comparison, result
 from mobilenas.report.exports import exported_files, latencies
 from mobilenas.report.files import RunFiles
-from mobilenas.report.mistakes import mistakes
-from mobilenas.report.network_drawing import found_network, layer_table
+from mobilenas.report.misclassified import misclassified
+from mobilenas.report.network_drawing import layer_table, searched_network
 from mobilenas.report.page import Missing, missing, render
 from mobilenas.report.search import (
     discretization_gap,
@@ -80,10 +80,10 @@ _TOP = "Verdict"
 SECTIONS: tuple[tuple[str, Callable[[RunFiles], Markup]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),
-    ("The found network", found_network),
+    ("The found network", searched_network),
     ("Exported files", exported_files),
     ("Latency, predicted and measured", latencies),
-    ("What it gets wrong", mistakes),
+    ("What it gets wrong", misclassified),
     ("The search over time", search_over_time),
     ("Finalists", finalists),
     ("Discretization gap", discretization_gap),

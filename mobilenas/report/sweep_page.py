@@ -27,7 +27,7 @@ class SweptRun:
     """Its folder's name."""
     report: str
     """Its own report, from the sweep's folder; empty where there is none."""
-    asked: str
+    requested: str
     """Its budgets, and the strength of their penalty where there was one."""
     command: str
     """How to make it again."""
@@ -66,13 +66,13 @@ def _read(path: Path, report: str) -> SweptRun:
     files = RunFiles(folder=path.parent)
     run, search = files.run, files.settings.search
     assert run is not None  # its file is there
-    asked = [limit_text(budget) for budget in run.budgets] or ["no budget"]
+    requested = [limit_text(budget) for budget in run.budgets] or ["no budget"]
     if search.constraint == PENALTY:
-        asked.append(f"{PENALTY} {search.strength:g}")
+        requested.append(f"{PENALTY} {search.strength:g}")
     return SweptRun(
         name=path.parent.name,
         report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",
-        asked=", ".join(asked),
+        requested=", ".join(requested),
         command=run.command,
         data=run.data,
         entries=files.entries,
@@ -116,15 +116,15 @@ def summary(runs: Sequence[SweptRun]) -> str:
         return f"{counted(len(runs), 'run')}, none of which has been compared yet."
     costs = dict.fromkeys(format_count(row.flops) for row in (found[0], found[-1]))
     top1 = dict.fromkeys(f"{row.top1_mean:.2f}" for row in (found[0], found[-1]))
-    told = (
+    summary = (
         f"The found networks ({len(found)}) have {' to '.join(costs)} FLOPs and reach "
         f"{' to '.join(top1)} % top-1 on the test images"
     )
     pairs = [(ours, best) for ours, best in done if ours is not None and best is not None]
     if not pairs:
-        return f"{told}; no MobileNet was compared with them."
+        return f"{summary}; no MobileNet was compared with them."
     above = sum(ours.top1_mean > best.top1_mean for ours, best in pairs)
-    return f"{told}; {above} of {len(pairs)} are above the best MobileNet of their run."
+    return f"{summary}; {above} of {len(pairs)} are above the best MobileNet of their run."
 
 
 def _plots(entries: Sequence[NetworkRecord]) -> list[tuple[str, Markup]]:

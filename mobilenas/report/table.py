@@ -9,7 +9,7 @@ from statistics import fmean
 from msgspec import structs
 
 from mobilenas.baselines import equal_time
-from mobilenas.baselines.paired import OPEN, difference, spread, told
+from mobilenas.baselines.paired import OPEN, difference, format_difference, mean_std
 from mobilenas.baselines.records import Difference, NetworkRecord, Trained
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import inside
@@ -52,7 +52,7 @@ class Row:
     """Whether other programs disturbed a measurement."""
     top1_mean: float
     """Percent of the test images."""
-    top1_spread: float | None
+    top1_std: float | None
     """Sample standard deviation in points; None for a single network."""
     top1_best: float
     """Percent, of the best network of the row."""
@@ -139,7 +139,7 @@ def _row(kind: str, group: Sequence[NetworkRecord]) -> Row:
         latency_interval_ms=_mean_interval(costed),
         unsteady=any(entry.unsteady for entry in costed),
         top1_mean=fmean(top1),
-        top1_spread=spread(top1).sd,
+        top1_std=mean_std(top1).sd,
         top1_best=max(top1),
         chance=any(entry.better_than_chance is False for entry in group),
         run=group[0].run,
@@ -163,7 +163,7 @@ def network_name(group: Sequence[NetworkRecord]) -> str:
     name = group[0].name
     if group[0].kind != equal_time.KIND:
         return name
-    return f"{name} ({equal_time.epochs_told(group)})"
+    return f"{name} ({equal_time.epochs_text(group)})"
 
 
 def _mean_interval(group: Sequence[NetworkRecord]) -> float | None:
@@ -183,19 +183,19 @@ def verdict(entries: Sequence[NetworkRecord]) -> str:
     It says "better" and "worse" only where the paired test over seeds shows it, and then on how
     many seeds and with which p. From one seed it reports points and no more.
     """
-    found = found_top1(entries)
+    found = searched_top1(entries)
     if not found:
         return "The comparison holds no found network."
     flops = sorted(entry.flops or 0 for entry in entries if entry.kind == "found")
     ends = dict.fromkeys(format_count(number) for number in (flops[0], flops[-1]))
     cost = f"{' to '.join(ends)} FLOPs"
-    reached = spread(list(found.values()))
+    reached = mean_std(list(found.values()))
     if reached.sd is None:
         subject = f"The found network ({cost}) reaches {reached.mean:.2f} % top-1"
     else:
         seeds = f"{reached.mean:.2f} ± {reached.sd:.2f} % top-1 over {len(found)} seeds"
         subject = f"The found networks ({cost}) reach {seeds}"
-    parts = [_against(whom, paired(found, others)) for whom, others in _opponents(entries)]
+    parts = [_against(baseline, paired(found, others)) for baseline, others in _baselines(entries)]
     return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
 
 
@@ -204,16 +204,16 @@ def differences(entries: Sequence[NetworkRecord]) -> list[DifferenceTo]:
 
     Opponents that share no seed with the found network are left out.
     """
-    found = found_top1(entries)
-    compared = ((whom, paired(found, others)) for whom, others in _opponents(entries))
+    found = searched_top1(entries)
+    compared = ((baseline, paired(found, others)) for baseline, others in _baselines(entries))
     return [
-        DifferenceTo(**structs.asdict(figures), against=whom)
-        for whom, figures in compared
+        DifferenceTo(**structs.asdict(figures), against=baseline)
+        for baseline, figures in compared
         if figures
     ]
 
 
-def found_top1(entries: Sequence[NetworkRecord]) -> dict[int, float]:
+def searched_top1(entries: Sequence[NetworkRecord]) -> dict[int, float]:
     """Return the top-1 of the found networks by seed."""
     return {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
 
@@ -234,23 +234,23 @@ _CONTROLS = (
 """Kinds that are one network a seed, and the words for them."""
 
 
-def _opponents(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
+def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
     """Return in words whom the found network is held against, with their top-1 by seed."""
-    opponents = []
+    baselines = []
     if (best := _best_mobilenet(entries)) is not None:
-        opponents.append(best)
-    for kind, whom in _CONTROLS:
+        baselines.append(best)
+    for kind, baseline in _CONTROLS:
         if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
-            opponents.append((whom, alone))
+            baselines.append((baseline, alone))
     if mean := {seed: fmean(top1) for seed, top1 in _by_seed(entries, "random").items()}:
         count = sum(entry.kind == "random" for entry in entries)
-        whom = f"the mean of {count} random networks" if count > 1 else "one random network"
-        opponents.append((whom, mean))
+        baseline = f"the mean of {count} random networks" if count > 1 else "one random network"
+        baselines.append((baseline, mean))
     if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "rival").items()}:
-        opponents.append(("the rival given the search's time", rival))
+        baselines.append(("the rival given the search's time", rival))
     if longer := {seed: max(top1) for seed, top1 in _by_seed(entries, equal_time.KIND).items()}:
-        opponents.append(("the best MobileNet given the search's time", longer))
-    return opponents
+        baselines.append(("the best MobileNet given the search's time", longer))
+    return baselines
 
 
 def _best_mobilenet(entries: Sequence[NetworkRecord]) -> tuple[str, dict[int, float]] | None:
@@ -262,8 +262,8 @@ def _best_mobilenet(entries: Sequence[NetworkRecord]) -> tuple[str, dict[int, fl
     if not by_name:
         return None
     # one that lacks seeds could be the best by luck
-    most = max(map(len, by_name.values()))
-    whole = [name for name, own in by_name.items() if len(own) == most]
+    max_seeds = max(map(len, by_name.values()))
+    whole = [name for name, own in by_name.items() if len(own) == max_seeds]
     best = max(whole, key=lambda name: fmean(by_name[name].values()))
     what = "MobileNet" if best.startswith("mobilenet") else "baseline"
     return f"the best {what} ({best})", by_name[best]
@@ -277,18 +277,18 @@ def paired(own: Mapping[int, float], others: Mapping[int, float]) -> Difference 
     return difference([own[seed] for seed in seeds], [others[seed] for seed in seeds])
 
 
-def _against(whom: str, figures: Difference | None) -> str:
+def _against(baseline: str, figures: Difference | None) -> str:
     if figures is None:
-        return f"not compared with {whom}, which shares no seed with it"
+        return f"not compared with {baseline}, which shares no seed with it"
     if figures.seeds == 1:
-        return _one_seed(figures.mean, whom)
+        return _one_seed(figures.mean, baseline)
     than = {OPEN: f"{OPEN} to"}.get(figures.verdict, f"{figures.verdict} than")
-    return f"{than} {whom}, {told(figures)}"
+    return f"{than} {baseline}, {format_difference(figures)}"
 
 
-def _one_seed(lead: float, whom: str) -> str:
+def _one_seed(lead: float, baseline: str) -> str:
     points = f"{abs(lead):.2f}"
     if points == "0.00":
-        return f"level with {whom}, one seed"
+        return f"level with {baseline}, one seed"
     place = "ahead of" if lead > 0 else "behind"
-    return f"{place} {whom} by {points} points, one seed"
+    return f"{place} {baseline} by {points} points, one seed"

@@ -6,27 +6,33 @@ from mobilenas.core.lazy import lazy
 
 if TYPE_CHECKING:
     from mobilenas.search.finalists import FINALISTS, SuccessiveHalving
-    from mobilenas.search.run import Confirm, SearchResult, found_choice, inherited_network, search
+    from mobilenas.search.run import (
+        MeasureArchs,
+        SearchResult,
+        inherited_network,
+        search,
+        searched_choice,
+    )
     from mobilenas.search.settings import FinalistSettings, SearchSettings
     from mobilenas.search.space import space_for
 
 __all__ = [
     "FINALISTS",
-    "Confirm",
     "FinalistSettings",
+    "MeasureArchs",
     "SearchResult",
     "SearchSettings",
     "SuccessiveHalving",
-    "found_choice",
     "inherited_network",
     "search",
+    "searched_choice",
     "space_for",
 ]
 
 __getattr__ = lazy(
     __name__,
     finalists="FINALISTS SuccessiveHalving",
-    run="Confirm SearchResult found_choice inherited_network search",
+    run="MeasureArchs SearchResult searched_choice inherited_network search",
     settings="FinalistSettings SearchSettings",
     space="space_for",
 )

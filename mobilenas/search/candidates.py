@@ -8,8 +8,8 @@ import torch
 
 from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
+from mobilenas.search.epoch_metrics import uncertainty
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import uncertainty
 from mobilenas.search.prior import Prior
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.settings import SearchSettings
@@ -18,11 +18,11 @@ from mobilenas.spaces.program import perturbed
 
 _FLAT = 0.9
 """Uncertainty of alphas over which their likeliest network is arbitrary."""
-_MOST_DRAWS = 20_000
+_MAX_DRAWS = 20_000
 _USUAL = 64
 """Random networks that say what is usual under the budgets."""
 _POPULATION, _TOURNAMENT, _BROOD = 100, 10, 50
-_ENOUGH, _MOST_BROODS = 3000, 400
+_ENOUGH, _MAX_BROODS = 3000, 400
 """Networks that an evolution looks at; most children are over the budget, and are not looked at."""
 _DISTANCE = 1 / 3
 """Share of the slots that two of the best differ in, at least."""
@@ -41,14 +41,14 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
         while len(found) < count and (other := program.solve(exclude=found)) is not None:
             found.append(other)
         return found
-    if prior_has_say(searcher.settings, budgets):
+    if uses_prior(searcher.settings, budgets):
         return _evolved(searcher, budgets, program, count)
     source = random.Random(f"candidates/{searcher.seed}")
     draws = searcher.searchable.draws(searcher.alphas, source)
     return _drawn(searcher, budgets, program, draws, count)
 
 
-def prior_has_say(settings: SearchSettings, budgets: Budgets) -> bool:
+def uses_prior(settings: SearchSettings, budgets: Budgets) -> bool:
     """Whether networks that were trained before have a say in which are candidates.
 
     They tell networks of equal FLOPs apart: nothing is known where FLOPs have no limit, or where
@@ -73,10 +73,10 @@ def _drawn(
     """
     found = [] if count > 1 and _flat(searcher) else [program.best()]
     archs = set(map(budgets.space.arch, found))
-    for choice in islice(draws, _MOST_DRAWS):
+    for choice in islice(draws, _MAX_DRAWS):
         if len(found) == count:
             break
-        if budgets.fits(choice) and (arch := budgets.space.arch(choice)) not in archs:
+        if budgets.is_feasible(choice) and (arch := budgets.space.arch(choice)) not in archs:
             found.append(choice)
             archs.add(arch)
     # the draws of sure alphas may all be over a budget: then scores with Gumbel noise are solved
@@ -112,9 +112,9 @@ def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int)
 
     likeliest = [] if flat else [program.best()]
     scores = evolve(budgets, [*likeliest, *usual], score, source)
-    best, least = list[AnyChoice](), _DISTANCE * len(budgets.space.slots)
+    best, min_distance = list[AnyChoice](), _DISTANCE * len(budgets.space.slots)
     for choice in sorted(scores, key=scores.__getitem__, reverse=True):
-        if all(budgets.space.distance(choice, other) >= least for other in best):
+        if all(budgets.space.distance(choice, other) >= min_distance for other in best):
             best.append(choice)
         if len(best) == count:
             break
@@ -134,14 +134,14 @@ def evolve(
     """
     scores = dict(zip(first, score(first), strict=True))
     alive = list(scores)
-    for _ in range(_MOST_BROODS):
+    for _ in range(_MAX_BROODS):
         if len(scores) >= _ENOUGH:
             break
         brood = dict[AnyChoice, None]()
         for _ in range(_BROOD):
             parent = max(source.sample(alive, min(_TOURNAMENT, len(alive))), key=scores.__getitem__)
             child = budgets.space.mutated(parent, source)
-            if child not in scores and budgets.fits(child):
+            if child not in scores and budgets.is_feasible(child):
                 brood[child] = None
         if brood:
             children = list(brood)

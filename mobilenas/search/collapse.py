@@ -9,17 +9,17 @@ UTILIZATION = "the budget is left unused"
 ENTROPY = "the entropy stalls"
 GAP = "the gap estimate grows"
 
-MOST_SKIPS = 0.5
+MAX_SKIPS = 0.5
 """Share of skip connections that is still fine. DARTS+ (Liang et al. 2019) stops at 2 in a normal
 cell of 8 edges, before a collapse; more than half is the collapse itself, whatever the size."""
-LEAST_UTILIZATION = 0.5
+MIN_UTILIZATION = 0.5
 """Of a budget, in a chain. A block that is left out there is depth, which the budget decides on: no
 sign of anything as long as wider and larger blocks use the budget. A likeliest network that uses
 less than half of it is one that the budget does not explain."""
 STALL_EPOCHS = 5
 """Epochs over which a stall is judged: the window of Robust DARTS (Zela et al. 2020, section 4.3),
 long enough for the noise of single epochs."""
-LEAST_FALL = 0.01
+MIN_FALL = 0.01
 """Share of its value that the entropy falls over them at least, if it is pressed."""
 CERTAIN = 0.5
 """Share of its maximum under which an entropy may stand still: its decisions are taken."""
@@ -69,7 +69,7 @@ def last_good(history: Sequence[Signals]) -> int:
 
 
 def _skips(history: Sequence[Signals]) -> str | None:
-    if not history or history[-1].skips <= MOST_SKIPS * history[-1].kept:
+    if not history or history[-1].skips <= MAX_SKIPS * history[-1].kept:
         return None
     now = history[-1]
     return (
@@ -80,7 +80,7 @@ def _skips(history: Sequence[Signals]) -> str | None:
 
 
 def _utilization(history: Sequence[Signals]) -> str | None:
-    if not history or (used := history[-1].utilization) is None or used >= LEAST_UTILIZATION:
+    if not history or (used := history[-1].utilization) is None or used >= MIN_UTILIZATION:
         return None
     return (
         f"{UTILIZATION}: the likeliest network uses {100 * used:.0f} % of it, so it is the solver "
@@ -95,7 +95,7 @@ def _entropy(history: Sequence[Signals]) -> str | None:
     if len(window) <= STALL_EPOCHS or not all(signals.entropy_wanted for signals in window[1:]):
         return None
     before, now = window[0].entropy, window[-1].entropy
-    if now <= CERTAIN or now <= (1 - LEAST_FALL) * before:
+    if now <= CERTAIN or now <= (1 - MIN_FALL) * before:
         return None
     return (
         f"{ENTROPY}: it went from {100 * before:.1f} to {100 * now:.1f} % of its maximum in "

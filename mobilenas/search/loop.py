@@ -24,7 +24,7 @@ from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
 
 _CLIP = 5.0
-GLANCE_IMAGES = 512
+MONITOR_IMAGES = 512
 """Validation images that the log's figures of an epoch are of, at most."""
 _WIDEST_LOAD = 1.5
 _TRIES = 50
@@ -67,7 +67,7 @@ class Searcher:
         ).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
         # only looked at: the log shows how the supernet does, nothing is chosen by it
-        self.glance = stratified_subset(data.val, min(GLANCE_IMAGES, len(data.val)), seed)
+        self.monitor_split = stratified_subset(data.val, min(MONITOR_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
         )
@@ -177,7 +177,7 @@ class Searcher:
         if self.searchable.draws and epoch >= self.settings.warmup:
             drawn = self.searchable.draws(self.alphas, self._choices)
         for choice in islice(drawn, _TRIES):
-            if self.budgets.load(choice) <= _WIDEST_LOAD:
+            if self.budgets.utilization(choice) <= _WIDEST_LOAD:
                 break
         return choice
 

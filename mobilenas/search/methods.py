@@ -110,8 +110,8 @@ def usual_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
     Where finalists decide, search and finalists take about as long as the final training; the few
     epochs are warm-up.
     """
-    share, least = (_LONG_SHARE, 2) if alphas_decide else (_SHORT_SHARE, 1)
-    return max(least, round(final_epochs * share))
+    share, minimum = (_LONG_SHARE, 2) if alphas_decide else (_SHORT_SHARE, 1)
+    return max(minimum, round(final_epochs * share))
 
 
 def settings_for(

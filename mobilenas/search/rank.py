@@ -9,7 +9,7 @@ from mobilenas.core.progress import Reporter
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.records import Agreement, RankRecord
-from mobilenas.search.settings import FEWEST_RANKED
+from mobilenas.search.settings import MIN_RANKED
 from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.cell.space import LEFT_OUT
 from mobilenas.train import Recipe, Trainer
@@ -22,8 +22,8 @@ def ranking_quality(
 
     The regret is the best trained top-1 less that of the network which the supernet would pick.
     """
-    if count < FEWEST_RANKED:
-        raise MobileNASError(f"a ranking needs {FEWEST_RANKED} networks or more, not {count}")
+    if count < MIN_RANKED:
+        raise MobileNASError(f"a ranking needs {MIN_RANKED} networks or more, not {count}")
     source = random.Random(searcher.seed)
     choices = [searcher.budgets.random(source) for _ in range(count)]
     shared = supernet_top1(searcher, choices, searcher.data.val)

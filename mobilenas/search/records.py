@@ -72,7 +72,7 @@ class ArchRecord(Record, frozen=True, kw_only=True):
         return sum(self.seconds.values())
 
 
-class Confirmation(Record, frozen=True, kw_only=True):
+class MeasuredRound(Record, frozen=True, kw_only=True):
     """A round of measured candidates."""
 
     predicted_ms: Sequence[Amount]
@@ -85,7 +85,7 @@ class CandidatesRecord(Record, frozen=True, kw_only=True):
     choices: Annotated[Sequence[Json], Meta(min_length=1, max_length=10_000)]
     gap: GapRecord
     seconds: Amount
-    confirmations: Sequence[Confirmation]
+    confirmations: Sequence[MeasuredRound]
 
 
 class Score(Record, frozen=True, kw_only=True):

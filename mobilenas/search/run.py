@@ -23,21 +23,21 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, Split, guessing
 from mobilenas.nn.network import Network
-from mobilenas.search.candidates import candidates, prior_has_say
+from mobilenas.search.candidates import candidates, uses_prior
+from mobilenas.search.collapse_monitor import CollapseMonitor
+from mobilenas.search.epoch_metrics import epoch_metrics
 from mobilenas.search.finalists import FINALISTS, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import observe
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.records import (
     CandidatesRecord,
-    Confirmation,
     FinalistsRecord,
     GapRecord,
+    MeasuredRound,
     SearchLine,
 )
 from mobilenas.search.settings import FinalistSettings, SearchSettings
-from mobilenas.search.watch import Watch
 from mobilenas.spaces.base import (
     AnyChoice,
     AnySupernet,
@@ -49,7 +49,7 @@ from mobilenas.spaces.base import (
 from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
 
-Confirm = Callable[[Sequence[Arch]], list[float]]
+MeasureArchs = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
 
 _CHECKPOINT = "checkpoint.pt"
@@ -102,25 +102,25 @@ def search(
     device: str,
     reporter: Reporter,
     rank: int = 0,
-    confirm: Confirm | None = None,
+    measure: MeasureArchs | None = None,
     inherit: bool = False,
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
 
     `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
-    `confirm` measures the latencies of archs, where that can be done here. With `inherit` finalists
+    `measure` measures the latencies of archs, where that can be done here. With `inherit` finalists
     start from the supernet's weights; MobileNASError where the space's family has no such networks.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device)
     if settings.warmup >= settings.epochs:
         drawn = searcher.searchable.draws is not None and finalists.count > 1
-        decides = _PRIOR_DECIDES if prior_has_say(settings, budgets) else _RANDOM_ONES
-        reporter.say(_ALL_WARMUP.format(decides * drawn))
+        decides = _PRIOR_DECIDES if uses_prior(settings, budgets) else _RANDOM_ONES
+        reporter.info(_ALL_WARMUP.format(decides * drawn))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(line.seconds for line in log))}
-    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, confirm)
+    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, measure)
     winner, alarms = 0, list(log[-1].alarms)
     if len(choices) > 1:
         halving = SuccessiveHalving(
@@ -140,7 +140,7 @@ def search(
         guesses = _guesses(best, data.val, data, _FINALISTS_GUESS)
         alarms += guesses
         for alarm in guesses:
-            reporter.say(alarm)
+            reporter.info(alarm)
     if rank:
         epochs = finalists.compared_at(2, recipe.epochs)[-1]
         quality = ranking_quality(searcher, rank, recipe, epochs, reporter)
@@ -160,13 +160,13 @@ def search(
 
 
 def _made_discrete(
-    searcher: Searcher, count: int, folder: Path, confirm: Confirm | None
+    searcher: Searcher, count: int, folder: Path, measure: MeasureArchs | None
 ) -> tuple[list[AnyChoice], GapRecord, float]:
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
     path = folder / _CANDIDATES
     if not path.exists():
         began = clock(searcher.device)
-        choices, rounds = confirmed(searcher, max(1, count), confirm)
+        choices, rounds = measured_candidates(searcher, max(1, count), measure)
         gap = discretization_gap(searcher, choices[0])
         seconds = clock(searcher.device) - began
         record = CandidatesRecord(
@@ -197,7 +197,7 @@ def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
 def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Network]:
     """Return what makes the network that a candidate starts from.
 
-    Two that are the same arch start alike, as `found_choice` has it: their training is one.
+    Two that are the same arch start alike, as `searched_choice` has it: their training is one.
     """
     archs = [searcher.space.arch(choice) for choice in choices]
     inherited = _inheriting(searcher.space)
@@ -215,7 +215,7 @@ def _inheriting(space: SearchedSpace) -> Callable[[AnySupernet, AnyChoice, int],
     return inherited
 
 
-def found_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
+def searched_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
     """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
     path = folder / _CANDIDATES
     kept = read_choices(path, space)
@@ -230,7 +230,7 @@ def inherited_network(
 ) -> Network:
     """Return the network of `arch`, searched in `folder`, with its weights from the supernet."""
     path, inherited = folder / _CHECKPOINT, _inheriting(space)
-    choice, state = found_choice(folder, space, arch), load_checkpoint(path)
+    choice, state = searched_choice(folder, space, arch), load_checkpoint(path)
     if state is None:
         raise FileError(f"{path} does not exist; the network was to start from its weights")
     with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
@@ -267,8 +267,8 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
 
 def _guesses(top1: float, split: Split, data: ImageData, remark: str) -> list[str]:
     """Return the alarm, with `remark` filled in, if so much top-1 is no better than chance."""
-    told = guessing(top1, split.labels, len(data.classes))
-    return [remark.format(told)] if told else []
+    finding = guessing(top1, split.labels, len(data.classes))
+    return [remark.format(finding)] if finding else []
 
 
 def _train_supernet(
@@ -282,28 +282,30 @@ def _train_supernet(
     log = read_checkpoint_log(state, SearchLine, path)
     # the checkpoint has the log, too: a kill between the two files leaves no line out
     write_log(folder / "log.jsonl", log)
-    watch = Watch(searcher)
+    monitor = CollapseMonitor(searcher)
     if log:
         with restoring(path):
             searcher.load_state_dict(state["searcher"])
-            watch.load_state_dict(state["watch"])
+            monitor.load_state_dict(state["watch"])
             if searcher.epochs_done != len(log):
                 raise ValueError(f"epochs_done is not {len(log)}, the lines of its log")
     reporter.start("search", searcher.settings.epochs)
-    while searcher.epochs_done < searcher.settings.epochs and not watch.stopped:
-        line = observe(searcher, searcher.run_epoch())
-        alarms = watch.heed(line)
-        last = watch.stopped or searcher.epochs_done == searcher.settings.epochs
+    while searcher.epochs_done < searcher.settings.epochs and not monitor.stopped:
+        line = epoch_metrics(searcher, searcher.run_epoch())
+        alarms = monitor.update(line)
+        last = monitor.stopped or searcher.epochs_done == searcher.settings.epochs
         if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it
-            alarms += _guesses(line.val_top1, searcher.glance, searcher.data, _SUPERNET_GUESSES)
-        told = {_name_of(alarm) for before in log for alarm in before.alarms}
+            alarms += _guesses(
+                line.val_top1, searcher.monitor_split, searcher.data, _SUPERNET_GUESSES
+            )
+        reported = {_name_of(alarm) for before in log for alarm in before.alarms}
         log.append(structs.replace(line, alarms=alarms))
         state = {"identity": identity, "log": to_plain(log), "searcher": searcher.state_dict()}
-        save_checkpoint(path, state | {"watch": watch.state_dict()})
+        save_checkpoint(path, state | {"watch": monitor.state_dict()})
         write_log(folder / "log.jsonl", log)
         for alarm in alarms:
-            if _name_of(alarm) not in told:
-                reporter.say(f"epoch {searcher.epochs_done}: {alarm}")
+            if _name_of(alarm) not in reported:
+                reporter.info(f"epoch {searcher.epochs_done}: {alarm}")
         reporter.step(searcher.epochs_done, _figures(line, searcher.budgets))
     return log
 
@@ -318,28 +320,28 @@ def _figures(line: SearchLine, budgets: Budgets) -> dict[str, str]:
     return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
 
 
-def confirmed(
-    searcher: Searcher, count: int, confirm: Confirm | None
-) -> tuple[list[AnyChoice], list[Confirmation]]:
+def measured_candidates(
+    searcher: Searcher, count: int, measure: MeasureArchs | None
+) -> tuple[list[AnyChoice], list[MeasuredRound]]:
     """Return candidates that keep a latency budget when they are measured, and what was measured.
 
     As long as one is over, the budget is tightened by the largest share that measuring was over
     the prediction, and the program solved again, three times at most; then those go on that keep
     it, or all: the certificate will say so.
     """
-    budgets, rounds = searcher.budgets, list[Confirmation]()
+    budgets, rounds = searcher.budgets, list[MeasuredRound]()
     limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
-    if confirm is None or limit is None:
+    if measure is None or limit is None:
         return candidates(searcher, budgets, count), rounds
     while True:
         choices = candidates(searcher, budgets, count)
         predicted = [budgets.tables[LATENCY].exact(choice) for choice in choices]
-        measured = confirm([budgets.space.arch(choice) for choice in choices])
-        rounds.append(Confirmation(predicted_ms=predicted, measured_ms=measured))
+        measured = measure([budgets.space.arch(choice) for choice in choices])
+        rounds.append(MeasuredRound(predicted_ms=predicted, measured_ms=measured))
         within = [c for c, ms in zip(choices, measured, strict=True) if ms <= limit]
         if len(within) == len(choices) or len(rounds) > _TIGHTENINGS:
             return within or choices, rounds
         slowest = max(ms / foretold for ms, foretold in zip(measured, predicted, strict=True))
         budgets = searcher.budgets.tightened(LATENCY, 1 / slowest)
-        if budgets.tables[LATENCY].least() > limit / slowest:
+        if budgets.tables[LATENCY].minimum() > limit / slowest:
             return within or choices, rounds

@@ -13,7 +13,7 @@ from mobilenas.spaces.cell.settings import EdgeWeights
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
 from mobilenas.supernet.settings import SamplerSettings
 
-FEWEST_RANKED = 3
+MIN_RANKED = 3
 """Networks that make a ranking."""
 
 _RUNGS = 3

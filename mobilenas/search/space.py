@@ -59,7 +59,7 @@ def space_for(
 
         def kept(side: int) -> bool:
             small = narrowest(**options | {"image_size": side})
-            return all(CostTable(small, b.cost).least() <= b.limit for b in budgets)
+            return all(CostTable(small, b.cost).minimum() <= b.limit for b in budgets)
 
         sides = () if latency else SIDES
         raise with_smaller_side(error, options["image_size"], kept, sides) from error
@@ -83,7 +83,7 @@ def reachable(**options: Unpack[SpaceOptions]) -> dict[str, dict[str, float]]:
     small, large = narrowest(**options), widest(**options)
     return {
         cost: {
-            "smallest": round(CostTable(small, cost).least()),
+            "smallest": round(CostTable(small, cost).minimum()),
             "largest": round(CostTable(large, cost).exact(large.largest())),
         }
         for cost in COSTS
@@ -105,11 +105,11 @@ def measured_spaces(
     profile, precision = latency.profile, latency.precision
     if operations:
         raise ProfileError(f"profile {profile.name} has no blocks with {', '.join(operations)}")
-    asked = (image_size, in_channels, activation)
+    requested = (image_size, in_channels, activation)
     spaces = [
         replace(space, classes=classes, squeeze=options_of("squeeze", squeeze))
         for space in profile.spaces
-        if (space.image_size, space.in_channels, space.activation) == asked
+        if (space.image_size, space.in_channels, space.activation) == requested
     ]
     lacking = [profile.lacking(space_units(space), precision) for space in spaces]
     whole = [space for space, units in zip(spaces, lacking, strict=True) if not units]

@@ -15,7 +15,7 @@ LAYERS, CHANNELS = 8, 16
 """Cells and first channels of the networks where nothing else says them."""
 
 _DRAWS = 64
-_MOST_CHANNELS = 4096
+_MAX_CHANNELS = 4096
 
 
 def cell_space_for(
@@ -38,7 +38,9 @@ def cell_space_for(
     def load(channels: int) -> float:
         """Return the median over archs that are the same for all channels: it grows with them."""
         limits, source = Budgets(space(channels), budgets), random.Random(0)
-        return statistics.median(limits.load(limits.space.random(source)) for _ in range(_DRAWS))
+        return statistics.median(
+            limits.utilization(limits.space.random(source)) for _ in range(_DRAWS)
+        )
 
     def reachable(channels: int) -> bool:
         try:
@@ -48,7 +50,7 @@ def cell_space_for(
         return True
 
     if channels is None and budgets:
-        low, high = 1, _MOST_CHANNELS // 2  # halves of channels
+        low, high = 1, _MAX_CHANNELS // 2  # halves of channels
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if load(2 * middle) < 1 else (low, middle)

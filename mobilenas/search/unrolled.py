@@ -25,12 +25,12 @@ class _Step(NamedTuple):
 
 def unrolled_gradients(
     net: nn.Module,
-    asked: Sequence[nn.Parameter],
+    requested: Sequence[nn.Parameter],
     optimizer: torch.optim.SGD,
     train_loss: Callable[[], Tensor],
     val_loss: Callable[[], Tensor],
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients for the alphas `asked` of the validation loss after a weight step.
+    """Return the gradients for the alphas `requested` of the validation loss after a weight step.
 
     They are d_alpha L_val(w', alpha) - xi d_alpha d_w L_train(w, alpha) . d_w' L_val(w', alpha)
     with w' the weights after the step that `optimizer` would make (Liu et al. 2019, equation 7),
@@ -44,12 +44,12 @@ def unrolled_gradients(
     weights = [step.weight for step in steps]
     with _put_back(weights):
         _move(weights, [step.moved for step in steps])
-        loss, found = _differentiate(net, val_loss, [*asked, *weights])
-    gradients = _filled(found, [*asked, *weights])
-    direct, through = gradients[: len(asked)], gradients[len(asked) :]
+        loss, found = _differentiate(net, val_loss, [*requested, *weights])
+    gradients = _filled(found, [*requested, *weights])
+    direct, through = gradients[: len(requested)], gradients[len(requested) :]
     # xi differs between groups and with momentum, so it goes into the direction
     ways = [step.rate * gradient for step, gradient in zip(steps, through, strict=True)]
-    mixed = _mixed_product(net, train_loss, weights, ways, asked)
+    mixed = _mixed_product(net, train_loss, weights, ways, requested)
     return [first - second for first, second in zip(direct, mixed, strict=True)], loss
 
 
@@ -58,19 +58,19 @@ def _mixed_product(
     train_loss: Callable[[], Tensor],
     weights: Sequence[Tensor],
     ways: Sequence[Tensor],
-    asked: Sequence[Tensor],
+    requested: Sequence[Tensor],
 ) -> list[Tensor]:
     """Return d_alpha d_w L_train . ways as a central difference along `ways`."""
     norm = torch.stack([way.norm() for way in ways]).norm().item() if ways else 0.0
     if not norm:
-        return [torch.zeros_like(alpha) for alpha in asked]
+        return [torch.zeros_like(alpha) for alpha in requested]
     epsilon = _LENGTH / norm
     ends = []
     for sign in (1, -1):
         with _put_back(weights):
             pairs = zip(weights, ways, strict=True)
             _move(weights, [w.detach() + sign * epsilon * way for w, way in pairs])
-            ends.append(_filled(_differentiate(net, train_loss, asked)[1], asked))
+            ends.append(_filled(_differentiate(net, train_loss, requested)[1], requested))
     return [(up - down) / (2 * epsilon) for up, down in zip(*ends, strict=True)]
 
 

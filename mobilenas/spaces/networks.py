@@ -7,7 +7,7 @@ from mobilenas.core.files import read_json
 from mobilenas.nn.network import Network
 from mobilenas.spaces.base import Arch, families, family, family_of
 
-_MOST_NUMBERS = 2**30
+_MAX_NUMBERS = 2**30
 """A network from a file with more weights, or more numbers in a feature map, is not built."""
 
 
@@ -25,11 +25,11 @@ def arch_from_dict(data: object, source: str = "arch") -> Arch:
         names = ", ".join(families())
         raise FileError(f"{source}: arch.space is {space!r}; it must be one of {names}")
     arch: Arch = family(space).arch.from_dict(data, source)
-    weights, most = family(space).rough_size(arch)
-    if max(weights, most) > _MOST_NUMBERS:
+    weights, largest = family(space).rough_size(arch)
+    if max(weights, largest) > _MAX_NUMBERS:
         raise FileError(
-            f"{source}: the arch has some {weights:,} weights and {most:,} numbers in its largest "
-            f"feature map; there must be at most {_MOST_NUMBERS:,}"
+            f"{source}: the arch has some {weights:,} weights and {largest:,} numbers in its "
+            f"largest feature map; there must be at most {_MAX_NUMBERS:,}"
         )
     return arch
 

@@ -18,7 +18,7 @@ from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budgets import Budgets
 
 _SECONDS = 20.0
-_MOST_REJECTED = 20
+_MAX_REJECTED = 20
 
 Row = tuple[dict[int, float], float, float]
 """Coefficients by variable, and the minimum and maximum of their sum."""
@@ -68,7 +68,7 @@ class BudgetProgram(ABC, Generic[C]):
         """
         distance = self.distance if distance is None else distance
         rows = [*self.rows, *(self._differs(other, distance) for other in exclude)]
-        for _ in range(_MOST_REJECTED):
+        for _ in range(_MAX_REJECTED):
             solution = self._solve(rows)
             if solution is None:
                 return None
@@ -76,7 +76,7 @@ class BudgetProgram(ABC, Generic[C]):
             chosen = [n for n in ones if self.keys[n][0] in self.decisive]
             choice = self._choice(chosen)
             # the solver keeps a limit to 1e-6 of it only: the exact cost decides
-            if self.budgets.fits(choice):
+            if self.budgets.is_feasible(choice):
                 return choice
             rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
         return None
@@ -86,7 +86,7 @@ class BudgetProgram(ABC, Generic[C]):
         self.budgets.check_reachable()
         choice = self.solve()
         if choice is None:
-            raise BudgetError(f"no network of the space {self.budgets.wanted()}")
+            raise BudgetError(f"no network of the space {self.budgets.describe()}")
         return choice
 
     def _solve(self, rows: Sequence[Row]) -> np.ndarray | None:

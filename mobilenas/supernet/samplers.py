@@ -38,9 +38,9 @@ class ChannelSampler(nn.Module):
         self.chosen.zero_()
         self.steps.zero_()
 
-    def _count(self, places: Tensor) -> None:
+    def _count(self, indices: Tensor) -> None:
         if self.training:
-            self.chosen[places] += 1
+            self.chosen[indices] += 1
             self.steps += 1
 
 
@@ -50,9 +50,9 @@ class RandomSampler(ChannelSampler):
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> channels that enter and their places."""
         order = torch.randperm(self.channels, generator=generator)[: self.entering]
-        places = order.sort().values.to(x.device)
-        self._count(places)
-        return take(x, places), places
+        indices = order.sort().values.to(x.device)
+        self._count(indices)
+        return take(x, indices), indices
 
 
 class ScoredSampler(ChannelSampler):
@@ -87,9 +87,9 @@ class ScoredSampler(ChannelSampler):
             score = score + self.mlp(x.permute(0, 2, 3, 1).flatten(1, 2).max(1).values)
         return score.sigmoid()
 
-    def _enter(self, x: Tensor, score: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        self._count(places)
-        return take(x, places) * score[:, places, None, None], places
+    def _enter(self, x: Tensor, score: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        self._count(indices)
+        return take(x, indices) * score[:, indices, None, None], indices
 
 
 class AttentionSampler(ScoredSampler):
@@ -127,14 +127,14 @@ def mean(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).mean((1, 2))
 
 
-def take(x: Tensor, places: Tensor) -> Tensor:
-    """x: [N, C, H, W] -> the channels of `places`; along the last dimension, as in memory."""
-    return x.permute(0, 2, 3, 1).index_select(3, places).permute(0, 3, 1, 2)
+def take(x: Tensor, indices: Tensor) -> Tensor:
+    """x: [N, C, H, W] -> the channels of `indices`; along the last dimension, as in memory."""
+    return x.permute(0, 2, 3, 1).index_select(3, indices).permute(0, 3, 1, 2)
 
 
-def put_back(x: Tensor, places: Tensor, y: Tensor) -> Tensor:
-    """x: [N, C, H, W], y: [N, C/K, H, W] -> x with y added at `places`, as a new tensor."""
-    added = x.permute(0, 2, 3, 1).index_add(3, places, y.permute(0, 2, 3, 1))
+def put_back(x: Tensor, indices: Tensor, y: Tensor) -> Tensor:
+    """x: [N, C, H, W], y: [N, C/K, H, W] -> x with y added at `indices`, as a new tensor."""
+    added = x.permute(0, 2, 3, 1).index_add(3, indices, y.permute(0, 2, 3, 1))
     return added.permute(0, 3, 1, 2)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import State, load_checkpoint, restoring, save_checkpoint, write_bytes
-from mobilenas.core.progress import Reporter, Silent, clock
+from mobilenas.core.progress import NullReporter, Reporter, clock
 from mobilenas.core.records import (
     Amount,
     Count,
@@ -80,7 +80,7 @@ def train(
     Raises FileError where `folder` holds another training, DivergedError where the loss does
     not stay finite.
     """
-    reporter = Silent() if reporter is None else reporter
+    reporter = NullReporter() if reporter is None else reporter
     identity = _identity(arch, data, recipe, seed, network)
     state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
@@ -130,7 +130,7 @@ def train_part(
         write_log(folder / LOG, log)
     if len(log) < epochs:
         trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
-        _train_to(epochs, trainer, state, folder, Silent())
+        _train_to(epochs, trainer, state, folder, NullReporter())
     return log[:epochs]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenas.baselines.equal_time import MOST_EPOCHS, best_mobilenet, epochs_for
+from mobilenas.baselines.equal_time import MAX_EPOCHS, best_mobilenet, epochs_for
 from mobilenas.baselines.records import Trained
 
 
@@ -17,7 +17,7 @@ from mobilenas.baselines.records import Trained
         (50.0, 50.0, 15),
         (10.0, 50.0, 15),  # never fewer than all others have
         (0.0, 0.0, 15),
-        (1e300, 1e-300, MOST_EPOCHS),
+        (1e300, 1e-300, MAX_EPOCHS),
     ],
 )
 def test_epochs_fill_the_time(seconds: float, train_seconds: float, epochs: int) -> None:

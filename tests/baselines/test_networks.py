@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from mobilenas.baselines.networks import keeps, mobilenets, random_networks, scaled_mobilenet
-from mobilenas.baselines.rival import rival
+from mobilenas.baselines.random_search import random_search
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
@@ -97,13 +97,13 @@ def test_mobilenets_that_fit_and_those_that_do_not() -> None:
     assert {c.name.split()[0] for c in fit} == set(MOBILENETS) - {largest}
     assert {(c.kind, c.seed) for c in fit} == {("mobilenet", 5)}
     assert len({c.arch for c in fit}) == len({c.folder for c in fit}) == len(fit)
-    for contender in fit:
-        name, width, *late = contender.name.split()
+    for network in fit:
+        name, width, *late = network.name.split()
         placement = "late" if late else "early"
         at_width = MOBILENETS[name](float(width[1:]), SIDE, CLASSES, placement)
-        assert contender.arch == at_width
-        assert keeps_all(contender.arch, budgets)
-        assert " " not in contender.folder
+        assert network.arch == at_width
+        assert keeps_all(network.arch, budgets)
+        assert " " not in network.folder
 
 
 def test_random_networks_keep_the_budget_and_use_it(tiny_budgets: Budgets) -> None:
@@ -124,7 +124,7 @@ def test_random_networks_keep_the_budget_and_use_it(tiny_budgets: Budgets) -> No
 def test_no_random_network_under_an_impossible_budget(
     micro_budgets: Budgets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 50)
+    monkeypatch.setattr("mobilenas.cost.budgets._MAX_DRAWS", 50)
     impossible = Budgets(micro_budgets.space, [Budget(cost="flops", limit=10)])
     with pytest.raises(BudgetError, match="none of 50 random networks"):
         random_networks(impossible, 1, [0])
@@ -151,8 +151,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def race(
     budgets: Budgets, data: ImageData, folder: Path, seconds: float, epochs: int = 2, **more: Any
 ) -> tuple[MobileArch, int, float]:
-    given = {"seed": 3, "reporter": Silent()} | more
-    return rival(
+    given = {"seed": 3, "reporter": NullReporter()} | more
+    return random_search(
         budgets,
         data,
         FinalistSettings(count=4, epochs=epochs),
@@ -201,7 +201,7 @@ def test_a_killed_rival_goes_on(
 ) -> None:
     whole = race(tiny_budgets, tiny_images, tmp_path / "whole", 60)
 
-    class Kill(Silent):
+    class Kill(NullReporter):
         def step(self, done: int, figures: dict[str, str]) -> None:
             if done == killed_after:
                 raise KeyboardInterrupt

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from mobilenas.baselines.paired import LEVEL, OPEN, difference, spread, told
-from mobilenas.baselines.records import Spread
+from mobilenas.baselines.paired import LEVEL, OPEN, difference, format_difference, mean_std
+from mobilenas.baselines.records import MeanStd
 
 
 def test_a_difference_is_claimed_where_the_paired_test_shows_it() -> None:
@@ -34,15 +34,17 @@ def test_no_difference_is_claimed_without_a_test(points: list[float]) -> None:
 
 def test_a_difference_is_told_with_what_it_rests_on() -> None:
     own, control = [71.0, 72.5, 70.9, 74.0], [70.0, 71.3, 70.0, 72.9]
-    assert told(difference(own[:1], control[:1])) == "+1.00 points, one seed"
-    assert told(difference(control[:2], own[:2])) == (
+    assert format_difference(difference(own[:1], control[:1])) == "+1.00 points, one seed"
+    assert format_difference(difference(control[:2], own[:2])) == (
         "-1.10 ± 0.14 points over 2 seeds (a test needs 3)"
     )
-    assert told(difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])) == (
+    assert format_difference(difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])) == (
         "+1.00 ± 0.00 points over 3 seeds (no spread to test)"
     )
     p = ttest_rel(own, control).pvalue
-    assert told(difference(own, control)) == (f"+1.05 ± 0.13 points over 4 seeds (p = {p:.2g})")
+    assert format_difference(difference(own, control)) == (
+        f"+1.05 ± 0.13 points over 4 seeds (p = {p:.2g})"
+    )
 
 
 percents = st.floats(0, 100, allow_subnormal=False)
@@ -82,5 +84,5 @@ def test_a_point_of_lead_is_found_by_more_seeds_sooner(seeds: int, found: float)
 
 
 def test_spread_of_one_value_is_none() -> None:
-    assert spread([3.0]) == Spread(mean=3.0, sd=None)
-    assert spread([3.0, 5.0]) == Spread(mean=4.0, sd=2**0.5)
+    assert mean_std([3.0]) == MeanStd(mean=3.0, sd=None)
+    assert mean_std([3.0, 5.0]) == MeanStd(mean=4.0, sd=2**0.5)

@@ -19,12 +19,12 @@ from mobilenas.channels.start import base_of, kept_network, start_network
 from mobilenas.channels.trial import TrialTrainer
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import load_checkpoint, read_jsonl, write_bytes, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
-from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsSpace
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.train import Recipe, train
 
@@ -39,7 +39,7 @@ ARCH = MobileArch(
     ),
     head=Head(channels=64, hidden=0, activation="relu", dropout=0.1),
 )
-SPACE = WidthsSpace(base=Base.of(ARCH))
+SPACE = ChannelsSpace(base=Base.of(ARCH))
 BUDGET = Budget(cost="flops", limit=SPACE.base.graph.flops({}) // 2)
 SETTINGS = ChannelSettings(model="arch.json", trials=4, epochs=2)
 RECIPE = Recipe(epochs=2, batch_size=10, learning_rate=0.3)
@@ -52,7 +52,7 @@ def found(
     *,
     count: int = 1,
     budgets: Sequence[Budget] = (BUDGET,),
-    confirm: Any = None,
+    measure: Any = None,
 ) -> tuple[Any, list[dict[str, Any]]]:
     result = search_channels(
         Budgets(SPACE, budgets),
@@ -63,8 +63,8 @@ def found(
         folder=folder,
         seed=3,
         device="cpu",
-        reporter=Silent(),
-        confirm=confirm,
+        reporter=NullReporter(),
+        measure=measure,
     )
     return result, read_jsonl(folder / "log.jsonl")
 
@@ -98,14 +98,14 @@ def test_a_search_that_stopped_ends_as_one_that_did_not(
 ) -> None:
     whole, log = found(micro_images, tmp_path / "whole", count=2)
 
-    class Stop(Silent):
+    class Stop(NullReporter):
         def step(self, done: int, figures: dict[str, str]) -> None:
             if done == 2:
                 raise KeyboardInterrupt
 
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch:
-        patch.setattr(f"{__name__}.Silent", Stop)
+        patch.setattr(f"{__name__}.NullReporter", Stop)
         with pytest.raises(KeyboardInterrupt):
             found(micro_images, broken, count=2)
     assert len(read_jsonl(broken / "log.jsonl")) == 2
@@ -144,7 +144,7 @@ def test_the_finalists_have_the_start_among_them(micro_images: ImageData, tmp_pa
     result, log = found(micro_images, tmp_path, count=3)
     assert 2 <= result.candidates <= 3
     archs = [
-        WidthsArch.from_dict(arch)
+        ChannelsArch.from_dict(arch)
         for arch in json.loads((tmp_path / "finalists.json").read_text())["archs"]
     ]
     assert archs[-1].sizes == log[0]["sizes"]
@@ -178,14 +178,14 @@ def test_latency_is_kept_by_measuring(micro_images: ImageData, tmp_path: Path) -
     flops = SPACE.base.graph.flops
     asked = list[float]()
 
-    def confirm(archs: Sequence[WidthsArch]) -> list[float]:
+    def measure(archs: Sequence[ChannelsArch]) -> list[float]:
         # a device on which half a ms goes by for nothing
         asked.extend(0.5 + flops(arch.sizes) / 1e6 for arch in archs)
         return asked[-len(archs) :]
 
     limit = 0.5 + BUDGET.limit / 1e6
     budgets = [Budget(cost="latency", limit=limit)]
-    _, log = found(micro_images, tmp_path, budgets=budgets, confirm=confirm)
+    _, log = found(micro_images, tmp_path, budgets=budgets, measure=measure)
     for line in log:
         assert line["costs"]["latency"] == pytest.approx(0.5 + flops(line["sizes"]) / 1e6)
         assert 0.85 * limit < line["costs"]["latency"] <= limit
@@ -262,7 +262,7 @@ def test_a_model_comes_with_its_weights(
     assert kept_network(SPACE.arch(SPACE.start()), SETTINGS) is None
     starts: dict[str, Any] = {}
 
-    def spy(arch: WidthsArch, *rest: Any, network: Any, **options: Any) -> Any:
+    def spy(arch: ChannelsArch, *rest: Any, network: Any, **options: Any) -> Any:
         starts[options["stage"]] = (arch, copy.deepcopy(network.state_dict()))
         return train(arch, *rest, network=network, **options)
 

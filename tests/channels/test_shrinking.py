@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilenas.channel_graph import Graph, extract
-from mobilenas.channels.keeping import apply, choose
 from mobilenas.channels.shrinking import rectified, spanning
+from mobilenas.channels.weight_transfer import apply, choose
 
 SIDE = 6
 
@@ -71,7 +71,7 @@ def test_a_channel_like_another_is_taken_over(net: Net, factor: float) -> None:
     change = choose(net, graph_of(net), {"stem": 7})
     (gone,) = {2, 5} - set(change.resizing.channels["stem"].tolist())
     assert len(set(change.resizing.channels["stem"].tolist()) & {2, 5}) == 1
-    assert change.absorbed["stem"].gone.tolist() == [gone]
+    assert change.reconstructions["stem"].gone.tolist() == [gone]
     images = torch.randn(4, 3, SIDE, SIDE, dtype=torch.double)
     torch.testing.assert_close(apply(net, change)(images), net(images), rtol=0, atol=1e-3)
 
@@ -82,7 +82,7 @@ def test_so_it_is_behind_a_depthwise_convolution_and_gates(net: Net) -> None:
     double(net, names, 3, 7)
     change = choose(net, graph_of(net), {"expand": 11, "wide": 4})
     assert len(set(change.resizing.channels["expand"].tolist()) & {3, 7}) == 1
-    assert change.absorbed.keys() == {"expand"}  # of wide's activations no norm tells
+    assert change.reconstructions.keys() == {"expand"}  # of wide's activations no norm tells
     images = torch.randn(4, 3, SIDE, SIDE, dtype=torch.double)
     expected = apply(net, choose(net, graph_of(net), {"wide": 4}))(images)
     torch.testing.assert_close(apply(net, change)(images), expected, rtol=0, atol=1e-3)
@@ -99,7 +99,7 @@ def test_what_is_taken_over_is_nearer_than_what_is_dropped(net: Net) -> None:
     # the one is behind gates, the other not
     for sizes, reader in (({"expand": 6}, "project_norm"), ({"stem": 5}, "expand_norm")):
         change = choose(net, graph_of(net), sizes)
-        models = net, apply(net, change), apply(net, replace(change, absorbed={}))
+        models = net, apply(net, change), apply(net, replace(change, reconstructions={}))
         expected, near, far = (seen(model, reader, images) for model in models)
         assert (near - expected).norm() < 0.8 * (far - expected).norm()
 

@@ -11,14 +11,14 @@ from click.testing import CliRunner, Result
 
 from mobilenas.channel_graph import models
 from mobilenas.cli.main import cli
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import RUN_FILE
 from mobilenas.pipeline.starting import start
 from mobilenas.spaces.channels import costs as exact_widths
 from mobilenas.spaces.channels import space as widths
-from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.channels.space import Base, ChannelsArch
 
 NAME = "planted_code:build"
 CODE = """
@@ -32,7 +32,7 @@ def build():
         nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
     )
 """
-ARCH = WidthsArch(base=Base(name=NAME, image_size=8, in_channels=3, classes=10), sizes={"0": 8})
+ARCH = ChannelsArch(base=Base(name=NAME, image_size=8, in_channels=3, classes=10), sizes={"0": 8})
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def run(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def begin() -> None:
     Path("planted_code.py").write_text(CODE, encoding="utf-8")
     request = ChannelsRequest(model=NAME, data="digits", flops=3_000, baselines=())
-    start(Path("run"), request, command="mobilenas test", reporter=Silent())
+    start(Path("run"), request, command="mobilenas test", reporter=NullReporter())
     found = {"budgets": [], "costs": {"flops": 1, "params": 1, "memory": 1}, "candidates": 1}
     found |= {"counting_rule": COUNTING_RULE, "seconds": {"trials": 1.0}, "seed": 0}
     record = {"schema_version": 1, "arch": ARCH.to_dict()} | found

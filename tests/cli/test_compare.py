@@ -15,7 +15,7 @@ from mobilenas.baselines.published import PUBLISHED
 from mobilenas.cli import compare
 from mobilenas.cli.main import cli
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.starting import start
 
@@ -53,7 +53,7 @@ def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def begun() -> Path:
     """A run that has only begun."""
     asked: dict[str, Any] = {"data": "digits", "flops": 300_000, "epochs": 1, "baselines": []}
-    return start(Path("a"), Request(**asked), command="test", reporter=Silent()).folder
+    return start(Path("a"), Request(**asked), command="test", reporter=NullReporter()).folder
 
 
 def test_names_of_baselines_are_those_of_the_library() -> None:
@@ -141,7 +141,7 @@ def images(*classes: str) -> None:
 def test_test_images_that_are_not_those_of_the_run(begun: Path) -> None:
     images("cat", "dog")
     asked: dict[str, Any] = {"data": "images", "flops": 300_000, "epochs": 1, "baselines": []}
-    start(Path("b"), Request(**asked), command="test", reporter=Silent())
+    start(Path("b"), Request(**asked), command="test", reporter=NullReporter())
     for place in ("model.safetensors", "arch.json"):
         Path("b", place).write_text("{}", encoding="utf-8")
     line = refused(begun, "b")

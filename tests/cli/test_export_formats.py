@@ -14,7 +14,7 @@ from PIL import Image
 
 from mobilenas.cli.main import cli
 from mobilenas.core.files import write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.onnx.settings import TARGETS
 from mobilenas.onnx.targets import CAVEAT
 from mobilenas.pipeline.request import Request
@@ -39,7 +39,7 @@ ALL = ("--formats", "onnx,fp16,int8,ort", "--targets", "cpu,xnnpack,qnn,nnapi,co
 def trained(byte_clock: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     request = Request(flops=300_000, effort="quick", epochs=1, threads=1)
-    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    run = start(folder, request, command="mobilenas test", reporter=NullReporter())
     write_json(folder / "arch.json", {"arch": ARCH})
     train_stage(run)
     return folder

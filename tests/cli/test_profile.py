@@ -17,7 +17,7 @@ from mobilenas.cost.networks import costs
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
-from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.channels.space import Base, ChannelsArch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.networks import build
@@ -60,7 +60,7 @@ def test_models_of_torchvision_are_counted(name: str, flops: int, params: int) -
 
 def test_other_channel_sizes_are_counted_layer_by_layer(tmp_path: Path) -> None:
     base = Base(name="torchvision:resnet18", image_size=32, in_channels=3, classes=10)
-    arch = WidthsArch(base=base, sizes={"conv1": 48})
+    arch = ChannelsArch(base=base, sizes={"conv1": 48})
     path = tmp_path / "arch.json"
     path.write_text(json.dumps({"schema_version": 1, "arch": arch.to_dict()}), encoding="utf-8")
     result = CliRunner().invoke(cli, ["profile", "flops", str(path), "--json"])

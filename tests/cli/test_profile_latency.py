@@ -168,7 +168,7 @@ def test_a_kit_goes_round(folders: Path, tmp_path: Path) -> None:
     written = json.loads(done(*words, "--json"))
     assert written["models"] == len(list((kit / "models").iterdir()))
     assert str(kit) in refused(*words)
-    command = [sys.executable, "-I", "run_kit.py", "--rounds", "2", "--most-rounds", "2"]
+    command = [sys.executable, "-I", "run_kit.py", "--rounds", "2", "--max-rounds", "2"]
     subprocess.run(command, cwd=kit, check=True, capture_output=True)
     results = kit / "kit-results.json"
     back = ("import", results, "--name", "board")

@@ -14,7 +14,7 @@ from mobilenas.cli.options import allow_model_option
 from mobilenas.cli.plain import PlainReporter
 from mobilenas.cli.progress import make_reporter
 from mobilenas.cli.session import Interrupted, resume_command, working
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.report.records import BudgetCheck
 from mobilenas.report.table import Row
 
@@ -24,7 +24,7 @@ def test_a_pipe_gets_one_line_a_step(capsys: pytest.CaptureFixture[str]) -> None
         reporter.start("train", 2)
         reporter.step(1, {"loss": "0.5", "val top-1": "71.3 %"})
         reporter.step(2, {"loss": "0.4"})
-        reporter.say("a remark")
+        reporter.info("a remark")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
@@ -42,11 +42,11 @@ def test_a_pipe_gets_ten_lines_for_a_long_count(capsys: pytest.CaptureFixture[st
 
 def test_remarks_are_not_said_before_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="bad"), PlainReporter() as reporter:
-        reporter.say("a remark")
+        reporter.info("a remark")
         raise ValueError("bad")
     assert capsys.readouterr().err == ""
     with PlainReporter() as reporter:
-        reporter.say("a remark")
+        reporter.info("a remark")
     assert capsys.readouterr().err == "a remark\n"
 
 
@@ -60,7 +60,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with live.LiveReporter() as reporter:
         reporter.start("search [1]", 2)
         reporter.step(1, {"loss": "0.5"})
-        reporter.say("a [remark]")
+        reporter.info("a [remark]")
         reporter.step(2, {"loss": "0.4"})
         reporter.start("train", 1)
     text = screen.getvalue()
@@ -71,7 +71,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quiet_says_nothing() -> None:
     with make_reporter(quiet=True) as reporter:
-        assert isinstance(reporter, Silent)
+        assert isinstance(reporter, NullReporter)
     with make_reporter(quiet=False) as reporter:
         assert isinstance(reporter, PlainReporter)
 
@@ -138,7 +138,7 @@ def test_a_budget_that_does_not_hold_is_status_3(capsys: pytest.CaptureFixture[s
     row = BudgetCheck(cost="memory", limit=1000, predicted=1200, recounted=None, holds=False)
     assert render.status_of([row]) == 3
     assert render.status_of([structs.replace(row, holds=True)]) == 0
-    render.show_certificate([row])
+    render.show_budget_check([row])
     words = capsys.readouterr().out.split()
     assert words[-6:] == ["memory", "(bytes)", "1,000", "1,200", "-", "NO"]
 
@@ -155,7 +155,7 @@ def test_the_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> N
         latency_interval_ms=0.0123,
         unsteady=False,
         top1_mean=97.23,
-        top1_spread=0.41,
+        top1_std=0.41,
         top1_best=98.0,
     )
     render.show_networks([row])

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from mobilenas.cli.main import cli
-from mobilenas.cli.render import show_arch, show_certificate, show_table
+from mobilenas.cli.render import show_arch, show_budget_check, show_table
 from mobilenas.core.records import BudgetRow
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.predict import Prediction
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS, parse_genotype
-from mobilenas.spaces.channels.space import Base, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsSpace
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 
@@ -41,9 +41,9 @@ def test_blocks_are_shown_one_by_one(capsys: pytest.CaptureFixture[str]) -> None
 def test_where_there_is_no_budget_there_is_no_certificate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    show_certificate([])
+    show_budget_check([])
     assert capsys.readouterr().out == ""
-    show_certificate([BudgetRow(cost="flops", limit=5, predicted=4, holds=True)])
+    show_budget_check([BudgetRow(cost="flops", limit=5, predicted=4, holds=True)])
     assert "flops" in capsys.readouterr().out
 
 
@@ -137,7 +137,7 @@ def test_one_label_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_channel_sizes_stand_beside_the_model_s(capsys: pytest.CaptureFixture[str]) -> None:
-    space = WidthsSpace(base=Base.of(MOBILENETS["mobilenet_v3_small"](0.25, 32, 10)))
+    space = ChannelsSpace(base=Base.of(MOBILENETS["mobilenet_v3_small"](0.25, 32, 10)))
     show_arch(space.arch(space.largest()).to_dict())
     lines = capsys.readouterr().out.splitlines()
     assert "Channel sizes of a network of the mobile space" in lines

@@ -69,22 +69,22 @@ def test_the_largest_load_decides(
     tiny_space: MobileSpace, choice: Choice, ratios: dict[str, float], load: float, fits: bool
 ) -> None:
     budgets = budgets_at(tiny_space, choice, **ratios)
-    assert budgets.load(choice) == pytest.approx(load, rel=1e-3)
-    assert budgets.fits(choice) is fits
+    assert budgets.utilization(choice) == pytest.approx(load, rel=1e-3)
+    assert budgets.is_feasible(choice) is fits
 
 
 def test_one_more_flop_than_the_limit_does_not_fit(tiny_space: MobileSpace) -> None:
     largest = tiny_space.largest()
     limit = costs(tiny_space.arch(largest)).flops
-    assert Budgets(tiny_space, [Budget(cost="flops", limit=limit)]).fits(largest)
-    assert not Budgets(tiny_space, [Budget(cost="flops", limit=limit - 1)]).fits(largest)
+    assert Budgets(tiny_space, [Budget(cost="flops", limit=limit)]).is_feasible(largest)
+    assert not Budgets(tiny_space, [Budget(cost="flops", limit=limit - 1)]).is_feasible(largest)
 
 
 def test_budgets_need_not_be_filled(tiny_space: MobileSpace) -> None:
     least = tiny_space.smallest()
     limit = [Budget(cost="flops", limit=10**9)]
-    assert not Budgets(tiny_space, limit).fits(least)
-    assert Budgets(tiny_space, limit, filled=False).fits(least)
+    assert not Budgets(tiny_space, limit).is_feasible(least)
+    assert Budgets(tiny_space, limit, filled=False).is_feasible(least)
 
 
 def test_random_networks_fit_and_repeat_with_the_seed(
@@ -92,7 +92,7 @@ def test_random_networks_fit_and_repeat_with_the_seed(
 ) -> None:
     budgets = budgets_at(tiny_space, choice, flops=1.0, params=1.0)
     drawn = [budgets.random(source) for source in [random.Random(0)] for _ in range(10)]
-    assert all(map(budgets.fits, drawn))
+    assert all(map(budgets.is_feasible, drawn))
     assert len(set(drawn)) > 1
     assert budgets.random(random.Random(0)) == drawn[0]
 
@@ -100,7 +100,7 @@ def test_random_networks_fit_and_repeat_with_the_seed(
 def test_random_says_what_cannot_be_drawn(
     micro_space: MobileSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 100)
+    monkeypatch.setattr("mobilenas.cost.budgets._MAX_DRAWS", 100)
     budgets = Budgets(micro_space, [Budget(cost="flops", limit=10**9)])
     with pytest.raises(BudgetError, match=r"none of 100 random networks keeps flops <= 1G and"):
         budgets.random(random.Random(0))
@@ -227,7 +227,7 @@ def cell_space(request: pytest.FixtureRequest) -> CellSpace:
 
 
 def even(space: CellSpace) -> CellProbabilities:
-    edges, kept = len(space.wires), torch.zeros(len(space.wires))
+    edges, kept = len(space.edge_ends), torch.zeros(len(space.edge_ends))
     for group in space.groups():
         kept[group] = min(1.0, space.edges.kept / len(group))
     rows = torch.full((edges, len(space.operations)), 1 / len(space.operations))
@@ -247,7 +247,7 @@ def test_budgets_hold_in_the_cell_space_too(cell_space: CellSpace) -> None:
         choice = budgets.random(source)
         drawn = costs(cell_space.arch(choice))
         loads = [drawn.flops / exact.flops, drawn.params / exact.params]
-        assert budgets.load(choice) == max(loads)
+        assert budgets.utilization(choice) == max(loads)
         assert 0.9 <= max(loads) <= 1
     p = even(cell_space)
     expected = budgets.expected(p)
@@ -265,8 +265,8 @@ def test_the_cell_space_needs_no_budget(cell_space: CellSpace) -> None:
     assert list(budgets.tables) == ["flops", "params"]
     budgets.check_reachable()
     for choice in (cell_space.smallest(), cell_space.largest(), budgets.random(random.Random(0))):
-        assert budgets.load(choice) == 0
-        assert budgets.fits(choice)
+        assert budgets.utilization(choice) == 0
+        assert budgets.is_feasible(choice)
     p = even(cell_space)
     assert budgets.expected(p) == {}
     for kind in CONSTRAINTS:

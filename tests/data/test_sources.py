@@ -50,7 +50,7 @@ class Listener:
     def step(self, done: int, figures: dict[str, str]) -> None:
         self.steps.append(done)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         self.said.append(message)
 
 

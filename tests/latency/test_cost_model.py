@@ -109,7 +109,7 @@ def test_a_budget_under_the_fastest_network_says_how_fast_that_is(
     micro_space: MobileSpace, made_up_profile: Profile
 ) -> None:
     latency = Latency(made_up_profile, "fp32")
-    least = CostTable(micro_space, "latency", latency).least()
+    least = CostTable(micro_space, "latency", latency).minimum()
     options = {"image_size": 8, "classes": micro_space.classes, "in_channels": 3}
     with pytest.raises(BudgetError, match=f"smallest network of the space has {least:.3g} ms"):
         space_for([Budget(cost="latency", limit=least / 2)], latency, **options)
@@ -151,4 +151,4 @@ def test_the_shipped_profile_serves_images_of_its_size(precision: str, activatio
     space = space_for([Budget(cost="latency", limit=6.0)], latency, **options)
     assert space.classes == 47
     table = CostTable(space, "latency", latency)
-    assert table.least() < 6 < table.exact(space.largest()) < 100
+    assert table.minimum() < 6 < table.exact(space.largest()) < 100

@@ -17,9 +17,9 @@ from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import parse_json
 from mobilenas.cost.networks import costs
 from mobilenas.latency import kit_runner
+from mobilenas.latency.drift import remove_drift
 from mobilenas.latency.kit import Manifest, import_results, read_manifest, write_kit
 from mobilenas.latency.measured import Failed, Measured
-from mobilenas.latency.steady import steady
 from mobilenas.latency.units import arch_units, space_units
 from mobilenas.spaces.mobile.space import MobileSpace
 
@@ -41,7 +41,7 @@ def run_kit(kit: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def results(kit: Path) -> Path:
-    done = run_kit(kit, "--rounds", "3", "--most-rounds", "3", "--device", "bench board")
+    done = run_kit(kit, "--rounds", "3", "--max-rounds", "3", "--device", "bench board")
     assert done.returncode == 0, done.stderr
     return kit / "kit-results.json"
 
@@ -125,7 +125,7 @@ def test_results_become_a_profile(results: Path, kit: Path, micro_space: MobileS
     rounds = [{file: time["ns"][n] for file, time in times.items()} for n in range(3)]
     for model in read_manifest(kit / "manifest.json").models:
         if model.kind == "unit":
-            expected = Measured.of(steady(rounds)[model.file])
+            expected = Measured.of(remove_drift(rounds)[model.file])
             assert profile.blocks[model.precision][model.key] == expected
 
 
@@ -133,7 +133,7 @@ def test_a_killed_runner_goes_on_where_it_was(results: Path, kit: Path, tmp_path
     folder = tmp_path / "kit"
     shutil.copytree(kit, folder)
     before = json.loads(results.read_text(encoding="utf-8"))["times"]
-    done = run_kit(folder, "--rounds", "4", "--most-rounds", "4", "--device", "bench board")
+    done = run_kit(folder, "--rounds", "4", "--max-rounds", "4", "--device", "bench board")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("round ") == 1
     after = json.loads((folder / "kit-results.json").read_text(encoding="utf-8"))["times"]
@@ -154,7 +154,7 @@ def test_a_model_that_does_not_run_fails_alone(kit: Path, tmp_path: Path) -> Non
     (folder / broken).write_bytes(b"junk")
     data["models"][0]["sha256"] = hashlib.sha256(b"junk").hexdigest()
     (folder / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
-    done = run_kit(folder, "--rounds", "2", "--most-rounds", "2", "--skip", left_out)
+    done = run_kit(folder, "--rounds", "2", "--max-rounds", "2", "--skip", left_out)
     assert done.returncode == 0, done.stderr
     times = json.loads((folder / "kit-results.json").read_text(encoding="utf-8"))["times"]
     assert "failed" in times[broken]

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.latency import measured, meter
 from mobilenas.latency.cache import Cache
 from mobilenas.latency.kit_runner import Timing
@@ -78,7 +78,7 @@ def failing() -> bytes:
 QUICK = {"small": lambda: model("Relu"), "large": lambda: model(*["Exp"] * 8, size=1_000_000)}
 
 
-class Reports(Silent):
+class Reports(NullReporter):
     """Keeps what is reported."""
 
     def __init__(self, act: Callable[[], None] = lambda: None) -> None:
@@ -110,7 +110,7 @@ def test_every_model_is_measured_in_its_order(
     reports = Reports()
     byte = {"byte": lambda: model("Identity", kind=TensorProto.UINT8)}
     found = measure(
-        QUICK | byte, rounds=5, most_rounds=7, tolerance=0, reference="small", reporter=reports
+        QUICK | byte, rounds=5, max_rounds=7, tolerance=0, reference="small", reporter=reports
     )
     assert list(found) == ["small", "large", "byte"]
     for one in found.values():
@@ -257,7 +257,7 @@ def test_models_that_do_not_run_are_failed_and_the_others_measured(tmp_path: Pat
         "strings": lambda: model("Identity", kind=TensorProto.STRING),
     }
     for _ in range(2):  # the second time from the cache
-        found = measure(models | QUICK, rounds=2, most_rounds=2, cache=Cache(tmp_path))
+        found = measure(models | QUICK, rounds=2, max_rounds=2, cache=Cache(tmp_path))
         reasons = {name: one.reason for name, one in found.items() if isinstance(one, Failed)}
         assert list(reasons) == list(models)
         assert "is not an ONNX file that onnxruntime loads: " in reasons["torn"]
@@ -283,13 +283,13 @@ def test_a_model_that_kills_the_worker_is_failed(
 
     monkeypatch.setattr(meter, "_Worker", Seen)
     models = {"small": QUICK["small"], "crash": crashing, "large": QUICK["large"]}
-    found = measure(models, rounds=2, most_rounds=2, cache=Cache(tmp_path))
+    found = measure(models, rounds=2, max_rounds=2, cache=Cache(tmp_path))
     assert found["crash"] == Failed(
         reason=f"ends the process that measures: signal {signal.SIGFPE.value}"
     )
     assert all(isinstance(found[name], Measured) for name in QUICK)
     assert loads == ["small", "crash", "crash", "small", "large"]
-    assert measure(models, rounds=2, most_rounds=2, cache=Cache(tmp_path)) == found
+    assert measure(models, rounds=2, max_rounds=2, cache=Cache(tmp_path)) == found
 
 
 def test_once_much_is_loaded_large_models_are_loaded_anew_for_every_timing(
@@ -303,11 +303,11 @@ def test_once_much_is_loaded_large_models_are_loaded_anew_for_every_timing(
             return super().load(path, name, held=held)
 
     monkeypatch.setattr(meter, "_Worker", Seen)
-    held = measure(QUICK, rounds=3, most_rounds=3)
+    held = measure(QUICK, rounds=3, max_rounds=3)
     assert all(told.values())
     monkeypatch.setattr(meter, "_SMALL_BYTES", 0)
     monkeypatch.setattr(meter, "_HELD_BYTES", 0)
-    anew = measure(QUICK, rounds=3, most_rounds=3)
+    anew = measure(QUICK, rounds=3, max_rounds=3)
     assert not any(told.values())
     for name in QUICK:
         first, second = held[name], anew[name]
@@ -330,7 +330,7 @@ def test_a_worker_that_is_killed_is_started_again(
             os.kill(workers[0]._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(meter, "_Worker", Seen)
-    found = measure(QUICK, rounds=4, most_rounds=4, cache=Cache(tmp_path), reporter=Reports(kill))
+    found = measure(QUICK, rounds=4, max_rounds=4, cache=Cache(tmp_path), reporter=Reports(kill))
     assert len(workers) == 2
     assert [one.rounds for one in found.values()] == [4, 4]  # type: ignore[union-attr]
     assert next(tmp_path.iterdir()).read_text(encoding="utf-8").count("\n") == 4
@@ -378,7 +378,7 @@ def test_a_model_that_never_ends_is_failed(monkeypatch: pytest.MonkeyPatch) -> N
                 return super().load(path, name, held=held)
 
     monkeypatch.setattr(meter, "_Worker", Hasty)
-    found = measure({"endless": lambda: serialized(nodes, "t1")} | QUICK, rounds=1, most_rounds=1)
+    found = measure({"endless": lambda: serialized(nodes, "t1")} | QUICK, rounds=1, max_rounds=1)
     assert found["endless"] == Failed(reason="ends the process that measures: no answer in 1 s")
     assert isinstance(found["large"], Measured)
 
@@ -388,16 +388,16 @@ import os, signal
 from pathlib import Path
 from mobilenas.latency.cache import Cache
 from mobilenas.latency.meter import measure
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 
-class Deadly(Silent):
+class Deadly(NullReporter):
     def step(self, done, figures):
         if figures and done == 3:
             print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
 models = {str(path): path for path in sorted(Path().glob("*.onnx"))}
-measure(models, rounds=9, most_rounds=9, cache=Cache(Path("cache")), reporter=Deadly())
+measure(models, rounds=9, max_rounds=9, cache=Cache(Path("cache")), reporter=Deadly())
 """
 
 
@@ -424,7 +424,7 @@ def test_a_killed_measurement_goes_on_with_the_rounds_it_lacks(tmp_path: Path) -
     models = {path.stem: path for path in tmp_path.glob("*.onnx")}
     wanted = len(lines) + 3
     for _ in range(2):  # the second time there is nothing to do
-        found = measure(models, rounds=wanted, most_rounds=wanted, cache=Cache(tmp_path / "cache"))
+        found = measure(models, rounds=wanted, max_rounds=wanted, cache=Cache(tmp_path / "cache"))
         assert [one.rounds for one in found.values()] == [wanted] * 2  # type: ignore[union-attr]
         assert finished(tmp_path)[: len(lines)] == lines
         assert len(finished(tmp_path)) == wanted
@@ -436,7 +436,7 @@ def finished(folder: Path) -> list[str]:
 
 
 def test_the_time_is_bounded() -> None:
-    found = measure(QUICK, rounds=10**9, most_rounds=10**9, limit_s=0)
+    found = measure(QUICK, rounds=10**9, max_rounds=10**9, limit_s=0)
     assert [one.rounds for one in found.values()] == [1, 1]  # type: ignore[union-attr]
 
 
@@ -481,7 +481,7 @@ def test_what_was_enough_once_stays_enough(monkeypatch: pytest.MonkeyPatch) -> N
             for name in names
         }
 
-    monkeypatch.setattr(meter, "steady", shaky)
-    found = measure(QUICK, rounds=16, most_rounds=48)
+    monkeypatch.setattr(meter, "remove_drift", shaky)
+    found = measure(QUICK, rounds=16, max_rounds=48)
     assert steadied["count"] == 16
     assert {one.rounds for one in found.values()} == {16}  # type: ignore[union-attr]

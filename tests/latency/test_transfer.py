@@ -118,14 +118,18 @@ def test_parts_of_mobilenets_are_measured_on_the_profile_s_machine(
 ) -> None:
     asked: list[str] = []
 
-    def confirm(_: Profile, precision: str, models: dict[str, Any], *rest: Any) -> dict[str, Any]:
+    def measure_with_references(
+        _: Profile, precision: str, models: dict[str, Any], *rest: Any
+    ) -> dict[str, Any]:
         assert precision == "fp32" and all(Unit.parse(key).key == key for key in models)
         asked.extend(models)
         return {key: took(0.125) for key in models}
 
     here = replace(profile, references={"fp32": ()})
-    monkeypatch.setattr("mobilenas.latency.transfer.confirm", confirm)
-    monkeypatch.setattr("mobilenas.latency.transfer.is_here", lambda _: True)
+    monkeypatch.setattr(
+        "mobilenas.latency.transfer.measure_with_references", measure_with_references
+    )
+    monkeypatch.setattr("mobilenas.latency.transfer.is_current_device", lambda _: True)
     phone = transfer(here, list(zip(mobilenets, (3.0, 3.0), strict=True)), "phone")
     needed = {part.key for a in mobilenets for part in profile.lacking(arch_units(a), "fp32")}
     assert set(asked) == needed and len(asked) == len(needed)

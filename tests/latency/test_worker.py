@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("idle_machine")
 
 def timed(paths: list[Path], rounds: int = 32, **options: Any) -> list[Measured | Failed]:
     models = {str(path): path for path in paths}
-    return list(measure(models, rounds=rounds, most_rounds=rounds, **options).values())
+    return list(measure(models, rounds=rounds, max_rounds=rounds, **options).values())
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from mobilenas.baselines.paired import difference
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
@@ -65,13 +65,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-class Diary(Silent):
+class Diary(NullReporter):
     """Remembers what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         self.said.append(message)
 
 
@@ -79,7 +79,7 @@ class KilledError(Exception):
     """A run ends here, as if it were killed."""
 
 
-class Stopping(Silent):
+class Stopping(NullReporter):
     """Stops once at each of `moments`, in their order."""
 
     def __init__(self, moments: list[tuple[object, ...]]) -> None:
@@ -97,13 +97,13 @@ class Stopping(Silent):
     def step(self, done: int, figures: dict[str, str]) -> None:
         self._at(self.stage, done)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         self._at(message)
 
 
 def begin(folder: Path, images: str, methods: str = ARMS, **words: Any) -> dict[str, Any]:
     asked = {name: words.pop(name) for name in list(words) if name in get_type_hints(Request)}
-    given = {"command": "mobilenas test", "reporter": Silent()} | words
+    given = {"command": "mobilenas test", "reporter": NullReporter()} | words
     request = Request(**CELLS | {"data": images} | asked)
     return to_plain(run_ablation(start_ablation(folder, request, methods, **given)))
 
@@ -188,7 +188,7 @@ def test_every_network_has_the_most_channels_that_keep_the_budget(
 def test_top1_is_that_of_the_trained_weights_on_the_test_images(
     whole: tuple[Path, Diary],
 ) -> None:
-    data = open_ablation(whole[0], Silent()).data
+    data = open_ablation(whole[0], NullReporter()).data
     for arm in record_of(whole[0])["arms"]:
         for entry in arm["entries"]:
             weights = whole[0] / f"runs/{arm['name']}-seed-{entry['seed']}/train" / BEST_WEIGHTS
@@ -324,9 +324,9 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
 def test_a_damaged_request_is_named(images: str, tmp_path: Path) -> None:
     write_json(tmp_path / REQUEST_FILE, {"request": {"spaec": "cell"}, "arms": [], "control": "x"})
     with pytest.raises(FileError, match=f"{REQUEST_FILE}: request lacks '"):
-        open_ablation(tmp_path, Silent())
+        open_ablation(tmp_path, NullReporter())
     with pytest.raises(FileError, match="holds no ablation"):
-        open_ablation(tmp_path / "gone", Silent())
+        open_ablation(tmp_path / "gone", NullReporter())
 
 
 @pytest.mark.slow

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mobilenas.baselines.networks import Opponents
+from mobilenas.baselines.networks import BaselineSettings
 from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, read_jsonl, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.latency.measured import Measured
 from mobilenas.onnx.export import read_props
-from mobilenas.pipeline import comparison, contenders, deployment
+from mobilenas.pipeline import baselines, comparison, deployment
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.comparison import (
     check_alike,
@@ -38,7 +38,7 @@ ASKED: dict[str, Any] = {"data": "digits", "flops": 300_000, "epochs": 2, "basel
 
 
 def begin(folder: Path, **asked: Any) -> Run:
-    return start(folder, Request(**ASKED | asked), command="test", reporter=Silent())
+    return start(folder, Request(**ASKED | asked), command="test", reporter=NullReporter())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def second(first: Run, tmp_path: Path) -> Run:
     """The same in another folder."""
-    return open_run(Path(shutil.copytree(first.folder, tmp_path / "second")), Silent())
+    return open_run(Path(shutil.copytree(first.folder, tmp_path / "second")), NullReporter())
 
 
 def test_runs_of_one_kind_are_alike_whatever_was_searched(first: Run, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_other_images_are_named_without_their_fingerprints(first: Run, tmp_path:
 
 def test_a_run_is_given_once(first: Run) -> None:
     with pytest.raises(MobileNASError, match="is given more than once"):
-        check_alike([first, open_run(first.folder / "../first", Silent())])
+        check_alike([first, open_run(first.folder / "../first", NullReporter())])
 
 
 def test_a_run_json_without_its_images_is_named(second: Run) -> None:
@@ -116,18 +116,18 @@ def test_a_run_json_without_its_images_is_named(second: Run) -> None:
 def test_what_is_asked_for(
     first: Run, names: Any, count: int | None, expected: tuple[Any, int] | None
 ) -> None:
-    found = comparison._opponents(first, names, count)
-    wanted = expected and Opponents(
-        mobilenets=expected[0], random=expected[1], rival=False, equal_time=False
+    found = comparison._baselines(first, names, count)
+    wanted = expected and BaselineSettings(
+        mobilenets=expected[0], random=expected[1], random_search=False, equal_time=False
     )
     assert found == wanted
 
 
 def test_what_cannot_be_asked_for(first: Run) -> None:
     with pytest.raises(MobileNASError, match="--random 4 goes with `random` among --baselines"):
-        comparison._opponents(first, ("mobilenet_v2",), 4)
+        comparison._baselines(first, ("mobilenet_v2",), 4)
     with pytest.raises(MobileNASError, match="baseline is 'resnet'"):
-        comparison._opponents(first, ("resnet",), None)
+        comparison._baselines(first, ("resnet",), None)
 
 
 def entry(kind: str, top1: float, seed: int, flops: int) -> NetworkRecord:
@@ -162,7 +162,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return {path: Measured.of([1.5e6] * 16) for path in paths}
 
     monkeypatch.setattr(comparison, "compare", compared)
-    monkeypatch.setattr(deployment, "times", times)
+    monkeypatch.setattr(deployment, "measure_latency", times)
     return timed
 
 
@@ -242,19 +242,19 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
     before = to_plain(read_networks(copy / "compare.json"))
     trained: list[str] = []
     timed: list[Path] = []
-    train, times = pipeline._trained, deployment.times
+    train, times = pipeline._trained, deployment.measure_latency
 
-    def spy(run: Run, contender: Any) -> Any:
-        trained.append(contender.name)
-        return train(run, contender)
+    def spy(run: Run, network: Any) -> Any:
+        trained.append(network.name)
+        return train(run, network)
 
     def spied_times(run: Run, paths: Any) -> Any:
         timed.extend(paths)
         return {path: replace(time, unsteady=False) for path, time in times(run, paths).items()}
 
     monkeypatch.setattr(pipeline, "_trained", spy)
-    monkeypatch.setattr(deployment, "times", spied_times)
-    run = open_run(copy, Silent())
+    monkeypatch.setattr(deployment, "measure_latency", spied_times)
+    run = open_run(copy, NullReporter())
     names = ("mobilenet_v3_small", "random")
     networks, result = to_plain(compare(run, names, whole_run.request["random"] + 1))
     assert trained == ["random-2"]
@@ -273,7 +273,7 @@ def test_baselines_are_added_and_what_is_there_is_not_trained_again(
 
 
 def test_every_network_of_a_comparison_is_made_alike(whole_run: Any) -> None:
-    run = open_run(whole_run.folder, Silent())
+    run = open_run(whole_run.folder, NullReporter())
     entries = to_plain(read_networks(whole_run.folder / "compare.json"))
     described = []
     for one in entries:
@@ -295,14 +295,14 @@ def test_mobilenets_have_one_width_for_all_seeds(
 ) -> None:
     # under a latency budget a second measurement may choose another width
     asked: list[int] = []
-    choose = contenders.mobilenets
+    choose = baselines.mobilenets
 
     def spy(*given: Any) -> Any:
         asked.append(given[4])
         return choose(*given)
 
-    monkeypatch.setattr(contenders, "mobilenets", spy)
-    networks = contenders._mobilenets(first, ["mobilenet_v3_small"], first.budgets)
+    monkeypatch.setattr(baselines, "mobilenets", spy)
+    networks = baselines._mobilenets(first, ["mobilenet_v3_small"], first.budgets)
     assert asked == [0]
     by_seed = [[replace(n, seed=0) for n in networks if n.seed == seed] for seed in first.seeds]
     assert by_seed[0] and by_seed[0] == by_seed[1] == by_seed[2]
@@ -318,4 +318,4 @@ def test_a_comparison_of_another_release_is_named(copy: Path) -> None:
     entries = [{k: v for k, v in e.items() if k != "top1"} for e in to_plain(read_networks(path))]
     path.write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(FileError, match=r"copy/compare\.json: networks\[0\] lacks 'top1'"):
-        compare(open_run(copy, Silent()))
+        compare(open_run(copy, NullReporter()))

@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from mobilenas.core.files import read_json, read_list, write_json, write_list
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.measured import Measured
@@ -37,7 +37,7 @@ class Timer:
         return {path: replace(time, unsteady=self.unsteady) for path in paths}
 
 
-class Heard(Silent):
+class Heard(NullReporter):
     """Keeps what was done of how much."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Heard(Silent):
 @pytest.fixture
 def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
     timer = Timer()
-    monkeypatch.setattr(deployment, "times", timer)
+    monkeypatch.setattr(deployment, "measure_latency", timer)
     return timer
 
 
@@ -76,7 +76,7 @@ def run(tmp_path: Path) -> Any:
     figures = {"flops": 1, "params": 1, "size_bytes": 7, "latency_ms": 0.0}
     entries = [names | figures | {"onnx": FOUND}, names | figures | {"onnx": OTHER}]
     write_list(tmp_path / "compare.json", entries)
-    return SimpleNamespace(folder=tmp_path, reporter=Silent(), latency=None, space=None)
+    return SimpleNamespace(folder=tmp_path, reporter=NullReporter(), latency=None, space=None)
 
 
 def latencies(run: Any) -> tuple[dict[str, Any], list[Any]]:
@@ -180,10 +180,10 @@ def test_no_budget_is_called_kept_or_broken_by_an_unsteady_measurement(
     costs = {"flops": 1, "params": 1, "memory": 1, "latency": 0.8}
     monkeypatch.setattr(pipeline, "export_stage", lambda run: exported)
     monkeypatch.setattr(pipeline, "count_onnx", lambda path: SimpleNamespace(flops=1, params=1))
-    monkeypatch.setattr(pipeline, "found_record", lambda folder: SimpleNamespace(costs=costs))
-    monkeypatch.setattr(pipeline, "is_here", lambda profile: True)
+    monkeypatch.setattr(pipeline, "searched_record", lambda folder: SimpleNamespace(costs=costs))
+    monkeypatch.setattr(pipeline, "is_current_device", lambda profile: True)
     run.latency = SimpleNamespace(profile=None)
     run.settings = SimpleNamespace(budgets=[Budget(cost="latency", limit=1.0)])
-    (row,) = to_plain(pipeline.certify(run))
+    (row,) = to_plain(pipeline.verify_budgets(run))
     assert row["holds"] is holds
     assert (row["measured"], row["measured_interval"]) == (latency_ms, interval_ms)

@@ -12,7 +12,7 @@ import torch
 
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.data import ImageData
 from mobilenas.pipeline.estimate import (
     Speeds,
@@ -55,7 +55,7 @@ def run(micro_space: MobileSpace, micro_images: ImageData) -> Run:
     opened = Run(
         folder=Path("nowhere"),
         settings=settings(len(micro_images.train), flops=flops),
-        reporter=Silent(),
+        reporter=NullReporter(),
     )
     opened.__dict__ |= {"data": micro_images, "space": micro_space, "latency": None}
     return opened

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.input_layout import INPUT_KEY
@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run up to its training, of an arch that nobody searched."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     request = Request(flops=300_000, effort="quick", epochs=8, threads=1)
-    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    run = start(folder, request, command="mobilenas test", reporter=NullReporter())
     write_json(folder / "arch.json", {"arch": ARCH})
     train_stage(run)
     return folder
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(trained: Path) -> Run:
     """The same with all files."""
     folder = Path(shutil.copytree(trained, trained.with_name("exported")))
-    run = open_run(folder, Silent())
+    run = open_run(folder, NullReporter())
     for layout, names in (("float-nchw", FORMATS), ("uint8-nhwc", FORMATS[:3])):
         write_formats(run, asked(formats=names, targets=TARGETS, input=layout, max_drop=50))
     return run
@@ -91,7 +91,7 @@ def exported(trained: Path) -> Run:
 
 @pytest.fixture
 def fresh(trained: Path, tmp_path: Path) -> Run:
-    return open_run(Path(shutil.copytree(trained, tmp_path / "fresh")), Silent())
+    return open_run(Path(shutil.copytree(trained, tmp_path / "fresh")), NullReporter())
 
 
 def record_of(run: Run) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_what_is_there_is_not_written_again(exported: Run) -> None:
 
 
 def test_another_target_or_a_lost_file_is_added_alone(exported: Run, tmp_path: Path) -> None:
-    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), Silent())
+    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), NullReporter())
     before, old = states(run), record_of(run)
     write_formats(run, FormatSettings(targets=("coreml",)))
     files = record_of(run)["files"]
@@ -230,7 +230,7 @@ def test_a_set_smaller_than_the_calibration_is_taken_whole(
 def test_another_file_in_eight_bits_takes_the_place_of_the_first(
     exported: Run, tmp_path: Path
 ) -> None:
-    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), Silent())
+    run = open_run(Path(shutil.copytree(exported.folder, tmp_path / "run")), NullReporter())
     tensors = Int8Settings(weights="per-tensor", calibration_images=16, corrections=())
     settings = asked(formats=("int8",), input="uint8-nhwc", max_drop=50, int8=tensors)
     before = states(run)
@@ -254,13 +254,13 @@ def test_another_file_in_eight_bits_takes_the_place_of_the_first(
     assert states(run) == after
 
 
-class Heard(Silent):
+class Heard(NullReporter):
     """Remembers what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         self.said.append(message)
 
 
@@ -323,7 +323,7 @@ def in_int8(trained: Path, folder: Path) -> Run:
     settings = read_json(folder / "run.json")
     settings["settings"]["precision"] = "int8"
     write_json(folder / "run.json", settings)
-    return open_run(folder, Silent())
+    return open_run(folder, NullReporter())
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, DataError, FileError, MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.setting import settings_of
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline.dry_run import Outlook, dry_run
-from mobilenas.pipeline.request import EFFORTS, MOST_REPEATS, Request
+from mobilenas.pipeline.request import EFFORTS, MAX_REPEATS, Request
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.starting import start
@@ -228,10 +228,10 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     full = settings(images, effort=effort)
     level = EFFORTS[effort]
     assert full.recipe.epochs >= level.epochs
-    most = MOST_REPEATS * level.epochs
+    most = MAX_REPEATS * level.epochs
     assert full.recipe.epochs <= most
     steps = full.recipe.epochs * max(1, images // full.recipe.batch_size)
-    assert steps >= level.least_steps or full.recipe.epochs == most
+    assert steps >= level.min_steps or full.recipe.epochs == most
     assert full.finalists.count == level.finalists
     longer = settings(images, effort=effort, method="darts").search
     assert longer.epochs > full.search.epochs >= 1
@@ -284,45 +284,47 @@ def test_a_budget_over_the_largest_network_is_told_and_nothing_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mobilenas.pipeline.dry_run.estimate", lambda _: {"search": 1.0})
-    found = dry_run(Request(data="digits", flops=50 * 10**9), Silent()).to_dict()
+    found = dry_run(Request(data="digits", flops=50 * 10**9), NullReporter()).to_dict()
     assert found["flops"]["largest"] < 50 * 10**9
     (remark,) = found["remarks"]
     assert remark.startswith("flops <= 50G")
     assert found["seconds"] == {}
-    both = dry_run(Request(data="digits", flops=50 * 10**9, params=40_000), Silent()).to_dict()
+    both = dry_run(
+        Request(data="digits", flops=50 * 10**9, params=40_000), NullReporter()
+    ).to_dict()
     assert len(both["remarks"]) == 1 and both["seconds"]
 
 
 def test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
     asked = Request(data=str(tmp_path / "nothing"), flops=1000)
     with pytest.raises(DataError, match=r"nothing.*none of digits"):
-        start(tmp_path / "run", asked, command="test", reporter=Silent())
+        start(tmp_path / "run", asked, command="test", reporter=NullReporter())
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unreachable_budget_names_the_smallest_and_writes_nothing(tmp_path: Path) -> None:
     asked = Request(data="digits", flops=1000)
     with pytest.raises(BudgetError, match="the smallest network of the space has"):
-        start(tmp_path / "run", asked, command="test", reporter=Silent())
+        start(tmp_path / "run", asked, command="test", reporter=NullReporter())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_started_run_is_opened_again(tmp_path: Path) -> None:
     asked = Request(data="digits", flops=300_000, effort="quick", seed=4)
-    run = start(tmp_path / "run", asked, command="test", reporter=Silent())
-    opened = open_run(tmp_path / "run", Silent())
+    run = start(tmp_path / "run", asked, command="test", reporter=NullReporter())
+    opened = open_run(tmp_path / "run", NullReporter())
     assert opened.settings == run.settings == asked.settings(len(run.data.train))
     assert opened.space == run.space
     assert opened.data.fingerprint == run.data.fingerprint
-    again = start(tmp_path / "run", asked, command="test", reporter=Silent(), resume=True)
+    again = start(tmp_path / "run", asked, command="test", reporter=NullReporter(), resume=True)
     assert again.settings == run.settings
     with pytest.raises(FileError, match="seed"):
         other = Request(data="digits", flops=300_000, effort="quick", seed=5)
-        start(tmp_path / "run", other, command="test", reporter=Silent(), resume=True)
+        start(tmp_path / "run", other, command="test", reporter=NullReporter(), resume=True)
 
 
 def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
-    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), Silent()).to_dict()
+    rows = dry_run(Request(data="digits", flops=300_000, params=40_000), NullReporter()).to_dict()
     assert rows.keys() == {"flops", "params", "memory", "remarks", "seconds"}
     assert rows["remarks"] == []
     assert all(seconds > 0 for seconds in rows["seconds"].values())
@@ -336,7 +338,7 @@ def test_a_dry_runs_ranges_bracket_the_budgets() -> None:
 def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
     with pytest.raises(BudgetError, match=r"no budget.*search --data DATA --dry-run"):
         Request(data="digits")
-    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), Silent()).to_dict()
+    found = dry_run(Outlook(data="digits", image_size=32, squeeze="off"), NullReporter()).to_dict()
     assert found["image_size"] == 32 and found["seconds"] == {}
     assert all(option in found["remarks"][0] for option in ("--flops", "--params", "--memory"))
     own = {cost: found[cost] for cost in ("flops", "params", "memory")}
@@ -347,20 +349,20 @@ def test_a_dry_run_without_a_budget_says_what_any_could_ask_for() -> None:
     least = own["flops"]["smallest"]
     options = {"image_size": 32, "classes": 10, "squeeze": "off"}
     tightest = space_for([Budget(cost="flops", limit=least)], **options)
-    assert CostTable(tightest, "flops").least() == least
+    assert CostTable(tightest, "flops").minimum() == least
     with pytest.raises(BudgetError, match="cannot be kept"):
         space_for([Budget(cost="flops", limit=least - 1)], **options)
     for limit in (10**6, 10**9):
         space = space_for([Budget(cost="flops", limit=limit)], **options)
         for cost, ends in own.items():
             table = CostTable(space, cost)
-            assert ends["smallest"] <= table.least() <= table.exact(space.largest())
+            assert ends["smallest"] <= table.minimum() <= table.exact(space.largest())
             assert table.exact(space.largest()) <= ends["largest"]
 
 
 def test_a_dry_run_without_a_budget_checks_all_else() -> None:
     with pytest.raises(MobileNASError, match="channel_fraction '1/3'"):
-        dry_run(Outlook(channel_fraction="1/3"), Silent())
+        dry_run(Outlook(channel_fraction="1/3"), NullReporter())
     with pytest.raises(MobileNASError, match="a latency budget needs the profile"):
         Outlook(latency=8.0)
 
@@ -372,8 +374,8 @@ def test_a_profile_whose_predictions_are_poor_is_told(
     path, told = tmp_path / "poor.json", list[str]()
     write_profile(replace(made_up_profile, calibration={"fp32": poor}), path)
 
-    class Hears(Silent):
-        def say(self, message: str) -> None:
+    class Hears(NullReporter):
+        def info(self, message: str) -> None:
             told.append(message)
 
     asked = Request(data="digits", latency=1e4, profile=str(path))
@@ -386,7 +388,7 @@ def test_int8_needs_a_profile_that_has_it(made_up_profile: Profile, tmp_path: Pa
     write_profile(made_up_profile, tmp_path / "one.json")
     asked = Request(latency=1e4, profile=str(tmp_path / "one.json"), precision="int8")
     with pytest.raises(MobileNASError, match="profile shelf-1 has no int8 times; it has fp32"):
-        dry_run(asked, Silent())
+        dry_run(asked, NullReporter())
 
 
 def test_every_field_is_a_setting() -> None:
@@ -409,10 +411,10 @@ def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> N
 def test_what_a_target_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobilenas.pipeline.dry_run.estimate", lambda _: {"search": 1.0})
 
-    class Listener(Silent):
+    class Listener(NullReporter):
         said: list[str] = []  # noqa: RUF012  # one listener
 
-        def say(self, message: str) -> None:
+        def info(self, message: str) -> None:
             self.said.append(message)
 
     dry_run(Request(flops=300_000, targets=("nnapi",)), Listener())

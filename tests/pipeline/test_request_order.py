@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.data import folder as data_folder
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline import starting
@@ -37,7 +37,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def begin(kind: type[Request], **asked: Any) -> None:
-    start(Path("nowhere"), kind(**asked), command="test", reporter=Silent())
+    start(Path("nowhere"), kind(**asked), command="test", reporter=NullReporter())
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -78,7 +78,7 @@ def test_a_missing_device_is_refused_before_an_image_is_decoded(
     with pytest.raises(MobileNASError, match="--device cuda: torch finds no CUDA device here"):
         begin(Request, data=photos, flops=10**8, device="cuda")
     with pytest.raises(MobileNASError, match="--device cuda"):
-        dry_run(Request(data=photos, flops=10**8, device="cuda"), Silent())
+        dry_run(Request(data=photos, flops=10**8, device="cuda"), NullReporter())
 
 
 @pytest.mark.parametrize(("size", "precision"), [(None, "fp32"), (64, "fp32"), (8, "int8")])
@@ -153,14 +153,14 @@ def test_every_budget_of_a_sweep_is_checked_before_an_image_is_decoded(
             {"data": photos},
             flops=(20_000_000, 2_000_000),
             command="test",
-            reporter=Silent(),
+            reporter=NullReporter(),
         )
 
 
 def test_the_numbers_of_a_ranking_are_checked_in_sweeps_and_ablations_too(
     photos: str, tmp_path: Path
 ) -> None:
-    shared: dict[str, Any] = {"command": "test", "reporter": Silent()}
+    shared: dict[str, Any] = {"command": "test", "reporter": NullReporter()}
     asked = {"data": photos, "rank": 2}
     with pytest.raises(MobileNASError, match="rank is 2"):
         start_sweep(tmp_path / "sweep", asked, flops=(10**8,), **shared)
@@ -190,7 +190,7 @@ def test_every_arm_of_an_ablation_is_checked_before_an_image_is_decoded(
             Request(data=photos, **asked),
             methods,
             command="test",
-            reporter=Silent(),
+            reporter=NullReporter(),
         )
 
 

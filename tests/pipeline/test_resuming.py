@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mobilenas.cli.main import cli
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.data import ImageData
 from mobilenas.pipeline import ablation, starting
@@ -37,12 +37,12 @@ def small(
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
-    start(tmp_path / "run", ASKED, command="mobilenas test", reporter=Silent())
+    start(tmp_path / "run", ASKED, command="mobilenas test", reporter=NullReporter())
     return tmp_path / "run"
 
 
 def resumed(folder: Path, **stated: Any) -> Any:
-    return resume_run(folder, stated, Request, Silent())
+    return resume_run(folder, stated, Request, NullReporter())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_was_asked_for_resumes_in_part(begun: Path, stated: Mapping[str, An
 
 
 def test_what_the_effort_meant_resumes(begun: Path) -> None:
-    epochs = runs.open_run(begun, Silent()).settings.recipe.epochs
+    epochs = runs.open_run(begun, NullReporter()).settings.recipe.epochs
     assert resumed(begun, epochs=epochs) is not None
 
 
@@ -97,7 +97,7 @@ def test_the_command_line_names_it_too(begun: Path) -> None:
 
 def test_a_run_of_another_command_or_release_is_said(begun: Path, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="of another command or release"):
-        resume_run(begun, {}, ChannelsRequest, Silent())
+        resume_run(begun, {}, ChannelsRequest, NullReporter())
     record = read_json(begun / "run.json")
     write_json(begun / "run.json", record | {"request": record["request"] | {"speed": 1}})
     with pytest.raises(FileError, match="of another command or release"):
@@ -117,7 +117,7 @@ def test_a_number_is_not_a_switch() -> None:
 
 
 def swept(folder: Path, *given: Any, **stated: Any) -> Sweep | None:
-    return resume_sweep(folder, stated, *given, Silent())
+    return resume_sweep(folder, stated, *given, NullReporter())
 
 
 def test_a_sweep_is_held_to_its_requests(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_sweep_is_held_to_its_requests(tmp_path: Path) -> None:
 
 
 def ablated(folder: Path, *given: Any, **stated: Any) -> Ablation | None:
-    return resume_ablation(folder, stated, *given, Silent())
+    return resume_ablation(folder, stated, *given, NullReporter())
 
 
 def test_an_ablation_is_held_to_its_request(tmp_path: Path) -> None:

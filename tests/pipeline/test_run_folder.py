@@ -7,7 +7,7 @@ import pytest
 
 from mobilenas.core.errors import BudgetError, DataError, FileError, MobileNASError
 from mobilenas.core.files import read_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.data import DataSettings, ImageData
@@ -56,7 +56,11 @@ def begin(tmp_path: Path, micro_images: ImageData) -> Any:
     def begin(folder: Path = tmp_path / "run", **changes: Any) -> Run:
         given = {"settings": SETTINGS, "data": micro_images} | changes
         return create_run(
-            folder, given.pop("settings"), command="mobilenas test", reporter=Silent(), **given
+            folder,
+            given.pop("settings"),
+            command="mobilenas test",
+            reporter=NullReporter(),
+            **given,
         )
 
     return begin
@@ -72,7 +76,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_settings_survive_run_json(begin: Any) -> None:
     run = begin()
-    assert open_run(run.folder, Silent()).settings == SETTINGS
+    assert open_run(run.folder, NullReporter()).settings == SETTINGS
     record = read_json(run.folder / "run.json")
     assert from_plain(RunSettings, record["settings"], "settings") == SETTINGS
     assert record["settings"] == to_plain(SETTINGS)
@@ -91,7 +95,7 @@ def test_run_json_says_what_the_results_depend_on(begin: Any, micro_images: Imag
 
 
 def test_an_opened_run_has_the_space_it_was_made_with(begin: Any, micro_space: MobileSpace) -> None:
-    run = open_run(begin().folder, Silent())
+    run = open_run(begin().folder, NullReporter())
     assert run.space == micro_space
     assert run.budgets.space == micro_space
     assert run.budgets.budgets == SETTINGS.budgets
@@ -153,11 +157,11 @@ def test_changed_images_are_refused_where_they_are_read(
 ) -> None:
     folder = begin().folder
     monkeypatch.setattr(runs, "load_data", lambda settings, reporter: micro_images)
-    assert open_run(folder, Silent()).data is micro_images
+    assert open_run(folder, NullReporter()).data is micro_images
     changed = replace(micro_images, fingerprint="changed")
     monkeypatch.setattr(runs, "load_data", lambda settings, reporter: changed)
     with pytest.raises(DataError, match=r"the images of bands are not those .* began with"):
-        _ = open_run(folder, Silent()).data
+        _ = open_run(folder, NullReporter()).data
 
 
 def test_overwrite_replaces_all_of_a_run(begin: Any) -> None:
@@ -167,7 +171,7 @@ def test_overwrite_replaces_all_of_a_run(begin: Any) -> None:
     run = begin(overwrite=True, settings=replace(SETTINGS, seed=9))
     assert list(files(folder)) == ["run.json"]
     assert run.settings.seed == 9
-    assert open_run(folder, Silent()).settings.seed == 9
+    assert open_run(folder, NullReporter()).settings.seed == 9
 
 
 @pytest.mark.parametrize("changes", [{"data": DataSettings(source="moved")}, {"device": "cuda"}])
@@ -177,11 +181,11 @@ def test_a_run_opens_and_is_replaced_without_its_images_and_its_device(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = replace(SETTINGS, **changes)
     run = begin(settings=settings)
-    assert open_run(run.folder, Silent()).settings == settings
+    assert open_run(run.folder, NullReporter()).settings == settings
     if "data" in changes:
         with pytest.raises(DataError, match="'moved' is not a directory"):
-            _ = open_run(run.folder, Silent()).data
-    assert open_run(begin(overwrite=True).folder, Silent()).settings == SETTINGS
+            _ = open_run(run.folder, NullReporter()).data
+    assert open_run(begin(overwrite=True).folder, NullReporter()).settings == SETTINGS
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
@@ -222,7 +226,7 @@ def test_an_unwritable_place_is_an_error_with_its_name(begin: Any, tmp_path: Pat
 
 def test_opening_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"holds no run: there is no .*run\.json"):
-        open_run(tmp_path, Silent())
+        open_run(tmp_path, NullReporter())
 
 
 def damaged(folder: Path, damage: Any) -> None:
@@ -235,7 +239,7 @@ def damaged(folder: Path, damage: Any) -> None:
 def test_a_run_of_before_an_option_was_not_asked_for_it(begin: Any, name: str) -> None:
     folder = begin().folder
     damaged(folder, lambda record: record["settings"].pop(name))
-    assert open_run(folder, Silent()).settings == replace(SETTINGS, **{name: False})
+    assert open_run(folder, NullReporter()).settings == replace(SETTINGS, **{name: False})
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_settings_edited_to_be_wrong_are_named(begin: Any, damage: Any, message:
     folder = begin().folder
     damaged(folder, damage)
     with pytest.raises(FileError, match=message):
-        open_run(folder, Silent())
+        open_run(folder, NullReporter())
 
 
 @pytest.mark.parametrize("damage", [lambda r: r.pop("data"), lambda r: r["data"].clear()])
@@ -265,7 +269,7 @@ def test_a_record_without_its_images_is_an_error(
     monkeypatch.setattr(runs, "load_data", lambda settings, reporter: micro_images)
     damaged(folder, damage)
     with pytest.raises(MobileNASError, match=r"run\.json|are not those"):
-        _ = open_run(folder, Silent()).data
+        _ = open_run(folder, NullReporter()).data
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_a_record_without_its_space_is_an_error(begin: Any, damage: Any) -> None
     folder = begin().folder
     damaged(folder, damage)
     with pytest.raises(MobileNASError, match=r"run\.json: space"):
-        _ = open_run(folder, Silent()).space
+        _ = open_run(folder, NullReporter()).space
 
 
 @pytest.mark.parametrize(

@@ -13,23 +13,23 @@ import torch
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_list
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.networks import costs
 from mobilenas.data import batches
 from mobilenas.onnx.export import evaluate_onnx, export_onnx
-from mobilenas.onnx.mistakes import MOST_SHOWN
+from mobilenas.onnx.misclassified import MAX_SHOWN
 from mobilenas.onnx.record import EXPORT_FILE
 from mobilenas.onnx.recount import count_onnx
 from mobilenas.pipeline import network_file
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import (
-    certify,
     compared_run,
     export_stage,
     renew_report,
     run_all,
+    verify_budgets,
     write_result,
 )
 from mobilenas.report.exports import exported_files
@@ -116,7 +116,7 @@ def test_result_json_has_what_scripts_read(whole_run: Any) -> None:
 
 
 def test_the_reported_accuracy_is_that_of_the_final_weights_on_test_images(whole_run: Any) -> None:
-    run = open_run(whole_run.folder, Silent())
+    run = open_run(whole_run.folder, NullReporter())
     model = load_weights(
         read_arch(whole_run.folder / "arch.json"), whole_run.folder / "model.safetensors"
     )
@@ -147,21 +147,21 @@ def test_a_file_that_is_another_network_ends_the_run(
     monkeypatch.setattr(network_file, "export_onnx", spoiled)
     told = r"model\.onnx is not the network that was trained: .* differ .* by up to \d"
     with pytest.raises(FileError, match=told):
-        pipeline.export_stage(open_run(copy, Silent()))
+        pipeline.export_stage(open_run(copy, NullReporter()))
     assert not (copy / "export/model.onnx").exists()
 
 
 def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
     record = read_json(whole_run.folder / "export/mistakes.json")
     export = read_json(whole_run.folder / "export/export.json")
-    data = open_run(whole_run.folder, Silent()).data
+    data = open_run(whole_run.folder, NullReporter()).data
     counts = {label: sum(row.values()) for label, row in record["confusion"].items()}
     assert counts == Counter(data.classes[label] for label in data.test.labels.tolist())
     wrong = record["images"] - sum(row.get(name, 0) for name, row in record["confusion"].items())
     assert record["file"] == export["files"]["onnx"]["path"]
     assert record["top1"] == export["files"]["onnx"]["top1"]
     assert record["top1"] == pytest.approx(100 - 100 * wrong / len(data.test))
-    assert len(record["worst"]) == min(wrong, MOST_SHOWN)
+    assert len(record["worst"]) == min(wrong, MAX_SHOWN)
 
 
 @pytest.mark.parametrize("field", ["arch", "val_top1"])
@@ -171,14 +171,14 @@ def test_a_compared_network_that_lacks_what_its_files_need_is_named(copy: Path, 
     del network[field]
     write_list(copy / "compare.json", networks)
     with pytest.raises(FileError, match=f"lacks '{field}'"):
-        compared_run(open_run(copy, Silent()), network["name"])
+        compared_run(open_run(copy, NullReporter()), network["name"])
 
 
 def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
     entries = to_plain(read_networks(copy / "compare.json"))
     mobilenets = [entry for entry in entries if entry["kind"] == "mobilenet"]
     entry = max(mobilenets, key=lambda entry: entry["val_top1"])
-    run, word = open_run(copy, Silent()), entry["name"].split()[0]
+    run, word = open_run(copy, NullReporter()), entry["name"].split()[0]
     assert {e["name"].split()[0] for e in mobilenets} == {word}
     inner = compared_run(run, word)
     assert compared_run(run, entry["name"]).folder == inner.folder
@@ -204,7 +204,7 @@ def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
 def test_a_run_of_an_older_release_gets_its_mistakes_from_export(copy: Path) -> None:
     kept = {name: (copy / name).read_text() for name in ("export/mistakes.json", EXPORT_FILE)}
     (copy / "export/mistakes.json").unlink()
-    pipeline.export_stage(open_run(copy, Silent()))
+    pipeline.export_stage(open_run(copy, NullReporter()))
     assert {name: (copy / name).read_text() for name in kept} == kept
 
 
@@ -230,7 +230,7 @@ def test_a_finished_run_trains_nothing_and_gives_the_same_result(
     for name in ("search", "write_onnx", "time_run", "file_top1"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr("mobilenas.train.run.Trainer", refuse)
-    assert to_plain(run_all(open_run(copy, Silent()))) == whole_run.result
+    assert to_plain(run_all(open_run(copy, NullReporter()))) == whole_run.result
 
 
 def test_a_budget_that_the_file_breaks_does_not_hold(
@@ -239,8 +239,8 @@ def test_a_budget_that_the_file_breaks_does_not_hold(
     limit = whole_run.request["flops"]
     real = count_onnx(copy / "export/model.onnx")
     monkeypatch.setattr(pipeline, "count_onnx", lambda path: replace(real, flops=limit + 1))
-    run = open_run(copy, Silent())
-    (row,) = to_plain(certify(run))
+    run = open_run(copy, NullReporter())
+    (row,) = to_plain(verify_budgets(run))
     assert row["predicted"] <= limit < row["recounted"] == limit + 1
     assert row["holds"] is False
     assert to_plain(write_result(run))["budgets"] == [row]
@@ -251,7 +251,7 @@ def test_memory_is_certified_by_prediction(copy: Path) -> None:
     record = json.loads((copy / "run.json").read_text())
     record["settings"]["budgets"].append({"cost": "memory", "limit": 1})
     (copy / "run.json").write_text(json.dumps(record))
-    row = to_plain(certify(open_run(copy, Silent())))[1]
+    row = to_plain(verify_budgets(open_run(copy, NullReporter())))[1]
     assert row["recounted"] is None
     assert row["predicted"] > 1
     assert row["holds"] is False
@@ -261,7 +261,7 @@ def test_memory_is_certified_by_prediction(copy: Path) -> None:
     ("missing", "stage", "message"),
     [
         ("arch.json", pipeline.train_stage, "has no arch.json; run `mobilenas search` first"),
-        ("arch.json", pipeline.certify, "has no arch.json; run `mobilenas search` first"),
+        ("arch.json", pipeline.verify_budgets, "has no arch.json; run `mobilenas search` first"),
         ("model.safetensors", pipeline.export_stage, "has no model.safetensors; run `mobilenas tr"),
     ],
 )
@@ -272,4 +272,4 @@ def test_a_stage_says_which_one_comes_first(
     shutil.rmtree(copy / "train")
     (copy / "export/export.json").unlink()
     with pytest.raises(FileError, match=message):
-        stage(open_run(copy, Silent()))
+        stage(open_run(copy, NullReporter()))

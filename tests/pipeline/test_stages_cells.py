@@ -10,13 +10,13 @@ import pytest
 
 from mobilenas.core.errors import InternalError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_onnx
-from mobilenas.pipeline import contenders
+from mobilenas.pipeline import baselines
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import open_run
@@ -53,7 +53,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
         latency=None,
         seeds=range(1),
         seed_folder=lambda seed: folder,
-        reporter=SimpleNamespace(say=said.append),
+        reporter=SimpleNamespace(info=said.append),
     )
 
 
@@ -64,7 +64,7 @@ def test_without_budgets_all_is_held_to_the_flops_of_what_was_found(
     said: list[str] = []
     budgets = () if given is None else (Budget(cost="params", limit=given),)
     run = run_of(tmp_path, SPACE.random(random.Random(0)), *budgets, said=said)
-    found, *others = contenders.contenders(run, None, [])
+    found, *others = baselines.compared_networks(run, None, [])
     assert found.arch == read_arch(tmp_path / "arch.json")
     cost, limit = ("params", given) if given else ("flops", costs(found.arch).flops)
     drawn = [getattr(costs(other.arch), cost) for other in others if other.kind == "random"]
@@ -79,10 +79,10 @@ def test_without_budgets_all_is_held_to_the_flops_of_what_was_found(
 def test_a_find_like_no_other_is_compared_with_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 20)
+    monkeypatch.setattr("mobilenas.cost.budgets._MAX_DRAWS", 20)
     said: list[str] = []
     run = run_of(tmp_path, SPACE.smallest(), said=said)
-    kinds = {contender.kind for contender in contenders.contenders(run, None, [])}
+    kinds = {network.kind for network in baselines.compared_networks(run, None, [])}
     assert kinds == {"found", "mobilenet"}
     (message,) = said
     assert message.startswith("none of 20 random networks keeps flops <= ")
@@ -124,7 +124,7 @@ def whole(
 ) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cells") / "run"
     request = Request(data=str(image_folder), **REQUEST)
-    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    run = start(folder, request, command="mobilenas test", reporter=NullReporter())
     return folder, to_plain(run_all(run))
 
 
@@ -165,7 +165,7 @@ def test_a_finished_run_over_cells_is_read_not_repeated(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "write_onnx", "time_run", "file_top1", "file_mistakes", "train"):
+    for name in ("search", "write_onnx", "time_run", "file_top1", "file_misclassified", "train"):
         monkeypatch.setattr(pipeline, name, refuse)
     folder, result = whole
-    assert to_plain(run_all(open_run(folder, Silent()))) == result
+    assert to_plain(run_all(open_run(folder, NullReporter()))) == result

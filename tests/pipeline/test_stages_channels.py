@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from mobilenas.baselines.networks import Opponents
+from mobilenas.baselines.networks import BaselineSettings
 from mobilenas.core.files import read_json, read_jsonl
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
-from mobilenas.pipeline.contenders import contenders
+from mobilenas.pipeline.baselines import compared_networks
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
-from mobilenas.spaces.channels.space import Base, WidthsArch
+from mobilenas.spaces.channels.space import Base, ChannelsArch
 from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
@@ -45,14 +45,14 @@ def refined(
         random=1,
         baselines=("mobilenet_v3_small",),
     )
-    run = start(folder, request, command="mobilenas test", reporter=Silent())
+    run = start(folder, request, command="mobilenas test", reporter=NullReporter())
     run_all(run)
     return folder
 
 
 def test_what_a_search_found_is_refined(whole_run: Any, refined: Path) -> None:
     arch = read_arch(refined / "arch.json")
-    assert isinstance(arch, WidthsArch)
+    assert isinstance(arch, ChannelsArch)
     assert arch.base == Base.of(read_arch(whole_run.folder / "arch.json"))  # type: ignore[arg-type]
     result = read_json(refined / "result.json")
     (row,) = result["budgets"]
@@ -86,13 +86,13 @@ def test_weights_that_came_along_are_where_training_starts(whole_run: Any, refin
 
 
 def test_random_sizes_that_are_asked_for_later_are_not_forgotten(refined: Path) -> None:
-    run = open_run(refined, Silent())
+    run = open_run(refined, NullReporter())
     assert run.settings.widths is not None
     run.settings = replace(
         run.settings, widths=replace(run.settings.widths, controls=False), baselines=()
     )
-    asked = Opponents(mobilenets=(), random=2, rival=False, equal_time=False)
-    kinds = [[c.kind for c in contenders(run, words, [])] for words in (None, asked)]
+    asked = BaselineSettings(mobilenets=(), random=2, random_search=False, equal_time=False)
+    kinds = [[c.kind for c in compared_networks(run, words, [])] for words in (None, asked)]
     assert kinds == [["found", "random"], ["found", "random", "random"]]
 
 
@@ -110,7 +110,7 @@ def test_random_sizes_are_trained_where_asked_for_or_with_the_controls(
 
 
 def test_the_run_opens_again_and_its_weights_fit(refined: Path) -> None:
-    run = open_run(refined, Silent())
+    run = open_run(refined, NullReporter())
     arch = read_arch(refined / "arch.json")
     model = load_weights(arch, refined / "model.safetensors")
     assert set(model.state_dict()) == set(load_file(refined / "model.safetensors"))

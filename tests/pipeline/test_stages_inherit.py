@@ -13,16 +13,16 @@ from torch import Tensor
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import stages as pipeline
-from mobilenas.pipeline.contenders import contenders, found_arch
+from mobilenas.pipeline.baselines import compared_networks, searched_arch
 from mobilenas.pipeline.run_folder import Run, create_run, open_run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import search_stage, train_stage
-from mobilenas.search import FinalistSettings, SearchSettings, finalists, found_choice
+from mobilenas.search import FinalistSettings, SearchSettings, finalists, searched_choice
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.inherit import inherited
@@ -49,7 +49,7 @@ def begin(
 
     def begin(name: str = "run", **changes: Any) -> Run:
         if (tmp_path / name).exists():
-            return open_run(tmp_path / name, Silent())
+            return open_run(tmp_path / name, NullReporter())
         settings = RunSettings(
             data=DataSettings(source="digits"),
             budgets=micro_budgets.budgets,
@@ -65,7 +65,7 @@ def begin(
             replace(settings, **changes),
             data=micro_images,
             command="mobilenas test",
-            reporter=Silent(),
+            reporter=NullReporter(),
         )
 
     return begin
@@ -96,7 +96,7 @@ def sliced(run: Run, arch: Arch) -> dict[str, Tensor]:
     assert isinstance(space, MobileSpace)
     net = SuperNetwork(space, run.settings.search.sampler)
     net.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["searcher"]["net"])
-    choice = found_choice(folder, space, arch)
+    choice = searched_choice(folder, space, arch)
     assert isinstance(choice, Choice)
     return inherited(net, choice, run.settings.seed).state_dict()
 
@@ -119,7 +119,7 @@ def test_finalists_and_the_final_training_start_from_the_slices(
     train_stage(begin())  # opened anew, as by `mobilenas train`
     ((name, weights),) = started
     assert name == "train" and weights is not None
-    assert equal(weights, sliced(run, found_arch(run.folder)))
+    assert equal(weights, sliced(run, searched_arch(run.folder)))
     # which go on with the winner's epochs
     logs = [
         read_jsonl(run.folder / f / "log.jsonl")
@@ -136,13 +136,13 @@ def test_without_finalists_the_final_training_starts_from_the_slices(
     assert started == []
     train_stage(begin())
     ((_, weights),) = started
-    assert weights is not None and equal(weights, sliced(run, found_arch(run.folder)))
+    assert weights is not None and equal(weights, sliced(run, searched_arch(run.folder)))
     first = read_jsonl(run.folder / "train/log.jsonl")[0]["loss"]
     scratch = begin("scratch", finalists=run.settings.finalists, inherit=False)
     search_stage(scratch)
     train_stage(scratch)
     assert started[-1] == ("train", None)
-    assert found_arch(scratch.folder) == found_arch(run.folder)
+    assert searched_arch(scratch.folder) == searched_arch(run.folder)
     assert read_jsonl(scratch.folder / "train/log.jsonl")[0]["loss"] != first
 
 
@@ -154,19 +154,19 @@ def test_the_same_network_from_scratch_is_compared_exactly_where_it_is_inherited
     archs = {}
     for seed in run.seeds:
         search_stage(run, seed)
-        archs[seed] = found_arch(run.seed_folder(seed))
+        archs[seed] = searched_arch(run.seed_folder(seed))
     wanted = [("found", seed) for seed in (0, 1)]
     wanted += [("scratch", seed) for seed in (0, 1)] if inherit else []
-    given = contenders(run, None, [])
+    given = compared_networks(run, None, [])
     assert [(one.kind, one.seed) for one in given] == wanted
     assert all(one.name == one.kind and one.arch == archs[one.seed] for one in given)
     there = [SimpleNamespace(name=one.name, seed=one.seed) for one in given]
-    assert contenders(run, None, there) == []
+    assert compared_networks(run, None, there) == []
 
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_killed_final_training_goes_on_to_the_same_bytes(begin: Begin, after: int) -> None:
-    class Kill(Silent):
+    class Kill(NullReporter):
         def step(self, done: int, figures: dict[str, str]) -> None:
             if done > after:
                 raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from mobilenas.core.files import read_json
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.building import build_profile
@@ -65,9 +65,9 @@ def run_of(folder: Path, profile: Profile, asked: dict[str, Any], precision: str
     write_profile(profile, path)
     middle = sorted(n.measured_ms for n in profile.networks[precision])[6]
     request = Request(**asked, latency=middle, profile=str(path), precision=precision)
-    run = start(folder / "run", request, command="mobilenas test", reporter=Silent())
+    run = start(folder / "run", request, command="mobilenas test", reporter=NullReporter())
     path.unlink()  # a run keeps what it was given
-    return to_plain(pipeline.run_all(open_run(run.folder, Silent())))
+    return to_plain(pipeline.run_all(open_run(run.folder, NullReporter())))
 
 
 def test_the_exported_file_is_measured_on_the_profiles_machine(
@@ -80,8 +80,8 @@ def test_the_exported_file_is_measured_on_the_profiles_machine(
     size_bytes = (tmp_path / "run/export/model.onnx").stat().st_size
     assert row["measured"] == pytest.approx(size_bytes / 1e6)
     assert row["holds"] is (row["measured"] <= row["limit"])
-    confirmed = read_json(tmp_path / "run/search/candidates.json")["confirmations"]
-    assert 1 <= len(confirmed) <= 4
+    measured_candidates = read_json(tmp_path / "run/search/candidates.json")["confirmations"]
+    assert 1 <= len(measured_candidates) <= 4
     found, *others = read_json_list(tmp_path / "run/compare.json")
     assert found["predicted_ms"] == row["predicted"]
     assert found["latency_ms"] == pytest.approx(row["measured"])

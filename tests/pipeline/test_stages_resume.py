@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mobilenas.core.files import read_json, read_jsonl
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.request import Request
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 DRIVER = """
 import json, sys
 from pathlib import Path
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.pipeline import stages
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.starting import start
 stages.estimate = lambda _: {"search": 0.0}
 folder, request = sys.argv[1:]
 run = start(Path(folder), Request(**json.loads(request)), command="mobilenas test",
-            reporter=Silent(), resume=True)
+            reporter=NullReporter(), resume=True)
 stages.run_all(run)
 """
 
@@ -61,7 +61,7 @@ def killed(
     assert not (folder / "compare.json").exists()
 
     run = start(
-        folder, Request(**request), command="mobilenas test", reporter=Silent(), resume=True
+        folder, Request(**request), command="mobilenas test", reporter=NullReporter(), resume=True
     )
     pipeline.run_all(run)
     return folder

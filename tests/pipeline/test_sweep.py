@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mobilenas.core.errors import BudgetError, FileError, MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.pipeline import sweep
@@ -26,7 +26,7 @@ DIGITS = {"data": "digits", "epochs": 1}
 
 def begin(folder: Path, **options: Any) -> Sweep:
     asked = options.pop("asked", DIGITS)
-    return start_sweep(folder, asked, command="mobilenas test", reporter=Silent(), **options)
+    return start_sweep(folder, asked, command="mobilenas test", reporter=NullReporter(), **options)
 
 
 def test_every_budget_is_a_request() -> None:
@@ -78,7 +78,7 @@ def test_a_budget_out_of_reach_is_named_before_anything_is_written(tmp_path: Pat
 def test_a_sweep_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     first = begin(folder, flops=(300_000, 400_000))
-    assert open_sweep(folder, Silent()).requests == first.requests
+    assert open_sweep(folder, NullReporter()).requests == first.requests
     again = begin(folder, flops=(300_000, 400_000), resume=True)
     assert again.requests == first.requests
     with pytest.raises(FileError, match="holds another sweep"):
@@ -97,7 +97,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(FileError, match=message):
             begin(path, flops=(300_000,), overwrite=True)
     with pytest.raises(FileError, match="holds no sweep"):
-        open_sweep(tmp_path, Silent())
+        open_sweep(tmp_path, NullReporter())
     assert (tmp_path / "notes").read_text() == "mine"
 
 
@@ -105,7 +105,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_sweep_is_named(tmp_path: Path, record: dict[str, Any]) -> None:
     (tmp_path / SWEEP_FILE).write_text(json.dumps({"schema_version": 1} | record))
     with pytest.raises(FileError, match=r"sweep\.json: (it lacks|requests)"):
-        open_sweep(tmp_path, Silent())
+        open_sweep(tmp_path, NullReporter())
 
 
 def test_every_run_is_done_in_its_own_folder_and_reported(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mobilenas.baselines.paired import difference, spread
+from mobilenas.baselines.paired import difference, mean_std
 from mobilenas.core.settings import COUNTING_RULE, from_plain, to_plain
 from mobilenas.report.ablation_page import ablation_page
 from mobilenas.report.ablation_table import costs_sentence, over_seeds, sentences
@@ -61,7 +61,7 @@ def record(*, seeds: int = 3, asked: int = 3, cells: bool = True, arms: int = 4)
                 "name": NAMES[arm],
                 "method": NAMES[arm].split(":")[0],
                 "parts": {},
-                "top1": to_plain(spread(top1[arm])),
+                "top1": to_plain(mean_std(top1[arm])),
                 "gap": to_plain(over_seeds([e["gap"] for e in own])) if own[0]["gap"] else None,
                 "skips": to_plain(over_seeds([e["skips"] for e in own])),
                 "seconds": to_plain(over_seeds([e["seconds"] for e in own])),
@@ -122,7 +122,7 @@ def test_arms_control_and_differences_are_said() -> None:
     assert len(told) == 3
     for sentence in told:
         assert f"<p>{sentence}</p>" in page
-    assert "not corrected for the number of arms" in page
+    assert "not corrected for the number of variants" in page
     assert costs_sentence(plain.arms) == (
         "The trained networks have 1.9M to 1.93M FLOPs and 40k params."
     )

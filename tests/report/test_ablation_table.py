@@ -1,15 +1,15 @@
 from mobilenas.baselines.paired import difference
-from mobilenas.baselines.records import Difference, Spread
+from mobilenas.baselines.records import Difference, MeanStd
 from mobilenas.report.ablation_table import sentences
-from mobilenas.report.records import ArmRecord
+from mobilenas.report.records import VariantRecord
 
 
 def test_sentences_name_control_seeds_and_p() -> None:
     control = [70.0, 71.3, 70.0, 72.9]
-    figures = Spread(mean=1.0, sd=None)
+    figures = MeanStd(mean=1.0, sd=None)
 
-    def arm(name: str, found: Difference | None) -> ArmRecord:
-        return ArmRecord(
+    def arm(name: str, found: Difference | None) -> VariantRecord:
+        return VariantRecord(
             name=name,
             method="darts",
             parts={},

@@ -73,7 +73,7 @@ def test_costs_are_the_first_networks_except_where_those_differ() -> None:
 
 def test_one_network_has_no_spread() -> None:
     (row,) = summarize([entry("random", 61.5)])
-    assert (row.name, row.top1_spread, row.top1_mean) == ("random (1 network)", None, 61.5)
+    assert (row.name, row.top1_std, row.top1_mean) == ("random (1 network)", None, 61.5)
 
 
 def test_an_unknown_kind_is_an_error() -> None:
@@ -94,9 +94,9 @@ def test_every_network_is_in_one_row_with_its_statistics(given: list[tuple[str, 
         assert row.top1_best == max(top1)
         assert row.top1_mean == pytest.approx(sum(top1) / len(top1))
         if len(top1) == 1:
-            assert row.top1_spread is None
+            assert row.top1_std is None
         else:
-            assert row.top1_spread == pytest.approx(statistics.stdev(top1))
+            assert row.top1_std == pytest.approx(statistics.stdev(top1))
 
 
 def test_one_seed_is_said_plainly() -> None:

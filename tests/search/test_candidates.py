@@ -5,7 +5,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
-from mobilenas.search.candidates import candidates, evolve, prior_has_say
+from mobilenas.search.candidates import candidates, evolve, uses_prior
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
@@ -21,7 +21,7 @@ def test_evolution_climbs_and_keeps_the_budgets(tiny_budgets: Budgets) -> None:
         return float(sum(choice.kernel) + sum(choice.expansion))
 
     scores = evolve(tiny_budgets, first, lambda choices: list(map(score, choices)), source)
-    assert all(map(tiny_budgets.fits, scores))
+    assert all(map(tiny_budgets.is_feasible, scores))
     assert all(scores[choice] == score(choice) for choice in scores)
     random_ones = [score(tiny_budgets.random(source)) for _ in range(200)]
     assert max(scores.values()) >= max(random_ones) > max(map(score, first)) - 1
@@ -33,7 +33,7 @@ def test_the_prior_s_candidates_differ_and_keep_the_budget(
     searcher = Searcher(tiny_budgets, tiny_images, SETTINGS, seed=0)
     found = candidates(searcher, tiny_budgets, 3)
     assert len({tiny_budgets.space.arch(choice) for choice in found}) == len(found) == 3
-    assert all(map(tiny_budgets.fits, found))
+    assert all(map(tiny_budgets.is_feasible, found))
     assert candidates(searcher, tiny_budgets, 3) == found
     drawn = candidates(
         Searcher(tiny_budgets, tiny_images, replace(SETTINGS, prior=False), seed=0), tiny_budgets, 3
@@ -55,8 +55,8 @@ def test_sure_alphas_outweigh_the_prior(tiny_budgets: Budgets, tiny_images: Imag
 
 
 def test_where_the_alphas_choose_the_size_the_prior_has_no_say(tiny_budgets: Budgets) -> None:
-    assert prior_has_say(SETTINGS, tiny_budgets)
-    assert not prior_has_say(replace(SETTINGS, constraint="penalty", strength=1.0), tiny_budgets)
+    assert uses_prior(SETTINGS, tiny_budgets)
+    assert not uses_prior(replace(SETTINGS, constraint="penalty", strength=1.0), tiny_budgets)
 
 
 def test_without_a_flops_budget_the_prior_has_no_say(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.core.files import read_jsonl, write_text
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
@@ -74,7 +74,7 @@ def halving(
         folder=folder,
         seed=7,
         device="cpu",
-        reporter=reporter or Silent(),
+        reporter=reporter or NullReporter(),
     )
 
 
@@ -157,7 +157,7 @@ def test_a_killed_round_goes_on_without_training_again(
     whole = halving(micro_images, tmp_path / "whole")
     winner, epochs = whole.best(archs), len(stub.epochs)
 
-    class Kill(Silent):
+    class Kill(NullReporter):
         def step(self, done: int, figures: dict[str, str]) -> None:
             if done == killed_after:
                 raise KeyboardInterrupt

@@ -10,8 +10,8 @@ from mobilenas.core.files import load_checkpoint, save_checkpoint
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
 from mobilenas.search import SearchSettings, loop
+from mobilenas.search.epoch_metrics import epoch_metrics
 from mobilenas.search.loop import Searcher
-from mobilenas.search.observe import observe
 from mobilenas.search.parts import Sampling
 from mobilenas.supernet.schedules import EntropySchedule, Temperature
 from mobilenas.supernet.settings import SAMPLERS, SamplerSettings
@@ -218,7 +218,7 @@ def test_a_stronger_penalty_makes_cheaper_networks_likelier(make: Any) -> None:
             constraint="penalty", strength=strength, warmup=0, epochs=6, alpha_learning_rate=0.3
         )
         figures = [searcher.run_epoch() for _ in range(6)]
-        expected.append(observe(searcher, figures[-1]).expected["flops"])
+        expected.append(epoch_metrics(searcher, figures[-1]).expected["flops"])
     assert expected[0] > expected[1] > expected[2]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split
@@ -55,7 +55,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_correlations_and_regret_of_planted_numbers(searcher: Searcher, plant: Any) -> None:
     events = plant([10.0, 40.0, 30.0, 20.0], [1.0, 4.0, 3.0, 2.0], [4.0, 1.0, 2.0, 3.0])
-    quality = ranking_quality(searcher, 4, RECIPE, 2, Silent())
+    quality = ranking_quality(searcher, 4, RECIPE, 2, NullReporter())
     assert to_plain(quality.supernet) == pytest.approx(
         {"spearman": 1.0, "kendall": 1.0, "regret": 0.0, "pick_over_mean": 15.0}
     )
@@ -69,7 +69,7 @@ def test_correlations_and_regret_of_planted_numbers(searcher: Searcher, plant: A
 
 def test_one_swapped_pair_of_three(searcher: Searcher, plant: Any) -> None:
     plant([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [1.0, 2.0, 3.0])
-    quality = ranking_quality(searcher, 3, RECIPE, 1, Silent())
+    quality = ranking_quality(searcher, 3, RECIPE, 1, NullReporter())
     assert to_plain(quality.supernet) == pytest.approx(
         {"spearman": 0.5, "kendall": 1 / 3, "regret": 1.0, "pick_over_mean": 0.0}
     )
@@ -77,7 +77,7 @@ def test_one_swapped_pair_of_three(searcher: Searcher, plant: Any) -> None:
 
 def test_scores_that_are_all_equal_agree_with_nothing(searcher: Searcher, plant: Any) -> None:
     plant([1.0, 2.0, 3.0], [20.0, 20.0, 20.0], [0.0, 0.0, 0.0])
-    quality = ranking_quality(searcher, 3, RECIPE, 1, Silent())
+    quality = ranking_quality(searcher, 3, RECIPE, 1, NullReporter())
     assert quality.supernet.spearman == quality.alphas.kendall == 0
     json.dumps(to_plain(quality), allow_nan=False)
 
@@ -85,7 +85,7 @@ def test_scores_that_are_all_equal_agree_with_nothing(searcher: Searcher, plant:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_are_refused(searcher: Searcher, count: int) -> None:
     with pytest.raises(MobileNASError, match=f"3 networks or more, not {count}"):
-        ranking_quality(searcher, count, RECIPE, 1, Silent())
+        ranking_quality(searcher, count, RECIPE, 1, NullReporter())
 
 
 def test_the_likeliest_network_has_the_best_alpha_score(searcher: Searcher) -> None:
@@ -99,7 +99,7 @@ def test_the_likeliest_network_has_the_best_alpha_score(searcher: Searcher) -> N
 def test_a_ranking_of_true_trainings_is_whole(searcher: Searcher) -> None:
     searcher.run_epoch()
     short = Recipe(epochs=1, batch_size=16, warmup_epochs=0.0, learning_rate=0.05)
-    quality = ranking_quality(searcher, 3, short, 1, Silent())
+    quality = ranking_quality(searcher, 3, short, 1, NullReporter())
     assert len(quality.supernet_top1) == len(quality.trained_top1) == 3
     assert quality.supernet.regret >= 0
     json.dumps(to_plain(quality), allow_nan=False)

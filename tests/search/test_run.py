@@ -11,7 +11,7 @@ import torch
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import load_checkpoint, read_json, read_jsonl, save_checkpoint
-from mobilenas.core.progress import Silent
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
@@ -19,10 +19,10 @@ from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile
 from mobilenas.search import FinalistSettings, SearchResult, SearchSettings, finalists, search
 from mobilenas.search.candidates import candidates
+from mobilenas.search.collapse_monitor import CollapseMonitor
 from mobilenas.search.loop import Searcher
 from mobilenas.search.records import SearchLine
-from mobilenas.search.run import confirmed
-from mobilenas.search.watch import Watch
+from mobilenas.search.run import measured_candidates
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.space import MobileSpace
@@ -38,7 +38,7 @@ class KilledError(Exception):
     """Stands for a kill between two files."""
 
 
-class Kill(Silent):
+class Kill(NullReporter):
     """Kills at the n-th step of a stage."""
 
     def __init__(self, stage: str, after: int) -> None:
@@ -57,7 +57,7 @@ def run(
 ) -> SearchResult:
     given = {"settings": SETTINGS, "finalists": FINALISTS, "recipe": RECIPE, "seed": 0} | changes
     positional = [given.pop(name) for name in ("settings", "finalists", "recipe")]
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     return search(
         budgets, data, *positional, folder=folder, device="cpu", reporter=reporter, **given
     )
@@ -84,7 +84,7 @@ def test_the_found_network_keeps_the_budget_and_uses_it(
     done: tuple[Path, SearchResult], tiny_budgets: Budgets
 ) -> None:
     folder, result = done
-    assert 0.9 <= tiny_budgets.load(result.choice) <= 1
+    assert 0.9 <= tiny_budgets.utilization(result.choice) <= 1
     assert result.candidates == FINALISTS.count
     assert result.seconds.keys() == {"supernet", "candidates", "finalists"}
     assert all(seconds > 0 for seconds in result.seconds.values())
@@ -240,13 +240,13 @@ def test_a_checkpoint_of_another_release_is_named(
         run(tiny_budgets, tiny_images, tmp_path)
 
 
-class Remarks(Silent):
+class Remarks(NullReporter):
     """Keeps what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         self.said.append(message)
 
 
@@ -263,7 +263,7 @@ def test_a_search_that_guesses_is_said_once_and_kept(
     guessed = Evaluation(top1=top1, loss=1.6, predictions=torch.zeros(40, dtype=torch.int64))
     monkeypatch.setattr(Searcher, "top1", lambda *_: top1)
     monkeypatch.setattr(Trainer, "evaluate", lambda *_: guessed)
-    monkeypatch.setattr(Watch, "heed", lambda *_: [])
+    monkeypatch.setattr(CollapseMonitor, "update", lambda *_: [])
     remarks = Remarks()
     result = run(tiny_budgets, tiny_images, tmp_path, remarks)
     subjects = ["the supernet is", "the finalists are"]
@@ -277,10 +277,10 @@ def test_a_search_that_guesses_is_said_once_and_kept(
 def test_an_alarm_is_said_when_it_is_first_raised_and_not_again(
     tiny_budgets: Budgets, tiny_images: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def heed(_: Watch, record: SearchLine) -> list[str]:
+    def update(_: CollapseMonitor, record: SearchLine) -> list[str]:
         return [f"all is lost: {record.epoch} of 3 epochs", "and more: so it is"][: record.epoch]
 
-    monkeypatch.setattr(Watch, "heed", heed)
+    monkeypatch.setattr(CollapseMonitor, "update", update)
     monkeypatch.setattr(Searcher, "top1", lambda *_: 100.0)
     remarks = Remarks()
     result = run(
@@ -320,7 +320,7 @@ def test_candidates_are_distinct_and_all_keep_the_budget(
         logits.data.add_(source.random())  # the same for all options: flat
     found = candidates(searcher, searcher.budgets, 4)
     assert len(set(found)) == len({tiny_budgets.space.arch(choice) for choice in found}) == 4
-    assert all(tiny_budgets.fits(choice) for choice in found)
+    assert all(tiny_budgets.is_feasible(choice) for choice in found)
     assert candidates(searcher, searcher.budgets, 4) == found
     searcher.seed += 1
     assert not set(candidates(searcher, searcher.budgets, 4)) & set(found)
@@ -337,7 +337,7 @@ def test_the_likeliest_is_among_them_once_the_alphas_have_decided(
         logits.data[..., 0] += 30.0  # sure of the cheapest, which leave most of the budget
     first, *others = candidates(searcher, tiny_budgets, 3)
     assert first == ArchProgram(tiny_budgets, searcher.alphas.scores()).best()
-    assert len(others) == 2 and all(map(tiny_budgets.fits, others))
+    assert len(others) == 2 and all(map(tiny_budgets.is_feasible, others))
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_candidates_that_are_measured_to_be_slower_tighten_the_budget(
     budgets, latency = on_time
     searcher = Searcher(budgets, micro_images, SETTINGS, seed=0)
     limit, watch = budgets.budgets[0].limit, Stopwatch(latency, [1.15])
-    found, rounds = confirmed(searcher, 2, watch)
+    found, rounds = measured_candidates(searcher, 2, watch)
     assert found and watch.calls == len(rounds) == 2
     assert max(rounds[0].measured_ms) > limit >= max(rounds[1].measured_ms)
     assert all(1.15 * latency.arch(budgets.space.arch(choice)) <= limit for choice in found)
@@ -408,7 +408,7 @@ def test_candidates_that_keep_the_budget_are_measured_once(
 ) -> None:
     budgets, latency = on_time
     searcher, watch = Searcher(budgets, micro_images, SETTINGS, seed=0), Stopwatch(latency, [0.99])
-    assert confirmed(searcher, 2, watch)[0] == candidates(searcher, budgets, 2)
+    assert measured_candidates(searcher, 2, watch)[0] == candidates(searcher, budgets, 2)
     assert watch.calls == 1
 
 
@@ -424,5 +424,5 @@ def test_the_budget_is_tightened_three_times_at_most(
         calls.append(len(archs))
         return [1.03 * limit for _ in archs]
 
-    found, rounds = confirmed(searcher, 2, stubborn)
+    found, rounds = measured_candidates(searcher, 2, stubborn)
     assert found and 1 < len(rounds) == len(calls) <= 4

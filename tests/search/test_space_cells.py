@@ -28,7 +28,7 @@ def params(limit: float) -> Budget:
 def distance(budgets: list[Budget], space: CellSpace, seed: int = 0, draws: int = 64) -> float:
     """How far, in logarithms, the median load of drawn networks is from 1."""
     limits, source = Budgets(space, budgets), random.Random(seed)
-    loads = [limits.load(space.random(source)) for _ in range(draws)]
+    loads = [limits.utilization(space.random(source)) for _ in range(draws)]
     return abs(math.log(statistics.median(loads)))
 
 
@@ -50,7 +50,7 @@ def test_typical_networks_lie_at_the_budget(edges: EdgeTarget, budgets: list[Bud
         assert distance(budgets, space) < distance(budgets, other)
     assert distance(budgets, space, seed=1, draws=400) < 0.3
     limits, source = Budgets(space, budgets), random.Random(0)
-    assert all(limits.fits(limits.random(source)) for _ in range(10))
+    assert all(limits.is_feasible(limits.random(source)) for _ in range(10))
 
 
 def test_more_cells_leave_fewer_channels() -> None:
@@ -65,7 +65,7 @@ def test_more_cells_leave_fewer_channels() -> None:
 @pytest.mark.parametrize("options", [{}, {"channels": 16}])
 def test_a_budget_that_cannot_be_kept_names_the_smallest_network(options: dict[str, Any]) -> None:
     channels = options.get("channels", 2)
-    least = Budgets(cell_space_for((), **IMAGES, channels=channels), ()).tables["params"].least()
+    least = Budgets(cell_space_for((), **IMAGES, channels=channels), ()).tables["params"].minimum()
     message = rf"params <= 1k.* has {least / 1000:.4g}k params"
     with pytest.raises(BudgetError, match=message):
         cell_space_for([params(1000)], **IMAGES, **options)
@@ -77,7 +77,7 @@ def test_given_channels_are_only_checked() -> None:
 
 def test_the_smallest_network_may_be_the_only_one_that_fits() -> None:
     two = cell_space_for((), **IMAGES, channels=2)
-    least = Budgets(two, ()).tables["flops"].least()
+    least = Budgets(two, ()).tables["flops"].minimum()
     assert cell_space_for([flops(least)], **IMAGES) == two
 
 
@@ -94,7 +94,7 @@ def test_the_parts_of_the_mobile_space_are_refused() -> None:
 def test_a_budget_that_no_random_network_uses_is_refused_with_one_that_some_do(
     monkeypatch: pytest.MonkeyPatch, layers: int, channels: int | None, limit: float
 ) -> None:
-    monkeypatch.setattr("mobilenas.cost.budgets._MOST_DRAWS", 2000)
+    monkeypatch.setattr("mobilenas.cost.budgets._MAX_DRAWS", 2000)
     sizes: dict[str, Any] = {"layers": layers, "search_layers": 3, "search_channels": 8}
     space = cell_space_for([flops(limit)], **IMAGES, **sizes, channels=channels)
     with pytest.raises(BudgetError, match=r"none of 2000 random .* --channels or --layers"):

@@ -100,7 +100,7 @@ class Recorder:
         if done == self.stop_after:
             raise StopError
 
-    def say(self, message):
+    def info(self, message):
         self.calls.append(message)
 
 

@@ -1,8 +1,8 @@
 """One network of the cell family (DARTS) as a plain frozen value with a JSON form.
 
-Inside a cell, places 0 and 1 are its inputs (the cell before the last one, the last one) and
-places 2, 3, ... its nodes. A node is the sum of its edges; an edge is an operation on an earlier
-place. A node without edges is not there: nothing may read it, and the cell's output, which is the
+Inside a cell, indices 0 and 1 are its inputs (the cell before the last one, the last one) and
+indices 2, 3, ... its nodes. A node is the sum of its edges; an edge is an operation on an earlier
+index. A node without edges is not there: nothing may read it, and the cell's output, which is the
 concatenation of the nodes in `concat`, leaves it out.
 """
 
@@ -20,7 +20,7 @@ OPERATIONS = (
     *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
     *("avg_pool_3x3", "max_pool_3x3", "skip_connect"),
 )
-"""What an edge can do (Liu et al. 2019, section 3.1); `none` has no place in a found network."""
+"""What an edge can do (Liu et al. 2019, section 3.1); `none` is in no searched network."""
 INPUTS = 2
 """Inputs of a cell; its nodes are numbered from here."""
 STEMS = ("cifar", "imagenet")
@@ -33,12 +33,12 @@ _SMALLEST_IMAGE = {"cifar": 4, "imagenet": 32}
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """An operation on an earlier place of the cell."""
+    """An operation on an earlier index of the cell."""
 
     operation: str
     """A name from `OPERATIONS`."""
     input: int
-    """The place it reads: 0 or 1 for the cell's inputs, 2 for its first node, and so on."""
+    """The index it reads: 0 or 1 for the cell's inputs, 2 for its first node, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Cell:
     @property
     def outputs(self) -> tuple[int, ...]:
         """Places that are concatenated: those of `concat` whose node has edges."""
-        return tuple(place for place in self.concat if self.nodes[place - INPUTS])
+        return tuple(node for node in self.concat if self.nodes[node - INPUTS])
 
     @property
     def skips(self) -> int:
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def reads(self) -> frozenset[int]:
-        """Places that some edge reads."""
+        """Indices that some edge reads."""
         return frozenset(edge.input for edges in self.nodes for edge in edges)
 
 
@@ -89,7 +89,7 @@ class Genotype:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellPlace:
+class PlacedCell:
     """One cell of a network where it stands; what it is built from and costs follow from this."""
 
     cell: Cell
@@ -162,7 +162,7 @@ class CellArch:
         return frozenset((self.layers // 3, 2 * self.layers // 3))
 
     @cached_property
-    def places(self) -> tuple[CellPlace, ...]:
+    def cells(self) -> tuple[PlacedCell, ...]:
         """Every cell in order."""
         if self.stem == "cifar":
             in_channels = (3 * self.channels, 3 * self.channels)
@@ -170,21 +170,21 @@ class CellArch:
         else:
             quarter = _half(_half(self.image_size))
             in_channels, in_sides = (self.channels, self.channels), (quarter, _half(quarter))
-        channels, places = self.channels, []
+        channels, cells = self.channels, []
         for number in range(self.layers):
             reduces = number in self.reductions
             channels *= 2 if reduces else 1
-            place = CellPlace(
+            placed = PlacedCell(
                 cell=self.genotype.reduce if reduces else self.genotype.normal,
                 stride=2 if reduces else 1,
                 channels=channels,
                 in_channels=in_channels,
                 in_sides=in_sides,
             )
-            places.append(place)
-            in_channels = (in_channels[1], place.out_channels)
-            in_sides = (in_sides[1], place.out_side)
-        return tuple(places)
+            cells.append(placed)
+            in_channels = (in_channels[1], placed.out_channels)
+            in_sides = (in_sides[1], placed.out_side)
+        return tuple(cells)
 
     def to_dict(self) -> Json:
         """Return the JSON form."""
@@ -213,9 +213,7 @@ def _half(side: int) -> int:
 def _check_cell(name: str, cell: Cell) -> None:
     for number, edges in enumerate(cell.nodes):
         legal = [
-            place
-            for place in range(number + INPUTS)
-            if place < INPUTS or cell.nodes[place - INPUTS]
+            node for node in range(number + INPUTS) if node < INPUTS or cell.nodes[node - INPUTS]
         ]
         for index, edge in enumerate(edges):
             place = f"{name}.nodes[{number}][{index}]"
@@ -225,12 +223,12 @@ def _check_cell(name: str, cell: Cell) -> None:
                     f"{place}.input is {edge.input!r}; it must be an input or an earlier node that "
                     f"has edges: {', '.join(map(str, legal))}"
                 )
-    places = range(INPUTS, INPUTS + len(cell.nodes))
-    whole = all(type(place) is int and place in places for place in cell.concat)
+    indices = range(INPUTS, INPUTS + len(cell.nodes))
+    whole = all(type(node) is int and node in indices for node in cell.concat)
     if not whole or list(cell.concat) != sorted(set(cell.concat)):
         raise MobileNASError(
-            f"{name}.concat is {list(cell.concat)}; it must be increasing places of nodes, "
-            f"of {', '.join(map(str, places)) or 'which there are none'}"
+            f"{name}.concat is {list(cell.concat)}; it must be increasing indices of nodes, "
+            f"of {', '.join(map(str, indices)) or 'which there are none'}"
         )
     if not cell.outputs:
         raise MobileNASError(f"{name}: no node of concat {list(cell.concat)} has an edge")
@@ -240,6 +238,6 @@ def _check_cell(name: str, cell: Cell) -> None:
     for number, edges in enumerate(cell.nodes):
         if edges and number + INPUTS not in cell.reads | set(cell.concat):
             raise MobileNASError(
-                f"{name}.nodes[{number}] has edges, but place {number + INPUTS} is neither in "
+                f"{name}.nodes[{number}] has edges, but index {number + INPUTS} is neither in "
                 "concat nor read by a later node"
             )

@@ -9,7 +9,7 @@ from torch.nn import functional
 from mobilenas.core.errors import MobileNASError
 from mobilenas.nn import ConvNorm
 from mobilenas.nn.network import Network, initialize
-from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
+from mobilenas.spaces.cell.arch import INPUTS, CellArch, Edge, PlacedCell
 
 _AUXILIARY = (128, 768)  # channels of the auxiliary classifier's convolutions, as in DARTS
 
@@ -97,22 +97,22 @@ class DropPath(nn.Module):
 
 
 class CellModule(nn.Module):
-    """One cell at its place."""
+    """One cell of the network."""
 
-    def __init__(self, place: CellPlace, drop_path: float) -> None:
+    def __init__(self, placed: PlacedCell, drop_path: float) -> None:
         super().__init__()
-        self.enter = nn.ModuleList(_entrance(place, number) for number in range(INPUTS))
+        self.enter = nn.ModuleList(_entrance(placed, number) for number in range(INPUTS))
         self.nodes = nn.ModuleList(
-            nn.ModuleList(_operation(edge, place) for edge in edges) for edges in place.cell.nodes
+            nn.ModuleList(_operation(edge, placed) for edge in edges) for edges in placed.cell.nodes
         )
-        self.reads = [[edge.input for edge in edges] for edges in place.cell.nodes]
-        self.outputs = place.cell.outputs
+        self.reads = [[edge.input for edge in edges] for edges in placed.cell.nodes]
+        self.outputs = placed.cell.outputs
         self.drop_path = DropPath(drop_path)
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
         """Two inputs [N, C', H', W'] -> [N, C x concatenated nodes, H, W]."""
         states: dict[int, Tensor] = {0: self.enter[0](before), 1: self.enter[1](last)}
-        for place, (reads, operations) in enumerate(
+        for node, (reads, operations) in enumerate(
             zip(self.reads, self.nodes, strict=True), INPUTS
         ):
             assert isinstance(operations, nn.ModuleList)
@@ -120,8 +120,8 @@ class CellModule(nn.Module):
                 y = operation(states[read])
                 if not isinstance(operation, nn.Identity):
                     y = self.drop_path(y)
-                states[place] = states[place] + y if place in states else y
-        return torch.cat([states[place] for place in self.outputs], 1)
+                states[node] = states[node] + y if node in states else y
+        return torch.cat([states[node] for node in self.outputs], 1)
 
 
 class AuxiliaryClassifier(nn.Module):
@@ -155,22 +155,22 @@ class CellNetwork(Network):
 
     def __init__(self, arch: CellArch) -> None:
         super().__init__()
-        colours, channels = arch.in_channels, arch.channels
+        in_channels, channels = arch.in_channels, arch.channels
         if arch.stem == "cifar":
-            self.stem: nn.Module = ConvNorm(colours, 3 * channels, 3)
+            self.stem: nn.Module = ConvNorm(in_channels, 3 * channels, 3)
             self.second_stem: nn.Module = nn.Identity()
         else:
             self.stem = nn.Sequential(
-                ConvNorm(colours, channels // 2, 3, 2, activation="relu"),
+                ConvNorm(in_channels, channels // 2, 3, 2, activation="relu"),
                 ConvNorm(channels // 2, channels, 3, 2),
             )
             self.second_stem = ReluConvNorm(channels, channels, 3, 2)
-        self.cells = nn.ModuleList(CellModule(place, arch.drop_path) for place in arch.places)
+        self.cells = nn.ModuleList(CellModule(placed, arch.drop_path) for placed in arch.cells)
         self.last_reduction = max(arch.reductions)
         self.drop_path = arch.drop_path
-        middle = arch.places[self.last_reduction].out_channels
+        middle = arch.cells[self.last_reduction].out_channels
         self.auxiliary = AuxiliaryClassifier(middle, arch.classes) if arch.auxiliary else None
-        self.classifier = nn.Linear(arch.places[-1].out_channels, arch.classes)
+        self.classifier = nn.Linear(arch.cells[-1].out_channels, arch.classes)
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,19 +215,19 @@ class CellNetwork(Network):
         return logits
 
 
-def _entrance(place: CellPlace, number: int) -> nn.Module:
+def _entrance(placed: PlacedCell, number: int) -> nn.Module:
     """What brings an input of the cell to its channels and size; nothing where no edge reads it."""
-    if number not in place.cell.reads:
+    if number not in placed.cell.reads:
         return nn.Identity()
-    channels, side = place.in_channels[number], place.in_sides[number]
-    if side != place.in_sides[1]:
-        return FactorizedReduce(channels, place.channels, side)
-    return ReluConvNorm(channels, place.channels)
+    channels, side = placed.in_channels[number], placed.in_sides[number]
+    if side != placed.in_sides[1]:
+        return FactorizedReduce(channels, placed.channels, side)
+    return ReluConvNorm(channels, placed.channels)
 
 
-def _operation(edge: Edge, place: CellPlace) -> nn.Module:
-    channels, side = place.channels, place.in_sides[1]
-    stride = place.stride if edge.input < INPUTS else 1
+def _operation(edge: Edge, placed: PlacedCell) -> nn.Module:
+    channels, side = placed.channels, placed.in_sides[1]
+    stride = placed.stride if edge.input < INPUTS else 1
     kind, _, size = edge.operation.rpartition("_")
     match kind:
         case "sep_conv":

@@ -9,7 +9,7 @@ memory counts in the row before.
 from dataclasses import dataclass, replace
 
 from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes, output_side
-from mobilenas.spaces.cell.arch import INPUTS, CellArch, CellPlace, Edge
+from mobilenas.spaces.cell.arch import INPUTS, CellArch, Edge, PlacedCell
 
 
 def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
@@ -17,9 +17,9 @@ def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
     tape = _Tape()
     image = tape.map((), arch.in_channels, arch.image_size)
     before, last = _stems(tape, image, arch)
-    for number, place in enumerate(arch.places):
-        before, last = last, _cell(tape, f"cells.{number}", place, (before, last))
-    features = arch.places[-1].out_channels
+    for number, placed in enumerate(arch.cells):
+        before, last = last, _cell(tape, f"cells.{number}", placed, (before, last))
+    features = arch.cells[-1].out_channels
     # the mean reads the last map; the classifier reads one number a channel
     pooled = tape.map((last,), features, 1)
     tape.linear("classifier", pooled, arch.classes)
@@ -37,19 +37,19 @@ def ends_cost(arch: CellArch, cost: str, features: int) -> int:
     return tape.total(cost)
 
 
-def entrance_cost(place: CellPlace, cost: str, number: int, channels: int) -> int:
+def entrance_cost(placed: PlacedCell, cost: str, number: int, channels: int) -> int:
     """Return what bringing in an input (0 or 1) costs where it has so many channels."""
     tape = _Tape()
-    _entrance(tape, "enter", place, number, tape.map((), channels, place.in_sides[number]))
+    _entrance(tape, "enter", placed, number, tape.map((), channels, placed.in_sides[number]))
     return tape.total(cost)
 
 
-def edge_cost(place: CellPlace, cost: str, edge: Edge) -> int:
+def edge_cost(placed: PlacedCell, cost: str, edge: Edge) -> int:
     """Return what an edge of a cell costs."""
     tape = _Tape()
-    side = place.in_sides[1] if edge.input < INPUTS else place.out_side
-    read = tape.map((), place.channels, side)
-    _edge(tape, "edge", edge, place, {edge.input: read})
+    side = placed.in_sides[1] if edge.input < INPUTS else placed.out_side
+    read = tape.map((), placed.channels, side)
+    _edge(tape, "edge", edge, placed, {edge.input: read})
     return tape.total(cost)
 
 
@@ -151,36 +151,36 @@ def _stems(tape: _Tape, image: int, arch: CellArch) -> tuple[int, int]:
     return quarter, tape.conv("second_stem", quarter, channels, 3, 2)
 
 
-def _cell(tape: _Tape, name: str, place: CellPlace, inputs: tuple[int, int]) -> int:
+def _cell(tape: _Tape, name: str, placed: PlacedCell, inputs: tuple[int, int]) -> int:
     states: dict[int, int] = {}
     for number, read in enumerate(inputs):
-        if number in place.cell.reads:
-            states[number] = _entrance(tape, f"{name}.enter.{number}", place, number, read)
-    for number, edges in enumerate(place.cell.nodes):
+        if number in placed.cell.reads:
+            states[number] = _entrance(tape, f"{name}.enter.{number}", placed, number, read)
+    for number, edges in enumerate(placed.cell.nodes):
         node = number + INPUTS
         for index, edge in enumerate(edges):
-            result = _edge(tape, f"{name}.nodes.{number}.{index}", edge, place, states)
+            result = _edge(tape, f"{name}.nodes.{number}.{index}", edge, placed, states)
             if node in states:
-                result = tape.map((states[node], result), place.channels, place.out_side)
+                result = tape.map((states[node], result), placed.channels, placed.out_side)
             states[node] = result
-    parts = tuple(states[output] for output in place.cell.outputs)
-    return tape.map(parts, place.out_channels, place.out_side)
+    parts = tuple(states[output] for output in placed.cell.outputs)
+    return tape.map(parts, placed.out_channels, placed.out_side)
 
 
-def _entrance(tape: _Tape, name: str, place: CellPlace, number: int, read: int) -> int:
-    if place.in_sides[number] != place.in_sides[1]:
-        return _factorized_reduce(tape, name, read, place.channels)
-    return tape.conv(name, read, place.channels)
+def _entrance(tape: _Tape, name: str, placed: PlacedCell, number: int, read: int) -> int:
+    if placed.in_sides[number] != placed.in_sides[1]:
+        return _factorized_reduce(tape, name, read, placed.channels)
+    return tape.conv(name, read, placed.channels)
 
 
-def _edge(tape: _Tape, name: str, edge: Edge, place: CellPlace, states: dict[int, int]) -> int:
-    read, channels = states[edge.input], place.channels
-    stride = place.stride if edge.input < INPUTS else 1
+def _edge(tape: _Tape, name: str, edge: Edge, placed: PlacedCell, states: dict[int, int]) -> int:
+    read, channels = states[edge.input], placed.channels
+    stride = placed.stride if edge.input < INPUTS else 1
     if edge.operation == "skip_connect":
         return read if stride == 1 else _factorized_reduce(tape, name, read, channels)
     kind, _, size = edge.operation.rpartition("_")
     if kind in ("avg_pool", "max_pool"):
-        return tape.map((read,), channels, place.out_side)
+        return tape.map((read,), channels, placed.out_side)
     kernel = int(size[0])
     if kind == "dil_conv":
         return _separable(tape, name, read, channels, kernel, stride)

@@ -25,10 +25,10 @@ def _table(space: CellSpace, cost: str, _: object) -> CellCostTable:
 
 
 def _rough_size(arch: CellArch) -> tuple[int, int]:
-    edges = {place.cell: sum(map(len, place.cell.nodes)) for place in arch.places}
-    inputs = [(place, place.in_channels) for place in arch.places]
+    edges = {placed.cell: sum(map(len, placed.cell.nodes)) for placed in arch.cells}
+    inputs = [(placed, placed.in_channels) for placed in arch.cells]
     weights = sum(p.channels * (a + b + 2 * p.channels * edges[p.cell]) for p, (a, b) in inputs)
-    return weights, max(max(ins) * place.in_sides[0] ** 2 for place, ins in inputs)
+    return weights, max(max(ins) * placed.in_sides[0] ** 2 for placed, ins in inputs)
 
 
 register(

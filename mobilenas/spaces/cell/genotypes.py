@@ -13,7 +13,7 @@ _EXAMPLE = (
     "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])"
 )
 _LONGEST_TEXT = 20_000
-_MOST_PLACES = 100
+_MAX_PLACES = 100
 _PER_NODE = 2  # edges of a node where the notation does not say which node an edge belongs to
 
 # second order, searched on CIFAR-10 (Liu et al. 2019, figures 4 and 5)
@@ -134,7 +134,7 @@ def _literal(node: ast.expr) -> object:
     """Return a plain value; `range(2, 6)` is one, too."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
         limits = [ast.literal_eval(argument) for argument in node.args]
-        if all(type(limit) is int and 0 <= limit <= _MOST_PLACES for limit in limits):
+        if all(type(limit) is int and 0 <= limit <= _MAX_PLACES for limit in limits):
             return list(range(*limits))
     return ast.literal_eval(node)
 

@@ -1,4 +1,4 @@
-"""Operations of a cell supernet, each for all edges that read one place of a cell.
+"""Operations of a cell supernet, each for all edges that read one node of a cell.
 
 The channels of the edges lie side by side, so that edges are groups of one convolution. `active`
 names the edges that are computed, in order; `weights` [edges] scale what they return.
@@ -27,7 +27,7 @@ Context = Any
 """What torch gives forward and backward: it keeps whatever is put on it."""
 
 
-class Seen:
+class NodeInputs:
     """What enters the operations, and what several of them make of it first."""
 
     def __init__(self, x: Tensor, stride: int) -> None:
@@ -121,10 +121,10 @@ class SeparableTwice(nn.Module):
         self.first = Separable(edges, channels, kernel)
         self.second = Separable(edges, channels, kernel)
 
-    def forward(self, seen: Seen, active: Sequence[int], weights: Tensor) -> Tensor:
+    def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H', W'], times `weights` [edges]."""
         first, second = self.first, self.second
-        y = first.deepen(seen.repeated(len(active)), active, seen.stride)
+        y = first.deepen(inputs.repeated(len(active)), active, inputs.stride)
         y = first.finish(y, active).relu_()
         return second.finish(second.deepen(y, active), active, weights)
 
@@ -132,12 +132,12 @@ class SeparableTwice(nn.Module):
 class Dilated(Separable):
     """dil_conv."""
 
-    def forward(self, seen: Seen, active: Sequence[int], weights: Tensor) -> Tensor:
+    def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H', W'], times `weights` [edges]."""
-        x = seen.repeated(len(active), dilated=seen.has_phases)
-        y = self.deepen(x, active, dilation=1 if seen.has_phases else 2)
+        x = inputs.repeated(len(active), dilated=inputs.has_phases)
+        y = self.deepen(x, active, dilation=1 if inputs.has_phases else 2)
         y = self.finish(y, active, weights)
-        if len(y) == len(seen.x):
+        if len(y) == len(inputs.x):
             return y
         n, channels, height, width = y.shape
         y = y.permute(0, 2, 3, 1).reshape(2, 2, n // 4, height, width, channels)
@@ -155,9 +155,9 @@ class HalvingSkip(nn.Module):
         self.odd = _weight(edges * (channels - channels // 2), channels, 1, 1)
         self.norm = EdgeNorm(edges, channels)
 
-    def forward(self, seen: Seen, active: Sequence[int], weights: Tensor) -> Tensor:
+    def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H/2, W/2], rounded up, times `weights` [edges]."""
-        x, channels = seen.relu, self.channels
+        x, channels = inputs.relu, self.channels
         odd = functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1::2, 1::2]
         pixels = torch.cat([x[:, :, ::2, ::2], odd], 1)  # [N, 2C, H/2, W/2]
         halves = [
@@ -196,13 +196,13 @@ class _Mix(torch.autograd.Function):
 
 
 class _MaxPool2x2(torch.autograd.Function):
-    """Max pool that keeps the places of the maxima and not the image."""
+    """Max pool that keeps the indices of the maxima and not the image."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor) -> Tensor:
         """x: [N, C, H, W] -> [N, C, H/2, W/2], rounded up."""
-        y, places = functional.max_pool2d_with_indices(x, (2, 2), ceil_mode=True)
-        ctx.save_for_backward(places)
+        y, indices = functional.max_pool2d_with_indices(x, (2, 2), ceil_mode=True)
+        ctx.save_for_backward(indices)
         ctx.size = x.shape
         return y
 
@@ -210,14 +210,14 @@ class _MaxPool2x2(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, gradient: Tensor) -> Tensor:
         """Return the gradient for x."""
-        (places,) = ctx.saved_tensors
+        (indices,) = ctx.saved_tensors
         # only its shape counts; `empty_permuted` is channels last
         blank = torch.empty_permuted(
             ctx.size, (0, 2, 3, 1), dtype=gradient.dtype, device=gradient.device
         )
         options = (2, 2), (2, 2), (0, 0), (1, 1), True
         backward = torch.ops.aten.max_pool2d_with_indices_backward
-        for_x: Tensor = backward(gradient, blank, *options, places)
+        for_x: Tensor = backward(gradient, blank, *options, indices)
         return for_x
 
 

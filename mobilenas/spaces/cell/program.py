@@ -48,7 +48,7 @@ class CellProgram(BudgetProgram[CellChoice]):
         return {self.index["edge", kind, e, o]: 1.0 for e in edges for o in operations}
 
     def _add_edges(self, kind: str) -> None:
-        edges = range(len(self.space.wires))
+        edges = range(len(self.space.edge_ends))
         for e, o in product(edges, range(len(self.space.operations))):
             self._variable("edge", kind, e, o, score=self.scores[kind][e][o])
         self.rows += [(self._kept(kind, [e]), 0, 1) for e in edges]
@@ -57,19 +57,19 @@ class CellProgram(BudgetProgram[CellChoice]):
             self.rows.append((self._kept(kind, group), count, count))
 
     def _add_reads(self, kind: str) -> None:
-        places = [place for place, _ in self.space.wires]
-        first, second = ([e for e, p in enumerate(places) if p == n] for n in range(INPUTS))
+        sources = [source for source, _ in self.space.edge_ends]
+        first, second = ([e for e, p in enumerate(sources) if p == n] for n in range(INPUTS))
         self._add_any(self._variable("reads", kind), kind, first)
-        # what nothing reads has no place in a network
+        # what nothing reads is no part of a network
         self.rows.append((self._kept(kind, second), 1, np.inf))
 
     def _add_nodes(self, kind: str) -> None:
-        wires = self.space.wires
+        edge_ends = self.space.edge_ends
         for node in range(self.space.nodes):
             filled = self._variable("node", kind, node)
-            self._add_any(filled, kind, [e for e, wire in enumerate(wires) if wire[1] == node])
-            for e, (place, _) in enumerate(wires):
-                if place == node + INPUTS:
+            self._add_any(filled, kind, [e for e, ends in enumerate(edge_ends) if ends[1] == node])
+            for e, (source, _) in enumerate(edge_ends):
+                if source == node + INPUTS:
                     self.rows.append((self._kept(kind, [e]) | {filled: -1.0}, -np.inf, 0))
 
     def _add_any(self, variable: int, kind: str, edges: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ class CellProgram(BudgetProgram[CellChoice]):
         return row, distance - same, np.inf
 
     def _choice(self, chosen: Sequence[int]) -> CellChoice:
-        picks = {kind: [LEFT_OUT] * len(self.space.wires) for kind in KINDS}
+        picks = {kind: [LEFT_OUT] * len(self.space.edge_ends) for kind in KINDS}
         for n in chosen:
             _, kind, e, o = self.keys[n]
             picks[kind][e] = o

@@ -24,7 +24,7 @@ class CellAlphas(nn.Module):
         super().__init__()
         check_choice("edge weights", edge_weights, EDGE_WEIGHTS)
         self.space, self.none, self.edge_weights = space, none, edge_weights
-        edges, columns = len(space.wires), len(space.operations)
+        edges, columns = len(space.edge_ends), len(space.operations)
         self.operations = nn.ParameterDict()
         """By kind [E, O], or [E, O + 1] with `none` last."""
         self.betas = nn.ParameterDict()

@@ -23,9 +23,9 @@ LEFT_OUT = -1
 TARGETS = ("node", "cell")
 
 _TARGET = re.compile(r"(\d{1,4})/(n|node|cell|\d{1,4})")
-_MOST_NODES = 6
+_MAX_NODES = 6
 # of uniformly drawn edges, 15 % (6 nodes, 5 edges a cell) or more keep the rules of a cell
-_MOST_DRAWS = 10_000
+_MAX_DRAWS = 10_000
 # by params; a skip is a convolution where it halves the image
 _CHEAPEST_FIRST = (
     *("max_pool_3x3", "avg_pool_3x3", "skip_connect"),
@@ -62,7 +62,7 @@ class EdgeTarget:
             )
         kept, of = match.groups()
         if of.isdigit():
-            every = len(_wires(nodes))
+            every = len(_edge_ends(nodes))
             if int(of) != every:
                 raise MobileNASError(
                     f"edges is {text!r}; a cell with {counted(nodes, 'node')} has {every} edges: "
@@ -134,8 +134,8 @@ class CellSpace:
 
     def __post_init__(self) -> None:
         """Check every field; the error names it, its value and what is legal."""
-        if type(self.nodes) is not int or not 1 <= self.nodes <= _MOST_NODES:
-            raise MobileNASError(f"nodes is {self.nodes!r}; it must be 1 to {_MOST_NODES}")
+        if type(self.nodes) is not int or not 1 <= self.nodes <= _MAX_NODES:
+            raise MobileNASError(f"nodes is {self.nodes!r}; it must be 1 to {_MAX_NODES}")
         if not self.operations or len(set(self.operations)) < len(self.operations):
             raise MobileNASError(
                 f"operations is {', '.join(self.operations) or 'empty'}; it must name one or more, "
@@ -143,12 +143,12 @@ class CellSpace:
             )
         for name in self.operations:
             check_choice("operations", name, OPERATIONS)
-        most = self.nodes + 1 if self.edges.of == "node" else len(self.wires)
-        if self.edges.kept > most:
+        max_edges = self.nodes + 1 if self.edges.of == "node" else len(self.edge_ends)
+        if self.edges.kept > max_edges:
             whose = "the last node of " if self.edges.of == "node" else ""
             raise MobileNASError(
                 f"edges is {self.edges}; {whose}a cell with {counted(self.nodes, 'node')} has "
-                f"{most} edges"
+                f"{max_edges} edges"
             )
         self.arch(self.smallest())  # checks the other fields
         try:
@@ -157,16 +157,16 @@ class CellSpace:
             raise MobileNASError(f"search_{error}") from error
 
     @cached_property
-    def wires(self) -> tuple[tuple[int, int], ...]:
-        """Per edge: the place it reads, and the number of its node from 0."""
-        return _wires(self.nodes)
+    def edge_ends(self) -> tuple[tuple[int, int], ...]:
+        """Per edge: the index it reads, and the number of its node from 0."""
+        return _edge_ends(self.nodes)
 
     @cached_property
     def _groups(self) -> list[list[int]]:
         if self.edges.of == "cell":
-            return [list(range(len(self.wires)))]
+            return [list(range(len(self.edge_ends)))]
         return [
-            [edge for edge, wire in enumerate(self.wires) if wire[1] == node]
+            [edge for edge, ends in enumerate(self.edge_ends) if ends[1] == node]
             for node in range(self.nodes)
         ]
 
@@ -201,11 +201,11 @@ class CellSpace:
         )
 
     def search_arch(self) -> CellArch:
-        """Return a network of the supernet's size with every edge: its places are the supernet's.
+        """Return a network of the supernet's size with every edge: its cells are the supernet's.
 
         Which operation an edge has in it means nothing.
         """
-        whole = self._cell((0,) * len(self.wires))
+        whole = self._cell((0,) * len(self.edge_ends))
         return CellArch(
             image_size=self.image_size,
             in_channels=self.in_channels,
@@ -239,7 +239,7 @@ class CellSpace:
         few. Where nothing reads input 0 at the price of one more node, another choice may have
         fewer.
         """
-        return self._extreme(_CHEAPEST_FIRST, lambda place, node: (place == 0, node, place))
+        return self._extreme(_CHEAPEST_FIRST, lambda source, node: (source == 0, node, source))
 
     def largest(self) -> CellChoice:
         """Return a choice of many params: the dearest operations, as many nodes as there can be.
@@ -248,20 +248,20 @@ class CellSpace:
         """
         return self._extreme(
             _CHEAPEST_FIRST[::-1],
-            lambda place, node: (place if place >= INPUTS else (place + node + 1) % 2, node),
+            lambda source, node: (source if source >= INPUTS else (source + node + 1) % 2, node),
         )
 
     def _cell(self, picks: tuple[int, ...]) -> Cell:
         nodes: list[list[Edge]] = [[] for _ in range(self.nodes)]
-        for (place, node), pick in zip(self.wires, picks, strict=True):
+        for (source, node), pick in zip(self.edge_ends, picks, strict=True):
             if pick != LEFT_OUT:
-                nodes[node].append(Edge(operation=self.operations[pick], input=place))
+                nodes[node].append(Edge(operation=self.operations[pick], input=source))
         return Cell(
             nodes=tuple(map(tuple, nodes)), concat=tuple(range(INPUTS, INPUTS + self.nodes))
         )
 
     def _is_legal(self, picks: tuple[int, ...]) -> bool:
-        if len(picks) != len(self.wires):
+        if len(picks) != len(self.edge_ends):
             return False
         kept = {edge for edge, pick in enumerate(picks) if pick != LEFT_OUT}
         return (
@@ -275,34 +275,34 @@ class CellSpace:
 
     def _is_whole(self, kept: Collection[int]) -> bool:
         """Whether some edge reads input 1 and none a node without edges, as cells must."""
-        wires = [self.wires[edge] for edge in kept]
-        reads = {place for place, _ in wires}
-        return 1 in reads and reads <= {0, 1, *(INPUTS + node for _, node in wires)}
+        edge_ends = [self.edge_ends[edge] for edge in kept]
+        reads = {source for source, _ in edge_ends}
+        return 1 in reads and reads <= {0, 1, *(INPUTS + node for _, node in edge_ends)}
 
     def _draw(self, source: Random) -> tuple[int, ...]:
-        for _ in range(_MOST_DRAWS):
+        for _ in range(_MAX_DRAWS):
             kept: set[int] = set()
             for group in self._groups:
                 kept.update(source.sample(group, min(self.edges.kept, len(group))))
             if self._is_whole(kept):
                 return tuple(
                     source.randrange(len(self.operations)) if edge in kept else LEFT_OUT
-                    for edge in range(len(self.wires))
+                    for edge in range(len(self.edge_ends))
                 )
-        raise AssertionError(f"no cell with {self.edges} edges in {_MOST_DRAWS} draws")
+        raise AssertionError(f"no cell with {self.edges} edges in {_MAX_DRAWS} draws")
 
     def _extreme(
         self, order: tuple[str, ...], rank: Callable[[int, int], tuple[int, ...]]
     ) -> CellChoice:
         """Keep the edges that rank first, with the operation that is first in `order`."""
         operation = min(range(len(self.operations)), key=lambda o: order.index(self.operations[o]))
-        picks = [LEFT_OUT] * len(self.wires)
+        picks = [LEFT_OUT] * len(self.edge_ends)
         for group in self._groups:
-            ranked = sorted(group, key=lambda edge: rank(*self.wires[edge]))
+            ranked = sorted(group, key=lambda edge: rank(*self.edge_ends[edge]))
             for edge in ranked[: self.edges.kept]:
                 picks[edge] = operation
         return CellChoice(normal=tuple(picks), reduce=tuple(picks))
 
 
-def _wires(nodes: int) -> tuple[tuple[int, int], ...]:
-    return tuple((place, node) for node in range(nodes) for place in range(node + INPUTS))
+def _edge_ends(nodes: int) -> tuple[tuple[int, int], ...]:
+    return tuple((source, node) for node in range(nodes) for source in range(node + INPUTS))

@@ -1,6 +1,6 @@
 """The supernet of the cell space: every edge and operation of its cells in one set of weights.
 
-What the edges that read one place of a cell have in common is computed once: the choice of
+What the edges that read one node of a cell have in common is computed once: the choice of
 channels, ReLU, pools, and the skip where it keeps the size. The weight of an operation is the scale
 of its last batch norm, which has none of its own; pools and skip are weighed by one 1x1
 convolution. Operations and edges of weight 0 are not computed, and their weights get no gradient.
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.nn import ConvNorm
-from mobilenas.spaces.cell.arch import INPUTS, CellPlace
+from mobilenas.spaces.cell.arch import INPUTS, PlacedCell
 from mobilenas.spaces.cell.build import FactorizedReduce, ReluConvNorm
-from mobilenas.spaces.cell.operations import POOLS, EdgeNorm, Seen, halve, mix, own_operation
+from mobilenas.spaces.cell.operations import POOLS, EdgeNorm, NodeInputs, halve, mix, own_operation
 from mobilenas.spaces.cell.space import KINDS, CellSpace
 from mobilenas.spaces.cell.table import CellProbabilities
 from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean
@@ -26,7 +26,7 @@ from mobilenas.supernet.shared import Supernet
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What the edges that read one place weigh: m edges, O operations."""
+    """What the edges that read one node weigh: m edges, O operations."""
 
     operations: Tensor
     """[m, O]: weight of an operation in its node: edge weight times probability."""
@@ -34,7 +34,7 @@ class Mixture:
     """[m]: weight of the channels that pass by."""
     active: tuple[tuple[int, ...], ...]
     """Per operation: the edges for which its weight is not 0."""
-    there: tuple[int, ...]
+    nonzero: tuple[int, ...]
     """The edges whose weight is not 0."""
 
 
@@ -48,19 +48,19 @@ class CellSuperNetwork(Supernet):
         super().__init__()
         self.space = space
         arch = space.search_arch()
-        colours, channels = space.in_channels, space.search_channels
+        in_channels, channels = space.in_channels, space.search_channels
         self.second_stem: nn.Module | None = None
         if space.stem == "cifar":
-            self.stem: nn.Module = ConvNorm(colours, 3 * channels, 3)
+            self.stem: nn.Module = ConvNorm(in_channels, 3 * channels, 3)
         else:
             self.stem = nn.Sequential(
-                ConvNorm(colours, channels // 2, 3, 2, activation="relu"),
+                ConvNorm(in_channels, channels // 2, 3, 2, activation="relu"),
                 ConvNorm(channels // 2, channels, 3, 2),
             )
             self.second_stem = ReluConvNorm(channels, channels, 3, 2)
         self.kinds = [KINDS[number in arch.reductions] for number in range(arch.layers)]
-        self.cells = nn.ModuleList(MixedCell(space, place, sampler) for place in arch.places)
-        self.classifier = nn.Linear(arch.places[-1].out_channels, space.classes)
+        self.cells = nn.ModuleList(MixedCell(space, placed, sampler) for placed in arch.cells)
+        self.classifier = nn.Linear(arch.cells[-1].out_channels, space.classes)
 
     def forward(self, x: Tensor, p: CellProbabilities) -> Tensor:
         """x: [N, C, side, side] -> logits [N, classes] of the mixture under `p`."""
@@ -77,44 +77,44 @@ class CellSuperNetwork(Supernet):
         return logits
 
     def _mixtures(self, p: CellProbabilities, kind: str) -> list[Mixture]:
-        """Per place of a cell that edges read."""
+        """Per input or node of a cell that edges read."""
         edges = p.edges[kind]
         # without `none`, which takes its probability and adds nothing
         weights = edges[:, None] * p.operations[kind][:, : len(self.space.operations)]
         weights = weights * (weights != 0)  # no gradient for what is not computed
-        known, there = weights.tolist(), edges.tolist()
+        known, nonzero = weights.tolist(), edges.tolist()
         mixtures = []
-        for place in range(INPUTS + self.space.nodes - 1):
-            readers = [edge for edge, wire in enumerate(self.space.wires) if wire[0] == place]
+        for source in range(INPUTS + self.space.nodes - 1):
+            readers = [edge for edge, ends in enumerate(self.space.edge_ends) if ends[0] == source]
             columns = zip(*(known[edge] for edge in readers), strict=True)
             mixture = Mixture(
                 operations=weights[readers],
                 edges=edges[readers],
                 active=tuple(_nonzero(column) for column in columns),
-                there=_nonzero([there[edge] for edge in readers]),
+                nonzero=_nonzero([nonzero[edge] for edge in readers]),
             )
             mixtures.append(mixture)
         return mixtures
 
 
 class MixedCell(nn.Module):
-    """One cell at its place."""
+    """One cell of the network."""
 
-    def __init__(self, space: CellSpace, place: CellPlace, sampler: SamplerSettings) -> None:
+    def __init__(self, space: CellSpace, placed: PlacedCell, sampler: SamplerSettings) -> None:
         super().__init__()
         self.nodes = space.nodes
-        self.enter = nn.ModuleList(_entrance(place, number) for number in range(INPUTS))
+        self.enter = nn.ModuleList(_entrance(placed, number) for number in range(INPUTS))
         self.readers = nn.ModuleList(
             Reader(
                 space.operations,
                 sampler,
                 edges=space.nodes - max(0, number - INPUTS + 1),
-                channels=place.channels,
-                stride=place.stride if number < INPUTS else 1,
+                channels=placed.channels,
+                stride=placed.stride if number < INPUTS else 1,
             )
             for number in range(INPUTS + space.nodes - 1)
         )
-        self.out_shape = (place.channels, place.out_side, place.out_side)
+        self.out_shape = (placed.channels, placed.out_side, placed.out_side)
 
     def forward(
         self, inputs: tuple[Tensor, Tensor], mixtures: Sequence[Mixture], draws: torch.Generator
@@ -125,7 +125,7 @@ class MixedCell(nn.Module):
         for number, (reader, mixture) in enumerate(zip(self.readers, mixtures, strict=True)):
             if number >= INPUTS:
                 nodes.append(sums[number - INPUTS].total(inputs[0], self.out_shape))
-            if mixture.there:
+            if mixture.nonzero:
                 x = self.enter[number](inputs[number]) if number < INPUTS else nodes[-1]
                 reader(x, mixture, draws, sums[self.nodes - len(mixture.edges) :])
         nodes.append(sums[-1].total(inputs[0], self.out_shape))
@@ -140,15 +140,15 @@ class _Sum:
         """Images [N, C, H, W] and the weights [C] of their channels."""
         self.parts: list[Tensor] = []
         """[N, C/K, H, W] each."""
-        self.places: list[Tensor] = []
+        self.indices: list[Tensor] = []
         """[C/K] each: where the channels of a part belong; empty where every channel entered."""
 
     def total(self, like: Tensor, shape: tuple[int, int, int]) -> Tensor:
         """Return [N, *shape] on the device of `like` [N, ...]: zeros where no edge has come in."""
         parts = self.parts or [like.new_zeros(len(like), *shape)]
-        if self.places:
-            # a 1x1 convolution with ones and zeros puts channels into their places
-            kernel = functional.one_hot(torch.cat(self.places), shape[0]).t().to(parts[0])
+        if self.indices:
+            # a 1x1 convolution with ones and zeros puts channels where they belong
+            kernel = functional.one_hot(torch.cat(self.indices), shape[0]).t().to(parts[0])
             parts = [mix(torch.cat(parts, 1), kernel)]
         elif len(parts) > 1:
             parts = [parts[0] + parts[1], *parts[2:]]
@@ -161,7 +161,7 @@ class _Sum:
 
 
 class Reader(nn.Module):
-    """All that the edges which read one place do to it; they lead to the last nodes, one each."""
+    """All that the edges which read one node do to it; they lead to the last nodes, one each."""
 
     def __init__(
         self,
@@ -189,26 +189,26 @@ class Reader(nn.Module):
         self, x: Tensor, mixture: Mixture, draws: torch.Generator, sums: Sequence[_Sum]
     ) -> None:
         """x: [N, C, H, W]; adds to the sums of the nodes that the edges lead to."""
-        places: list[Tensor] = []
+        indices: list[Tensor] = []
         if self.sampler is not None:
             entering, chosen = self.sampler(x, draws)
             self._pass_by(x, chosen, mixture, sums)
-            x, places = entering, [chosen]
+            x, indices = entering, [chosen]
         for active, y in self._outputs(x, mixture).items():
             for edge, part in zip(active, y.split(self.channels, 1), strict=True):
                 sums[edge].parts.append(part)
-                sums[edge].places += places
+                sums[edge].indices += indices
 
     def _pass_by(self, x: Tensor, chosen: Tensor, mixture: Mixture, sums: Sequence[_Sum]) -> None:
         if self.stride == 2:
             x = halve(x)
         passing = torch.ones_like(x[0, :, 0, 0]).index_fill(0, chosen, 0)
-        for edge in mixture.there:
+        for edge in mixture.nonzero:
             sums[edge].passing.append((x, mixture.edges[edge].to(x) * passing))
 
     def _outputs(self, x: Tensor, mixture: Mixture) -> dict[tuple[int, ...], Tensor]:
         """x: [N, C, H, W] -> by active edges [N, active x C, H', W'], the sums of operations."""
-        seen, shared = Seen(x, self.stride), []
+        inputs, shared = NodeInputs(x, self.stride), []
         outputs: dict[tuple[int, ...], Tensor] = {}
 
         def add(active: tuple[int, ...], y: Tensor) -> None:
@@ -218,7 +218,7 @@ class Reader(nn.Module):
         for number, name in enumerate(self.names):
             active = mixture.active[number]
             if active and name in self.own:
-                add(active, self.own[name](seen, active, mixture.operations[:, number]))
+                add(active, self.own[name](inputs, active, mixture.operations[:, number]))
             elif active:
                 shared.append(number)
         if shared:
@@ -243,15 +243,15 @@ class Reader(nn.Module):
 
 
 def _nonzero(weights: Sequence[float]) -> tuple[int, ...]:
-    return tuple(place for place, weight in enumerate(weights) if weight)
+    return tuple(edge for edge, weight in enumerate(weights) if weight)
 
 
-def _entrance(place: CellPlace, number: int) -> nn.Module:
+def _entrance(placed: PlacedCell, number: int) -> nn.Module:
     """As in the networks that are found, but after ReLU and with a norm without parameters."""
-    channels, side = place.in_channels[number], place.in_sides[number]
-    norm = nn.BatchNorm2d(place.channels, affine=False)
-    if side == place.in_sides[1]:
-        return nn.Sequential(nn.Conv2d(channels, place.channels, 1, bias=False), norm)
-    reducing = FactorizedReduce(channels, place.channels, side)
+    channels, side = placed.in_channels[number], placed.in_sides[number]
+    norm = nn.BatchNorm2d(placed.channels, affine=False)
+    if side == placed.in_sides[1]:
+        return nn.Sequential(nn.Conv2d(channels, placed.channels, 1, bias=False), norm)
+    reducing = FactorizedReduce(channels, placed.channels, side)
     reducing.relu, reducing.norm = nn.Identity(), norm  # type: ignore[assignment]
     return reducing

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.settings import check_choice
-from mobilenas.spaces.cell.arch import INPUTS, CellPlace, Edge
+from mobilenas.spaces.cell.arch import INPUTS, Edge, PlacedCell
 from mobilenas.spaces.cell.costs import edge_cost, ends_cost, entrance_cost
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace
 
@@ -47,7 +47,7 @@ class CellCostTable:
     def __init__(self, space: CellSpace, cost: str) -> None:
         check_choice("cost", cost, CELL_COSTS)
         self.space, self.cost = space, cost
-        kinds, edges, operations = len(KINDS), len(space.wires), len(space.operations)
+        kinds, edges, operations = len(KINDS), len(space.edge_ends), len(space.operations)
         self.operations = torch.zeros(kinds, edges, operations, dtype=torch.float64)
         """f: [2, E, O]."""
         self.entrance = torch.zeros(kinds, dtype=torch.float64)
@@ -64,23 +64,23 @@ class CellCostTable:
             zip(self.entrance.tolist(), self.per_pair.tolist(), self.per_node.tolist(), strict=True)
         )
         self._same = torch.eye(kinds, dtype=torch.bool)
-        self._zero = [edge for edge, wire in enumerate(space.wires) if wire[0] == 0]
+        self._zero = [edge for edge, ends in enumerate(space.edge_ends) if ends[0] == 0]
         self._masks = self._make_masks()
 
     def _fill(self) -> None:
         space, cost = self.space, self.cost
         arch = replace(space.search_arch(), layers=space.layers, channels=space.channels)
         kinds = [int(number in arch.reductions) for number in range(arch.layers)]
-        for number, (kind, place) in enumerate(zip(kinds, arch.places, strict=True)):
-            self.operations[kind] += self._edges(place)
+        for number, (kind, placed) in enumerate(zip(kinds, arch.cells, strict=True)):
+            self.operations[kind] += self._edges(placed)
             for which in range(INPUTS):
                 source = number - INPUTS + which
                 if source < 0:  # a stem
-                    base = float(entrance_cost(place, cost, which, place.in_channels[which]))
+                    base = float(entrance_cost(placed, cost, which, placed.in_channels[which]))
                 else:
-                    base = float(entrance_cost(place, cost, which, 0))
+                    base = float(entrance_cost(placed, cost, which, 0))
                     per_node = (
-                        entrance_cost(place, cost, which, arch.places[source].channels) - base
+                        entrance_cost(placed, cost, which, arch.cells[source].channels) - base
                     )
                     if which == 0:
                         self.per_pair[kind, kinds[source]] += per_node
@@ -92,17 +92,17 @@ class CellCostTable:
                     self.fixed += base
         base = float(ends_cost(arch, cost, 0))
         self.fixed += base
-        self.per_node[kinds[-1]] += ends_cost(arch, cost, arch.places[-1].channels) - base
+        self.per_node[kinds[-1]] += ends_cost(arch, cost, arch.cells[-1].channels) - base
 
-    def _edges(self, place: CellPlace) -> Tensor:
+    def _edges(self, placed: PlacedCell) -> Tensor:
         """[E, O]: costs of all edges of one cell."""
         return torch.tensor(
             [
                 [
-                    edge_cost(place, self.cost, Edge(operation=name, input=read))
+                    edge_cost(placed, self.cost, Edge(operation=name, input=read))
                     for name in self.space.operations
                 ]
-                for read, _ in self.space.wires
+                for read, _ in self.space.edge_ends
             ],
             dtype=torch.float64,
         )
@@ -112,10 +112,10 @@ class CellCostTable:
 
         Of a by-node target, no node is empty.
         """
-        reads = torch.tensor([place == 0 for place, _ in self.space.wires])
+        reads = torch.tensor([source == 0 for source, _ in self.space.edge_ends])
         if self.space.edges.of == "node":
             return reads[None]
-        owners = torch.tensor([node for _, node in self.space.wires])
+        owners = torch.tensor([node for _, node in self.space.edge_ends])
         nodes = owners == torch.arange(self.space.nodes)[:, None]
         return torch.cat([reads[None], nodes, nodes | reads])
 
@@ -126,10 +126,10 @@ class CellCostTable:
             kept = [edge for edge, pick in enumerate(picks) if pick != LEFT_OUT]
             cost += sum(rows[edge][picks[edge]] for edge in kept)
             reads.append(any(picks[edge] != LEFT_OUT for edge in self._zero))
-            nodes.append(len({self.space.wires[edge][1] for edge in kept}))
+            nodes.append(len({self.space.edge_ends[edge][1] for edge in kept}))
         return cost + self._frame(reads, nodes)
 
-    def least(self) -> float:
+    def minimum(self) -> float:
         """Return the smallest cost of all legal choices."""
         normal, reduce = (self._cheapest(rows) for rows in self.operations.amin(-1).tolist())
         return min(

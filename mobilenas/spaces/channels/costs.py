@@ -17,18 +17,18 @@ from mobilenas.channel_graph.tracing import BATCH, Traced, trace
 from mobilenas.core.errors import BudgetError
 from mobilenas.cost.projection import Sizes
 from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes
-from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsSpace
 
 WIDTHS_COSTS = ("flops", "params")
 """What sizes can be limited by without running the model."""
 
 
-class WidthsTable:
+class ChannelsTable:
     """One cost over the widths space, by the groups alone: no model is built."""
 
     is_peak = False
 
-    def __init__(self, space: WidthsSpace, cost: str) -> None:
+    def __init__(self, space: ChannelsSpace, cost: str) -> None:
         if cost not in WIDTHS_COSTS:
             raise BudgetError(
                 f"a {cost} budget is for the mobile space only; channel sizes have "
@@ -41,12 +41,12 @@ class WidthsTable:
         count = getattr(self.space.base.graph, self.cost)
         return int(count(sizes))
 
-    def least(self) -> int:
+    def minimum(self) -> int:
         """Return the smallest cost."""
         return self.exact(self.space.smallest())
 
 
-def widths_layer_costs(arch: WidthsArch) -> list[LayerCost]:
+def channels_layer_costs(arch: ChannelsArch) -> list[LayerCost]:
     """Every convolution and linear layer, with the norms behind it, in the order it runs."""
     return list(_layer_costs(arch.base, tuple(arch.sizes.items())))
 

@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 
 from mobilenas.spaces.base import Family, family_of, register
-from mobilenas.spaces.channels.costs import WIDTHS_COSTS, WidthsTable, widths_layer_costs
-from mobilenas.spaces.channels.space import WidthsArch, WidthsNetwork, WidthsSpace
+from mobilenas.spaces.channels.costs import WIDTHS_COSTS, ChannelsTable, channels_layer_costs
+from mobilenas.spaces.channels.space import ChannelsArch, ChannelsNetwork, ChannelsSpace
 
 
-def _table(space: WidthsSpace, cost: str, _: object) -> WidthsTable:
-    return WidthsTable(space, cost)
+def _table(space: ChannelsSpace, cost: str, _: object) -> ChannelsTable:
+    return ChannelsTable(space, cost)
 
 
-def _rough_size(arch: WidthsArch) -> tuple[int, int]:
+def _rough_size(arch: ChannelsArch) -> tuple[int, int]:
     inner = arch.base.mobile or arch.base.cell
     return (0, 0) if inner is None else family_of(inner).rough_size(inner)
 
 
 register(
     Family(
-        name=WidthsArch.family,
-        arch=WidthsArch,
-        space=WidthsSpace,
+        name=ChannelsArch.family,
+        arch=ChannelsArch,
+        space=ChannelsSpace,
         choice=Mapping,
-        build=WidthsNetwork.of,
-        layer_costs=widths_layer_costs,
+        build=ChannelsNetwork.of,
+        layer_costs=channels_layer_costs,
         rough_size=_rough_size,
         costs=WIDTHS_COSTS,
         table=_table,

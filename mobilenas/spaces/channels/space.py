@@ -101,7 +101,7 @@ class Base:
 
     def resized(self, sizes: Sizes) -> nn.Module:
         """Build the model at other sizes: a slice of a fresh model is a fresh model."""
-        for name, legal in WidthsSpace(base=self).ranges.items() if sizes else ():
+        for name, legal in ChannelsSpace(base=self).ranges.items() if sizes else ():
             if (size := sizes.get(name, 0)) > legal.high:
                 raise MobileNASError(
                     f"group {name} is to have {counted(size, 'channel')}; at most {legal.high} are "
@@ -146,7 +146,7 @@ def _memory_format(base: Base) -> torch.memory_format:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidthsArch:
+class ChannelsArch:
     """A model with other channel sizes."""
 
     family: ClassVar[str] = "widths"
@@ -184,7 +184,7 @@ class WidthsArch:
         }
 
     @classmethod
-    def from_dict(cls, data: object, source: str = "arch") -> "WidthsArch":
+    def from_dict(cls, data: object, source: str = "arch") -> "ChannelsArch":
         """Read the JSON form; `source` names the file in errors. `build` checks the sizes."""
         try:
             return cls._from_dict(data, source)
@@ -194,7 +194,7 @@ class WidthsArch:
             raise FileError(f"{source}: {error}") from error
 
     @classmethod
-    def _from_dict(cls, data: object, source: str) -> "WidthsArch":
+    def _from_dict(cls, data: object, source: str) -> "ChannelsArch":
         names = ("space", "image_size", "in_channels", "classes", "model", "sizes")
         if not isinstance(data, dict) or set(data) != set(names):
             raise MobileNASError(f"arch must be an object with the fields {', '.join(names)}")
@@ -220,7 +220,7 @@ class WidthsArch:
 _INNER: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "cell": CellArch}
 
 
-class WidthsNetwork(Network):
+class ChannelsNetwork(Network):
     """A model at the sizes that an arch states."""
 
     def __init__(self, model: nn.Module, base: Base) -> None:
@@ -230,7 +230,7 @@ class WidthsNetwork(Network):
         self.memory_format = base.memory_format
 
     @classmethod
-    def of(cls, arch: WidthsArch) -> "WidthsNetwork":
+    def of(cls, arch: ChannelsArch) -> "ChannelsNetwork":
         """Build the model and resize it."""
         return cls(arch.base.resized(arch.sizes), arch.base)
 
@@ -247,7 +247,7 @@ class WidthsNetwork(Network):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidthsSpace:
+class ChannelsSpace:
     """All sizes of one model: multiples of 8, up to twice its own."""
 
     family: ClassVar[str] = "widths"
@@ -275,9 +275,9 @@ class WidthsSpace:
             for name, size in free.items()
         }
 
-    def arch(self, sizes: Sizes) -> WidthsArch:
+    def arch(self, sizes: Sizes) -> ChannelsArch:
         """Return the model at these sizes."""
-        return WidthsArch(base=self.base, sizes=dict(sizes))
+        return ChannelsArch(base=self.base, sizes=dict(sizes))
 
     def start(self) -> dict[str, int]:
         """Return the model's own sizes."""

@@ -168,9 +168,9 @@ class MixedBlock(nn.Module):
             y = self._inside(x, p, alive)
             y = y * out[:, None, None]
             return y if self.stride == 2 else y + self._shortcut(x, p)
-        entering, places = self.sampler(x, generator)
-        y = self._inside(entering, p, alive[places]) * out[places][:, None, None]
-        return put_back(x, places, y)
+        entering, indices = self.sampler(x, generator)
+        y = self._inside(entering, p, alive[indices]) * out[indices][:, None, None]
+        return put_back(x, indices, y)
 
     def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
@@ -263,12 +263,12 @@ class MixedBlock(nn.Module):
             y = self._run_inside(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
             return x + y if self.stride == 1 and pick.in_width == pick.out_width else y
         padded = functional.pad(x, (0, 0, 0, 0, 0, self.slot.in_widths[-1] - x.shape[1]))
-        entering, places = self.sampler(padded, generator)
+        entering, indices = self.sampler(padded, generator)
         inside = pick.in_width // self.partial
-        alive = (places < pick.in_width).to(x)
+        alive = (indices < pick.in_width).to(x)
         y = self._run_inside(entering, alive, pick, inside, self.outside)
         y = y * alive[:, None, None]  # such blocks keep their width
-        return put_back(padded, places, y)[:, : pick.out_width]
+        return put_back(padded, indices, y)[:, : pick.out_width]
 
     def _run_inside(
         self, x: Tensor, alive: Tensor, pick: BlockPick, inside: int, outside: int

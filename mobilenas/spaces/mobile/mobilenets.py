@@ -69,11 +69,13 @@ def small_image_strides(
     check_choice("stride placement", placement, PLACEMENTS)
     if image_size >= SMALL_SIDE:
         return tuple(strides)
-    side, most = image_size, 0
+    side, halvings = image_size, 0
     while (side + 1) // 2 >= LAST_SIDE:
-        side, most = (side + 1) // 2, most + 1
+        side, halvings = (side + 1) // 2, halvings + 1
     halving = [place for place, stride in enumerate(strides) if stride == 2]
-    kept = halving[:most] if placement == "early" else halving[max(0, len(halving) - most) :]
+    kept = (
+        halving[:halvings] if placement == "early" else halving[max(0, len(halving) - halvings) :]
+    )
     return tuple(2 if place in kept else 1 for place in range(len(strides)))
 
 

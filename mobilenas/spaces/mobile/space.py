@@ -29,24 +29,24 @@ DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
 
 _WIDTH, _GROWTH = 16, 1.6
 """At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
-_LEAST_WIDTH = 16
+_MIN_WIDTH = 16
 """Middle of a stage's widths at least."""
 _STEM = 24
 _HEAD = 4
 """Channels of the head, as a multiple of the last stage's."""
-_NARROW = {False: (16, 384, 24, (3, 6)), True: (8, 192, _LEAST_WIDTH, (1, 3, 6))}
+_NARROW = {False: (16, 384, 24, (3, 6)), True: (8, 192, _MIN_WIDTH, (1, 3, 6))}
 """Fewest channels of stem and head, the last stage's least width, and expansions.
 
 A last stage of 8 channels starves the head; and there is what is left where all that is too much.
 """
-_MOST_HALVINGS = 5
+_MAX_HALVINGS = 5
 _KERNELS = (3, 5)
 _START_KERNEL = 3
 # most blocks of a stage, and whether the space is the narrow one
 _SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
-_LEAST_SHARE = 0.01
+_MIN_SHARE = 0.01
 _FULL_LOAD = 2.0
-_MOST_CHANGES = 3
+_MAX_CHANGES = 3
 _LATE_BELOW = 64
 """Side from which on the stem always halves the image."""
 _NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
@@ -269,7 +269,7 @@ class MobileSpace:
             self.random(source),
             dict[str, tuple[bool, ...]](),
         )  # or of int, which every row takes
-        for _ in range(source.randint(1, _MOST_CHANGES)):
+        for _ in range(source.randint(1, _MAX_CHANGES)):
             name = source.choice(DECISIONS)
             row = list(changes.get(name, getattr(choice, name)))
             place = source.randrange(len(row))
@@ -356,7 +356,7 @@ def template(
     image_size: int,
     classes: int,
     in_channels: int = 3,
-    most_blocks: int = 4,
+    max_blocks: int = 4,
     narrow: bool = False,
     placement: str = "early",
     activation: str = "hard_swish",
@@ -372,17 +372,17 @@ def template(
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
-    least_stem, least_head, least_last, expansions = _NARROW[narrow]
+    min_stem, min_head, min_last, expansions = _NARROW[narrow]
     levels = levels_of(image_size)
     halved = int(placement == "early" and levels[0] > 0)
     stages = tuple(
         Stage(
             widths=_around(
                 _WIDTH * _GROWTH**number * multiplier,
-                least_last if number == len(levels) - 1 else _LEAST_WIDTH,
+                min_last if number == len(levels) - 1 else _MIN_WIDTH,
             ),
             stride=1 + level - before,
-            depth=most_blocks,
+            depth=max_blocks,
         )
         for number, (before, level) in enumerate(pairwise((halved, *levels)))
     )
@@ -391,13 +391,13 @@ def template(
         in_channels=in_channels,
         classes=classes,
         stem=Stem(
-            channels=max(least_stem, make_divisible(_STEM * multiplier)),
+            channels=max(min_stem, make_divisible(_STEM * multiplier)),
             stride=1 + halved,
             activation=activation,
         ),
         stages=stages,
         head=Head(
-            channels=max(least_head, _HEAD * stages[-1].widths[1]),
+            channels=max(min_head, _HEAD * stages[-1].widths[1]),
             hidden=0,
             activation=activation,
             dropout=0.2,
@@ -420,7 +420,7 @@ def levels_of(image_size: int) -> tuple[int, ...]:
     once: then the last size has two stages.
     """
     last, side = 1, -(-image_size // 2)
-    while last < _MOST_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
+    while last < _MAX_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
         last += 1
     return (0, 1, 1) if last == 1 else (*range(1, last), last - 1, last)
 
@@ -447,12 +447,10 @@ def sized(
         late = template(_NARROWEST, placement="late", **options)
         if median(loads(late)) <= _FULL_LOAD:
             placement = "late"
-    for most_blocks, narrow in _SHAPES:
-        at = partial(
-            template, placement=placement, most_blocks=most_blocks, narrow=narrow, **options
-        )
+    for max_blocks, narrow in _SHAPES:
+        at = partial(template, placement=placement, max_blocks=max_blocks, narrow=narrow, **options)
         drawn = loads(at(_NARROWEST))
-        if sum(load <= 1 for load in drawn) >= _LEAST_SHARE * len(drawn):
+        if sum(load <= 1 for load in drawn) >= _MIN_SHARE * len(drawn):
             break
     low, high = _NARROWEST, _WIDEST
     for _ in range(_BISECTIONS):
@@ -463,7 +461,7 @@ def sized(
 
 def narrowest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the last space that `sized` tries: no other has smaller networks."""
-    return template(_NARROWEST, most_blocks=1, narrow=True, **options)
+    return template(_NARROWEST, max_blocks=1, narrow=True, **options)
 
 
 def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
@@ -472,8 +470,8 @@ def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     return template(_WIDEST, placement="late" if late else "early", **options)
 
 
-def _around(width: float, least: int) -> tuple[int, ...]:
-    """Three multiples of 8 around `width` or `least`: it and a quarter less and more."""
-    middle = max(make_divisible(width), least)
+def _around(width: float, minimum: int) -> tuple[int, ...]:
+    """Three multiples of 8 around `width` or `minimum`: it and a quarter less and more."""
+    middle = max(make_divisible(width), minimum)
     step = make_divisible(middle / 4)
     return (middle - step, middle, middle + step)

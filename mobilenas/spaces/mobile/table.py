@@ -89,9 +89,9 @@ class CostTable:
             dtype=torch.float64,
         )
         self.stem = float(model.stem(space.stem, space.in_channels, space.image_size))
-        dearest = self.slots[self.slots.isfinite()].max()
+        most_expensive = self.slots[self.slots.isfinite()].max()
         # finite, so that 0 x it is 0: the gradient leads away from what cannot be run
-        self.finite = self.slots.clamp(max=float(_UNUSABLE * dearest))
+        self.finite = self.slots.clamp(max=float(_UNUSABLE * most_expensive))
         self._stage = [slot.stage for slot in slots]
         self._first = torch.tensor([slot.first for slot in slots])
         self._enters = torch.zeros(shape[1], dtype=torch.float64)
@@ -111,7 +111,7 @@ class CostTable:
             parts.append(float(self.slots[place]))
         return max(parts) if self.is_peak else sum(parts)
 
-    def least(self) -> float:
+    def minimum(self) -> float:
         """Return the smallest cost of all choices: only the stages' first blocks, the cheapest."""
         legal = self.slots.masked_fill(~self._legal, torch.inf).flatten(3).amin(-1)  # [L, W, W]
         join = torch.maximum if self.is_peak else torch.add

@@ -165,7 +165,7 @@ def test_what_is_no_genotype_is_refused_and_never_run(
         (cell([("skip_connect", True)]), "genotype.reduce.nodes[0][0].input is True"),
         (
             cell([("skip_connect", 1)], concat=[1, 2]),
-            "genotype.reduce.concat is [1, 2]; it must be increasing places of nodes, of 2",
+            "genotype.reduce.concat is [1, 2]; it must be increasing indices of nodes, of 2",
         ),
         (cell([("skip_connect", 1)], concat=[2, 2]), "genotype.reduce.concat is [2, 2]; it must"),
         (cell([("skip_connect", 1)], concat=[3]), "genotype.reduce.concat is [3]; it must be"),
@@ -178,7 +178,7 @@ def test_what_is_no_genotype_is_refused_and_never_run(
         (cell([("skip_connect", 0)]), "genotype.reduce: no edge reads input 1"),
         (
             cell([("skip_connect", 1)], [("skip_connect", 1)], concat=[3]),
-            "genotype.reduce.nodes[0] has edges, but place 2 is neither in concat nor read",
+            "genotype.reduce.nodes[0] has edges, but index 2 is neither in concat nor read",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_node_without_edges_is_not_in_the_output() -> None:
     arch = replace(
         CELL_NETWORKS["darts_v2"](), genotype=Genotype(normal=sparse, reduce=PLAIN), layers=3
     )
-    assert [place.out_channels for place in arch.places] == [2 * 36, 72, 144]
+    assert [place.out_channels for place in arch.cells] == [2 * 36, 72, 144]
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def test_a_node_without_edges_is_not_in_the_output() -> None:
 def test_reductions_stand_at_a_third_and_two_thirds(layers: int, reductions: set[int]) -> None:
     arch = replace(CELL_NETWORKS["darts_v2"](), layers=layers)
     assert arch.reductions == reductions
-    assert {n for n, place in enumerate(arch.places) if place.stride == 2} == reductions
-    assert [place.channels for place in arch.places] == [
+    assert {n for n, place in enumerate(arch.cells) if place.stride == 2} == reductions
+    assert [place.channels for place in arch.cells] == [
         36 * 2 ** sum(reduction <= number for reduction in reductions) for number in range(layers)
     ]
 
 
 def test_every_cell_says_what_it_gets() -> None:
     arch = replace(CELL_NETWORKS["pc_darts_imagenet"](), layers=4, image_size=100)
-    assert [(place.in_channels, place.in_sides, place.out_side) for place in arch.places] == [
+    assert [(place.in_channels, place.in_sides, place.out_side) for place in arch.cells] == [
         ((48, 48), (25, 13), 13),
         ((48, 192), (13, 13), 7),
         ((192, 384), (13, 7), 4),

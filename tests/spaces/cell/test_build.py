@@ -115,7 +115,7 @@ def test_the_network_passes_both_last_outputs_on() -> None:
         for cell in network.cells:
             outputs.append(cell(outputs[-2], outputs[-1]))
         sides = [tuple(output.shape[1:]) for output in outputs[2:]]
-        assert sides == [(p.out_channels, p.out_side, p.out_side) for p in arch.places]
+        assert sides == [(p.out_channels, p.out_side, p.out_side) for p in arch.cells]
         logits, auxiliary = network.forward_both(images(arch))
         torch.testing.assert_close(logits, network.classifier(outputs[-1].mean((2, 3))))
         torch.testing.assert_close(auxiliary, network.auxiliary(outputs[2 + 5]))

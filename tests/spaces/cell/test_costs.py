@@ -16,10 +16,10 @@ def drawn_cell(source: random.Random) -> Cell:
     """Up to four edges a node, empty nodes among them; the first one reads input 1."""
     nodes: list[tuple[Edge, ...]] = [(Edge(operation=source.choice(OPERATIONS), input=1),)]
     legal = [0, 1, 2]
-    for place in range(3, 3 + source.randrange(5)):
+    for node in range(3, 3 + source.randrange(5)):
         reads = source.choices(legal, k=source.randrange(5))
         nodes.append(tuple(Edge(operation=source.choice(OPERATIONS), input=read) for read in reads))
-        legal += [place] if reads else []
+        legal += [node] if reads else []
     return Cell(nodes=tuple(nodes), concat=tuple(range(2, 2 + len(nodes))))
 
 

@@ -33,7 +33,7 @@ def small(target: str, nodes: int) -> CellSpace:
 def scores(space: CellSpace, seed: int) -> dict[str, Tensor]:
     """Log of edge weight x operation probability, with a share of the latter for `none`."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(space.wires), len(space.operations) + 1)
+    shape = (len(space.edge_ends), len(space.operations) + 1)
     return {
         kind: torch.randn(shape, generator=generator, dtype=torch.float64).log_softmax(-1)[:, :-1]
         + torch.randn(shape[0], 1, generator=generator, dtype=torch.float64)
@@ -62,7 +62,7 @@ def every_choice(space: CellSpace) -> list[CellChoice]:
     options = range(LEFT_OUT, len(space.operations))
     cells = [
         picks
-        for picks in product(options, repeat=len(space.wires))
+        for picks in product(options, repeat=len(space.edge_ends))
         if space.is_legal(CellChoice(normal=picks, reduce=picks))
     ]
     return [CellChoice(normal=n, reduce=r) for n, r in product(cells, cells)]
@@ -88,7 +88,7 @@ def darts(space: CellSpace, rows: dict[str, Tensor]) -> CellChoice:
     cells = {}
     for kind in KINDS:
         best, operation = rows[kind].max(-1)
-        picks = [LEFT_OUT] * len(space.wires)
+        picks = [LEFT_OUT] * len(space.edge_ends)
         for group in space.groups():
             order = best[group].argsort(descending=True).tolist()
             for e in [group[place] for place in order[: space.edges.kept]]:
@@ -108,8 +108,8 @@ def test_the_optimum_is_that_of_trying_every_network(
         budgets, rows = limits(here, costs, seed), scores(here, seed)
         found = CellProgram(budgets, rows).best()
         assert here.is_legal(found)
-        assert budgets.fits(found)
-        assert found == next(filter(budgets.fits, ranked(rows, choices)))
+        assert budgets.is_feasible(found)
+        assert found == next(filter(budgets.is_feasible, ranked(rows, choices)))
 
 
 @pytest.mark.parametrize("target", ["2/node", "3/node", "5/node"])
@@ -138,7 +138,7 @@ def test_further_optima_come_in_order_and_differ(target: str, nodes: int, distan
     here = small(target, nodes)
     budgets, rows = limits(here, ("flops",), 1), scores(here, 1)
     program, found = CellProgram(budgets, rows), list[CellChoice]()
-    fitting = ranked(rows, list(filter(budgets.fits, every_choice(here))))
+    fitting = ranked(rows, list(filter(budgets.is_feasible, every_choice(here))))
     for _ in range(4):
         far = (c for c in fitting if all(difference(c, other) >= distance for other in found))
         expected, choice = next(far, None), program.solve(exclude=found, distance=distance)
@@ -157,16 +157,16 @@ def test_solutions_of_a_whole_space_fit_both_budgets(target: str) -> None:
         program = CellProgram(budgets, rows)
         first = program.best()
         second = program.solve(exclude=[first])
-        assert budgets.fits(first)
+        assert budgets.is_feasible(first)
         assert here.is_legal(first)
         if second is not None:
-            assert budgets.fits(second)
+            assert budgets.is_feasible(second)
             assert value(rows, second) < value(rows, first)
 
 
 def wanting(space: CellSpace, choice: CellChoice) -> dict[str, Tensor]:
     """Scores that are best for `choice`, by far."""
-    shape = (len(space.wires), len(space.operations))
+    shape = (len(space.edge_ends), len(space.operations))
     rows = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
     for kind in KINDS:
         for e, o in enumerate(choice.of(kind)):
@@ -188,7 +188,7 @@ def test_a_network_is_found_exactly_where_it_keeps_and_uses_the_limit(
         for limit, right in ((exact, True), (exact - 1, False), (most, True), (most + 10, False)):
             budgets = Budgets(here, [Budget(cost=cost, limit=limit)])
             found = CellProgram(budgets, rows).best()
-            assert budgets.fits(found)
+            assert budgets.is_feasible(found)
             assert (found == choice) is right
 
 
@@ -201,7 +201,7 @@ def test_one_more_flop_than_the_limit_is_over() -> None:
         budgets = Budgets(here, [Budget(cost="flops", limit=limit)])
         found = CellProgram(budgets, wanting(here, largest)).best()
         assert (found == largest) is (limit == exactly)
-        assert budgets.fits(found)
+        assert budgets.is_feasible(found)
 
 
 @pytest.mark.parametrize(("target", "nodes"), TARGETS)
@@ -213,7 +213,9 @@ def test_a_budget_is_used_where_the_best_network_would_not(target: str, nodes: i
     rows = wanting(here, min(choices, key=exact))
     noise = scores(here, 0)
     rows = {kind: rows[kind] + 0.1 * noise[kind] for kind in KINDS}
-    assert CellProgram(budgets, rows).best() == next(filter(budgets.fits, ranked(rows, choices)))
+    assert CellProgram(budgets, rows).best() == next(
+        filter(budgets.is_feasible, ranked(rows, choices))
+    )
 
 
 @pytest.mark.parametrize("target", ["2/node", "5/cell"])
@@ -224,7 +226,7 @@ def test_a_whole_space_has_a_network_that_uses_the_budget(target: str) -> None:
     rows = {kind: rows[kind] + 0.1 * noise[kind] for kind in KINDS}
     for share in (0.5, 0.9):
         budgets = Budgets(here, [Budget(cost="params", limit=share * exact(here.largest()))])
-        assert budgets.fits(CellProgram(budgets, rows).best())
+        assert budgets.is_feasible(CellProgram(budgets, rows).best())
 
 
 def test_an_impossible_budget_names_the_smallest() -> None:

@@ -24,7 +24,7 @@ def every_cell(space: CellSpace) -> list[tuple[int, ...]]:
     options = range(LEFT_OUT, len(space.operations))
     counts = [min(space.edges.kept, len(group)) for group in space.groups()]
     cells = []
-    for picks in product(options, repeat=len(space.wires)):
+    for picks in product(options, repeat=len(space.edge_ends)):
         if [sum(picks[e] != LEFT_OUT for e in group) for group in space.groups()] != counts:
             continue
         try:
@@ -36,7 +36,7 @@ def every_cell(space: CellSpace) -> list[tuple[int, ...]]:
 
 
 def test_edges_are_numbered_as_in_darts() -> None:
-    assert space().wires == (
+    assert space().edge_ends == (
         *((0, 0), (1, 0)),
         *((0, 1), (1, 1), (2, 1)),
         *((0, 2), (1, 2), (2, 2), (3, 2)),
@@ -120,7 +120,7 @@ def test_a_choice_by_hand() -> None:
     )
     arch = given.arch(choice)
     # a node without edges has no channels in the output
-    assert [place.out_channels for place in arch.places] == [2 * 16, 2 * 32, 2 * 64]
+    assert [place.out_channels for place in arch.cells] == [2 * 16, 2 * 32, 2 * 64]
     assert (arch.layers, arch.channels, arch.drop_path, arch.auxiliary) == (3, 16, 0.0, False)
 
 
@@ -130,7 +130,7 @@ def test_the_supernets_places_have_every_edge_and_its_own_size() -> None:
     assert (arch.layers, arch.channels) == (3, 4)
     assert [len(edges) for edges in arch.genotype.normal.nodes] == [2, 3, 4, 5]
     assert arch.genotype.reduce == arch.genotype.normal
-    assert [place.in_channels for place in arch.places] == [(12, 12), (12, 16), (16, 32)]
+    assert [place.in_channels for place in arch.cells] == [(12, 12), (12, 16), (16, 32)]
 
 
 @pytest.mark.parametrize("edges", ["1/node", "2/node", "3/node", "1/5", "2/5", "3/5", "5/5"])

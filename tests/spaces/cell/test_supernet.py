@@ -96,7 +96,7 @@ class PlainCell(nn.Module):
         self.samplers = nn.ModuleList(deepcopy(reader.sampler) for reader in cell.readers)
         self.strides = [reader.stride for reader in cell.readers]
         self.edges = nn.ModuleList()
-        for place, _ in space.wires:
+        for place, _ in space.edge_ends:
             reader = cell.readers[place]
             assert isinstance(reader, Reader)
             made = (plain_operation(n, reader.channels, reader.stride) for n in space.operations)
@@ -117,7 +117,7 @@ class PlainCell(nn.Module):
 
     def node(self, node: int, states, entered, p: CellProbabilities, kind: str) -> Tensor:
         total: Any = 0
-        for edge, (place, target) in enumerate(self.space.wires):
+        for edge, (place, target) in enumerate(self.space.edge_ends):
             if target == node:
                 x, (entering, places) = states[place], entered[place]
                 if self.strides[place] == 2:
@@ -194,7 +194,7 @@ def pairs(net: CellSuperNetwork, plain: PlainNetwork) -> Iterator[Pair]:
         for place, reader in enumerate(cell.readers):
             if reader.sampler is not None:
                 yield from same(reader.sampler, other.samplers[place])
-            edges = [edge for edge, wire in enumerate(net.space.wires) if wire[0] == place]
+            edges = [edge for edge, ends in enumerate(net.space.edge_ends) if ends[0] == place]
             for number, edge in enumerate(edges):
                 for name, its in zip(net.space.operations, other.edges[edge], strict=True):
                     if name in reader.own:

@@ -29,14 +29,14 @@ def small(edges: str, operations: tuple[str, ...] = OPERATIONS[:2], nodes: int =
 
 def legal_cells(space: CellSpace) -> list[tuple[int, ...]]:
     options = range(LEFT_OUT, len(space.operations))
-    cells = product(options, repeat=len(space.wires))
+    cells = product(options, repeat=len(space.edge_ends))
     return [c for c in cells if space.is_legal(CellChoice(normal=c, reduce=c))]
 
 
 def relaxation(space: CellSpace, seed: int, *, none: bool = False) -> CellProbabilities:
     """Random distributions; edges are kept by chances that need not sum to anything."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(space.wires), len(space.operations) + none)
+    shape = (len(space.edge_ends), len(space.operations) + none)
     fields: dict[str, dict[str, Tensor]] = {"operations": {}, "edges": {}, "kept": {}}
     for kind in KINDS:
         logits = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_least_is_that_of_every_network(target: str, nodes: int, cost: str) -> N
         here = small(target, operations, nodes)
         table, cells = CellCostTable(here, cost), legal_cells(here)
         least = min(table.exact(CellChoice(normal=n, reduce=r)) for n in cells for r in cells)
-        assert table.least() == least
+        assert table.minimum() == least
 
 
 @pytest.mark.parametrize("target", ["1/node", "2/node", "3/node"])
@@ -115,10 +115,10 @@ def subsets(space: CellSpace, seed: int) -> tuple[list[dict[tuple[int, ...], flo
             weights = [source.random() for _ in sets]
             groups.append({s: w / sum(weights) for s, w in zip(sets, weights, strict=True)})
     else:
-        for e in range(len(space.wires)):
+        for e in range(len(space.edge_ends)):
             chance = source.random()
             groups.append({(): 1 - chance, (e,): chance})
-    kept = torch.zeros(len(space.wires), dtype=torch.float64)
+    kept = torch.zeros(len(space.edge_ends), dtype=torch.float64)
     for chances in groups:
         for edges, chance in chances.items():
             kept[list(edges)] += chance
@@ -137,7 +137,7 @@ def test_the_expectation_is_the_mean_over_all_choices(target: str, cost: str) ->
             edges = [e for chosen, _ in sets for e in chosen]
             chance = math.prod(c for _, c in sets)
             for operations in product(range(2), repeat=len(edges)):
-                picks = [LEFT_OUT] * len(here.wires)
+                picks = [LEFT_OUT] * len(here.edge_ends)
                 each = chance
                 for e, o in zip(edges, operations, strict=True):
                     picks[e] = o

@@ -10,7 +10,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.nn.costs import Costs
 from mobilenas.onnx.recount import count_fvcore
-from mobilenas.spaces.channels.space import Base, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsSpace
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.costs import costs as mobile_costs
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
@@ -19,16 +19,16 @@ from mobilenas.spaces.networks import build
 NAMES = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "densenet121")
 
 
-def space_of(name: str) -> WidthsSpace:
+def space_of(name: str) -> ChannelsSpace:
     base = Base(name=f"torchvision:{name}", image_size=64, in_channels=3, classes=5)
-    return WidthsSpace(base=base)
+    return ChannelsSpace(base=base)
 
 
 @pytest.mark.parametrize("name", MOBILENETS)
 def test_at_its_own_sizes_a_mobile_arch_costs_what_it_costs(name: str) -> None:
     arch = MOBILENETS[name](0.5, 64, 5)
     assert isinstance(arch, MobileArch)
-    space = WidthsSpace(base=Base.of(arch))
+    space = ChannelsSpace(base=Base.of(arch))
     assert costs(space.arch(space.start())) == mobile_costs(arch)
 
 
@@ -62,8 +62,8 @@ def test_budgets_scale_sizes_until_they_are_used() -> None:
     half = space.base.graph.flops({}) // 2
     budgets = Budgets(space, [Budget(cost="flops", limit=half)])
     for sizes in (budgets.spread(space.start()), budgets.random(random.Random(3))):
-        assert 0.97 < budgets.load(sizes) <= 1
-        assert budgets.fits(sizes)
+        assert 0.97 < budgets.utilization(sizes) <= 1
+        assert budgets.is_feasible(sizes)
     assert budgets.random(random.Random(3)) == budgets.random(random.Random(3))
     both = Budgets(space, [*budgets.budgets, Budget(cost="params", limit=100_000)])
     found = both.spread(space.start())
@@ -85,7 +85,7 @@ def test_budgets_out_of_reach_are_named(cost: str, limit: int, message: str) -> 
 
 
 def test_counting_draws_from_no_generator() -> None:
-    space = WidthsSpace(base=Base.of(MOBILENETS["mobilenet_v3_small"](0.3, 32, 7)))
+    space = ChannelsSpace(base=Base.of(MOBILENETS["mobilenet_v3_small"](0.3, 32, 7)))
     before = torch.random.get_rng_state()
     found = costs(space.arch(space.smallest()))
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -10,7 +10,7 @@ from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.cost.projection import ALIGNED
 from mobilenas.spaces.cell.genotypes import CELL_NETWORKS
 from mobilenas.spaces.channels import space as widths
-from mobilenas.spaces.channels.space import Base, WidthsArch, WidthsNetwork, WidthsSpace
+from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsNetwork, ChannelsSpace
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.networks import arch_from_dict, build
 
@@ -20,14 +20,14 @@ BASES = {
     "cell": Base.of(CELL),
     "named": Base(name="torchvision:shufflenet_v2_x0_5", image_size=32, in_channels=3, classes=5),
 }
-MOBILE = WidthsSpace(base=BASES["mobile"])
+MOBILE = ChannelsSpace(base=BASES["mobile"])
 
 every_base = pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
 
 
 @every_base
 def test_random_sizes_are_built_and_come_back_from_json(base: Base) -> None:
-    space = WidthsSpace(base=base)
+    space = ChannelsSpace(base=base)
     arch = space.arch(space.random(random.Random(1)))
     assert all(size % ALIGNED == 0 for size in arch.sizes.values())
     assert arch_from_dict(arch.to_dict()) == arch
@@ -42,7 +42,7 @@ def test_random_sizes_are_built_and_come_back_from_json(base: Base) -> None:
 
 def test_legal_sizes_reach_twice_the_model_s_in_steps_that_its_groups_allow() -> None:
     base = Base(name="torchvision:resnext50_32x4d", image_size=32, in_channels=3, classes=5)
-    space = WidthsSpace(base=base)
+    space = ChannelsSpace(base=base)
     grouped = {name: legal for name, legal in space.ranges.items() if legal.step != ALIGNED}
     assert grouped and {legal.step for legal in grouped.values()} == {32}
     for name, size in space.start().items():
@@ -80,7 +80,7 @@ def test_a_base_is_one_thing() -> None:
 def test_a_file_that_is_no_arch_is_refused(change: dict[str, Any], message: str) -> None:
     plain = MOBILE.arch(MOBILE.start()).to_dict() | change
     with pytest.raises(FileError) as caught:
-        WidthsArch.from_dict(plain, "given.json")
+        ChannelsArch.from_dict(plain, "given.json")
     assert str(caught.value).startswith("given.json: ")
     assert message in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_a_model_that_views_its_feature_maps_is_not_trained_channels_last(
     monkeypatch.setattr(widths, "load_model", lambda *_, **__: Flattened())
     monkeypatch.setattr(widths, "check_allowed", lambda _: None)
     base = Base(image_size=8, in_channels=3, classes=4, name="nets:flattened")
-    network = WidthsNetwork(base.module(), base)
+    network = ChannelsNetwork(base.module(), base)
     assert network.memory_format is torch.contiguous_format
     images = torch.randn(2, 3, 8, 8)
     logits = network(images.to(memory_format=torch.channels_last))

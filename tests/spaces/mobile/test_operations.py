@@ -15,7 +15,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.nn.operations import OPERATIONS, Operation
 from mobilenas.onnx.recount import count_fvcore
-from mobilenas.search.candidates import prior_has_say
+from mobilenas.search.candidates import uses_prior
 from mobilenas.search.prior import features
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.base import family_of
@@ -42,7 +42,7 @@ def mean(channels: int, stride: int) -> nn.Module:
 def space() -> Iterator[MobileSpace]:
     OPERATIONS.register("dilated", Operation(module=dilated, flops=9, params=9))
     OPERATIONS.register("mean", Operation(module=mean, flops=0, params=0))
-    yield template(0.3, image_size=SIDE, classes=10, most_blocks=2, operations=("dilated", "mean"))
+    yield template(0.3, image_size=SIDE, classes=10, max_blocks=2, operations=("dilated", "mean"))
     del OPERATIONS["dilated"], OPERATIONS["mean"]
 
 
@@ -104,7 +104,7 @@ def test_neither_a_profile_nor_the_prior_takes_it_for_a_convolution(space: Mobil
     plain_space = replace(space, kernels=space.sides)
     for known in (space, plain_space):
         budgets = Budgets(known, [Budget(cost="flops", limit=10**6)])
-        assert prior_has_say(SearchSettings(prior=True), budgets) == (known is plain_space)
+        assert uses_prior(SearchSettings(prior=True), budgets) == (known is plain_space)
 
 
 @pytest.mark.parametrize("kernels", [("mean", 3), (5, 3), ("mean",), (3, "gone")])

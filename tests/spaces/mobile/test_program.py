@@ -65,9 +65,9 @@ def test_the_optimum_is_that_of_trying_every_network(
     micro_space: MobileSpace, every_choice: list[Choice], costs: tuple[str, ...], seed: int
 ) -> None:
     budgets, log_p = limits(micro_space, costs, seed), scores(micro_space, seed)
-    best = max(value(micro_space, log_p, c) for c in every_choice if budgets.fits(c))
+    best = max(value(micro_space, log_p, c) for c in every_choice if budgets.is_feasible(c))
     found = ArchProgram(budgets, log_p).best()
-    assert budgets.fits(found)
+    assert budgets.is_feasible(found)
     assert value(micro_space, log_p, found) == pytest.approx(best, rel=2e-4, abs=1e-6)
 
 
@@ -78,10 +78,10 @@ def test_further_optima_are_distinct_fit_and_come_in_order(
     budgets, log_p = limits(micro_space, costs, 1), scores(micro_space, 1)
     found = several(ArchProgram(budgets, log_p), 6, 1)
     archs = {micro_space.arch(c): value(micro_space, log_p, c) for c in every_choice}
-    fit = {micro_space.arch(c) for c in every_choice if budgets.fits(c)}
+    fit = {micro_space.arch(c) for c in every_choice if budgets.is_feasible(c)}
     best = sorted((archs[arch] for arch in fit), reverse=True)
     assert len({micro_space.arch(choice) for choice in found}) == len(found) == min(6, len(fit))
-    assert all(map(budgets.fits, found))
+    assert all(map(budgets.is_feasible, found))
     values = [value(micro_space, log_p, choice) for choice in found]
     assert values == pytest.approx(best[: len(found)], rel=2e-4, abs=1e-6)
 
@@ -119,15 +119,15 @@ def test_perturbed_scores_are_drawn_with_the_probabilities(tiny_space: MobileSpa
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_every_solution_of_a_whole_space_fits(size: int) -> None:
-    space = template(0.5, image_size=size, classes=10, most_blocks=2)
+    space = template(0.5, image_size=size, classes=10, max_blocks=2)
     budgets, log_p = limits(space, ("flops", "params", "memory"), 5), scores(space, 5)
     for choice in several(ArchProgram(budgets, log_p), 2, 2):
-        assert budgets.fits(choice)
+        assert budgets.is_feasible(choice)
 
 
 def test_one_flop_over_the_limit_is_over() -> None:
     # the solver's own tolerance is 1e-6 of the limit: at a few hundred MFLOPs, hundreds of FLOPs
-    space = template(1.0, image_size=224, classes=10, most_blocks=1)
+    space = template(1.0, image_size=224, classes=10, max_blocks=1)
     alphas, largest = Alphas(space), space.largest()
     for name in DECISIONS:
         rows = torch.tensor([int(pick) for pick in getattr(largest, name)])
@@ -138,7 +138,7 @@ def test_one_flop_over_the_limit_is_over() -> None:
         budgets = Budgets(space, [Budget(cost="flops", limit=limit)])
         found = ArchProgram(budgets, alphas.scores()).best()
         assert (found == largest) is (limit == exactly)
-        assert budgets.fits(found)
+        assert budgets.is_feasible(found)
 
 
 def test_a_budget_may_be_loose_where_memory_is_the_tight_one(
@@ -150,7 +150,7 @@ def test_a_budget_may_be_loose_where_memory_is_the_tight_one(
         micro_space, [Budget(cost="flops", limit=10**9), Budget(cost="memory", limit=limit)]
     )
     found = ArchProgram(budgets, scores(micro_space, 0)).best()
-    assert budgets.fits(found)
+    assert budgets.is_feasible(found)
 
 
 @pytest.mark.parametrize("cost", ["flops", "params", "memory"])

@@ -179,7 +179,7 @@ def test_the_readmes_table_of_sides_is_what_the_space_has() -> None:
     }
     for side, least, most in zip(*rows.values(), strict=True):
         asked = {"image_size": int(side), "classes": 10}
-        minimum = CostTable(narrowest(**asked), "flops").least()
+        minimum = CostTable(narrowest(**asked), "flops").minimum()
         assert minimum <= parse_count(least) <= 1.01 * minimum
         largest = widest(**asked, extra_depthwise="on")
         maximum = CostTable(largest, "flops").exact(largest.largest())

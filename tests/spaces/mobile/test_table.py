@@ -78,7 +78,7 @@ def test_least_is_the_smallest_cost_of_all_networks(
     micro_space: MobileSpace, every_choice: list[Choice], cost: str
 ) -> None:
     table = CostTable(micro_space, cost)
-    assert table.least() == min(map(table.exact, every_choice))
+    assert table.minimum() == min(map(table.exact, every_choice))
 
 
 def test_least_memory_is_not_that_of_the_narrowest_network(micro_space: MobileSpace) -> None:
@@ -91,7 +91,7 @@ def test_least_memory_is_not_that_of_the_narrowest_network(micro_space: MobileSp
     # at 4x4, 16 channels after a stem of 16 make a shortcut that waits: 3 x 16 channels are alive
     # while the block projects; 24 make none: 16 + 24, as many as in the head after it
     assert table.exact(space.smallest()) == 4 * 16 * 48
-    assert table.least() == 4 * 16 * 40
+    assert table.minimum() == 4 * 16 * 40
     Budgets(space, [Budget(cost="memory", limit=4 * 16 * 40)]).check_reachable()
 
 

@@ -10,7 +10,7 @@ from mobilenas.search.loop import Searcher
 from mobilenas.search.records import SearchLine
 
 
-class Watch:
+class CollapseMonitor:
     """The signals of every epoch since the warm-up, and the alphas as they were then."""
 
     def __init__(self, searcher: Searcher) -> None:
@@ -19,15 +19,15 @@ class Watch:
         self._signals: list[Signals] = []
         self._alphas: list[State] = []
 
-    def heed(self, record: SearchLine) -> list[str]:
+    def update(self, record: SearchLine) -> list[str]:
         """Take in an epoch's line of the log; return what is wrong, after acting on it."""
         searcher, settings = self.searcher, self.searcher.settings
         if searcher.epochs_done <= settings.warmup:
             return []
         self._signals.append(self._signals_of(record))
         self._alphas.append(copy.deepcopy(dict(searcher.alphas.state_dict())))
-        seen = alarms(self._signals)
-        if seen and settings.on_collapse != "warn":
+        found = alarms(self._signals)
+        if found and settings.on_collapse != "warn":
             self.stopped = True
             if settings.on_collapse == "rollback":
                 epochs = [past.epoch for past in self._signals]
@@ -35,7 +35,7 @@ class Watch:
                 # alarms from the start on leave nothing better than the first epoch
                 then = epochs.index(good) if good in epochs else 0
                 searcher.alphas.load_state_dict(self._alphas[then])
-        return seen
+        return found
 
     def _signals_of(self, record: SearchLine) -> Signals:
         searcher = self.searcher

@@ -1,4 +1,4 @@
-"""The honest rival of a search: random networks, the same finalists stage, the same time."""
+"""Random search of equal time: random networks in the same finalists stage, for as long."""
 
 import random
 from pathlib import Path
@@ -10,10 +10,10 @@ from mobilenas.search import FinalistSettings, SuccessiveHalving
 from mobilenas.spaces.base import Arch
 from mobilenas.train import Recipe
 
-_MOST = 1000
+_MAX = 1000
 
 
-def rival(
+def random_search(
     budgets: Budgets,
     data: ImageData,
     settings: FinalistSettings,
@@ -29,6 +29,7 @@ def rival(
 
     Networks are taken in as long as all rungs of so many are expected to end within `seconds`.
     """
+    # an earlier name: another one would draw other networks
     source = random.Random(f"rival/{seed}")
     halving = SuccessiveHalving(
         data,
@@ -39,10 +40,10 @@ def rival(
         device=device,
         reporter=reporter,
     )
-    reporter.start("rival", _MOST)
+    reporter.start("random search", _MAX)
     archs: list[Arch] = []
     known, first = halving.entered, settings.compared_at(2, recipe.epochs)[0]
-    for index in range(_MOST):
+    for index in range(_MAX):
         lost = settings.lost(max(2, index + 1), recipe.epochs)
         if index >= max(2, known) and halving.epoch_seconds * lost > seconds:
             break

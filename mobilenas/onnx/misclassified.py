@@ -16,12 +16,12 @@ from mobilenas.data import Split
 from mobilenas.onnx.export import each_logits
 from mobilenas.onnx.predict import softmax
 
-MOST_SHOWN = 24
-"""Mistakes that are kept with their pictures."""
+MAX_SHOWN = 24
+"""Misclassified that are kept with their pictures."""
 _LARGEST_SIDE = 96
 
 
-class Mistake(Record, frozen=True, kw_only=True):
+class MisclassifiedImage(Record, frozen=True, kw_only=True):
     """One image that got a wrong class."""
 
     image: str
@@ -38,7 +38,7 @@ class Mistake(Record, frozen=True, kw_only=True):
     """What the network saw, at most 96 pixels wide: a PNG file in base64."""
 
 
-class Mistakes(Record, frozen=True, kw_only=True):
+class Misclassified(Record, frozen=True, kw_only=True):
     """mistakes.json: all predictions of one file on one split, in short."""
 
     file: str
@@ -49,11 +49,11 @@ class Mistakes(Record, frozen=True, kw_only=True):
     """Percent that got their own class."""
     confusion: dict[str, dict[str, Count]]
     """Images by class and predicted class; pairs that did not occur are left out."""
-    worst: tuple[Mistake, ...]
+    worst: tuple[MisclassifiedImage, ...]
     """Those of which the network was most certain, the most certain first."""
 
 
-def find_mistakes(
+def find_misclassified(
     path: Path,
     name: str,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -61,7 +61,7 @@ def find_mistakes(
     classes: Sequence[str],
     names: Sequence[str] = (),
     threads: int = 1,
-) -> Mistakes:
+) -> Misclassified:
     """Run a file on `batches`: all images of `split` in order, float32 [N, C, S, S], labels [N].
 
     `names` has the file of every image of the split's store, or nothing. DataError without images.
@@ -75,19 +75,19 @@ def find_mistakes(
             certain = softmax(logits)
             # of equally certain ones the first: a heap drops its smallest
             found = (float(certain[predicted]), -place, label, predicted, float(certain[label]))
-            (heapq.heappush if len(wrong) < MOST_SHOWN else heapq.heappushpop)(wrong, found)
+            (heapq.heappush if len(wrong) < MAX_SHOWN else heapq.heappushpop)(wrong, found)
     images = pairs.total()
     confusion: dict[str, dict[str, int]] = {}
     for (label, predicted), count in sorted(pairs.items()):
         confusion.setdefault(classes[label], {})[classes[predicted]] = count
     right = sum(count for (label, predicted), count in pairs.items() if label == predicted)
-    return Mistakes(
+    return Misclassified(
         file=name,
         images=images,
         top1=100 * right / images,
         confusion=confusion,
         worst=tuple(
-            Mistake(
+            MisclassifiedImage(
                 image=names[int(split.indices[-place])] if names else str(-place),
                 label=classes[label],
                 predicted=classes[predicted],

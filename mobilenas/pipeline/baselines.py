@@ -5,9 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobilenas.baselines import equal_time
-from mobilenas.baselines.networks import Contender, Opponents, mobilenets, random_networks
+from mobilenas.baselines.networks import (
+    BaselineSettings,
+    ComparedNetwork,
+    mobilenets,
+    random_networks,
+)
+from mobilenas.baselines.random_search import random_search
 from mobilenas.baselines.records import Trained
-from mobilenas.baselines.rival import rival
 from mobilenas.channels.search import ChannelResult, search_channels
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, FileError
@@ -15,8 +20,8 @@ from mobilenas.core.records import read_record, write_record
 from mobilenas.cost.budget import LATENCY, PENALTY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
-from mobilenas.pipeline.deployment import confirmation
-from mobilenas.pipeline.records import EqualTimeRecord, RivalRecord
+from mobilenas.pipeline.deployment import arch_meter
+from mobilenas.pipeline.records import EqualTimeRecord, RandomSearchRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import SCRATCH, check_given
@@ -28,40 +33,50 @@ from mobilenas.spaces.networks import arch_from_dict, read_arch
 ARCH_FILE = "arch.json"
 
 
-def contenders(run: Run, asked: Opponents | None, there: Sequence[Trained]) -> list[Contender]:
+def compared_networks(
+    run: Run, requested: BaselineSettings | None, existing: Sequence[Trained]
+) -> list[ComparedNetwork]:
     """Return what is asked for, and not there; `longer_mobilenets` come when these are trained."""
     settings = run.settings
-    asked = asked or _asked(settings)
+    requested = requested or _baseline_settings(settings)
     # a MobileNet by its name alone: another width of it would be a second choice
-    known = {(entry.name.split()[0], entry.seed) for entry in there}
+    known = {(entry.name.split()[0], entry.seed) for entry in existing}
     found = [
-        Contender(name="found", kind="found", arch=found_arch(run.seed_folder(seed)), seed=seed)
+        ComparedNetwork(
+            name="found", kind="found", arch=searched_arch(run.seed_folder(seed)), seed=seed
+        )
         for seed in run.seeds
     ]
     scratch = [replace(one, name=SCRATCH, kind=SCRATCH) for one in found if settings.inherit]
     limits = _limits(run)
     controls = _controls(run, limits) if settings.widths is not None else []
     try:
-        randoms = random_networks(limits, asked.random, list(run.seeds))
-        rivals = [_rival(run, limits, seed) for seed in run.seeds] if asked.rival else []
+        randoms = random_networks(limits, requested.random, list(run.seeds))
+        random_searches = (
+            [_random_search(run, limits, seed) for seed in run.seeds]
+            if requested.random_search
+            else []
+        )
     except BudgetError as error:
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
-        run.reporter.say(f"{error}: random networks are left out")
-        randoms, rivals = [], []
-    names = [n for n in asked.mobilenets if any((n, seed) not in known for seed in run.seeds)]
-    wanted = found + scratch + controls + rivals + randoms + _mobilenets(run, names, limits)
-    return [one for one in wanted if (one.name.split()[0], one.seed) not in known]
+        run.reporter.info(f"{error}: random networks are left out")
+        randoms, random_searches = [], []
+    names = [n for n in requested.mobilenets if any((n, seed) not in known for seed in run.seeds)]
+    networks = (
+        found + scratch + controls + random_searches + randoms + _mobilenets(run, names, limits)
+    )
+    return [one for one in networks if (one.name.split()[0], one.seed) not in known]
 
 
 def longer_mobilenets(
-    run: Run, asked: Opponents | None, trained: Sequence[Trained]
-) -> list[Contender]:
+    run: Run, requested: BaselineSettings | None, trained: Sequence[Trained]
+) -> list[ComparedNetwork]:
     """Return each seed's best MobileNet for equal time, where asked for and not among `trained`.
 
     Those are the networks of compare.json. What was decided is kept: seconds are measured, and
     MobileNets can be added later.
     """
-    if not (asked or _asked(run.settings)).equal_time:
+    if not (requested or _baseline_settings(run.settings)).equal_time:
         return []
     known = {entry.seed for entry in trained if entry.kind == equal_time.KIND}
     paths = {
@@ -73,16 +88,16 @@ def longer_mobilenets(
         if not path.exists():
             _decide(run, trained, seed, path)
     if lacking := [str(seed) for seed, path in paths.items() if not path.exists()]:
-        run.reporter.say(
+        run.reporter.info(
             f"no MobileNet is compared (seed {', '.join(lacking)}): equal-time is skipped"
         )
     return [read_longer(path, seed) for seed, path in paths.items() if path.exists()]
 
 
-def read_longer(path: Path, seed: int) -> Contender:
+def read_longer(path: Path, seed: int) -> ComparedNetwork:
     """Read what equal-time.json says of a MobileNet that is trained for longer."""
     record = read_record(path, EqualTimeRecord)
-    return Contender(
+    return ComparedNetwork(
         name=equal_time.KIND,
         kind=equal_time.KIND,
         arch=arch_from_dict(record.arch, str(path)),
@@ -100,7 +115,7 @@ def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None
     if best is None:
         return
     assert best.arch is not None and best.train_seconds is not None  # as was checked
-    searching = found_record(run.seed_folder(seed)).search_seconds
+    searching = searched_record(run.seed_folder(seed)).search_seconds
     seconds = searching + next(e.train_seconds or 0.0 for e in own if e.kind == "found")
     epochs = run.settings.recipe.epochs
     record = EqualTimeRecord(
@@ -114,30 +129,30 @@ def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None
     write_record(path, record)
 
 
-def _asked(settings: RunSettings) -> Opponents:
+def _baseline_settings(settings: RunSettings) -> BaselineSettings:
     """Return what the run was asked to be held against."""
-    return Opponents(
+    return BaselineSettings(
         mobilenets=settings.baselines,
         random=settings.random,
-        rival=settings.random_search,
+        random_search=settings.random_search,
         equal_time=settings.equal_time,
     )
 
 
-def _controls(run: Run, limits: Budgets) -> list[Contender]:
+def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
     """Return what channel sizes are held against: uniform ones, and a metric that says nothing."""
     how = run.settings.widths
     if how is None or not how.controls:
         return []
     uniform = limits.space.arch(limits.spread(limits.space.start()))
-    contenders = []
+    controls = []
     for seed in run.seeds:
         constant = replace(how, metric="constant", controls=False)
         folder = run.folder / f"compare/constant-seed-{seed}"
         sizes = searched_channels(run, constant, folder / "search", seed).sizes
         for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
-            contenders.append(Contender(name=kind, kind=kind, arch=arch, seed=seed))
-    return contenders
+            controls.append(ComparedNetwork(name=kind, kind=kind, arch=arch, seed=seed))
+    return controls
 
 
 def _limits(run: Run) -> Budgets:
@@ -150,11 +165,11 @@ def _limits(run: Run) -> Budgets:
     measured = settings.widths is not None and any(b.cost == LATENCY for b in settings.budgets)
     if settings.budgets and settings.search.constraint != PENALTY and not measured:
         return run.budgets
-    flops = costs(found_arch(run.folder)).flops
+    flops = costs(searched_arch(run.folder)).flops
     return Budgets(run.space, [Budget(cost="flops", limit=flops)])
 
 
-def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Contender]:
+def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[ComparedNetwork]:
     """Return the MobileNets for every seed; their widths are chosen once, also where measured."""
     fit, too_large = mobilenets(
         names,
@@ -162,19 +177,19 @@ def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Contend
         run.data.image_size,
         len(run.data.classes),
         run.settings.seed,
-        confirmation(run),
+        arch_meter(run),
     )
     for name in too_large:
-        run.reporter.say(f"no width of {name} keeps the budgets: it is skipped")
+        run.reporter.info(f"no width of {name} keeps the budgets: it is skipped")
     return [replace(network, seed=seed) for seed in run.seeds for network in fit]
 
 
-def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
+def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
     folder = run.folder / f"compare/rival-seed-{seed}"
     path = folder / "rival.json"
     if not path.exists():
-        spent = found_record(run.seed_folder(seed)).search_seconds
-        arch, entered, seconds = rival(
+        spent = searched_record(run.seed_folder(seed)).search_seconds
+        arch, entered, seconds = random_search(
             limits,
             run.data,
             run.settings.finalists,
@@ -185,11 +200,11 @@ def _rival(run: Run, limits: Budgets, seed: int) -> Contender:
             device=run.device,
             reporter=run.reporter,
         )
-        record = RivalRecord(
+        record = RandomSearchRecord(
             arch=arch.to_dict(), entered=entered, seconds=seconds, seconds_of_search=spent
         )
         write_record(path, record)
-    return Contender(name="rival", kind="rival", arch=read_arch(path), seed=seed)
+    return ComparedNetwork(name="rival", kind="rival", arch=read_arch(path), seed=seed)
 
 
 def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -> ChannelResult:
@@ -204,16 +219,16 @@ def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -
         seed=seed,
         device=run.device,
         reporter=run.reporter,
-        confirm=confirmation(run),
+        measure=arch_meter(run),
     )
 
 
-def found_record(folder: Path) -> ArchRecord:
+def searched_record(folder: Path) -> ArchRecord:
     """Return the arch.json that a search wrote."""
     return read_record(_arch_path(folder), ArchRecord)
 
 
-def found_arch(folder: Path) -> Arch:
+def searched_arch(folder: Path) -> Arch:
     """Return the arch that a search wrote."""
     return read_arch(_arch_path(folder))
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_FEWEST = 5
+_MIN_MODELS = 5
 
 
-def steady(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+def remove_drift(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Return the times of each model without what slowed all models of a round.
 
     A machine changes its speed between rounds, by up to half. The median over a round's models of
@@ -18,10 +18,10 @@ def steady(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
         for name, ns in measured.items():
             times.setdefault(name, []).append(ns)
     usual = {name: float(np.median(values)) for name, values in times.items()}
-    steadied: dict[str, list[float]] = {name: [] for name in times}
+    corrected: dict[str, list[float]] = {name: [] for name in times}
     for measured in rounds:
         slow = [ns / usual[name] for name, ns in measured.items()]
-        factor = float(np.median(slow)) if len(slow) >= _FEWEST else 1.0
+        factor = float(np.median(slow)) if len(slow) >= _MIN_MODELS else 1.0
         for name, ns in measured.items():
-            steadied[name].append(ns / factor)
-    return steadied
+            corrected[name].append(ns / factor)
+    return corrected

@@ -9,7 +9,7 @@ import pytest
 
 from mobilenas.core.files import write_json
 from mobilenas.report.files import RunFiles
-from mobilenas.report.mistakes import mistakes
+from mobilenas.report.misclassified import misclassified
 
 PNG = "iVBORw0KGgo="
 TEXT = "{http://www.w3.org/2000/svg}text"
@@ -19,7 +19,7 @@ def shown(folder: Path, confusion: dict[str, dict[str, int]], **more: Any) -> st
     images = sum(sum(row.values()) for row in confusion.values())
     record = {"file": "export/model.onnx", "images": images, "top1": 50.0, "worst": []}
     write_json(folder / "export/mistakes.json", record | {"confusion": confusion} | more)
-    return mistakes(RunFiles(folder=folder))
+    return misclassified(RunFiles(folder=folder))
 
 
 def opacities(page: str, colour: str) -> list[float]:
@@ -83,9 +83,11 @@ def test_pictures_have_their_words(tmp_path: Path) -> None:
     page = shown(tmp_path, {"a": {"b": 2}}, worst=[worst])
     assert f'src="data:image/png;base64,{PNG}"' in page
     assert "a taken for b<br>91.2 %, test/a/1.png" in page
-    assert "Of 2 mistakes, the 1 that the network was most certain of, with" in page
+    assert "Of 2 misclassified images, the 1 that the network was most certain of, with" in page
     page = shown(tmp_path, {"a": {"b": 1}}, worst=[worst])
-    assert "All mistakes, those that the network was most certain of first, with" in page
+    assert (
+        "All misclassified images, those that the network was most certain of first, with" in page
+    )
 
 
 def test_a_network_without_mistakes_has_neither_pairs_nor_pictures(tmp_path: Path) -> None:
@@ -104,4 +106,4 @@ def test_too_many_classes_are_not_drawn(tmp_path: Path, classes: int, drawn: boo
 
 
 def test_without_the_file_the_command_is_named(tmp_path: Path) -> None:
-    assert "<code>mobilenas export</code> makes it" in mistakes(RunFiles(folder=tmp_path))
+    assert "<code>mobilenas export</code> makes it" in misclassified(RunFiles(folder=tmp_path))

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mobilenas.core.errors import DataError
 from mobilenas.data import Split, TensorStore
-from mobilenas.onnx import mistakes
+from mobilenas.onnx import misclassified
 from mobilenas.onnx.export import evaluate_onnx
-from mobilenas.onnx.mistakes import Mistakes, find_mistakes
+from mobilenas.onnx.misclassified import Misclassified, find_misclassified
 
 CLASSES = ("ant", "bee", "cat")
 SIDE = 4
@@ -48,11 +48,11 @@ def some_split() -> Split:
     return Split(store, torch.arange(10, -1, -2), LABELS)
 
 
-def find(path: Path, names: tuple[str, ...] = ()) -> Mistakes:
+def find(path: Path, names: tuple[str, ...] = ()) -> Misclassified:
     split = some_split()
     images = split.images(torch.arange(len(split))).float()
     parts = zip(images.split(4), LABELS.split(4), strict=True)
-    return find_mistakes(path, path.name, parts, split, CLASSES, names)
+    return find_misclassified(path, path.name, parts, split, CLASSES, names)
 
 
 def test_every_prediction_is_counted_once(brightest: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_most_certain_mistakes_come_first_with_their_pictures(brightest: Pat
     names = tuple(f"cat/{number}.png" for number in range(12))
     found = find(brightest, names).worst
     # images 2, 4 and 3: by 5, by 4 and by 1 ahead of the right class
-    assert [mistake.image for mistake in found] == ["cat/6.png", "cat/2.png", "cat/4.png"]
+    assert [image.image for image in found] == ["cat/6.png", "cat/2.png", "cat/4.png"]
     assert [(m.label, m.predicted) for m in found] == [
         ("cat", "ant"),
         ("cat", "ant"),
@@ -89,15 +89,17 @@ def test_the_most_certain_mistakes_come_first_with_their_pictures(brightest: Pat
 def test_only_so_many_are_kept_and_numbers_stand_for_names(
     brightest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mistakes, "MOST_SHOWN", 2)
-    assert [mistake.image for mistake in find(brightest).worst] == ["2", "4"]
+    monkeypatch.setattr(misclassified, "MAX_SHOWN", 2)
+    assert [image.image for image in find(brightest).worst] == ["2", "4"]
 
 
 def test_large_images_are_made_smaller() -> None:
-    image = Image.open(io.BytesIO(base64.b64decode(mistakes._png(torch.zeros(3, 224, 224).byte()))))
+    image = Image.open(
+        io.BytesIO(base64.b64decode(misclassified._png(torch.zeros(3, 224, 224).byte())))
+    )
     assert image.size == (96, 96)
 
 
 def test_without_images_there_is_nothing_to_say(brightest: Path) -> None:
     with pytest.raises(DataError, match="there are no images"):
-        find_mistakes(brightest, "model.onnx", [], some_split(), CLASSES)
+        find_misclassified(brightest, "model.onnx", [], some_split(), CLASSES)

@@ -2,9 +2,9 @@ import pytest
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.report.ablation_table import parts_of
-from mobilenas.search.arms import parse_arm, parse_arms
 from mobilenas.search.methods import METHODS
 from mobilenas.search.parts import PARTS
+from mobilenas.search.variants import parse_variant, parse_variants
 
 
 def test_arms_are_read_with_their_parts() -> None:
@@ -12,26 +12,26 @@ def test_arms_are_read_with_their_parts() -> None:
         "darts, pc-darts:sampler=attention:channel_fraction=1/2,random,"
         "da2s:entropy=0.2:zero_op=yes:warmup=3"
     )
-    arms = parse_arms(text)
-    assert [(arm.method, arm.parts) for arm in arms] == [
+    variants = parse_variants(text)
+    assert [(variant.method, variant.parts) for variant in variants] == [
         ("darts", {}),
         ("pc-darts", {"sampler": "attention", "channel_fraction": "1/2"}),
         (None, {}),
         ("da2s", {"entropy": 0.2, "zero_op": True, "warmup": 3}),
     ]
-    assert arms[1].name == "pc-darts:sampler=attention:channel_fraction=1/2"
-    assert parts_of(arms[1].name) == ["pc-darts", ":sampler=attention", ":channel_fraction=1/2"]
+    assert variants[1].name == "pc-darts:sampler=attention:channel_fraction=1/2"
+    assert parts_of(variants[1].name) == ["pc-darts", ":sampler=attention", ":channel_fraction=1/2"]
 
 
 def test_a_value_may_have_a_colon_or_a_comma() -> None:
     text = "cpm:temperature=1:0.1:edge-weights=none,da2s:entropy-terms=operations,edges,random"
-    first, second, third = parse_arms(text)
+    first, second, third = parse_variants(text)
     assert first.parts == {"temperature": "1:0.1", "edge_weights": "none"}
     assert parts_of(first.name) == ["cpm", ":temperature=1:0.1", ":edge_weights=none"]
     assert second.parts == {"entropy_terms": "operations,edges"}
     assert third.method is None
-    for arm in (first, second, third):
-        assert parse_arm(arm.name) == arm
+    for variant in (first, second, third):
+        assert parse_variant(variant.name) == variant
 
 
 def test_parts_are_numbers_yes_or_no_or_text() -> None:
@@ -40,7 +40,7 @@ def test_parts_are_numbers_yes_or_no_or_text() -> None:
     values |= dict.fromkeys(whole, ("2", 2)) | dict.fromkeys(real, ("0.5", 0.5))
     values |= dict.fromkeys(yes, ("no", False))
     for part, (text, value) in values.items():
-        read = parse_arm(f"darts:{part}={text}").parts[part]
+        read = parse_variant(f"darts:{part}={text}").parts[part]
         assert read == value and type(read) is type(value), part
 
 
@@ -48,7 +48,7 @@ def test_file_names_are_plain_and_differ() -> None:
     text = (
         "cpm:temperature=1:0.1,cpm:entropy=0.1,cpm:channel_fraction=1/2,cpm,cpm:entropy_terms=edges"
     )
-    names = [arm.file_name for arm in parse_arms(text)]
+    names = [variant.file_name for variant in parse_variants(text)]
     assert len(set(names)) == len(names)
     assert not set("".join(names)) & set(':/\\ ,*?"<>|')
 
@@ -75,4 +75,4 @@ def test_file_names_are_plain_and_differ() -> None:
 )
 def test_wrong_arms_are_named(text: str, message: str) -> None:
     with pytest.raises(MobileNASError, match=message):
-        parse_arms(text)
+        parse_variants(text)

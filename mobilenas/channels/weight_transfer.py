@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mobilenas.channel_graph import Dimension, Graph, Member, Resizing, resized
 from mobilenas.channels.settings import WEIGHT_TRANSFERS
-from mobilenas.channels.shrinking import Absorbed, Shrinking, norms_behind
+from mobilenas.channels.shrinking import Reconstruction, Shrinking, norms_behind
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.files import State
 from mobilenas.core.settings import check_choice
@@ -46,7 +46,7 @@ class Change:
 
     resizing: Resizing
     """Which ones stay."""
-    absorbed: Mapping[str, Absorbed]
+    reconstructions: Mapping[str, Reconstruction]
     """By group, how those that stay take over from those that go."""
     fresh: bool
     """Whether all weights are drawn anew."""
@@ -60,10 +60,10 @@ def choose(
     check_choice("method", method, WEIGHT_TRANSFERS)
     full = graph.checked(sizes)
     keep: dict[str, Tensor] = {}
-    absorbed: dict[str, Absorbed] = {}
+    reconstructions: dict[str, Reconstruction] = {}
     if method == "fresh":
         keep = {name: torch.full((size,), -1) for name, size in full.items()}
-        return Change(resizing=Resizing(graph, sizes, keep=keep), absorbed={}, fresh=True)
+        return Change(resizing=Resizing(graph, sizes, keep=keep), reconstructions={}, fresh=True)
     shrinking = Shrinking(model, graph)
     for group in graph.groups:
         # behind a split of shuffled channels there is no telling one from another
@@ -74,9 +74,11 @@ def choose(
         else:
             kept, taken_over = shrinking.by_span(group, full[group.name])
             if taken_over is not None:
-                absorbed[group.name] = taken_over
+                reconstructions[group.name] = taken_over
         keep[group.name] = torch.from_numpy(kept)
-    return Change(resizing=Resizing(graph, sizes, keep=keep), absorbed=absorbed, fresh=False)
+    return Change(
+        resizing=Resizing(graph, sizes, keep=keep), reconstructions=reconstructions, fresh=False
+    )
 
 
 @torch.no_grad()
@@ -184,22 +186,22 @@ def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
     old_norms, norms = (norms_behind(net, resizing.graph) for net in (model, result))
     new_groups = resizing.graph.at(resizing.sizes).groups
     for group, new_group in zip(resizing.graph.groups, new_groups, strict=True):
-        if group.name not in change.absorbed:
+        if group.name not in change.reconstructions:
             continue
-        absorbed = change.absorbed[group.name]
+        reconstruction = change.reconstructions[group.name]
         for old, new in zip(group.members, new_group.members, strict=True):
             # not in a grouped convolution: most that stay are in other groups of it
             if old.kind == "in" and old.dimension.axes and old.dimension.blocks == 1:
                 rows = _outputs(old.dimension, resizing)
                 weight = _columns(model, old)
-                share = _share(weight.sum(2), absorbed, old_norms.get(old.module))
+                share = _share(weight.sum(2), reconstruction, old_norms.get(old.module))
                 weight = weight[rows.clamp(min=0)] * (rows >= 0)[:, None, None].to(weight.device)
-                weight = weight[:, torch.from_numpy(absorbed.gone)]  # [outputs, D, values]
-                mixing = torch.from_numpy(absorbed.weights).to(weight)
+                weight = weight[:, torch.from_numpy(reconstruction.gone)]  # [outputs, D, values]
+                mixing = torch.from_numpy(reconstruction.weights).to(weight)
                 target = result.get_parameter(f"{old.module}.weight")
                 columns = target[:, new.offset : new.offset + new.size]
                 columns.add_(torch.einsum("odv,dk->okv", weight, mixing).reshape(columns.shape))
-                amount = weight.sum(2) @ torch.from_numpy(absorbed.constant).to(weight)
+                amount = weight.sum(2) @ torch.from_numpy(reconstruction.constant).to(weight)
                 _shift(result.get_submodule(old.module), norms.get(old.module), share * amount)
 
 
@@ -210,7 +212,7 @@ def _columns(model: nn.Module, member: Member) -> Tensor:
     return weight.reshape(len(weight), member.size // member.repeat, -1)
 
 
-def _share(weight: Tensor, absorbed: Absorbed, norm: _BatchNorm | None) -> float:
+def _share(weight: Tensor, reconstruction: Reconstruction, norm: _BatchNorm | None) -> float:
     """Return how much of the means that are expected arrives at a layer, weight [outputs, C].
 
     The norm behind it knows what did: less behind the gates of squeeze-excite, next to nothing
@@ -218,7 +220,7 @@ def _share(weight: Tensor, absorbed: Absorbed, norm: _BatchNorm | None) -> float
     """
     if norm is None or norm.running_mean is None:
         return 1.0
-    expected = weight @ torch.from_numpy(absorbed.mean).to(weight)
+    expected = weight @ torch.from_numpy(reconstruction.mean).to(weight)
     return float(expected @ norm.running_mean / expected.square().sum().clamp(min=1e-12))
 
 

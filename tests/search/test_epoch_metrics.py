@@ -13,11 +13,11 @@ from mobilenas.cost.budget import CONSTRAINTS, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import SearchSettings
+from mobilenas.search.collapse_monitor import CollapseMonitor
+from mobilenas.search.epoch_metrics import epoch_metrics
 from mobilenas.search.loop import EpochFigures, Searcher
-from mobilenas.search.observe import observe
 from mobilenas.search.parts import OnCollapse
 from mobilenas.search.records import SearchLine
-from mobilenas.search.watch import Watch
 from mobilenas.spaces.cell.space import KINDS, CellChoice, CellSpace
 from mobilenas.supernet.schedules import Temperature
 from mobilenas.supernet.settings import SamplerSettings
@@ -64,7 +64,7 @@ def test_an_observation_has_the_expected_costs_of_the_alphas(make: Any, constrai
     searcher = make(constraint=constraint)
     for _ in range(2):
         searcher.run_epoch()
-        record = observe(searcher, FIGURES)
+        record = epoch_metrics(searcher, FIGURES)
         p = searcher.alphas.soft(record.tau)
         expected = {name: v.item() for name, v in searcher.budgets.expected(p).items()}
         assert record.expected == expected
@@ -76,12 +76,12 @@ def test_an_observation_is_plain_and_changes_nothing(make: Any) -> None:
     searcher = make(sampler=SamplerSettings(name="ranked", partial=2))
     searcher.run_epoch()
     before = copy.deepcopy(searcher.state_dict())
-    record = observe(searcher, FIGURES)
+    record = epoch_metrics(searcher, FIGURES)
     assert from_plain(SearchLine, json.loads(json.dumps(to_plain(record))), "") == record
     after = searcher.state_dict()
     for part in ("net", "alphas"):
         assert all(torch.equal(before[part][name], after[part][name]) for name in before[part])
-    assert observe(searcher, FIGURES) == record
+    assert epoch_metrics(searcher, FIGURES) == record
 
 
 def test_the_supernets_accuracy_is_that_of_what_is_trained_with_norms_of_its_own(
@@ -90,20 +90,20 @@ def test_the_supernets_accuracy_is_that_of_what_is_trained_with_norms_of_its_own
     searcher = make(sampling="gumbel", epochs=6)
     for _ in range(6):
         searcher.run_epoch()
-    learned = observe(searcher, FIGURES).val_top1
+    learned = epoch_metrics(searcher, FIGURES).val_top1
     for module in searcher.net.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
             module.running_mean.fill_(50.0)  # running statistics play no part
-    assert observe(searcher, FIGURES).val_top1 == learned
+    assert epoch_metrics(searcher, FIGURES).val_top1 == learned
     drawn, measured, plain = [], [], searcher.relaxation
     monkeypatch.setattr(
         searcher, "relaxation", lambda *given: drawn.append(given[1]) or plain(*given)
     )
     monkeypatch.setattr(searcher, "top1", lambda _, split: measured.append(split) or 0.0)
-    assert observe(searcher, FIGURES).val_top1 == 0.0
+    assert epoch_metrics(searcher, FIGURES).val_top1 == 0.0
     assert drawn == [5] * 4
     images = [image for split in measured[:4] for image in split.indices.tolist()]
-    assert sorted(images) == sorted(searcher.glance.indices.tolist())
+    assert sorted(images) == sorted(searcher.monitor_split.indices.tolist())
 
 
 def test_a_mixture_is_measured_as_it_is(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,14 +112,14 @@ def test_a_mixture_is_measured_as_it_is(make: Any, monkeypatch: pytest.MonkeyPat
     soft = searcher.alphas.soft
     monkeypatch.setattr(searcher.alphas, "soft", lambda tau: drawn.append(tau) or soft(tau))
     monkeypatch.setattr(searcher.alphas, "gumbel", None)
-    observe(searcher, FIGURES)
+    epoch_metrics(searcher, FIGURES)
     assert drawn
 
 
 def test_entropies_and_channels_of_an_observation(make: Any) -> None:
     searcher = make(sampler=SamplerSettings(name="attention", partial=2))
     searcher.run_epoch()
-    record = observe(searcher, FIGURES)
+    record = epoch_metrics(searcher, FIGURES)
     total = sum(sum(rows) for rows in record.entropies.values())
     assert total == pytest.approx(record.entropy, rel=1e-2)
     assert 0 < record.uncertainty <= 1
@@ -144,7 +144,7 @@ def test_the_likeliest_network_follows_the_alphas(make: Any) -> None:
 
 def lines(searcher: Searcher, epochs: int, skips: int) -> list[SearchLine]:
     names = KINDS if isinstance(searcher.space, CellSpace) else ("blocks",)
-    line = observe(searcher, FIGURES)
+    line = epoch_metrics(searcher, FIGURES)
     return [
         replace(
             line,
@@ -161,17 +161,17 @@ def lines(searcher: Searcher, epochs: int, skips: int) -> list[SearchLine]:
 @pytest.mark.parametrize("action", get_args(OnCollapse))
 def test_what_an_alarm_does(make: Any, action: str) -> None:
     searcher = make(on_collapse=action, temperature=Temperature(start=1.0, end=0.1))
-    watch = Watch(searcher)
+    watch = CollapseMonitor(searcher)
     searcher.epochs_done = 1
     (calm,) = lines(searcher, 1, skips=0)
     (bad,) = lines(searcher, 1, skips=99)
-    assert watch.heed(calm) == []
+    assert watch.update(calm) == []
     good = copy.deepcopy(dict(searcher.alphas.state_dict()))
     with torch.no_grad():
         for alpha in searcher.alphas.parameters():
             alpha.add_(1.0)
     searcher.epochs_done = 2
-    assert watch.heed(replace(bad, epoch=2)) != []
+    assert watch.update(replace(bad, epoch=2)) != []
     assert watch.stopped == (action != "warn")
     now = searcher.alphas.state_dict()
     restored = all(torch.equal(good[name], now[name]) for name in good)
@@ -180,20 +180,20 @@ def test_what_an_alarm_does(make: Any, action: str) -> None:
 
 def test_a_watch_goes_on_from_its_state(make: Any) -> None:
     searcher = make()
-    watch, other = Watch(searcher), Watch(searcher)
+    watch, other = CollapseMonitor(searcher), CollapseMonitor(searcher)
     searcher.epochs_done = 1
     given = lines(searcher, 3, skips=0)
     for line in given[:2]:
         searcher.epochs_done = line.epoch
-        watch.heed(line)
+        watch.update(line)
     other.load_state_dict(json.loads(json.dumps(watch.state_dict() | {"alphas": []})))
     assert other.state_dict()["signals"] == watch.state_dict()["signals"]
 
 
 def test_the_warm_up_is_not_watched(make: Any) -> None:
     searcher = make(warmup=2)
-    watch = Watch(searcher)
+    watch = CollapseMonitor(searcher)
     searcher.epochs_done = 2
     (bad,) = lines(searcher, 1, skips=99)
-    assert watch.heed(bad) == []
+    assert watch.update(bad) == []
     assert not watch.state_dict()["signals"]

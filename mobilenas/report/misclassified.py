@@ -4,32 +4,32 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from mobilenas.report.confusion_drawing import RIGHT, WRONG, confusion_drawing, most_wrong
+from mobilenas.report.confusion_drawing import RIGHT, WRONG, confusion_drawing, largest_wrong_share
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import missing, render
 
 Confusion = Mapping[str, Mapping[str, int]]
 """Images by class and predicted class."""
 
-_MOST_CLASSES = 60
-_MOST_PAIRS = 10
+_MAX_CLASSES = 60
+_MAX_PAIRS = 10
 
 
-def mistakes(files: RunFiles) -> Markup:
+def misclassified(files: RunFiles) -> Markup:
     """Show the confusion of classes and the mistakes that the network was most certain of."""
-    if files.mistakes is None:
+    if files.misclassified is None:
         return missing("export/mistakes.json", "mobilenas export")
-    confusion = files.mistakes.confusion
+    confusion = files.misclassified.confusion
     predicted = (name for row in confusion.values() for name in row)
     labels = list(dict.fromkeys((*confusion, *predicted)))
-    drawn = labels if len(labels) <= _MOST_CLASSES else []
+    drawn = labels if len(labels) <= _MAX_CLASSES else []
     return render(
-        "mistakes.html",
-        record=files.mistakes,
+        "misclassified.html",
+        record=files.misclassified,
         right=sum(row.get(label, 0) for label, row in confusion.items()),
         classes=len(labels),
         drawing=confusion_drawing(confusion, drawn) if drawn else "",
-        most_wrong=most_wrong(confusion, drawn),
+        largest_wrong_share=largest_wrong_share(confusion, drawn),
         colours={"right": RIGHT, "wrong": WRONG},
         pairs=_pairs(confusion),
     )
@@ -43,4 +43,4 @@ def _pairs(confusion: Confusion) -> list[tuple[str, str, int, float]]:
         for name, count in row.items()
         if name != label
     ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:_MOST_PAIRS]
+    return sorted(pairs, key=lambda pair: -pair[2])[:_MAX_PAIRS]

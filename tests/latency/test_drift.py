@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mobilenas.latency.steady import steady
+from mobilenas.latency.drift import remove_drift
 
 
 def test_what_slows_a_whole_round_is_taken_out() -> None:
@@ -9,10 +9,10 @@ def test_what_slows_a_whole_round_is_taken_out() -> None:
     usual = {str(n): 1000.0 * 2**n for n in range(9)}
     speeds = [1.0, 1.4, 1.0, 1.4, 1.0, 1.0, 1.4]
     rounds = [{k: s * ms * rng.uniform(0.99, 1.01) for k, ms in usual.items()} for s in speeds]
-    for name, times in steady(rounds).items():
+    for name, times in remove_drift(rounds).items():
         assert times == pytest.approx([usual[name]] * len(speeds), rel=0.03)
     # one that is slow alone stays so, and a few models say nothing of the machine
     rounds[0]["3"] *= 2
-    assert steady(rounds)["3"][0] == pytest.approx(2 * usual["3"], rel=0.03)
+    assert remove_drift(rounds)["3"][0] == pytest.approx(2 * usual["3"], rel=0.03)
     few = [{name: times[name] for name in "01"} for times in rounds]
-    assert steady(few)["1"] == [times["1"] for times in rounds]
+    assert remove_drift(few)["1"] == [times["1"] for times in rounds]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mobilenas.channel_graph import Graph, extract, load_model, sizes
 from mobilenas.channels.distillation import distillation_loss
-from mobilenas.channels.keeping import apply, changed, choose, follow, inexact
 from mobilenas.channels.settings import WEIGHT_TRANSFERS
+from mobilenas.channels.weight_transfer import apply, changed, choose, follow, inexact
 from mobilenas.core.errors import MobileNASError
 
 SIDE = 8

@@ -1,10 +1,12 @@
-"""What keeping weights buys: accuracy one epoch after a change of channel sizes.
+"""What weight transfer buys: accuracy one epoch after a change of channel sizes.
 
-    python bench/keeping.py [--data digits] [--size 8] [--images 6000] [--epochs 12] [--seeds 3]
+    python bench/weight_transfer.py [--data digits] [--size 8] [--images 6000] [--epochs 12]
+        [--seeds 3]
 
 A small ResNet is trained; then all of its sizes are cut, or every other one is cut and the
 rest grown, and one more epoch follows with weights kept by each method, or with none kept (fresh).
-The images measured on are the validation split, which no training sees. Writes bench/keeping.json.
+The images measured on are the validation split, which no training sees. Writes
+bench/weight_transfer.json.
 """
 
 import argparse
@@ -19,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.channel_graph import Graph, extract, sizes
-from mobilenas.channels.keeping import apply, choose, follow
 from mobilenas.channels.settings import WEIGHT_TRANSFERS
+from mobilenas.channels.weight_transfer import apply, choose, follow
 from mobilenas.core.files import write_json
 from mobilenas.data import (
     Augmentation,
@@ -135,7 +137,7 @@ def main() -> None:
         texts = [f"{fmean(c):.1f} ± {stdev(c) if len(c) > 1 else 0:.1f}" for c in columns]
         print(f"{name:24}{''.join(f'{text:>18}' for text in texts)}")
     print(f"{time.monotonic() - before:.0f} s")
-    write_json(HERE / "keeping.json", {"options": vars(given), "runs": runs})
+    write_json(HERE / "weight_transfer.json", {"options": vars(given), "runs": runs})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy
 from mobilenas.search.gap import reestimate
-from mobilenas.search.loop import GLANCE_IMAGES, EpochFigures, Searcher
+from mobilenas.search.loop import MONITOR_IMAGES, EpochFigures, Searcher
 from mobilenas.search.records import SearchLine
 from mobilenas.search.settings import SearchSettings
 from mobilenas.search.statistics import fresh_statistics
@@ -20,15 +20,19 @@ _NORM_IMAGES = 128
 
 def images_looked_at(settings: SearchSettings, val_images: int) -> int:
     """Return about how many images a search classifies beside its steps, for estimates."""
-    glance = min(GLANCE_IMAGES, val_images)
+    monitor_split = min(MONITOR_IMAGES, val_images)
     draws = 1 if settings.sampling == "softmax" else _DRAWS
     late = settings.epochs - settings.warmup
     # the last term is the discretization gap: two relaxations, each before and after
-    return settings.epochs * (glance + draws * _NORM_IMAGES) + late * 2 * glance + 4 * val_images
+    return (
+        settings.epochs * (monitor_split + draws * _NORM_IMAGES)
+        + late * 2 * monitor_split
+        + 4 * val_images
+    )
 
 
 @torch.no_grad()
-def observe(searcher: Searcher, figures: EpochFigures) -> SearchLine:
+def epoch_metrics(searcher: Searcher, figures: EpochFigures) -> SearchLine:
     """Return the line of the log for the epoch of `figures`, the last one; it has no alarms yet."""
     s, tau = searcher.settings, searcher.tau_at(searcher.epochs_done - 1)
     p = searcher.alphas.soft(tau)
@@ -51,7 +55,7 @@ def observe(searcher: Searcher, figures: EpochFigures) -> SearchLine:
         channels=channels,
         gap_estimate=gap_estimate,
         skips=searcher.space.skips(choice),
-        utilization=searcher.budgets.load(choice),
+        utilization=searcher.budgets.utilization(choice),
         uncertainty=uncertainty(searcher, p),
         alarms=[],
     )
@@ -79,18 +83,18 @@ def _trained_top1(searcher: Searcher) -> float:
     are drawn as the steps draw them, the norms re-estimated for each, and each classifies its part
     of the images.
     """
-    net, glance = searcher.net, searcher.glance
-    draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, len(glance))
+    net, monitor_split = searcher.net, searcher.monitor_split
+    draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, len(monitor_split))
     generator = torch.Generator().manual_seed(searcher.seed)
     right = 0.0
     for number in range(draws):
         p = searcher.relaxation(generator, searcher.epochs_done - 1)
         forward = partial(_as_steps_run, searcher, p)
-        part = glance.subset(torch.arange(number, len(glance), draws))
+        part = monitor_split.subset(torch.arange(number, len(monitor_split), draws))
         with fresh_statistics(net):
             reestimate(searcher, forward, _NORM_IMAGES)
             right += searcher.top1(forward, part) * len(part) / 100
-    return 100 * right / len(glance)
+    return 100 * right / len(monitor_split)
 
 
 def _as_steps_run(searcher: Searcher, p: Relaxation, x: Tensor) -> Tensor:
@@ -104,4 +108,4 @@ def _batch_top1(searcher: Searcher, p: Relaxation) -> float:
     with fresh_statistics(searcher.net):
         searcher.net.train()
         searcher.net.channels_generator.manual_seed(searcher.seed)
-        return searcher.top1(lambda x: searcher.net(x, p), searcher.glance)
+        return searcher.top1(lambda x: searcher.net(x, p), searcher.monitor_split)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mobilenas.baselines.networks import Contender
+from mobilenas.baselines.networks import ComparedNetwork
 from mobilenas.baselines.records import Trained
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.settings import from_plain
 from mobilenas.cost.networks import costs
-from mobilenas.pipeline.contenders import longer_mobilenets, read_longer
+from mobilenas.pipeline.baselines import longer_mobilenets, read_longer
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train import Recipe
@@ -64,7 +64,7 @@ def run(tmp_path: Path) -> Any:
         recipe=Recipe(epochs=15), baselines=(), random=0, random_search=False, equal_time=True
     )
     reporter = SimpleNamespace(said=list[str]())
-    reporter.say = reporter.said.append
+    reporter.info = reporter.said.append
     return SimpleNamespace(
         folder=tmp_path,
         settings=settings,
@@ -74,8 +74,8 @@ def run(tmp_path: Path) -> Any:
     )
 
 
-def longer(seed: int, name: str, epochs: int) -> Contender:
-    return Contender(
+def longer(seed: int, name: str, epochs: int) -> ComparedNetwork:
+    return ComparedNetwork(
         name="equal-time",
         kind="equal-time",
         arch=ARCHS[name],

@@ -20,7 +20,7 @@ _YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Variant:
     """One of what is compared: a method with some of its parts changed, or random networks."""
 
     name: str
@@ -35,23 +35,23 @@ class Arm:
         """The name without what file systems or shells take for something else."""
         return self.name.replace(":", "_").replace("/", "of").replace(",", "+")
 
-    def is_like(self, other: "Arm") -> bool:
+    def is_like(self, other: "Variant") -> bool:
         """Whether both are the same, however they are written."""
         return (self.method, self.parts) == (other.method, other.parts)
 
 
-def parse_arms(text: str) -> tuple[Arm, ...]:
+def parse_variants(text: str) -> tuple[Variant, ...]:
     """Read `darts,pc-darts:sampler=attention:channel_fraction=1/2,random`."""
     # the one value with a comma in it is that of entropy_terms
-    arms = tuple(map(parse_arm, re.split(r",(?!\s*(?:operations|edges)\b)", text)))
-    for number, arm in enumerate(arms):
-        for other in arms[:number]:
-            if arm.is_like(other):
-                raise MobileNASError(f"a variant is given twice: {other.name} and {arm.name}")
-    return arms
+    variants = tuple(map(parse_variant, re.split(r",(?!\s*(?:operations|edges)\b)", text)))
+    for number, variant in enumerate(variants):
+        for other in variants[:number]:
+            if variant.is_like(other):
+                raise MobileNASError(f"a variant is given twice: {other.name} and {variant.name}")
+    return variants
 
 
-def parse_arm(text: str) -> Arm:
+def parse_variant(text: str) -> Variant:
     """Read one variant."""
     # the one value with a colon in it is that of temperature
     method, *words = (word.strip() for word in re.split(r":(?=[^:=]*=)", text.strip()))
@@ -74,17 +74,17 @@ def parse_arm(text: str) -> Arm:
         if part in given:
             raise MobileNASError(f"variant {text.strip()}: {part} is given twice")
         given[part] = value
-    return Arm(
+    return Variant(
         name=":".join([method, *map("=".join, given.items())]),
         method=None if method == RANDOM else method,
         parts={part: _value(part, value, text.strip()) for part, value in given.items()},
     )
 
 
-def _value(part: str, text: str, arm: str) -> object:
+def _value(part: str, text: str, variant: str) -> object:
     """Return a part's value in its own type."""
     kind = _KINDS[part]
-    wrong = f"variant {arm}: {part} is {text!r}; it must be"
+    wrong = f"variant {variant}: {part} is {text!r}; it must be"
     if kind is bool:
         if text not in _YES_NO:
             raise MobileNASError(f"{wrong} yes or no")

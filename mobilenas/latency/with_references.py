@@ -19,12 +19,12 @@ from mobilenas.latency.profile import Profile
 _ROUNDS, _TRIES = 32, 2
 
 
-def is_here(profile: Profile) -> bool:
+def is_current_device(profile: Profile) -> bool:
     """Whether the profile was measured on this machine, with the runtime that is installed."""
     return dict(profile.device) == device()
 
 
-def confirm(
+def measure_with_references(
     profile: Profile,
     precision: str,
     models: Mapping[str, Callable[[], bytes] | Path],
