@@ -17,7 +17,7 @@ from .options import PATH, json_option, option
     default=3,
     metavar="N",
     default_text="3",
-    help="Labels an image.",
+    help="Labels shown for each image.",
 )
 @json_option
 def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:

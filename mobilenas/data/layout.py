@@ -13,7 +13,9 @@ from mobilenas.data.image_files import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 FOLDER_SPLITS = ("train", "val", "test")
 """The splits, in the order in which everything lists them."""
 
-LAYOUTS = "class folders, or folders train, val and test of class folders (val and test may lack)"
+LAYOUTS = (
+    "class folders, or folders train, val and test of class folders (val and test may be missing)"
+)
 """What a folder can look like."""
 
 _MACHINE_FOLDERS = frozenset(
