@@ -114,10 +114,10 @@ def main() -> None:
         networks = read_networks(folder / COMPARE_FILE)
         top1 = {
             kind: [entry.top1 for entry in networks if entry.kind == kind]
-            for kind in ("found", "random", "mobilenet")
+            for kind in ("searched", "random", "mobilenet")
         }
         told = [
-            f"found {statistics.mean(top1['found']):.1f}",
+            f"searched {statistics.mean(top1['searched']):.1f}",
             f"random {statistics.mean(top1['random']):.1f} (best {max(top1['random']):.1f})",
             f"best MobileNet {max(top1['mobilenet']):.1f}",
             *(f"{name} {value:.1f}" for name, value in hands.items()),

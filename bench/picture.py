@@ -22,9 +22,9 @@ from mobilenas.core.files import read_json, read_list
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
 STYLES = {
-    "found": ("searched", "#e07b1a", "*", 160),
+    "searched": ("searched", "#e07b1a", "*", 160),
     "random": ("random", "#858d99", "o", 30),
-    "rival": ("random search (equal time)", "#a35fc9", "D", 36),
+    "random-search": ("random search (equal time)", "#a35fc9", "D", 36),
     "mobilenet": ("MobileNet", "#3d87cc", "s", 36),
 }
 """Of a kind of compare.json: its label, colour, marker and size."""

@@ -88,17 +88,17 @@ def _show(record: "AblationRecord") -> None:
     from .render import show_table
 
     columns = ("variant", "top-1 %", "gap, points", "skips", "agreement", "search s")
-    show_table("Ablation", columns, map(_row, record.arms))
-    cells = "normal" in record.arms[0].skips
+    show_table("Ablation", columns, map(_row, record.variants))
+    cells = "normal" in record.variants[0].skips
     counted = "skip connections, normal + reduction cell" if cells else "blocks left out"
     message = (
         "top-1: test images, ±: standard deviation over seeds. gap: validation points lost by "
         f"discretization, as published -> with batch norms estimated again. skips: {counted}. "
         "agreement: of the networks over seeds, 0 to 1."
     )
-    for text in (message, costs_sentence(record.arms), f"Control: {record.control}."):
+    for text in (message, costs_sentence(record.variants), f"Control: {record.control}."):
         echo(click.wrap_text(text, 80))
-    for sentence in sentences(record.arms, record.control):
+    for sentence in sentences(record.variants, record.control):
         echo(click.wrap_text(sentence, 80, subsequent_indent="  "))
     echo()
 

@@ -1,4 +1,4 @@
-"""`mobilenas compare`: baselines and certificate, several runs, files of other tools, papers."""
+"""`mobilenas compare`: baselines and budget check, several runs, files of other tools, papers."""
 
 import shlex
 from pathlib import Path

@@ -128,7 +128,7 @@ def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_
             f"{time.median_ms:.4g}",
             f"± {time.interval_ms:.2g}{' ?' if time.unsteady else ''}",
             f"{time.minimum_ms:.4g}",
-            f"{time.spread_ms:.2g}",
+            f"{time.iqr_ms:.2g}",
             str(time.rounds),
         )
         for name, time in times.items()
@@ -236,7 +236,7 @@ def check(name: str, quiet: bool, as_json: bool) -> int:
         for row in found.parts
     )
     show_table("", ("precision", "part", "then ms", "now ms", "ratio"), rows, words=("part",))
-    echo(f"Ratio: median {found.ratio_median:.3g}, spread {found.ratio_spread:.2g}")
+    echo(f"Ratio: median {found.ratio_median:.3g}, spread {found.ratio_iqr:.2g}")
     if not found.same_device:
         echo("Warning: the profile was measured on another device")
     echo(click.wrap_text(f"{found.name}: {found.verdict}", 80))

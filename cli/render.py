@@ -197,7 +197,7 @@ def show_rule() -> None:
 
 
 def show_result(networks: Sequence["NetworkRecord"], result: "ResultRecord") -> None:
-    """Print a run's comparison, what it shows, and the certificate."""
+    """Print a run's comparison, what it shows, and the budget check."""
     from mobilenas.report.table import summarize
 
     show_networks(summarize(networks))
@@ -261,23 +261,23 @@ def _about_external(rows: Sequence["Row"]) -> str:
 
 
 def show_sweep(runs: Iterable["SweptRun"]) -> None:
-    """Print the found network of every run beside the best MobileNet of that run."""
+    """Print the searched network of every run beside the best MobileNet of that run."""
     rows = []
     for run in runs:
-        found, best = run.best("found"), run.best("mobilenet")
+        found, best = run.best("searched"), run.best("mobilenet")
         if found is not None:
             figures = (format_count(found.flops), format_count(found.params))
             top1 = percent(found.top1_mean, found.top1_std)
             other = percent(best.top1_mean, best.top1_std) if best else "-"
             rows.append((run.name, *figures, format_latency(found), top1, other))
-    columns = ("run", "FLOPs", "params", "ms", "found %", "best MobileNet %")
+    columns = ("run", "FLOPs", "params", "ms", "searched %", "best MobileNet %")
     show_table("Sweep", columns, rows)
     echo(click.wrap_text(f"Test top-1 in percent. {_MS}", 80))
     echo()
 
 
 def show_comparison(comparison: "Comparison") -> None:
-    """Print networks of several runs and files, and how the found networks differ."""
+    """Print networks of several runs and files, and how the searched networks differ."""
     from mobilenas.pipeline.comparison import sentences
     from mobilenas.report.table import summarize
 
@@ -332,7 +332,7 @@ def _show_sizes(arch: "ChannelsArch") -> None:
     """Print the channels of every group beside the model's own."""
     own = arch.base.graph.sizes
     rows = [(name, str(own[name]), str(size)) for name, size in arch.sizes.items()]
-    show_table(f"Channel sizes of {arch.base}", ("group", "model", "found"), rows)
+    show_table(f"Channel sizes of {arch.base}", ("group", "model", "searched"), rows)
 
 
 def _show_cells(arch: "CellArch") -> None:

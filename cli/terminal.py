@@ -21,7 +21,7 @@ def clean(text: object) -> str:
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a line; names of files and classes in it can hold anything.
 
-    Nobody need hear of progress: where stderr fails, work goes on.
+    Progress is optional: where stderr fails, work continues.
     """
     try:
         click.echo(clean(text), err=err, nl=nl)

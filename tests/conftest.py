@@ -226,7 +226,7 @@ def took(median_ms: float) -> Measured:
     return Measured(
         median_ms=median_ms,
         minimum_ms=median_ms,
-        spread_ms=0.0,
+        iqr_ms=0.0,
         interval_ms=0.0,
         rounds=16,
         halves_ms=(median_ms, median_ms),

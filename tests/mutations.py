@@ -255,7 +255,7 @@ def _write_run(folder: Path, data: Any, arch: Any) -> None:
     write_json(folder / "arch.json", record)
     choices = [to_plain(MICRO_SPACE.smallest()), to_plain(MICRO_SPACE.largest())]
     rounds = [{"predicted_ms": [1.0], "measured_ms": [1.5]}]
-    record = {"choices": choices, "gap": gap, "seconds": 1.0, "confirmations": rounds}
+    record = {"choices": choices, "gap": gap, "seconds": 1.0, "measurements": rounds}
     write_json(folder / "search/candidates.json", record)
     scores = [{"arch": n, "rung": 0, "epochs": 1, "val_top1": 50.0 + n} for n in (0, 1)]
     record = {"winner": 1, "scores": scores, "archs": [arch.to_dict()] * 2}
@@ -271,7 +271,7 @@ def _write_run(folder: Path, data: Any, arch: Any) -> None:
 
 
 def _write_results(folder: Path, arch: Any, exact: dict[str, Any], budget: dict[str, Any]) -> None:
-    times = {"latency_ms": 0.25, "latency_interval_ms": 0.01, "latency_spread_ms": 0.02}
+    times = {"latency_ms": 0.25, "latency_interval_ms": 0.01, "latency_iqr_ms": 0.02}
     times |= {"unsteady": False}
     file = {"path": "export/model.onnx", "top1": 90.0, "size_bytes": 4200} | times
     target = {"verdict": "no", "caveat": "", "nodes": 9, "supported": 8, "partitions": 2}
@@ -296,10 +296,10 @@ def _write_results(folder: Path, arch: Any, exact: dict[str, Any], budget: dict[
     worst |= {"probability_of_label": 0.25, "png": "iVBORw0KGgo="}
     mistakes = {"file": "export/model.onnx", "images": 30, "top1": 90.0, "worst": [worst]}
     mistakes["confusion"] = {"a": {"a": 12, "b": 3}, "b": {"b": 15}}
-    write_json(folder / "export/mistakes.json", mistakes)
+    write_json(folder / "export/misclassified.json", mistakes)
     network = {"seed": 0, **exact, "predicted_ms": 0.5, "top1": 90.0, "top1_fp32": 90.0} | times
     network |= {"val_top1": 88.0, "train_seconds": 3.0, "arch": arch.to_dict(), "size_bytes": 4200}
-    kinds = {"found": "found", "mobilenet_v2 x0.25": "mobilenet", "random-1": "random"}
+    kinds = {"searched": "searched", "mobilenet_v2 x0.25": "mobilenet", "random-1": "random"}
     entries = [
         network | {"name": name, "kind": kind, "onnx": f"compare/{kind}-seed-0/model.onnx"}
         for name, kind in kinds.items()
@@ -358,7 +358,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
                 searched_arch,
                 command("profile", "flops", "{}/arch.json", "--json"),
                 sections(
-                    "Verdict", "The found network", "Discretization gap", "Cost of each layer"
+                    "Verdict", "The searched network", "Discretization gap", "Cost of each layer"
                 ),
             ),
         ),
@@ -377,7 +377,7 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
             file="export/export.json",
             read=each(read_export, sections("Exported files", "Latency, predicted and measured")),
         ),
-        Subject(file="export/mistakes.json", read=sections("What it gets wrong")),
+        Subject(file="export/misclassified.json", read=sections("What it gets wrong")),
         Subject(
             file="compare.json",
             read=each(networks, compared, sections("Verdict", "Comparison", "Exported files")),
@@ -496,7 +496,7 @@ def _write_groups(folder: Path, arch: Any) -> None:
     for name in ("run.json", "compare.json"):
         (folder / "sweep/flops-300k").mkdir(parents=True, exist_ok=True)
         (folder / "sweep/flops-300k" / name).write_bytes((folder / name).read_bytes())
-    arms = {"arms": ["mobilenas", "random"], "control": "mobilenas"}
+    arms = {"variants": ["mobilenas", "random"], "control": "mobilenas"}
     record = {"command": "mobilenas ablate", "request": request} | arms
     write_json(folder / "ablation/ablation-request.json", record)
     entry = {
@@ -513,7 +513,7 @@ def _write_groups(folder: Path, arch: Any) -> None:
     }
     write_json(folder / "ablation/entry.json", entry)
     write_json(folder / "cell.json", darts_v2(32, 10).to_dict())
-    write_json(folder / "widths.json", ChannelsArch(base=Base.of(arch), sizes={}).to_dict())
+    write_json(folder / "channels.json", ChannelsArch(base=Base.of(arch), sizes={}).to_dict())
     described = {
         "labels": json.dumps(["a", "b"]),
         "mean": "[0.5, 0.5, 0.5]",
@@ -555,9 +555,9 @@ def _group_subjects() -> list[Subject]:
             space="mobile",
             budgets=[],
             seeds=[0, 1],
-            seeds_asked=[0, 1],
+            seeds_requested=[0, 1],
             control="mobilenas",
-            arms=[arm],
+            variants=[arm],
             request={},
             counting_rule="r",
             data=bands(8).describe(),
@@ -582,7 +582,7 @@ def _group_subjects() -> list[Subject]:
         ),
         Subject(file="ablation/entry.json", read=entry),
         Subject(file="cell.json", read=lambda place: read_arch(place / "cell.json")),
-        Subject(file="widths.json", read=lambda place: read_arch(place / "widths.json")),
+        Subject(file="channels.json", read=lambda place: read_arch(place / "channels.json")),
         Subject(file="metadata.json", read=metadata),
     ]
 

@@ -79,7 +79,7 @@ SETTINGS = RunSettings(
 AT_ONCE = Measured(
     median_ms=1.0,
     minimum_ms=1.0,
-    spread_ms=0.0,
+    iqr_ms=0.0,
     interval_ms=0.0,
     rounds=16,
     halves_ms=(1.0, 1.0),
@@ -160,7 +160,7 @@ def small(
     monkeypatch.setattr(deployment, "measure", lambda models: dict.fromkeys(models, AT_ONCE))
 
     def make_space(settings: RunSettings, *_: Any) -> MobileSpace | ChannelsSpace:
-        return micro_space if settings.widths is None else WIDTHS
+        return micro_space if settings.channel_sizes is None else WIDTHS
 
     monkeypatch.setattr(runs, "usable_space", make_space)
     for module in (runs, starting, ablation):
@@ -217,7 +217,7 @@ def test_a_killed_run_that_inherits_ends_as_one_that_was_not(
     held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
     nothing_else(folder, RUN)
     entries = to_plain(read_networks(folder / "compare.json"))
-    assert [entry["kind"] for entry in entries] == ["found", "scratch"]
+    assert [entry["kind"] for entry in entries] == ["searched", "scratch"]
     starts = [
         load_checkpoint(folder / training / "checkpoint.pt")["identity"].get("start")
         for training in ("train", "compare/scratch-seed-0/train")
@@ -253,7 +253,7 @@ def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
     assert before("replace compare/equal-time-seed-N/train/checkpoint.pt", left).is_dir()
     nothing_else(folder, RUN)
     entries = to_plain(read_networks(folder / "compare.json"))
-    assert [entry["kind"] for entry in entries] == ["found", "mobilenet", "equal-time"]
+    assert [entry["kind"] for entry in entries] == ["searched", "mobilenet", "equal-time"]
     given = {"network": small.name, "epochs": 3, "recipe_epochs": 1, "arch": small.arch.to_dict()}
     assert entries[-1].items() >= given.items()
     place = folder / "compare/equal-time-seed-0/train"
@@ -307,7 +307,7 @@ def test_a_killed_search_of_channels_ends_as_one_that_was_not(
     folder = tmp_path / "run"
     how = ChannelSettings(model="arch.json", trials=2, epochs=1, controls=True)
     half = Budget(cost="flops", limit=WIDTHS.base.graph.flops({}) // 2)
-    wanted = replace(settings, space="widths", widths=how, budgets=(half,))
+    wanted = replace(settings, space="channels", channel_sizes=how, budgets=(half,))
 
     def job(**how: Any) -> None:
         run_all(create_run(folder, wanted, data=micro_images, **_CALLED, **how))

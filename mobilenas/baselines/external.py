@@ -147,7 +147,7 @@ def describe(external: External, data: ImageData, time: Measured) -> ExternalRec
         arch=None,
         latency_ms=time.median_ms,
         latency_interval_ms=time.interval_ms,
-        latency_spread_ms=time.spread_ms,
+        latency_iqr_ms=time.iqr_ms,
         unsteady=time.unsteady,
         run=None,
         exported=external.exported,

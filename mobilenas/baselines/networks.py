@@ -1,4 +1,4 @@
-"""What a result is held against: scaled MobileNets and random networks of the same budgets."""
+"""Baselines: scaled MobileNets and random networks of the same budgets."""
 
 import random
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class ComparedNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineSettings:
-    """What a result is held against."""
+    """Which baselines a result is compared with."""
 
     mobilenets: tuple[str, ...]
     """Names of MobileNets, each at the largest width that keeps the budgets."""

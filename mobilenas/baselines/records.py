@@ -31,7 +31,7 @@ class NetworkRecord(Trained, frozen=True, kw_only=True):
 
     latency_ms: Amount
     latency_interval_ms: Amount | None = None
-    latency_spread_ms: Amount | None = None
+    latency_iqr_ms: Amount | None = None
     unsteady: bool | None = None
     run: str | None = None
     uncounted: str | None = None

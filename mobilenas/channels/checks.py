@@ -208,7 +208,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _check_counts(base: Base, model: nn.Module, file: OnnxCount | None) -> None:
-    """Hold the groups' count of FLOPs and params against those that budgets are held against."""
+    """Hold the groups' count of FLOPs and params against those that budgets are checked with."""
     graph = base.graph
     flops = sum(count_fvcore(model, base.image_size, base.in_channels).values())
     params = sum(weight.numel() for weight in model.parameters())

@@ -91,5 +91,5 @@ class Limits:
         return {"measured": self.measured}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.measured = [(flops, ms) for flops, ms in state["measured"]]

@@ -243,5 +243,5 @@ class Momentum:
         return {"now": self.now, "before": self.before}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.now, self.before = dict(state["now"]), dict(state["before"])

@@ -61,7 +61,7 @@ def search_channels(
     reporter: Reporter,
     measure: MeasureArchs | None = None,
 ) -> ChannelResult:
-    """Search, let the finalists decide; goes on from the folder's last checkpoint.
+    """Search, let the finalists decide; resumes from the folder's last checkpoint.
 
     `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
     finalists: whole trainings of few epochs, because in the first part of a longer one, at its

@@ -21,7 +21,7 @@ from typing import Any
 
 from mobilenas.core.errors import FileError, first_line
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
 """The name of a file that is being written; its group is the file's own."""
 _NAME_CHARACTERS = 50
@@ -257,16 +257,20 @@ def read_list(path: Path) -> list[object]:
     return data
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object of this schema version; the error names file, place and what is legal."""
+def read_json(path: Path, *, oldest: int = SCHEMA_VERSION) -> dict[str, object]:
+    """Read a JSON object; the error names file, place and what is legal.
+
+    Files of the schema versions from `oldest` on are read.
+    """
     data = parse_json(read_bytes(path, _MAX_TEXT), str(path))
     if not isinstance(data, dict):
         raise FileError(f"{path} holds a {type(data).__name__}; it must hold an object")
     version = data.pop("schema_version", None)
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise FileError(
-            f"{path}: schema_version is {version!r}; this release reads {SCHEMA_VERSION}"
-        )
+    if type(version) is not int or not oldest <= version <= SCHEMA_VERSION:
+        legal = " and ".join(map(str, range(oldest, SCHEMA_VERSION + 1)))
+        earlier = type(version) is int and 0 < version < oldest
+        hint = ", and an earlier one wrote the file" if earlier else ""
+        raise FileError(f"{path}: schema_version is {version!r}; this release reads {legal}{hint}")
     return data
 
 

@@ -34,17 +34,18 @@ _MODELS = tuple(
 )
 _ORT = ("ort", "required_operators.config")
 _EXPORT = (
-    *("export.json", "mistakes.json", "model.tflite", "model.pte", "other/*", *_MODELS),
+    *("export.json", "misclassified.json", "model.tflite", "model.pte", "other/*", *_MODELS),
     *(f"model{layout}.{suffix}" for layout in ("", ".uint8") for suffix in _ORT),
 )
 _NETWORK = (
     *("arch.json", "model.safetensors", "model.onnx", "model.int8.onnx"),
     *(*_below("search", _SEARCH), *_below("train", _TRAINING), *_below("export", _EXPORT)),
 )
+_DECISIONS = ("random-search.json", "equal-time.json")
 _RUN = (
     *("run.json", "profile.json", "compare.json", "result.json", "report.html", *_NETWORK),
     *_below("repeats/seed-*", _NETWORK),
-    *_below("compare/*-seed-*", (*_NETWORK, "rival.json", "equal-time.json", "finalists.pt")),
+    *_below("compare/*-seed-*", (*_NETWORK, *_DECISIONS, "finalists.pt")),
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into folders: it counts as nothing, and stays."""
@@ -122,7 +123,7 @@ def check_folder(
         if folder.is_symlink() and not folder.exists():
             raise FileError(f"{folder} is a link to nothing; {_ANOTHER}")
         if folder.exists() and not folder.is_dir():
-            raise FileError(f"{folder} is not a folder; {_ANOTHER}")
+            raise FileError(f"{folder} is not a directory; {_ANOTHER}")
         if not folder.exists():
             return False
         lock_folder(folder)

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.explain import shown
 from mobilenas.core.files import (
+    SCHEMA_VERSION,
     append_jsonl,
     read_json,
     read_jsonl,
@@ -53,7 +54,7 @@ class Part(Struct, frozen=True, kw_only=True):
 
 
 class BudgetRow(Record, frozen=True, kw_only=True):
-    """A budget, and what is known of the found network's cost."""
+    """A budget, and what is known of the searched network's cost."""
 
     cost: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,100}$")]
     limit: Annotated[int, Meta(ge=1, le=10**15)] | Annotated[float, Meta(ge=1e-12, le=1e15)]
@@ -100,9 +101,9 @@ class Machine(Record, frozen=True, kw_only=True):
     cuda: str | None
 
 
-def read_record(path: Path, kind: type[_Read]) -> _Read:
+def read_record(path: Path, kind: type[_Read], *, oldest: int = SCHEMA_VERSION) -> _Read:
     """Read a file of one JSON object; FileError names the file, the field and what is legal."""
-    return _read(kind, read_json(path), path)
+    return _read(kind, read_json(path, oldest=oldest), path)
 
 
 def write_record(path: Path, record: Record) -> None:

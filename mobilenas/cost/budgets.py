@@ -23,7 +23,7 @@ from mobilenas.cost.projection import Sizes, spread
 from mobilenas.spaces.base import AnyChoice, AnySpace, CostTable, Relaxation, Space, family_of
 
 FLOOR = 0.9
-"""A found network uses at least this share of one of its budgets."""
+"""A searched network uses at least this share of one of its budgets."""
 _MAX_DRAWS, _SHOWN_DRAWS = 100_000, 999
 
 

@@ -80,7 +80,7 @@ class ProfileCheck(Record, frozen=True, kw_only=True):
     same_device: bool
     parts: list[CheckedPart]
     ratio_median: float
-    ratio_spread: float
+    ratio_iqr: float
     holds: bool | None
     verdict: str
 
@@ -410,7 +410,7 @@ def _verdict(profile: Profile, rows: list[CheckedPart]) -> ProfileCheck:
         same_device=profile.device == device(),
         parts=rows,
         ratio_median=float(middle),
-        ratio_spread=float(third - first),
+        ratio_iqr=float(third - first),
         holds=holds,
         verdict=verdict,
     )

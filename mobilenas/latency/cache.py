@@ -1,4 +1,4 @@
-"""Finished rounds on disk, so that a killed measurement goes on with those it lacks."""
+"""Finished rounds on disk, so that a killed measurement resumes."""
 
 import contextlib
 import hashlib

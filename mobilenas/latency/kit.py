@@ -195,7 +195,7 @@ def import_results(path: Path, name: str, *, kit: Path | None = None, command: s
     The results carry their kit's manifest; `kit` is the folder of the kit that they must be of.
     """
     expected = read_manifest(kit / MANIFEST_FILE).kit if kit else None
-    record = read_record(path, KitResults)
+    record = read_record(path, KitResults, oldest=1)
     try:
         results = _checked(record)
         if expected not in (None, results.manifest.kit):
@@ -231,7 +231,7 @@ def _profile(results: "_Results", name: str, command: str) -> Profile:
 
 def read_manifest(path: Path) -> Manifest:
     """Read a kit's manifest; FileError names file and field."""
-    data = read_json(path)
+    data = read_json(path, oldest=1)
     try:
         return Manifest.from_dict(data, "manifest")
     except MobileNASError as error:

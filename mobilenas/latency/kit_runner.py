@@ -33,7 +33,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 if sys.platform != "win32":
     import resource
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TIMING_NS = 1_000_000
 """A timing lasts at least this long, in runs one after another: shorter ones are clock noise."""
 
@@ -404,7 +404,7 @@ def new_results(manifest: Json, options: argparse.Namespace) -> Json:
 
 
 def start_results(manifest: Json, options: argparse.Namespace) -> Json:
-    """Go on with the results that are there, if they are of this kit and measured alike."""
+    """Resume with the results that are there, if they are of this kit and measured alike."""
     new = new_results(manifest, options)
     if not options.out.exists():
         return new
@@ -413,7 +413,7 @@ def start_results(manifest: Json, options: argparse.Namespace) -> Json:
         if old.get(name) != new[name]:
             raise KitError(
                 f"{options.out} holds results with {name} {old.get(name)!r}, not {new[name]!r}; "
-                "move it away or say --out"
+                "move it away or choose another --out"
             )
     check_times(options.out, old.get("times"))
     return {**old, "manifest": manifest, "rounds": options.rounds}
@@ -558,7 +558,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"run_kit.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("run_kit.py: interrupted; the same command goes on", file=sys.stderr)
+        print("run_kit.py: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
 

@@ -22,7 +22,7 @@ class Measured:
     """Median over the rounds."""
     minimum_ms: float
     """Fastest round: the least disturbed one."""
-    spread_ms: float
+    iqr_ms: float
     """Third quartile minus first quartile."""
     interval_ms: float
     """Half the width of the median's 95 % confidence interval, from order statistics."""
@@ -48,7 +48,7 @@ class Measured:
         return cls(
             median_ms=float(median),
             minimum_ms=float(times_ms.min()),
-            spread_ms=float(third - first),
+            iqr_ms=float(third - first),
             interval_ms=interval_ms,
             rounds=len(nanoseconds),
             unsteady=not alone or interval_ms > WIDEST * float(median),
@@ -64,7 +64,7 @@ class Measured:
         return {
             "latency_ms": self.median_ms,
             "latency_interval_ms": self.interval_ms,
-            "latency_spread_ms": self.spread_ms,
+            "latency_iqr_ms": self.iqr_ms,
             "unsteady": self.unsteady,
         }
 
@@ -75,7 +75,7 @@ class Measured:
             self,
             median_ms=self.median_ms * factor,
             minimum_ms=self.minimum_ms * factor,
-            spread_ms=self.spread_ms * factor,
+            iqr_ms=self.iqr_ms * factor,
             interval_ms=self.interval_ms * factor,
             halves_ms=(first * factor, second * factor),
         )

@@ -265,7 +265,7 @@ def write_profile(profile: Profile, path: Path) -> None:
 
 def read_profile(path: Path) -> Profile:
     """Read and check a profile; FileError names file, field, value and what is legal."""
-    plain = read_json(path)
+    plain = read_json(path, oldest=1)
     try:
         return _from_plain(plain)
     except MobileNASError as error:
@@ -357,8 +357,8 @@ def _check_time(key: str, time: Measured | Failed, place: str) -> None:
     Unit.parse(key)
     if isinstance(time, Failed):
         return
-    for name in ("median_ms", "minimum_ms", "spread_ms", "interval_ms", "rounds"):
-        low = 0.0 if name in ("spread_ms", "interval_ms") else SMALLEST
+    for name in ("median_ms", "minimum_ms", "iqr_ms", "interval_ms", "rounds"):
+        low = 0.0 if name in ("iqr_ms", "interval_ms") else SMALLEST
         try:
             check_between(time, name, low, LARGEST)
         except MobileNASError as error:
@@ -395,6 +395,8 @@ def _from_plain(plain: Json) -> Profile:
 def _time_from_plain(value: Json, place: str) -> Measured | Failed:
     if list(value) == ["failed"]:
         return Failed(reason=from_plain(str, value["failed"], f"{place}.failed"))
+    if "spread_ms" in value:  # its name in files of schema version 1
+        value = {"iqr_ms" if name == "spread_ms" else name: v for name, v in value.items()}
     return from_plain(Measured, value, place)
 
 

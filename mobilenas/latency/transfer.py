@@ -152,7 +152,7 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
 def read_network(text: str, folder: Path) -> MobileArch:
     """Return the network of an arch.json, its path from `folder`, or of NAME[:WIDTH[:SIDE]]."""
     if text.endswith(".json"):
-        data = read_json(folder / text)
+        data = read_json(folder / text, oldest=1)
         return MobileArch.from_dict(data.get("arch", data), str(folder / text))
     name, *numbers = text.split(":")
     if name not in MOBILENETS or len(numbers) > 2:

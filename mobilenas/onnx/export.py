@@ -49,7 +49,7 @@ def export_onnx(
     Normalization stays outside of the graph: `metadata` says it (`ModelMetadata.to_strings`).
     Constants are folded, but neither batch norms nor what is computed from parameters (a turned or
     normalized weight): the file holds exactly the module's parameters under their names, each once,
-    and marks what is none, so that `count_onnx` can certify them; onnxruntime folds the rest when
+    and marks what is none, so that `count_onnx` can count them; onnxruntime folds the rest when
     it loads the file. FileError names weights that are not finite.
     """
     _check_weights(module, path)

@@ -39,7 +39,7 @@ class MisclassifiedImage(Record, frozen=True, kw_only=True):
 
 
 class Misclassified(Record, frozen=True, kw_only=True):
-    """mistakes.json: all predictions of one file on one split, in short."""
+    """misclassified.json: all predictions of one file on one split, in short."""
 
     file: str
     """The file."""

@@ -132,7 +132,7 @@ class FileRecord(WrittenFile, frozen=True, kw_only=True):
 
     latency_ms: Amount
     latency_interval_ms: Amount | None = None
-    latency_spread_ms: Amount | None = None
+    latency_iqr_ms: Amount | None = None
     unsteady: bool | None = None
 
 

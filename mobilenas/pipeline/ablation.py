@@ -67,7 +67,7 @@ class RequestRecord(Record, frozen=True, kw_only=True):
 
     command: str
     request: Request
-    arms: tuple[str, ...]
+    variants: tuple[str, ...]
     control: str
 
 
@@ -131,7 +131,7 @@ def start_ablation(
 ) -> Ablation:
     """Start an ablation in `folder`, or resume the one there; all variants are checked first.
 
-    The control is the first of `methods` unless said.
+    The control is the first of `methods` by default.
     """
     variants = parse_variants(methods)
     wanted = variants[0] if control is None else parse_variant(control)
@@ -145,7 +145,7 @@ def start_ablation(
     record = RequestRecord(
         command=command,
         request=request,
-        arms=tuple(variant.name for variant in variants),
+        variants=tuple(variant.name for variant in variants),
         control=held_against.name,
     )
     if goes_on:
@@ -213,9 +213,9 @@ def read_request(path: Path) -> tuple[Request, tuple[Variant, ...], Variant, str
 
 def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Variant, ...], Variant, str]:
     try:
-        variants = tuple(map(parse_variant, record.arms))
+        variants = tuple(map(parse_variant, record.variants))
         for variant in variants:
-            inside(path.parent, variant.file_name, "arms")
+            inside(path.parent, variant.file_name, "variants")
         (control,) = (variant for variant in variants if variant.name == record.control)
     except (ValueError, MobileNASError) as error:  # no variant is the control, or two are
         raise FileError(f"{path} is not what a start writes: {error}") from error
@@ -236,7 +236,7 @@ def _check_request(request: Request) -> None:
 
 def _check_same(folder: Path, existing: RequestRecord, requested: RequestRecord) -> None:
     before, after = (
-        {**to_plain(each.request), "arms": each.arms, "control": each.control}
+        {**to_plain(each.request), "variants": each.variants, "control": each.control}
         for each in (existing, requested)
     )
     if other := [name for name in after if before[name] != after[name]]:
@@ -371,9 +371,9 @@ def _result(ablation: Ablation) -> AblationRecord:
         space=request.space,
         budgets=[BudgetRow(**vars(budget)) for budget in request.budgets],
         seeds=done,
-        seeds_asked=list(ablation.seeds),
+        seeds_requested=list(ablation.seeds),
         control=control,
-        arms=[
+        variants=[
             _figures(request.space, variant, entries[variant.name], entries[control])
             for variant in ablation.variants
         ],

@@ -1,4 +1,4 @@
-"""What the result of a run is held against: which networks, under which budgets."""
+"""The baselines of a run: which networks, under which budgets."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,13 +43,13 @@ def compared_networks(
     known = {(entry.name.split()[0], entry.seed) for entry in existing}
     found = [
         ComparedNetwork(
-            name="found", kind="found", arch=searched_arch(run.seed_folder(seed)), seed=seed
+            name="searched", kind="searched", arch=searched_arch(run.seed_folder(seed)), seed=seed
         )
         for seed in run.seeds
     ]
     scratch = [replace(one, name=SCRATCH, kind=SCRATCH) for one in found if settings.inherit]
     limits = _limits(run)
-    controls = _controls(run, limits) if settings.widths is not None else []
+    controls = _controls(run, limits) if settings.channel_sizes is not None else []
     try:
         randoms = random_networks(limits, requested.random, list(run.seeds))
         random_searches = (
@@ -59,7 +59,7 @@ def compared_networks(
         )
     except BudgetError as error:
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
-        run.reporter.info(f"{error}: random networks are left out")
+        run.reporter.info(f"{error}: random networks are skipped")
         randoms, random_searches = [], []
     names = [n for n in requested.mobilenets if any((n, seed) not in known for seed in run.seeds)]
     networks = (
@@ -109,14 +109,14 @@ def read_longer(path: Path, seed: int) -> ComparedNetwork:
 
 def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None:
     """Write which MobileNet a seed has for equal time, and its epochs; nothing without any."""
-    own = [e for e in trained if e.seed == seed and e.kind in ("found", "mobilenet")]
+    own = [e for e in trained if e.seed == seed and e.kind in ("searched", "mobilenet")]
     check_given(own, ("val_top1", "train_seconds", "arch"), run.folder / COMPARE_FILE)
     best = equal_time.best_mobilenet(own, seed)
     if best is None:
         return
     assert best.arch is not None and best.train_seconds is not None  # as was checked
     searching = searched_record(run.seed_folder(seed)).search_seconds
-    seconds = searching + next(e.train_seconds or 0.0 for e in own if e.kind == "found")
+    seconds = searching + next(e.train_seconds or 0.0 for e in own if e.kind == "searched")
     epochs = run.settings.recipe.epochs
     record = EqualTimeRecord(
         network=best.name,
@@ -130,7 +130,7 @@ def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None
 
 
 def _baseline_settings(settings: RunSettings) -> BaselineSettings:
-    """Return what the run was asked to be held against."""
+    """Return the baselines that the run was asked for."""
     return BaselineSettings(
         mobilenets=settings.baselines,
         random=settings.random,
@@ -140,8 +140,8 @@ def _baseline_settings(settings: RunSettings) -> BaselineSettings:
 
 
 def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
-    """Return what channel sizes are held against: uniform ones, and a metric that says nothing."""
-    how = run.settings.widths
+    """Return the baselines of channel sizes: uniform ones, and a metric that says nothing."""
+    how = run.settings.channel_sizes
     if how is None or not how.controls:
         return []
     uniform = limits.space.arch(limits.spread(limits.space.start()))
@@ -162,7 +162,9 @@ def _limits(run: Run) -> Budgets:
     only measuring could tell whether a budget is kept.
     """
     settings = run.settings
-    measured = settings.widths is not None and any(b.cost == LATENCY for b in settings.budgets)
+    measured = settings.channel_sizes is not None and any(
+        b.cost == LATENCY for b in settings.budgets
+    )
     if settings.budgets and settings.search.constraint != PENALTY and not measured:
         return run.budgets
     flops = costs(searched_arch(run.folder)).flops
@@ -185,8 +187,8 @@ def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Compare
 
 
 def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
-    folder = run.folder / f"compare/rival-seed-{seed}"
-    path = folder / "rival.json"
+    folder = run.folder / f"compare/random-search-seed-{seed}"
+    path = folder / "random-search.json"
     if not path.exists():
         spent = searched_record(run.seed_folder(seed)).search_seconds
         arch, entered, seconds = random_search(
@@ -204,7 +206,9 @@ def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
             arch=arch.to_dict(), entered=entered, seconds=seconds, seconds_of_search=spent
         )
         write_record(path, record)
-    return ComparedNetwork(name="rival", kind="rival", arch=read_arch(path), seed=seed)
+    return ComparedNetwork(
+        name="random-search", kind="random-search", arch=read_arch(path), seed=seed
+    )
 
 
 def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -> ChannelResult:

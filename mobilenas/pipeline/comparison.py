@@ -43,7 +43,7 @@ class ComparedRun(Record, frozen=True, kw_only=True):
 
 
 class RunDifference(DifferenceTo, frozen=True, kw_only=True):
-    """The difference of a later run's found networks to those `against`, the first run."""
+    """The difference of a later run's searched networks to those `against`, the first run."""
 
     run: str
 
@@ -204,10 +204,10 @@ def _described(run: Run, budgets: Sequence[BudgetCheck]) -> ComparedRun:
 
 
 def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
-    """Return the paired difference of every later run's found networks to the first run's."""
+    """Return the paired difference of every later run's searched networks to the first run's."""
     by_run: dict[str, list[NetworkRecord]] = {}
     for network in networks:
-        if network.kind == "found":
+        if network.kind == "searched":
             by_run.setdefault(network.run or "", []).append(network)
     (first, control), *others = by_run.items()
     compared = ((run, paired(searched_top1(own), searched_top1(control))) for run, own in others)
@@ -219,10 +219,10 @@ def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Return one sentence for each run after the first: its found networks against the first's."""
+    """Return a sentence for each run after the first: its searched networks against the first's."""
     flops: dict[str, int] = {}
     for network in comparison.networks:
-        if network.kind == "found" and network.run and network.flops:
+        if network.kind == "searched" and network.run and network.flops:
             flops.setdefault(network.run, network.flops)
     return [
         f"{row.run} against {row.against}: {format_difference(row)}: {row.verdict}; "

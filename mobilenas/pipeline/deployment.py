@@ -42,7 +42,7 @@ from mobilenas.spaces.base import Arch
 from mobilenas.spaces.channels.space import ChannelsSpace
 from mobilenas.spaces.networks import build
 
-_TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
+_TIME_FIELDS = ("latency_ms", "latency_interval_ms", "latency_iqr_ms", "unsteady")
 
 
 def write_onnx(run: Run, arch: Arch, model: nn.Module, path: Path) -> Parity:

@@ -151,9 +151,9 @@ def parts(
     search = _search(settings, data, speeds)
     finalists = _finalists(settings, data, speeds)
     baselines = (mobilenets + settings.inherit) * settings.seeds + settings.random
-    if settings.widths is not None and settings.widths.controls:
+    if settings.channel_sizes is not None and settings.channel_sizes.controls:
         baselines += 2 * settings.seeds
-    # a rival, and the best MobileNet for equal time, take what a search and its training take
+    # random search, and the best MobileNet for equal time, take what a search and its training take
     as_long = settings.seeds * (settings.random_search + (settings.equal_time and mobilenets > 0))
     networks = settings.seeds + baselines + as_long
     ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
@@ -169,10 +169,10 @@ def parts(
 
 def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.search
-    if settings.widths is not None:
-        trial = replace(settings.recipe, epochs=settings.widths.epochs, warmup_epochs=0.0)
+    if settings.channel_sizes is not None:
+        trial = replace(settings.recipe, epochs=settings.channel_sizes.epochs, warmup_epochs=0.0)
         epochs = _training(trial, data, speeds.step, speeds.image)
-        return settings.widths.trials * epochs
+        return settings.channel_sizes.trials * epochs
     half = len(data.train) // 2
     steps = max(1, half // how.batch_size)
     images = images_looked_at(how, len(data.val))
@@ -188,7 +188,7 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     # the winner's epochs are the first of its final training; channel sizes begin anew
     lost = (
         how.lost(how.count, settings.recipe.epochs)
-        if settings.widths is None
+        if settings.channel_sizes is None
         else how.count * how.epochs
     )
     return lost * _epoch(settings, data, speeds)

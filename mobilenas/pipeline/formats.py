@@ -48,7 +48,7 @@ from mobilenas.spaces.networks import read_arch
 from mobilenas.train import load_weights
 
 CHECK_IMAGES = 64
-"""Validation images on which a file is held against model.onnx."""
+"""Validation images on which a file is compared with model.onnx."""
 
 _AT_ONCE = 256
 Step = Callable[[Path, Path], object]
@@ -81,7 +81,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     if requested is not None and record.quantization not in (None, requested):
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
-            "compared and certified, and is not made anew; leave out the options of int8"
+            "compared and checked, and is not made anew; leave out the options of int8"
         )
     added, changed = False, False
     refused: list[str] = []
@@ -251,7 +251,7 @@ def _other(run: Run, form: str, folder: Path) -> FileRecord:
         ),
         latency_ms=time.median_ms,
         latency_interval_ms=time.interval_ms,
-        latency_spread_ms=time.spread_ms,
+        latency_iqr_ms=time.iqr_ms,
         unsteady=time.unsteady,
     )
 

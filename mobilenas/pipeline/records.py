@@ -11,7 +11,7 @@ from mobilenas.report.records import BudgetCheck, DifferenceTo
 
 
 class RandomSearchRecord(Record, frozen=True, kw_only=True):
-    """compare/rival-seed-N/rival.json."""
+    """compare/random-search-seed-N/random-search.json."""
 
     arch: Json
     entered: Count

@@ -241,7 +241,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
             ),
             recipe=recipe,
             cell=self.cell_settings,
-            widths=self._channel_settings(recipe.epochs),
+            channel_sizes=self._channel_settings(recipe.epochs),
             squeeze=self.squeeze or self._usual_squeeze,
             extra_depthwise=self.extra_depthwise or self._usual_extra_depthwise,
             inherit=self.inherit,

@@ -18,7 +18,7 @@ _SHARE, _FINALIST_SHARE = 0.5, 1 / 3
 class ChannelsRequest(Request, ChannelOptions):
     """What a user says; None leaves it to the effort."""
 
-    space: str = "widths"
+    space: str = "channels"
     """Not an option here."""
     random: int | None = setting(
         None,

@@ -178,9 +178,9 @@ def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None
 
 def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
     """Return the space for a job's budgets and images."""
-    if settings.widths is not None:
+    if settings.channel_sizes is not None:
         space = _hinting(_channels_space, settings, data)
-        check_base(space.base, start_network(space.base, settings.widths.weights))
+        check_base(space.base, start_network(space.base, settings.channel_sizes.weights))
         return space
     if settings.space == CellSpace.family:
         return _hinting(_cell_space, settings, data)
@@ -227,11 +227,11 @@ def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> Cell
 
 
 def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:
-    assert settings.widths is not None
+    assert settings.channel_sizes is not None
     kind = ImageKind(
         name=data.name, classes=data.classes, image_size=image_size, channels=data.channels
     )
-    space = ChannelsSpace(base=base_of(settings.widths.model, kind))
+    space = ChannelsSpace(base=base_of(settings.channel_sizes.model, kind))
     Budgets(space, settings.budgets).check_reachable()
     return space
 
@@ -248,7 +248,7 @@ def create_run(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
-    """Start a run in `folder`, or go on with the one there; only `overwrite` replaces one."""
+    """Start a run in `folder`, or resume the one there; only `overwrite` replaces one."""
     torch.set_num_threads(settings.threads)
     if check_run(folder, resume=resume, overwrite=overwrite):
         existing = open_run(folder, reporter)
@@ -257,8 +257,9 @@ def create_run(
                 f"{folder} holds another run: {_difference(existing.settings, settings)}"
             )
         _check_same_images(folder, data)
-        if settings.widths is not None:
-            allow_model(settings.widths.model)  # the caller names it, not only the folder's files
+        if settings.channel_sizes is not None:
+            # the caller names it, not only the folder's files
+            allow_model(settings.channel_sizes.model)
         existing.__dict__["data"] = data
         return existing
     _refuse_own_weights(folder, settings)
@@ -312,7 +313,7 @@ def _end_start(folder: Path) -> None:
 
 def _refuse_own_weights(folder: Path, settings: RunSettings) -> None:
     """Raise where the weights that a model comes with lie in the folder that is to be emptied."""
-    weights = settings.widths.weights if settings.widths is not None else None
+    weights = settings.channel_sizes.weights if settings.channel_sizes is not None else None
     if weights is not None and folder.resolve() in weights.resolve().parents:
         raise FileError(f"{folder} holds {weights}, where the model starts; choose another --out")
 

@@ -21,7 +21,7 @@ NO_LATENCY_OF_CELLS = (
     "limit --flops or --params"
 )
 _SPACES = ("mobile", "cell")
-_WIDTHS = "widths"
+_CHANNELS = "channels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class RunSettings(JobSettings):
     """How the searched network and all it is compared with are trained."""
     cell: CellSettings = field(default_factory=CellSettings)
     """Sizes of the cell space."""
-    widths: ChannelSettings | None = None
+    channel_sizes: ChannelSettings | None = None
     """How channel sizes are searched; None in the other spaces."""
     activation: Activation = "hard_swish"
     """Activation of the space's blocks."""
@@ -146,8 +146,8 @@ class RunSettings(JobSettings):
         check_choice("space", self.space, families())
         for name in self.baselines:
             check_choice("baseline", name, tuple(MOBILENETS))
-        if (self.space == _WIDTHS) != (self.widths is not None):
-            raise MobileNASError("widths goes with the space widths, and with no other")
+        if (self.space == _CHANNELS) != (self.channel_sizes is not None):
+            raise MobileNASError("channel_sizes goes with the space channels, and with no other")
         if self.inherit and self.space != "mobile":
             raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
         if not self.budgets and self.space != "cell":

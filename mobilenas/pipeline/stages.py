@@ -59,7 +59,7 @@ from mobilenas.spaces.networks import build
 from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
-MISCLASSIFIED_FILE = "export/mistakes.json"
+MISCLASSIFIED_FILE = "export/misclassified.json"
 ONNX_FILE = "export/model.onnx"
 RESULT_FILE = "result.json"
 
@@ -95,14 +95,14 @@ def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
         return searched_record(folder)
-    widths, inner, space = run.settings.widths, folder / "search", run.budgets.space
+    channel_sizes, inner, space = run.settings.channel_sizes, folder / "search", run.budgets.space
     found: SearchResult | ChannelResult
     gap, alarms, latency = None, None, None
-    if widths is None:
+    if channel_sizes is None:
         found = _searched(run, inner, seed)
         arch, gap, alarms = space.arch(found.choice), found.gap, found.alarms
     else:
-        found = searched_channels(run, widths, inner, seed)
+        found = searched_channels(run, channel_sizes, inner, seed)
         arch, latency = space.arch(found.sizes), found.costs.get(LATENCY)
     _check_built(arch, costs(arch))
     expected = predicted(run, arch)
@@ -149,7 +149,7 @@ def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
 
 
 def train_stage(run: Run, seed: int | None = None) -> TrainResult:
-    """Train the found arch and write model.safetensors and train/train.json."""
+    """Train the searched arch and write model.safetensors and train/train.json."""
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     arch = searched_arch(folder)
@@ -159,7 +159,7 @@ def train_stage(run: Run, seed: int | None = None) -> TrainResult:
 
 
 def export_stage(run: Run) -> ExportRecord:
-    """Write export/model.onnx, export/export.json (parity, size, latency, top-1) and mistakes.json.
+    """Write export/model.onnx, export.json (parity, size, latency, top-1) and misclassified.json.
 
     A run of an older release gets the last alone.
     """
@@ -201,7 +201,7 @@ def export_stage(run: Run) -> ExportRecord:
 
 
 def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[NetworkRecord]:
-    """Train all that the result is held against in the same way, and write compare.json.
+    """Train all baselines of the result in the same way, and write compare.json.
 
     Networks that are there already stay, also those that `requested` does not have. When one is
     added, all are timed again: side by side, so that their times compare.
@@ -210,7 +210,7 @@ def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[N
     existing = read_networks(path) if path.exists() else []
     if existing and requested is None:
         return existing
-    export_stage(run)  # the found network's file, which is one of those that are timed
+    export_stage(run)  # the searched network's file, which is one of those that are timed
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
@@ -230,7 +230,7 @@ def compared_run(run: Run, name: str) -> Run:
     """
     path = run.folder / COMPARE_FILE
     entries = read_networks(path) if path.exists() else []
-    own = [e for e in entries if e.kind != "found" and e.seed == run.settings.seed]
+    own = [e for e in entries if e.kind != "searched" and e.seed == run.settings.seed]
     meant = [e for e in own if name in (e.name, e.name.split()[0])]
     if not meant:
         existing = ", ".join(e.name for e in own) or "none; run `mobilenas compare` first"
@@ -268,7 +268,7 @@ def renew_report(run: Run, newer: Path) -> None:
 def write_result(run: Run) -> ResultRecord:
     """Count the final file again, hold every budget against it, and write result.json."""
     entries = compare_stage(run)
-    found = next(entry for entry in entries if entry.kind == "found")
+    found = next(entry for entry in entries if entry.kind == "searched")
     exported, exact = export_stage(run), searched_record(run.folder).costs
     result = ResultRecord(
         budgets=verify_budgets(run),
@@ -293,7 +293,7 @@ def verify_budgets(run: Run) -> list[BudgetCheck]:
     """Return requested, predicted and recounted value of every budget.
 
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
-    Memory depends on how a runtime allocates: there it is the prediction that is held against the
+    Memory depends on how a runtime allocates: there it is the prediction that is compared with the
     limit, and `recounted` is null. So it is for latency on a device that is not this machine; here
     the exported file is measured. Where that was unsteady, `holds` is null.
     """
@@ -342,7 +342,7 @@ def _check_built(arch: Arch, exact: Costs) -> None:
 def _trained(run: Run, network: ComparedNetwork) -> Trained:
     """Train one network of the comparison, write its file, and test that: one image at a time."""
     seed, arch = network.seed, network.arch
-    found = network.kind == "found"
+    found = network.kind == "searched"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / network.folder
     training = folder / "train"
     trained = (
@@ -431,6 +431,6 @@ def _top1(run: Run, file: Path) -> float:
 
 def _given_network(run: Run, arch: Arch) -> Network | None:
     """Return what sizes of a model that came with weights start from; None: from scratch."""
-    if run.settings.widths is None or not has_sizes(arch):
+    if run.settings.channel_sizes is None or not has_sizes(arch):
         return None
-    return kept_network(arch, run.settings.widths)
+    return kept_network(arch, run.settings.channel_sizes)

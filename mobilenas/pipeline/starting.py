@@ -62,8 +62,8 @@ def read_images(
     """
     few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
     for settings in few.values():
-        if settings.widths is not None:
-            check_start(settings.widths)
+        if settings.channel_sizes is not None:
+            check_start(settings.channel_sizes)
     latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
 
     def check_all(kind: ImageKind) -> None:

@@ -106,7 +106,7 @@ def start_sweep(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Sweep:
-    """Start a sweep in `folder`, or go on with the one there; every budget is checked first."""
+    """Start a sweep in `folder`, or resume the one there; every budget is checked first."""
     requests = requests_for(requested, flops, strengths)
     goes_on = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE

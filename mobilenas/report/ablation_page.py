@@ -29,7 +29,7 @@ _SKIPS = {
 
 def ablation_page(record: AblationRecord) -> str:
     """Return the whole page."""
-    variants = record.arms
+    variants = record.variants
     entries = [(variant, entry) for variant in variants for entry in variant.entries]
     return render(
         "ablation.html",
@@ -83,7 +83,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _plots(record: AblationRecord) -> list[tuple[str, Markup]]:
     """Return every plot under its title."""
-    variants = record.arms
+    variants = record.variants
     top1 = {"test top-1": {a.name: [e.top1 for e in a.entries] for a in variants}}
     control = next(variant for variant in variants if variant.name == record.control)
     level = control.top1.mean
@@ -104,7 +104,7 @@ def _plots(record: AblationRecord) -> list[tuple[str, Markup]]:
         for kind in variants[0].skips
     }
     title = "Skip connections" if "normal" in variants[0].skips else "Blocks left out"
-    drawn.append((title, "number in the found network", skips, None))
+    drawn.append((title, "number in the searched network", skips, None))
     return [(plot[0], _marks(*plot)) for plot in drawn]
 
 

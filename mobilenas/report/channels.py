@@ -1,4 +1,4 @@
-"""The report's sections on channel sizes: the model at the found ones, and the trials."""
+"""The report's sections on channel sizes: the model at the searched ones, and the trials."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -27,7 +27,7 @@ def channels_section(arch: ChannelsArch) -> Markup:
     """Show the channels of every group, and how they differ from the model's own."""
     graph = arch.base.graph
     return render(
-        "network_widths.html",
+        "network_channels.html",
         model=str(arch.base),
         drawing=Markup(groups_drawing(graph.at(arch.sizes), str(arch.base))),
         changed=sum(graph.sizes[name] != size for name, size in arch.sizes.items()),

@@ -44,14 +44,14 @@ def result(files: RunFiles) -> Markup:
         recounted=recounted,
         alarms=files.result.alarms if files.result and files.entries else (),
         penalty=budgets and files.settings.search.constraint == PENALTY,
-        searched=files.found is not None,
+        searched=files.searched is not None,
         predicted_only=[budget.cost for budget in budgets if recounted and budget.on_file is None],
     )
 
 
 def _budgets(files: RunFiles) -> Sequence[BudgetRow]:
     """From the last stage that speaks of them."""
-    last = files.result or files.found or files.run
+    last = files.result or files.searched or files.run
     return last.budgets if last else ()
 
 

@@ -62,7 +62,7 @@ def latencies(files: RunFiles) -> Markup:
         here=here,
         pairs=pairs,
         plot=_predicted_against_measured([entry for entry, _ in pairs]) if pairs else "",
-        rounds=files.candidates.confirmations if here and files.candidates else (),
+        rounds=files.candidates.measurements if here and files.candidates else (),
     )
 
 

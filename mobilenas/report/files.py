@@ -46,15 +46,15 @@ class RunFiles:
         return self._record("run.json", RunPart)
 
     @cached_property
-    def found(self) -> ArchRecord | None:
-        """The found network."""
+    def searched(self) -> ArchRecord | None:
+        """The searched network."""
         return self._record("arch.json", ArchRecord)
 
     @cached_property
     def arch(self) -> Arch | None:
         """Its arch."""
         source = str(self.folder / "arch.json")
-        return arch_from_dict(self.found.arch, source) if self.found else None
+        return arch_from_dict(self.searched.arch, source) if self.searched else None
 
     @cached_property
     def epochs(self) -> list[SearchLine]:
@@ -84,18 +84,18 @@ class RunFiles:
     @cached_property
     def exports_of_others(self) -> dict[str, ExportRecord]:
         """The exported files of the networks it is compared with, by name, where there are any."""
-        found = (
+        exports = (
             (entry.name, PurePosixPath(entry.onnx).parent / EXPORT_FILE)
             for entry in self.entries
-            if entry.kind != "found"
+            if entry.kind != "searched"
         )
-        records = ((name, self._record(str(path), ExportRecord)) for name, path in found)
+        records = ((name, self._record(str(path), ExportRecord)) for name, path in exports)
         return {name: record for name, record in records if record}
 
     @cached_property
     def misclassified(self) -> Misclassified | None:
         """What the exported file got wrong."""
-        return self._record("export/mistakes.json", Misclassified)
+        return self._record("export/misclassified.json", Misclassified)
 
     @cached_property
     def candidates(self) -> CandidatesRecord | None:

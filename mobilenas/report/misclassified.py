@@ -18,7 +18,7 @@ _MAX_PAIRS = 10
 def misclassified(files: RunFiles) -> Markup:
     """Show the confusion of classes and the mistakes that the network was most certain of."""
     if files.misclassified is None:
-        return missing("export/mistakes.json", "mobilenas export")
+        return missing("export/misclassified.json", "mobilenas export")
     confusion = files.misclassified.confusion
     predicted = (name for row in confusion.values() for name in row)
     labels = list(dict.fromkeys((*confusion, *predicted)))

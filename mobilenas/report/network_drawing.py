@@ -1,4 +1,4 @@
-"""Sections of the report on the found network: its drawing, whatever its space, and its layers."""
+"""Sections of the report on the searched network: its drawing, whatever its space, its layers."""
 
 from functools import singledispatch
 

@@ -31,9 +31,9 @@ COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
 GREY = "#858d99"
 _KERNEL_COLOURS: dict[Kernel, str] = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#a35fc9"}
 _KIND_STYLES = {
-    "found": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
+    "searched": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
     "scratch": {"color": COLOURS[3], "marker": "o", "s": 34, "zorder": 3},
-    "rival": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
+    "random-search": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
     "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
     "equal-time": {"color": COLOURS[1], "marker": "D", "s": 30, "zorder": 3},
     "uniform": {"color": COLOURS[3], "marker": "s", "s": 30, "zorder": 3},
@@ -314,7 +314,7 @@ def arch_drawing(arch: MobileArch) -> Markup:
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-size="11" font-family="system-ui, sans-serif" '
-        f'fill="currentColor" aria-label="The found network, block by block">\n{labels}\n'
+        f'fill="currentColor" aria-label="The searched network, block by block">\n{labels}\n'
         + "\n".join(columns)
         + "\n</svg>"
     )

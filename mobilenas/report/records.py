@@ -107,21 +107,21 @@ class ResultPart(Part, frozen=True, kw_only=True):
 
 
 class EntryGap(Record, frozen=True, kw_only=True):
-    """The discretization gap of an arm's network."""
+    """The discretization gap of a variant's network."""
 
     points: Points
     points_before: Points
 
 
 class EntrySeconds(Record, frozen=True, kw_only=True):
-    """Wall time of an arm's network."""
+    """Wall time of a variant's network."""
 
     search: Amount
     train: Amount
 
 
 class EntryRecord(Record, frozen=True, kw_only=True):
-    """entry.json of an ablation: what one seed of an arm came to."""
+    """entry.json of an ablation: what one seed of a variant came to."""
 
     seed: Count
     arch: Json
@@ -142,7 +142,7 @@ class EntryRecord(Record, frozen=True, kw_only=True):
 
 
 class VariantRecord(Record, frozen=True, kw_only=True):
-    """An arm of ablation.json, with means over seeds."""
+    """A variant of ablation.json, with means over seeds."""
 
     name: str
     method: str
@@ -163,9 +163,9 @@ class AblationRecord(Record, frozen=True, kw_only=True):
     space: str
     budgets: Sequence[BudgetRow]
     seeds: Sequence[int]
-    seeds_asked: Sequence[int]
+    seeds_requested: Sequence[int]
     control: str
-    arms: Sequence[VariantRecord]
+    variants: Sequence[VariantRecord]
     request: Json
     counting_rule: str
     data: DataRecord

@@ -33,7 +33,7 @@ def write_report(folder: Path, path: Path) -> None:
     which names the commands. FileError where a file of the folder is not what the stages write.
     """
     files = RunFiles(folder=folder)
-    if not files.run and not files.found:
+    if not files.run and not files.searched:
         raise FileError(f"{folder} holds no run: there is neither run.json nor arch.json")
     shown = {title: section(files, title, show) for title, show in SECTIONS}
     undone = dict.fromkeys(body for body in shown.values() if isinstance(body, Missing))
@@ -80,7 +80,7 @@ _TOP = "Verdict"
 SECTIONS: tuple[tuple[str, Callable[[RunFiles], Markup]], ...] = (
     (_TOP, result),
     ("Comparison", comparison),
-    ("The found network", searched_network),
+    ("The searched network", searched_network),
     ("Exported files", exported_files),
     ("Latency, predicted and measured", latencies),
     ("What it gets wrong", misclassified),

@@ -30,20 +30,20 @@ def search_over_time(files: RunFiles) -> Markup:
     return render(
         "search.html",
         # arch.json has those of the finalists, too
-        alarms=(files.found and files.found.alarms) or alarms,
+        alarms=(files.searched and files.searched.alarms) or alarms,
         plots=plots,
         only=only,
         warmup=warmup,
         constraint=settings.search.constraint,
         seed=files.run.seed if files.run and settings.seeds > 1 else None,
-        found=files.found,
+        searched=files.searched,
     )
 
 
 def finalists(files: RunFiles) -> Markup:
     """Show the scores of every rung."""
     if files.finalists is None:
-        if files.found is not None:
+        if files.searched is not None:
             return Markup()  # one candidate entered, so there was no round
         return missing("search/finalists.json", "mobilenas search")
     scores = {(s.arch, s.rung): s.val_top1 for s in files.finalists.scores}
@@ -68,11 +68,11 @@ def _has_supernet(files: RunFiles) -> bool:
 
 def discretization_gap(files: RunFiles) -> Markup:
     """Show what the supernet loses when it becomes one network."""
-    if files.found is None:
+    if files.searched is None:
         return missing("The discretization gap", "mobilenas search")
     if not _has_supernet(files):
         return Markup()
-    return render("gap.html", gap=files.found.discretization_gap)
+    return render("gap.html", gap=files.searched.discretization_gap)
 
 
 def ranking_quality(files: RunFiles) -> Markup:

@@ -80,7 +80,7 @@ def _read(path: Path, report: str) -> SweptRun:
 
 
 def _flops(run: SweptRun) -> float:
-    found = run.best("found")
+    found = run.best("searched")
     return found.flops if found and found.flops is not None else float("inf")
 
 
@@ -110,14 +110,14 @@ def front(entries: Sequence[NetworkRecord], cost: str = "flops") -> list[Network
 
 def summary(runs: Sequence[SweptRun]) -> str:
     """Return the result in one sentence; it counts, and judges no difference."""
-    done = [(run.best("found"), run.best("mobilenet")) for run in runs]
+    done = [(run.best("searched"), run.best("mobilenet")) for run in runs]
     found = [ours for ours, _ in done if ours is not None]
     if not found:
         return f"{counted(len(runs), 'run')}, none of which has been compared yet."
     costs = dict.fromkeys(format_count(row.flops) for row in (found[0], found[-1]))
     top1 = dict.fromkeys(f"{row.top1_mean:.2f}" for row in (found[0], found[-1]))
     summary = (
-        f"The found networks ({len(found)}) have {' to '.join(costs)} FLOPs and reach "
+        f"The searched networks ({len(found)}) have {' to '.join(costs)} FLOPs and reach "
         f"{' to '.join(top1)} % top-1 on the test images"
     )
     pairs = [(ours, best) for ours, best in done if ours is not None and best is not None]

@@ -18,13 +18,13 @@ from mobilenas.core.settings import check_choice, counted, format_count
 from mobilenas.report.records import DifferenceTo
 
 SCRATCH = "scratch"
-"""Kind and name of the found network trained from scratch, where it starts from other weights."""
+"""Kind and name of the searched network trained from scratch, where it starts from weights."""
 KINDS = (
-    *("found", SCRATCH, "uniform", "constant", "rival", "random"),
+    *("searched", SCRATCH, "uniform", "constant", "random-search", "random"),
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
-MEANS = ("rival", "random", equal_time.KIND)
+MEANS = ("random-search", "random", equal_time.KIND)
 """Kinds whose networks differ from one another: their costs are means."""
 
 
@@ -88,8 +88,8 @@ def read_compared(path: Path) -> list[NetworkRecord]:
         needed += ["network", "epochs", "recipe_epochs"] if entry.kind == equal_time.KIND else []
         if empty := [name for name in needed if getattr(entry, name) is None]:
             raise FileError(f"{place}.{empty[0]} is None; a {entry.kind} network has it")
-    if entries and all(entry.kind != "found" for entry in entries):
-        raise FileError(f"{path} holds no found network, which is what a comparison is of")
+    if entries and all(entry.kind != "searched" for entry in entries):
+        raise FileError(f"{path} holds no searched network, which is what a comparison is of")
     return entries
 
 
@@ -153,7 +153,8 @@ def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
         return f"{name} is {equal_time.about(group)}"
     if kind == SCRATCH:
         return (
-            f"{name} is the found network from scratch; found starts from the supernet's weights."
+            f"{name} is the searched network from scratch; searched starts from the supernet's "
+            "weights."
         )
     return ""
 
@@ -178,23 +179,23 @@ def _mean_count(counts: Sequence[int | None]) -> int | None:
 
 
 def verdict(entries: Sequence[NetworkRecord]) -> str:
-    """Return one sentence: the found network against the best MobileNet and all else.
+    """Return one sentence: the searched network against the best MobileNet and all else.
 
     It says "better" and "worse" only where the paired test over seeds shows it, and then on how
     many seeds and with which p. From one seed it reports points and no more.
     """
     found = searched_top1(entries)
     if not found:
-        return "The comparison holds no found network."
-    flops = sorted(entry.flops or 0 for entry in entries if entry.kind == "found")
+        return "The comparison holds no searched network."
+    flops = sorted(entry.flops or 0 for entry in entries if entry.kind == "searched")
     ends = dict.fromkeys(format_count(number) for number in (flops[0], flops[-1]))
     cost = f"{' to '.join(ends)} FLOPs"
     reached = mean_std(list(found.values()))
     if reached.sd is None:
-        subject = f"The found network ({cost}) reaches {reached.mean:.2f} % top-1"
+        subject = f"The searched network ({cost}) reaches {reached.mean:.2f} % top-1"
     else:
         seeds = f"{reached.mean:.2f} ± {reached.sd:.2f} % top-1 over {len(found)} seeds"
-        subject = f"The found networks ({cost}) reach {seeds}"
+        subject = f"The searched networks ({cost}) reach {seeds}"
     parts = [_against(baseline, paired(found, others)) for baseline, others in _baselines(entries)]
     return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
 
@@ -202,7 +203,7 @@ def verdict(entries: Sequence[NetworkRecord]) -> str:
 def differences(entries: Sequence[NetworkRecord]) -> list[DifferenceTo]:
     """Return what `verdict` rests on: `against` whom, and the figures of the paired difference.
 
-    Opponents that share no seed with the found network are left out.
+    Baselines that share no seed with the searched network are left out.
     """
     found = searched_top1(entries)
     compared = ((baseline, paired(found, others)) for baseline, others in _baselines(entries))
@@ -214,8 +215,8 @@ def differences(entries: Sequence[NetworkRecord]) -> list[DifferenceTo]:
 
 
 def searched_top1(entries: Sequence[NetworkRecord]) -> dict[int, float]:
-    """Return the top-1 of the found networks by seed."""
-    return {seed: max(top1) for seed, top1 in _by_seed(entries, "found").items()}
+    """Return the top-1 of the searched networks by seed."""
+    return {seed: max(top1) for seed, top1 in _by_seed(entries, "searched").items()}
 
 
 def _by_seed(entries: Sequence[NetworkRecord], kind: str) -> dict[int, list[float]]:
@@ -235,7 +236,7 @@ _CONTROLS = (
 
 
 def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
-    """Return in words whom the found network is held against, with their top-1 by seed."""
+    """Return the names of the baselines of the searched network, with their top-1 by seed."""
     baselines = []
     if (best := _best_mobilenet(entries)) is not None:
         baselines.append(best)
@@ -246,8 +247,8 @@ def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, fl
         count = sum(entry.kind == "random" for entry in entries)
         baseline = f"the mean of {count} random networks" if count > 1 else "one random network"
         baselines.append((baseline, mean))
-    if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "rival").items()}:
-        baselines.append(("the rival given the search's time", rival))
+    if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "random-search").items()}:
+        baselines.append(("the random search given the search's time", rival))
     if longer := {seed: max(top1) for seed, top1 in _by_seed(entries, equal_time.KIND).items()}:
         baselines.append(("the best MobileNet given the search's time", longer))
     return baselines

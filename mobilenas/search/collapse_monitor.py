@@ -61,6 +61,6 @@ class CollapseMonitor:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.stopped, self._alphas = state["stopped"], state["alphas"]
         self._signals = from_plain(list[Signals], state["signals"], "signals")

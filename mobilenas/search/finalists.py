@@ -1,4 +1,4 @@
-"""The last round of a search: a few archs begin their final training, and the better ones go on.
+"""The last round of a search: a few archs begin their final training, and the better ones continue.
 
 Successive halving (Jamieson and Talwalkar 2016) on the final schedule itself, not on a short one:
 the order of networks after a short schedule is another. They are compared by the sum of their ranks

@@ -134,7 +134,7 @@ class Searcher:
         )
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed the generators anew, so that a killed search goes on as if it had not been."""
+        """Seed the generators anew, so that a killed search resumes as if it had run on."""
         self._choices = random.Random(f"{self.seed}/{epoch}")
         self._gumbel = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         self.net.channels_generator.manual_seed(self.seed * 1_000_003 + epoch)
@@ -254,7 +254,7 @@ class Searcher:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.net.load_state_dict(state["net"])
         self.alphas.load_state_dict(state["alphas"])
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])

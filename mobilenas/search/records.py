@@ -85,7 +85,7 @@ class CandidatesRecord(Record, frozen=True, kw_only=True):
     choices: Annotated[Sequence[Json], Meta(min_length=1, max_length=10_000)]
     gap: GapRecord
     seconds: Amount
-    confirmations: Sequence[MeasuredRound]
+    measurements: Sequence[MeasuredRound]
 
 
 class Score(Record, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ def search(
     measure: MeasureArchs | None = None,
     inherit: bool = False,
 ) -> SearchResult:
-    """Search, make discrete, let the finalists decide; goes on from the folder's last checkpoint.
+    """Search, make discrete, let the finalists decide; resumes from the folder's last checkpoint.
 
     `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
@@ -170,7 +170,7 @@ def _made_discrete(
         gap = discretization_gap(searcher, choices[0])
         seconds = clock(searcher.device) - began
         record = CandidatesRecord(
-            choices=to_plain(choices), gap=gap, seconds=seconds, confirmations=rounds
+            choices=to_plain(choices), gap=gap, seconds=seconds, measurements=rounds
         )
         write_record(path, record)
     kept = read_record(path, CandidatesRecord)
@@ -286,7 +286,7 @@ def _train_supernet(
     if log:
         with restoring(path):
             searcher.load_state_dict(state["searcher"])
-            monitor.load_state_dict(state["watch"])
+            monitor.load_state_dict(state["monitor"])
             if searcher.epochs_done != len(log):
                 raise ValueError(f"epochs_done is not {len(log)}, the lines of its log")
     reporter.start("search", searcher.settings.epochs)
@@ -301,7 +301,7 @@ def _train_supernet(
         reported = {_name_of(alarm) for before in log for alarm in before.alarms}
         log.append(structs.replace(line, alarms=alarms))
         state = {"identity": identity, "log": to_plain(log), "searcher": searcher.state_dict()}
-        save_checkpoint(path, state | {"watch": monitor.state_dict()})
+        save_checkpoint(path, state | {"monitor": monitor.state_dict()})
         write_log(folder / "log.jsonl", log)
         for alarm in alarms:
             if _name_of(alarm) not in reported:
@@ -326,8 +326,8 @@ def measured_candidates(
     """Return candidates that keep a latency budget when they are measured, and what was measured.
 
     As long as one is over, the budget is tightened by the largest share that measuring was over
-    the prediction, and the program solved again, three times at most; then those go on that keep
-    it, or all: the certificate will say so.
+    the prediction, and the program solved again, three times at most; then those that keep
+    it continue, or all: the budget check will say so.
     """
     budgets, rounds = searcher.budgets, list[MeasuredRound]()
     limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)

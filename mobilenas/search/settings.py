@@ -108,7 +108,8 @@ class FinalistSettings:
         The last one after a third of them: more finalists are worth more than a later comparison.
         """
         first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
-        last = min(final, max(first + 1, math.ceil(final / 3)))
+        # not the whole training: what is left of it would be none
+        last = max(first, min(final - 1, max(first + 1, math.ceil(final / 3))))
         return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
 
     def lost(self, count: int, final: int) -> int:

@@ -209,7 +209,7 @@ class Family:
 _MODULES = {
     "mobile": "mobilenas.spaces.mobile.family",
     "cell": "mobilenas.spaces.cell.family",
-    "widths": "mobilenas.spaces.channels.family",
+    "channels": "mobilenas.spaces.channels.family",
 }
 _FAMILIES: dict[str, Family] = {}
 

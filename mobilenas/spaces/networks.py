@@ -36,5 +36,5 @@ def arch_from_dict(data: object, source: str = "arch") -> Arch:
 
 def read_arch(path: Path) -> Arch:
     """Read an arch from its own JSON file or a run's arch.json (there under the key `arch`)."""
-    data = read_json(path)
+    data = read_json(path, oldest=1)
     return arch_from_dict(data.get("arch", data), str(path))

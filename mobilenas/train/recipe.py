@@ -1,4 +1,4 @@
-"""How a network is trained: one recipe serves the found network and every baseline."""
+"""How a network is trained: one recipe serves the searched network and every baseline."""
 
 import math
 from dataclasses import dataclass, replace

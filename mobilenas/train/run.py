@@ -32,7 +32,7 @@ from mobilenas.train.records import TrainLine
 from mobilenas.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
-"""All that a killed training needs to go on."""
+"""All that a killed training needs to resume."""
 LOG = "log.jsonl"
 """One line an epoch: epoch, loss, val_top1, lr, seconds."""
 BEST_WEIGHTS = "best.safetensors"

@@ -191,7 +191,7 @@ class Trainer:
         )
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` returned; arch, data, recipe and seed must be the same."""
+        """Restore what `state_dict` returned; arch, data, recipe and seed must be the same."""
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -12,7 +12,7 @@ from mobilenas.report.table import summarize
 
 
 def entry(name: str, top1: float, top1_fp32: float | None, data: ImageData) -> NetworkRecord:
-    kind = "found" if name == "found" else "random"
+    kind = "searched" if name == "searched" else "random"
     return NetworkRecord(
         name=name,
         kind=kind,
@@ -45,13 +45,13 @@ def test_of_unequal_classes_the_most_frequent_counts(tiny_images: ImageData) -> 
 
 def test_networks_that_guess_are_named_once_with_what_to_try(tiny_images: ImageData) -> None:
     entries = [
-        entry("found", 20.0, 20.0, tiny_images),
+        entry("searched", 20.0, 20.0, tiny_images),
         entry("random 1", 90.0, 90.0, tiny_images),
         entry("random 2", 10.0, 90.0, tiny_images),
     ]
     untrained, rounded = chance_alarms(entries, tiny_images)
     figures = "where guessing gets 20.0 % of 30 test images"
-    assert untrained.startswith(f"No better than chance, {figures}: found. ")
+    assert untrained.startswith(f"No better than chance, {figures}: searched. ")
     assert "--epochs" in untrained
     assert rounded.startswith(f"No better than chance in 8 bits, {figures}, ")
     assert ": random 2. " in rounded and "--calibration" in rounded
@@ -60,7 +60,7 @@ def test_networks_that_guess_are_named_once_with_what_to_try(tiny_images: ImageD
 
 
 def test_nothing_is_said_of_others_or_of_older_releases(tiny_images: ImageData) -> None:
-    known = entry("found", 90.0, 90.0, tiny_images)
-    older = structs.replace(entry("found", 20.0, 20.0, tiny_images), better_than_chance=None)
+    known = entry("searched", 90.0, 90.0, tiny_images)
+    older = structs.replace(entry("searched", 20.0, 20.0, tiny_images), better_than_chance=None)
     assert chance_alarms([known, older], tiny_images) == []
     assert [row.chance for row in summarize([known, older])] == [False]

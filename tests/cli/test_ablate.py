@@ -77,7 +77,7 @@ def test_json_is_the_file_and_resume_needs_no_other_option() -> None:
     assert answer("ablate", "--out", "X", "--resume", "--json", "--quiet") == kept
     assert answer(*JOB, "--resume", "--json") == kept
     record = json.loads(kept)
-    assert [arm["parts"] for arm in record["arms"]] == [{}, {"entropy": 0.2, "zero_op": True}]
+    assert [arm["parts"] for arm in record["variants"]] == [{}, {"entropy": 0.2, "zero_op": True}]
     assert record["budgets"] == [{"cost": "flops", "limit": 100_000}]
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from mobilenas.channel_graph import models
 from mobilenas.cli.main import cli
+from mobilenas.core.files import SCHEMA_VERSION
 from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.pipeline.request_channels import ChannelsRequest
@@ -69,7 +70,7 @@ def begin() -> None:
     start(Path("run"), request, command="mobilenas test", reporter=NullReporter())
     found = {"budgets": [], "costs": {"flops": 1, "params": 1, "memory": 1}, "candidates": 1}
     found |= {"counting_rule": COUNTING_RULE, "seconds": {"trials": 1.0}, "seed": 0}
-    record = {"schema_version": 1, "arch": ARCH.to_dict()} | found
+    record = {"schema_version": SCHEMA_VERSION, "arch": ARCH.to_dict()} | found
     Path("run/arch.json").write_text(json.dumps(record), encoding="utf-8")
     Path("run/model.safetensors").touch()
     Path("imported").unlink()
@@ -138,7 +139,7 @@ def test_settings_that_name_one_model_do_not_allow_the_space_of_another(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
-    record["settings"]["widths"]["model"] = "harmless:build"
+    record["settings"]["channel_sizes"]["model"] = "harmless:build"
     (run / RUN_FILE).write_text(json.dumps(record), encoding="utf-8")
     result = invoke("channels --out run --resume --allow-model harmless:build")
     assert result.exit_code == 2 and NAME in result.stderr
@@ -147,7 +148,7 @@ def test_settings_that_name_one_model_do_not_allow_the_space_of_another(
 
 @pytest.mark.parametrize("name", ["os.system", "a:b:c", "../x:y", "a b:c", "x:\x1b[2J", ""])
 def test_names_of_no_form_are_refused_on_reading(run: Path, name: str) -> None:
-    record = {"schema_version": 1, "arch": ARCH.to_dict() | {"model": name}}
+    record = {"schema_version": SCHEMA_VERSION, "arch": ARCH.to_dict() | {"model": name}}
     Path("odd.json").write_text(json.dumps(record), encoding="utf-8")
     result = invoke("profile flops odd.json")
     assert result.exit_code == 2
@@ -157,7 +158,7 @@ def test_names_of_no_form_are_refused_on_reading(run: Path, name: str) -> None:
 @pytest.mark.parametrize("field", ["image_size", "in_channels", "classes"])
 def test_sizes_that_cannot_be_built_are_refused_on_reading(run: Path, field: str) -> None:
     plain = replace(ARCH, base=replace(ARCH.base, name="torchvision:resnet18")).to_dict()
-    record = {"schema_version": 1, "arch": plain | {field: 10**12}}
+    record = {"schema_version": SCHEMA_VERSION, "arch": plain | {field: 10**12}}
     Path("odd.json").write_text(json.dumps(record), encoding="utf-8")
     result = invoke("profile flops odd.json")
     assert result.exit_code == 2
@@ -166,7 +167,9 @@ def test_sizes_that_cannot_be_built_are_refused_on_reading(run: Path, field: str
 
 def test_more_channels_than_the_space_has_are_refused(run: Path) -> None:
     plain = replace(ARCH, sizes={"0": 60_000}).to_dict()
-    Path("odd.json").write_text(json.dumps({"schema_version": 1, "arch": plain}), encoding="utf-8")
+    Path("odd.json").write_text(
+        json.dumps({"schema_version": SCHEMA_VERSION, "arch": plain}), encoding="utf-8"
+    )
     result = invoke(f"profile flops odd.json --allow-model {NAME}")
     assert result.exit_code == 2
     assert "group 0 is to have 60000 channels; at most 16 are legal" in result.stderr

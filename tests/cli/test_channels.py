@@ -204,11 +204,11 @@ def test_sizes_are_searched_trained_exported_and_compared(
     (row,) = written["budgets"]
     assert row["holds"] and 80_000 < row["recounted"] == row["predicted"] <= 100_000
     kinds = [entry["kind"] for entry in json.loads(Path("found/compare.json").read_text())]
-    assert kinds == ["found", "uniform", "constant", "random"]
+    assert kinds == ["searched", "uniform", "constant", "random"]
     for name in ("export/model.onnx", "search/log.jsonl", "model.safetensors", "report.html"):
         assert (Path("found") / name).exists()
     arch = json.loads(Path("found/arch.json").read_text())["arch"]
-    assert arch["space"] == "widths" and arch["model"] == "channels_nets_run:five"
+    assert arch["space"] == "channels" and arch["model"] == "channels_nets_run:five"
     assert all(size % 8 == 0 for size in arch["sizes"].values())
     page = Path("found/report.html").read_text(encoding="utf-8")
     assert "Sizes / start sizes" in page and "taken back" in page

@@ -118,9 +118,12 @@ def test_a_run_without_weights(begun: Path) -> None:
 
 def test_a_run_of_another_release(begun: Path) -> None:
     record = read_json(begun / "run.json")
-    older = {"schema_version": 0} | record
+    older = {"schema_version": 1} | record
     (begun / "run.json").write_text(json.dumps(older), encoding="utf-8")
-    assert "a/run.json: schema_version is 0; this release reads 1" in refused(begun)
+    assert (
+        "schema_version is 1; this release reads 2, and an earlier one wrote the file"
+        in refused(begun)
+    )
     del record["settings"]["rank"]
     write_json(begun / "run.json", record)
     assert "a/run.json: settings lacks 'rank'" in refused(begun)

@@ -38,7 +38,7 @@ def test_blocks_are_shown_one_by_one(capsys: pytest.CaptureFixture[str]) -> None
     assert "Genotype" not in shown
 
 
-def test_where_there_is_no_budget_there_is_no_certificate(
+def test_where_there_is_no_budget_there_is_no_budget_check(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     show_budget_check([])

@@ -111,7 +111,7 @@ def test_a_run_that_is_done_is_shown_again(folder: Path) -> None:
     done = answer("run", "--out", "whole", "--resume", "--quiet", cwd=folder)
     assert done.stderr == ""
     for word in (
-        "found",
+        "searched",
         "random",
         "300,000",
         "yes",
@@ -147,7 +147,7 @@ def test_every_stage_answers_on_the_run(folder: Path) -> None:
         assert keys <= set(json.loads(done.stdout)), name
         assert answer(name, "whole", "--quiet", cwd=folder).stdout
     networks = json.loads(answer("compare", "whole", "--json", cwd=folder).stdout)
-    assert {network["kind"] for network in networks} == {"found", "random"}
+    assert {network["kind"] for network in networks} == {"searched", "random"}
     counted = json.loads(answer("profile", "flops", "whole", "--json", cwd=folder).stdout)
     assert counted["flops"] == arch["costs"]["flops"]
     assert "blocks.0" in answer("search", "--out", "whole", "--resume", cwd=folder).stdout

@@ -29,7 +29,7 @@ from mobilenas.core.folders import (
     unlock_folders,
 )
 
-RECORD = '{"schema_version": 1}'
+RECORD = '{"schema_version": 2}'
 WRITTEN = (
     *("run.json", "profile.json", "report.html", "search/log.jsonl", "train/best.safetensors"),
     *(
@@ -38,7 +38,10 @@ WRITTEN = (
         "export/model.int8.uint8.onnx",
         "export/model.ort",
     ),
-    *("compare/random-1-seed-0/train/train.json", "compare/rival-seed-0/rival.json"),
+    *(
+        "compare/random-1-seed-0/train/train.json",
+        "compare/random-search-seed-0/random-search.json",
+    ),
     *("compare/equal-time-seed-0/equal-time.json", "compare/equal-time-seed-0/train/log.jsonl"),
     *("compare/mobilenet_v2-x0.11-seed-3/export/export.json", "repeats/seed-1/arch.json"),
     *(".run.json.12.tmp", "train/.best.safetensors.7.tmp"),
@@ -177,7 +180,7 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert "link to nothing" in refused(tmp_path / "gone")
     (tmp_path / "file").write_text("")
-    assert "not a folder" in refused(tmp_path / "file", overwrite=True)
+    assert "not a directory" in refused(tmp_path / "file", overwrite=True)
     endless = tmp_path / ("n" * 300)
     for use in (
         lambda: check_folder(endless, RUN, read_json),
@@ -301,7 +304,7 @@ from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
 folder = Path(sys.argv[1])
 check_folder(folder, RUN, read_json, resume=True)
 start_folder(folder, RUN)
-(folder / "run.json").write_text('{"schema_version": 1}')
+(folder / "run.json").write_text('{"schema_version": 2}')
 check_record(folder, RUN)
 print("ready", flush=True)
 time.sleep(600)

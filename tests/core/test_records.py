@@ -23,8 +23,8 @@ from mobilenas.train import TrainResult
 from mobilenas.train.records import TrainLine
 
 NETWORK = {
-    "name": "found",
-    "kind": "found",
+    "name": "searched",
+    "kind": "searched",
     "seed": 0,
     "top1": 90.5,
     "flops": 1000,
@@ -146,7 +146,7 @@ def test_a_request_is_read_with_its_types(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     plain = to_plain(Request(data="digits", flops=300_000)) | change
-    record = {"command": "c", "request": plain, "arms": ["mobilenas"], "control": "mobilenas"}
+    record = {"command": "c", "request": plain, "variants": ["mobilenas"], "control": "mobilenas"}
     write_json(tmp_path / "r.json", record)
     told = refusal(read_request, tmp_path / "r.json")
     assert message in told

@@ -55,7 +55,7 @@ class Device:
         return Measured(
             median_ms=median_ms,
             minimum_ms=median_ms,
-            spread_ms=0.0,
+            iqr_ms=0.0,
             interval_ms=0.0,
             rounds=16,
             halves_ms=(0.99 * median_ms, 1.01 * median_ms),

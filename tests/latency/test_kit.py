@@ -205,7 +205,7 @@ def _set_first(data: dict[str, Any], value: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(schema_version=2), "schema_version is 2"),
+        (lambda data: data.update(schema_version=3), "schema_version is 3"),
         (lambda data: data.update(units="ms"), "units is 'ms'; it must be one of ns"),
         (lambda data: data.update(kit="abc"), "kit is 'abc'"),
         (lambda data: data.update(extra=1), "unknown field 'extra'"),
@@ -274,7 +274,7 @@ def test_times_of_perf_test_are_read(kit: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema_version": 1, "kit": "a", "kit": "b"}', "the key 'kit' stands twice"),
+        ('{"schema_version": 2, "kit": "a", "kit": "b"}', "the key 'kit' stands twice"),
         ('{"schema_version": 1, "models": [{"file": "a", "file": "a"}]}', "'file' stands twice"),
         ('{"schema_version": 2, "schema_version": 1}', "'schema_version' stands twice"),
         ('{"schema_version": 1, "x": NaN}', "NaN is not a legal number"),
@@ -305,7 +305,7 @@ def test_the_runner_reads_all_that_the_package_does(tmp_path: Path) -> None:
     deep: Any = "\udc80é"
     for _ in range(62):
         deep = [deep]
-    data = {"schema_version": 1, "numbers": numbers, "deep": deep}
+    data = {"schema_version": 2, "numbers": numbers, "deep": deep}
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     assert kit_runner.read_json(path) == parse_json(path.read_bytes(), "text") == data

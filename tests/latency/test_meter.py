@@ -245,7 +245,7 @@ def test_the_interval_holds_the_median_19_times_of_20() -> None:
 
 def test_one_round_is_enough_for_a_summary() -> None:
     assert Measured.of([2_000_000]) == Measured(
-        median_ms=2, minimum_ms=2, spread_ms=0, interval_ms=0, rounds=1, halves_ms=(2, 2)
+        median_ms=2, minimum_ms=2, iqr_ms=0, interval_ms=0, rounds=1, halves_ms=(2, 2)
     )
 
 

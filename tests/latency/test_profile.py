@@ -57,7 +57,7 @@ positive = st.floats(min_value=1e-6, max_value=1e6)
             Measured,
             median_ms=positive,
             minimum_ms=positive,
-            spread_ms=st.just(0.0) | positive,
+            iqr_ms=st.just(0.0) | positive,
             interval_ms=positive,
             rounds=st.integers(1, 99),
             halves_ms=st.tuples(positive, positive),
@@ -213,7 +213,7 @@ LINEAR = ["blocks", "fp32", "linear 16>10"]
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (["schema_version"], 2, "schema_version is 2; this release reads 1"),
+        (["schema_version"], 3, "schema_version is 3; this release reads 1 and 2"),
         (["threads"], None, "lacks 'threads'; its fields are name, device"),
         (["thread"], 1, "has an unknown field 'thread'"),
         (["threads"], 0, "threads is 0; it must be between 1 and"),
@@ -238,7 +238,7 @@ LINEAR = ["blocks", "fp32", "linear 16>10"]
         ),
         ([*LINEAR, "minimum_ms"], math.nan, "blocks.fp32.linear 16>10.minimum_ms is NaN"),
         ([*LINEAR, "interval_ms"], -0.5, "blocks.fp32.linear 16>10: interval_ms is -0.5"),
-        ([*LINEAR, "spread_ms"], math.inf, "blocks.fp32.linear 16>10.spread_ms is Infinity"),
+        ([*LINEAR, "iqr_ms"], math.inf, "blocks.fp32.linear 16>10.iqr_ms is Infinity"),
         ([*LINEAR, "halves_ms"], [1.0], "blocks.fp32.linear 16>10.halves_ms is [1.0]"),
         ([*LINEAR, "rounds"], 0, "blocks.fp32.linear 16>10: rounds is 0"),
         (["calibration", "fp32", "scale"], 0.0, "calibration.fp32: scale is 0.0; it must be"),
@@ -269,6 +269,14 @@ def test_a_cut_file_is_named(tmp_path: Path, profile: Profile) -> None:
         path.write_bytes(content[:cut])
         with pytest.raises(FileError, match=r"one\.json is not JSON"):
             read_profile(path)
+
+
+def test_a_profile_of_schema_version_1_is_read(tmp_path: Path, profile: Profile) -> None:
+    path = tmp_path / "older.json"
+    write_profile(profile, path)
+    text = path.read_text().replace('"iqr_ms"', '"spread_ms"')
+    path.write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
+    assert read_profile(path) == profile
 
 
 def test_a_profile_is_found_by_name_and_by_path(

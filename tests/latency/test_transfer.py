@@ -51,7 +51,7 @@ def profile(tiny_space: MobileSpace) -> Profile:
                 key: Measured(
                     median_ms=ms,
                     minimum_ms=ms,
-                    spread_ms=0.0,
+                    iqr_ms=0.0,
                     interval_ms=0.0,
                     rounds=16,
                     halves_ms=(ms, ms),

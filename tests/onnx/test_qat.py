@@ -116,7 +116,7 @@ def test_what_is_simulated_is_what_the_file_does(
         epochs=1,
         per_channel=per_channel,
         seed=0,
-        heard=lambda epoch, loss: losses.append(loss),
+        on_epoch=lambda epoch, loss: losses.append(loss),
     )
     x, _ = next(passes(data))
     assert torch.allclose(same(x), trained(x), atol=1e-4)  # at a rate of 0

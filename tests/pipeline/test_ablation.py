@@ -147,10 +147,10 @@ def test_it_goes_seed_by_seed(whole: tuple[Path, Diary]) -> None:
 
 def test_the_record_is_what_the_runs_hold(whole: tuple[Path, Diary]) -> None:
     record = record_of(whole[0])
-    assert (record["seeds"], record["seeds_asked"]) == ([0, 1], [0, 1])
+    assert (record["seeds"], record["seeds_requested"]) == ([0, 1], [0, 1])
     assert record["control"] == "da2s"
-    assert [arm["name"] for arm in record["arms"]] == ["da2s", "random"]
-    for arm in record["arms"]:
+    assert [arm["name"] for arm in record["variants"]] == ["da2s", "random"]
+    for arm in record["variants"]:
         for entry in arm["entries"]:
             folder = whole[0] / f"runs/{arm['name']}-seed-{entry['seed']}"
             assert read_json(folder / "run.json")["settings"]["seed"] == entry["seed"]
@@ -176,7 +176,7 @@ def test_the_record_is_what_the_runs_hold(whole: tuple[Path, Diary]) -> None:
 def test_every_network_has_the_most_channels_that_keep_the_budget(
     whole: tuple[Path, Diary],
 ) -> None:
-    for arm in record_of(whole[0])["arms"]:
+    for arm in record_of(whole[0])["variants"]:
         for entry in arm["entries"]:
             arch = arch_from_dict(entry["arch"])
             assert isinstance(arch, CellArch)
@@ -189,7 +189,7 @@ def test_top1_is_that_of_the_trained_weights_on_the_test_images(
     whole: tuple[Path, Diary],
 ) -> None:
     data = open_ablation(whole[0], NullReporter()).data
-    for arm in record_of(whole[0])["arms"]:
+    for arm in record_of(whole[0])["variants"]:
         for entry in arm["entries"]:
             weights = whole[0] / f"runs/{arm['name']}-seed-{entry['seed']}/train" / BEST_WEIGHTS
             model = load_weights(arch_from_dict(entry["arch"]), weights)
@@ -197,7 +197,7 @@ def test_top1_is_that_of_the_trained_weights_on_the_test_images(
 
 
 def test_figures_over_seeds_are_those_of_the_entries(whole: tuple[Path, Diary]) -> None:
-    searched, drawn = record_of(whole[0])["arms"]
+    searched, drawn = record_of(whole[0])["variants"]
     for arm in (searched, drawn):
         first, second = (entry["top1"] for entry in arm["entries"])
         assert arm["top1"]["mean"] == pytest.approx((first + second) / 2)
@@ -235,7 +235,7 @@ def test_one_that_is_killed_again_and_again_ends_as_one_that_is_not(
         with pytest.raises(KilledError):
             begin(folder, images, reporter=reporter, resume=number > 0)
     part = record_of(folder)
-    assert (part["seeds"], part["seeds_asked"]) == ([0], [0, 1])
+    assert (part["seeds"], part["seeds_requested"]) == ([0], [0, 1])
     assert "1 of 2 seeds are done" in (folder / PAGE_FILE).read_text(encoding="utf-8")
     record = to_plain(run_ablation(open_ablation(folder, reporter)))
     assert record_of(folder) == record
@@ -257,7 +257,7 @@ def test_another_ablation_is_not_gone_on_with(whole: tuple[Path, Diary], images:
     for words, message in (
         ({}, "--resume"),
         ({"resume": True, "seeds": 3}, "another ablation: seeds differ"),
-        ({"resume": True, "methods": "random,da2s"}, "another ablation: arms, control differ"),
+        ({"resume": True, "methods": "random,da2s"}, "another ablation: variants, control differ"),
         ({"resume": True, "control": "random"}, "another ablation: control differ"),
     ):
         with pytest.raises(FileError, match=message):
@@ -270,7 +270,7 @@ def test_an_ablation_can_be_replaced_and_nothing_else_can(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work", encoding="utf-8")
     (tmp_path / "file").touch()
-    for name, message in (("mine", "holds no ablation"), ("file", "not a folder")):
+    for name, message in (("mine", "holds no ablation"), ("file", "not a directory")):
         for words in ({}, {"overwrite": True}):
             with pytest.raises(FileError, match=message):
                 begin(tmp_path / name, images, **words)
@@ -280,7 +280,7 @@ def test_an_ablation_can_be_replaced_and_nothing_else_can(
     shutil.copy(whole[0] / REQUEST_FILE, old)
     write_json(old / f"runs/da2s-seed-0/{ENTRY_FILE}", {"top1": 100.0})
     record = begin(old, images, methods="random", seeds=1, overwrite=True)
-    assert [arm["name"] for arm in record["arms"]] == ["random"]
+    assert [arm["name"] for arm in record["variants"]] == ["random"]
     assert [path.name for path in (old / "runs").iterdir()] == ["random-seed-0"]
 
 
@@ -322,7 +322,9 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
 
 
 def test_a_damaged_request_is_named(images: str, tmp_path: Path) -> None:
-    write_json(tmp_path / REQUEST_FILE, {"request": {"spaec": "cell"}, "arms": [], "control": "x"})
+    write_json(
+        tmp_path / REQUEST_FILE, {"request": {"spaec": "cell"}, "variants": [], "control": "x"}
+    )
     with pytest.raises(FileError, match=f"{REQUEST_FILE}: request lacks '"):
         open_ablation(tmp_path, NullReporter())
     with pytest.raises(FileError, match="holds no ablation"):
@@ -334,11 +336,11 @@ def test_chains_are_compared_too(images: str, tmp_path: Path) -> None:
     given = {name: None for name in CELLS if "layers" in name or "channels" in name}
     words: dict[str, Any] = given | {"space": "mobile", "seeds": 2, "finalists": 0}
     record = begin(tmp_path / "out", images, "mobilenas,random", **words)
-    for arm in record["arms"]:
+    for arm in record["variants"]:
         assert set(arm["skips"]) == {"blocks"}
         assert 0 <= arm["agreement"] <= 1
         for entry in arm["entries"]:
             assert 0.9 * LIMIT <= entry["costs"]["flops"] <= LIMIT
             assert "genotype" not in entry
-    seeds = [entry["arch"] for entry in record["arms"][1]["entries"]]
+    seeds = [entry["arch"] for entry in record["variants"][1]["entries"]]
     assert all(a != b for a, b in pairwise(seeds))

@@ -143,7 +143,7 @@ def entry(kind: str, top1: float, seed: int, flops: int) -> NetworkRecord:
         onnx=f"compare/{kind}-{seed}.onnx",
         size_bytes=9,
         latency_ms=99.0,
-        latency_spread_ms=9.0,
+        latency_iqr_ms=9.0,
     )
 
 
@@ -154,7 +154,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def compared(run: Run, *asked: Any) -> tuple[list[NetworkRecord], Any]:
         base, flops = (80, 300_000) if run.folder.name == "first" else (82, 310_000)
-        found = [entry("found", base + [0, 0.5, 1.1][seed], seed, flops) for seed in range(3)]
+        found = [entry("searched", base + [0, 0.5, 1.1][seed], seed, flops) for seed in range(3)]
         return [*found, entry("random", 70, 0, flops)], SimpleNamespace(budgets=[])
 
     def times(run: Run, paths: list[Path]) -> dict[Path, Measured]:
@@ -177,7 +177,7 @@ def test_all_networks_stand_in_one_list_and_are_timed_together(
     assert measured == [
         run.folder / f"compare/{name}.onnx"
         for run in (first, second)
-        for name in ("found-0", "found-1", "found-2", "random-0")
+        for name in ("searched-0", "searched-1", "searched-2", "random-0")
     ]
     assert [list(run.seeds) for run in found.result.runs] == [[0, 1, 2]] * 2
     assert found.result.recipe.epochs == 2
@@ -225,7 +225,7 @@ def test_a_comparison_is_kept_and_only_replaced_when_asked(
     (tmp_path / "thesis/years.txt").write_text("", encoding="utf-8")
     with pytest.raises(FileError, match="is not empty"):
         check_out(tmp_path / "thesis", overwrite=True)
-    with pytest.raises(FileError, match="is not a folder"):
+    with pytest.raises(FileError, match="is not a directory"):
         check_out(tmp_path / "thesis/years.txt", overwrite=True)
 
 
@@ -278,7 +278,7 @@ def test_every_network_of_a_comparison_is_made_alike(whole_run: Any) -> None:
     described = []
     for one in entries:
         onnx = whole_run.folder / one["onnx"]
-        own = onnx.parent if one["kind"] != "found" else whole_run.folder
+        own = onnx.parent if one["kind"] != "searched" else whole_run.folder
         trained = read_json(own / "train/train.json")
         rates = [line["lr"] for line in read_jsonl(own / "train/log.jsonl")]
         props = read_props(onnx)

@@ -71,7 +71,7 @@ def run(tmp_path: Path) -> Any:
     exported = {"files": files, "parity": parity, "timing": timing, "deployed": "onnx"}
     exported["labels"] = ["a"]
     write_json(tmp_path / "export/export.json", exported)
-    names = {"kind": "found", "name": "found", "seed": 0, "top1": 90.0, "memory": 1}
+    names = {"kind": "searched", "name": "searched", "seed": 0, "top1": 90.0, "memory": 1}
     names |= {"predicted_ms": None}
     figures = {"flops": 1, "params": 1, "size_bytes": 7, "latency_ms": 0.0}
     entries = [names | figures | {"onnx": FOUND}, names | figures | {"onnx": OTHER}]
@@ -88,7 +88,7 @@ def test_a_file_has_one_latency_and_its_interval_in_every_record(run: Any, timer
     time_run(run, read_export(run.folder))
     files, (found, other) = latencies(run)
     assert timer.calls == [[FOUND, OTHER]]
-    fields = ("latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady")
+    fields = ("latency_ms", "latency_interval_ms", "latency_iqr_ms", "unsteady")
     assert {name: files["onnx"][name] for name in fields} == {name: found[name] for name in fields}
     assert other["latency_ms"] == found["latency_ms"] == pytest.approx(1.25625)
     assert found["latency_interval_ms"] > 0 and found["unsteady"] is False

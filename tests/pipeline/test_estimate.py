@@ -67,20 +67,20 @@ def test_parts_are_steps_times_their_seconds(micro_images: ImageData) -> None:
     found = parts(asked, micro_images, SPEEDS, mobilenets=3)
     assert found == {
         "search": 2 * (3 * 3 * 1.0 + 2 * 3 * 10.0),
-        "finalists": 2 * (2 + 2) * 3 * 100.0,  # of 3 two epochs, without the winner
+        "finalists": 2 * (2 * 2 + 3) * 3 * 100.0,  # two have two epochs, and one three
         "final training": 2 * 4 * 3 * 100.0,
         "baselines": (2 * 3 + 2) * 4 * 3 * 100.0,
         "export": (2 + 2 * 3 + 2) * 1e4,
     }
 
 
-def test_a_rival_takes_the_searchs_time_again(micro_images: ImageData) -> None:
+def test_a_random_search_takes_the_searchs_time_again(micro_images: ImageData) -> None:
     plain = parts(settings(100), micro_images, SPEEDS, mobilenets=0)
-    rival = parts(settings(100, random_search=True), micro_images, SPEEDS, mobilenets=0)
+    searched = parts(settings(100, random_search=True), micro_images, SPEEDS, mobilenets=0)
     more = plain["search"] + plain["finalists"] + plain["final training"]
-    assert rival["baselines"] - plain["baselines"] == more
-    assert rival["export"] - plain["export"] == 1e4
-    assert rival["search"] == plain["search"]
+    assert searched["baselines"] - plain["baselines"] == more
+    assert searched["export"] - plain["export"] == 1e4
+    assert searched["search"] == plain["search"]
 
 
 @pytest.mark.parametrize("mobilenets", [0, 2])
@@ -112,8 +112,8 @@ def test_a_ranking_trains_its_networks_as_far_as_finalists(micro_images: ImageDa
             parts(settings(100, finalists=finalists, rank=rank), micro_images, SPEEDS, mobilenets=0)
             for rank in (0, 7)
         )
-        # two epochs of three steps
-        assert ranked["search"] - plain["search"] == 7 * 2 * 3 * 100.0
+        # three epochs of three steps
+        assert ranked["search"] - plain["search"] == 7 * 3 * 3 * 100.0
 
 
 def test_without_finalists_there_is_no_round(micro_images: ImageData) -> None:
@@ -125,8 +125,8 @@ def test_without_finalists_there_is_no_round(micro_images: ImageData) -> None:
 def test_finalists_of_channel_sizes_are_whole_trainings(micro_images: ImageData) -> None:
     asked = replace(
         settings(100),
-        space="widths",
-        widths=ChannelSettings(model="torchvision:resnet18"),
+        space="channels",
+        channel_sizes=ChannelSettings(model="torchvision:resnet18"),
         finalists=FinalistSettings(count=3, epochs=2),
     )
     assert parts(asked, micro_images, SPEEDS, mobilenets=0)["finalists"] == 3 * 2 * 3 * 100.0
@@ -139,7 +139,7 @@ def test_images_that_are_classified_take_time(micro_images: ImageData) -> None:
     assert after["final training"] - before["final training"] == 4 * len(micro_images.val)
     assert after["export"] - before["export"] == 3 * len(micro_images.test)
     assert after["search"] > before["search"]
-    assert after["finalists"] - before["finalists"] == 4 * len(micro_images.val)
+    assert after["finalists"] - before["finalists"] == (2 * 2 + 3) * len(micro_images.val)
 
 
 def test_steps_are_timed_by_the_clock_and_leave_no_trace(

@@ -52,7 +52,7 @@ FILES = {
     "int8-uint8": "model.int8.uint8.onnx",
 }
 TARGETS = ("cpu", "nnapi")
-TIMES = {"latency_ms", "latency_interval_ms", "latency_spread_ms", "unsteady"}
+TIMES = {"latency_ms", "latency_interval_ms", "latency_iqr_ms", "unsteady"}
 FIELDS = {"path", "top1", "size_bytes", "checks", "targets"} | TIMES
 MORE = {
     "ort": {"required_operators"},
@@ -196,7 +196,12 @@ def test_a_file_that_loses_too_much_is_refused_and_the_others_kept(fresh: Run) -
         write_formats(fresh, FormatSettings(formats=("int8", "fp16")))
     files = record_of(fresh)["files"]
     assert set(files) == {"onnx", "fp16"}
-    assert set(states(fresh)) == {"model.onnx", "model.fp16.onnx", "export.json", "mistakes.json"}
+    assert set(states(fresh)) == {
+        "model.onnx",
+        "model.fp16.onnx",
+        "export.json",
+        "misclassified.json",
+    }
     message = str(raised.value)
     for part in ("int8 has ", f"model.onnx {files['onnx']['top1']:.2f} %", "may lose 1; try "):
         assert part in message

@@ -142,7 +142,7 @@ def ablated(folder: Path, *given: Any, **stated: Any) -> Ablation | None:
 
 def test_an_ablation_is_held_to_its_request(tmp_path: Path) -> None:
     assert ablated(tmp_path, "darts", None) is None
-    record = {"request": to_plain(ASKED), "arms": ["darts", "random"], "control": "random"}
+    record = {"request": to_plain(ASKED), "variants": ["darts", "random"], "control": "random"}
     write_json(tmp_path / REQUEST_FILE, {"command": "mobilenas test"} | record)
     assert ablated(tmp_path, None, None, seed=5) is not None
     assert ablated(tmp_path, "darts,random", "random") is not None

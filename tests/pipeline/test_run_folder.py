@@ -84,7 +84,7 @@ def test_settings_survive_run_json(begin: Any) -> None:
 
 def test_run_json_says_what_the_results_depend_on(begin: Any, micro_images: ImageData) -> None:
     record = json.loads((begin().folder / "run.json").read_text())
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["command"] == "mobilenas test"
     assert record["seed"] == 5
     assert record["counting_rule"] == COUNTING_RULE
@@ -213,7 +213,7 @@ def test_a_start_that_was_killed_in_its_first_write_can_be_repeated(
 
 def test_a_file_in_the_folders_place_is_refused(begin: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="is not a folder"):
+    with pytest.raises(FileError, match="is not a directory"):
         begin(folder=tmp_path / "file")
 
 
@@ -251,7 +251,7 @@ def test_a_run_of_before_an_option_was_not_asked_for_it(begin: Any, name: str) -
         (lambda r: r["settings"].update(seed="one"), "settings.seed is 'one'; it must be int"),
         (lambda r: r["settings"].update(extra_depthwise=True), "extra_depthwise is True; it must"),
         (lambda r: r["settings"]["search"].update(sampling="all"), "sampling is 'all'"),
-        (lambda r: r.update(schema_version=2), "schema_version is 2; this release reads 1"),
+        (lambda r: r.update(schema_version=1), "schema_version is 1; this release reads 2"),
     ],
 )
 def test_settings_edited_to_be_wrong_are_named(begin: Any, damage: Any, message: str) -> None:

@@ -50,7 +50,7 @@ def copy(whole_run: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_run.folder, tmp_path / "copy"))
 
 
-def test_every_budget_is_certified(whole_run: Any) -> None:
+def test_every_budget_is_verified(whole_run: Any) -> None:
     (row,) = whole_run.result["budgets"]
     assert row == {
         "cost": "flops",
@@ -83,7 +83,7 @@ def test_arch_json_says_what_the_arch_costs(whole_run: Any) -> None:
 def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: Any) -> None:
     entries = json.loads((whole_run.folder / "compare.json").read_text())
     kinds = [entry["kind"] for entry in entries]
-    assert kinds[0] == "found"
+    assert kinds[0] == "searched"
     assert set(kinds[1:]) == {"mobilenet", "random"}
     assert kinds.count("random") == whole_run.request["random"]
     assert entries == to_plain(read_networks(whole_run.folder / "compare.json"))
@@ -97,7 +97,7 @@ def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: A
         assert entry["size_bytes"] == onnx.stat().st_size
         assert entry["latency_ms"] > 0
         assert 0 <= entry["top1"] <= 100
-    found, mobilenet, drawn = (entries[kinds.index(k)] for k in ("found", "mobilenet", "random"))
+    found, mobilenet, drawn = (entries[kinds.index(k)] for k in ("searched", "mobilenet", "random"))
     assert found["onnx"] == "export/model.onnx"
     assert found["arch"] == read_json(whole_run.folder / "arch.json")["arch"]
     assert mobilenet["name"].startswith("mobilenet_v3_small x0.")
@@ -106,7 +106,7 @@ def test_compare_json_is_a_list_of_the_found_network_and_all_others(whole_run: A
 
 def test_result_json_has_what_scripts_read(whole_run: Any) -> None:
     result = json.loads((whole_run.folder / "result.json").read_text())
-    assert result == {"schema_version": 1} | whole_run.result
+    assert result == {"schema_version": 2} | whole_run.result
     entries = to_plain(read_networks(whole_run.folder / "compare.json"))
     assert result["baselines"] == entries[1:]
     for figure in ("flops", "params", "memory", "latency_ms", "top1"):
@@ -152,7 +152,7 @@ def test_a_file_that_is_another_network_ends_the_run(
 
 
 def test_mistakes_are_those_of_the_exported_file(whole_run: Any) -> None:
-    record = read_json(whole_run.folder / "export/mistakes.json")
+    record = read_json(whole_run.folder / "export/misclassified.json")
     export = read_json(whole_run.folder / "export/export.json")
     data = open_run(whole_run.folder, NullReporter()).data
     counts = {label: sum(row.values()) for label, row in record["confusion"].items()}
@@ -202,8 +202,8 @@ def test_a_compared_network_gets_files_of_its_own(copy: Path) -> None:
 
 
 def test_a_run_of_an_older_release_gets_its_mistakes_from_export(copy: Path) -> None:
-    kept = {name: (copy / name).read_text() for name in ("export/mistakes.json", EXPORT_FILE)}
-    (copy / "export/mistakes.json").unlink()
+    kept = {name: (copy / name).read_text() for name in ("export/misclassified.json", EXPORT_FILE)}
+    (copy / "export/misclassified.json").unlink()
     pipeline.export_stage(open_run(copy, NullReporter()))
     assert {name: (copy / name).read_text() for name in kept} == kept
 
@@ -247,7 +247,7 @@ def test_a_budget_that_the_file_breaks_does_not_hold(
     assert json.loads((copy / "result.json").read_text())["budgets"][0]["holds"] is False
 
 
-def test_memory_is_certified_by_prediction(copy: Path) -> None:
+def test_memory_is_verified_by_prediction(copy: Path) -> None:
     record = json.loads((copy / "run.json").read_text())
     record["settings"]["budgets"].append({"cost": "memory", "limit": 1})
     (copy / "run.json").write_text(json.dumps(record))

@@ -44,7 +44,7 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             inherit=False,
             baselines=("mobilenet_v3_small",),
             search=SimpleNamespace(constraint="lagrangian"),
-            widths=None,
+            channel_sizes=None,
         ),
         budgets=Budgets(SPACE, budgets),
         data=SimpleNamespace(image_size=16, classes=tuple("abcde")),
@@ -83,10 +83,10 @@ def test_a_find_like_no_other_is_compared_with_the_rest(
     said: list[str] = []
     run = run_of(tmp_path, SPACE.smallest(), said=said)
     kinds = {network.kind for network in baselines.compared_networks(run, None, [])}
-    assert kinds == {"found", "mobilenet"}
+    assert kinds == {"searched", "mobilenet"}
     (message,) = said
     assert message.startswith("none of 20 random networks keeps flops <= ")
-    assert message.endswith(": random networks are left out")
+    assert message.endswith(": random networks are skipped")
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])
@@ -150,7 +150,7 @@ def test_a_run_over_cells_goes_all_the_way(whole: tuple[Path, dict[str, Any]]) -
 def test_what_it_is_compared_with_keeps_to_its_flops(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, result = whole
     found, *others = to_plain(read_networks(folder / "compare.json"))
-    assert found["kind"] == "found"
+    assert found["kind"] == "searched"
     assert found["flops"] == result["flops"]
     for entry in (found, *others):
         assert entry["flops"] <= result["flops"]

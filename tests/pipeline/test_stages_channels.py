@@ -66,7 +66,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def test_controls_keep_the_budget_and_train_alike(refined: Path) -> None:
     entries = to_plain(read_networks(refined / "compare.json"))
-    assert {entry["kind"] for entry in entries} >= {"found", "uniform", "constant", "random"}
+    assert {entry["kind"] for entry in entries} >= {"searched", "uniform", "constant", "random"}
     limit = read_json(refined / "run.json")["budgets"][0]["limit"]
     for entry in entries:
         assert entry["flops"] <= limit
@@ -78,7 +78,7 @@ def test_controls_keep_the_budget_and_train_alike(refined: Path) -> None:
 
 
 def test_weights_that_came_along_are_where_training_starts(whole_run: Any, refined: Path) -> None:
-    given = read_json(refined / "run.json")["settings"]["widths"]["weights"]
+    given = read_json(refined / "run.json")["settings"]["channel_sizes"]["weights"]
     assert given == str(whole_run.folder / "model.safetensors")
     first = read_jsonl(refined / "train/log.jsonl")[0]
     scratch = read_jsonl(whole_run.folder / "train/log.jsonl")[0]
@@ -87,13 +87,15 @@ def test_weights_that_came_along_are_where_training_starts(whole_run: Any, refin
 
 def test_random_sizes_that_are_asked_for_later_are_not_forgotten(refined: Path) -> None:
     run = open_run(refined, NullReporter())
-    assert run.settings.widths is not None
+    assert run.settings.channel_sizes is not None
     run.settings = replace(
-        run.settings, widths=replace(run.settings.widths, controls=False), baselines=()
+        run.settings,
+        channel_sizes=replace(run.settings.channel_sizes, controls=False),
+        baselines=(),
     )
     asked = BaselineSettings(mobilenets=(), random=2, random_search=False, equal_time=False)
     kinds = [[c.kind for c in compared_networks(run, words, [])] for words in (None, asked)]
-    assert kinds == [["found", "random"], ["found", "random", "random"]]
+    assert kinds == [["searched", "random"], ["searched", "random", "random"]]
 
 
 @pytest.mark.parametrize(

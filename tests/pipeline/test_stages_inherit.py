@@ -1,4 +1,4 @@
-"""A run whose found networks start from the supernet's weights, up to what is compared."""
+"""A run whose searched networks start from the supernet's weights, up to what is compared."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ def begin(
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Starts:
-    """Where each training of a finalist or of the found network starts, with its folder's name."""
+    """Where each training of a finalist or the searched network starts, with its folder's name."""
     found: Starts = []
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,7 +155,7 @@ def test_the_same_network_from_scratch_is_compared_exactly_where_it_is_inherited
     for seed in run.seeds:
         search_stage(run, seed)
         archs[seed] = searched_arch(run.seed_folder(seed))
-    wanted = [("found", seed) for seed in (0, 1)]
+    wanted = [("searched", seed) for seed in (0, 1)]
     wanted += [("scratch", seed) for seed in (0, 1)] if inherit else []
     given = compared_networks(run, None, [])
     assert [(one.kind, one.seed) for one in given] == wanted

@@ -80,7 +80,7 @@ def test_the_exported_file_is_measured_on_the_profiles_machine(
     size_bytes = (tmp_path / "run/export/model.onnx").stat().st_size
     assert row["measured"] == pytest.approx(size_bytes / 1e6)
     assert row["holds"] is (row["measured"] <= row["limit"])
-    measured_candidates = read_json(tmp_path / "run/search/candidates.json")["confirmations"]
+    measured_candidates = read_json(tmp_path / "run/search/candidates.json")["measurements"]
     assert 1 <= len(measured_candidates) <= 4
     found, *others = read_json_list(tmp_path / "run/compare.json")
     assert found["predicted_ms"] == row["predicted"]
@@ -115,7 +115,7 @@ def test_for_another_device_the_prediction_decides(
     result = ran(away, "fp32", random=0, baselines=["mobilenet_v2"])
     (row,) = result["budgets"]
     assert "measured" not in row and row["holds"] == (row["predicted"] <= row["limit"])
-    assert read_json(tmp_path / "run/search/candidates.json")["confirmations"] == []
+    assert read_json(tmp_path / "run/search/candidates.json")["measurements"] == []
     assert not [e for e in result["baselines"] if e["kind"] == "mobilenet"]
 
 

@@ -93,7 +93,7 @@ def test_a_sweep_goes_on_with_what_it_was_asked_for(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    for path, message in ((tmp_path, "holds no sweep"), (tmp_path / "notes", "is not a folder")):
+    for path, message in ((tmp_path, "holds no sweep"), (tmp_path / "notes", "is not a directory")):
         with pytest.raises(FileError, match=message):
             begin(path, flops=(300_000,), overwrite=True)
     with pytest.raises(FileError, match="holds no sweep"):
@@ -103,7 +103,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("record", [{}, {"requests": {}}, {"command": "c", "requests": {"a": 1}}])
 def test_a_damaged_sweep_is_named(tmp_path: Path, record: dict[str, Any]) -> None:
-    (tmp_path / SWEEP_FILE).write_text(json.dumps({"schema_version": 1} | record))
+    (tmp_path / SWEEP_FILE).write_text(json.dumps({"schema_version": 2} | record))
     with pytest.raises(FileError, match=r"sweep\.json: (it lacks|requests)"):
         open_sweep(tmp_path, NullReporter())
 

@@ -54,9 +54,9 @@ def record(*, seeds: int = 3, asked: int = 3, cells: bool = True, arms: int = 4)
         "budgets": [],
         "counting_rule": "r",
         "seeds": list(range(seeds)),
-        "seeds_asked": list(range(asked)),
+        "seeds_requested": list(range(asked)),
         "control": "darts",
-        "arms": [
+        "variants": [
             {
                 "name": NAMES[arm],
                 "method": NAMES[arm].split(":")[0],
@@ -118,15 +118,15 @@ def test_arms_control_and_differences_are_said() -> None:
     assert "The control is darts." in page
     (row,) = re.findall(r'<tr class="marked">(.*?)</tr>', page)
     assert "<td>darts</td><td>60.23 ± 0.25</td>" in row
-    told = sentences(plain.arms, plain.control)
+    told = sentences(plain.variants, plain.control)
     assert len(told) == 3
     for sentence in told:
         assert f"<p>{sentence}</p>" in page
     assert "not corrected for the number of variants" in page
-    assert costs_sentence(plain.arms) == (
+    assert costs_sentence(plain.variants) == (
         "The trained networks have 1.9M to 1.93M FLOPs and 40k params."
     )
-    assert costs_sentence(plain.arms) in page
+    assert costs_sentence(plain.variants) in page
 
 
 def test_the_table_has_every_figure() -> None:
@@ -165,7 +165,7 @@ def test_alarms_are_listed_by_arm_and_seed() -> None:
     plain = record()
     assert "No search ended with an alarm." in ablation_page(plain)
     alarmed: dict[str, Any] = to_plain(plain)
-    alarmed["arms"][2]["entries"][1]["alarms"] = ["skip connections dominate: 7 of 8 & more"]
+    alarmed["variants"][2]["entries"][1]["alarms"] = ["skip connections dominate: 7 of 8 & more"]
     page = ablation_page(from_plain(AblationRecord, alarmed, ""))
     assert "No search ended" not in page
     assert f"<td>{NAMES[2]}</td><td>1</td>" in page
@@ -192,7 +192,7 @@ def test_chains_have_blocks_instead_of_skips() -> None:
 
 def test_one_arm_that_searches_nothing_is_a_page_too() -> None:
     plain = record(arms=4)
-    arms = [replace(plain.arms[3], difference=None)]
-    top1, skips = drawings(ablation_page(replace(plain, arms=arms, control="random")))
+    arms = [replace(plain.variants[3], difference=None)]
+    top1, skips = drawings(ablation_page(replace(plain, variants=arms, control="random")))
     assert "top-1 on test images" in words_of(top1)
-    assert "number in the found network" in words_of(skips)
+    assert "number in the searched network" in words_of(skips)

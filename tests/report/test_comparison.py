@@ -46,7 +46,7 @@ RUN = {
     "versions": {},
     "machine": {"platform": "p", "processor": "p", "cuda": None},
 }
-FOUND = entry("found", "found", 91.5)
+FOUND = entry("searched", "searched", 91.5)
 NETWORKS = [
     FOUND,
     entry("mobilenet_v2 x0.1", "mobilenet", 90.0),
@@ -61,11 +61,11 @@ ROWS = [from_plain(BudgetRow, budget, "") for budget in BUDGETS]
 
 
 def test_it_is_the_verdict_under_the_budgets() -> None:
-    assert verdict(RECORDS).startswith("The found network (1.9M FLOPs) reaches 91.50 % top-1: ")
-    under = "With at most 2M FLOPs and 1.5 ms, the found"
-    assert headline(ROWS, RECORDS) == verdict(RECORDS).replace("The found", under, 1)
+    assert verdict(RECORDS).startswith("The searched network (1.9M FLOPs) reaches 91.50 % top-1: ")
+    under = "With at most 2M FLOPs and 1.5 ms, the searched"
+    assert headline(ROWS, RECORDS) == verdict(RECORDS).replace("The searched", under, 1)
     assert headline([], RECORDS) == verdict(RECORDS)
-    assert "holds no found network" in headline(ROWS, RECORDS[1:])
+    assert "holds no searched network" in headline(ROWS, RECORDS[1:])
 
 
 def test_no_figure_is_told_twice_at_the_top(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_same_network_from_scratch_is_told_with_the_row(tmp_path: Path) -> N
     shown = comparison(RunFiles(folder=tmp_path))
     assert "<td>scratch</td>" in shown
     assert "trained by one recipe." in shown
-    assert shown.count("scratch is the found network from scratch; found starts from") == 1
+    assert shown.count("scratch is the searched network from scratch; searched starts from") == 1
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def file(name: str, top1: float, **more: Any) -> dict[str, Any]:
 
 def network(**given: Any) -> dict[str, Any]:
     costs = dict.fromkeys(("seed", "flops", "params", "memory", "size_bytes", "latency_ms"), 1)
-    named = {"name": "n", "kind": "found", "top1": 50.0, "onnx": "model.onnx"}
+    named = {"name": "n", "kind": "searched", "top1": 50.0, "onnx": "model.onnx"}
     return named | {"predicted_ms": None} | costs | given
 
 
@@ -126,7 +126,7 @@ def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> No
     int8 = file("model.int8.onnx", 71.0, quantization=made)
     write_export(tmp_path / "compare/v2-0", int8=int8)
     entries = [
-        network(name="found", kind="found", onnx="export/model.onnx"),
+        network(name="searched", kind="searched", onnx="export/model.onnx"),
         network(name="v2 x0.3", kind="mobilenet", onnx="compare/v2-0/model.onnx"),
         network(name="v2 x0.3", kind="mobilenet", onnx="compare/v2-1/model.onnx"),
     ]
@@ -165,7 +165,7 @@ def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
     write_json(folder / "profile.json", profile)
     write_export(folder, profile="shelf-1" if here else None)
     entries = [
-        network(name="found", predicted_ms=1.1, latency_ms=1.0),
+        network(name="searched", predicted_ms=1.1, latency_ms=1.0),
         network(name="wide", predicted_ms=1.8, latency_ms=2.0),
         network(name="unknown", predicted_ms=None, latency_ms=9.0),
     ]
@@ -174,7 +174,7 @@ def write_run(folder: Path, *, here: bool, precision: str = "fp32") -> RunFiles:
     gap = {"supernet": stage, "operations_discrete": stage, "points": 0.0, "points_before": 0.0}
     kept = {"choices": [{}], "gap": gap, "seconds": 1.0}
     rounds = [{"predicted_ms": [1.0, 1.25], "measured_ms": [1.125, 1.5]}]
-    write_json(folder / "search/candidates.json", kept | {"confirmations": rounds})
+    write_json(folder / "search/candidates.json", kept | {"measurements": rounds})
     return RunFiles(folder=folder)
 
 
@@ -182,7 +182,7 @@ def test_predicted_stands_beside_measured_where_both_are_of_one_device(tmp_path:
     page = latencies(write_run(tmp_path, here=True))
     assert "12 networks that the calibration did not see" in page
     assert "off by 3.2 % on average (FLOPs alone: 40.5 %), at most 9.0 %" in page
-    assert "<td>found</td><td>1.100</td><td>1.00</td><td>+10.0</td>" in page
+    assert "<td>searched</td><td>1.100</td><td>1.00</td><td>+10.0</td>" in page
     assert "<td>wide</td><td>1.800</td><td>2.00</td><td>-10.0</td>" in page
     assert "off by 10.0 % on average" in page
     assert "unknown" not in page and "<svg" in page

@@ -18,7 +18,7 @@ TEXT = "{http://www.w3.org/2000/svg}text"
 def shown(folder: Path, confusion: dict[str, dict[str, int]], **more: Any) -> str:
     images = sum(sum(row.values()) for row in confusion.values())
     record = {"file": "export/model.onnx", "images": images, "top1": 50.0, "worst": []}
-    write_json(folder / "export/mistakes.json", record | {"confusion": confusion} | more)
+    write_json(folder / "export/misclassified.json", record | {"confusion": confusion} | more)
     return misclassified(RunFiles(folder=folder))
 
 

@@ -8,7 +8,7 @@ from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 
 def test_a_chain_and_cells_are_drawn_each_in_its_own_way() -> None:
-    assert "The found network, block by block" in draw_network(
+    assert "The searched network, block by block" in draw_network(
         MOBILENETS["mobilenet_v2"](0.25, 32, 4)
     )
     assert "Reduction cell" in draw_network(CELL_NETWORKS["darts_v2"](16, 5))

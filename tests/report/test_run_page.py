@@ -20,7 +20,7 @@ ARCHS = [MOBILENETS[name](0.25, 32, 4) for name in NAMES]
 LIMIT = 2_000_000
 SECTIONS = (
     "Comparison",
-    "The found network",
+    "The searched network",
     "Exported files",
     "What it gets wrong",
     "The search over time",
@@ -154,13 +154,13 @@ def write_export(folder: Path) -> None:
         "confusion": {EVIL: {EVIL: 100, "cat & dog": 19}, "\u732b": {"\u732b": 240}},
         "worst": [worst],
     }
-    write_json(folder / "export/mistakes.json", record)
+    write_json(folder / "export/misclassified.json", record)
 
 
 def write_compare(folder: Path) -> None:
     import json
 
-    names = [("found", "found"), (EVIL, "rival")]
+    names = [("searched", "searched"), (EVIL, "random-search")]
     names += [(f"{name} x0.25", "mobilenet") for name in NAMES]
     names += [(f"random-{number}", "random") for number in (1, 2, 3)]
     entries = [
@@ -218,11 +218,11 @@ def section(page: str, title: str) -> str:
 
 def test_every_section_shows_its_figures(whole: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", whole) == list(SECTIONS)
-    assert "The found network keeps every budget." in whole
-    assert "the found networks (1.891M to 1.9M FLOPs) reach 92.80" in whole
+    assert "The searched network keeps every budget." in whole
+    assert "the searched networks (1.891M to 1.9M FLOPs) reach 92.80" in whole
     expected = {
         "Comparison": ["random (6 networks)", "92.80 ± 0.28", "one is 0.28 points", "<svg"],
-        "The found network": ["block 4: 5x5", "squeeze-excite over"],
+        "The searched network": ["block 4: 5x5", "squeeze-excite over"],
         "Exported files": ["93.04", "2.1e-06"],
         "What it gets wrong": ["340 of 359 test images", "<td>19</td><td>16</td>", "98.7 %, test/"],
         "The search over time": ["Entropy", "Temperature", "Multipliers", "supernet 30 s"],
@@ -329,7 +329,7 @@ def test_only_a_run_that_has_begun(tmp_path: Path) -> None:
         ("compare.json", "compare"),
         ("arch.json", "search"),
         ("export/export.json", "export"),
-        ("export/mistakes.json", "export"),
+        ("export/misclassified.json", "export"),
         ("search/log.jsonl", "search"),
         ("search/finalists.json", "search"),
         ("The discretization gap", "search"),
@@ -374,7 +374,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("text", ["[{}]", "{", '[{"kind": "found"}]', '{"a": 1}'])
+@pytest.mark.parametrize("text", ["[{}]", "{", '[{"kind": "searched"}]', '{"a": 1}'])
 def test_a_damaged_comparison_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     write_run(tmp_path)
     (tmp_path / "compare.json").write_text(text)

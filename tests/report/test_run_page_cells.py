@@ -96,7 +96,7 @@ def test_cells_are_drawn_named_and_counted(
 ) -> None:
     write_run(tmp_path, log_line, budgets)
     page = report(tmp_path)
-    network = section(page, "The found network")
+    network = section(page, "The searched network")
     drawings = re.findall(r"<svg.*?</svg>", network, re.DOTALL)
     names = [ElementTree.fromstring(drawing).get("aria-label") for drawing in drawings]
     assert names == ["Normal cell", "Reduction cell"]

@@ -59,12 +59,12 @@ def write_run(folder: Path, limit: int, entries: list[dict[str, Any]], **search:
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     small = [
-        entry("found", "found", 900, 70.0, 0.3),
+        entry("searched", "searched", 900, 70.0, 0.3),
         entry("mobilenet_v2 x0.1", "mobilenet", 950, 71.0, 0.1),
         entry("random-1", "random", 1000, 60.0, 0.4),
     ]
     large = [
-        entry("found", "found", 9000, 80.0, 0.9),
+        entry("searched", "searched", 9000, 80.0, 0.9),
         entry("mobilenet_v2 x0.5", "mobilenet", 9500, 75.0, 0.7),
         entry("random-1", "random", 9900, 81.0, 1.5),
     ]
@@ -105,7 +105,8 @@ def test_every_run_has_a_row_the_cheapest_first_and_those_not_done_last(sweep: P
 
 def test_the_first_sentence_counts_and_judges_nothing(sweep: Path) -> None:
     assert (
-        "The found networks (2) have 900 to 9k FLOPs and reach 70.00 to 80.00 % top-1 on the test "
+        "The searched networks (2) have 900 to 9k FLOPs and reach 70.00 to 80.00 % top-1 on the "
+        "test "
         "images; 1 of 2 are above the best MobileNet of their run."
     ) in page(sweep)
 
@@ -113,9 +114,9 @@ def test_the_first_sentence_counts_and_judges_nothing(sweep: Path) -> None:
 def test_the_front_is_over_all_runs(sweep: Path) -> None:
     shown = [row[:2] for row in rows(page(sweep), "The front")]
     assert shown == [
-        ["found", "small"],
+        ["searched", "small"],
         ["mobilenet_v2 x0.1", "small"],
-        ["found", "large&lt;b&gt;&amp;"],
+        ["searched", "large&lt;b&gt;&amp;"],
         ["random-1", "large&lt;b&gt;&amp;"],
     ]
 
@@ -135,7 +136,7 @@ def test_both_drawings_have_every_network(sweep: Path) -> None:
     for drawing in drawings:
         # six networks, and one mark a kind in the legend
         assert drawing.count("<use ") >= 9
-        assert all(f">{name}<" in drawing for name in ("found", "mobilenet", "random", "front"))
+        assert all(f">{name}<" in drawing for name in ("searched", "mobilenet", "random", "front"))
 
 
 def test_every_command_is_told_once(sweep: Path) -> None:

@@ -42,14 +42,14 @@ def test_rows_come_in_order_with_the_best_mobilenet_first() -> None:
         entry("mobilenet", 85, name="mobilenet_v3_small x0.1"),
         entry("random", 74, name="random-2"),
         entry("equal-time", 60),
-        entry("rival", 88),
+        entry("random-search", 88),
         entry("scratch", 95),
-        entry("found", 90),
+        entry("searched", 90),
     ]
     assert [row.name for row in summarize(entries)] == [
-        "found",
+        "searched",
         "scratch",
-        "rival",
+        "random-search",
         "random (2 networks)",
         "equal-time (31 epochs, not 15)",
         "mobilenet_v3_small x0.1",
@@ -65,9 +65,9 @@ def test_costs_are_the_first_networks_except_where_those_differ() -> None:
         for seed, (flops, ms) in enumerate(pairs)
     ]
     rows = {row.kind: row for row in summarize(entries)}
-    for kind in ("found", "mobilenet"):
+    for kind in ("searched", "mobilenet"):
         assert (rows[kind].flops, rows[kind].params, rows[kind].latency_ms) == (100, 100, 3.0)
-    for kind in ("random", "rival", "equal-time"):
+    for kind in ("random", "random-search", "equal-time"):
         assert (rows[kind].flops, rows[kind].size_bytes, rows[kind].latency_ms) == (150, 150, 3.5)
 
 
@@ -101,30 +101,30 @@ def test_every_network_is_in_one_row_with_its_statistics(given: list[tuple[str, 
 
 def test_one_seed_is_said_plainly() -> None:
     entries = [
-        entry("found", 92.5, flops=293_418),
+        entry("searched", 92.5, flops=293_418),
         entry("mobilenet", 90.0, name="mobilenet_v2 x0.2"),
         entry("mobilenet", 91.0, name="mobilenet_v3_small x0.1"),
         entry("random", 93.0),
         entry("random", 94.0),
-        entry("rival", 92.5),
+        entry("random-search", 92.5),
         entry("equal-time", 94.5),
     ]
     assert verdict(entries) == (
-        "The found network (293.4k FLOPs) reaches 92.50 % top-1: "
+        "The searched network (293.4k FLOPs) reaches 92.50 % top-1: "
         "ahead of the best MobileNet (mobilenet_v3_small x0.1) by 1.50 points, one seed; "
         "behind the mean of 2 random networks by 1.00 points, one seed; "
-        "level with the rival given the search's time, one seed; "
+        "level with the random search given the search's time, one seed; "
         "behind the best MobileNet given the search's time by 2.00 points, one seed."
     )
 
 
 def test_better_is_said_where_the_paired_test_shows_it_and_with_what() -> None:
-    entries = over_seeds("found", 92, 93, 94) + over_seeds(
+    entries = over_seeds("searched", 92, 93, 94) + over_seeds(
         "mobilenet", 90, 90.5, 91, name="mobilenet"
     )
     p = ttest_rel((92, 93, 94), (90, 90.5, 91)).pvalue
     assert verdict(entries) == (
-        "The found networks (300k FLOPs) reach 93.00 ± 1.00 % top-1 over 3 seeds: "
+        "The searched networks (300k FLOPs) reach 93.00 ± 1.00 % top-1 over 3 seeds: "
         "better than the best MobileNet (mobilenet), "
         f"+2.50 ± 0.50 points over 3 seeds (p = {p:.2g})."
     )
@@ -149,13 +149,13 @@ def test_better_is_said_where_the_paired_test_shows_it_and_with_what() -> None:
     ],
 )
 def test_less_than_that_is_not_called_better(others: tuple[float, ...]) -> None:
-    said = verdict(over_seeds("found", 92, 93, 94) + over_seeds("random", *others))
+    said = verdict(over_seeds("searched", 92, 93, 94) + over_seeds("random", *others))
     assert "better" not in said
     assert "no difference shown to the mean of 3 random networks" in said
 
 
 def test_two_seeds_are_too_few_to_claim_anything() -> None:
-    said = verdict(over_seeds("found", 70, 70.5) + over_seeds("random", 80, 80.2))
+    said = verdict(over_seeds("searched", 70, 70.5) + over_seeds("random", 80, 80.2))
     assert said.endswith(
         "no difference shown to the mean of 2 random networks, "
         "-9.85 ± 0.21 points over 2 seeds (a test needs 3)."
@@ -163,12 +163,14 @@ def test_two_seeds_are_too_few_to_claim_anything() -> None:
 
 
 def test_worse_is_said_too() -> None:
-    said = verdict(over_seeds("found", 70, 70.5, 71) + over_seeds("rival", 80, 80.2, 80.9))
-    assert "worse than the rival given the search's time, -9.87 ± 0.15 points" in said
+    said = verdict(
+        over_seeds("searched", 70, 70.5, 71) + over_seeds("random-search", 80, 80.2, 80.9)
+    )
+    assert "worse than the random search given the search's time, -9.87 ± 0.15 points" in said
 
 
-def test_the_mobilenet_of_equal_time_is_an_opponent_of_its_own() -> None:
-    entries = over_seeds("found", 70, 70.5, 71) + over_seeds(
+def test_the_mobilenet_of_equal_time_is_a_baseline_of_its_own() -> None:
+    entries = over_seeds("searched", 70, 70.5, 71) + over_seeds(
         "mobilenet", 60, 60, 61, name="mobilenet"
     )
     entries += over_seeds("equal-time", 80, 80.2, 80.9)
@@ -193,11 +195,11 @@ def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -
         "mobilenet_v3_small x0.11 late, 28 epochs: the best MobileNet of each seed on validation"
     )
     assert row.note.endswith("All other networks have 15 epochs.")
-    assert summarize([entry("rival", 1)])[0].note == ""
+    assert summarize([entry("random-search", 1)])[0].note == ""
 
 
 def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
-    entries = over_seeds("found", 90, 90, 90)
+    entries = over_seeds("searched", 90, 90, 90)
     entries += over_seeds("mobilenet", 80, 91, 82, name="mobilenet_a")
     entries += over_seeds("mobilenet", 85, 84, 86, name="mobilenet_b")
     entries += over_seeds("mobilenet", 99, name="of one seed")
@@ -205,25 +207,25 @@ def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
 
 
 def test_a_baseline_that_is_no_mobilenet_is_not_called_one() -> None:
-    entries = over_seeds("found", 90) + over_seeds("mobilenet", 80, name="plain x0.5")
+    entries = over_seeds("searched", 90) + over_seeds("mobilenet", 80, name="plain x0.5")
     assert "ahead of the best baseline (plain x0.5)" in verdict(entries)
 
 
-def test_only_seeds_with_an_opponent_count() -> None:
-    two = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50, 51))
+def test_only_seeds_with_a_baseline_count() -> None:
+    two = verdict(over_seeds("searched", 92, 92, 92) + over_seeds("random", 50, 51))
     assert (
         "no difference shown to the mean of 2 random networks, +41.50 ± 0.71 points over 2" in two
     )
-    one = verdict(over_seeds("found", 92, 92, 92) + over_seeds("random", 50))
+    one = verdict(over_seeds("searched", 92, 92, 92) + over_seeds("random", 50))
     assert "ahead of one random network by 42.00 points, one seed" in one
 
 
 def test_without_anything_to_compare_nothing_is_claimed() -> None:
-    assert verdict([]) == "The comparison holds no found network."
-    assert verdict([entry("found", 90)]).endswith(
+    assert verdict([]) == "The comparison holds no searched network."
+    assert verdict([entry("searched", 90)]).endswith(
         "90.00 % top-1: there is nothing to compare it with."
     )
-    stranger = [entry("found", 90), entry("random", 80, seed=7)]
+    stranger = [entry("searched", 90), entry("random", 80, seed=7)]
     assert "not compared with one random network, which shares no seed with it" in verdict(stranger)
     assert differences(stranger) == []
 
@@ -231,7 +233,7 @@ def test_without_anything_to_compare_nothing_is_claimed() -> None:
 @given(st.lists(st.tuples(percents, percents), min_size=1, max_size=6))
 def test_the_word_better_keeps_its_promise(pairs: list[tuple[float, float]]) -> None:
     found, others = zip(*pairs, strict=True)
-    said = verdict(over_seeds("found", *found) + over_seeds("mobilenet", *others))
+    said = verdict(over_seeds("searched", *found) + over_seeds("mobilenet", *others))
     assert said.count(".") == len(re.findall(r"\d\.\d", said)) + 1  # one sentence
     spread = statistics.stdev(a - b for a, b in pairs) if len(pairs) > 2 else 0.0
     promised = spread > 1e-9 and ttest_rel(found, others).pvalue < 0.05
@@ -242,27 +244,27 @@ def test_several_runs_come_one_after_the_other_and_external_files_last() -> None
     entries = [
         replace(one, run=run)
         for run in ("b", "a")
-        for one in (entry("mobilenet", 80, name="mobilenet"), entry("found", 90))
+        for one in (entry("mobilenet", 80, name="mobilenet"), entry("searched", 90))
     ]
     file = entry("external", 99, name="x.onnx", flops=None, params=None)
     rows = summarize([file, *entries])
     assert [(row.run, row.kind) for row in rows] == [
-        ("b", "found"),
+        ("b", "searched"),
         ("b", "mobilenet"),
-        ("a", "found"),
+        ("a", "searched"),
         ("a", "mobilenet"),
         (None, "external"),
     ]
     assert (rows[-1].name, rows[-1].flops, rows[-1].params) == ("x.onnx", None, None)
 
 
-def test_an_external_file_is_no_opponent() -> None:
+def test_an_external_file_is_no_baseline() -> None:
     file = entry("external", 99, name="x.onnx")
-    assert verdict([entry("found", 90), file]) == verdict([entry("found", 90)])
+    assert verdict([entry("searched", 90), file]) == verdict([entry("searched", 90)])
 
 
 def test_compare_json_is_read_back(tmp_path: Path) -> None:
-    entries = over_seeds("found", 92, 93)
+    entries = over_seeds("searched", 92, 93)
     path = tmp_path / "compare.json"
     path.write_text(json.dumps(to_plain(entries)), encoding="utf-8")
     assert read_networks(path) == entries
@@ -275,11 +277,11 @@ def test_compare_json_is_read_back(tmp_path: Path) -> None:
         ("{}", "it must hold a list"),
         (None, "does not exist"),
         ("[3]", r"networks\[0\] is 3; it must be an object"),
-        (json.dumps([*plain("found"), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
-        (json.dumps(plain("random")), "holds no found network"),
-        (json.dumps(plain("found", name=" ")), r"networks\[0\]\.name is ' '"),
+        (json.dumps([*plain("searched"), {"name": "x"}]), r"networks\[1\] lacks 'kind'"),
+        (json.dumps(plain("random")), "holds no searched network"),
+        (json.dumps(plain("searched", name=" ")), r"networks\[0\]\.name is ' '"),
         (
-            json.dumps([*plain("found"), {**plain("found")[0], "kind": "equal-time"}]),
+            json.dumps([*plain("searched"), {**plain("searched")[0], "kind": "equal-time"}]),
             r"networks\[1\]\.network is None",
         ),
     ],
@@ -295,19 +297,19 @@ def test_a_compare_json_of_another_form_is_named(
     assert str(path) in str(caught.value)
 
 
-def test_the_same_network_from_scratch_is_an_opponent() -> None:
-    entries = [entry("found", 80.0), entry("scratch", 78.5)]
+def test_the_same_network_from_scratch_is_a_baseline() -> None:
+    entries = [entry("searched", 80.0), entry("scratch", 78.5)]
     assert verdict(entries).endswith(
         "80.00 % top-1: ahead of the same network from scratch by 1.50 points, one seed."
     )
-    seeds = over_seeds("found", 82, 83, 84) + over_seeds("scratch", 80, 81.1, 81.9)
+    seeds = over_seeds("searched", 82, 83, 84) + over_seeds("scratch", 80, 81.1, 81.9)
     assert "better than the same network from scratch, +2.00 ± 0.10 points" in verdict(seeds)
     notes = [row.note for row in summarize(entries)]
     assert notes[0] == "" and notes[1].startswith(
-        "scratch is the found network from scratch; found"
+        "scratch is the searched network from scratch; searched"
     )
 
 
-def test_controls_of_channel_sizes_are_opponents_too() -> None:
-    told = verdict([entry("found", 80.0), entry("uniform", 78.0), entry("constant", 81.0)])
+def test_controls_of_channel_sizes_are_baselines_too() -> None:
+    told = verdict([entry("searched", 80.0), entry("uniform", 78.0), entry("constant", 81.0)])
     assert "uniform sizes" in told and "sizes by a constant metric" in told

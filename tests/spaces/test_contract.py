@@ -35,7 +35,7 @@ SMALL = MobileArch(
 SPACES: dict[str, Any] = {
     "mobile": template(0.2, image_size=8, classes=5),
     "cell": CellSpace(image_size=8, in_channels=3, classes=5, layers=3, channels=4),
-    "widths": ChannelsSpace(base=Base.of(SMALL)),
+    "channels": ChannelsSpace(base=Base.of(SMALL)),
 }
 SEEDS = st.integers(0, 2**32)
 few = settings(max_examples=20)

@@ -35,7 +35,7 @@ _CHEAPEST_FIRST = (
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeTarget:
-    """How many edges a found cell keeps."""
+    """How many edges a searched cell keeps."""
 
     kept: int = 2
     """Edges that are kept; a node with fewer inputs keeps all of them."""
@@ -114,7 +114,7 @@ class CellSpace:
     stem: str = "cifar"
     """A name from `STEMS`."""
     layers: int = 8
-    """Cells of the networks that are found."""
+    """Cells of the networks that are searched."""
     channels: int = 16
     """Their first channels, an even number."""
     search_layers: int = 8

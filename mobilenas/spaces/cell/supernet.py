@@ -39,7 +39,7 @@ class Mixture:
 
 
 class CellSuperNetwork(Supernet):
-    """Stem, mixed cells, mean over the image, classifier; wired as the networks that are found.
+    """Stem, mixed cells, mean over the image, classifier; wired as the networks that are searched.
 
     Norms inside cells have no parameters and pools have a norm, as in the search of DARTS.
     """
@@ -247,7 +247,7 @@ def _nonzero(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def _entrance(placed: PlacedCell, number: int) -> nn.Module:
-    """As in the networks that are found, but after ReLU and with a norm without parameters."""
+    """As in the networks that are searched, but after ReLU and with a norm without parameters."""
     channels, side = placed.in_channels[number], placed.in_sides[number]
     norm = nn.BatchNorm2d(placed.channels, affine=False)
     if side == placed.in_sides[1]:

@@ -24,7 +24,7 @@ WIDTHS_COSTS = ("flops", "params")
 
 
 class ChannelsTable:
-    """One cost over the widths space, by the groups alone: no model is built."""
+    """One cost over the channels space, by the groups alone: no model is built."""
 
     is_peak = False
 

@@ -1,4 +1,4 @@
-"""The widths space: the channel sizes of any traceable model, all else of it as it is."""
+"""The channels space: the channel sizes of any traceable model, all else of it as it is."""
 
 import math
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ def _memory_format(base: Base) -> torch.memory_format:
 class ChannelsArch:
     """A model with other channel sizes."""
 
-    family: ClassVar[str] = "widths"
+    family: ClassVar[str] = "channels"
 
     base: Base
     """The model."""
@@ -175,7 +175,7 @@ class ChannelsArch:
         """Return the JSON form."""
         own = self.base.mobile or self.base.cell
         return {
-            "space": "widths",
+            "space": "channels",
             "image_size": self.image_size,
             "in_channels": self.in_channels,
             "classes": self.classes,
@@ -198,8 +198,8 @@ class ChannelsArch:
         names = ("space", "image_size", "in_channels", "classes", "model", "sizes")
         if not isinstance(data, dict) or set(data) != set(names):
             raise MobileNASError(f"arch must be an object with the fields {', '.join(names)}")
-        if data["space"] != "widths":
-            raise MobileNASError(f"arch.space is {data['space']!r}; it must be widths")
+        if data["space"] != "channels":
+            raise MobileNASError(f"arch.space is {data['space']!r}; it must be channels")
         image_size, in_channels, classes = (
             from_plain(int, data[name], f"arch.{name}")
             for name in ("image_size", "in_channels", "classes")
@@ -250,7 +250,7 @@ class ChannelsNetwork(Network):
 class ChannelsSpace:
     """All sizes of one model: multiples of 8, up to twice its own."""
 
-    family: ClassVar[str] = "widths"
+    family: ClassVar[str] = "channels"
 
     base: Base
     """The model."""

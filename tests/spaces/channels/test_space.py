@@ -31,7 +31,7 @@ def test_random_sizes_are_built_and_come_back_from_json(base: Base) -> None:
     arch = space.arch(space.random(random.Random(1)))
     assert all(size % ALIGNED == 0 for size in arch.sizes.values())
     assert arch_from_dict(arch.to_dict()) == arch
-    assert arch.to_dict()["space"] == "widths"
+    assert arch.to_dict()["space"] == "channels"
     network = build(arch).eval()
     side = base.image_size
     assert network(torch.rand(2, 3, side, side)).shape == (2, 5)
@@ -71,10 +71,10 @@ def test_a_base_is_one_thing() -> None:
         ({"sizes": {"a": "8"}}, "arch.sizes.a is '8'; it must be int"),
         ({"model": {"space": ["mobile"]}}, "arch.model is {'space': ['mobile']};"),
         ({"model": 7}, "arch.model is 7; it must be a name or an arch of the spaces mobile, cell"),
-        ({"model": {"space": "widths"}}, "must be a name or an arch of the spaces mobile, cell"),
+        ({"model": {"space": "channels"}}, "must be a name or an arch of the spaces mobile, cell"),
         ({"image_size": None}, "arch.image_size is None; it must be int"),
         ({"more": 1}, "arch must be an object with the fields space, image_size"),
-        ({"space": "mobile"}, "arch.space is 'mobile'; it must be widths"),
+        ({"space": "mobile"}, "arch.space is 'mobile'; it must be channels"),
     ],
 )
 def test_a_file_that_is_no_arch_is_refused(change: dict[str, Any], message: str) -> None:
