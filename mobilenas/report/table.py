@@ -182,7 +182,8 @@ def verdict(entries: Sequence[NetworkRecord]) -> str:
     """Return one sentence: the searched network against the best MobileNet and all else.
 
     It says "better" and "worse" only where the paired test over seeds shows it, and then on how
-    many seeds and with which p. From one seed it reports points and no more.
+    many seeds and with which p. From one seed it reports points and no more, and where the searched
+    network only guesses, not even these.
     """
     found = searched_top1(entries)
     if not found:
@@ -196,6 +197,8 @@ def verdict(entries: Sequence[NetworkRecord]) -> str:
     else:
         seeds = f"{reached.mean:.2f} ± {reached.sd:.2f} % top-1 over {len(found)} seeds"
         subject = f"The searched networks ({cost}) reach {seeds}"
+    if any(e.kind == "searched" and e.better_than_chance is False for e in entries):
+        return f"{subject}, no better than chance: train for more epochs, or on more images."
     parts = [_against(baseline, paired(found, others)) for baseline, others in _baselines(entries)]
     return f"{subject}: {'; '.join(parts) or 'there is nothing to compare it with'}."
 

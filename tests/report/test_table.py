@@ -99,6 +99,13 @@ def test_every_network_is_in_one_row_with_its_statistics(given: list[tuple[str, 
             assert row.top1_std == pytest.approx(statistics.stdev(top1))
 
 
+def test_what_only_guesses_is_ahead_of_nobody() -> None:
+    entries = [entry("searched", 3.3, better_than_chance=False), entry("mobilenet", 3.1)]
+    sentence = verdict(entries)
+    assert "3.30 % top-1, no better than chance" in sentence
+    assert "ahead" not in sentence and "MobileNet" not in sentence
+
+
 def test_one_seed_is_said_plainly() -> None:
     entries = [
         entry("searched", 92.5, flops=293_418),
