@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.operations import Kernel, operation_of
+from mobilenas.nn.operations import Kernel, convolution, operation_of
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -40,16 +40,9 @@ class ConvNorm(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         activation: str | None = None,
+        padding: str = "symmetric",
     ) -> None:
-        conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            padding=kernel // 2,
-            groups=groups,
-            bias=False,
-        )
+        conv = convolution(in_channels, out_channels, kernel, stride, groups, padding)
         layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels)]
         if activation is not None:
             layers.append(ACTIVATIONS[activation]())
@@ -91,6 +84,7 @@ class InvertedResidual(nn.Module):
         squeeze: int,
         activation: str,
         start_kernel: int = 0,
+        padding: str = "symmetric",
     ) -> None:
         super().__init__()
         self.shortcut = stride == 1 and in_channels == out_channels
@@ -105,7 +99,7 @@ class InvertedResidual(nn.Module):
             else nn.Identity()
         )
         self.depthwise = nn.Sequential(
-            operation_of(kernel).module(hidden, stride),
+            operation_of(kernel, padding).module(hidden, stride),
             nn.BatchNorm2d(hidden),
             ACTIVATIONS[activation](),
         )

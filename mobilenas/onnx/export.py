@@ -191,6 +191,8 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
         if program is None:
             raise FileError("torch.onnx.export returned no model")
         import onnxscript.optimizer
+        from onnxscript.rewriter import RewriteRuleSet
+        from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         _separate_names(program.model.graph)
@@ -200,6 +202,8 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
                 False if any(x is not None and x.name in parameters for x in node.inputs) else None
             ),
         )
+        # runtimes run a Pad by itself, and quantize it
+        RewriteRuleSet([fuse_pad_into_conv_rule]).apply_to_model(program.model)
         onnxscript.optimizer.remove_unused_nodes(program.model)
         return program.model_proto
 

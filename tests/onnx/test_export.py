@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core.errors import DataError, FileError
+from mobilenas.cost.networks import costs
 from mobilenas.onnx.export import check_parity, evaluate_onnx, export_onnx, read_props, session
 from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.recount import count_onnx
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build
 
@@ -151,6 +154,36 @@ def test_export_says_nothing_and_is_the_same_twice(
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert not module.training
+
+
+@pytest.mark.parametrize(
+    ("side", "stem", "depthwise"), [(32, [0, 0, 1, 1], [1, 1, 2, 2]), (31, [1] * 4, [1, 1, 2, 2])]
+)
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_uneven_padding_is_the_convolutions_own(
+    side: int, stem: list[int], depthwise: list[int], dynamic_batch: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    v3 = mobilenet_v3_small(0.25, SIZE, 7)
+    blocks = (replace(v3.blocks[0], kernel=5, stride=2), *v3.blocks[1:])
+    arch = replace(v3, image_size=side, blocks=blocks, padding="same", epsilon=1e-3)
+    module, path = trained_like(build(arch)), tmp_path / "m.onnx"
+    options = {"channels": 3, "metadata": METADATA, "dynamic_batch": dynamic_batch}
+    export_onnx(module, path, image_size=side, **options)
+    graph = onnx.load(path).graph
+    assert "Pad" not in {node.op_type for node in graph.node}
+    pads = [
+        next(list(item.ints) for item in node.attribute if item.name == "pads")
+        for node in graph.node
+        if node.op_type == "Conv"
+    ]
+    assert pads[0] == stem
+    assert depthwise in pads
+    (norm, *_) = (node for node in graph.node if node.op_type == "BatchNormalization")
+    assert onnx.helper.get_node_attr_value(norm, "epsilon") == pytest.approx(1e-3)
+    images = torch.randn(4, 3, side, side)
+    assert check_parity(module, path, [images]).max_abs_difference < 1e-4
+    assert count_onnx(path).flops == costs(arch).flops
 
 
 def test_a_zero_bias_of_the_module_is_kept(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.records import Json
-from mobilenas.core.settings import ADDED, from_plain, to_plain
+from mobilenas.core.settings import ADDED, check_number, from_plain, to_plain
 from mobilenas.nn import ACTIVATIONS
-from mobilenas.nn.operations import OPERATIONS, Kernel
+from mobilenas.nn.operations import OPERATIONS, PADDINGS, Kernel
 
 _KERNELS = (1, 3, 5, 7)
 _MAX_CHANNELS = 65536
@@ -79,6 +79,12 @@ class MobileArch:
     """The chain."""
     head: Head
     """What follows the chain."""
+    padding: str = field(default="symmetric", metadata=ADDED)
+    """A name from `mobilenas.nn.operations.PADDINGS`; registered operations pad as they do."""
+    epsilon: float = field(default=1e-5, metadata=ADDED)
+    """What batch norms add to the variance."""
+    momentum: float = field(default=0.1, metadata=ADDED)
+    """Share of a batch in the running statistics of batch norms."""
 
     def __post_init__(self) -> None:
         """Check every field; the error names the place, the value and what is legal."""
@@ -104,10 +110,17 @@ class MobileArch:
         _check_one_of("head.activation", self.head.activation, tuple(ACTIVATIONS))
         if not isinstance(self.head.dropout, int | float) or not 0 <= self.head.dropout < 1:
             raise MobileNASError(f"head.dropout is {self.head.dropout!r}; it must be in [0, 1)")
+        _check_one_of("padding", self.padding, PADDINGS)
+        check_number("epsilon", self.epsilon, 1e-12, 1)
+        check_number("momentum", self.momentum, 1e-6, 1)
 
     def to_dict(self) -> Json:
-        """Return the JSON form."""
-        return {"space": "mobile", **to_plain(self)}
+        """Return the JSON form; fields that older releases lack only where they say something."""
+        plain = to_plain(self)
+        for each in fields(self):
+            if each.metadata.get("added") and plain[each.name] == each.default:
+                del plain[each.name]
+        return {"space": "mobile", **plain}
 
     @classmethod
     def from_dict(cls, data: object, source: str = "arch") -> "MobileArch":

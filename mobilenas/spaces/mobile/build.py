@@ -16,7 +16,9 @@ class MobileNetwork(Network):
         super().__init__()
         self.auxiliary = None
         stem, head = arch.stem, arch.head
-        self.stem = ConvNorm(arch.in_channels, stem.channels, 3, stem.stride, 1, stem.activation)
+        self.stem = ConvNorm(
+            arch.in_channels, stem.channels, 3, stem.stride, 1, stem.activation, arch.padding
+        )
         widths = [stem.channels, *(block.out for block in arch.blocks)]
         self.blocks = nn.Sequential(
             *(
@@ -29,6 +31,7 @@ class MobileNetwork(Network):
                     squeeze=block.squeeze,
                     activation=block.activation,
                     start_kernel=block.start_kernel,
+                    padding=arch.padding,
                 )
                 for (before, after), block in zip(pairwise(widths), arch.blocks, strict=True)
             )
@@ -39,6 +42,9 @@ class MobileNetwork(Network):
             layers += [nn.Linear(head.channels, head.hidden), ACTIVATIONS[head.activation]()]
         layers += [nn.Dropout(head.dropout), nn.Linear(head.hidden or head.channels, arch.classes)]
         self.classifier = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = arch.epsilon, arch.momentum
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import write_json
 from mobilenas.nn import ACTIVATIONS
+from mobilenas.nn.operations import PADDINGS
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import read_arch
@@ -44,12 +46,32 @@ ARCHS = st.builds(
         activation=ACTIVATION,
         dropout=st.floats(0, 1, exclude_max=True),
     ),
+    padding=st.sampled_from(PADDINGS),
+    epsilon=st.floats(1e-12, 1),
+    momentum=st.floats(1e-6, 1),
 )
 
 
 @given(ARCHS)
 def test_the_json_form_comes_back_as_the_same_arch(arch: MobileArch) -> None:
     assert MobileArch.from_dict(json.loads(json.dumps(arch.to_dict()))) == arch
+
+
+def test_what_older_releases_lack_is_written_only_where_it_says_something() -> None:
+    arch = mobilenet_v3_small(0.5, 32, 10)
+    plain = arch.to_dict()
+    assert list(plain) == [
+        "space",
+        "image_size",
+        "in_channels",
+        "classes",
+        "stem",
+        "blocks",
+        "head",
+    ]
+    other = replace(arch, padding="same", epsilon=1e-3, momentum=0.01)
+    assert other.to_dict() == plain | {"padding": "same", "epsilon": 1e-3, "momentum": 0.01}
+    assert MobileArch.from_dict(other.to_dict()) == other
 
 
 def test_an_arch_is_read_bare_and_from_a_run(tmp_path: Path) -> None:
@@ -124,6 +146,9 @@ BAD_EDITS = {
         f"head.channels is 1000000000; it must be {CHANNEL_RANGE}",
     ),
     "dropout": (put("head", "dropout", value=1), "head.dropout is 1.0; it must be in [0, 1)"),
+    "padding": (put("padding", value="full"), "padding is 'full'; it must be one of symmetric, "),
+    "epsilon": (put("epsilon", value=0), "epsilon is 0.0; it must be between 1e-12 and 1"),
+    "momentum": (put("momentum", value=2), "momentum is 2.0; it must be between 1e-06 and 1"),
     "range": (put("head", "dropout", value=1.5), "head.dropout is 1.5; it must be in [0,"),
 }
 

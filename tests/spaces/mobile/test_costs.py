@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,15 @@ def test_random_archs_cost_what_fvcore_and_the_module_say(
         assert exact.flops == sum(counted.values())
         assert exact.params == sum(weight.numel() for weight in module.parameters())
         assert [layer.flops for layer in layer_costs(arch)] == list(counted.values())
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_padding_changes_no_cost(side: int) -> None:
+    chain = (block(24, 8, stride=2), replace(block(24, 8, stride=2), kernel=5))
+    arch = replace(handmade(*chain), image_size=side, padding="same")
+    exact = costs(arch)
+    assert exact == costs(replace(arch, padding="symmetric"))
+    assert exact.flops == sum(count_fvcore(build(arch), side, 3).values())
 
 
 def test_a_hidden_layer_in_the_head_counts() -> None:
