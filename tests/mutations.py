@@ -36,6 +36,7 @@ from mutators import (
     damage_tensors,
 )
 from PIL import Image
+from safetensors.torch import load_file
 
 from mobilenas.cli.main import cli
 from mobilenas.core.errors import InternalError, MobileNASError
@@ -52,6 +53,7 @@ from mobilenas.latency.kit import KitModel, KitSpace, Manifest, import_results, 
 from mobilenas.latency.profile import read_profile, write_profile
 from mobilenas.latency.transfer import read_times
 from mobilenas.latency.units import space_units
+from mobilenas.nn.weights import load_into
 from mobilenas.onnx.checks import read_model
 from mobilenas.onnx.export import export_onnx
 from mobilenas.onnx.metadata import ModelMetadata
@@ -186,6 +188,7 @@ def make_folder(folder: Path) -> list[Subject]:
     _write_profiles(folder)
     train(arch, data, RECIPE, folder=folder / "train", seed=0)
     (folder / "model.safetensors").write_bytes((folder / "train/best.safetensors").read_bytes())
+    torch.save(load_file(folder / "model.safetensors"), folder / "weights.pth")
     _train_supernet(searcher(budgets, data), folder / "search", "id", SILENT)
     halving(data, folder).best([arch, space.arch(space.largest())])
     _write_groups(folder, arch)
@@ -392,6 +395,13 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
             file="model.safetensors",
             read=lambda place: load_weights(arch, place / "model.safetensors"),
             damage=damage_either(damage_tensors),
+        ),
+        Subject(
+            file="weights.pth",
+            read=lambda place: load_into(
+                build(arch), place / "weights.pth", "arch", torch_files=True
+            ),
+            damage=damage_either(damage_checkpoint),
         ),
         *(
             Subject(file=file, read=read, damage=damage_either(damage_checkpoint))

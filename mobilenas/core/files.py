@@ -36,10 +36,11 @@ _LARGEST_INTEGER = 2**63
 _MAX_DIGITS = 20
 _LARGEST_FLOAT = 1e100
 """Products of a few such numbers are still finite."""
-_OTHER_FORM = (
+OTHER_FORM = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
     *(RuntimeError, TypeError, UserWarning, ValueError),
 )
+"""What is raised while a state of another form, or a damaged one, is read or taken over."""
 _UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
 """No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
@@ -360,7 +361,7 @@ def restoring(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Casting complex", UserWarning)
             yield
-    except _OTHER_FORM as error:
+    except OTHER_FORM as error:
         raise FileError(
             f"{path} is not what this release writes ({type(error).__name__}: "
             f"{first_line(error):.100}); "

@@ -1,5 +1,9 @@
 """Weights: their layout in memory, and those of a file, which are checked before any is set."""
 
+import io
+import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +13,13 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mobilenas.core.errors import FileError
-from mobilenas.core.files import read_bytes
+from mobilenas.core.errors import FileError, first_line
+from mobilenas.core.files import OTHER_FORM, read_bytes
 
-_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
-"""How files of torch.save begin, today's and those before torch 1.6."""
+_TORCH_FILES = (b"PK\x03\x04", b"\x80")
+"""How files of torch.save begin, today's and those before torch 1.6, and every other pickle."""
+_HEADER = 8
+"""Where the JSON of a safetensors file begins; before it stands its length, which may be \\x80."""
 
 
 def lay_out(
@@ -27,15 +33,26 @@ def lay_out(
     module.to(device, memory_format=memory_format)  # type: ignore[call-overload]
 
 
-def load_into(module: nn.Module, path: Path, name: str) -> None:
+def load_into(
+    module: nn.Module,
+    path: Path,
+    name: str,
+    *,
+    in_file: Mapping[str, str] | None = None,
+    torch_files: bool = False,
+) -> None:
     """Set all parameters and buffers of `module` from a file; `name` is the module's in errors.
 
-    The file may lack the step counters of norms, which older files do not have, and all but one
-    name of a tensor with several. FileError names the first tensor that is missing, unknown, of
-    another shape or kind of number, not finite, or a negative variance.
+    `in_file` has the file's names of tensors that the module calls otherwise. Files of torch.save
+    are read only with `torch_files`, and only where they hold nothing but tensors. The file may
+    lack the step counters of norms, which older files do not have, and all but one name of a tensor
+    with several. FileError names the first tensor that is missing, unknown, of another shape or
+    kind of number, not finite, or a negative variance.
     """
-    tensors, own = _read(path), module.state_dict()
-    optional = _optional(module, own, tensors)
+    tensors = _read(path, torch_files=torch_files)
+    names = {key: (in_file or {}).get(key, key) for key in module.state_dict()}
+    own = {names[key]: tensor for key, tensor in module.state_dict().items()}
+    optional = _optional(module, own, tensors, names)
     for key in [*own, *tensors]:
         if key not in tensors and key in optional:
             continue
@@ -49,14 +66,19 @@ def load_into(module: nn.Module, path: Path, name: str) -> None:
             raise FileError(f"{path} does not fit {name}: {problem}")
     for prefix, part in module.named_modules():
         key = f"{prefix}.running_var".lstrip(".")
+        key = names.get(key, key)
         if isinstance(part, _NormBase) and key in tensors and bool((tensors[key] < 0).any()):
             raise FileError(f"{path}: {key} holds a negative variance")
-    module.load_state_dict(tensors, strict=False)
+    given = {key: tensors[names[key]] for key in names if names[key] in tensors}
+    module.load_state_dict(given, strict=False)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, *, torch_files: bool) -> dict[str, Tensor]:
     content = read_bytes(path)
-    if content.startswith(_TORCH_FILES):
+    is_torch = content.startswith(_TORCH_FILES) and content[_HEADER : _HEADER + 1] != b"{"
+    if is_torch and torch_files:
+        return _read_torch(content, path)
+    if is_torch:
         raise FileError(
             f"{path} is a file of torch.save, in which code can hide; write its state dict as "
             "safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
@@ -67,14 +89,51 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileError(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def _read_torch(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FileError(
+            f"{path} is not read: it holds code or other objects beside tensors, or is damaged; "
+            "it must be a state dict"
+        ) from error
+    except (*OTHER_FORM, struct.error) as error:
+        raise FileError(
+            f"{path} is not a whole file of torch.save: {first_line(error):.200}"
+        ) from error
+    if not isinstance(state, dict):
+        raise FileError(f"{path} holds a {type(state).__name__}; it must hold a state dict")
+    for key, value in state.items():
+        if not isinstance(key, str) or not _is_plain(value):
+            raise FileError(
+                f"{path} is not a state dict: {key!r} is a {type(value).__name__}, not a dense "
+                "tensor under a name"
+            )
+    return state
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
 def _optional(
-    module: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    module: nn.Module,
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
 ) -> set[str]:
     """Return the keys a file may lack; a module that stands under two names has two of each."""
     counters = {
-        f"{prefix}.num_batches_tracked".lstrip(".")
+        names.get(key, key)
         for prefix, part in module.named_modules(remove_duplicate=False)
         if isinstance(part, _NormBase)
+        for key in [f"{prefix}.num_batches_tracked".lstrip(".")]
     }
     places = {_place(own[key]) for key in tensors if key in own}
     return counters | {key for key in own if _place(own[key]) in places}
