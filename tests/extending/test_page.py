@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import mobilenas
@@ -18,9 +19,12 @@ from mobilenas.nn.operations import OPERATIONS
 from mobilenas.onnx.other_runtimes import RUNTIMES
 from mobilenas.search.methods import METHODS
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
+from mobilenas.train.pretrained import SOURCES
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
-REGISTRIES: tuple[Registry[Any], ...] = (COSTS, METHODS, MOBILENETS, OPERATIONS, RUNTIMES)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    *(COSTS, METHODS, MOBILENETS, OPERATIONS, RUNTIMES, SOURCES),
+)
 
 
 def code(heading: str) -> str:
@@ -82,6 +86,15 @@ def test_a_registered_baseline_is_trained_alike(ran: dict[str, Any]) -> None:
     found, *baselines = ran["compare_stage"](ran["run"])
     assert baselines and {entry.name.split()[0] for entry in baselines} == {"separable"}
     assert all(0 < entry.flops <= 100_000 for entry in (found, *baselines))
+
+
+@pytest.mark.parametrize("ran", ["A pretrained network"], indirect=True)
+def test_a_registered_pretrained_network_is_listed_and_loaded(ran: dict[str, Any]) -> None:
+    given, state = torch.load(ran["file"], weights_only=True), ran["state"]
+    assert ran["arch"] == ran["narrow"](128, 4)
+    drawn = [key for key in given if not torch.equal(given[key], state[key])]
+    assert drawn == ["classifier.1.weight", "classifier.1.bias"]
+    assert f"narrow: {ran['file'].absolute()}" in CliRunner().invoke(cli, ["pretrained"]).stdout
 
 
 def test_the_command_line_sees_what_a_plugin_registers(

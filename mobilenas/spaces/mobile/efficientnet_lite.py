@@ -1,0 +1,51 @@
+"""EfficientNet-Lite as archs (github.com/tensorflow/tpu, models/official/efficientnet/lite)."""
+
+from math import ceil
+
+from mobilenas.nn import make_divisible
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+
+# kernel, channels, repeats, stride, expansion
+_STAGES = (
+    (3, 16, 1, 1, 1),
+    (3, 24, 2, 2, 6),
+    (5, 40, 2, 2, 6),
+    (3, 80, 3, 2, 6),
+    (5, 112, 3, 1, 6),
+    (5, 192, 4, 2, 6),
+    (3, 320, 1, 1, 6),
+)
+# width, depth, dropout
+_SIZES = ((1.0, 1.0, 0.2), (1.0, 1.1, 0.2), (1.1, 1.2, 0.3))
+
+
+def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
+    """EfficientNet-Lite0, 1 or 2; stem, head, and depth of the first and last stage are fixed."""
+    width, depth, dropout = _SIZES[size]
+    blocks: list[Block] = []
+    before = 32
+    for kernel, channels, repeats, stride, expansion in _STAGES:
+        out = make_divisible(channels * width)
+        for index in range(repeats if repeats == 1 else ceil(repeats * depth)):
+            blocks.append(
+                Block(
+                    kernel=kernel,
+                    hidden=before * expansion,
+                    out=out,
+                    stride=1 if index else stride,
+                    squeeze=0,
+                    activation="relu6",
+                )
+            )
+            before = out
+    return MobileArch(
+        image_size=image_size,
+        in_channels=3,
+        classes=classes,
+        stem=Stem(channels=32, stride=2, activation="relu6"),
+        blocks=tuple(blocks),
+        head=Head(channels=1280, hidden=0, activation="relu6", dropout=dropout),
+        padding="same",
+        epsilon=1e-3,
+        momentum=0.01,
+    )
