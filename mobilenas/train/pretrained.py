@@ -84,6 +84,8 @@ class Source:
     @property
     def advice(self) -> str:
         """How to get the weights where they are not on this machine."""
+        if self.file:
+            return f"{self.file} does not exist"
         if self.install:
             return f"pip install '{self.install}', or pass a file as weights"
         if self.url:

@@ -315,6 +315,12 @@ def test_a_run_folder_that_is_none_is_named(tmp_path: Path) -> None:
         load(str(tmp_path))
     arch = mobilenet_v3_small(0.25, 32, 7)
     state = build(replace(arch, classes=8)).state_dict()
+    name = run_folder(tmp_path, arch, state)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(
+        FileError, match=r"not on this machine: .*model\.safetensors does not exist"
+    ):
+        load(name)
     with pytest.raises(FileError, match=r"classifier\.3\.weight has shape \[8, 256\]"):
         load(run_folder(tmp_path, arch, state))
     with pytest.raises(FileError, match=r"arch\.json is a network of the cell space; only"):
