@@ -31,7 +31,7 @@ PATH = NamedPath(path_type=Path)
 """The type of every option and argument that names a file or a folder."""
 
 
-class Reading(click.ParamType[object]):
+class Reading(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Reads text with a function, whose errors become those of the option."""
 
     def __init__(self, read: Callable[[str], object], name: str) -> None:
@@ -94,7 +94,7 @@ def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     return option(flag, *one.aliases, one.name, **attributes)
 
 
-def _type(one: Setting) -> click.ParamType[object] | type:
+def _type(one: Setting) -> "click.ParamType[object] | type":
     if one.several:
         is_number = one.kind in (int, float)
         return _numbers(one.read or one.kind) if is_number else Reading(names, "names")

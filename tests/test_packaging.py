@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
-    "setuptools"
-]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
 
 def packages_of(root: Path) -> set[str]:
@@ -50,8 +49,27 @@ def test_every_folder_with_code_is_a_package() -> None:
 def test_the_version_is_said_once() -> None:
     import mobilenas
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["version"] == mobilenas.__version__
+    assert PYPROJECT["project"]["version"] == mobilenas.__version__
+
+
+def pinned(name: str) -> dict[str, str]:
+    """The versions of a file of constraints."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_lowest_versions_are_the_lower_bounds() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *extras["demo"], *extras["dev"]]
+    bounds = dict(requirement.split(">=") for requirement in wanted)
+    # those whose lowest builds are not tested, as the file says
+    builds = {name: pinned("constraints.txt")[name] for name in ("torch", "torchvision")}
+    assert pinned("constraints-lowest.txt") == bounds | builds
+
+
+def test_what_builds_the_wheel_has_the_same_bound_in_both_places() -> None:
+    (builder,) = PYPROJECT["build-system"]["requires"]
+    assert builder in PYPROJECT["project"]["optional-dependencies"]["dev"]
 
 
 @pytest.mark.parametrize("module", ["mobilenas", "mobilenas.cli.main"])

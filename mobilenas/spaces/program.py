@@ -90,9 +90,11 @@ class BudgetProgram(ABC, Generic[C]):
         return choice
 
     def _solve(self, rows: Sequence[Row]) -> np.ndarray | None:
-        places = [(r, c, v) for r, (row, _, _) in enumerate(rows) for c, v in row.items()]
-        r, c, v = (np.array(column) for column in zip(*places, strict=True))
-        matrix = coo_array((v, (r, c)), shape=(len(rows), len(self.keys))).tocsr()
+        places = [(r, c) for r, (row, _, _) in enumerate(rows) for c in row]
+        values = [value for row, _, _ in rows for value in row.values()]
+        # HiGHS of scipy before 1.15 takes indices of 32 bits only
+        where = np.array(places, np.int32).T
+        matrix = coo_array((values, tuple(where)), shape=(len(rows), len(self.keys))).tocsr()
         result = milp(
             -np.array(self.objective),
             integrality=np.array([key[0] not in self.continuous for key in self.keys], np.uint8),
