@@ -118,8 +118,8 @@ class MobileArch:
         """Return the JSON form; fields that older releases lack only where they say something."""
         plain = to_plain(self)
         for each in fields(self):
-            if each.metadata.get("added") and plain[each.name] == each.default:
-                del plain[each.name]
+            if each.metadata.get("added") and getattr(self, each.name) == each.default:
+                plain.pop(each.name, None)  # it is not there if it was not in the file
         return {"space": "mobile", **plain}
 
     @classmethod
