@@ -203,7 +203,7 @@ def test_one_run_gets_more_baselines(whole_run: Any) -> None:
     shutil.copytree(whole_run.folder, "a")
     shown = answer("a", "--quiet")
     assert max(map(len, shown.splitlines())) <= 80
-    assert "one seed" in shown
+    assert "The searched network (" in shown
     more = json.loads(answer("a", "--baselines", "random", "--random", "2", "--quiet", "--json"))
     assert sum(network["kind"] == "random" for network in more) == 2
     assert more == json.loads(Path("a/compare.json").read_text(encoding="utf-8"))
