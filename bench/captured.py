@@ -1,7 +1,7 @@
 """A trainer for GPUs whose step is one CUDA graph: small networks wait for launches otherwise.
 
-It takes the steps that `Trainer` takes on a processor: the same start, batches and order, in
-float32, so what it trains can stand beside what a processor trained.
+It takes the steps that `Trainer` takes on a CPU: the same start, batches and order, in float32.
+Only dropout draws other numbers there. So its networks are comparable with those a CPU trained.
 """
 
 import gc
@@ -118,7 +118,7 @@ class CapturedTrainer(Trainer):
         self._network.load_state_dict(start)
         graph = torch.cuda.CUDAGraph()
         gc.collect()
-        gc.disable()  # no capture outlasts that the graph of an earlier trainer is freed
+        gc.disable()  # freeing an earlier trainer's graph would invalidate the capture
         try:
             with torch.cuda.graph(graph):
                 self._one_step()

@@ -29,7 +29,7 @@ from mobilenas.spaces.mobile.space import Choice, MobileSpace
 LENGTH, LINEAR, NOISE, REACH, SHARED = 1.0, 0.5, 0.5, (1.0, 4.0, 1.5), 0.3
 """Of the process."""
 PER_DOUBLING = 5.0
-"""Points; random networks of the space use 90 to 100 % of a budget, and gain 5 a doubling there."""
+"""Points of validation top-1; estimated as 7 ± 3 over random networks (docs/results/prior.md)."""
 MIN_BLOCKS, PARTS = 3, 10
 WORST, BEST = -10.0, 6.0
 """Points around the median: what lies outside is bad, or good, enough."""
