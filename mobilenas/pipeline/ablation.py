@@ -289,10 +289,10 @@ def _run_variant(ablation: Ablation, variant: Variant, seed: int) -> None:
     arch = run.space.arch(choice)
     if family_of(arch).with_channels is not None:
         arch = widest(arch, ablation.request.budgets, f"{variant.name}, seed {seed}")
-    folder, device = run.folder / "train", run.device
+    folder, device, data = run.folder / "train", run.device, run.at(arch.image_size).data
     trained = train(
         arch,
-        run.data,
+        data,
         run.settings.recipe,
         folder=folder,
         seed=seed,
@@ -307,7 +307,7 @@ def _run_variant(ablation: Ablation, variant: Variant, seed: int) -> None:
         choice=to_plain(choice),
         costs=predicted(run, arch),
         val_top1=trained.val_top1,
-        top1=evaluate(model, run.data.test, run.data, device).top1,
+        top1=evaluate(model, data.test, data, device).top1,
         gap=EntryGap(points=gap.points, points_before=gap.points_before) if gap else None,
         skips=run.budgets.space.skips(choice),
         alarms=(found.alarms or ()) if found else (),

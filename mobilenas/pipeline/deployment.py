@@ -50,7 +50,7 @@ def write_onnx(run: Run, arch: Arch, model: nn.Module, path: Path) -> Parity:
     return write_network(
         model,
         arch,
-        run.data,
+        run.at(arch.image_size).data,
         path,
         budgets=run.settings.budgets,
         dynamic_batch=run.settings.dynamic_batch,
@@ -249,6 +249,6 @@ def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
     """Return a network that has the speed of the arch's, trained or not."""
     if has_units(arch):
         return functools.partial(arch_model, arch, run.settings.precision)
-    dynamic = run.settings.dynamic_batch
+    run, dynamic = run.at(arch.image_size), run.settings.dynamic_batch
     export_network(build(arch).eval(), arch, run.data, path, dynamic_batch=dynamic)
     return deployable_model(run, path)

@@ -75,6 +75,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     """
     _check_installed(settings)  # before any image is read
     record = export_stage(run)
+    run = run.at(read_arch(run.folder / ARCH_FILE).image_size)
     files: dict[str, WrittenFile] = dict(record.files)
     seed = run.settings.seed
     requested = None if settings.int8 is None else settings.int8.describe(run.data, seed)

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import torch
 
 from mobilenas import __version__
@@ -26,6 +25,7 @@ from mobilenas.core.errors import (
 from mobilenas.core.folders import RUN, check_folder, check_record, start_folder
 from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import (
+    Count,
     DataRecord,
     Json,
     Machine,
@@ -83,8 +83,13 @@ class _SpacePart(Part, frozen=True, kw_only=True):
     space: object = None
 
 
+class _Images(Part, frozen=True, kw_only=True):
+    image_size: Count
+    fingerprint: str
+
+
 class _ImagesPart(Part, frozen=True, kw_only=True):
-    data: Json = msgspec.field(default_factory=dict)
+    data: _Images
 
 
 @dataclass(kw_only=True)
@@ -97,13 +102,38 @@ class Run:
     """What was asked for."""
     reporter: Reporter = field(default_factory=NullReporter)
     """Hears of progress."""
+    side: int | None = None
+    """Side of the images, where it is not the one that the run began with (`at`)."""
+    _others: dict[int, ImageData] = field(default_factory=dict, repr=False)
+    """The images at other sides, as far as they have been read."""
 
     @cached_property
     def data(self) -> ImageData:
         """The images; refused when they are not those the run began with."""
-        data = load_data(self.settings.data, self.reporter)
-        _check_same_images(self.folder, data)
-        return data
+        if self.side is None:
+            data = load_data(self.settings.data, self.reporter)
+            _check_same_images(self.folder, data)
+            return data
+        if self.side not in self._others:
+            self.reporter.info(f"images are read at {self.side}x{self.side}")
+            # what there is to say of them was said when the run began
+            data = load_data(replace(self.settings.data, image_size=self.side))
+            _check_same_images(self.folder, data)
+            self._others[self.side] = data
+        return self._others[self.side]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, whether or not they are read."""
+        if "data" in vars(self):
+            return self.data.image_size
+        return self.side or read_record(self.folder / RUN_FILE, _ImagesPart).data.image_size
+
+    def at(self, image_size: int) -> "Run":
+        """Return the same job over the same images at a network's side, read when they are used."""
+        if image_size == self.image_size:
+            return self
+        return self._shared_with(replace(self, side=image_size))
 
     @cached_property
     def space(self) -> Space:
@@ -136,9 +166,14 @@ class Run:
 
     def within(self, folder: Path) -> "Run":
         """Return the same job with another folder for what is written, below this one's."""
-        inner = replace(self, folder=folder)
-        inner.__dict__ |= {"data": self.data, "space": self.space, "latency": self.latency}
+        data = self.data  # the inner folder does not know which images the run began with
+        inner = self._shared_with(replace(self, folder=folder))
+        inner.__dict__["data"] = data
         return inner
+
+    def _shared_with(self, other: "Run") -> "Run":
+        other.__dict__ |= {"space": self.space, "latency": self.latency}
+        return other
 
     @property
     def seeds(self) -> range:
@@ -341,7 +376,7 @@ def command_line() -> str:
 
 def _check_same_images(folder: Path, data: ImageData) -> None:
     recorded = read_record(folder / RUN_FILE, _ImagesPart).data
-    if data.fingerprint != recorded.get("fingerprint"):
+    if data.fingerprint != recorded.fingerprint:
         raise DataError(f"the images of {data.name} are not those {folder} began with")
 
 

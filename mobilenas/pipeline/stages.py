@@ -55,7 +55,7 @@ from mobilenas.report.table import check_given, differences, read_networks, verd
 from mobilenas.search import FINALISTS, SearchResult, inherited_network, search
 from mobilenas.search.records import ArchRecord
 from mobilenas.spaces.base import Arch, family_of
-from mobilenas.spaces.networks import build
+from mobilenas.spaces.networks import arch_from_dict, build
 from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
 
 WEIGHTS_FILE = "model.safetensors"
@@ -166,13 +166,15 @@ def export_stage(run: Run) -> ExportRecord:
     path = run.folder / EXPORT_FILE
     if path.exists():
         if not (run.folder / MISCLASSIFIED_FILE).exists():
-            _top1(run, run.folder / ONNX_FILE)
+            side = searched_arch(run.folder).image_size
+            _top1(run.at(side), run.folder / ONNX_FILE)
         return read_export(run.folder)
     if not (run.folder / WEIGHTS_FILE).exists():
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
+    arch = searched_arch(run.folder)
+    run = run.at(arch.image_size)
     data = run.data  # reading them is a stage of its own
     run.reporter.start("export", 1)
-    arch = searched_arch(run.folder)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
     parity = write_onnx(run, arch, model, onnx_path)
@@ -240,7 +242,7 @@ def compared_run(run: Run, name: str) -> Run:
     folder = (run.folder / entry.onnx).parent
     if folder.parent != run.folder / "compare":
         raise FileError(f"{path}: {entry.onnx!r} must name a file of a folder in compare/")
-    inner = run.within(folder)
+    inner = run.at(arch_from_dict(entry.arch or {}, str(path)).image_size).within(folder)
     if not (inner.folder / WEIGHTS_FILE).exists():
         weights = read_bytes(inner.folder / "train" / BEST_WEIGHTS)
         write_json(inner.folder / ARCH_FILE, {"arch": entry.arch})
@@ -270,6 +272,7 @@ def write_result(run: Run) -> ResultRecord:
     entries = compare_stage(run)
     found = next(entry for entry in entries if entry.kind == "searched")
     exported, exact = export_stage(run), searched_record(run.folder).costs
+    data = run.at(searched_arch(run.folder).image_size).data
     result = ResultRecord(
         budgets=verify_budgets(run),
         flops=int(exact["flops"]),
@@ -278,7 +281,7 @@ def write_result(run: Run) -> ResultRecord:
         latency_ms=found.latency_ms,
         top1=found.top1,
         verdict=verdict(entries),
-        alarms=chance_alarms(entries, run.data),
+        alarms=chance_alarms(entries, data),
         differences=differences(entries),
         baselines=[entry for entry in entries if entry is not found],
         files={name: file.path for name, file in exported.files.items()}
@@ -342,6 +345,7 @@ def _check_built(arch: Arch, exact: Costs) -> None:
 def _trained(run: Run, network: ComparedNetwork) -> Trained:
     """Train one network of the comparison, write its file, and test that: one image at a time."""
     seed, arch = network.seed, network.arch
+    run = run.at(arch.image_size)
     found = network.kind == "searched"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / network.folder
     training = folder / "train"
@@ -402,6 +406,7 @@ def _train(
     if inherits:
         sampler = run.settings.search.sampler
         network = inherited_network(searched, run.budgets.space, sampler, arch, seed)
+    run = run.at(arch.image_size)
     result = train(
         arch,
         run.data,
