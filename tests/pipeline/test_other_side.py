@@ -56,8 +56,8 @@ def run(
     no_estimate: None,
 ) -> Run:
     """A whole run whose arch.json was given another side after the search."""
-    few: dict[str, Any] = {"epochs": 2, "search_epochs": 1, "finalists": 0, "baselines": (), "random": 1}
-    request = Request(data=str(image_folder), flops=300_000, precision="int8", **few)
+    few: dict[str, Any] = {"epochs": 2, "search_epochs": 1, "finalists": 0, "random": 1}
+    request = Request(data=str(image_folder), flops=300_000, precision="int8", baselines=(), **few)
     folder = tmp_path_factory.mktemp("runs") / "run"
     run = start(folder, request, command="test", reporter=told)
     search_stage(run)
