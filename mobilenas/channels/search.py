@@ -25,7 +25,7 @@ from mobilenas.core.files import (
 )
 from mobilenas.core.progress import Reporter, clock
 from mobilenas.core.records import read_checkpoint_log, write_log, write_record
-from mobilenas.core.settings import to_plain
+from mobilenas.core.settings import to_plain, to_plain_without_added
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search import FinalistSettings
@@ -137,7 +137,7 @@ class _Search:
             "space": to_plain(self.space),
             "budgets": to_plain(budgets.budgets),
             "settings": to_plain(settings),
-            "recipe": to_plain(recipe),
+            "recipe": to_plain_without_added(recipe),
             "seed": seed,
             "data": data.fingerprint,
         }

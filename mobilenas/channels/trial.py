@@ -1,5 +1,7 @@
 """One trial: a model in new sizes, its weights kept, taught by the model before the change."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,8 @@ class TrialTrainer(Trainer):
         network: ChannelsNetwork | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
+        # its weights are given only where it begins, so all layers learn alike
+        recipe = replace(recipe, backbone_rate=1.0, freeze_norms=False)
         super().__init__(arch, data, recipe, seed=seed, device=device, network=network)
         self.arch, self.settings, self.teacher = arch, settings, teacher
 

@@ -7,7 +7,7 @@ line, their help and docs/reference.md are made from these fields.
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -57,6 +57,8 @@ class Setting:
     """Name on the command line, where it is not the field's."""
     aliases: tuple[str, ...] = ()
     """Other names on the command line."""
+    own_option: bool = True
+    """Whether it has an option; else it is called by its field's name."""
 
     @property
     def legal(self) -> tuple[Any, ...]:
@@ -66,7 +68,7 @@ class Setting:
     @property
     def option(self) -> str:
         """Name on the command line."""
-        return self.flag or f"--{self.name.replace('_', '-')}"
+        return self.flag or (f"--{self.name.replace('_', '-')}" if self.own_option else self.name)
 
     @property
     def default_shown(self) -> str:
@@ -120,6 +122,10 @@ def setting(
     """
     said = {"setting": {"help": help, "group": group, **more}}
     return field(default=default, metadata=said | (ADDED if added else {}))
+
+
+field_setting = partial(setting, own_option=False)
+"""A setting without an option of its own, called by the name of its field."""
 
 
 @lru_cache

@@ -4,13 +4,17 @@ import json
 import math
 import re
 import unicodedata
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.explain import between, explain, failing_place, shown, wrong_fields
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _Value = TypeVar("_Value")
 Fields = dict[str, Any]
@@ -155,6 +159,14 @@ def _decoded(kind: type, value: object) -> object:
 
 ADDED = {"added": True}
 """Metadata of a field that files of older releases lack: its default is what they did."""
+
+
+def to_plain_without_added(value: "DataclassInstance") -> Fields:
+    """Return a dataclass as older releases wrote it: `ADDED` fields only where they differ."""
+    plain: Fields = to_plain(value)
+    added = [one for one in fields(value) if one.metadata.get("added")]
+    same = [one.name for one in added if getattr(value, one.name) == one.default]
+    return {name: field for name, field in plain.items() if name not in same}
 
 
 def from_plain(

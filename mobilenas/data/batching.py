@@ -1,6 +1,7 @@
 """Batches of normalised images; shuffling and augmentation come from one seed and nothing else."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass: normalised channels-last float32 [B, 3, H, W], int64 [B]; in order without seed.
 
+    Labels are shares, float32 [B, classes], where the augmentation mixes images.
     The same seed, such as (run seed, stage, epoch), gives the same pass. A shuffled pass has no
     batch of one image: a last one joins the batch before it.
     """
@@ -76,7 +78,8 @@ def _passes(
         if augmentation is None or generator is None:
             yield _normalised(images, data), labels
         else:
-            yield _augmented(images, data, augmentation, generator), labels
+            x = _augmented(images, data, augmentation, generator)
+            yield _mixed(x, labels, len(data.classes), augmentation, generator)
 
 
 def _normalise_into(out: Tensor, images: Tensor, data: ImageData) -> None:
@@ -102,10 +105,24 @@ def _augmented(
     images: Tensor, data: ImageData, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
     """Vary and normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+    if augmentation.crop_scale is not None:
+        images = _resized_crops(images, augmentation.crop_scale, generator)
     if augmentation.randaugment:
         images = _randaugmented(images, data, augmentation.randaugment, generator)
+    if augmentation.trivialaugment:
+        images = _trivialaugmented(images, data, generator)
+    x = _shifted(images, data, augmentation, generator)
+    if augmentation.random_erasing:
+        x = _erased(x, augmentation.random_erasing, generator)
+    return x
+
+
+def _shifted(
+    images: Tensor, data: ImageData, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Shift, flip and normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
     side = images.shape[-1]
-    padding = augmentation.crop_padding
+    padding = augmentation.crop_padding if augmentation.crop_scale is None else 0
     padding = (side + _PADDING_SHARE // 2) // _PADDING_SHARE if padding is None else padding
     flip = data.flip if augmentation.flip is None else augmentation.flip
     if not padding and not flip:
@@ -140,10 +157,71 @@ def _randaugmented(
     """RandAugment on uint8 [B, 3, H, W], other operations for every few images."""
     from mobilenas.core._torchvision import transforms
 
-    transform = transforms.RandAugment(operations, fill=[round(255 * mean) for mean in data.mean])
-    seed = int(torch.randint(2**31, (), generator=generator))
-    # torchvision draws from the global CPU generator: lend it our seed and put its state back.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    transform = transforms.RandAugment(operations, fill=_fill(data))
+    with _seeded(generator):
         groups = [transform(group) for group in images.split(_RANDAUGMENT_GROUP)]
     return torch.cat(groups)
+
+
+def _resized_crops(images: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """RandomResizedCrop on uint8 [B, 3, H, W], of sides from 3:4 to 4:3."""
+    from mobilenas.core._torchvision import transforms
+
+    crop = transforms.RandomResizedCrop(images.shape[-1], scale=(scale, 1.0))
+    with _seeded(generator):
+        return torch.stack([crop(image) for image in images])
+
+
+def _trivialaugmented(images: Tensor, data: ImageData, generator: torch.Generator) -> Tensor:
+    """TrivialAugment on uint8 [B, 3, H, W]."""
+    from mobilenas.core._torchvision import transforms
+
+    transform = transforms.TrivialAugmentWide(fill=_fill(data))
+    with _seeded(generator):
+        return torch.stack([transform(image) for image in images])
+
+
+def _erased(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Erase a rectangle of normalised float32 [B, 3, H, W]: it becomes the mean."""
+    from mobilenas.core._torchvision import transforms
+
+    erase = transforms.RandomErasing(probability, inplace=True)
+    with _seeded(generator):
+        for image in x:
+            erase(image)
+    return x
+
+
+def _mixed(
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix on float32 [B, 3, H, W]; labels become shares, float32 [B, classes]."""
+    alphas = {"MixUp": float(augmentation.mixup), "CutMix": float(augmentation.cutmix)}
+    chosen = [name for name, alpha in alphas.items() if alpha]
+    if not chosen:
+        return x, labels
+    from mobilenas.core._torchvision import transforms
+
+    with _seeded(generator):
+        name = chosen[int(torch.randint(len(chosen), ()))]
+        mix = getattr(transforms, name)(alpha=alphas[name], num_classes=classes)
+        mixed, shares = mix(x, labels)
+    return mixed, shares
+
+
+def _fill(data: ImageData) -> list[int]:
+    """What lies outside an image that is moved: the mean."""
+    return [round(255 * mean) for mean in data.mean]
+
+
+@contextmanager
+def _seeded(generator: torch.Generator) -> Iterator[None]:
+    """Lend torchvision, which draws from the global CPU generator, a seed of ours."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

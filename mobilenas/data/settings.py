@@ -105,9 +105,30 @@ class Augmentation:
     """Mirror half of the images; None is what the data says."""
     randaugment: int = 0
     """RandAugment operations on each image (arXiv 1909.13719), 0 is off."""
+    crop_scale: float | None = None
+    """Smallest share of an image's area in a RandomResizedCrop; None is shifts."""
+    trivialaugment: bool = False
+    """One random operation on each image (arXiv 2103.10158)."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of an image is erased (arXiv 1708.04896)."""
+    mixup: float = 0.0
+    """Alpha of the beta distribution (arXiv 1710.09412), 0 is off."""
+    cutmix: float = 0.0
+    """Alpha (arXiv 1905.04899), 0 is off; with `mixup`, each batch draws one of them."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and that the parts go together."""
         if self.crop_padding is not None:
             check_between(self, "crop_padding", 0, 1024)
         check_between(self, "randaugment", 0, 10)
+        if self.crop_scale is not None:
+            check_between(self, "crop_scale", 0.01, 1)
+        for name, high in (("random_erasing", 1), ("mixup", 100), ("cutmix", 100)):
+            check_between(self, name, 0, high)
+        if self.crop_scale is not None and self.crop_padding:
+            raise DataError(
+                f"crop_padding is {self.crop_padding} and crop_scale {self.crop_scale:g}: "
+                "a crop is shifted or resized, not both"
+            )
+        if self.randaugment and self.trivialaugment:
+            raise DataError(f"trivialaugment excludes randaugment, which is {self.randaugment}")

@@ -144,6 +144,7 @@ class RunSettings(JobSettings):
 
         super().__post_init__()
         check_choice("space", self.space, families())
+        self.recipe.amp_on(self.device)
         for name in self.baselines:
             check_choice("baseline", name, tuple(MOBILENETS))
         if (self.space == _CHANNELS) != (self.channel_sizes is not None):

@@ -17,7 +17,7 @@ from mobilenas.core.files import (
 )
 from mobilenas.core.progress import Reporter, clock
 from mobilenas.core.records import read_checkpoint_log, read_record, write_log, write_record
-from mobilenas.core.settings import from_plain, to_plain
+from mobilenas.core.settings import from_plain, to_plain, to_plain_without_added
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs_by_name
@@ -258,7 +258,7 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
         "budgets": to_plain(searcher.budgets.budgets),
         "settings": to_plain(searcher.settings),
         "finalists": to_plain(finalists),
-        "recipe": to_plain(recipe),
+        "recipe": to_plain_without_added(recipe),
         "seed": searcher.seed,
         "data": searcher.data.fingerprint,
     }

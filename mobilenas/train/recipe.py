@@ -2,58 +2,121 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.setting import check_settings, field_setting
 from mobilenas.core.settings import check_between
 from mobilenas.data.settings import Augmentation
 
-_WHOLE_NUMBERS = ("epochs", "batch_size", "crop_padding", "randaugment")
+Optimizer = Literal["sgd", "adamw"]
+Amp = Literal["off", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up, cosine decay, averaged weights."""
+    """Optimizer, augmentation, linear warm-up, cosine decay, averaged weights."""
 
     epochs: int
     """Passes over the training images."""
-    batch_size: int = 128
-    """Images in a step; the last, smaller batch of an epoch is left out."""
-    learning_rate: float = 0.5
-    """Peak, measured for batches of 128 (docs/results/search.md)."""
-    momentum: float = 0.9
-    """Nesterov's; 0 for none."""
-    weight_decay: float = 4e-5
-    """L2; dense convolutions and linear layers only (see `parameter_groups`)."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes."""
-    warmup_epochs: float = 1.0
-    """Epochs, or a fraction of one, in which the rate rises from 0."""
-    ema_decay: float = 0.98
-    """Decay of the averaged weights; the first steps use less, see `ema_decay_at`."""
-    crop_padding: int | None = None
-    """Pixels a training image may be shifted by; None is an eighth of its side."""
-    randaugment: int = 0
-    """Random operations on each training image, 0 for none."""
-    gradient_clip: float = 5.0
-    """Largest L2 norm of the gradient."""
+    batch_size: int = field_setting(
+        128,
+        help="Images in a step; the last, smaller batch of an epoch is left out.",
+        low=2,  # batch norm needs two
+        high=1_000_000,
+    )
+    learning_rate: float = field_setting(
+        0.5, help="Peak of the learning rate; 0.5 was measured for SGD.", low=1e-9, high=1e3
+    )
+    momentum: float = field_setting(
+        0.9, help="Nesterov's with sgd, beta1 with adamw.", low=0, high=0.9999
+    )
+    weight_decay: float = field_setting(
+        4e-5,
+        help="Of dense convolutions and linear layers only; decoupled with adamw.",
+        low=0,
+        high=1,
+    )
+    label_smoothing: float = field_setting(
+        0.1, help="Share of the target spread over all classes.", low=0, high=0.99
+    )
+    warmup_epochs: float = field_setting(
+        1.0,
+        help="Epochs, or a fraction of one, in which the rate rises from 0.",
+        low=0,
+        high=100_000,
+    )
+    ema_decay: float = field_setting(
+        0.98, help="Decay of the averaged weights; the first steps use less.", low=0, high=0.999999
+    )
+    crop_padding: int | None = field_setting(
+        None,
+        help="Pixels a training image may be shifted by.",
+        default_text="an eighth of the side",
+        low=0,
+        high=1024,
+    )
+    randaugment: int = field_setting(
+        0, help="RandAugment operations on each training image.", low=0, high=10
+    )
+    gradient_clip: float = field_setting(
+        5.0, help="Largest L2 norm of the gradient.", low=1e-6, high=1e9
+    )
+    optimizer: Optimizer = field_setting(
+        "sgd", added=True, help="SGD with Nesterov momentum, or AdamW."
+    )
+    backbone_rate: float = field_setting(
+        1.0,
+        added=True,
+        help="Factor on the learning rate of all but the last linear layer, where training "
+        "starts from given weights.",
+        low=0,
+        high=1,
+    )
+    freeze_norms: bool = field_setting(
+        False,
+        added=True,
+        help="Keep the batch norms' statistics where training starts from given weights.",
+    )
+    crop_scale: float | None = field_setting(
+        None,
+        added=True,
+        help="RandomResizedCrop instead of shifts: the smallest share of the image's area.",
+        default_text="none",
+        low=0.01,
+        high=1,
+    )
+    trivialaugment: bool = field_setting(
+        False, added=True, help="TrivialAugment: one random operation an image."
+    )
+    random_erasing: float = field_setting(
+        0.0, added=True, help="Probability that a rectangle of an image is erased.", low=0, high=1
+    )
+    mixup: float = field_setting(
+        0.0, added=True, help="Mixup: alpha of its beta distribution.", low=0, high=100
+    )
+    cutmix: float = field_setting(
+        0.0,
+        added=True,
+        help="CutMix: alpha of its beta distribution; with mixup, each batch draws one of them.",
+        low=0,
+        high=100,
+    )
+    amp: Amp | None = field_setting(
+        None,
+        added=True,
+        help="Mixed precision on a GPU.",
+        default_text="bfloat16 with --device cuda, else off",
+    )
 
     def __post_init__(self) -> None:
-        for name in _WHOLE_NUMBERS:
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise MobileNASError(f"{name} is {value!r}; it must be a whole number")
+        """Check the ranges, and that the parts go together."""
+        check_settings(self)
         check_between(self, "epochs", 1, 100_000)
-        check_between(self, "batch_size", 2, 1_000_000)  # batch norm needs two
-        check_between(self, "learning_rate", 1e-9, 1e3)
-        check_between(self, "momentum", 0, 0.9999)
-        check_between(self, "weight_decay", 0, 1)
-        check_between(self, "label_smoothing", 0, 0.99)
+        if isinstance(self.epochs, float):
+            raise MobileNASError(f"epochs is {self.epochs!r}; it must be a whole number")
         check_between(self, "warmup_epochs", 0, self.epochs)
-        check_between(self, "ema_decay", 0, 0.999999)
-        if self.crop_padding is not None:
-            check_between(self, "crop_padding", 0, 1024)
-        check_between(self, "randaugment", 0, 10)
-        check_between(self, "gradient_clip", 1e-6, 1e9)
+        self.augmentation()
 
     def learning_rate_at(self, epoch: float) -> float:
         """Rate after `epoch` epochs, a fraction included: linear rise to the peak, cosine to 0."""
@@ -73,4 +136,22 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """Return what is done to training images; the data decide on flips."""
-        return Augmentation(crop_padding=self.crop_padding, randaugment=self.randaugment)
+        return Augmentation(
+            crop_padding=self.crop_padding,
+            randaugment=self.randaugment,
+            crop_scale=self.crop_scale,
+            trivialaugment=self.trivialaugment,
+            random_erasing=self.random_erasing,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
+
+    def amp_on(self, device: str) -> Amp:
+        """Return the precision of the forward pass on a device; refused where it has none."""
+        if not device.startswith("cuda"):
+            if self.amp not in (None, "off"):
+                raise MobileNASError(
+                    f"amp is {self.amp!r}; that is for --device cuda, not {device}"
+                )
+            return "off"
+        return self.amp or "bfloat16"

@@ -20,7 +20,7 @@ from mobilenas.core.records import (
     read_checkpoint_log,
     write_log,
 )
-from mobilenas.core.settings import to_plain
+from mobilenas.core.settings import to_plain, to_plain_without_added
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
 from mobilenas.nn.network import Network
@@ -152,7 +152,7 @@ def _identity(
     """What must not change between the parts of one training, in JSON's types."""
     identity: Json = {
         "arch": arch.to_dict(),
-        "recipe": to_plain(recipe),
+        "recipe": to_plain_without_added(recipe),
         "seed": seed,
         "data": data.fingerprint,
     }

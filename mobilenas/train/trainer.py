@@ -90,6 +90,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
     ]
 
 
+def _optimizer(network: nn.Module, recipe: Recipe, *, given: bool) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer; `given`: the layers below the classifier are trained."""
+    groups = parameter_groups(network, recipe.weight_decay)
+    if given and recipe.backbone_rate != 1:
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        last = {id(weight) for module in linear[-1:] for weight in module.parameters()}
+        groups = [
+            group
+            | {"params": [w for w in group["params"] if (id(w) in last) == is_last], "factor": rate}
+            for is_last, rate in ((False, recipe.backbone_rate), (True, 1.0))
+            for group in groups
+        ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    )
+
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -117,6 +136,9 @@ class Trainer:
             )
         _check_fit(arch, data)
         self.epochs_done = 0
+        self._amp = recipe.amp_on(device)
+        given = network is not None
+        self._freezes_norms = recipe.freeze_norms and given
         if network is None:
             with self._randomness("start"):
                 network = build(arch)
@@ -126,12 +148,8 @@ class Trainer:
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
         self._average.eval().requires_grad_(False)
-        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            parameter_groups(self._network, recipe.weight_decay),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
+        self._optimizer = _optimizer(self._network, recipe, given=given)
+        self._scaler = torch.amp.GradScaler(enabled=self._amp == "float16")
 
     @property
     def model(self) -> nn.Module:
@@ -156,10 +174,14 @@ class Trainer:
         Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
         """
         self._network.train()
+        if self._freezes_norms:
+            for module in self._network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         self._network.start_epoch(self.epochs_done / self.recipe.epochs)
         loss, steps, lr = 0.0, 0, 0.0
         with self._randomness(f"epoch {self.epochs_done}"):
-            for x, y in self._batches():  # x: [B, 3, H, W], y: [B]
+            for x, y in self._batches():  # x: [B, 3, H, W], y: [B], or shares [B, classes]
                 # the middle of a step: neither the first nor the last is wasted on a rate of 0
                 progress = self.epochs_done + (steps + 0.5) / self.steps_per_epoch
                 lr = self.recipe.learning_rate_at(progress)
@@ -187,6 +209,7 @@ class Trainer:
                 "network": self._network.state_dict(),
                 "average": self._average.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
+                **({"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}),
             }
         )
 
@@ -195,6 +218,8 @@ class Trainer:
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
         self.epochs_done = state["epochs_done"]
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -213,21 +238,25 @@ class Trainer:
 
     def _step(self, x: Tensor, y: Tensor, lr: float, step: int) -> float:
         self._optimizer.zero_grad()
-        on_cuda = torch.device(self.device).type == "cuda"
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_cuda):
+        dtype = torch.float16 if self._amp == "float16" else torch.bfloat16
+        with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
             loss = self._loss(x, y)
-        loss.backward()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.gradient_clip)
         loss_value, norm_value = loss.item(), norm.item()
-        if not math.isfinite(loss_value) or not math.isfinite(norm_value):
+        # a scale of float16 that was too large makes a gradient infinite; that step is left out
+        finite = math.isfinite(norm_value) or self._scaler.is_enabled()
+        if not math.isfinite(loss_value) or not finite:
             raise DivergedError(
                 f"epoch {self.epochs_done + 1}, step {step + 1}: the loss is {loss_value:g} and "
                 f"its gradient {norm_value:g}; "
                 f"a learning rate below {self.recipe.learning_rate:g} may help"
             )
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+            group["lr"] = lr * group.get("factor", 1.0)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._average.update_parameters(self._network)
         return loss_value
 

@@ -1,6 +1,6 @@
 """Split rules and batches: what they keep, and that a seed says everything."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,10 +142,18 @@ class TestInOrder:
 
 
 class TestSeed:
-    @pytest.mark.parametrize("randaugment", [0, 2])
-    def test_a_pass_is_replayed_whatever_the_global_state(self, randaugment: int) -> None:
+    @pytest.mark.parametrize(
+        "augmentation",
+        [
+            Augmentation(),
+            Augmentation(randaugment=2),
+            Augmentation(crop_scale=0.3, trivialaugment=True, random_erasing=0.5, mixup=1),
+            Augmentation(random_erasing=0.5, mixup=0.2, cutmix=1),
+        ],
+        ids=["shifts", "randaugment", "photo", "mixed"],
+    )
+    def test_a_pass_is_replayed_whatever_the_global_state(self, augmentation: Augmentation) -> None:
         data = data_of(20, flip=True)
-        augmentation = Augmentation(randaugment=randaugment)
         passes = []
         for state in (1, 2):
             torch.manual_seed(state)
@@ -275,11 +283,90 @@ class TestAugmentation:
         assert found[0].shape == found[1].shape
         assert not torch.equal(*found)
 
+    def pair(self, data: ImageData, **parts: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A whole pass as it is, and augmented by nothing but `parts`: x, y, x, y."""
+        off = Augmentation(crop_padding=0, flip=False)
+        only = Augmentation(**{"crop_padding": 0, "flip": False, **parts})  # type: ignore[arg-type]
+        (x, y), (varied, shares) = (
+            next(batches(data.train, data, batch_size=100, seed=(5,), augmentation=augmentation))
+            for augmentation in (off, only)
+        )
+        assert varied.shape == x.shape
+        assert varied.is_contiguous(memory_format=torch.channels_last)
+        return x, y, varied, shares
+
+    def test_a_resized_crop_is_a_part_of_the_image(self) -> None:
+        data = data_of(12, side=16)
+        ramp = torch.arange(0, 256, 16, dtype=torch.uint8).expand(12, 3, 16, 16)
+        store = TensorStore(ramp.contiguous(), 16)
+        data = replace(data, train=Split(store, torch.arange(12), data.train.labels))
+        _, _, same, _ = self.pair(data, crop_scale=1.0)  # no other shape has the whole area
+        pixels = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1) * 255
+        steps = torch.tensor([0.25, 0.5, 1.0]).view(3, 1, 1) * 255
+        torch.testing.assert_close(same * steps + pixels, ramp.float())
+        _, _, crops, _ = self.pair(data, crop_scale=0.25)
+        slopes = (crops * steps + pixels).diff(dim=-1).mean((1, 2, 3))
+        # the whole ramp rises by 16 a pixel; a crop is half as wide or more, up to rounding
+        assert (slopes > 6).all()
+        assert (slopes < 16.1).all()
+        assert slopes.std() > 1
+
+    def test_trivialaugment_changes_single_images(self) -> None:
+        x, _, varied, _ = self.pair(data_of(24, side=16), trivialaugment=True)
+        changed = [not torch.equal(*both) for both in zip(x, varied, strict=True)]
+        assert any(changed)
+        assert not all(changed)  # one operation in 14 is none, others may be too weak to see
+
+    def test_an_erased_rectangle_becomes_the_mean(self) -> None:
+        x, y, varied, labels = self.pair(data_of(24, side=16), random_erasing=0.5)
+        assert torch.equal(y, labels)
+        erased = 0
+        for before, after in zip(x, varied, strict=True):
+            places = (after != before).any(0)
+            rows, columns = places.any(1), places.any(0)
+            rectangle = after[:, rows][:, :, columns]
+            assert torch.equal(rectangle, torch.zeros_like(rectangle))
+            erased += bool(places.any())
+        assert 4 <= erased <= 20  # of 24, at even odds
+
+    @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+    def test_images_are_mixed_as_their_labels_say(self, kind: str) -> None:
+        data = data_of(24, side=16)
+        x, y, mixed, shares = self.pair(data, **{kind: 1.0})
+        one_hot = torch.nn.functional.one_hot(y, 3).float()
+        others, other = x.roll(1, 0), one_hot.roll(1, 0)
+        place = int((one_hot != other).any(1).nonzero()[0])
+        share = float(shares[place][y[place]])  # of the image itself
+        assert 0 < share < 1
+        torch.testing.assert_close(shares, share * one_hot + (1 - share) * other)
+        if kind == "mixup":
+            torch.testing.assert_close(mixed, share * x + (1 - share) * others)
+        else:
+            own = (mixed == x).all(1)
+            assert bool((own | (mixed == others).all(1)).all())
+            assert own.float().mean((1, 2)).tolist() == pytest.approx([share] * 24, abs=1e-6)
+
+    def test_with_both_each_batch_draws_one(self) -> None:
+        data = data_of(200, side=16)
+        both = Augmentation(crop_padding=0, flip=False, mixup=1, cutmix=1)
+        drawn = batches(data.train, data, batch_size=20, seed=(5,), augmentation=both)
+        # of mixup, no share is a number of pixels but by chance
+        areas = [(256 * shares).round().sub(256 * shares).abs().max() for _, shares in drawn]
+        cut = [float(area) < 1e-3 for area in areas]
+        assert {True, False} == set(cut)
+
     @pytest.mark.parametrize(
-        "make",
-        [lambda: Augmentation(crop_padding=-1), lambda: Augmentation(randaugment=-1)],
-        ids=["crop_padding", "randaugment"],
+        ("parts", "message"),
+        [
+            ({"crop_padding": -1}, "crop_padding is -1; it must be between"),
+            ({"randaugment": -1}, "randaugment is -1; it must be between"),
+            ({"crop_scale": 0}, "crop_scale is 0; it must be between"),
+            ({"random_erasing": 2}, "random_erasing is 2; it must be between"),
+            ({"mixup": -1}, "mixup is -1; it must be between"),
+            ({"crop_padding": 2, "crop_scale": 0.5}, "shifted or resized, not both"),
+            ({"trivialaugment": True, "randaugment": 2}, "excludes randaugment, which is 2"),
+        ],
     )
-    def test_values_out_of_range(self, make: Callable[[], Augmentation]) -> None:
-        with pytest.raises(MobileNASError, match="must be between"):
-            make()
+    def test_wrong_values(self, parts: dict[str, float], message: str) -> None:
+        with pytest.raises(MobileNASError, match=message):
+            Augmentation(**parts)  # type: ignore[arg-type]

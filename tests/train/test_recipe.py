@@ -1,12 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.settings import from_plain, to_plain
+from mobilenas.core.settings import from_plain, to_plain, to_plain_without_added
 from mobilenas.train import Recipe
 
 RECIPE = Recipe(epochs=10, warmup_epochs=2.0, learning_rate=0.4)
@@ -75,11 +76,51 @@ def test_a_recipe_survives_json(epochs, learning_rate, weight_decay, crop_paddin
         {"crop_padding": 1.5},
         {"randaugment": -1},
         {"gradient_clip": 0},
+        {"optimizer": "lion"},
+        {"backbone_rate": 1.5},
+        {"crop_scale": 0.0},
+        {"crop_scale": 0.5, "crop_padding": 4},
+        {"trivialaugment": True, "randaugment": 1},
+        {"random_erasing": -0.1},
+        {"mixup": 101},
+        {"cutmix": float("inf")},
+        {"amp": "int8"},
     ],
 )
 def test_a_wrong_value_is_named(field):
     with pytest.raises(MobileNASError, match=next(iter(field))):
         Recipe(**({"epochs": 5} | field))
+
+
+def test_a_recipe_of_an_older_release_is_read_and_written_as_it_was():
+    older = {
+        "epochs": 5,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 4e-5,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 1.0,
+        "ema_decay": 0.98,
+        "crop_padding": None,
+        "randaugment": 0,
+        "gradient_clip": 5.0,
+    }
+    recipe = from_plain(Recipe, older, "recipe")
+    assert recipe == Recipe(epochs=5, batch_size=32, learning_rate=0.05)
+    assert to_plain_without_added(recipe) == older
+    assert to_plain_without_added(replace(recipe, mixup=0.2)) == older | {"mixup": 0.2}
+
+
+def test_mixed_precision_is_for_a_gpu():
+    assert RECIPE.amp_on("cpu") == "off"
+    assert RECIPE.amp_on("cuda") == "bfloat16"
+    half = replace(RECIPE, amp="float16")
+    assert half.amp_on("cuda:1") == "float16"
+    with pytest.raises(
+        MobileNASError, match="amp is 'float16'; that is for --device cuda, not cpu"
+    ):
+        half.amp_on("cpu")
 
 
 def test_augmentation_follows_the_recipe():

@@ -173,6 +173,17 @@ def test_cells_go_on_bit_for_bit_with_the_drop_path_of_their_epoch(tmp_path):
     assert result.params == sum(weight.numel() for weight in bare.parameters())
 
 
+def test_a_checkpoint_of_an_older_release_goes_on(tmp_path):
+    stopped(tmp_path, 1)
+    # what a recipe consisted of then
+    assert set(load_checkpoint(tmp_path / "checkpoint.pt")["identity"]["recipe"]) == {
+        *("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "label_smoothing"),
+        *("warmup_epochs", "ema_decay", "crop_padding", "randaugment", "gradient_clip"),
+    }
+    with pytest.raises(FileError, match="its recipe differ"):
+        train(ARCH, DATA, replace(RECIPE, mixup=0.2), folder=tmp_path, seed=0)
+
+
 def test_log_lines_without_a_checkpoint_are_dropped(whole, tmp_path):
     stopped(tmp_path, 2)
     with (tmp_path / "log.jsonl").open("a") as file:

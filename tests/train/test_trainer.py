@@ -1,3 +1,4 @@
+import copy
 import importlib
 import math
 from dataclasses import replace
@@ -48,6 +49,15 @@ CELLS = CellArch(
 )
 ARCHS = pytest.mark.parametrize("arch", [ARCH, CELLS], ids=["mobile", "cell"])
 RECIPE = Recipe(epochs=3, batch_size=16, warmup_epochs=0.5, learning_rate=0.05)
+PHOTO = replace(
+    RECIPE,
+    optimizer="adamw",
+    crop_scale=0.5,
+    trivialaugment=True,
+    random_erasing=0.5,
+    mixup=0.2,
+    cutmix=0.2,
+)
 
 
 def tiny_data(size=48):
@@ -114,14 +124,16 @@ def test_seed_decides_everything_and_the_global_generator_is_left_alone():
     assert not same(weights(0, 1), weights(1, 1))
 
 
-@ARCHS
-def test_a_reloaded_trainer_goes_on_bit_for_bit(arch):
-    whole = Trainer(arch, DATA, RECIPE, seed=0)
+@pytest.mark.parametrize(
+    ("arch", "recipe"), [(ARCH, RECIPE), (CELLS, PHOTO)], ids=["mobile", "cell-photo"]
+)
+def test_a_reloaded_trainer_goes_on_bit_for_bit(arch, recipe):
+    whole = Trainer(arch, DATA, recipe, seed=0)
     whole.run_epoch()
     state = whole.state_dict()
     log = [whole.run_epoch(), whole.run_epoch()]
 
-    rest = Trainer(arch, DATA, RECIPE, seed=0)
+    rest = Trainer(arch, DATA, recipe, seed=0)
     rest.load_state_dict(state)
     assert rest.epochs_done == 1
     again = [rest.run_epoch(), rest.run_epoch()]
@@ -248,6 +260,72 @@ def test_the_rate_of_each_step_is_the_recipes():
         assert last == RECIPE.learning_rate_at(epoch + 2.5 / 3)
 
 
+def test_adamw_takes_the_recipes_numbers():
+    trainer = Trainer(ARCH, DATA, replace(RECIPE, optimizer="adamw", momentum=0.8), seed=0)
+    assert isinstance(trainer._optimizer, torch.optim.AdamW)
+    for group, decay in zip(trainer._optimizer.param_groups, (4e-5, 0.0), strict=True):
+        assert group["betas"] == (0.8, 0.999)
+        assert group["weight_decay"] == decay
+    weights = trainer._network.classifier[-1].weight
+    before = weights.detach().clone()
+    trainer._step(torch.randn(8, 3, 8, 8), torch.arange(8) % 3, 0.01, 0)
+    # the first step of Adam is as long as the rate, in every direction
+    moved = (weights - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=0, atol=1e-3)
+
+
+def test_given_layers_move_at_their_share_of_the_rate():
+    recipe = replace(RECIPE, momentum=0.0, backbone_rate=0.1, weight_decay=0.0)
+    x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 3
+    start = build(ARCH)
+    moves = []
+    for each in (recipe, replace(recipe, backbone_rate=1.0)):
+        trainer = Trainer(ARCH, DATA, each, seed=0, network=copy.deepcopy(start))
+        torch.manual_seed(0)
+        trainer._step(x, y, 0.05, 0)
+        network = trainer._network
+        moves.append(
+            [
+                network.stem[0].weight - start.stem[0].weight,
+                network.classifier[0].weight - start.classifier[0].weight,
+                network.classifier[-1].weight - start.classifier[-1].weight,
+            ]
+        )
+    for share, slow, usual in zip((0.1, 0.1, 1.0), *moves, strict=True):
+        assert usual.abs().max() > 1e-5
+        torch.testing.assert_close(slow, share * usual, rtol=1e-3, atol=1e-7)
+    # weights that the seed drew are no backbone
+    scratch = Trainer(ARCH, DATA, recipe, seed=0)
+    scratch._step(x, y, 0.05, 0)
+    assert {group["lr"] for group in scratch._optimizer.param_groups} == {0.05}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_frozen_norms_keep_the_statistics_they_were_given(given):
+    recipe = replace(RECIPE, freeze_norms=True)
+    trainer = Trainer(ARCH, DATA, recipe, seed=0, network=build(ARCH) if given else None)
+    norm = trainer._network.stem[1]
+    before, weight = norm.running_mean.clone(), norm.weight.detach().clone()
+    trainer.run_epoch()
+    assert torch.equal(norm.running_mean, before) == given
+    assert not torch.equal(norm.weight, weight)
+
+
+def test_shares_of_labels_are_smoothed_like_labels():
+    recipe = replace(RECIPE, label_smoothing=0.2)
+    trainer = Trainer(replace(ARCH, head=replace(ARCH.head, dropout=0.0)), DATA, recipe, seed=0)
+    network = copy.deepcopy(trainer._network).train()
+    x, shares = torch.randn(4, 3, 8, 8), torch.tensor([[0.75, 0.25, 0.0]] * 4)
+    wanted = torch.tensor([[0.8 * 0.75, 0.8 * 0.25, 0.0]] * 4) + 0.2 / 3
+    expected = -(wanted * network(x).log_softmax(1)).sum(1).mean()
+    assert trainer._step(x, shares, 0.1, 0) == pytest.approx(expected.item())
+
+
+def test_mixed_precision_is_refused_on_the_cpu():
+    with pytest.raises(MobileNASError, match="amp is 'bfloat16'; that is for --device cuda"):
+        Trainer(ARCH, DATA, replace(RECIPE, amp="bfloat16"), seed=0)
+
+
 def test_a_loss_that_is_not_finite_is_named_with_its_place():
     trainer = Trainer(ARCH, DATA, RECIPE, seed=0)
     trainer.run_epoch()
@@ -291,10 +369,12 @@ def test_an_arch_for_other_images_is_refused(field):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_trains_and_resumes():
-    whole = Trainer(ARCH, DATA, RECIPE, seed=0, device="cuda")
+@pytest.mark.parametrize("amp", [None, "off", "float16"])
+def test_a_gpu_trains_and_resumes(amp):
+    recipe = replace(RECIPE, amp=amp)
+    whole = Trainer(ARCH, DATA, recipe, seed=0, device="cuda")
     whole.run_epoch()
-    rest = Trainer(ARCH, DATA, RECIPE, seed=0, device="cuda")
+    rest = Trainer(ARCH, DATA, recipe, seed=0, device="cuda")
     rest.load_state_dict(whole.state_dict())
     assert whole.run_epoch()["loss"] == rest.run_epoch()["loss"]
     assert same(whole.weights(), rest.weights())

@@ -1,13 +1,18 @@
 """One network of the mobile family as a plain frozen value with a JSON form."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.records import Json
-from mobilenas.core.settings import ADDED, check_number, from_plain, to_plain
+from mobilenas.core.settings import (
+    ADDED,
+    check_number,
+    from_plain,
+    to_plain_without_added,
+)
 from mobilenas.nn import ACTIVATIONS
 from mobilenas.nn.operations import OPERATIONS, PADDINGS, Kernel
 
@@ -116,11 +121,7 @@ class MobileArch:
 
     def to_dict(self) -> Json:
         """Return the JSON form; fields that older releases lack only where they say something."""
-        plain = to_plain(self)
-        for each in fields(self):
-            if each.metadata.get("added") and getattr(self, each.name) == each.default:
-                plain.pop(each.name, None)  # it is not there if it was not in the file
-        return {"space": "mobile", **plain}
+        return {"space": "mobile", **to_plain_without_added(self)}
 
     @classmethod
     def from_dict(cls, data: object, source: str = "arch") -> "MobileArch":
