@@ -210,6 +210,7 @@ _MODULES = {
     "mobile": "mobilenas.spaces.mobile.family",
     "cell": "mobilenas.spaces.cell.family",
     "channels": "mobilenas.spaces.channels.family",
+    "subnetworks": "mobilenas.spaces.subnetworks.family",
 }
 _FAMILIES: dict[str, Family] = {}
 

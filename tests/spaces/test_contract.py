@@ -22,6 +22,7 @@ from mobilenas.spaces.channels.space import Base, ChannelsSpace
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import template
 from mobilenas.spaces.networks import arch_from_dict, build, read_arch
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 from mobilenas.supernet.settings import SamplerSettings
 
 SMALL = MobileArch(
@@ -29,14 +30,21 @@ SMALL = MobileArch(
     in_channels=3,
     classes=5,
     stem=Stem(channels=16, stride=1, activation="relu"),
-    blocks=(Block(kernel=3, hidden=48, out=16, stride=1, squeeze=8, activation="relu"),),
+    blocks=(
+        Block(kernel=3, hidden=48, out=16, stride=1, squeeze=8, activation="relu"),
+        Block(kernel=5, hidden=48, out=24, stride=2, squeeze=0, activation="relu"),
+        Block(kernel=3, hidden=96, out=24, stride=1, squeeze=0, activation="relu"),
+    ),
     head=Head(channels=32, hidden=0, activation="relu", dropout=0.0),
 )
 SPACES: dict[str, Any] = {
     "mobile": template(0.2, image_size=8, classes=5),
     "cell": CellSpace(image_size=8, in_channels=3, classes=5, layers=3, channels=4),
     "channels": ChannelsSpace(base=Base.of(SMALL)),
+    "subnetworks": SubnetworkSpace(whole=SMALL, sides=(6, 8), shares=(0.5, 1)),
 }
+ARCHS = {name: name for name in SPACES} | {"subnetworks": "mobile"}
+"""Which family the archs of a family's spaces are of."""
 SEEDS = st.integers(0, 2**32)
 few = settings(max_examples=20)
 
@@ -58,7 +66,8 @@ def median_budget(space: Any, cost: str) -> Budgets:
 @every_family
 def test_a_family_knows_its_spaces_and_networks(name: str) -> None:
     space, known = SPACES[name], family(name)
-    assert family_of(space) is family_of(space.arch(space.largest())) is known
+    assert family_of(space) is known
+    assert family_of(space.arch(space.largest())) is family(ARCHS[name])
     assert type(space) is known.space
     for choice in choices(space, 3):
         assert isinstance(choice, known.choice)
@@ -72,7 +81,7 @@ def test_an_arch_is_the_same_after_json(name: str, seed: int) -> None:
     space = SPACES[name]
     arch = space.arch(space.random(random.Random(seed)))
     plain = json.loads(json.dumps(arch.to_dict()))
-    assert plain["space"] == name
+    assert plain["space"] == ARCHS[name]
     assert arch_from_dict(plain) == arch
 
 

@@ -1,0 +1,1 @@
+"""The networks inside a network that has weights, at several image sizes."""

@@ -1,0 +1,111 @@
+"""From alphas to a part of a network that keeps every budget, as a mixed-integer linear program.
+
+One binary variable per side, per depth of a stage, and per (side, block, hidden channels, kernel,
+squeeze): so every cost is linear. The score of an option is its log probability less the largest of
+its decision, as in the mobile space.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+from torch import Tensor
+
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import Budgets
+from mobilenas.spaces.program import BudgetProgram, Row
+from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, choice_of
+
+_OPERATIONS = ("hidden", "kernel", "squeeze")
+
+
+class SubnetworkProgram(BudgetProgram[Choice]):
+    """The program for one space, one set of scores and all budgets; choices differ in blocks."""
+
+    continuous = ()
+    decisive = ("side", "depth", "block")
+    distance = 3
+    gap = 1e-4
+
+    def __init__(self, budgets: Budgets, log_probabilities: Mapping[str, Tensor]) -> None:
+        super().__init__(budgets)
+        self.scores = {
+            name: (log_probabilities[name] - log_probabilities[name].amax(-1, keepdim=True)).numpy()
+            for name in DECISIONS
+        }
+        sides, depths = range(len(self.space.sides)), self.space.depths
+        rows = [self._one_of("side", 0, sides)]
+        rows += [self._one_of("depth", s, range(count)) for s, count in enumerate(depths)]
+        self.rows += [(row, 1, 1) for row in rows]
+        for number in range(len(self.space.slots)):
+            self._add_slot(number)
+        for budget in self.budgets.budgets:
+            self._add_budget(budget)
+        used = {self.index["used", budget.cost]: 1.0 for budget in self.budgets.budgets}
+        self.rows.append((used, 1, np.inf))
+
+    def _one_of(self, name: str, number: int, options: Sequence[int]) -> dict[int, float]:
+        scores = self.scores[name][number]
+        return {self._variable(name, number, n, score=float(scores[n])): 1.0 for n in options}
+
+    def _add_slot(self, number: int) -> None:
+        """Give a block one option at the side of the network, where the network has it."""
+        slot, scores = self.space.slots[number], self.scores
+        options = [range(len(row)) for row in (slot.hidden, slot.kernels, slot.squeeze)]
+        there = dict[int, float]()
+        for side in range(len(self.space.sides)):
+            row = dict[int, float]()
+            for picks in product(*options):
+                score = sum(
+                    scores[name][number, pick]
+                    for name, pick in zip(_OPERATIONS, picks, strict=True)
+                )
+                row[self._variable("block", side, number, *picks, score=float(score))] = 1.0
+            there |= row
+            self.rows.append((row | {self.index["side", 0, side]: -1.0}, -np.inf, 0))
+        deep = range(slot.place, self.space.depths[slot.stage])
+        self.rows.append((there | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
+
+    def _add_budget(self, budget: Budget) -> None:
+        # this budget counts as used only if the floor of it is
+        used = self._variable("used", budget.cost)
+        table, loads = self.budgets.tables[budget.cost], dict[int, float]()
+        for side, fixed in enumerate(table.fixed.tolist()):
+            whole = max(fixed) if table.is_peak else sum(fixed)
+            loads[self.index["side", 0, side]] = whole / budget.limit
+        for key, number in self.index.items():
+            if key[0] == "block":
+                loads[number] = float(table.blocks[key[1:]]) / budget.limit
+        if not table.is_peak:
+            self.rows.append((loads, -np.inf, 1))
+            self.rows.append((loads | {used: -self.budgets.floor}, 0, np.inf))
+            return
+        self.rows.append(({n: 1.0 for n, load in loads.items() if load > 1}, 0, 0))
+        near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
+        self.rows.append((near | {used: 1.0}, -np.inf, 0))
+
+    def _differs(self, other: Choice, distance: int) -> Row:
+        places = self._places(other)
+        return dict.fromkeys(places, 1.0), 0, max(0, len(places) - distance)
+
+    def _places(self, choice: Choice) -> list[int]:
+        """Return the variables of the blocks that a choice has."""
+        (side,) = choice.side
+        return [
+            self.index[("block", side, n, *(getattr(choice, name)[n] for name in _OPERATIONS))]
+            for n in range(len(self.space.slots))
+            if self.space.keeps(choice, n)
+        ]
+
+    def _choice(self, chosen: Sequence[int]) -> Choice:
+        # a block that is left out keeps its likeliest options, which nothing reads
+        picks = {name: self.scores[name].argmax(-1).tolist() for name in DECISIONS}
+        for kind, *rest in (self.keys[n] for n in chosen):
+            if kind == "block":
+                _, number, *options = rest
+                for name, pick in zip(_OPERATIONS, options, strict=True):
+                    picks[name][number] = pick
+            else:
+                number, pick = rest
+                picks[kind][number] = pick
+        return choice_of(picks)

@@ -1,0 +1,26 @@
+"""Alphas of the parts of a network."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mobilenas.spaces.alphas import IndependentAlphas
+from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpace, choice_of
+from mobilenas.spaces.subnetworks.table import Probabilities
+
+
+class Alphas(IndependentAlphas[Choice, Probabilities]):
+    """Of the side of the images, the depth of every stage, and of all that a block chooses."""
+
+    decisions = DECISIONS
+
+    def __init__(self, space: SubnetworkSpace) -> None:
+        super().__init__({name: list(map(range, space.options(name))) for name in DECISIONS})
+
+    def relaxation(self, rows: Mapping[str, Tensor]) -> Probabilities:
+        """Return the relaxation of these probabilities."""
+        return Probabilities(**rows)
+
+    def choice(self, picks: Mapping[str, list[int]]) -> Choice:
+        """Return the choice of these options."""
+        return choice_of(picks)

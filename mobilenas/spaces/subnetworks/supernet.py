@@ -1,0 +1,183 @@
+"""The supernet of the parts of a network: its own weights, of which every part takes the first."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobilenas.nn import InvertedResidual, SqueezeExcite
+from mobilenas.nn.operations import SameConv2d
+from mobilenas.spaces.mobile.build import MobileNetwork
+from mobilenas.spaces.subnetworks.space import Choice, Slot, SubnetworkSpace
+from mobilenas.spaces.subnetworks.table import Probabilities
+from mobilenas.spaces.subnetworks.weights import State, cropped, part, reordered
+from mobilenas.supernet.settings import SamplerSettings
+from mobilenas.supernet.shared import Supernet
+
+_MIXED_SIDES = 2
+"""Of a relaxation, the likeliest sides are run: each costs a pass of its own."""
+
+
+class SubnetworkSupernet(Supernet):
+    """The whole network; a step of a mixture costs what the whole does, at two sides."""
+
+    def __init__(self, space: SubnetworkSpace, sampler: SamplerSettings) -> None:
+        super().__init__()
+        self.space = space
+        self.whole = MobileNetwork(space.whole)
+
+    def start_from(self, state: State) -> None:
+        """Take the weights of the whole network, its hidden channels by importance."""
+        self.whole.load_state_dict(reordered(self.space, state))
+
+    def forward(self, x: Tensor, p: Probabilities) -> Tensor:
+        """x: [N, C, S, S], S the largest side -> logits [N, classes] of the mixture under `p`."""
+        weights, places = p.side[0].topk(min(_MIXED_SIDES, len(self.space.sides)))
+        weights = weights / weights.sum()
+        logits = [
+            weight * self._mixed(resized(x, self.space.sides[place]), p)
+            for weight, place in zip(weights, places.tolist(), strict=True)
+            if weight > 0
+        ]
+        return torch.stack(logits).sum(0)
+
+    def _mixed(self, x: Tensor, p: Probabilities) -> Tensor:
+        x = self.whole.stem(x)
+        for number, (slot, block) in enumerate(
+            zip(self.space.slots, self.whole.blocks, strict=True)
+        ):
+            y = _mixture(cast(InvertedResidual, block), x, slot, number, p)
+            x = x + p.keep(slot.stage, slot.place) * y if block.shortcut else y
+        return self._classify(x)
+
+    def run(self, x: Tensor, choice: Choice) -> Tensor:
+        """x: [N, C, S, S] -> logits [N, classes] of one network, at its own side and cost."""
+        x = self.whole.stem(resized(x, self.space.sides[choice.side[0]]))
+        for number, (slot, block) in enumerate(
+            zip(self.space.slots, self.whole.blocks, strict=True)
+        ):
+            if self.space.keeps(choice, number):
+                y = _alone(cast(InvertedResidual, block), x, slot, number, choice)
+                x = x + y if block.shortcut else y
+        return self._classify(x)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.whole.classifier(self.whole.head(x).mean((2, 3)))
+        return logits
+
+
+def inherited(net: SubnetworkSupernet, choice: Choice, seed: int) -> MobileNetwork:
+    """Return the network of `choice` with its part of the supernet's weights and statistics."""
+    with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
+        network = MobileNetwork(net.space.arch(choice))
+    network.load_state_dict(part(net.space, choice, net.whole.state_dict()))
+    return network
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """x: [N, C, S, S] -> [N, C, side, side], bilinear and antialiased as images are decoded."""
+    if x.shape[-1] == side:
+        return x
+    return functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+
+def _mixture(
+    block: InvertedResidual, x: Tensor, slot: Slot, number: int, p: Probabilities
+) -> Tensor:
+    """x: [N, Cin, H, W] -> [N, Cout, ...]: what the block adds, its options mixed.
+
+    A mixture over kernels is one convolution with the mixed kernel, and one over channel counts a
+    projection of masked channels, as in the mobile space's supernet.
+    """
+    h: Tensor = block.expand(block.start(x))
+    operation, norm, activation = block.depthwise
+    if isinstance(operation, nn.Conv2d) and len(slot.kernels) > 1:
+        sides = [int(kernel) for kernel in slot.kernels]
+        h = _convolved(operation, h, operation.weight * _mixed_mask(p.kernel[number], sides))
+    else:
+        h = operation(h)
+    # [hidden, 1, 1]: what of a channel is there
+    h = activation(norm(h)) * _leading(p.hidden[number], slot.hidden)[:, None, None]
+    if isinstance(block.squeeze_excite, SqueezeExcite):
+        h = torch.lerp(h, block.squeeze_excite(h), p.squeeze[number, 1])
+    y: Tensor = block.project(h)
+    return y
+
+
+def _leading(p: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """p: [options, ...] -> [counts[-1]]: the chance that a channel is there."""
+    mask = (
+        torch.arange(counts[-1], device=p.device) < torch.tensor(counts, device=p.device)[:, None]
+    )
+    chances: Tensor = p[: len(counts)] @ mask.to(p)
+    return chances
+
+
+def _mixed_mask(p: Tensor, sides: list[int]) -> Tensor:
+    """p: [options, ...] -> [k, k] of the largest: the chance that a weight is there."""
+    masks = [
+        functional.pad(p.new_ones(side, side), [(sides[-1] - side) // 2] * 4) for side in sides
+    ]
+    return torch.tensordot(p[: len(sides)], torch.stack(masks), 1)
+
+
+def _alone(block: InvertedResidual, x: Tensor, slot: Slot, number: int, choice: Choice) -> Tensor:
+    """x: [N, Cin, H, W] -> [N, Cout, ...]: what the block of one network adds."""
+    hidden = slot.hidden[choice.hidden[number]]
+    h: Tensor = block.start(x)
+    if isinstance(block.expand, nn.Sequential):
+        convolution, norm, activation = block.expand
+        h = functional.conv2d(h, convolution.get_parameter("weight")[:hidden])
+        h = activation(_normalized(norm, h))
+    operation, norm, activation = block.depthwise
+    if isinstance(operation, nn.Conv2d):
+        h = _convolved(
+            operation, h, cropped(operation.weight[:hidden], slot.kernels[choice.kernel[number]])
+        )
+    else:
+        # a registered operation has weights of all channels, and treats each by itself
+        whole = functional.pad(h, (0, 0, 0, 0, 0, slot.hidden[-1] - hidden))
+        h = operation(whole)[:, :hidden]
+    h = activation(_normalized(norm, h))
+    if slot.squeeze[choice.squeeze[number]]:
+        gate = cast(SqueezeExcite, block.squeeze_excite)
+        pooled = h.mean((2, 3), keepdim=True)
+        inner = torch.relu(
+            functional.conv2d(pooled, gate.reduce.weight[:, :hidden], gate.reduce.bias)
+        )
+        assert gate.expand.bias is not None
+        h = h * functional.hardsigmoid(
+            functional.conv2d(inner, gate.expand.weight[:hidden], gate.expand.bias[:hidden])
+        )
+    assert isinstance(block.project, nn.Sequential)
+    convolution, norm = block.project
+    y: Tensor = norm(functional.conv2d(h, convolution.get_parameter("weight")[:, :hidden]))
+    return y
+
+
+def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """Run a depthwise convolution with another kernel, of a size that sees the same pixels."""
+    side, stride = weight.shape[-1], layer.stride[0]
+    if isinstance(layer, SameConv2d):
+        zeros = side - stride + -x.shape[-1] % stride
+        x = functional.pad(x, [zeros // 2, zeros - zeros // 2] * 2)
+        return functional.conv2d(x, weight, None, stride, groups=len(weight))
+    return functional.conv2d(x, weight, None, stride, side // 2, groups=len(weight))
+
+
+def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """x: [N, c, H, W] -> the same, normalized by the first c entries."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    count = x.shape[1]
+    return functional.batch_norm(
+        x,
+        norm.running_mean[:count],
+        norm.running_var[:count],
+        norm.weight[:count],
+        norm.bias[:count],
+        norm.training,
+        norm.momentum or 0.0,
+        norm.eps,
+    )
