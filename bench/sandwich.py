@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.channels.distillation import distillation_loss
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 from mobilenas.search.gap import supernet_top1
@@ -20,6 +19,7 @@ from mobilenas.spaces.base import AnyChoice
 from mobilenas.spaces.mobile.supernet import SuperNetwork
 from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
+from mobilenas.train.distillation import distillation_loss
 
 
 class Sandwich(Searcher):

@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mobilenas.channels.distillation import distillation_loss
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.weight_transfer import apply, choose, follow
 from mobilenas.cost.projection import Sizes
 from mobilenas.data import ImageData
 from mobilenas.spaces.channels.space import ChannelsArch, ChannelsNetwork, ChannelsSpace
 from mobilenas.train import Recipe, Trainer
+from mobilenas.train.distillation import distillation_loss
 
 
 class TrialTrainer(Trainer):

@@ -39,6 +39,13 @@ class Network(nn.Module):
         return (weight for weight in self.parameters() if weight not in hidden)
 
 
+def resized(x: Tensor, side: int) -> Tensor:
+    """x: [N, C, H, H] -> [N, C, side, side], bilinear and antialiased, as images are decoded."""
+    if x.shape[-1] == side:
+        return x
+    return nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+
 def initialize(network: nn.Module) -> None:
     """Start convolutions with He's deviation by fan-out, and every shortcut block as the identity.
 

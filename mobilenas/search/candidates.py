@@ -1,7 +1,7 @@
 """Which networks enter the finalists: many are looked at, by what is known before any training."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -9,11 +9,12 @@ import torch
 from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.search.epoch_metrics import uncertainty
+from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.settings import SearchSettings
-from mobilenas.spaces.base import AnyChoice, Program
+from mobilenas.spaces.base import AnyChoice, AnySpace, Program
 from mobilenas.spaces.program import perturbed
 
 _FLAT = 0.9
@@ -33,9 +34,12 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
 
     In cells the most probable, which differ in two edges or more. In the mobile space draws from
     the alphas' distribution; where the settings give the prior a say, under a FLOPs budget, the
-    best of an evolution.
+    best of an evolution. Where the settings say how many networks to evaluate with the supernet's
+    weights, the best of an evolution by that.
     """
     program = searcher.searchable.program(budgets, searcher.alphas.scores())
+    if searcher.settings.evaluated:
+        return _evaluated(searcher, budgets, program, count)
     if searcher.searchable.draws is None:
         found = [program.best()]
         while len(found) < count and (other := program.solve(exclude=found)) is not None:
@@ -111,10 +115,44 @@ def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int)
         return [a + b for a, b in zip(known, likely, strict=True)]
 
     likeliest = [] if flat else [program.best()]
-    scores = evolve(budgets, [*likeliest, *usual], score, source)
-    best, min_distance = list[AnyChoice](), _DISTANCE * len(budgets.space.slots)
+    return _different(evolve(budgets, [*likeliest, *usual], score, source), budgets.space, count)
+
+
+def _evaluated(
+    searcher: Searcher, budgets: Budgets, program: Program, count: int
+) -> list[AnyChoice]:
+    """Return the best of an evolution by validation top-1 with the supernet's weights.
+
+    It begins with draws from the alphas' distribution, uniform ones while they have decided
+    nothing; batch norms have statistics of the images that are looked at.
+    """
+    enough = searcher.settings.evaluated
+    first = _drawn_alike(searcher, budgets, program, max(count, enough // 2))
+    source = random.Random(f"candidates/{searcher.seed}")
+
+    def score(choices: Sequence[AnyChoice]) -> list[float]:
+        return supernet_top1(searcher, choices, searcher.data.val)
+
+    scores = evolve(budgets, first, score, source, enough=enough, brood=max(1, enough // 8))
+    return _different(scores, budgets.space, count)
+
+
+def _drawn_alike(
+    searcher: Searcher, budgets: Budgets, program: Program, count: int
+) -> list[AnyChoice]:
+    if not _flat(searcher) and searcher.searchable.draws is not None:
+        source = random.Random(f"draws/{searcher.seed}")
+        draws = searcher.searchable.draws(searcher.alphas, source)
+        return _drawn(searcher, budgets, program, draws, count)
+    source = random.Random(f"draws/{searcher.seed}")
+    return list(dict.fromkeys(budgets.random(source) for _ in range(count)))
+
+
+def _different(scores: Mapping[AnyChoice, float], space: AnySpace, count: int) -> list[AnyChoice]:
+    """Return the best that differ from each other in a third of the slots."""
+    best, min_distance = list[AnyChoice](), _DISTANCE * len(space.slots)
     for choice in sorted(scores, key=scores.__getitem__, reverse=True):
-        if all(budgets.space.distance(choice, other) >= min_distance for other in best):
+        if all(space.distance(choice, other) >= min_distance for other in best):
             best.append(choice)
         if len(best) == count:
             break
@@ -126,8 +164,11 @@ def evolve(
     first: Sequence[AnyChoice],
     score: Callable[[Sequence[AnyChoice]], list[float]],
     source: random.Random,
+    *,
+    enough: int = _ENOUGH,
+    brood: int = _BROOD,
 ) -> dict[AnyChoice, float]:
-    """Return the scores of all networks that an evolution came by, each within the budgets.
+    """Return the scores of the networks that an evolution came by, `enough`, each in the budgets.
 
     Aging evolution (Real et al. 2019): the best of a few grow children with up to three other
     decisions, a brood at a time, and the oldest die.
@@ -135,16 +176,17 @@ def evolve(
     scores = dict(zip(first, score(first), strict=True))
     alive = list(scores)
     for _ in range(_MAX_BROODS):
-        if len(scores) >= _ENOUGH:
+        if len(scores) >= enough:
             break
-        brood = dict[AnyChoice, None]()
+        children = dict[AnyChoice, None]()
         for _ in range(_BROOD):
             parent = max(source.sample(alive, min(_TOURNAMENT, len(alive))), key=scores.__getitem__)
             child = budgets.space.mutated(parent, source)
             if child not in scores and budgets.is_feasible(child):
-                brood[child] = None
-        if brood:
-            children = list(brood)
-            scores |= zip(children, score(children), strict=True)
+                children[child] = None
+            if len(children) == brood:
+                break
+        if children:
+            scores |= zip(children, score(list(children)), strict=True)
             alive = [*alive, *children][-_POPULATION:]
     return scores

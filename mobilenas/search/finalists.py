@@ -20,6 +20,7 @@ from mobilenas.search.records import Score
 from mobilenas.search.settings import FinalistSettings
 from mobilenas.spaces.base import Arch
 from mobilenas.train import CHECKPOINT, Recipe, train_part
+from mobilenas.train.distillation import Teacher
 from mobilenas.train.records import TrainLine
 
 FINALISTS = "finalists"
@@ -29,7 +30,9 @@ FINALISTS = "finalists"
 class SuccessiveHalving:
     """Trains archs rung by rung, each in a folder of its own below `folder`.
 
-    `start` makes the network that an arch starts from; without it all start from scratch.
+    `start` makes the network that an arch starts from; without it all start from scratch. They
+    learn from `teacher`, too, where there is one. `images` gives the images at the side of an arch,
+    where that is not the data's.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class SuccessiveHalving:
         device: str,
         reporter: Reporter,
         start: Callable[[Arch], Network] | None = None,
+        teacher: Teacher | None = None,
+        images: Callable[[int], ImageData] | None = None,
     ) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
         self.folder, self.seed, self.device = folder, seed, device
-        self.reporter, self.start = reporter, start
+        self.reporter, self.start, self.teacher, self.images = reporter, start, teacher, images
         self.scores: list[Score] = []
         self._reached: dict[tuple[int, int], TrainLine] = {}
         self._seconds: dict[int, float] = {}
@@ -79,12 +84,13 @@ class SuccessiveHalving:
         log = train_part(
             epochs,
             arch,
-            self.data,
+            self.images(arch.image_size) if self.images else self.data,
             self.recipe,
             folder=self.folder / str(index),
             seed=self.seed,
             device=self.device,
             network=self.start(arch) if self.start else None,
+            teacher=self.teacher,
         )
         last = self._reached[index, rung] = log[-1]
         self.scores.append(

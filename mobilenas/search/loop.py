@@ -22,6 +22,7 @@ from mobilenas.search.unrolled import unrolled_gradients
 from mobilenas.spaces.base import AnyChoice, Relaxation, searchable
 from mobilenas.supernet.samplers import ChannelSampler
 from mobilenas.train import parameter_groups
+from mobilenas.train.distillation import distillation_loss
 
 _CLIP = 5.0
 MONITOR_IMAGES = 512
@@ -53,7 +54,9 @@ class Searcher:
         *,
         seed: int,
         device: str = "cpu",
+        weights: State | None = None,
     ) -> None:
+        """Start from `weights`, those of the largest network, or from weights drawn by the seed."""
         self.budgets, self.data, self.settings = budgets, data, settings
         self.space = budgets.space
         self.searchable = search = searchable(self.space)
@@ -61,11 +64,15 @@ class Searcher:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.net = search.supernet(self.space, settings.sampler)
+        if weights is not None:
+            self.net.start_from(weights)
         lay_out(self.net, torch.channels_last, device)
         self.alphas = search.alphas(
             self.space, none=settings.zero_op, edge_weights=settings.edge_weights
         ).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
+        if settings.sampling == "sandwich" and settings.warmup >= settings.epochs:
+            self.weight_half = data.train  # no alphas are to see other images than weights do
         # only looked at: the log shows how the supernet does, nothing is chosen by it
         self.monitor_split = stratified_subset(data.val, min(MONITOR_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
@@ -150,19 +157,31 @@ class Searcher:
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
         """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
-        if self.settings.sampling == "single-path" and self.searchable.draws:
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(logits := self._logits(x, epoch), y, label_smoothing=0.1)
+        loss.backward()
+        if self.settings.sampling == "sandwich":
+            others = [self.space.smallest(), self._near(epoch), self._near(epoch)]
+            for choice in others:
+                alone = self.alphas.alone(self.net, choice)
+                distillation_loss(alone(x), logits, temperature=1.0).backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+        _check_finite(loss.item(), norm.item(), epoch, step)
+        self.weight_optimizer.step()
+        return loss.item()
+
+    def _logits(self, x: Tensor, epoch: int) -> Tensor:
+        """x: [N, C, H, W] -> logits [N, classes] of what learns from the labels in this step."""
+        logits: Tensor
+        if self.settings.sampling == "sandwich":
+            logits = self.alphas.alone(self.net, self.space.largest())(x)
+        elif self.settings.sampling == "single-path" and self.searchable.draws:
             logits = self.alphas.alone(self.net, self._draw(epoch))(x)
         else:
             with torch.no_grad():
                 p = self.relaxation(self._gumbel)
             logits = self.net(x, p)
-        loss = functional.cross_entropy(logits, y, label_smoothing=0.1)
-        self.weight_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
-        _check_finite(loss.item(), norm.item(), epoch, step)
-        self.weight_optimizer.step()
-        return loss.item()
+        return logits
 
     def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Relaxation:
         """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
@@ -180,6 +199,15 @@ class Searcher:
             if self.budgets.utilization(choice) <= _WIDEST_LOAD:
                 break
         return choice
+
+    def _near(self, epoch: int) -> AnyChoice:
+        """Draw a network that keeps the budgets and uses them."""
+        if epoch >= self.settings.warmup and self.searchable.draws:
+            drawn = islice(self.searchable.draws(self.alphas, self._choices), _TRIES)
+            found = next(filter(self.budgets.is_feasible, drawn), None)
+            if found is not None:
+                return found
+        return self.budgets.random(self._choices)
 
     def alpha_step(
         self, x: Tensor, y: Tensor, *, step: int = 0, train: tuple[Tensor, Tensor] | None = None

@@ -9,8 +9,10 @@ from mobilenas.spaces.cell.settings import EdgeWeights
 from mobilenas.supernet.schedules import EntropyShape
 from mobilenas.supernet.settings import Attention, Sampler
 
-Sampling = Literal["gumbel", "softmax", "single-path"]
-"""What a step runs: a soft draw from the softmax of the alphas, the softmax itself, one network."""
+Sampling = Literal["gumbel", "softmax", "single-path", "sandwich"]
+"""What a step runs: a soft draw from the softmax of the alphas, the softmax itself, one network; or
+the largest network on the labels, and the smallest and two of the budgets on what it answers.
+"""
 Order = Literal[1, 2]
 """Of the alphas' step: 2 looks one step of the weights ahead."""
 OnCollapse = Literal["warn", "stop", "rollback"]

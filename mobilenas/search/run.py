@@ -11,6 +11,7 @@ from msgspec import structs
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import (
+    State,
     load_checkpoint,
     restoring,
     save_checkpoint,
@@ -48,6 +49,7 @@ from mobilenas.spaces.base import (
 )
 from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe
+from mobilenas.train.distillation import Teacher
 
 MeasureArchs = Callable[[Sequence[Arch]], list[float]]
 """Measures archs: milliseconds of each."""
@@ -104,6 +106,9 @@ def search(
     rank: int = 0,
     measure: MeasureArchs | None = None,
     inherit: bool = False,
+    weights: State | None = None,
+    teacher: Teacher | None = None,
+    images: Callable[[int], ImageData] | None = None,
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; resumes from the folder's last checkpoint.
 
@@ -111,8 +116,10 @@ def search(
     With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
     `measure` measures the latencies of archs, where that can be done here. With `inherit` finalists
     start from the supernet's weights; MobileNASError where the space's family has no such networks.
+    The supernet starts from `weights`, those of the space's largest network, and finalists learn
+    from `teacher`, where they are given. `images` gives the images at another side than the data's.
     """
-    searcher = Searcher(budgets, data, settings, seed=seed, device=device)
+    searcher = Searcher(budgets, data, settings, seed=seed, device=device, weights=weights)
     if settings.warmup >= settings.epochs:
         drawn = searcher.searchable.draws is not None and finalists.count > 1
         decides = _PRIOR_DECIDES if uses_prior(settings, budgets) else _RANDOM_ONES
@@ -132,6 +139,8 @@ def search(
             device=device,
             reporter=reporter,
             start=_start(searcher, choices) if inherit else None,
+            teacher=teacher,
+            images=images,
         )
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.spent_for(winner)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mobilenas.core.files import State
+
 
 class Supernet(nn.Module):
     """Every network of a space in one set of weights; the alphas are kept apart from them."""
@@ -14,6 +16,10 @@ class Supernet(nn.Module):
         super().__init__()
         self.channels_generator = torch.Generator()
         """What a random sampler draws from."""
+
+    def start_from(self, state: State) -> None:
+        """Take the weights of the space's largest network, where the space lies around one."""
+        raise TypeError(f"{type(self).__name__} does not lie around a network with weights")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

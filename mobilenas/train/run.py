@@ -27,6 +27,7 @@ from mobilenas.nn.network import Network
 from mobilenas.nn.weights import load_into
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import build
+from mobilenas.train.distillation import Teacher
 from mobilenas.train.recipe import Recipe
 from mobilenas.train.records import TrainLine
 from mobilenas.train.trainer import Trainer
@@ -69,19 +70,20 @@ def train(
     reporter: Reporter | None = None,
     stage: str = "train",
     network: Network | None = None,
+    teacher: Teacher | None = None,
     begun: Path | None = None,
 ) -> TrainResult:
     """Train `arch` and write its weights; a finished training is read from its files.
 
-    It starts from `network`, which must be of `arch`, or from weights drawn by the seed. Where a
-    folder in `begun` holds the first epochs of this very training (`train_part`), it continues
-    them.
+    It starts from `network`, which must be of `arch`, or from weights drawn by the seed, and learns
+    from `teacher`, too, where there is one. Where a folder in `begun` holds the first epochs of
+    this very training (`train_part`), it continues them.
 
     Raises FileError where `folder` holds another training, DivergedError where the loss does
     not stay finite.
     """
     reporter = NullReporter() if reporter is None else reporter
-    identity = _identity(arch, data, recipe, seed, network)
+    identity = _identity(arch, data, recipe, seed, network, teacher)
     state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
         _discard(folder)
@@ -93,7 +95,9 @@ def train(
     if log:
         reporter.step(len(log), _figures(log[-1]))
     if len(log) < recipe.epochs:
-        trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
+        trainer = Trainer(
+            arch, data, recipe, seed=seed, device=device, network=network, teacher=teacher
+        )
         _train_to(recipe.epochs, trainer, state, folder, reporter)
     with restoring(folder / CHECKPOINT):
         _write_missing(folder, state)
@@ -117,19 +121,22 @@ def train_part(
     seed: int,
     device: str = "cpu",
     network: Network | None = None,
+    teacher: Teacher | None = None,
 ) -> list[TrainLine]:
     """Train the first `epochs` of a recipe; return their log. It starts as `train` does.
 
     A later call with more epochs, or `train(..., begun=folder)`, continues from the checkpoint:
     the result is that of one uninterrupted training.
     """
-    identity = _identity(arch, data, recipe, seed, network)
+    identity = _identity(arch, data, recipe, seed, network, teacher)
     state = _read_checkpoint(folder / CHECKPOINT, identity) or _State(identity=identity)
     log = state.log
     if log:  # a kill between the two files leaves no line out
         write_log(folder / LOG, log)
     if len(log) < epochs:
-        trainer = Trainer(arch, data, recipe, seed=seed, device=device, network=network)
+        trainer = Trainer(
+            arch, data, recipe, seed=seed, device=device, network=network, teacher=teacher
+        )
         _train_to(epochs, trainer, state, folder, NullReporter())
     return log[:epochs]
 
@@ -147,7 +154,12 @@ def load_weights(arch: Arch, path: Path) -> nn.Module:
 
 
 def _identity(
-    arch: Arch, data: ImageData, recipe: Recipe, seed: int, network: Network | None
+    arch: Arch,
+    data: ImageData,
+    recipe: Recipe,
+    seed: int,
+    network: Network | None,
+    teacher: Teacher | None,
 ) -> Json:
     """What must not change between the parts of one training, in JSON's types."""
     identity: Json = {
@@ -159,6 +171,8 @@ def _identity(
     # where channel sizes start follows from their run, and their files have never said it
     if network is not None and family_of(arch).search:
         identity["start"] = "given"
+    if teacher is not None:
+        identity["teacher"] = teacher.fingerprint
     plain: Json = to_plain(identity)
     return plain
 

@@ -20,6 +20,7 @@ from mobilenas.nn.network import Network
 from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
+from mobilenas.train.distillation import Teacher, distillation_loss
 from mobilenas.train.recipe import Recipe
 
 EVALUATION_BATCH_SIZE = 256
@@ -125,8 +126,13 @@ class Trainer:
         device: str = "cpu",
         split: Split | None = None,
         network: Network | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        """Start from `network`, which must be of `arch`, or from weights drawn by the seed."""
+        """Start from `network`, which must be of `arch`, or from weights drawn by the seed.
+
+        With `teacher` it also learns from that network's answers, as much as from the labels.
+        """
+        self._teacher = teacher
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.split = data.train if split is None else split
         if len(self.split) < 2:  # batch norm has no variance over one image
@@ -269,8 +275,10 @@ class Trainer:
         return loss + self._guidance(x, logits)
 
     def _guidance(self, x: Tensor, logits: Tensor) -> Tensor | float:
-        """Return what a teacher adds to the loss; there is none here."""
-        return 0.0
+        """Return what a teacher adds to the loss."""
+        if self._teacher is None:
+            return 0.0
+        return distillation_loss(logits, self._teacher(x), temperature=1.0)
 
     def _update_average(self, averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # batch norm's step counter

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilenas.channel_graph import Graph, extract, load_model, sizes
-from mobilenas.channels.distillation import distillation_loss
 from mobilenas.channels.settings import WEIGHT_TRANSFERS
 from mobilenas.channels.weight_transfer import apply, changed, choose, follow, inexact
 from mobilenas.core.errors import MobileNASError
+from mobilenas.train.distillation import distillation_loss
 
 SIDE = 8
 

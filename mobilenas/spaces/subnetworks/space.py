@@ -4,6 +4,7 @@ What once-for-all networks choose (Cai et al. 2020, arXiv 1908.09791), around an
 residuals. Every network is a part of the whole one, and starts with that part of its weights.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ _Picks = tuple[_Index, ...]
 DECISIONS = ("side", "hidden", "kernel", "squeeze", "depth")
 """Of a `Choice`: `side` once, `depth` per stage, the others per block."""
 _MAX_CHANGES = 3
+_MAX_TILT = 4.0
+"""Of a random network: log odds of the largest option against the smallest."""
 _MIN_KERNEL = 3
 
 
@@ -223,8 +226,18 @@ class SubnetworkSpace:
         return replace(choice, **changes)
 
     def random(self, source: random.Random) -> Choice:
-        """Draw every decision uniformly."""
-        return self._pick(source.randrange)
+        """Draw a side, how large its network is to be, and by that every other decision.
+
+        Uniform draws are about half of the whole network, whatever the side: at few sides would one
+        use a budget and keep it.
+        """
+        tilt = source.uniform(-_MAX_TILT, _MAX_TILT)
+
+        def pick(options: int) -> int:
+            odds = [math.exp(tilt * n / max(1, options - 1)) for n in range(options)]
+            return source.choices(range(options), odds)[0]
+
+        return replace(self._pick(pick), side=(source.randrange(len(self.sides)),))
 
     def smallest(self) -> Choice:
         """Return the choice whose every decision is the cheapest."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobilenas.nn import InvertedResidual, SqueezeExcite
+from mobilenas.nn.network import resized
 from mobilenas.nn.operations import SameConv2d
 from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.subnetworks.space import Choice, Slot, SubnetworkSpace
@@ -75,13 +76,6 @@ def inherited(net: SubnetworkSupernet, choice: Choice, seed: int) -> MobileNetwo
     return network
 
 
-def resized(x: Tensor, side: int) -> Tensor:
-    """x: [N, C, S, S] -> [N, C, side, side], bilinear and antialiased as images are decoded."""
-    if x.shape[-1] == side:
-        return x
-    return functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-
-
 def _mixture(
     block: InvertedResidual, x: Tensor, slot: Slot, number: int, p: Probabilities
 ) -> Tensor:
@@ -119,7 +113,8 @@ def _mixed_mask(p: Tensor, sides: list[int]) -> Tensor:
     masks = [
         functional.pad(p.new_ones(side, side), [(sides[-1] - side) // 2] * 4) for side in sides
     ]
-    return torch.tensordot(p[: len(sides)], torch.stack(masks), 1)
+    mixed: Tensor = torch.tensordot(p[: len(sides)], torch.stack(masks), 1)
+    return mixed
 
 
 def _alone(block: InvertedResidual, x: Tensor, slot: Slot, number: int, choice: Choice) -> Tensor:

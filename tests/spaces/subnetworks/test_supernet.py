@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobilenas.nn.network import resized
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.networks import build
 from mobilenas.spaces.subnetworks.relaxation import Alphas
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
-from mobilenas.spaces.subnetworks.supernet import SubnetworkSupernet, inherited, resized
+from mobilenas.spaces.subnetworks.supernet import SubnetworkSupernet, inherited
 from mobilenas.spaces.subnetworks.weights import part, reordered
 from mobilenas.supernet.settings import SamplerSettings
 
