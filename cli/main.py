@@ -41,6 +41,7 @@ COMMANDS = {
     "sweep": "Run once for each of several budgets or penalties.",
     "ablate": "Compare search methods over seeds.",
     "methods": "Show the search methods and their parts.",
+    "recipes": "Show the training recipes and their fields.",
     "pretrained": "Show networks with trained weights.",
     "profile": "Count what a network costs, or measure how long it takes.",
     "channels": "Search the channel sizes of a model of your own.",

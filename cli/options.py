@@ -71,6 +71,12 @@ def _once(ctx: click.Context, param: click.Parameter, values: tuple[object, ...]
     return values[0] if values else None
 
 
+def _joined(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[tuple[str, ...], ...]
+) -> tuple[str, ...]:
+    return tuple(name for names in values for name in names)
+
+
 def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     """Return the option of a setting; its dataclass checks what is legal."""
     attributes: Fields = {
@@ -89,6 +95,8 @@ def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     elif one.read is not None and not one.several:
         # `multiple` only so that a second one is noticed instead of winning silently
         attributes |= {"multiple": True, "callback": _once, "default": None}
+    elif one.repeated:
+        attributes |= {"multiple": True, "callback": _joined}
     if one.kind is not bool:
         attributes |= {"type": _type(one), "metavar": one.placeholder}
     return option(flag, *one.aliases, one.name, **attributes)

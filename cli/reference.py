@@ -10,6 +10,7 @@ from mobilenas.latency.settings import MeasureSettings, ProfileSettings
 from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.variants import AblationOptions, SweepOptions
+from mobilenas.train.recipe import Recipe
 
 from .main import COMMANDS
 from .terminal import echo
@@ -37,6 +38,7 @@ def page() -> str:
     for title, kinds in (
         ("`sweep`, beside these", (SweepOptions,)),
         ("`ablate`, beside these", (AblationOptions,)),
+        ("Fields of a recipe, for `--set FIELD=VALUE`", (Recipe,)),
         ("`channels`, beside budgets, data, training and comparison", (ChannelOptions,)),
         ("`export`", (FormatSettings, Int8Settings)),
         ("`profile latency`", (ProfileSettings, MeasureSettings)),
@@ -53,7 +55,9 @@ def _table(settings: Iterable[Setting]) -> list[str]:
 def _row(one: Setting) -> str:
     flags = ", ".join(f"`{flag}`" for flag in (one.option, *one.aliases))
     value = "/".join(map(str, one.legal)) or one.placeholder
-    if one.kind is bool:
+    if one.kind is bool and not one.own_option:
+        value = "true/false"
+    elif one.kind is bool:
         value = "" if one.default is False else f"or `--no-{one.option[2:]}`"
     if one.low is not None:
         value += f", {one.low} to {one.high}"

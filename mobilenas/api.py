@@ -61,6 +61,7 @@ from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import BEST_WEIGHTS, LOG, Evaluation, load_weights
 from mobilenas.train import evaluate as evaluate_on
 from mobilenas.train import train as train_in
+from mobilenas.train.recipes import DEFAULT_RECIPE
 from mobilenas.train.records import TrainLine
 
 Device = Literal["cpu", "cuda"]
@@ -216,21 +217,24 @@ def train(
     *,
     effort: EffortName = "standard",
     epochs: int | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    set: Mapping[str, object] | None = None,
     seed: int = 0,
     device: Device = "cpu",
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> TrainedNetwork:
-    """Train `arch` from scratch by the recipe of every network in this project.
+    """Train `arch` from scratch by a recipe, by default that of every network in this project.
 
-    `epochs` replaces the number that the effort gives. With `out`, a folder, checkpoints are kept
-    there and the training can be resumed by the same call. Raises DivergedError where the loss does
-    not stay finite.
+    `recipe` is a name that `mobilenas recipes` shows, and `set` changes fields of it, such as
+    {"mixup": 0.2}. `epochs` replaces the number that the effort gives. With `out`, a folder,
+    checkpoints are kept there and the training can be resumed by the same call. Raises
+    DivergedError where the loss does not stay finite.
     """
-    recipe = recipe_for(effort, len(data.train), epochs)
+    how = recipe_for(effort, len(data.train), epochs, recipe, _assignments(set or {}))
     with _folder(out) as folder:
         result = train_in(
-            arch, data, recipe, folder=folder, seed=seed, device=device, reporter=reporter
+            arch, data, how, folder=folder, seed=seed, device=device, reporter=reporter
         )
         return TrainedNetwork(
             arch=arch,
@@ -353,9 +357,14 @@ def _own(budgets: Mapping[str, Limit]) -> Fields:
     """Return budgets as settings: those of registered costs are `limits`."""
     known = {one.name for one in settings_of(BudgetOptions)}
     own: Fields = {cost: limit for cost, limit in budgets.items() if cost in known}
-    if others := [f"{cost}={limit}" for cost, limit in budgets.items() if cost not in known]:
-        own["limits"] = tuple(others)
+    if others := {cost: limit for cost, limit in budgets.items() if cost not in known}:
+        own["limits"] = _assignments(others)
     return own
+
+
+def _assignments(values: Mapping[str, object]) -> tuple[str, ...]:
+    """Return values by name as the command line takes them."""
+    return tuple(f"{name}={value}" for name, value in values.items())
 
 
 def _request(options: Mapping[str, object], **more: object) -> Request:
@@ -370,6 +379,8 @@ def _request(options: Mapping[str, object], **more: object) -> Request:
             read[name] = reader(value)
         elif isinstance(value, list):
             read[name] = tuple(value)
+        elif isinstance(value, Mapping):
+            read[name] = _assignments(value)
     return Request(**read)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import mobilenas as mn
 from mobilenas import api
+from mobilenas.core.files import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--data", "digits", "--flops", "300k", "--epochs", "2"]
@@ -102,10 +103,29 @@ def test_what_is_wrong_is_refused_as_on_the_command_line() -> None:
         mn.train(arch, data, epochs=0)
     with pytest.raises(mn.MobileNASError, match="effort is 'great'; it must be one of quick"):
         mn.train(arch, data, effort="great")  # type: ignore[arg-type]
+    with pytest.raises(mn.MobileNASError, match="recipe is 'foto'; it must be one of scratch"):
+        mn.train(arch, data, recipe="foto")
+    with pytest.raises(mn.MobileNASError, match="mixup is 101.0; it must be between 0 and 100"):
+        mn.train(arch, data, set={"mixup": 101})
     with pytest.raises(mn.MobileNASError, match="space is 'cell'; it must be one of mobile"):
         mn.mobile_space(data, space="cell", flops="300k")
     with pytest.raises(mn.MobileNASError, match="width: not with"):
         mn.count("pyproject.toml", width=2)
+
+
+def test_a_network_is_trained_by_a_recipe_with_some_fields_changed(tmp_path: Path) -> None:
+    data = mn.load_data("digits")
+    (arch,) = mn.random_networks(mn.mobile_space(data, flops="300k"), {"flops": "300k"}, 1)
+    changed = {"trivialaugment": True, "crop_scale": None, "batch_size": 64}
+    for out, given in (("a", {"recipe": "finetune", "set": changed}), ("b", {})):
+        mn.train(arch, data, epochs=1, out=tmp_path / out, **given)  # type: ignore[arg-type]
+    used, usual = (load_checkpoint(tmp_path / out / "checkpoint.pt") for out in "ab")
+    assert used and usual
+    wanted = {"batch_size": 64, "learning_rate": 0.02, "backbone_rate": 0.5, "warmup_epochs": 0.5}
+    expected = usual["identity"]["recipe"] | wanted | {"trivialaugment": True}
+    assert used["identity"]["recipe"] == expected
+    space = mn.mobile_space(data, flops="300k", recipe="photo", set={"mixup": 0.1})
+    assert space == mn.mobile_space(data, flops="300k")
 
 
 def test_a_search_resumes_in_its_folder(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ class Setting:
     """Name on the command line, where it is not the field's."""
     aliases: tuple[str, ...] = ()
     """Other names on the command line."""
+    repeated: bool = False
+    """Whether several values may also be given by the option more than once."""
     own_option: bool = True
     """Whether it has an option; else it is called by its field's name."""
 

@@ -1,6 +1,7 @@
 """A job as the user states it, and the full settings that follow from it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -17,15 +18,13 @@ from mobilenas.search.parts import PARTS, SearchParts
 from mobilenas.search.settings import FinalistSettings
 from mobilenas.spaces.cell.settings import CellOptions
 from mobilenas.spaces.mobile.settings import Activation, Policy
-from mobilenas.train.recipe import Recipe
+from mobilenas.train.recipe import MAX_EPOCHS, Recipe
+from mobilenas.train.recipes import DEFAULT_RECIPE, RECIPES, SMALL_SET, fields_of, usual_rate
 
 ACTIVATION_FOR: dict[Precision, Activation] = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
 _RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked for"
-_SMALL_SET = 5000
-# batch size and peak learning rate, each measured (docs/results/search.md)
-_USUAL, _SMALL = (128, 0.5), (32, 0.05)
-ANY_COUNT = _SMALL_SET
+ANY_COUNT = SMALL_SET
 """Images to make settings for where only their legality matters."""
 _RUNG_SHARE = 0.2
 # after one epoch networks on hard images still stand at the loss of guessing
@@ -57,16 +56,25 @@ EFFORTS: dict[EffortName, Effort] = {
 """By name."""
 
 
-def recipe_for(effort: EffortName, images: int, epochs: int | None = None) -> Recipe:
-    """Return how networks are trained on so many images; `epochs`: instead of the effort's."""
+def recipe_for(
+    effort: EffortName,
+    images: int,
+    epochs: int | None = None,
+    name: str = DEFAULT_RECIPE,
+    changes: Sequence[str] = (),
+) -> Recipe:
+    """Return how networks are trained on so many images; `epochs`: instead of the effort's.
+
+    `name` is that of the recipe, and `changes` are fields of it as `fields_of` reads them.
+    """
     check_choice("effort", effort, tuple(EFFORTS))
-    batch, rate = _USUAL if images >= _SMALL_SET else _SMALL
-    steps = max(1, images // batch)
+    fields = fields_of(name, images, changes)
+    steps = max(1, images // fields["batch_size"])
     usual = EFFORTS[effort]
     repeats = min(math.ceil(usual.min_steps / steps), MAX_REPEATS * usual.epochs)
     if epochs is None:
         epochs = max(usual.epochs, repeats)
-    return Recipe(epochs=epochs, batch_size=batch, learning_rate=rate)
+    return Recipe(epochs=epochs, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +88,23 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         default_text="by --effort",
         group="Training",
         low=1,
-        high=100_000,
+        high=MAX_EPOCHS,
+    )
+    recipe: str = setting(
+        DEFAULT_RECIPE,
+        help="How networks are trained; `mobilenas recipes` shows what there is.",
+        group="Training",
+        built_in=tuple(RECIPES),
+        added=True,
+    )
+    set: tuple[str, ...] = setting(
+        (),
+        help="Fields of the recipe to change, such as mixup=0.2; may be repeated.",
+        group="Training",
+        metavar="FIELD=VALUE",
+        repeated=True,
+        rare=True,
+        added=True,
     )
     search_epochs: int | None = setting(
         None, help="Epochs of the supernet.", default_text="by --effort", low=1, high=10_000
@@ -218,7 +242,9 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         self.data_settings.check_source()
         check_device(self.device)
         passed_on = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
-        recipe = recipe_for(self.effort, train_images, self.epochs)
+        recipe = recipe_for(self.effort, train_images, self.epochs, self.recipe, self.set)
+        # the supernet learns from scratch, by no other recipe than it was measured with
+        rate = usual_rate(train_images)
         usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
         searching = self.search_epochs or usually
         # the published methods on cells have no finalists
@@ -232,9 +258,9 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
                 {part: getattr(self, part) for part in PARTS},
                 cells=self.space == "cell",
                 epochs=searching,
-                batch_size=recipe.batch_size // 2,
-                learning_rate=recipe.learning_rate / 2,
-                alpha_steps=train_images // 2 // (recipe.batch_size // 2),
+                batch_size=rate["batch_size"] // 2,
+                learning_rate=rate["learning_rate"] / 2,
+                alpha_steps=train_images // 2 // (rate["batch_size"] // 2),
             ),
             finalists=FinalistSettings(
                 count=count, epochs=max(_MIN_EPOCHS, round(recipe.epochs * self._rung_share))

@@ -11,6 +11,8 @@ from mobilenas.data.settings import Augmentation
 
 Optimizer = Literal["sgd", "adamw"]
 Amp = Literal["off", "bfloat16", "float16"]
+MAX_EPOCHS = 100_000
+"""Of a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Recipe:
         high=1_000_000,
     )
     learning_rate: float = field_setting(
-        0.5, help="Peak of the learning rate; 0.5 was measured for SGD.", low=1e-9, high=1e3
+        0.5, help="Peak of the learning rate.", low=1e-9, high=1000
     )
     momentum: float = field_setting(
         0.9, help="Nesterov's with sgd, beta1 with adamw.", low=0, high=0.9999
@@ -44,7 +46,7 @@ class Recipe:
         1.0,
         help="Epochs, or a fraction of one, in which the rate rises from 0.",
         low=0,
-        high=100_000,
+        high=MAX_EPOCHS,
     )
     ema_decay: float = field_setting(
         0.98, help="Decay of the averaged weights; the first steps use less.", low=0, high=0.999999
@@ -60,7 +62,7 @@ class Recipe:
         0, help="RandAugment operations on each training image.", low=0, high=10
     )
     gradient_clip: float = field_setting(
-        5.0, help="Largest L2 norm of the gradient.", low=1e-6, high=1e9
+        5.0, help="Largest L2 norm of the gradient.", low=1e-6, high=10**9
     )
     optimizer: Optimizer = field_setting(
         "sgd", added=True, help="SGD with Nesterov momentum, or AdamW."
@@ -112,7 +114,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check the ranges, and that the parts go together."""
         check_settings(self)
-        check_between(self, "epochs", 1, 100_000)
+        check_between(self, "epochs", 1, MAX_EPOCHS)
         if isinstance(self.epochs, float):
             raise MobileNASError(f"epochs is {self.epochs!r}; it must be a whole number")
         check_between(self, "warmup_epochs", 0, self.epochs)

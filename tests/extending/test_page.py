@@ -20,10 +20,11 @@ from mobilenas.onnx.other_runtimes import RUNTIMES
 from mobilenas.search.methods import METHODS
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.train.pretrained import SOURCES
+from mobilenas.train.recipes import RECIPES
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
 REGISTRIES: tuple[Registry[Any], ...] = (
-    *(COSTS, METHODS, MOBILENETS, OPERATIONS, RUNTIMES, SOURCES),
+    *(COSTS, METHODS, MOBILENETS, OPERATIONS, RECIPES, RUNTIMES, SOURCES),
 )
 
 
@@ -71,6 +72,15 @@ def test_a_registered_method_is_searched_with(ran: dict[str, Any]) -> None:
     settings = ran["run"].settings
     assert (settings.method, settings.search.sampling) == ("annealed", "gumbel")
     assert (settings.search.sampler.name, settings.search.temperature.end) == ("random", 0.1)
+
+
+@pytest.mark.parametrize("ran", ["A training recipe"], indirect=True)
+def test_a_registered_recipe_trains_what_is_searched(ran: dict[str, Any]) -> None:
+    recipe = ran["run"].settings.recipe
+    assert (recipe.optimizer, recipe.learning_rate, recipe.mixup) == ("adamw", 0.002, 0.1)
+    assert (ran["run"].folder / "train/train.json").exists()
+    listed = CliRunner().invoke(cli, ["recipes"]).stdout
+    assert "gentle: AdamW on few images (ours)" in listed
 
 
 @pytest.mark.parametrize("ran", ["An export format"], indirect=True)

@@ -243,6 +243,25 @@ def test_efforts_give_settings_for_any_number_of_images(effort: str, images: int
     assert 0 < full.search.learning_rate <= full.recipe.learning_rate
 
 
+def test_a_recipe_is_for_final_training_and_not_for_the_supernet() -> None:
+    usual = settings(1000)
+    chosen = settings(1000, recipe="cifar-darts", set=("mixup=0.3", "optimizer=adamw"))
+    recipe = chosen.recipe
+    assert (recipe.batch_size, recipe.random_erasing, recipe.mixup) == (96, 1.0, 0.3)
+    assert recipe.optimizer == "adamw"
+    assert recipe.epochs == 120  # 1,200 steps of 10 in a pass
+    assert (chosen.search.batch_size, chosen.search.learning_rate) == (16, 0.025)
+    assert settings(1000, recipe="scratch-small") == usual
+    assert settings(1000, set=("mixup=0",)) == usual
+
+
+def test_a_wrong_recipe_is_refused_by_name() -> None:
+    with pytest.raises(MobileNASError, match="recipe is 'foto'; it must be one of scratch-small"):
+        settings(recipe="foto")
+    with pytest.raises(MobileNASError, match="amp is 'float16'; that is for --device cuda"):
+        settings(set=("amp=float16",))
+
+
 def test_more_effort_is_more_training() -> None:
     for images in (500, 50_000):
         epochs = [
