@@ -105,7 +105,7 @@ def test_what_is_wrong_is_refused_as_on_the_command_line() -> None:
         mn.train(arch, data, effort="great")  # type: ignore[arg-type]
     with pytest.raises(mn.MobileNASError, match="recipe is 'foto'; it must be one of scratch"):
         mn.train(arch, data, recipe="foto")
-    with pytest.raises(mn.MobileNASError, match="mixup is 101.0; it must be between 0 and 100"):
+    with pytest.raises(mn.MobileNASError, match=r"mixup is 101\.0; it must be between 0 and 100"):
         mn.train(arch, data, set={"mixup": 101})
     with pytest.raises(mn.MobileNASError, match="space is 'cell'; it must be one of mobile"):
         mn.mobile_space(data, space="cell", flops="300k")
