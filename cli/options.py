@@ -108,6 +108,9 @@ def _type(one: Setting) -> "click.ParamType[object] | type":
         return _numbers(one.read or one.kind) if is_number else Reading(names, "names")
     if one.read is not None:
         return Reading(one.read, one.name)
+    if one.words:
+        legal = " or ".join(("a whole number", *one.words))
+        return Reading(lambda text: text if text in one.words else one.kind(text), legal)
     if get_origin(one.kind) is Literal:
         numbers = all(isinstance(value, int) for value in one.legal)
         legal = " or ".join(map(str, one.legal))

@@ -54,7 +54,7 @@ def _table(settings: Iterable[Setting]) -> list[str]:
 
 def _row(one: Setting) -> str:
     flags = ", ".join(f"`{flag}`" for flag in (one.option, *one.aliases))
-    value = "/".join(map(str, one.legal)) or one.placeholder
+    value = "/".join(map(str, one.legal)) or one.placeholder.replace("|", "/")
     if one.kind is bool and not one.own_option:
         value = "true/false"
     elif one.kind is bool:

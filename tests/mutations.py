@@ -74,6 +74,7 @@ from mobilenas.report.table import read_networks, summarize, verdict
 from mobilenas.search import FinalistSettings, SearchSettings
 from mobilenas.search.finalists import SuccessiveHalving
 from mobilenas.search.loop import Searcher
+from mobilenas.search.records import ImageSizeRecord
 from mobilenas.search.run import _train_supernet, read_choices
 from mobilenas.search.variants import parse_variant
 from mobilenas.spaces.cell.genotypes import darts_v2
@@ -263,6 +264,8 @@ def _write_run(folder: Path, data: Any, arch: Any) -> None:
     scores = [{"arch": n, "rung": 0, "epochs": 1, "val_top1": 50.0 + n} for n in (0, 1)]
     record = {"winner": 1, "scores": scores, "archs": [arch.to_dict()] * 2}
     write_json(folder / "search/finalists.json", record)
+    sides = record | {"names": ["8x8", "16x16"], "seconds": 9.0, "space": to_plain(MICRO_SPACE)}
+    write_json(folder / "search/image-size.json", sides)
     agree = {"spearman": 0.5, "kendall": 0.25, "regret": 1.0, "pick_over_mean": 2.0}
     record = {"networks": 3, "epochs": 2, "supernet": agree, "alphas": agree}
     record |= {"supernet_top1": [40.0, 41.0, 42.0], "trained_top1": [60.0, 61.0, 62.0]}
@@ -371,6 +374,13 @@ def _run_subjects(folder: Path, arch: Any, data: Any, budgets: Any) -> list[Subj
             read=each(candidates, sections("Latency, predicted and measured")),
         ),
         Subject(file="search/finalists.json", read=sections("Finalists")),
+        Subject(
+            file="search/image-size.json",
+            read=each(
+                lambda place: read_record(place / "search/image-size.json", ImageSizeRecord),
+                sections("Image size"),
+            ),
+        ),
         Subject(file="search/rank.json", read=sections("Ranking quality")),
         Subject(
             file="train/train.json",
@@ -415,6 +425,9 @@ class _Prepared(Run):
 
     def __init__(self, run: Run) -> None:
         super().__init__(folder=run.folder, settings=run.settings, reporter=run.reporter)
+
+    def at(self, image_size: int) -> Run:
+        return self
 
     def within(self, folder: Path) -> Run:
         return replace(Run(folder=folder, settings=self.settings, reporter=self.reporter))

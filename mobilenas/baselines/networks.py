@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mobilenas.core.settings import check_between, check_choice
 from mobilenas.cost.budget import LATENCY, Budget
@@ -38,6 +39,8 @@ class ComparedNetwork:
     """Epochs of its training; None: the recipe's."""
     network: str | None = None
     """Which of the others it is, where it is one of them trained for longer."""
+    begun: Path | None = None
+    """A folder of trainings that have begun, where its own may be one of them."""
 
     @property
     def folder(self) -> str:

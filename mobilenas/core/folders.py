@@ -25,6 +25,7 @@ _TRAINING = ("checkpoint.pt", "log.jsonl", "train.json", "best.safetensors", "la
 _SEARCH = (
     *("checkpoint.pt", "log.jsonl", "candidates.json", "rank.json"),
     *("finalists.json", *_below("finalists/*", _TRAINING)),
+    *("image-size.json", *_below("image-size/*", _TRAINING)),
     "finalists.pt",  # of versions before: those runs can be replaced, too
 )
 _MODELS = tuple(

@@ -59,6 +59,8 @@ class Setting:
     """Other names on the command line."""
     repeated: bool = False
     """Whether several values may also be given by the option more than once."""
+    words: tuple[str, ...] = ()
+    """What may stand in place of a number."""
     own_option: bool = True
     """Whether it has an option; else it is called by its field's name."""
 
@@ -88,12 +90,13 @@ class Setting:
             return "NAMES"
         if self.legal:
             return f"[{'|'.join(map(str, self.legal))}]"
-        return {int: "N", float: "X", Path: "FILE"}.get(self.kind, "TEXT")
+        kind = {int: "N", float: "X", Path: "FILE"}.get(self.kind, "TEXT")
+        return "|".join((kind, *self.words))
 
     def check(self, owner: object) -> None:
         """Raise unless the value of this field of `owner` is legal; an open set is not checked."""
         value, named = getattr(owner, self.name), self.option if self.help else self.name
-        if value is None and self.default is None:
+        if (value is None and self.default is None) or value in self.words:
             return
         legal = () if self.built_in else self.legal
         for item in value if self.several else (value,):
@@ -145,9 +148,11 @@ def _fields(kind: type) -> tuple[Setting, ...]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    """`str | None` is a str, `tuple[str, ...]` several."""
+    """`str | None` is a str, `tuple[str, ...]` several, `int | Literal["auto"]` an int or word."""
     if get_origin(hint) in (Union, types.UnionType):
-        hint = next(option for option in get_args(hint) if option is not types.NoneType)
+        hint, *words = (option for option in get_args(hint) if option is not types.NoneType)
+        if words:
+            return {"kind": hint, "words": get_args(*words)}
     if get_origin(hint) in (tuple, Sequence):
         return {"kind": get_args(hint)[0], "several": True}
     return {"kind": hint}

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mobilenas.core.errors import DataError
 from mobilenas.core.images import PixelRange
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted, readable
-from mobilenas.data.image_data import ImageData, ImageKind
+from mobilenas.data.image_data import Check, ImageData, ImageKind
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
@@ -59,11 +59,12 @@ class _Contents:
 def load_folder(
     settings: DataSettings,
     reporter: Reporter,
-    check: Callable[[ImageKind], object] | None = None,
+    check: Check | None = None,
 ) -> ImageData:
     """Read folders of splits or of classes; `find_layout` says which is which.
 
-    `check` is called when the classes and the images' size are known, before any is decoded.
+    `check` is called when the classes and the images' size are known, before any is decoded, and
+    may return another size.
     """
     root = Path(settings.source)
     listing = list_folder(root)
@@ -136,15 +137,16 @@ def _read(
     listing: Listing,
     settings: DataSettings,
     reporter: Reporter,
-    check: Callable[[ImageKind], object] | None,
+    check: Check | None,
 ) -> _Contents:
     skip = settings.skip_bad_images
     headers, bad = read_headers(
         [entry.path for entry in listing.entries], skip_bad=skip, reporter=reporter
     )
     size, notes = choose_size(headers, settings.image_size)
-    if check is not None:
-        check(ImageKind(name=settings.source, classes=listing.classes, image_size=size))
+    kind = ImageKind(name=settings.source, classes=listing.classes, image_size=size)
+    if check is not None and (side := check(kind)):
+        size, notes = choose_size(headers, side)
     pixel_range, remarks, damaged = measure_range(headers, skip_bad=skip, reporter=reporter)
     bad |= damaged
     entries = [entry for entry in listing.entries if entry.path not in bad]

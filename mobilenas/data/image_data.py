@@ -1,5 +1,6 @@
 """What a source gives: what is known before its images are decoded, and the images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,16 @@ class ImageKind:
     """Side in pixels."""
     channels: int = 3
     """Always 3: grey images are repeated, so that prediction has one kind of input."""
+
+    def at(self, image_size: int) -> "ImageKind":
+        """Return what is known of the same images at another side."""
+        return ImageKind(
+            name=self.name, classes=self.classes, image_size=image_size, channels=self.channels
+        )
+
+
+Check = Callable[[ImageKind], int | None]
+"""Looks at images before they are decoded: raises, or returns another side to read them at."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mobilenas.core.errors import DataError
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import check_between
 
+AUTO: Literal["auto"] = "auto"
+"""Instead of a side: the images' own, and the networks' is searched."""
 BUILT_IN_SOURCES = ("digits", "cifar10", "cifar100")
 """Sources that are not folders."""
 
@@ -61,9 +64,9 @@ class DataOptions:
         group="Data",
         metavar="DATA",
     )
-    image_size: int | None = setting(
+    image_size: int | Literal["auto"] | None = setting(
         None,
-        help="Side of the images in pixels.",
+        help=f"Side of the images in pixels; {AUTO}: the best of several for the budgets.",
         default_text="the images' own, or 224",
         group="Data",
         low=_SMALLEST_SIDE,
@@ -88,7 +91,7 @@ class DataOptions:
         """Which images."""
         return DataSettings(
             source=self.data,
-            image_size=self.image_size,
+            image_size=None if self.image_size == AUTO else self.image_size,
             flip=self.flip,
             skip_bad_images=self.skip_bad_images,
             download=self.download,

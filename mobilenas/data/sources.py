@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from mobilenas.core.errors import DataError
 from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.settings import counted
 from mobilenas.data.folder import load_folder
-from mobilenas.data.image_data import ImageData, ImageKind
+from mobilenas.data.image_data import Check, ImageData
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.moments import image_moments, mean_and_std
 from mobilenas.data.repeats import digest, find_repeats
@@ -31,11 +30,12 @@ _MAX_LISTED = 200
 def load_data(
     settings: DataSettings,
     reporter: Reporter | None = None,
-    check: Callable[[ImageKind], object] | None = None,
+    check: Check | None = None,
 ) -> ImageData:
     """Read the source into three splits and say its notes; DataError where it cannot be used.
 
-    `check` is called with what is known before the images of a folder are decoded, and may raise.
+    `check` is called with what is known before the images of a folder are decoded. It may raise, or
+    return another side to read them at.
     """
     settings.check_source()
     reporter = reporter or NullReporter()
@@ -45,8 +45,8 @@ def load_data(
         data = _load_cifar(settings)
     else:
         data = load_folder(settings, reporter, check)
-    if check is not None and settings.source in BUILT_IN_SOURCES:
-        check(data)
+    if check is not None and settings.source in BUILT_IN_SOURCES and (side := check(data)):
+        return load_data(replace(settings, image_size=side), reporter)
     data = replace(data, notes=(*data.notes, *_class_notes(data)))
     for note in data.notes:
         reporter.info(note)

@@ -21,6 +21,7 @@ from mobilenas.cost.budget import Budget, format_cost
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, ImageKind, load_data
+from mobilenas.data.settings import AUTO
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.pipeline.baselines import searched_arch
@@ -227,6 +228,8 @@ def _check_request(request: Request) -> None:
     for name, instead in NOT_ABLATED.items():
         if getattr(request, name) != plain[name].default:
             raise MobileNASError(f"--{name.replace('_', '-')} is not for an ablation: {instead}")
+    if request.image_size == AUTO:
+        raise MobileNASError(f"--image-size {AUTO} is not for an ablation: all have one side")
     if not request.budgets:
         raise BudgetError(
             "networks are compared at equal cost: use --flops or --params, which set the channels "

@@ -21,12 +21,13 @@ from mobilenas.cost.budget import LATENCY, PENALTY, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import arch_meter
+from mobilenas.pipeline.image_size import at_chosen_size, compare_sides
 from mobilenas.pipeline.records import EqualTimeRecord, RandomSearchRecord
-from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
+from mobilenas.pipeline.run_folder import COMPARE_FILE, IMAGE_SIZE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import SCRATCH, check_given
 from mobilenas.search import FINALISTS
-from mobilenas.search.records import ArchRecord
+from mobilenas.search.records import ArchRecord, ImageSizeRecord
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import arch_from_dict, read_arch
 
@@ -173,17 +174,46 @@ def _limits(run: Run) -> Budgets:
 
 def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[ComparedNetwork]:
     """Return the MobileNets for every seed; their widths are chosen once, also where measured."""
-    fit, too_large = mobilenets(
-        names,
-        limits.budgets,
-        run.data.image_size,
-        len(run.data.classes),
-        run.settings.seed,
-        arch_meter(run),
-    )
+    if run.image_sizes:
+        fit, too_large = _mobilenets_at_best_side(run, names, limits.budgets)
+    else:
+        fit, too_large = _mobilenets_at(run, run.image_size, names, limits.budgets)
     for name in too_large:
         run.reporter.info(f"no width of {name} keeps the budgets: it is skipped")
     return [replace(network, seed=seed) for seed in run.seeds for network in fit]
+
+
+def _mobilenets_at(
+    run: Run, side: int, names: Sequence[str], budgets: Sequence[Budget]
+) -> tuple[list[ComparedNetwork], list[str]]:
+    classes = len(run.data.classes)
+    return mobilenets(names, budgets, side, classes, run.settings.seed, arch_meter(run))
+
+
+def _mobilenets_at_best_side(
+    run: Run, names: Sequence[str], budgets: Sequence[Budget]
+) -> tuple[list[ComparedNetwork], list[str]]:
+    """Return each at the side where it is best, which is decided as that of the search is."""
+    fit, too_large, seed = list[ComparedNetwork](), list[str](), run.settings.seed
+    for name in names:
+        path = run.folder / f"compare/{name}-image-size-seed-{seed}" / IMAGE_SIZE_FILE
+        if not path.exists():
+            tried = [
+                (f"{network.name} @{side}", network.arch.to_dict())
+                for side in run.image_sizes
+                for network in _mobilenets_at(run, side, [name], budgets)[0]
+            ]
+            if not tried:
+                too_large.append(name)
+                continue
+            labels, archs = zip(*tried, strict=True)
+            write_record(path, ImageSizeRecord(archs=archs, names=labels, seconds=0.0))
+        record, winner = compare_sides(run, path, f"image size of {name}")
+        label = record.names[record.winner or 0]
+        begun = path.with_suffix("")
+        found = ComparedNetwork(name=label, kind="mobilenet", arch=winner, seed=seed, begun=begun)
+        fit.append(found)
+    return fit, too_large
 
 
 def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
@@ -193,7 +223,7 @@ def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
         spent = searched_record(run.seed_folder(seed)).search_seconds
         arch, entered, seconds = random_search(
             limits,
-            run.data,
+            at_chosen_size(run).data,
             run.settings.finalists,
             run.settings.recipe,
             seconds=spent,

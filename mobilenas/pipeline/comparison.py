@@ -21,8 +21,10 @@ from mobilenas.core.records import (
     write_records,
 )
 from mobilenas.core.settings import COUNTING_RULE, format_count, to_plain
+from mobilenas.data.settings import AUTO
 from mobilenas.onnx.record import Timing
 from mobilenas.pipeline.deployment import conditions, renew_times, time_files
+from mobilenas.pipeline.image_size import at_chosen_size
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, RUN_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
@@ -127,7 +129,7 @@ def side_by_side(
     for path in files:
         if not path.is_file():
             raise FileError(f"{path} does not exist")
-    data = runs[0].data
+    data = at_chosen_size(runs[0]).data
     opened = [open_external(path, data) for path in files]
     compared = [(run, *compare(run, names, random)) for run in runs]
     paths = [run.folder / entry.onnx for run, entries, _ in compared for entry in entries]
@@ -163,7 +165,7 @@ def check_alike(runs: Sequence[Run]) -> None:
         differing = [
             name if name in _LONG else f"{name} ({first[name]} and {own[name]})"
             for name in first
-            if first[name] != own[name]
+            if first[name] != own[name] and AUTO not in (first[name], own[name])
         ]
         if differing:
             raise MobileNASError(
@@ -185,7 +187,8 @@ def _conditions(run: Run) -> dict[str, object]:
     return {
         "images": data.fingerprint,
         "classes": data.classes,
-        "image_size": data.image_size,
+        # what is searched needs no counterpart
+        "image_size": AUTO if run.settings.search_image_size else data.image_size,
         "flip": data.flip,
         **to_plain(run.settings.recipe),
         "precision": run.settings.precision,

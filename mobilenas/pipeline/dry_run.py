@@ -8,7 +8,9 @@ import torch
 from mobilenas.core.progress import Reporter
 from mobilenas.cost.budget import LATENCY
 from mobilenas.data import load_data
+from mobilenas.data.settings import AUTO
 from mobilenas.pipeline.estimate import estimate
+from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import Run, latency_model, make_space
 from mobilenas.pipeline.starting import profile_of, read_images, tell_targets
@@ -71,9 +73,11 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
     settings = request.settings(len(data.train))
     torch.set_num_threads(settings.threads)
     latency = latency_model(settings, profile)
-    space = make_space(settings, data, latency)
+    sides = image_sizes(settings, data, latency)
+    space = make_space(settings, data.at(sides[-1]) if sides else data, latency)
     run = Run(folder=Path(), settings=settings, reporter=reporter)
-    run.__dict__ |= {"data": data, "space": space, "latency": latency}
+    known = {"data": data, "space": space, "latency": latency, "image_sizes": sides}
+    run.__dict__ |= known
     budgets, limits = run.budgets, {budget.cost: budget.limit for budget in request.budgets}
     found: dict[str, Range] = {}
     for cost, table in budgets.tables.items():
@@ -85,9 +89,11 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
         if cost in limits:
             found[cost]["budget"] = limits[cost]
     usable = not limits or budgets.utilization(space.largest()) >= budgets.floor
-    return DryRun(
-        costs=found, remarks=budgets.unlimiting(), seconds=estimate(run) if usable else {}
-    )
+    remarks = budgets.unlimiting()
+    if sides:
+        listed = ", ".join(map(str, sides))
+        remarks.append(f"--image-size {AUTO} chooses from {listed}; costs are at {sides[-1]}")
+    return DryRun(costs=found, remarks=remarks, seconds=estimate(run) if usable else {})
 
 
 def _every_budget(request: Request, reporter: Reporter) -> DryRun:

@@ -54,11 +54,17 @@ class Speeds:
 
 def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Return the seconds that each part of `run` is expected to take on this machine now."""
-    return parts(run.settings, run.data, measure_speeds(run, clock), _mobilenets(run))
+    speeds, sides = measure_speeds(run, clock), len(run.image_sizes)
+    return parts(run.settings, run.data, speeds, _mobilenets(run), sides=sides)
 
 
 def measure_speeds(run: Run, clock: Clock) -> Speeds:
-    """Time a few steps of the supernet and of a random network of the budgets."""
+    """Time a few steps of the supernet and of a random network of the budgets.
+
+    Where the side is searched they are of the largest, whose images take the longest to prepare.
+    """
+    if run.image_sizes:
+        run = run.at(run.image_sizes[-1])
     # the generators of the job's device alone: a machine may have more GPUs than one
     devices = [] if run.device == "cpu" else [torch.device(run.device)]
     with torch.random.fork_rng(devices=devices):
@@ -135,21 +141,28 @@ def _mobilenets(run: Run) -> int:
     """Return how many MobileNets will be trained for each seed, at most."""
     settings = run.settings
     if not settings.budgets or any(budget.cost == LATENCY for budget in settings.budgets):
-        return len(settings.baselines) * len(PLACEMENTS)
-    data = run.data
-    fit, _ = mobilenets(
-        settings.baselines, settings.budgets, data.image_size, len(data.classes), settings.seed
-    )
-    return len(fit)
+        return len(settings.baselines) * (1 if run.image_sizes else len(PLACEMENTS))
+    classes, seed = len(run.data.classes), settings.seed
+    fit = [
+        network.name
+        for side in run.image_sizes or (run.image_size,)
+        for network in mobilenets(settings.baselines, settings.budgets, side, classes, seed)[0]
+    ]
+    return len({name.split()[0] for name in fit} if run.image_sizes else fit)
 
 
 def parts(
-    settings: RunSettings, data: ImageData, speeds: Speeds, mobilenets: int
+    settings: RunSettings, data: ImageData, speeds: Speeds, mobilenets: int, *, sides: int = 0
 ) -> dict[str, float]:
-    """Return seconds by part, when `mobilenets` of them are trained for each seed."""
+    """Return seconds by part, when `mobilenets` of them are trained for each seed.
+
+    With several `sides` to choose from, networks of all of them are compared first, also of each
+    MobileNet.
+    """
     training = _training(settings.recipe, data, speeds.step, speeds.image)
     search = _search(settings, data, speeds)
     finalists = _finalists(settings, data, speeds)
+    choosing = _choosing(settings, data, speeds, sides)
     baselines = (mobilenets + settings.inherit) * settings.seeds + settings.random
     if settings.channel_sizes is not None and settings.channel_sizes.controls:
         baselines += 2 * settings.seeds
@@ -158,11 +171,13 @@ def parts(
     networks = settings.seeds + baselines + as_long
     ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
     rank = settings.rank * ranked * _epoch(settings, data, speeds)
+    as_long_seconds = as_long * (choosing + search + finalists + training)
     return {
+        **({"image size": choosing} if choosing else {}),
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,
         "final training": settings.seeds * training,
-        "baselines": (baselines + as_long) * training + as_long * (search + finalists),
+        "baselines": baselines * training + mobilenets * choosing + as_long_seconds,
         "export": networks * (speeds.export + len(data.test) * speeds.image),
     }
 
@@ -192,6 +207,14 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
         else how.count * how.epochs
     )
     return lost * _epoch(settings, data, speeds)
+
+
+def _choosing(settings: RunSettings, data: ImageData, speeds: Speeds, sides: int) -> float:
+    if sides < 2:
+        return 0.0
+    how, final = settings.finalists, settings.recipe.epochs
+    epochs = how.lost(sides, final) + how.compared_at(sides, final)[-1]
+    return epochs * _epoch(settings, data, speeds)
 
 
 def _epoch(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:

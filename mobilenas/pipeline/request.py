@@ -10,7 +10,7 @@ from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import check_choice, check_number
 from mobilenas.cost.budget import NO_BUDGET, NO_PROFILE, PENALTY, BudgetOptions
-from mobilenas.data.settings import DataOptions
+from mobilenas.data.settings import AUTO, DataOptions
 from mobilenas.onnx.settings import TARGETS, Precision, Target
 from mobilenas.pipeline.settings import JobSettings, RunSettings
 from mobilenas.search.methods import DEFAULT_METHOD, settings_for, usual_epochs
@@ -161,6 +161,11 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         super().__post_init__()
         check_choice("space", self.space, self._spaces)
         self._refuse_other_spaces()
+        if self.image_size == AUTO and self.space != "mobile":
+            raise MobileNASError(
+                f"--image-size {AUTO} is for --space mobile, whose budgets size it at every side; "
+                "give a number"
+            )
         if not self.budgets and self._needs_budget:
             raise BudgetError(NO_BUDGET + _RANGES * (self.space == "mobile"))
         self._refuse_split_graphs()
@@ -271,6 +276,7 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
             squeeze=self.squeeze or self._usual_squeeze,
             extra_depthwise=self.extra_depthwise or self._usual_extra_depthwise,
             inherit=self.inherit,
+            search_image_size=self.image_size == AUTO,
             **passed_on | {"baselines": tuple(self.baselines)},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),

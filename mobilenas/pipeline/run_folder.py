@@ -55,6 +55,7 @@ from mobilenas.spaces.channels.space import ChannelsSpace
 _S = TypeVar("_S")
 RUN_FILE = RUN.record
 PROFILE_FILE = "profile.json"
+IMAGE_SIZE_FILE = "search/image-size.json"
 COMPARE_FILE = "compare.json"
 _STARTING_PROFILE = f".{PROFILE_FILE}.start.tmp"
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy")
@@ -70,6 +71,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     budgets: tuple[Budget, ...]
     counting_rule: str
     data: DataRecord
+    image_sizes: tuple[Count, ...] = ()
     space: Json
     versions: dict[str, str]
     machine: Machine
@@ -81,6 +83,10 @@ class _SettingsPart(Part, frozen=True, kw_only=True):
 
 class _SpacePart(Part, frozen=True, kw_only=True):
     space: object = None
+
+
+class _SidesPart(Part, frozen=True, kw_only=True):
+    image_sizes: tuple[Count, ...] = ()
 
 
 class _Images(Part, frozen=True, kw_only=True):
@@ -111,7 +117,10 @@ class Run:
     def data(self) -> ImageData:
         """The images; refused when they are not those the run began with."""
         if self.side is None:
-            data = load_data(self.settings.data, self.reporter)
+            settings = self.settings.data
+            if self.settings.search_image_size:
+                settings = replace(settings, image_size=self.image_size)
+            data = load_data(settings, self.reporter)
             _check_same_images(self.folder, data)
             return data
         if self.side not in self._others:
@@ -136,14 +145,28 @@ class Run:
         return self._shared_with(replace(self, side=image_size))
 
     @cached_property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The sides among which `--image-size auto` chooses; none where it was not asked for."""
+        if not self.settings.search_image_size:
+            return ()
+        return read_record(self.folder / RUN_FILE, _SidesPart).image_sizes
+
+    @cached_property
     def space(self) -> Space:
-        """The space that the budgets ask for."""
-        space: Space = from_plain(
-            family(self.settings.space).space,
-            read_record(self.folder / RUN_FILE, _SpacePart).space,
-            f"{RUN_FILE}: space",
-        )
+        """The space that the budgets ask for, at the side that was chosen where it is searched."""
+        plain, file = None, IMAGE_SIZE_FILE
+        if self.settings.search_image_size and (self.folder / file).exists():
+            plain = read_record(self.folder / file, _SpacePart).space
+        if plain is None:
+            file = RUN_FILE
+            plain = read_record(self.folder / file, _SpacePart).space
+        space: Space = from_plain(family(self.settings.space).space, plain, f"{file}: space")
         return space
+
+    def forget_space(self) -> None:
+        """Read the space again: its side has been chosen."""
+        for name in ("space", "budgets"):
+            vars(self).pop(name, None)
 
     @cached_property
     def budgets(self) -> Budgets:
@@ -263,10 +286,7 @@ def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> Cell
 
 def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:
     assert settings.channel_sizes is not None
-    kind = ImageKind(
-        name=data.name, classes=data.classes, image_size=image_size, channels=data.channels
-    )
-    space = ChannelsSpace(base=base_of(settings.channel_sizes.model, kind))
+    space = ChannelsSpace(base=base_of(settings.channel_sizes.model, data.at(image_size)))
     Budgets(space, settings.budgets).check_reachable()
     return space
 
@@ -280,10 +300,14 @@ def create_run(
     reporter: Reporter,
     request: Json | None = None,
     profile: Profile | None = None,
+    image_sizes: tuple[int, ...] = (),
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
-    """Start a run in `folder`, or resume the one there; only `overwrite` replaces one."""
+    """Start a run in `folder`, or resume the one there; only `overwrite` replaces one.
+
+    `image_sizes` are what `--image-size auto` chooses from.
+    """
     torch.set_num_threads(settings.threads)
     if check_run(folder, resume=resume, overwrite=overwrite):
         existing = open_run(folder, reporter)
@@ -298,7 +322,8 @@ def create_run(
         existing.__dict__["data"] = data
         return existing
     _refuse_own_weights(folder, settings)
-    space = usable_space(settings, data, latency_model(settings, profile))
+    kind = data.at(image_sizes[-1]) if image_sizes else data
+    space = usable_space(settings, kind, latency_model(settings, profile))
     record = RunRecord(
         command=command,
         request=request,
@@ -307,6 +332,7 @@ def create_run(
         budgets=settings.budgets,
         counting_rule=COUNTING_RULE,
         data=data.describe(),
+        image_sizes=image_sizes,
         space=to_plain(space),
         versions=versions(),
         machine=machine(),

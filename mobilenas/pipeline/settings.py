@@ -134,6 +134,8 @@ class RunSettings(JobSettings):
     """A depthwise convolution that blocks start with."""
     inherit: bool = field(default=False, metadata=ADDED)
     """Whether final training starts from the supernet's weights; the mobile space alone."""
+    search_image_size: bool = field(default=False, metadata=ADDED)
+    """Whether the side of the images is searched, too (`--image-size auto`)."""
     random: int = 3
     """Random networks of the budgets to compare with."""
 

@@ -47,6 +47,7 @@ from mobilenas.pipeline.deployment import (
 )
 from mobilenas.pipeline.estimate import Stopwatch, estimate, format_durations
 from mobilenas.pipeline.export_settings import Int8Settings
+from mobilenas.pipeline.image_size import IMAGE_SIZES, at_chosen_size, choosing_seconds
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
 from mobilenas.report.records import BudgetCheck
@@ -95,6 +96,7 @@ def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
     folder = run.seed_folder(seed)
     if (folder / ARCH_FILE).exists():
         return searched_record(folder)
+    run = at_chosen_size(run)
     channel_sizes, inner, space = run.settings.channel_sizes, folder / "search", run.budgets.space
     found: SearchResult | ChannelResult
     gap, alarms, latency = None, None, None
@@ -117,7 +119,7 @@ def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
         discretization_gap=gap,
         candidates=found.candidates,
         alarms=alarms,
-        seconds=found.seconds,
+        seconds=choosing_seconds(run, seed) | found.seconds,
         seed=seed,
     )
     write_record(folder / ARCH_FILE, record)
@@ -145,6 +147,7 @@ def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
         rank=settings.rank if seed == settings.seed else 0,
         measure=arch_meter(run),
         inherit=settings.inherit,
+        begun=run.folder / IMAGE_SIZES,
     )
 
 
@@ -352,7 +355,7 @@ def _trained(run: Run, network: ComparedNetwork) -> Trained:
     trained = (
         train_stage(run, seed)
         if found
-        else _train(run, arch, training, seed, network.name, network.epochs)
+        else _train(run, arch, training, seed, network.name, network.epochs, begun=network.begun)
     )
     onnx_path, tested = folder / "model.onnx", dict[Path, float]()
     if found and seed == run.settings.seed:
@@ -398,6 +401,7 @@ def _train(
     epochs: int | None = None,
     *,
     inherits: bool = False,
+    begun: Path | None = None,
 ) -> TrainResult:
     path, searched = folder / "train.json", folder.parent / "search"
     if path.exists():
@@ -417,7 +421,7 @@ def _train(
         reporter=run.reporter,
         stage=stage,
         network=network,
-        begun=searched / FINALISTS,
+        begun=begun or searched / FINALISTS,
     )
     write_record(path, result)
     if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):

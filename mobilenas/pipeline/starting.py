@@ -11,6 +11,7 @@ from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.onnx.targets import GATE
+from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import (
     Run,
@@ -36,10 +37,12 @@ def start(
     profile = profile_of(request, reporter)
     tell_targets(request, reporter)
     data = read_images({"": request}, profile, reporter)
+    settings = request.settings(len(data.train))
     return create_run(
         folder,
-        request.settings(len(data.train)),
+        settings,
         data=data,
+        image_sizes=image_sizes(settings, data, latency_model(settings, profile)),
         request=to_plain(request),
         profile=profile,
         command=command,
@@ -58,7 +61,8 @@ def read_images(
     """Read the images that all of `requests` share, after all that can be checked before them.
 
     Settings, model, profile and device are checked first, then `check` when classes and size are
-    known, and only then is any image decoded. Errors begin with the request's name, if it has one.
+    known, and only then is any image decoded: at the largest side that is of use, where the side is
+    searched. Errors begin with the request's name, if it has one.
     """
     few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
     for settings in few.values():
@@ -66,12 +70,17 @@ def read_images(
             check_start(settings.channel_sizes)
     latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
 
-    def check_all(kind: ImageKind) -> None:
+    def check_all(kind: ImageKind) -> int | None:
+        sides = list[int]()
         for name, settings in few.items():
             try:
-                check(settings, kind, latencies[name])
+                if settings.search_image_size:
+                    sides += image_sizes(settings, kind, latencies[name])
+                else:
+                    check(settings, kind, latencies[name])
             except BudgetError as error:
                 raise BudgetError(f"{name}: {error}" if name else str(error)) from error
+        return max(sides, default=None)
 
     first = next(iter(requests.values()))
     return load_data(first.data_settings, reporter, check_all)

@@ -20,9 +20,10 @@ from mobilenas.core.settings import Fields, format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import create_run
+from mobilenas.pipeline.run_folder import create_run, latency_model
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import read_images
 from mobilenas.report.of_folder import report_of
@@ -160,10 +161,13 @@ def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
     results = {}
     for name, request in sweep.requests.items():
         sweep.reporter.info(name)
+        settings = request.settings(len(sweep.data.train))
+        latency = latency_model(settings, sweep.profile)
         run = create_run(
             sweep.folder / name,
-            request.settings(len(sweep.data.train)),
+            settings,
             data=sweep.data,
+            image_sizes=image_sizes(settings, sweep.data, latency),
             command=sweep.command,
             reporter=sweep.reporter,
             profile=sweep.profile,

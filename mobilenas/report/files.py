@@ -16,6 +16,7 @@ from mobilenas.search.records import (
     ArchRecord,
     CandidatesRecord,
     FinalistsRecord,
+    ImageSizeRecord,
     RankRecord,
     SearchLine,
 )
@@ -70,6 +71,11 @@ class RunFiles:
     def finalists(self) -> FinalistsRecord | None:
         """The round of finalists."""
         return self._record("search/finalists.json", FinalistsRecord)
+
+    @cached_property
+    def image_size(self) -> ImageSizeRecord | None:
+        """How the side of the images was chosen, where it was searched."""
+        return self._record("search/image-size.json", ImageSizeRecord)
 
     @cached_property
     def rank(self) -> RankRecord | None:

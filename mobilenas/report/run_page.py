@@ -19,6 +19,7 @@ from mobilenas.report.page import Missing, missing, render
 from mobilenas.report.search import (
     discretization_gap,
     finalists,
+    image_size,
     ranking_quality,
     search_over_time,
 )
@@ -84,6 +85,7 @@ SECTIONS: tuple[tuple[str, Callable[[RunFiles], Markup]], ...] = (
     ("Exported files", exported_files),
     ("Latency, predicted and measured", latencies),
     ("What it gets wrong", misclassified),
+    ("Image size", image_size),
     ("The search over time", search_over_time),
     ("Finalists", finalists),
     ("Discretization gap", discretization_gap),

@@ -1,14 +1,18 @@
 """Sections of the report on the search: over time, its finalists, its gap, its ranking."""
 
+from collections.abc import Sequence
+
 from markupsafe import Markup
 
+from mobilenas.core.records import Json
 from mobilenas.cost.networks import costs
 from mobilenas.report.channels import trials_plots
 from mobilenas.report.diagnostics_plots import diagnostics_plots
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import missing, render
 from mobilenas.report.plots import against_plot, search_plots
-from mobilenas.spaces.base import family_of
+from mobilenas.search.records import Score
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import arch_from_dict
 
 
@@ -46,20 +50,38 @@ def finalists(files: RunFiles) -> Markup:
         if files.searched is not None:
             return Markup()  # one candidate entered, so there was no round
         return missing("search/finalists.json", "mobilenas search")
-    scores = {(s.arch, s.rung): s.val_top1 for s in files.finalists.scores}
-    ends = {s.rung: s.epochs for s in files.finalists.scores}
+    archs = _archs(files.finalists.archs, "search/finalists.json")
+    numbers = [str(number + 1) for number in range(len(archs))]
+    scores, winner = files.finalists.scores, files.finalists.winner
+    return _rounds("candidate", numbers, archs, scores, winner)
+
+
+def image_size(files: RunFiles) -> Markup:
+    """Show the networks by which the side of the images was chosen, where it was searched."""
+    found = files.image_size
+    if found is None or found.winner is None or not found.scores:
+        return Markup()
+    archs = _archs(found.archs, "search/image-size.json")
+    return _rounds("images", found.names, archs, found.scores, found.winner)
+
+
+def _archs(plain: Sequence[Json], source: str) -> list[Arch]:
+    return [arch_from_dict(one, f"{source}: archs[{number}]") for number, one in enumerate(plain)]
+
+
+def _rounds(
+    title: str, names: Sequence[str], archs: Sequence[Arch], scores: Sequence[Score], winner: int
+) -> Markup:
+    """Show what networks reached in every rung."""
+    reached = {(s.arch, s.rung): s.val_top1 for s in scores}
+    ends = {s.rung: s.epochs for s in scores}
     rungs = range(max(ends) + 1)
-    names = [f"at epoch {ends[n]}" for n in rungs]
-    candidates = []
-    for number, plain in enumerate(files.finalists.archs):
-        arch = arch_from_dict(plain, f"search/finalists.json: archs[{number}]")
-        candidates.append((costs(arch), [scores.get((number, rung)) for rung in rungs]))
-    return render(
-        "finalists.html",
-        candidates=candidates,
-        rungs=[f"val top-1 {name}, %" for name in names],
-        winner=files.finalists.winner,
-    )
+    rows = [
+        (name, costs(arch), [reached.get((number, rung)) for rung in rungs])
+        for number, (name, arch) in enumerate(zip(names, archs, strict=True))
+    ]
+    titles = [f"val top-1 at epoch {ends[n]}, %" for n in rungs]
+    return render("finalists.html", title=title, rows=rows, rungs=titles, winner=winner)
 
 
 def _has_supernet(files: RunFiles) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import torch
@@ -63,6 +64,16 @@ def uses_prior(settings: SearchSettings, budgets: Budgets) -> bool:
     return known and limited and settings.constraint != PENALTY
 
 
+def before_search(budgets: Budgets, settings: SearchSettings, images: int, seed: int) -> AnyChoice:
+    """Return the network that is most promising before any training.
+
+    It is the prior's first, as long as the prior has a say, and else a random one.
+    """
+    if uses_prior(settings, budgets):
+        return best_by_prior(budgets, images, seed, 1)[0]
+    return budgets.random(random.Random(f"candidates/{seed}"))
+
+
 def _drawn(
     searcher: Searcher,
     budgets: Budgets,
@@ -98,24 +109,37 @@ def _flat(searcher: Searcher) -> bool:
 
 
 def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int) -> list[AnyChoice]:
+    """Return the best by the prior, and by the log probability of alphas that are not flat."""
+    images = len(searcher.data.train)
+    if _flat(searcher):
+        return best_by_prior(budgets, images, searcher.seed, count)
+    likely = partial(alpha_score, searcher)
+    return best_by_prior(budgets, images, searcher.seed, count, [program.best()], likely)
+
+
+def best_by_prior(
+    budgets: Budgets,
+    images: int,
+    seed: int,
+    count: int,
+    likeliest: Sequence[AnyChoice] = (),
+    likely: Callable[[AnyChoice], float] = lambda _: 0.0,
+) -> list[AnyChoice]:
     """Return the best of an evolution that differ from each other in a third of the slots.
 
-    It goes by the prior, and by the log probability of alphas that have decided anything.
+    It starts from random networks and `likeliest`, and goes by the prior for so many training
+    images and by what `likely` adds.
     """
-    source = random.Random(f"candidates/{searcher.seed}")
+    source = random.Random(f"candidates/{seed}")
     usual = [budgets.random(source) for _ in range(_USUAL)]
-    images, flat = len(searcher.data.train), _flat(searcher)
     prior = Prior([budgets.space.arch(choice) for choice in usual], images)
 
     def score(choices: Sequence[AnyChoice]) -> list[float]:
         known = prior.scores([budgets.space.arch(choice) for choice in choices])
-        if flat:
-            return known
-        likely = [alpha_score(searcher, choice) for choice in choices]
-        return [a + b for a, b in zip(known, likely, strict=True)]
+        return [a + likely(choice) for a, choice in zip(known, choices, strict=True)]
 
-    likeliest = [] if flat else [program.best()]
-    return _different(evolve(budgets, [*likeliest, *usual], score, source), budgets.space, count)
+    scores = evolve(budgets, [*likeliest, *usual], score, source)
+    return _different(scores, budgets.space, count)
 
 
 def _evaluated(

@@ -32,7 +32,7 @@ class SuccessiveHalving:
 
     `start` makes the network that an arch starts from; without it all start from scratch. They
     learn from `teacher`, too, where there is one. `images` gives the images at the side of an arch,
-    where that is not the data's.
+    where that is not the data's. What has begun in `begun` is continued.
     """
 
     def __init__(
@@ -48,10 +48,13 @@ class SuccessiveHalving:
         start: Callable[[Arch], Network] | None = None,
         teacher: Teacher | None = None,
         images: Callable[[int], ImageData] | None = None,
+        begun: Path | None = None,
+        stage: str = "finalists",
     ) -> None:
         self.data, self.settings, self.recipe = data, settings, recipe
         self.folder, self.seed, self.device = folder, seed, device
         self.reporter, self.start, self.teacher, self.images = reporter, start, teacher, images
+        self.begun, self.stage = begun, stage
         self.scores: list[Score] = []
         self._reached: dict[tuple[int, int], TrainLine] = {}
         self._seconds: dict[int, float] = {}
@@ -67,7 +70,7 @@ class SuccessiveHalving:
         alive = list(range(len(archs)))
         sizes = self.settings.rungs(len(archs))
         ends = self.settings.compared_at(len(archs), self.recipe.epochs)
-        self.reporter.start("finalists", sum(sizes))
+        self.reporter.start(self.stage, sum(sizes))
         for rung, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             alive = alive[:size]
             reached = [self.score(archs[index], index, rung, end) for index in alive]
@@ -91,6 +94,7 @@ class SuccessiveHalving:
             device=self.device,
             network=self.start(arch) if self.start else None,
             teacher=self.teacher,
+            begun=self.begun,
         )
         last = self._reached[index, rung] = log[-1]
         self.scores.append(

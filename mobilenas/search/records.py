@@ -107,6 +107,30 @@ class FinalistsRecord(Record, frozen=True, kw_only=True):
     archs: Sequence[Json]
 
 
+class ImageSizeRecord(Record, frozen=True, kw_only=True):
+    """search/image-size.json; without `winner` and `scores` while its networks train."""
+
+    archs: Annotated[Sequence[Json], Meta(min_length=1, max_length=1000)]
+    names: Sequence[str]
+    """Of the networks: their side, of a MobileNet with its name."""
+    seconds: Amount
+    scores: Sequence[Score] = ()
+    winner: Few | None = None
+    space: Json | None = None
+    """The space at the winner's side, where it is searched next."""
+
+    def __post_init__(self) -> None:
+        """Check that the networks that it speaks of are there."""
+        count = len(self.archs)
+        if self.winner is not None and self.winner >= count:
+            raise ValueError(f"winner is {self.winner}; there are {count} archs")
+        for score in self.scores:
+            if score.arch >= count:
+                raise ValueError(f"scores has arch {score.arch}; there are {count} archs")
+        if len(self.names) != count:
+            raise ValueError(f"names are {len(self.names)}; there are {count} archs")
+
+
 class Agreement(Record, frozen=True, kw_only=True):
     """How well networks are ranked."""
 

@@ -109,6 +109,7 @@ def search(
     weights: State | None = None,
     teacher: Teacher | None = None,
     images: Callable[[int], ImageData] | None = None,
+    begun: Path | None = None,
 ) -> SearchResult:
     """Search, make discrete, let the finalists decide; resumes from the folder's last checkpoint.
 
@@ -118,6 +119,7 @@ def search(
     start from the supernet's weights; MobileNASError where the space's family has no such networks.
     The supernet starts from `weights`, those of the space's largest network, and finalists learn
     from `teacher`, where they are given. `images` gives the images at another side than the data's.
+    Finalists continue trainings that have begun in a folder of `begun`.
     """
     searcher = Searcher(budgets, data, settings, seed=seed, device=device, weights=weights)
     if settings.warmup >= settings.epochs:
@@ -141,6 +143,7 @@ def search(
             start=_start(searcher, choices) if inherit else None,
             teacher=teacher,
             images=images,
+            begun=begun,
         )
         winner = halving.best([budgets.space.arch(choice) for choice in choices])
         seconds["finalists"] = halving.spent_for(winner)

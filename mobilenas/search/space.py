@@ -58,12 +58,17 @@ def space_for(
     except UnreachableError as error:
 
         def kept(side: int) -> bool:
-            small = narrowest(**options | {"image_size": side})
-            return all(CostTable(small, b.cost).minimum() <= b.limit for b in budgets)
+            return is_reachable(budgets, **options | {"image_size": side})
 
         sides = () if latency else SIDES
         raise with_smaller_side(error, options["image_size"], kept, sides) from error
     return space
+
+
+def is_reachable(budgets: Sequence[Budget], **options: Unpack[SpaceOptions]) -> bool:
+    """Whether the narrowest space of such images has a network within all budgets."""
+    small = narrowest(**options)
+    return all(CostTable(small, b.cost).minimum() <= b.limit for b in budgets)
 
 
 def with_smaller_side(

@@ -122,14 +122,19 @@ def train_part(
     device: str = "cpu",
     network: Network | None = None,
     teacher: Teacher | None = None,
+    begun: Path | None = None,
 ) -> list[TrainLine]:
     """Train the first `epochs` of a recipe; return their log. It starts as `train` does.
 
-    A later call with more epochs, or `train(..., begun=folder)`, continues from the checkpoint:
+    A later call with more epochs, or one with `begun=folder.parent`, continues from the checkpoint:
     the result is that of one uninterrupted training.
     """
     identity = _identity(arch, data, recipe, seed, network, teacher)
-    state = _read_checkpoint(folder / CHECKPOINT, identity) or _State(identity=identity)
+    state = _read_checkpoint(folder / CHECKPOINT, identity)
+    if state is None:
+        state = _read_begun(begun, identity) or _State(identity=identity)
+        if state.log:
+            _save(state, folder)
     log = state.log
     if log:  # a kill between the two files leaves no line out
         write_log(folder / LOG, log)
@@ -238,9 +243,13 @@ def _train_to(
         state.trainer, state.last = trainer.state_dict(), trainer.weights()
         if _best(log) is log[-1]:
             state.best = state.last
-        save_checkpoint(folder / CHECKPOINT, vars(state) | {"log": to_plain(log)})
+        _save(state, folder)
         write_log(folder / LOG, log)
         reporter.step(len(log), _figures(log[-1]))
+
+
+def _save(state: _State, folder: Path) -> None:
+    save_checkpoint(folder / CHECKPOINT, vars(state) | {"log": to_plain(state.log)})
 
 
 def _run_epoch(trainer: Trainer) -> TrainLine:

@@ -46,6 +46,18 @@ def test_a_budget_that_is_no_size(option: str, text: str) -> None:
     assert "500k" in line
 
 
+@pytest.mark.parametrize("text", ["big", "9.5", "Auto"])
+def test_a_side_that_is_neither_a_number_nor_auto(text: str) -> None:
+    line = refused(*JOB, "--image-size", text)
+    assert f"'--image-size': {text!r} is not a whole number or auto" in line
+
+
+def test_a_search_for_the_side_is_not_for_models_of_ones_own() -> None:
+    words = ("channels", "--model", "torchvision:mobilenet_v2", "--params", "1M", "--out", "X")
+    line = refused(*words, *DIGITS, "--image-size", "auto")
+    assert "--image-size auto is for --space mobile" in line
+
+
 def test_a_budget_under_the_smallest_network_names_the_smallest() -> None:
     line = refused("run", *DIGITS, "--flops", "10", "--out", "X")
     assert "flops <= 10" in line

@@ -21,6 +21,7 @@ class Oven:
     fan: Literal["on", "off"] | None = None
     dish: str = setting("", help="What is in it.", built_in=("pie", "bread"))
     book: Path | None = setting(None, help="Recipes.", flag="--recipes")
+    shelf: int | Literal["any"] = setting(1, help="Where it goes.", low=1, high=4)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -28,11 +29,18 @@ class Oven:
 
 def test_settings_are_read_from_the_fields() -> None:
     settings = {one.name: one for one in settings_of(Oven)}
-    assert list(settings) == ["mode", "racks", "celsius", "dish", "book"]
+    assert list(settings) == ["mode", "racks", "celsius", "dish", "book", "shelf"]
     assert [one.placeholder for one in settings.values()] == [
-        *("[grill|bake]", "NAMES", "N", "[pie|bread]", "FILE")
+        *("[grill|bake]", "NAMES", "N", "[pie|bread]", "FILE", "N|any")
     ]
-    assert [one.default_shown for one in settings.values()] == ["bake", "top", "by mode", "", ""]
+    assert [one.default_shown for one in settings.values()] == [
+        "bake",
+        "top",
+        "by mode",
+        "",
+        "",
+        "1",
+    ]
     assert (settings["celsius"].option, settings["book"].option) == ("--celsius", "--recipes")
 
 
@@ -45,6 +53,8 @@ def test_settings_are_read_from_the_fields() -> None:
         ({"celsius": 300}, "--celsius is 300; it must be between 50 and 250"),
         ({"celsius": 99.5}, "--celsius is 99.5; it must be a whole number"),
         ({"celsius": "hot"}, "celsius is 'hot'; it must be between 50 and 250"),
+        ({"shelf": 5}, "--shelf is 5; it must be between 1 and 4"),
+        ({"shelf": "none"}, "--shelf is 'none'; it must be between 1 and 4"),
         ({"fan": "low"}, "fan is 'low'; it must be one of on, off"),
     ],
 )
@@ -55,6 +65,10 @@ def test_what_is_not_legal_is_refused(given: dict[str, Any], message: str) -> No
 
 def test_an_open_set_is_left_to_its_registry() -> None:
     assert Oven(dish="cake", celsius=50).dish == "cake"
+
+
+def test_a_word_may_stand_for_a_number() -> None:
+    assert (Oven(shelf="any").shelf, Oven(shelf=4).shelf) == ("any", 4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""`--image-size auto`: which sides there are, and which one is searched.
+
+At every side a network begins the final training on images of that side; successive halving decides
+among them, as it does among finalists.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import structs
+
+from mobilenas.core.errors import BudgetError
+from mobilenas.core.progress import clock
+from mobilenas.core.records import read_log, read_record, write_record
+from mobilenas.core.settings import to_plain
+from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budgets import Budgets
+from mobilenas.data import ImageKind, guessing
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import ProfileError
+from mobilenas.pipeline.run_folder import IMAGE_SIZE_FILE, Run, usable_space
+from mobilenas.pipeline.settings import RunSettings
+from mobilenas.search import SuccessiveHalving
+from mobilenas.search.candidates import before_search
+from mobilenas.search.records import FinalistsRecord, ImageSizeRecord, Score
+from mobilenas.search.space import is_reachable
+from mobilenas.spaces.base import Arch, Space
+from mobilenas.spaces.networks import arch_from_dict
+from mobilenas.train import LOG
+from mobilenas.train.records import TrainLine
+
+IMAGE_SIZES = IMAGE_SIZE_FILE.removesuffix(".json")
+"""Where the networks begin their training, each in a folder of its own."""
+_SMALLEST, _STEP, _MOST = 32, 16, 6
+_DRAWS = 1000
+_GUESSES = (
+    "the networks of all image sizes are {}; so it is chance that chooses among them; try more "
+    "--epochs, of which they get a share, or give --image-size a number"
+)
+
+
+def image_sizes(
+    settings: RunSettings, kind: ImageKind, latency: Latency | None = None
+) -> tuple[int, ...]:
+    """Return the sides to choose from; none where the side is not searched.
+
+    They are multiples of 16 from 32 up, and the images' own; of those that keep the budgets six at
+    most, evenly spread. BudgetError where there is none.
+    """
+    if not settings.search_image_size:
+        return ()
+    own = kind.image_size
+    sides = [*range(_SMALLEST, own, _STEP), own]
+    if latency is None:
+        kept = [side for side in sides if _is_reachable(settings, kind.at(side))]
+    else:
+        measured = {space.image_size for space in latency.profile.spaces}
+        kept = [side for side in sides if side in measured]
+    parts = max(1, min(_MOST, len(kept)) - 1)
+    spread = {kept[round(n * (len(kept) - 1) / parts)] for n in range(parts + 1)} if kept else set()
+    usable = [side for side in sorted(spread) if _is_usable(settings, kind.at(side), latency)]
+    if not usable:
+        usable_space(settings, kind.at(sides[0]), latency)  # raises: it says what is wrong
+    return tuple(usable)
+
+
+def _is_reachable(settings: RunSettings, kind: ImageKind) -> bool:
+    return is_reachable(
+        settings.budgets,
+        image_size=kind.image_size,
+        classes=len(kind.classes),
+        in_channels=kind.channels,
+        activation=settings.activation,
+        squeeze=settings.squeeze,
+        extra_depthwise=settings.extra_depthwise,
+        operations=settings.operations,
+    )
+
+
+def _is_usable(settings: RunSettings, kind: ImageKind, latency: Latency | None) -> bool:
+    """Whether the budgets have a space at this side, and random networks of it keep and use them.
+
+    Close to the smallest cost of any network there may be hardly one.
+    """
+    try:
+        limits = _budgets(settings, usable_space(settings, kind, latency), latency)
+    except (BudgetError, ProfileError):
+        return False
+    source = random.Random(0)
+    return any(limits.is_feasible(limits.space.random(source)) for _ in range(_DRAWS))
+
+
+def _budgets(settings: RunSettings, space: Space, latency: Latency | None) -> Budgets:
+    filled = settings.search.constraint != PENALTY
+    return Budgets(space, settings.budgets, latency, filled=filled)
+
+
+def at_chosen_size(run: Run) -> Run:
+    """Return `run` at the side that it searches, which is chosen first if it has not been yet."""
+    if not run.settings.search_image_size:
+        return run
+    path = run.folder / IMAGE_SIZE_FILE
+    if not path.exists() or read_record(path, ImageSizeRecord).space is None:
+        _choose(run, path)
+    return run.at(run.budgets.space.image_size)
+
+
+def _choose(run: Run, path: Path) -> None:
+    kinds = [run.data.at(side) for side in run.image_sizes]
+    spaces = {kind.image_size: usable_space(run.settings, kind, run.latency) for kind in kinds}
+    if not path.exists():
+        write_record(path, _proposed(run, list(spaces.values())))
+    record, winner = compare_sides(run, path, "image size")
+    best = max((score.val_top1 for score in record.scores), default=100.0)
+    if remark := guessing(best, run.data.val.labels, len(run.data.classes)):
+        run.reporter.info(_GUESSES.format(remark))
+    space = spaces[winner.image_size]
+    write_record(path, structs.replace(record, space=to_plain(space)))
+    run.forget_space()
+    sides = ", ".join(map(str, spaces))
+    run.reporter.info(f"of the image sizes {sides}, {winner.image_size} is searched")
+
+
+def _proposed(run: Run, spaces: Sequence[Space]) -> ImageSizeRecord:
+    """Return the network of each space that is most promising before any training."""
+    settings, began = run.settings, clock(run.device)
+    archs = []
+    for space in spaces:
+        limits = _budgets(settings, space, run.latency)
+        choice = before_search(limits, settings.search, len(run.data.train), settings.seed)
+        archs.append(space.arch(choice))
+    return ImageSizeRecord(
+        archs=[arch.to_dict() for arch in archs],
+        names=[f"{arch.image_size}x{arch.image_size}" for arch in archs],
+        seconds=clock(run.device) - began,
+    )
+
+
+def compare_sides(run: Run, path: Path, stage: str) -> tuple[ImageSizeRecord, Arch]:
+    """Return the record at `path`, where the networks are that are compared, and the winner.
+
+    Each begins the final training on images of its own side, in a folder beside the record.
+    """
+    record = read_record(path, ImageSizeRecord)
+    archs = [arch_from_dict(plain, str(path)) for plain in record.archs]
+    if record.winner is None:
+        winner, scores, seconds = 0, list[Score](), record.seconds
+        if len(archs) > 1:
+            halving = SuccessiveHalving(
+                run.data,
+                run.settings.finalists,
+                run.settings.recipe,
+                folder=path.with_suffix(""),
+                seed=run.settings.seed,
+                device=run.device,
+                reporter=run.reporter,
+                images=lambda side: run.at(side).data,
+                stage=stage,
+            )
+            winner = halving.best(archs)
+            scores, seconds = halving.scores, record.seconds + halving.seconds
+        record = structs.replace(record, winner=winner, scores=scores, seconds=seconds)
+        write_record(path, record)
+    return record, archs[record.winner or 0]
+
+
+def choosing_seconds(run: Run, seed: int) -> dict[str, float]:
+    """Return what choosing the side took, which is a part of every seed's search.
+
+    Epochs that finalists continued are theirs.
+    """
+    if not run.settings.search_image_size:
+        return {}
+    record = read_record(run.folder / IMAGE_SIZE_FILE, ImageSizeRecord)
+    winner, path = record.winner or 0, run.seed_folder(seed) / "search/finalists.json"
+    seconds = record.seconds
+    if seed == run.settings.seed and not run.settings.inherit and path.exists():
+        finalists = read_record(path, FinalistsRecord)
+        continued = [
+            score.epochs
+            for score in finalists.scores
+            if finalists.archs[score.arch] == record.archs[winner]
+        ]
+        log = read_log(run.folder / IMAGE_SIZES / str(winner) / LOG, TrainLine)
+        seconds -= sum(line.seconds for line in log[: max(continued, default=0)])
+    return {"image size": seconds}
