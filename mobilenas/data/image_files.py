@@ -32,7 +32,8 @@ Pixels = NDArray[np.uint8]
 def read_image(path: Path, size: int, pixel_range: PixelRange | None = None) -> Pixels:
     """Decode a file to RGB uint8 [3, size, size]; DataError naming the file where it is damaged."""
     with _way_out():
-        return np.ascontiguousarray(images.decode(path, size, pixel_range).transpose(2, 0, 1))
+        # a view: pixels stay side by side with their channels, as batches have them
+        return images.decode(path, size, pixel_range).transpose(2, 0, 1)
 
 
 def read_header(path: Path) -> images.Header:
