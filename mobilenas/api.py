@@ -36,6 +36,7 @@ from mobilenas.cost.budget import PENALTY, BudgetOptions
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.data import load_data as read_data
+from mobilenas.data.settings import AUTO
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure as measure_all
 from mobilenas.onnx.fp16 import to_fp16
@@ -381,7 +382,10 @@ def _request(options: Mapping[str, object], **more: object) -> Request:
             read[name] = tuple(value)
         elif isinstance(value, Mapping):
             read[name] = _assignments(value)
-    return Request(**read)
+    request = Request(**read)
+    if request.image_size == AUTO and "data" not in read:
+        raise MobileNASError(f"image_size={AUTO!r} is for run: images that are given have a side")
+    return request
 
 
 @contextmanager

@@ -61,7 +61,9 @@ def image_sizes(
     spread = {kept[round(n * (len(kept) - 1) / parts)] for n in range(parts + 1)} if kept else set()
     usable = [side for side in sorted(spread) if _is_usable(settings, kind.at(side), latency)]
     if not usable:
-        usable_space(settings, kind.at(sides[0]), latency)  # raises: it says what is wrong
+        usable = [max(spread, default=sides[0])]
+        space = usable_space(settings, kind.at(*usable), latency)  # says what is wrong, as a rule
+        _budgets(settings, space, latency).random(random.Random(0))
     return tuple(usable)
 
 
@@ -118,18 +120,20 @@ def _choose(run: Run, path: Path) -> None:
     space = spaces[winner.image_size]
     write_record(path, structs.replace(record, space=to_plain(space)))
     run.forget_space()
-    sides = ", ".join(map(str, spaces))
-    run.reporter.info(f"of the image sizes {sides}, {winner.image_size} is searched")
+    listed = ", ".join(map(str, spaces))
+    run.reporter.info(f"image size {winner.image_size} is searched, chosen from {listed}")
 
 
 def _proposed(run: Run, spaces: Sequence[Space]) -> ImageSizeRecord:
     """Return the network of each space that is most promising before any training."""
     settings, began = run.settings, clock(run.device)
-    archs = []
+    run.reporter.start("networks for image sizes", len(spaces))
+    archs = list[Arch]()
     for space in spaces:
         limits = _budgets(settings, space, run.latency)
         choice = before_search(limits, settings.search, len(run.data.train), settings.seed)
         archs.append(space.arch(choice))
+        run.reporter.step(len(archs), {"image size": str(archs[-1].image_size)})
     return ImageSizeRecord(
         archs=[arch.to_dict() for arch in archs],
         names=[f"{arch.image_size}x{arch.image_size}" for arch in archs],
