@@ -54,7 +54,9 @@ def _extract(
     model: str, *, image_size: int | None, classes: int | None, weights: Path | None
 ) -> tuple["nn.Module", "Graph"]:
     from mobilenas.channel_graph import extract, load_model
-    from mobilenas.channel_graph.models import FORMS
+    from mobilenas.channels.start import UNKNOWN
+    from mobilenas.spaces.networks import build
+    from mobilenas.train.pretrained import SOURCES, load
 
     path = Path(model)
     if path.exists():
@@ -63,13 +65,18 @@ def _extract(
                 f"--image-size and --classes do not go with {model}, which says them itself"
             )
         return _of_arch(path / "arch.json" if path.is_dir() else path, weights)
-    if ":" not in model:
-        raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+    if ":" not in model and model not in SOURCES:
+        raise MobileNASError(UNKNOWN.format(model))
     side = IMAGE_SIZE if image_size is None else image_size
     if not MIN_SIZE <= side <= MAX_SIZE:
         raise MobileNASError(
             f"--image-size is {side}; it must be between {MIN_SIZE} and {MAX_SIZE}"
         )
+    if model in SOURCES:
+        arch, state = load(model, classes=classes, image_size=side, weights=weights)
+        network = build(arch)
+        network.load_state_dict(state)
+        return network, extract(network, image_size=side)
     loaded = load_model(model, classes=classes, image_size=side, weights=weights)
     return loaded, extract(loaded, image_size=side)
 

@@ -16,7 +16,7 @@ from .options import RULE, folder_options, option, options_of, output_options
 _OF_GROUPS = {"model", "image_size", "classes", "weights", "graph_only", "out", "as_json"}
 _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings_of(kind)} | {
     *("method", "search_epochs", "targets", "activation", "squeeze", "extra_depthwise"),
-    *("operations", "inherit", "random_search", "rank"),
+    *("operations", "inherit", "random_search", "rank", "pretrained", "from_scratch"),
 }
 
 

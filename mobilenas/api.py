@@ -42,6 +42,7 @@ from mobilenas.latency.meter import measure as measure_all
 from mobilenas.onnx.fp16 import to_fp16
 from mobilenas.onnx.ort_format import to_ort
 from mobilenas.onnx.other_runtimes import RUNTIMES, check_installed, convert
+from mobilenas.pipeline.effort import EffortName, recipe_for
 from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
 from mobilenas.pipeline.formats import format_path
 from mobilenas.pipeline.layers import Counted, count_arch
@@ -49,7 +50,7 @@ from mobilenas.pipeline.layers import count as count_named
 from mobilenas.pipeline.network_file import write_network
 from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.records import ResultRecord
-from mobilenas.pipeline.request import ANY_COUNT, EffortName, Request, recipe_for
+from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import latency_model, usable_space
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.stages import run_all

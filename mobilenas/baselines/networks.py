@@ -41,6 +41,8 @@ class ComparedNetwork:
     """Which of the others it is, where it is one of them trained for longer."""
     begun: Path | None = None
     """A folder of trainings that have begun, where its own may be one of them."""
+    source: str | None = None
+    """The pretrained network whose weights it starts from; None: its run's, if that has one."""
 
     @property
     def folder(self) -> str:

@@ -1,46 +1,25 @@
 """Random search of equal time: random networks in the same finalists stage, for as long."""
 
 import random
-from pathlib import Path
 
-from mobilenas.core.progress import Reporter
 from mobilenas.cost.budgets import Budgets
-from mobilenas.data import ImageData
-from mobilenas.search import FinalistSettings, SuccessiveHalving
+from mobilenas.search import SuccessiveHalving
 from mobilenas.spaces.base import Arch
-from mobilenas.train import Recipe
 
 _MAX = 1000
 
 
 def random_search(
-    budgets: Budgets,
-    data: ImageData,
-    settings: FinalistSettings,
-    recipe: Recipe,
-    *,
-    seconds: float,
-    folder: Path,
-    seed: int,
-    device: str,
-    reporter: Reporter,
+    budgets: Budgets, halving: SuccessiveHalving, *, seconds: float
 ) -> tuple[Arch, int, float]:
     """Return the winner among random networks, how many entered, and the seconds that were spent.
 
     Networks are taken in as long as all rungs of so many are expected to end within `seconds`.
     """
+    settings, recipe = halving.settings, halving.recipe
     # an earlier name: another one would draw other networks
-    source = random.Random(f"rival/{seed}")
-    halving = SuccessiveHalving(
-        data,
-        settings,
-        recipe,
-        folder=folder,
-        seed=seed,
-        device=device,
-        reporter=reporter,
-    )
-    reporter.start("random search", _MAX)
+    source = random.Random(f"rival/{halving.seed}")
+    halving.reporter.start("random search", _MAX)
     archs: list[Arch] = []
     known, first = halving.entered, settings.compared_at(2, recipe.epochs)[0]
     for index in range(_MAX):

@@ -223,7 +223,7 @@ class _Search:
         """Make the model in start sizes; its weights before training are the metric's zero."""
         wanted = self.space.start() if self.settings.start == "model" else self.space.smallest()
         sizes, costs = self.limits.keep(wanted)
-        given = start_network(self.space.base, self.settings.weights)
+        given = start_network(self.space.base, self.settings.weights, self.settings.model)
         first = TrialTrainer(
             self.space.arch(self.space.start() if given is not None else sizes),
             self.data,

@@ -66,12 +66,14 @@ class ChannelOptions:
 
     model: str = setting(
         "",
-        help="torchvision:NAME, package.module:factory, a run folder or an arch.json.",
+        help="A name that `mobilenas pretrained` shows, torchvision:NAME, package.module:factory, "
+        "a run folder or an arch.json.",
         metavar="MODEL",
     )
     weights: Path | None = setting(
         None,
-        help="Weights of the model, a safetensors file; a run folder brings its own.",
+        help="Weights of the model, a safetensors file; a run folder and a pretrained network "
+        "bring their own.",
         metavar="FILE",
     )
     trials: int | None = setting(

@@ -10,15 +10,23 @@ from mobilenas.channels.settings import ChannelSettings
 from mobilenas.channels.weight_transfer import changed
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.data import ImageKind
+from mobilenas.nn.network import Network
 from mobilenas.nn.weights import load_into
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsNetwork
-from mobilenas.spaces.networks import read_arch
+from mobilenas.spaces.networks import build, read_arch
 from mobilenas.train import load_weights
+from mobilenas.train.pretrained import SOURCES, load
+
+UNKNOWN = "model is {!r}: no pretrained network, run folder or arch.json, and not " + FORMS
+"""Of the name of a model."""
 
 
 def check_start(settings: ChannelSettings) -> None:
     """Raise where the model or its weights are not there, before images say what it must fit."""
+    if settings.model in SOURCES:
+        load(settings.model, weights=settings.weights)
+        return
     file = _arch_file(settings.model)
     if file is None:
         check_exists(settings.model)
@@ -31,9 +39,11 @@ def check_start(settings: ChannelSettings) -> None:
 def base_of(model: str, data: ImageKind) -> Base:
     """Return the model that `--model` names, for these images.
 
-    A run folder or an arch.json, torchvision:NAME, or package.module:factory, which the files of a
-    run may name from then on.
+    A pretrained network, a run folder or an arch.json, torchvision:NAME, or package.module:factory,
+    which the files of a run may name from then on.
     """
+    if model in SOURCES:
+        return Base.of(SOURCES[model].arch(data.image_size, len(data.classes)))
     file = _arch_file(model)
     if file is None:
         allow_model(model)
@@ -65,12 +75,17 @@ def _arch_file(model: str) -> Path | None:
     if path.exists():
         return path / "arch.json" if path.is_dir() else path
     if ":" not in model:
-        raise MobileNASError(f"model is {model!r}: no run folder or arch.json, and not {FORMS}")
+        raise MobileNASError(UNKNOWN.format(model))
     return None
 
 
-def start_network(base: Base, weights: Path | None) -> ChannelsNetwork | None:
-    """Return the model with the weights it comes with, at its own sizes; None without any."""
+def start_network(base: Base, weights: Path | None, source: str = "") -> ChannelsNetwork | None:
+    """Return the model with the weights it comes with, at its own sizes; None without any.
+
+    `source` is the name of a pretrained network; then `weights` are a file in place of its own.
+    """
+    if source in SOURCES:
+        return ChannelsNetwork(_pretrained(base, weights, source), base)
     if weights is None:
         return None
     if base.name is not None:
@@ -84,6 +99,15 @@ def start_network(base: Base, weights: Path | None) -> ChannelsNetwork | None:
     return ChannelsNetwork(model, base)
 
 
+def _pretrained(base: Base, weights: Path | None, source: str) -> Network:
+    arch = base.mobile
+    assert arch is not None
+    _, state = load(source, weights=weights, classes=arch.classes, image_size=arch.image_size)
+    network = build(arch)
+    network.load_state_dict(state)
+    return network
+
+
 def has_sizes(arch: Arch) -> TypeGuard[ChannelsArch]:
     """Whether an arch is a model at other channel sizes."""
     return arch.family == ChannelsArch.family
@@ -94,7 +118,7 @@ def kept_network(arch: ChannelsArch, settings: ChannelSettings) -> ChannelsNetwo
 
     That is the model with what these sizes keep of the weights it comes with.
     """
-    given = start_network(arch.base, settings.weights)
+    given = start_network(arch.base, settings.weights, settings.model)
     if given is None:
         return None
     generator = torch.Generator().manual_seed(0)

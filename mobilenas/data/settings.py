@@ -1,12 +1,12 @@
 """Which images, and how they are read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mobilenas.core.errors import DataError
 from mobilenas.core.setting import setting
-from mobilenas.core.settings import check_between
+from mobilenas.core.settings import ADDED, check_between
 
 AUTO: Literal["auto"] = "auto"
 """Instead of a side: the images' own, and the networks' is searched."""
@@ -37,6 +37,10 @@ class DataSettings:
     """Folder of CIFAR's local copy; None is `./data`."""
     memory_limit_bytes: int = 2 * 1024**3
     """Decoded images up to this size are held in memory; larger sets are decoded on demand."""
+    mean: tuple[float, ...] | None = field(default=None, metadata=ADDED)
+    """Mean of each channel that images are normalized by, in 0..1; None: of the training images."""
+    std: tuple[float, ...] | None = field(default=None, metadata=ADDED)
+    """Standard deviation, likewise."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

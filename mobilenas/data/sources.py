@@ -47,7 +47,12 @@ def load_data(
         data = load_folder(settings, reporter, check)
     if check is not None and settings.source in BUILT_IN_SOURCES and (side := check(data)):
         return load_data(replace(settings, image_size=side), reporter)
-    data = replace(data, notes=(*data.notes, *_class_notes(data)))
+    data = replace(
+        data,
+        notes=(*data.notes, *_class_notes(data)),
+        mean=settings.mean or data.mean,
+        std=settings.std or data.std,
+    )
     for note in data.notes:
         reporter.info(note)
     return data

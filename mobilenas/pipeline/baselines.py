@@ -22,6 +22,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.pipeline.deployment import arch_meter
 from mobilenas.pipeline.image_size import at_chosen_size, compare_sides
+from mobilenas.pipeline.pretrained import halving_of_random, pretrained_baselines
 from mobilenas.pipeline.records import EqualTimeRecord, RandomSearchRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, IMAGE_SIZE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
@@ -48,7 +49,9 @@ def compared_networks(
         )
         for seed in run.seeds
     ]
-    scratch = [replace(one, name=SCRATCH, kind=SCRATCH) for one in found if settings.inherit]
+    scratch = [
+        replace(one, name=SCRATCH, kind=SCRATCH) for one in found if settings.scratch_control
+    ]
     limits = _limits(run)
     controls = _controls(run, limits) if settings.channel_sizes is not None else []
     try:
@@ -63,9 +66,13 @@ def compared_networks(
         run.reporter.info(f"{error}: random networks are skipped")
         randoms, random_searches = [], []
     names = [n for n in requested.mobilenets if any((n, seed) not in known for seed in run.seeds)]
-    networks = (
-        found + scratch + controls + random_searches + randoms + _mobilenets(run, names, limits)
+    ready_made = (
+        list(pretrained_baselines(run, limits))
+        if settings.pretrained and requested.mobilenets
+        else []
     )
+    own = found + scratch + controls + random_searches + randoms
+    networks = own + ready_made + _mobilenets(run, names, limits)
     return [one for one in networks if (one.name.split()[0], one.seed) not in known]
 
 
@@ -221,17 +228,8 @@ def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
     path = folder / "random-search.json"
     if not path.exists():
         spent = searched_record(run.seed_folder(seed)).search_seconds
-        arch, entered, seconds = random_search(
-            limits,
-            at_chosen_size(run).data,
-            run.settings.finalists,
-            run.settings.recipe,
-            seconds=spent,
-            folder=folder / "search" / FINALISTS,
-            seed=seed,
-            device=run.device,
-            reporter=run.reporter,
-        )
+        halving = halving_of_random(at_chosen_size(run), folder / "search" / FINALISTS, seed)
+        arch, entered, seconds = random_search(limits, halving, seconds=spent)
         record = RandomSearchRecord(
             arch=arch.to_dict(), entered=entered, seconds=seconds, seconds_of_search=spent
         )

@@ -17,6 +17,7 @@ from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.pipeline.deployment import write_onnx
+from mobilenas.pipeline.pretrained import pretrained_baselines
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search.epoch_metrics import images_looked_at
@@ -24,7 +25,9 @@ from mobilenas.search.loop import Searcher
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.mobilenets import PLACEMENTS
 from mobilenas.spaces.networks import build
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 from mobilenas.train import Recipe, Trainer
+from mobilenas.train.distillation import Teacher
 
 _TRAINED_BYTES = 4 * 4
 """Of a parameter: weight, gradient, momentum and average, in float32."""
@@ -50,6 +53,8 @@ class Speeds:
     """One image that such a network classifies."""
     export: float
     """Writing its ONNX file."""
+    teacher_step: float = 0.0
+    """A step of the whole pretrained network; 0 where there is none."""
 
 
 def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
@@ -72,13 +77,20 @@ def measure_speeds(run: Run, clock: Clock) -> Speeds:
 
 
 def _measure_speeds(run: Run, clock: Clock) -> Speeds:
-    settings, data = run.settings, run.data
+    settings = run.settings
     arch = run.budgets.space.arch(run.budgets.random(random.Random(settings.seed)))
     if settings.device == "cpu":
         _check_memory(costs(arch).params)
-    step, image = _network_speeds(run, arch, settings.recipe, clock)
+    teacher = teacher_step = None
+    if settings.pretrained is not None:
+        assert isinstance(run.space, SubnetworkSpace)
+        whole = run.space.whole
+        teacher_step, _ = _network_speeds(run, whole, settings.recipe, clock)
+        teacher = Teacher(network=build(whole).eval(), image_size=whole.image_size)
+    step, image = _network_speeds(run, arch, settings.recipe, clock, teacher)
     weight_step = alpha_step = supernet_image = 0.0
     if family_of(arch).search:
+        data = run.at(run.budgets.space.image_size).data
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
         search = replace(settings.search, epochs=3, warmup=2)
         searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)
@@ -101,6 +113,7 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         step=step,
         image=image,
         export=export,
+        teacher_step=teacher_step or 0.0,
     )
 
 
@@ -116,11 +129,22 @@ def _check_memory(params: int) -> None:
         )
 
 
-def _network_speeds(run: Run, arch: Arch, recipe: Recipe, clock: Clock) -> tuple[float, float]:
+def _network_speeds(
+    run: Run, arch: Arch, recipe: Recipe, clock: Clock, teacher: Teacher | None = None
+) -> tuple[float, float]:
     """Seconds of a training step and of an image that is classified."""
+    run = run.at(arch.image_size)
     settings, few = run.settings, _few(run.data, 2 * recipe.batch_size)
     short = recipe.lasting(2)
-    trainer = Trainer(arch, run.data, short, seed=settings.seed, device=run.device, split=few)
+    trainer = Trainer(
+        arch,
+        run.data,
+        short,
+        seed=settings.seed,
+        device=run.device,
+        split=few,
+        teacher=teacher,
+    )
     trainer.run_epoch()
     step = _seconds(trainer.run_epoch, clock) / trainer.steps_per_epoch
     shown = _few(run.data, _SHOWN)
@@ -138,7 +162,16 @@ def _seconds(work: Callable[[], object], clock: Clock) -> float:
 
 
 def _mobilenets(run: Run) -> int:
-    """Return how many MobileNets will be trained for each seed, at most."""
+    """Return how many MobileNets and pretrained networks will be trained for each seed, at most."""
+    settings = run.settings
+    if settings.pretrained is not None:
+        return _scratch_mobilenets(run) + len(
+            {network.name for network in pretrained_baselines(run, run.budgets)}
+        )
+    return _scratch_mobilenets(run)
+
+
+def _scratch_mobilenets(run: Run) -> int:
     settings = run.settings
     if not settings.budgets or any(budget.cost == LATENCY for budget in settings.budgets):
         return len(settings.baselines) * (1 if run.image_sizes else len(PLACEMENTS))
@@ -163,7 +196,7 @@ def parts(
     search = _search(settings, data, speeds)
     finalists = _finalists(settings, data, speeds)
     choosing = _choosing(settings, data, speeds, sides)
-    baselines = (mobilenets + settings.inherit) * settings.seeds + settings.random
+    baselines = (mobilenets + settings.scratch_control) * settings.seeds + settings.random
     if settings.channel_sizes is not None and settings.channel_sizes.controls:
         baselines += 2 * settings.seeds
     # random search, and the best MobileNet for equal time, take what a search and its training take
@@ -174,6 +207,7 @@ def parts(
     as_long_seconds = as_long * (choosing + search + finalists + training)
     return {
         **({"image size": choosing} if choosing else {}),
+        **_teaching(settings, data, speeds),
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,
         "final training": settings.seeds * training,
@@ -182,15 +216,23 @@ def parts(
     }
 
 
+def _teaching(settings: RunSettings, data: ImageData, speeds: Speeds) -> dict[str, float]:
+    if settings.pretrained is None:
+        return {}
+    recipe = settings.recipe.lasting(settings.pretrained.teacher_epochs)
+    return {"teacher": _training(recipe, data, speeds.teacher_step, speeds.image)}
+
+
 def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.search
     if settings.channel_sizes is not None:
         trial = replace(settings.recipe, epochs=settings.channel_sizes.epochs, warmup_epochs=0.0)
         epochs = _training(trial, data, speeds.step, speeds.image)
         return settings.channel_sizes.trials * epochs
-    half = len(data.train) // 2
-    steps = max(1, half // how.batch_size)
-    images = images_looked_at(how, len(data.val))
+    # all images are the weights' where no alphas are to see others
+    alone = how.sampling == "sandwich" and how.warmup >= how.epochs
+    steps = max(1, len(data.train) // (1 if alone else 2) // how.batch_size)
+    images = images_looked_at(how, len(data.val)) + how.evaluated * len(data.val)
     seconds = how.epochs * steps * speeds.weight_step
     seconds += (how.epochs - how.warmup) * steps * speeds.alpha_step
     return seconds + images * speeds.supernet_image

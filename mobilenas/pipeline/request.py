@@ -1,25 +1,33 @@
 """A job as the user states it, and the full settings that follow from it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, MobileNASError
 from mobilenas.core.setting import setting
-from mobilenas.core.settings import check_choice, check_number
+from mobilenas.core.settings import Fields, check_choice, check_number
 from mobilenas.cost.budget import NO_BUDGET, NO_PROFILE, PENALTY, BudgetOptions
-from mobilenas.data.settings import AUTO, DataOptions
+from mobilenas.data.settings import AUTO, DataOptions, DataSettings
 from mobilenas.onnx.settings import TARGETS, Precision, Target
-from mobilenas.pipeline.settings import JobSettings, RunSettings
-from mobilenas.search.methods import DEFAULT_METHOD, settings_for, usual_epochs
+from mobilenas.pipeline.effort import EFFORTS, EffortName, recipe_for
+from mobilenas.pipeline.settings import SUBNETWORKS, JobSettings, RunSettings
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS, settings_for, usual_epochs
 from mobilenas.search.parts import PARTS, SearchParts
-from mobilenas.search.settings import FinalistSettings
+from mobilenas.search.settings import FinalistSettings, SearchSettings
 from mobilenas.spaces.cell.settings import CellOptions
 from mobilenas.spaces.mobile.settings import Activation, Policy
+from mobilenas.spaces.subnetworks.settings import PretrainedOptions, PretrainedSettings
+from mobilenas.train.pretrained import source_of
 from mobilenas.train.recipe import MAX_EPOCHS, Recipe
-from mobilenas.train.recipes import DEFAULT_RECIPE, RECIPES, SMALL_SET, fields_of, usual_rate
+from mobilenas.train.recipes import (
+    DEFAULT_RECIPE,
+    FINETUNE,
+    RECIPES,
+    SMALL_SET,
+    usual_rate,
+)
 
 ACTIVATION_FOR: dict[Precision, Activation] = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
@@ -27,58 +35,16 @@ _RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked f
 ANY_COUNT = SMALL_SET
 """Images to make settings for where only their legality matters."""
 _RUNG_SHARE = 0.2
+# of the epochs of the final training: of the supernet and the teacher of a pretrained network
+_SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.2, 0.25, 3
+# parts of a pretrained network whose accuracy is looked at, for each finalist
+_EVALUATED = 12
 # after one epoch networks on hard images still stand at the loss of guessing
 _MIN_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much is trained; small sets get more epochs, so that there are `min_steps`.
-
-    They get `MAX_REPEATS` times as many at most: more passes over so few images cost time alone.
-    """
-
-    epochs: int
-    """Final training."""
-    min_steps: int
-    """Fewest steps of the final training."""
-    finalists: int
-    """Archs that enter the finalists."""
-
-
-MAX_REPEATS = 10
-EffortName = Literal["quick", "standard", "full"]
-EFFORTS: dict[EffortName, Effort] = {
-    "quick": Effort(epochs=6, min_steps=300, finalists=3),
-    "standard": Effort(epochs=15, min_steps=1200, finalists=4),
-    "full": Effort(epochs=60, min_steps=6000, finalists=6),
-}
-"""By name."""
-
-
-def recipe_for(
-    effort: EffortName,
-    images: int,
-    epochs: int | None = None,
-    name: str = DEFAULT_RECIPE,
-    changes: Sequence[str] = (),
-) -> Recipe:
-    """Return how networks are trained on so many images; `epochs`: instead of the effort's.
-
-    `name` is that of the recipe, and `changes` are fields of it as `fields_of` reads them.
-    """
-    check_choice("effort", effort, tuple(EFFORTS))
-    fields = fields_of(name, images, changes)
-    steps = max(1, images // fields["batch_size"])
-    usual = EFFORTS[effort]
-    repeats = min(math.ceil(usual.min_steps / steps), MAX_REPEATS * usual.epochs)
-    if epochs is None:
-        epochs = max(usual.epochs, repeats)
-    return Recipe(epochs=epochs, **fields)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions):
+class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOptions, BudgetOptions):
     """What a user says; None leaves it to the effort or to the data."""
 
     effort: EffortName = setting("standard", help="How much is trained.", group="Training")
@@ -90,9 +56,10 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         low=1,
         high=MAX_EPOCHS,
     )
-    recipe: str = setting(
-        DEFAULT_RECIPE,
+    recipe: str | None = setting(
+        None,
         help="How networks are trained; `mobilenas recipes` shows what there is.",
+        default_text=f"{DEFAULT_RECIPE}; with --pretrained {FINETUNE}",
         group="Training",
         built_in=tuple(RECIPES),
         added=True,
@@ -166,6 +133,9 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
                 f"--image-size {AUTO} is for --space mobile, whose budgets size it at every side; "
                 "give a number"
             )
+        self.check_pretrained()
+        if self.pretrained is not None:
+            source_of(self.pretrained)  # raises where there is none
         if not self.budgets and self._needs_budget:
             raise BudgetError(NO_BUDGET + _RANGES * (self.space == "mobile"))
         self._refuse_split_graphs()
@@ -203,23 +173,30 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
     def _spaces(self) -> tuple[str, ...]:
         from mobilenas.spaces.base import searched
 
-        return searched()
+        return tuple(name for name in searched() if name != SUBNETWORKS)
 
     def _refuse_other_spaces(self) -> None:
         """Refuse by name the parts that the space does not have."""
         others = _CELLS_ONLY if self.space == "mobile" else _MOBILE_ONLY
-        for name in others:
-            if getattr(self, name) != self.__dataclass_fields__[name].default:
-                option = f"--{name.replace('_', '-')}"
-                raise MobileNASError(f"{option} is not for --space {self.space}: {others[name]}")
+        self._refuse(others, f"--space {self.space}")
+        if self.pretrained is not None:
+            self._refuse(_NOT_PRETRAINED, "--pretrained")
+            if self.method != DEFAULT_METHOD and METHODS[self.method].sampler.partial > 1:
+                raise MobileNASError(f"--method {self.method} is not for --pretrained: {_WHOLE}")
         if self.space == "mobile" and "edges" in (self.entropy_terms or ""):
             raise MobileNASError(
                 f"--entropy-terms {self.entropy_terms} is not for --space mobile: {_CHAIN}"
             )
-        if self.space == "cell" and self.sampling == "single-path":
+        if self.space == "cell" and self.sampling in ("single-path", "sandwich"):
             raise MobileNASError(
-                "--sampling single-path is not for --space cell: choose softmax or gumbel"
+                f"--sampling {self.sampling} is not for --space cell: choose softmax or gumbel"
             )
+
+    def _refuse(self, others: Mapping[str, str], where: str) -> None:
+        """Refuse the options of which any was said, and say why."""
+        for name, why in others.items():
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise MobileNASError(f"--{name.replace('_', '-')} is not for {where}: {why}")
 
     def _refuse_split_graphs(self) -> None:
         """Refuse by name the options whose operators a target does not run."""
@@ -247,26 +224,19 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         self.data_settings.check_source()
         check_device(self.device)
         passed_on = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
-        recipe = recipe_for(self.effort, train_images, self.epochs, self.recipe, self.set)
-        # the supernet learns from scratch, by no other recipe than it was measured with
-        rate = usual_rate(train_images)
-        usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
-        searching = self.search_epochs or usually
+        name = self.recipe or (DEFAULT_RECIPE if self._starts_from is None else FINETUNE)
+        recipe = recipe_for(self.effort, train_images, self.epochs, name, self.set)
+        scratch_recipe = None
+        if self.pretrained is not None:
+            passed_on["space"] = SUBNETWORKS
+            scratch_recipe = recipe_for(self.effort, train_images, recipe.epochs)
         # the published methods on cells have no finalists
         usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
         return RunSettings(
             data=self.data_settings,
             budgets=self.budgets,
-            search=settings_for(
-                self.method,
-                {part: getattr(self, part) for part in PARTS},
-                cells=self.space == "cell",
-                epochs=searching,
-                batch_size=rate["batch_size"] // 2,
-                learning_rate=rate["learning_rate"] / 2,
-                alpha_steps=train_images // 2 // (rate["batch_size"] // 2),
-            ),
+            search=self._search_settings(recipe, train_images),
             finalists=FinalistSettings(
                 count=count, epochs=max(_MIN_EPOCHS, round(recipe.epochs * self._rung_share))
             ),
@@ -275,8 +245,10 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
             channel_sizes=self._channel_settings(recipe.epochs),
             squeeze=self.squeeze or self._usual_squeeze,
             extra_depthwise=self.extra_depthwise or self._usual_extra_depthwise,
-            inherit=self.inherit,
-            search_image_size=self.image_size == AUTO,
+            inherit=self.inherit or self.pretrained is not None,
+            search_image_size=self.image_size == AUTO and self.pretrained is None,
+            pretrained=self._pretrained_settings(recipe),
+            scratch_recipe=scratch_recipe,
             **passed_on | {"baselines": tuple(self.baselines)},
             activation=self.activation
             or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
@@ -284,12 +256,74 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
         )
 
     @property
+    def _starts_from(self) -> str | None:
+        """The pretrained network that is started from; None: from scratch."""
+        return self.pretrained
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """Which images; a pretrained network wants them as its weights were trained."""
+        settings = super().data_settings
+        if self._starts_from is None:
+            return settings
+        source = source_of(self._starts_from)
+        return replace(settings, mean=source.mean, std=source.std)
+
+    @property
     def _alphas_decide(self) -> bool:
         """Whether a part or method of the search was said, or there are no finalists to decide."""
         parts = any(getattr(self, part) is not None for part in PARTS if part != "prior")
         published = self.method != DEFAULT_METHOD
-        alone = self.space == "cell" or self.finalists in (0, 1)
-        return alone or parts or published or self.rank > 0
+        # the accuracies of parts of a pretrained network decide also without finalists
+        alone = self.finalists in (0, 1) and self.pretrained is None
+        return self.space == "cell" or alone or parts or published or self.rank > 0
+
+    def _search_settings(self, recipe: Recipe, train_images: int) -> SearchSettings:
+        parts = {part: getattr(self, part) for part in PARTS}
+        if self.pretrained is not None:
+            return self._search_of_parts(recipe, parts)
+        usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
+        # the supernet learns from scratch, by no other recipe than it was measured with
+        rate = usual_rate(train_images)
+        return settings_for(
+            self.method,
+            parts,
+            cells=self.space == "cell",
+            epochs=self.search_epochs or usually,
+            batch_size=rate["batch_size"] // 2,
+            learning_rate=rate["learning_rate"] / 2,
+            alpha_steps=train_images // 2 // (rate["batch_size"] // 2),
+        )
+
+    def _search_of_parts(self, recipe: Recipe, parts: Fields) -> SearchSettings:
+        """Return how the parts of a pretrained network are searched, at the rate of fine-tuning."""
+        epochs = self.search_epochs or max(_MIN_EPOCHS, round(recipe.epochs * _SANDWICH_SHARE))
+        given = parts | {"sampler": "full", "prior": False}
+        if not self._alphas_decide:
+            given["warmup"] = epochs
+        if self.method == DEFAULT_METHOD and self.sampling is None:
+            given["sampling"] = "sandwich"
+        settings = settings_for(
+            self.method,
+            given,
+            cells=False,
+            epochs=epochs,
+            batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            alpha_steps=1,
+        )
+        evaluated = 0 if self._alphas_decide else _EVALUATED * EFFORTS[self.effort].finalists
+        return replace(settings, evaluated=evaluated)
+
+    def _pretrained_settings(self, recipe: Recipe) -> PretrainedSettings | None:
+        if self.pretrained is None:
+            return None
+        return PretrainedSettings(
+            name=self.pretrained,
+            weights=self.weights,
+            teacher_epochs=max(_MIN_TEACHER_EPOCHS, math.ceil(recipe.epochs * _TEACHER_SHARE)),
+            from_scratch=self.from_scratch,
+        )
 
     @property
     def _usual_squeeze(self) -> Policy:
@@ -309,6 +343,23 @@ class Request(JobSettings, CellOptions, SearchParts, DataOptions, BudgetOptions)
 
 
 _CHAIN = "it is a chain of blocks, and has no edges to choose between"
+_WHOLE = "the channels of a pretrained network enter together"
+_OWN_BLOCKS = "its blocks are those of the pretrained network"
+_NOT_PRETRAINED = {
+    "activation": _OWN_BLOCKS,
+    "squeeze": _OWN_BLOCKS,
+    "extra_depthwise": _OWN_BLOCKS,
+    "operations": _OWN_BLOCKS,
+    "targets": _OWN_BLOCKS,
+    "sampler": _WHOLE,
+    "attention": _WHOLE,
+    "channel_fraction": _WHOLE,
+    "inherit": "its networks start from the supernet's weights without it",
+    "prior": "it knows networks from scratch",
+    "latency": "no profile has its blocks; limit --flops, --params or --memory",
+    "profile": "no profile has its blocks",
+}
+"""Options that runs from a pretrained network refuse, and why."""
 _CELLS_ONLY = {
     "edges": _CHAIN,
     "edge_weights": _CHAIN,
@@ -327,6 +378,7 @@ _MOBILE_ONLY = {
     "extra_depthwise": "cells choose their convolutions",
     "operations": "cells choose from operations of their own",
     "inherit": "it takes slices of the mobile space's supernet",
+    "pretrained": "there are none of cells",
     "prior": "it knows networks of the mobile space",
     "memory": "limit --flops or --params",
     "latency": "no profile has the blocks of cells; limit --flops or --params",

@@ -7,6 +7,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import setting
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.train.pretrained import SOURCES
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
 """By effort."""
@@ -36,6 +37,10 @@ class ChannelsRequest(Request, ChannelOptions):
         super().__post_init__()
 
     @property
+    def _starts_from(self) -> str | None:
+        return self.model if self.model in SOURCES else None
+
+    @property
     def _default_random(self) -> int:
         """Random sizes are one of the controls."""
         return super()._default_random if self.controls else 0
@@ -43,6 +48,9 @@ class ChannelsRequest(Request, ChannelOptions):
     @property
     def _rung_share(self) -> float:
         return _FINALIST_SHARE
+
+    def check_pretrained(self) -> None:
+        """Weights are the model's."""
 
     @property
     def _spaces(self) -> tuple[str, ...]:

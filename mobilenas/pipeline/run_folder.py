@@ -48,9 +48,12 @@ from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search import space_for
 from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
+from mobilenas.search.space_subnetworks import sides_up_to, subnetwork_space_for
 from mobilenas.spaces.base import Space, family
 from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.channels.space import ChannelsSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+from mobilenas.train.pretrained import source_of
 
 _S = TypeVar("_S")
 RUN_FILE = RUN.record
@@ -238,10 +241,13 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
     """Return the space for a job's budgets and images."""
     if settings.channel_sizes is not None:
         space = _hinting(_channels_space, settings, data)
-        check_base(space.base, start_network(space.base, settings.channel_sizes.weights))
+        how = settings.channel_sizes
+        check_base(space.base, start_network(space.base, how.weights, how.model))
         return space
     if settings.space == CellSpace.family:
         return _hinting(_cell_space, settings, data)
+    if settings.pretrained is not None:
+        return _hinting(_subnetwork_space, settings, data)
     return space_for(
         settings.budgets,
         latency,
@@ -282,6 +288,14 @@ def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> Cell
         in_channels=data.channels,
         **given,
     )
+
+
+def _subnetwork_space(settings: RunSettings, data: ImageKind, image_size: int) -> SubnetworkSpace:
+    assert settings.pretrained is not None
+    source, classes = source_of(settings.pretrained.name), len(data.classes)
+    is_fixed = settings.data.image_size is not None
+    sides = (image_size,) if is_fixed else sides_up_to(image_size)
+    return subnetwork_space_for(settings.budgets, lambda side: source.arch(side, classes), sides)
 
 
 def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:
@@ -373,8 +387,10 @@ def _end_start(folder: Path) -> None:
 
 
 def _refuse_own_weights(folder: Path, settings: RunSettings) -> None:
-    """Raise where the weights that a model comes with lie in the folder that is to be emptied."""
+    """Raise where the weights that a run starts from lie in the folder that is to be emptied."""
     weights = settings.channel_sizes.weights if settings.channel_sizes is not None else None
+    if settings.pretrained is not None:
+        weights = settings.pretrained.weights or source_of(settings.pretrained.name).file
     if weights is not None and folder.resolve() in weights.resolve().parents:
         raise FileError(f"{folder} holds {weights}, where the model starts; choose another --out")
 

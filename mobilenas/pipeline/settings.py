@@ -14,6 +14,7 @@ from mobilenas.search.methods import DEFAULT_METHOD, METHODS
 from mobilenas.search.settings import MIN_RANKED, FinalistSettings, SearchSettings
 from mobilenas.spaces.cell.settings import CellSettings
 from mobilenas.spaces.mobile.settings import Activation, MobileNet, Policy
+from mobilenas.spaces.subnetworks.settings import PretrainedSettings
 from mobilenas.train.recipe import Recipe
 
 NO_LATENCY_OF_CELLS = (
@@ -22,6 +23,8 @@ NO_LATENCY_OF_CELLS = (
 )
 _SPACES = ("mobile", "cell")
 _CHANNELS = "channels"
+SUBNETWORKS = "subnetworks"
+"""Family of the parts of a pretrained network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +136,20 @@ class RunSettings(JobSettings):
     extra_depthwise: Policy = field(default="off", metadata=ADDED)
     """A depthwise convolution that blocks start with."""
     inherit: bool = field(default=False, metadata=ADDED)
-    """Whether final training starts from the supernet's weights; the mobile space alone."""
+    """Whether final training starts from the supernet's weights; not in cells."""
     search_image_size: bool = field(default=False, metadata=ADDED)
     """Whether the side of the images is searched, too (`--image-size auto`)."""
+    pretrained: PretrainedSettings | None = field(default=None, metadata=ADDED)
+    """The network whose parts are searched, and from whose weights; None: from scratch."""
+    scratch_recipe: Recipe | None = field(default=None, metadata=ADDED)
+    """How networks are trained that start from no weights, where others do; None: by `recipe`."""
     random: int = 3
     """Random networks of the budgets to compare with."""
+
+    @property
+    def scratch_control(self) -> bool:
+        """Whether the searched network, which starts from weights, is trained from scratch, too."""
+        return self.inherit if self.pretrained is None else self.pretrained.from_scratch
 
     def __post_init__(self) -> None:
         """Check that they go together, also with what the registries have."""
@@ -151,7 +163,9 @@ class RunSettings(JobSettings):
             check_choice("baseline", name, tuple(MOBILENETS))
         if (self.space == _CHANNELS) != (self.channel_sizes is not None):
             raise MobileNASError("channel_sizes goes with the space channels, and with no other")
-        if self.inherit and self.space != "mobile":
+        if (self.space == SUBNETWORKS) != (self.pretrained is not None):
+            raise MobileNASError("pretrained goes with the space subnetworks, and with no other")
+        if self.inherit and self.space not in ("mobile", SUBNETWORKS):
             raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
         if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)

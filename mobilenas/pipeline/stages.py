@@ -11,17 +11,14 @@ from mobilenas.baselines.chance import beats_chance_on_test, chance_alarms
 from mobilenas.baselines.networks import BaselineSettings, ComparedNetwork
 from mobilenas.baselines.records import NetworkRecord, Trained
 from mobilenas.channels.search import ChannelResult
-from mobilenas.channels.start import has_sizes, kept_network
 from mobilenas.core.errors import FileError, InternalError
 from mobilenas.core.files import read_bytes, write_bytes, write_json
-from mobilenas.core.records import BudgetRow, read_record, write_record
+from mobilenas.core.records import BudgetRow, write_record
 from mobilenas.core.settings import COUNTING_RULE
 from mobilenas.cost.budget import LATENCY, Budget
 from mobilenas.cost.networks import costs
-from mobilenas.data import guessing
 from mobilenas.latency.with_references import is_current_device
 from mobilenas.nn.costs import Costs
-from mobilenas.nn.network import Network
 from mobilenas.onnx.record import EXPORT_FILE, ExportRecord, WrittenFile, read_export
 from mobilenas.onnx.recount import count_fvcore, count_onnx
 from mobilenas.pipeline.baselines import (
@@ -48,16 +45,18 @@ from mobilenas.pipeline.deployment import (
 from mobilenas.pipeline.estimate import Stopwatch, estimate, format_durations
 from mobilenas.pipeline.export_settings import Int8Settings
 from mobilenas.pipeline.image_size import IMAGE_SIZES, at_chosen_size, choosing_seconds
+from mobilenas.pipeline.pretrained import teacher_stage
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
+from mobilenas.pipeline.training import train_compared, train_searched
 from mobilenas.report.records import BudgetCheck
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
-from mobilenas.search import FINALISTS, SearchResult, inherited_network, search
+from mobilenas.search import SearchResult, search
 from mobilenas.search.records import ArchRecord
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.networks import arch_from_dict, build
-from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
+from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights
 
 WEIGHTS_FILE = "model.safetensors"
 MISCLASSIFIED_FILE = "export/misclassified.json"
@@ -134,9 +133,10 @@ def _kept(budget: Budget, expected: Mapping[str, float]) -> BudgetRow:
 
 def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
     settings = run.settings
+    teacher = teacher_stage(run) if settings.pretrained else None
     return search(
         run.budgets,
-        run.data,
+        run.at(run.budgets.space.image_size).data,
         settings.search,
         settings.finalists,
         settings.recipe,
@@ -148,6 +148,9 @@ def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
         measure=arch_meter(run),
         inherit=settings.inherit,
         begun=run.folder / IMAGE_SIZES,
+        weights=None if teacher is None else teacher.network.state_dict(),
+        teacher=teacher,
+        images=lambda side: run.at(side).data,
     )
 
 
@@ -156,7 +159,7 @@ def train_stage(run: Run, seed: int | None = None) -> TrainResult:
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     arch = searched_arch(folder)
-    result = _train(run, arch, folder / "train", seed, "train", inherits=run.settings.inherit)
+    result = train_searched(run, arch, seed)
     write_bytes(folder / WEIGHTS_FILE, read_bytes(folder / "train" / BEST_WEIGHTS))
     return result
 
@@ -352,11 +355,7 @@ def _trained(run: Run, network: ComparedNetwork) -> Trained:
     found = network.kind == "searched"
     folder = run.seed_folder(seed) if found else run.folder / "compare" / network.folder
     training = folder / "train"
-    trained = (
-        train_stage(run, seed)
-        if found
-        else _train(run, arch, training, seed, network.name, network.epochs, begun=network.begun)
-    )
+    trained = train_stage(run, seed) if found else train_compared(run, network)
     onnx_path, tested = folder / "model.onnx", dict[Path, float]()
     if found and seed == run.settings.seed:
         exported = export_stage(run).files.values()
@@ -392,43 +391,6 @@ def _trained(run: Run, network: ComparedNetwork) -> Trained:
     )
 
 
-def _train(
-    run: Run,
-    arch: Arch,
-    folder: Path,
-    seed: int,
-    stage: str,
-    epochs: int | None = None,
-    *,
-    inherits: bool = False,
-    begun: Path | None = None,
-) -> TrainResult:
-    path, searched = folder / "train.json", folder.parent / "search"
-    if path.exists():
-        return read_record(path, TrainResult)
-    network = _given_network(run, arch)
-    if inherits:
-        sampler = run.settings.search.sampler
-        network = inherited_network(searched, run.budgets.space, sampler, arch, seed)
-    run = run.at(arch.image_size)
-    result = train(
-        arch,
-        run.data,
-        run.settings.recipe if epochs is None else run.settings.recipe.lasting(epochs),
-        folder=folder,
-        seed=seed,
-        device=run.device,
-        reporter=run.reporter,
-        stage=stage,
-        network=network,
-        begun=begun or searched / FINALISTS,
-    )
-    write_record(path, result)
-    if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
-        run.reporter.info(f"{stage}: {remark} (validation)")
-    return result
-
-
 def _top1(run: Run, file: Path) -> float:
     """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
     if file != run.folder / ONNX_FILE:
@@ -436,10 +398,3 @@ def _top1(run: Run, file: Path) -> float:
     found = file_misclassified(run, ONNX_FILE)
     write_record(run.folder / MISCLASSIFIED_FILE, found)
     return found.top1
-
-
-def _given_network(run: Run, arch: Arch) -> Network | None:
-    """Return what sizes of a model that came with weights start from; None: from scratch."""
-    if run.settings.channel_sizes is None or not has_sizes(arch):
-        return None
-    return kept_network(arch, run.settings.channel_sizes)

@@ -21,6 +21,7 @@ from mobilenas.pipeline.run_folder import (
     usable_space,
 )
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.train.pretrained import load
 
 
 def start(
@@ -68,6 +69,8 @@ def read_images(
     for settings in few.values():
         if settings.channel_sizes is not None:
             check_start(settings.channel_sizes)
+        if settings.pretrained is not None:
+            load(settings.pretrained.name, weights=settings.pretrained.weights)
     latencies = {name: latency_model(settings, profile) for name, settings in few.items()}
 
     def check_all(kind: ImageKind) -> int | None:

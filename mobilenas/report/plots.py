@@ -36,6 +36,7 @@ _KIND_STYLES = {
     "random-search": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
     "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
     "equal-time": {"color": COLOURS[1], "marker": "D", "s": 30, "zorder": 3},
+    "pretrained": {"color": COLOURS[4], "marker": "v", "s": 34, "zorder": 3},
     "uniform": {"color": COLOURS[3], "marker": "s", "s": 30, "zorder": 3},
     "constant": {"color": COLOURS[4], "marker": "^", "s": 34, "zorder": 3},
 }

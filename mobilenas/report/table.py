@@ -19,8 +19,10 @@ from mobilenas.report.records import DifferenceTo
 
 SCRATCH = "scratch"
 """Kind and name of the searched network trained from scratch, where it starts from weights."""
+PRETRAINED = "pretrained"
+"""Kind of pretrained networks that are fine-tuned, whole or narrowed."""
 KINDS = (
-    *("searched", SCRATCH, "uniform", "constant", "random-search", "random"),
+    *("searched", SCRATCH, "uniform", "constant", "random-search", "random", PRETRAINED),
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
@@ -109,7 +111,7 @@ def summarize(entries: Sequence[NetworkRecord]) -> list[Row]:
     groups: dict[tuple[str | None, str, str], list[NetworkRecord]] = {}
     for entry in entries:
         check_choice("kind", entry.kind, KINDS)
-        name = entry.name if entry.kind in ("mobilenet", "external") else ""
+        name = entry.name if entry.kind in ("mobilenet", PRETRAINED, "external") else ""
         groups.setdefault((entry.run, entry.kind, name), []).append(entry)
     runs = list(dict.fromkeys(run for run, kind, _ in groups if kind != "external"))
     rows = [_row(kind, group) for (_, kind, _), group in groups.items()]
@@ -240,9 +242,8 @@ _CONTROLS = (
 
 def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
     """Return the names of the baselines of the searched network, with their top-1 by seed."""
-    baselines = []
-    if (best := _best_mobilenet(entries)) is not None:
-        baselines.append(best)
+    named = (_best_of(entries, kind) for kind in (PRETRAINED, "mobilenet"))
+    baselines = [best for best in named if best is not None]
     for kind, baseline in _CONTROLS:
         if alone := {seed: max(top1) for seed, top1 in _by_seed(entries, kind).items()}:
             baselines.append((baseline, alone))
@@ -257,11 +258,11 @@ def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, fl
     return baselines
 
 
-def _best_mobilenet(entries: Sequence[NetworkRecord]) -> tuple[str, dict[int, float]] | None:
+def _best_of(entries: Sequence[NetworkRecord], kind: str) -> tuple[str, dict[int, float]] | None:
     """Return the one with the best mean, which is picked by test accuracy, to its advantage."""
     by_name: dict[str, dict[int, float]] = {}
     for entry in entries:
-        if entry.kind == "mobilenet" and entry.seed is not None:
+        if entry.kind == kind and entry.seed is not None:
             by_name.setdefault(entry.name, {})[entry.seed] = entry.top1
     if not by_name:
         return None
@@ -270,6 +271,8 @@ def _best_mobilenet(entries: Sequence[NetworkRecord]) -> tuple[str, dict[int, fl
     whole = [name for name, own in by_name.items() if len(own) == max_seeds]
     best = max(whole, key=lambda name: fmean(by_name[name].values()))
     what = "MobileNet" if best.startswith("mobilenet") else "baseline"
+    if kind == PRETRAINED:
+        what = "fine-tuned pretrained network"
     return f"the best {what} ({best})", by_name[best]
 
 

@@ -151,13 +151,15 @@ def _evaluated(
     nothing; batch norms have statistics of the images that are looked at.
     """
     enough = searcher.settings.evaluated
-    first = _drawn_alike(searcher, budgets, program, max(count, enough // 2))
+    first = searcher.searchable.first(budgets) if searcher.searchable.first else ()
+    drawn = _drawn_alike(searcher, budgets, program, max(count, enough // 3))
     source = random.Random(f"candidates/{searcher.seed}")
 
     def score(choices: Sequence[AnyChoice]) -> list[float]:
         return supernet_top1(searcher, choices, searcher.data.val)
 
-    scores = evolve(budgets, first, score, source, enough=enough, brood=max(1, enough // 8))
+    together = list(dict.fromkeys((*first, *drawn)))
+    scores = evolve(budgets, together, score, source, enough=enough, brood=max(1, enough // 8))
     return _different(scores, budgets.space, count)
 
 

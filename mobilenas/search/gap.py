@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.records import Accuracies, GapRecord
-from mobilenas.search.statistics import fresh_statistics
+from mobilenas.search.statistics import IMAGES, fresh_statistics
 from mobilenas.spaces.base import AnyChoice, Relaxation
-
-_REESTIMATION_IMAGES = 2048
 
 
 @torch.no_grad()
 def reestimate(
-    searcher: Searcher, forward: Callable[[Tensor], Tensor], count: int = _REESTIMATION_IMAGES
+    searcher: Searcher, forward: Callable[[Tensor], Tensor], count: int = IMAGES
 ) -> None:
     """Let the norms see `count` weight-half images under `forward`, averaged evenly.
 

@@ -39,6 +39,7 @@ from mobilenas.search.records import (
     SearchLine,
 )
 from mobilenas.search.settings import FinalistSettings, SearchSettings
+from mobilenas.search.statistics import estimate_statistics
 from mobilenas.spaces.base import (
     AnyChoice,
     AnySupernet,
@@ -125,7 +126,8 @@ def search(
     if settings.warmup >= settings.epochs:
         drawn = searcher.searchable.draws is not None and finalists.count > 1
         decides = _PRIOR_DECIDES if uses_prior(settings, budgets) else _RANDOM_ONES
-        reporter.info(_ALL_WARMUP.format(decides * drawn))
+        if not settings.evaluated:  # else warm-up is all that it needs
+            reporter.info(_ALL_WARMUP.format(decides * drawn))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(line.seconds for line in log))}
@@ -140,7 +142,7 @@ def search(
             seed=seed,
             device=device,
             reporter=reporter,
-            start=_start(searcher, choices) if inherit else None,
+            start=_start(searcher, choices, images or (lambda _: data)) if inherit else None,
             teacher=teacher,
             images=images,
             begun=begun,
@@ -206,7 +208,9 @@ def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
     return found
 
 
-def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Network]:
+def _start(
+    searcher: Searcher, choices: list[AnyChoice], images: Callable[[int], ImageData]
+) -> Callable[[Arch], Network]:
     """Return what makes the network that a candidate starts from.
 
     Two that are the same arch start alike, as `searched_choice` has it: their training is one.
@@ -215,7 +219,9 @@ def _start(searcher: Searcher, choices: list[AnyChoice]) -> Callable[[Arch], Net
     inherited = _inheriting(searcher.space)
 
     def start(arch: Arch) -> Network:
-        return inherited(searcher.net, choices[archs.index(arch)], searcher.seed)
+        network = inherited(searcher.net, choices[archs.index(arch)], searcher.seed)
+        estimate_statistics(network, images(arch.image_size), searcher.seed, searcher.device)
+        return network
 
     return start
 
@@ -238,9 +244,19 @@ def searched_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice
 
 
 def inherited_network(
-    folder: Path, space: SearchedSpace, sampler: SamplerSettings, arch: Arch, seed: int
+    folder: Path,
+    space: SearchedSpace,
+    sampler: SamplerSettings,
+    arch: Arch,
+    data: ImageData,
+    *,
+    seed: int,
+    device: str,
 ) -> Network:
-    """Return the network of `arch`, searched in `folder`, with its weights from the supernet."""
+    """Return the network of `arch`, searched in `folder`, with its weights from the supernet.
+
+    `data` are the images at its side, whose statistics its batch norms get.
+    """
     path, inherited = folder / _CHECKPOINT, _inheriting(space)
     choice, state = searched_choice(folder, space, arch), load_checkpoint(path)
     if state is None:
@@ -249,7 +265,9 @@ def inherited_network(
         net = searchable(space).supernet(space, sampler)
     with restoring(path):
         net.load_state_dict(state["searcher"]["net"])
-    return inherited(net, choice, seed)
+    network = inherited(net, choice, seed)
+    estimate_statistics(network, data, seed, device)
+    return network
 
 
 def _write_finalists(

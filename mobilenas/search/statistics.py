@@ -3,7 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from mobilenas.data import ImageData, batches, stratified_subset
+
+IMAGES = 2048
+"""Training images that statistics are estimated from, at most."""
+
+
+def estimate_statistics(network: nn.Module, data: ImageData, seed: int, device: str) -> None:
+    """Give the batch norms of a network with given weights the statistics of training images."""
+    images = stratified_subset(data.train, min(IMAGES, len(data.train)), seed)
+    with torch.random.fork_rng(devices=[]):  # dropout is on, and of no consequence
+        network.to(device)
+        update_bn(batches(images, data, batch_size=256, seed=None, device=device), network)
 
 
 @contextmanager

@@ -162,6 +162,8 @@ class Searchable:
     """Of the alphas: choices by their probabilities, without end. None: the supernet cannot run one
     network at that network's own cost, and candidates are the most probable networks.
     """
+    first: Callable[..., Sequence[AnyChoice]] | None = None
+    """Of the budgets: networks that an evolution by accuracy begins with, beside random ones."""
     inherited: Callable[[AnySupernet, AnyChoice, int], Network] | None = None
     """Of a supernet, a choice and a seed: the network with its weights from the supernet."""
 

@@ -75,6 +75,14 @@ class Recipe:
         low=0,
         high=1,
     )
+    norm_momentum: float | None = field_setting(
+        None,
+        added=True,
+        help="Share of a batch in the norms' running statistics.",
+        default_text="the network's own",
+        low=1e-6,
+        high=1,
+    )
     freeze_norms: bool = field_setting(
         False,
         added=True,

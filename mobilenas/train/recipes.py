@@ -68,6 +68,7 @@ RECIPES = Registry[NamedRecipe](
                 "learning_rate": 0.02,
                 "backbone_rate": 0.5,
                 "warmup_epochs": 0.5,
+                "norm_momentum": 0.1,
                 "crop_scale": 0.5,
             },
         ),
@@ -99,7 +100,8 @@ RECIPES = Registry[NamedRecipe](
     },
 )
 """By the name that `--recipe` takes."""
-DEFAULT_RECIPE = "scratch-small"
+DEFAULT_RECIPE, FINETUNE = "scratch-small", "finetune"
+"""The usual ones: from scratch, and from pretrained weights."""
 
 
 def fields_of(name: str, images: int, changes: Iterable[str] = ()) -> Fields:

@@ -149,6 +149,10 @@ class Trainer:
             with self._randomness("start"):
                 network = build(arch)
         self._network = network
+        if recipe.norm_momentum is not None:
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = recipe.norm_momentum
         lay_out(self._network, network.memory_format, device)
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True

@@ -14,7 +14,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split
-from mobilenas.search import FinalistSettings, finalists
+from mobilenas.search import FinalistSettings, SuccessiveHalving, finalists
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 from mobilenas.train import CHECKPOINT, Recipe, trainer
@@ -152,16 +152,9 @@ def race(
     budgets: Budgets, data: ImageData, folder: Path, seconds: float, epochs: int = 2, **more: Any
 ) -> tuple[MobileArch, int, float]:
     given = {"seed": 3, "reporter": NullReporter()} | more
-    return random_search(
-        budgets,
-        data,
-        FinalistSettings(count=4, epochs=epochs),
-        RECIPE,
-        seconds=seconds,
-        folder=folder,
-        device="cpu",
-        **given,
-    )
+    settings = FinalistSettings(count=4, epochs=epochs)
+    halving = SuccessiveHalving(data, settings, RECIPE, folder=folder, device="cpu", **given)
+    return random_search(budgets, halving, seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [12, 40, 100, 333])

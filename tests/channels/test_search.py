@@ -289,7 +289,9 @@ def test_models_that_do_not_fit_the_images_are_refused(
     write_json(file, {"arch": SPACE.arch(SPACE.smallest()).to_dict()})
     with pytest.raises(FileError, match=r"arch\.json holds channel sizes of"):
         base_of(str(file), micro_images)
-    with pytest.raises(MobileNASError, match=r"model is 'nothing': no run folder or arch\.json"):
+    with pytest.raises(
+        MobileNASError, match=r"model is 'nothing': no pretrained network, run folder or arch\.json"
+    ):
         base_of("nothing", micro_images)
 
 

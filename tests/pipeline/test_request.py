@@ -12,7 +12,8 @@ from mobilenas.core.setting import settings_of
 from mobilenas.cost.budget import Budget
 from mobilenas.latency.profile import Profile, write_profile
 from mobilenas.pipeline.dry_run import Outlook, dry_run
-from mobilenas.pipeline.request import EFFORTS, MAX_REPEATS, Request
+from mobilenas.pipeline.effort import EFFORTS, MAX_REPEATS
+from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.pipeline.starting import start

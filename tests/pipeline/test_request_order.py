@@ -121,7 +121,7 @@ def test_all_budgets_that_cannot_be_kept_are_named_at_once(photos: str) -> None:
 
 
 NO_MODELS: list[tuple[dict[str, Any], str]] = [
-    ({"model": "nothing"}, "model is 'nothing': no run folder or arch.json"),
+    ({"model": "nothing"}, "model is 'nothing': no pretrained network, run folder or arch.json"),
     ({"model": "torchvision:mobilenet_v9"}, "torchvision has no classification model"),
     ({"model": "no_such_module:build"}, "cannot import no_such_module"),
     ({"model": "json:build"}, "json has no 'build'"),

@@ -16,7 +16,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_onnx
-from mobilenas.pipeline import baselines
+from mobilenas.pipeline import baselines, training
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import open_run
@@ -41,7 +41,8 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
             random=2,
             random_search=False,
             equal_time=False,
-            inherit=False,
+            scratch_control=False,
+            pretrained=None,
             baselines=("mobilenet_v3_small",),
             search=SimpleNamespace(constraint="lagrangian"),
             channel_sizes=None,
@@ -51,6 +52,8 @@ def run_of(folder: Path, found: CellChoice, *budgets: Budget, said: list[str]) -
         space=SPACE,
         folder=folder,
         latency=None,
+        image_sizes=(),
+        image_size=16,
         seeds=range(1),
         seed_folder=lambda seed: folder,
         reporter=SimpleNamespace(info=said.append),
@@ -165,7 +168,8 @@ def test_a_finished_run_over_cells_is_read_not_repeated(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this is done already")
 
-    for name in ("search", "write_onnx", "time_run", "file_top1", "file_misclassified", "train"):
+    for name in ("search", "write_onnx", "time_run", "file_top1", "file_misclassified"):
         monkeypatch.setattr(pipeline, name, refuse)
+    monkeypatch.setattr(training, "train", refuse)
     folder, result = whole
     assert to_plain(run_all(open_run(folder, NullReporter()))) == result

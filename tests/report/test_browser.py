@@ -114,8 +114,8 @@ def test_the_probes_see_what_is_wrong(show: Show) -> None:
 
 def test_a_report_is_whole_and_fits_a_phone(shown: Shown) -> None:
     assert shown.complaints == []
-    # no profile was used, and the ranking was not asked for
-    empty = {"Latency, predicted and measured", "Ranking quality"}
+    # no profile was used, and neither ranking nor image sizes were asked for
+    empty = {"Latency, predicted and measured", "Ranking quality", "Image size"}
     last = ["Published on ImageNet", "How FLOPs are counted"]
     assert shown.headings == [title for title, _ in SECTIONS[1:] if title not in empty] + last
     assert (shown.told("width"), shown.told("overflow")) == ("390", "0")

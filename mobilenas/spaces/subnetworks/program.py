@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.program import BudgetProgram, Row
-from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, choice_of
+from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpace, choice_of
 
 _OPERATIONS = ("hidden", "kernel", "squeeze")
+_NEVER = -1e5
 
 
 class SubnetworkProgram(BudgetProgram[Choice]):
@@ -109,3 +111,43 @@ class SubnetworkProgram(BudgetProgram[Choice]):
                 number, pick = rest
                 picks[kind][number] = pick
         return choice_of(picks)
+
+
+def least_cut(budgets: Budgets) -> list[Choice]:
+    """Return for every side the network under the budgets that leaves out least.
+
+    That is the one with the largest product of the shares that its blocks keep: of the hidden
+    channels, and of the weights of a kernel. A block that is left out counts as one that keeps the
+    smallest share of its channels.
+    """
+    space = budgets.space
+    found = list[Choice]()
+    for side in range(len(space.sides)):
+        choice = SubnetworkProgram(budgets, _kept_shares(space, side)).solve()
+        # where no network of this side will do, it is one of another
+        found += [choice] if choice is not None and choice.side == (side,) else []
+    return found
+
+
+def _kept_shares(space: SubnetworkSpace, side: int) -> dict[str, Tensor]:
+    """Return scores of all options, by the kind of decision, that leave one side alone."""
+    smallest = float(np.log(min(space.shares)))
+    rows: dict[str, list[list[float]]] = {
+        "side": [[0.0 if n == side else _NEVER for n in range(len(space.sides))]],
+        "hidden": [[float(np.log(n / s.hidden[-1])) for n in s.hidden] for s in space.slots],
+        "kernel": [
+            [2 * float(np.log(int(k) / int(s.kernels[-1]))) for k in s.kernels]
+            if len(s.kernels) > 1
+            else [0.0]
+            for s in space.slots
+        ],
+        "squeeze": [[smallest, 0.0][-len(s.squeeze) :] for s in space.slots],
+        "depth": [[smallest * (depth - 1 - n) for n in range(depth)] for depth in space.depths],
+    }
+    return {
+        name: torch.tensor(
+            [row + [_NEVER] * (max(map(len, of_kind)) - len(row)) for row in of_kind],
+            dtype=torch.float64,
+        )
+        for name, of_kind in rows.items()
+    }

@@ -112,6 +112,11 @@ class SubnetworkSpace:
             raise MobileNASError(f"shares is {list(self.shares)}; it must increase to 1")
 
     @property
+    def image_size(self) -> int:
+        """Largest side of the images in pixels."""
+        return self.whole.image_size
+
+    @property
     def classes(self) -> int:
         """Width of the output."""
         return self.whole.classes
@@ -185,6 +190,29 @@ class SubnetworkSpace:
                 if self.keeps(choice, number)
             ),
         )
+
+    def choice(self, arch: MobileArch) -> Choice:
+        """Return the choice whose network `arch` is; MobileNASError where it is no part."""
+        picks = {name: [n - 1 for n in self.options(name)] for name in DECISIONS}
+        picks["side"] = [n for n, side in enumerate(self.sides) if side == arch.image_size]
+        picks["depth"], stage, place, before = [-1] * len(self.depths), -1, 0, -1
+        starts = [number for number, slot in enumerate(self.slots) if slot.place == 0]
+        for block in arch.blocks:
+            begins = block.stride > 1 or block.out != before or stage < 0
+            stage, place, before = stage + begins, 0 if begins else place + 1, block.out
+            if stage == len(starts) or place == self.depths[stage]:
+                break
+            number = starts[stage] + place
+            slot = self.slots[number]
+            if block.hidden in slot.hidden and block.kernel in slot.kernels:
+                picks["hidden"][number] = slot.hidden.index(block.hidden)
+                picks["kernel"][number] = slot.kernels.index(block.kernel)
+                picks["squeeze"][number] = int(block.squeeze > 0) if slot.block.squeeze else 0
+                picks["depth"][stage] = place
+        choice = choice_of(picks)
+        if not self.is_legal(choice) or self.arch(choice) != arch:
+            raise MobileNASError("the arch is no part of the network that its run started from")
+        return choice
 
     @property
     def kept_edges(self) -> int:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobilenas.core.errors import MobileNASError
 from mobilenas.nn.network import resized
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.networks import build
@@ -149,3 +150,20 @@ def test_networks_of_another_side_differ_in_all_blocks() -> None:
     shallow = replace(whole, depth=(0, 1, 0))
     # what a block that is left out would be makes no difference
     assert SPACE.distance(shallow, replace(shallow, hidden=(0, 4, 3, 0, 3))) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_choice_of_an_arch_is_found_again(seed: int) -> None:
+    arch = SPACE.arch(SPACE.random(random.Random(seed)))
+    assert SPACE.arch(SPACE.choice(arch)) == arch
+
+
+def test_an_arch_that_is_no_part_is_refused() -> None:
+    for other in (
+        replace(WHOLE, image_size=24),
+        replace(WHOLE, blocks=WHOLE.blocks[:-1]),
+        replace(WHOLE, blocks=(*WHOLE.blocks, WHOLE.blocks[-1])),
+        replace(WHOLE, blocks=(replace(WHOLE.blocks[0], kernel=5), *WHOLE.blocks[1:])),
+    ):
+        with pytest.raises(MobileNASError, match="no part"):
+            SPACE.choice(other)

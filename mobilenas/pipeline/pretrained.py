@@ -1,0 +1,192 @@
+"""Runs that start from a pretrained network: its parts, its weights, and who learns from it.
+
+The whole network is fine-tuned first. The search begins with its weights, and what is trained from
+weights afterwards learns from its answers, too.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from mobilenas.baselines.networks import ComparedNetwork, keeps
+from mobilenas.core.errors import InternalError
+from mobilenas.core.records import read_record, write_record
+from mobilenas.cost.budgets import Budgets
+from mobilenas.nn.network import Network
+from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.settings import RunSettings
+from mobilenas.report.table import PRETRAINED
+from mobilenas.search import SuccessiveHalving
+from mobilenas.search.statistics import estimate_statistics
+from mobilenas.spaces.base import Arch
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.networks import build
+from mobilenas.spaces.subnetworks.narrow import narrowed, narrowed_state
+from mobilenas.spaces.subnetworks.settings import PretrainedSettings
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+from mobilenas.spaces.subnetworks.weights import part, reordered
+from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
+from mobilenas.train.distillation import Teacher
+from mobilenas.train.pretrained import SOURCES, load, source_of
+
+TEACHER = "teacher"
+"""Stage, and folder below the run's."""
+FROM_WEIGHTS = ("searched", "random", "random-search", PRETRAINED)
+"""Kinds that start from weights in such a run, and learn from the teacher."""
+_SIDE_STEP = 8
+_MIN_SIDE = 32
+
+
+def teacher_stage(run: Run) -> Teacher:
+    """Fine-tune the whole network at the largest side that is searched, in RUN/teacher."""
+    settings, arch = _of(run.settings), _space(run).whole
+    folder = run.folder / TEACHER
+    record = folder / "train.json"
+    if not record.exists():
+        result = train(
+            arch,
+            run.at(arch.image_size).data,
+            run.settings.recipe.lasting(settings.teacher_epochs),
+            folder=folder,
+            seed=run.settings.seed,
+            device=run.device,
+            reporter=run.reporter,
+            stage=TEACHER,
+            network=_built(arch, _loaded(settings, arch, run)),
+        )
+        write_record(record, result)
+    network = load_weights(arch, folder / BEST_WEIGHTS).to(run.device)
+    return Teacher(network=network, image_size=arch.image_size)
+
+
+def teacher_seconds(run: Run) -> float:
+    """Return how long the fine-tuning of the whole network took."""
+    return read_record(run.folder / TEACHER / "train.json", TrainResult).seconds
+
+
+def halving_of_random(run: Run, folder: Path, seed: int) -> SuccessiveHalving:
+    """Return successive halving of random networks: as other networks of the run they are trained.
+
+    So they start from their part of the teacher's weights, and learn from it, where there is one.
+    """
+    from_weights = run.settings.pretrained is not None
+    return SuccessiveHalving(
+        run.data,
+        run.settings.finalists,
+        run.settings.recipe,
+        folder=folder,
+        seed=seed,
+        device=run.device,
+        reporter=run.reporter,
+        start=partial(_part, run) if from_weights else None,
+        teacher=teacher_stage(run) if from_weights else None,
+        images=lambda side: run.at(side).data,
+    )
+
+
+def _part(run: Run, arch: Arch) -> Network:
+    """Return a part of the whole network with its part of the teacher's weights."""
+    assert isinstance(arch, MobileArch)
+    space, state = _space(run), dict(teacher_stage(run).network.state_dict())
+    network = _built(arch, part(space, space.choice(arch), reordered(space, state)))
+    return _adapted(run, arch, network)
+
+
+def start_network(run: Run, compared: ComparedNetwork) -> Network:
+    """Return what a baseline starts from: its part of the teacher's or of its source's weights."""
+    if compared.kind != PRETRAINED:
+        return _part(run, compared.arch)
+    arch, space = compared.arch, _space(run)
+    assert isinstance(arch, MobileArch)
+    settings, state = _of(run.settings), dict(teacher_stage(run).network.state_dict())
+    if compared.source != settings.name:
+        other = PretrainedSettings(
+            name=compared.source or "", weights=None, teacher_epochs=0, from_scratch=False
+        )
+        whole = source_of(other.name).arch(arch.image_size, arch.classes)
+        state = _loaded(other, whole, run)
+    else:
+        whole = replace(space.whole, image_size=arch.image_size)
+    network = _built(arch, state if arch == whole else narrowed_state(whole, arch, state))
+    return _adapted(run, arch, network)
+
+
+def _adapted(run: Run, arch: MobileArch, network: Network) -> Network:
+    """Give the norms of a part, or at another side, the statistics of the images."""
+    data = run.at(arch.image_size).data
+    estimate_statistics(network, data, run.settings.seed, run.device)
+    return network
+
+
+def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]:
+    """Yield every pretrained network whose weights are here, whole and narrowed, for every seed.
+
+    Whole: at the largest side, a multiple of 8, at which it keeps the budgets. Narrowed: at the
+    largest side that is searched, all channels alike, until it does.
+    """
+    settings, largest = _of(run.settings), _space(run).image_size
+    classes = len(run.data.classes)
+    names = [name for name, source in SOURCES.items() if source.find() is not None]
+    for name in dict.fromkeys((settings.name, *names)):
+        source = source_of(name)
+        title = Path(name).name
+        sides = (s for s in range(run.image_size, _MIN_SIDE - 1, -1) if s % _SIDE_STEP == 0)
+        wholes = (source.arch(side, classes) for side in sides)
+        found = [
+            (f"{title} @{arch.image_size}", arch) for arch in wholes if keeps(arch, limits.budgets)
+        ][:1]
+        whole = source.arch(largest, classes)
+        if narrow := _narrowed_to(whole, limits):
+            found.append((f"{title} x{narrow[0]:g} @{largest}", narrow[1]))
+        if not found:
+            run.reporter.info(f"{title} keeps the budgets at no side and no width: it is skipped")
+        for seed in run.seeds:
+            for label, arch in found:
+                yield ComparedNetwork(
+                    name=label, kind=PRETRAINED, arch=arch, seed=seed, source=name
+                )
+
+
+def _narrowed_to(whole: MobileArch, limits: Budgets) -> tuple[float, MobileArch] | None:
+    for hundredths in range(99, 0, -1):
+        arch = narrowed(whole, hundredths / 100)
+        if keeps(arch, limits.budgets):
+            return hundredths / 100, arch
+    return None
+
+
+def whole_at(settings: PretrainedSettings, classes: int) -> Callable[[int], MobileArch]:
+    """Return what gives the whole network for images of a side."""
+    source = source_of(settings.name)
+    return lambda side: source.arch(side, classes)
+
+
+def _of(settings: RunSettings) -> PretrainedSettings:
+    if settings.pretrained is None:
+        raise InternalError("the run starts from no pretrained network")
+    return settings.pretrained
+
+
+def _space(run: Run) -> SubnetworkSpace:
+    assert isinstance(run.space, SubnetworkSpace)
+    return run.space
+
+
+def _loaded(settings: PretrainedSettings, arch: MobileArch, run: Run) -> dict[str, Tensor]:
+    _, state = load(
+        settings.name,
+        weights=settings.weights,
+        classes=arch.classes,
+        image_size=arch.image_size,
+        seed=run.settings.seed,
+    )
+    return state
+
+
+def _built(arch: MobileArch, state: dict[str, Tensor]) -> Network:
+    network = build(arch)
+    network.load_state_dict(state)
+    return network

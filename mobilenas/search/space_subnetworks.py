@@ -1,0 +1,69 @@
+"""The parts of a pretrained network that a budget asks for, and at which sides."""
+
+from collections.abc import Callable, Sequence
+
+from mobilenas.core.errors import BudgetError, MobileNASError, UnreachableError
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.budgets import FLOOR, Budgets
+from mobilenas.spaces.mobile.arch import MobileArch
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+
+_STEP = 16
+_MIN_SIDE = 32
+_MAX_CUT = 3.0
+"""Cost of the whole network over the budget, up to which a side is looked at: fewer pixels cost
+less accuracy than to leave out most of the network (docs/results/pretrained.md)."""
+
+
+def sides_up_to(image_size: int) -> tuple[int, ...]:
+    """Return the sides that are chosen from for images of a side: it, and multiples of 16."""
+    return (*range(_MIN_SIDE, image_size, _STEP), image_size)
+
+
+def subnetwork_space_for(
+    budgets: Sequence[Budget], whole: Callable[[int], MobileArch], sides: Sequence[int]
+) -> SubnetworkSpace:
+    """Return the parts of a network at those of the `sides` where the budgets suit it.
+
+    `whole` is the network at a side. At a side that suits, the smallest part keeps the budgets and
+    the whole uses nine tenths of one; it costs three times a budget at most, unless no side does.
+
+    Raises UnreachableError where no part keeps the budgets, and BudgetError where they limit
+    nothing.
+    """
+    if min(sides) < _MIN_SIDE:
+        raise MobileNASError(
+            f"images of {min(sides)}x{min(sides)} are too small for a pretrained network: "
+            f"--image-size {_MIN_SIDE} or more"
+        )
+    each = {side: _at(budgets, whole, [side]) for side in sorted(sides)}
+    kept = {side: at for side, at in each.items() if _keeps(at)}
+    if not kept:
+        side, at = next(iter(each.items()))
+        try:
+            at.check_reachable()
+        except UnreachableError as error:
+            raise UnreachableError(f"{error} (parts of the network at {side}x{side})") from error
+    used = {side: at.utilization(at.space.largest()) for side, at in kept.items()}
+    if max(used.values()) < FLOOR:
+        side = max(kept)
+        remarks = "; ".join(kept[side].unlimiting())
+        raise BudgetError(f"{remarks}, or use images larger than {side}x{side}")
+    suited = [side for side, share in used.items() if FLOOR <= share <= _MAX_CUT]
+    if not suited:
+        suited = [min((side for side in used if used[side] >= FLOOR), key=used.__getitem__)]
+    return _space(whole, suited)
+
+
+def _at(
+    budgets: Sequence[Budget], whole: Callable[[int], MobileArch], sides: Sequence[int]
+) -> Budgets:
+    return Budgets(_space(whole, sides), budgets)
+
+
+def _space(whole: Callable[[int], MobileArch], sides: Sequence[int]) -> SubnetworkSpace:
+    return SubnetworkSpace(whole=whole(sides[-1]), sides=tuple(sides))
+
+
+def _keeps(budgets: Budgets) -> bool:
+    return all(budgets.tables[b.cost].minimum() <= b.limit for b in budgets.budgets)

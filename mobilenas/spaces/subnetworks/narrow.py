@@ -1,0 +1,121 @@
+"""A network with all of its channels narrowed alike, and the weights that remain: a baseline."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mobilenas.nn import make_divisible
+from mobilenas.spaces.mobile.arch import Block, MobileArch
+
+
+def narrowed(arch: MobileArch, width: float) -> MobileArch:
+    """Return the network with `width` times the channels everywhere, in multiples of 8."""
+    blocks, before, narrow = list[Block](), arch.stem.channels, _scaled(arch.stem.channels, width)
+    stem = narrow
+    for block in arch.blocks:
+        # without an expansion layer the hidden channels are the input's
+        hidden = narrow if block.hidden == before else _scaled(block.hidden, width)
+        out, squeeze = _scaled(block.out, width), _scaled(block.squeeze, width)
+        blocks.append(replace(block, hidden=hidden, out=out, squeeze=squeeze))
+        before, narrow = block.out, out
+    head = replace(
+        arch.head,
+        channels=_scaled(arch.head.channels, width),
+        hidden=_scaled(arch.head.hidden, width),
+    )
+    return replace(arch, stem=replace(arch.stem, channels=stem), blocks=tuple(blocks), head=head)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return min(channels, make_divisible(channels * width)) if channels else 0
+
+
+def narrowed_state(
+    arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights of `arch` that the narrowed network keeps: of the largest L1 norms.
+
+    Channels that shortcuts tie are kept or dropped together (Li et al. 2017, arXiv 1608.08710).
+    """
+    found = dict(state)
+    entering, *outputs = _outputs(arch, narrow, state)
+    _take(found, ("stem.0", "stem.1"), rows=entering)
+    for number, (block, other) in enumerate(zip(arch.blocks, narrow.blocks, strict=True)):
+        name, out = f"blocks.{number}", outputs[number]
+        if f"{name}.start.0.weight" in found:
+            _take(found, (f"{name}.start.0", f"{name}.start.1"), rows=entering)
+        hidden = entering
+        if f"{name}.expand.0.weight" in found:
+            norms = _scaled_norms(state, f"{name}.depthwise.0", f"{name}.depthwise.1")
+            hidden = _largest(norms, other.hidden)
+            _take(found, (f"{name}.expand.0",), rows=hidden, columns=entering)
+            _take(found, (f"{name}.expand.1",), rows=hidden)
+        _take(found, (f"{name}.depthwise.0", f"{name}.depthwise.1"), rows=hidden)
+        if block.squeeze:
+            gate = f"{name}.squeeze_excite"
+            inner = _largest(_norms(state[f"{gate}.reduce.weight"]), other.squeeze)
+            _take(found, (f"{gate}.reduce",), rows=inner, columns=hidden)
+            _take(found, (f"{gate}.expand",), rows=hidden, columns=inner)
+        _take(found, (f"{name}.project.0",), rows=out, columns=hidden)
+        _take(found, (f"{name}.project.1",), rows=out)
+        entering = out
+    head = _largest(_scaled_norms(state, "head.0", "head.1"), narrow.head.channels)
+    _take(found, ("head.0",), rows=head, columns=entering)
+    _take(found, ("head.1",), rows=head)
+    if arch.head.hidden:
+        hidden = _largest(_norms(state["classifier.0.weight"]), narrow.head.hidden)
+        _take(found, ("classifier.0",), rows=hidden, columns=head)
+        _take(found, ("classifier.3",), columns=hidden)
+    else:
+        _take(found, ("classifier.1",), columns=head)
+    return found
+
+
+def _outputs(arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return which channels the stem and every block keep: the same as long as shortcuts go on."""
+    layers, groups, before = [("stem.0", "stem.1")], [[0]], arch.stem.channels
+    for number, block in enumerate(arch.blocks, 1):
+        layers.append((f"blocks.{number - 1}.project.0", f"blocks.{number - 1}.project.1"))
+        if block.stride == 1 and block.out == before:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+        before = block.out
+    widths, found = [narrow.stem.channels, *(block.out for block in narrow.blocks)], list[Tensor]()
+    for group in groups:
+        norms = [_scaled_norms(state, *layers[number]) for number in group]
+        found += [_largest(torch.stack(norms).sum(0), widths[group[0]])] * len(group)
+    return found
+
+
+def _scaled_norms(state: Mapping[str, Tensor], layer: str, norm: str) -> Tensor:
+    """Return how much each output of a convolution and the norm behind it carries."""
+    return _norms(state[f"{layer}.weight"]) * state[f"{norm}.weight"].abs()
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """[outputs, ...] -> L1 norm of each output's weights."""
+    return weight.abs().flatten(1).sum(1)
+
+
+def _largest(norms: Tensor, count: int) -> Tensor:
+    """Return the places of the largest, in order."""
+    return norms.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _take(
+    state: dict[str, Tensor],
+    layers: tuple[str, ...],
+    *,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+) -> None:
+    """Leave these outputs of layers, and of their weights these inputs."""
+    for key, value in state.items():
+        if key.rpartition(".")[0] not in layers or not value.dim():
+            continue
+        if columns is not None and value.dim() > 1:
+            value = value[:, columns]
+        state[key] = value if rows is None else value[rows]

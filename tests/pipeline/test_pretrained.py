@@ -1,0 +1,229 @@
+"""Runs that start from a pretrained network."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mobilenas.channels.start import start_network
+from mobilenas.core.errors import BudgetError, FileError, MobileNASError
+from mobilenas.core.progress import NullReporter
+from mobilenas.cost.networks import costs
+from mobilenas.data import ImageData
+from mobilenas.onnx.export import read_props
+from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.pipeline.baselines import searched_arch
+from mobilenas.pipeline.pretrained import teacher_stage
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.request_channels import ChannelsRequest
+from mobilenas.pipeline.run_folder import Run, open_run
+from mobilenas.pipeline.stages import run_all, search_stage
+from mobilenas.pipeline.starting import start
+from mobilenas.report.table import read_networks
+from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.networks import build
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+from mobilenas.train.pretrained import SOURCES, Source, load
+from mobilenas.train.recipes import RECIPES
+
+NAME = "tiny-source"
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+pytestmark = pytest.mark.usefixtures("byte_clock", "no_estimate", "source")
+
+
+def whole(side: int, classes: int) -> MobileArch:
+    block = Block(kernel=5, hidden=48, out=16, stride=2, squeeze=0, activation="relu6")
+    return MobileArch(
+        image_size=side,
+        in_channels=3,
+        classes=classes,
+        stem=Stem(channels=8, stride=2, activation="relu6"),
+        blocks=(block, replace(block, hidden=96, stride=1), replace(block, hidden=64, out=24)),
+        head=Head(channels=32, hidden=0, activation="relu6", dropout=0.1),
+        padding="same",
+        epsilon=1e-3,
+        momentum=0.01,
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """A network with the weights of another training."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        save_file(build(whole(48, 9)).state_dict(), path)
+    exact = costs(whole(48, 9))
+    made = Source(
+        arch=whole,
+        params=exact.params,
+        flops=exact.flops,
+        image_size=48,
+        mean=MEAN,
+        std=STD,
+        classes=9,
+        file=path,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(SOURCES):
+            patch.delitem(SOURCES, name)
+        patch.setitem(SOURCES, NAME, made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def folder(make_images: Callable[[int], ImageData], tmp_path_factory: Any) -> Path:
+    """Images of side 48 as files."""
+    data, root = make_images(48), tmp_path_factory.mktemp("data") / "bands48"
+    for name in ("train", "val", "test"):
+        split = getattr(data, name)
+        for number, label in enumerate(split.labels.tolist()):
+            path = root / name / data.classes[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = split.store.pixels[number].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(path)
+    return Path(root)
+
+
+def request(folder: Path, **given: Any) -> Request:
+    few = {"epochs": 2, "finalists": 2, "random": 1, "flops": 800_000, "baselines": ()}
+    return Request(data=str(folder), **few | {"pretrained": NAME} | given)
+
+
+@pytest.fixture(scope="module")
+def run(
+    folder: Path,
+    source: Source,
+    tmp_path_factory: pytest.TempPathFactory,
+    byte_clock: None,
+    no_estimate: None,
+) -> Run:
+    """A whole run."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    asked = request(
+        folder, baselines=("mobilenet_v3_small",), from_scratch=True, random_search=True
+    )
+    run_all(start(out, asked, command="test", reporter=NullReporter()))
+    return open_run(out, NullReporter())
+
+
+def test_the_searched_network_is_a_part_that_keeps_the_budget(run: Run) -> None:
+    space, arch = run.space, searched_arch(run.folder)
+    assert isinstance(space, SubnetworkSpace)
+    assert isinstance(arch, MobileArch)
+    assert space.arch(space.choice(arch)) == arch
+    assert costs(arch).flops <= 800_000
+    budgets = json.loads((run.folder / "result.json").read_text())["budgets"]
+    assert [row["holds"] for row in budgets] == [True]
+
+
+def test_images_are_normalized_as_the_weights_expect(run: Run) -> None:
+    side = searched_arch(run.folder).image_size
+    assert run.at(side).data.mean == run.data.mean == MEAN
+    props = ModelMetadata.from_strings(read_props(run.folder / "export/model.onnx"), "model")
+    assert (tuple(props.mean), tuple(props.std), props.image_size) == (MEAN, STD, side)
+
+
+def test_all_baselines_are_there_and_start_where_they_should(run: Run) -> None:
+    entries = read_networks(run.folder / "compare.json")
+    kinds = [entry.kind for entry in entries]
+    assert {"searched", "scratch", "random", "random-search", "pretrained", "mobilenet"} <= set(
+        kinds
+    )
+    ready = [entry.name for entry in entries if entry.kind == "pretrained"]
+    assert [name.split()[0] for name in ready] == [NAME] * len(ready)
+    assert any(" @" in name and " x" not in name for name in ready)
+    assert any(" x" in name for name in ready)
+    assert all(entry.flops <= 800_000 for entry in entries if entry.flops)
+
+
+def test_the_teacher_starts_from_the_file_s_weights(run: Run, source: Source) -> None:
+    teacher = teacher_stage(run)
+    assert teacher.image_size == run.space.image_size
+    given = load_file(source.file or "")
+    ours = teacher.network.state_dict()
+    far = load(NAME, classes=len(run.data.classes), seed=5)[1]
+    # a few steps move weights by less than another drawing is away
+    moved = (ours["blocks.1.expand.0.weight"] - given["blocks.1.expand.0.weight"]).norm()
+    assert 0 < moved < given["blocks.1.expand.0.weight"].norm()
+    assert far["classifier.1.weight"].shape == ours["classifier.1.weight"].shape
+
+
+def test_a_finished_run_is_not_trained_again(run: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("best.safetensors")}
+    run_all(open_run(run.folder, NullReporter()))
+    after = {path: path.stat().st_mtime_ns for path in run.folder.rglob("best.safetensors")}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pretrained": "efficientnet_lite9"}, "efficientnet_lite9.*names are"),
+        ({"sampler": "random"}, "--sampler is not for --pretrained"),
+        ({"method": "pc-darts"}, "--method pc-darts is not for --pretrained"),
+        ({"activation": "relu"}, "--activation is not for --pretrained"),
+        ({"pretrained": None, "from_scratch": True}, "--from-scratch needs --pretrained"),
+        ({"pretrained": None, "weights": Path("a.pth")}, "--weights needs --pretrained"),
+        ({"space": "cell", "layers": 2}, "--pretrained is not for --space cell"),
+        ({"space": "subnetworks"}, "space"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(
+    folder: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        request(folder, **given)
+
+
+def begin(folder: Path, out: Path, **given: Any) -> Run:
+    return start(out, request(folder, **given), command="test", reporter=NullReporter())
+
+
+def test_wrong_weights_and_budgets_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, other)
+    out = tmp_path / "out"
+    with pytest.raises(FileError, match=r"other\.safetensors"):
+        begin(folder, out, weights=other)
+    with pytest.raises(FileError, match=r"missing\.pth"):
+        begin(folder, out, weights=tmp_path / "missing.pth")
+    with pytest.raises(BudgetError, match="at 32x32"):
+        begin(folder, out, flops=1000)
+    with pytest.raises(BudgetError, match="larger than 48x48"):
+        begin(folder, out, flops=10**9)
+    with pytest.raises(MobileNASError, match="16x16 are too small"):
+        begin(folder, out, image_size=16)
+    assert not out.exists()
+
+
+def test_a_side_that_is_given_is_the_side(folder: Path, tmp_path: Path) -> None:
+    made = begin(folder, tmp_path / "out", image_size=40)
+    assert made.space.sides == (40,)
+    assert begin(folder, tmp_path / "free").space.sides == (32, 48)
+
+
+def test_channel_sizes_are_searched_from_its_weights(folder: Path, tmp_path: Path) -> None:
+    few = {"trials": 1, "trial_epochs": 1, "epochs": 1, "finalists": 0, "image_size": 32}
+    asked = ChannelsRequest(data=str(folder), model=NAME, flops=400_000, baselines=(), **few)
+    made = start(tmp_path / "out", asked, command="test", reporter=NullReporter())
+    assert made.data.mean == MEAN
+    assert made.settings.recipe.learning_rate == RECIPES["finetune"].fields["learning_rate"]
+    base = made.space.base
+    given = start_network(base, None, NAME)
+    assert given is not None
+    network = build(whole(32, 5))
+    network.load_state_dict(load(NAME, classes=5, image_size=32)[1])
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(given.eval()(images), network.eval()(images))
+    search_stage(made)
+    arch = searched_arch(made.folder)
+    assert costs(arch).flops <= 400_000
