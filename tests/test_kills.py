@@ -33,7 +33,7 @@ from mobilenas.data import DataSettings, ImageData
 from mobilenas.latency.kit import write_kit
 from mobilenas.latency.meter import Measured
 from mobilenas.latency.profile import Profile
-from mobilenas.pipeline import ablation, baselines, deployment, starting
+from mobilenas.pipeline import ablation, baselines, deployment, image_size, starting
 from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import stages as pipeline
 from mobilenas.pipeline.ablation import run_ablation, start_ablation
@@ -223,6 +223,46 @@ def test_a_killed_run_that_inherits_ends_as_one_that_was_not(
         for training in ("train", "compare/scratch-seed-0/train")
     ]
     assert starts == ["given", None]
+
+
+def test_a_killed_search_for_the_image_size_ends_as_one_that_was_not(
+    settings: RunSettings,
+    micro_space: MobileSpace,
+    make_images: Callable[[int], ImageData],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder, sides = tmp_path / "run", (8, 16)
+    images = {side: replace(make_images(side), fingerprint="bands") for side in sides}
+    spaces = {side: replace(micro_space, image_size=side) for side in sides}
+
+    def mobilenets(names: Any, budgets: Any, side: int, *_: Any) -> Any:
+        arch = spaces[side].arch(spaces[side].smallest())
+        return [ComparedNetwork(name=names[0], kind="mobilenet", arch=arch, seed=0)], []
+
+    monkeypatch.setattr(runs, "load_data", lambda asked, *_: images[asked.image_size])
+    monkeypatch.setattr(image_size, "usable_space", lambda _, kind, *__: spaces[kind.image_size])
+    monkeypatch.setattr(baselines, "mobilenets", mobilenets)
+    wide = Budgets(spaces[16], settings.budgets).tables["flops"].exact(spaces[16].largest())
+    wanted = replace(
+        settings,
+        budgets=(Budget(cost="flops", limit=int(wide)),),
+        search=replace(settings.search, constraint="penalty"),
+        recipe=replace(settings.recipe, epochs=2),
+        search_image_size=True,
+        baselines=("mobilenet_v2",),
+        random=0,
+    )
+
+    def job(**how: Any) -> None:
+        given = {"data": images[16], "image_sizes": sides} | _CALLED | how
+        run_all(create_run(folder, wanted, **given))
+
+    left = held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
+    assert before("replace search/image-size/N/checkpoint.pt", left).is_dir()
+    assert before("replace search/image-size.json", left).is_dir()
+    assert before("replace compare/mobilenet_vN-image-size-seed-N/search/image-size.json", left)
+    nothing_else(folder, RUN)
 
 
 def test_a_killed_comparison_with_equal_time_ends_as_one_that_was_not(
