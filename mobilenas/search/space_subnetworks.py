@@ -26,7 +26,7 @@ def subnetwork_space_for(
     """Return the parts of a network at those of the `sides` where the budgets suit it.
 
     `whole` is the network at a side. At a side that suits, the smallest part keeps the budgets and
-    the whole uses nine tenths of one; it costs three times a budget at most, unless no side does.
+    the whole uses nine tenths of one; it costs three times a budget at most, or as little as at any.
 
     Raises UnreachableError where no part keeps the budgets, and BudgetError where they limit
     nothing.
@@ -51,7 +51,8 @@ def subnetwork_space_for(
         raise BudgetError(f"{remarks}, or use images larger than {side}x{side}")
     suited = [side for side, share in used.items() if FLOOR <= share <= _MAX_CUT]
     if not suited:
-        suited = [min((side for side in used if used[side] >= FLOOR), key=used.__getitem__)]
+        least = min(share for share in used.values() if share >= FLOOR)
+        suited = [side for side, share in used.items() if share == least]
     return _space(whole, suited)
 
 

@@ -87,10 +87,10 @@ class Source:
         if self.file:
             return f"{self.file} does not exist"
         if self.install:
-            return f"pip install '{self.install}', or pass a file as weights"
+            return f"pip install '{self.install}', or name a file: --weights FILE"
         if self.url:
-            return f"save {self.url} as {cached(self.url)}, or pass a file as weights"
-        return f"pass a file of {self.origin} as weights"
+            return f"save {self.url} as {cached(self.url)}, or name a file: --weights FILE"
+        return f"name a file of {self.origin}: --weights FILE"
 
 
 def cached(url: str) -> Path:

@@ -26,7 +26,7 @@ def test_the_table_says_what_there_is_and_how_to_get_it(monkeypatch: pytest.Monk
     told = " ".join(" ".join(lines).split())
     url = SOURCES["mobilenet_v2"].url
     assert "mobilenet_v2 3.505M 300.8M 224 72.2 BSD-3-Clause no" in told
-    assert f"mobilenet_v2: save {url} as {cached(url)}, or pass a file as weights" in told
+    assert f"mobilenet_v2: save {url} as {cached(url)}, or name a file: --weights FILE" in told
 
 
 def test_json_has_every_field() -> None:

@@ -36,8 +36,10 @@ def test_sides_at_which_the_whole_network_is_near_the_budget(
     assert space.whole == WHOLE(sides[-1])
 
 
-def test_params_are_the_same_at_all_sides() -> None:
-    assert subnetwork_space_for(limit(2_000_000, "params"), WHOLE, SIDES).sides == SIDES
+@pytest.mark.parametrize("params", [1_000_000, 2_000_000])
+def test_params_are_the_same_at_all_sides(params: int) -> None:
+    # also where the whole network has more than three times as many
+    assert subnetwork_space_for(limit(params, "params"), WHOLE, SIDES).sides == SIDES
 
 
 def test_budgets_that_no_side_keeps_or_that_limit_nothing_are_refused() -> None:

@@ -346,7 +346,7 @@ def test_without_a_file_the_address_and_the_place_are_told(tmp_path: Path) -> No
     with pytest.raises(FileError) as raised:
         load("mobilenet_v2")
     assert f"save {url} as {tmp_path / file}" in str(raised.value)
-    with pytest.raises(FileError, match=r"pass a file of https://huggingface\.co/timm/tf_effi"):
+    with pytest.raises(FileError, match=r"name a file of https://huggingface\.co/timm/tf_effi"):
         load("tf_efficientnet_lite0")
 
 
