@@ -10,7 +10,7 @@ import torch
 from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.search.epoch_metrics import uncertainty
-from mobilenas.search.gap import supernet_top1
+from mobilenas.search.gap import supernet_loss
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior
 from mobilenas.search.rank import alpha_score
@@ -145,7 +145,9 @@ def best_by_prior(
 def _evaluated(
     searcher: Searcher, budgets: Budgets, program: Program, count: int
 ) -> list[AnyChoice]:
-    """Return the best of an evolution by validation top-1 with the supernet's weights.
+    """Return the best of an evolution by the validation loss with the supernet's weights.
+
+    The loss tells networks apart that classify as many of few images correctly.
 
     It begins with draws from the alphas' distribution, uniform ones while they have decided
     nothing; batch norms have statistics of the images that are looked at.
@@ -156,7 +158,7 @@ def _evaluated(
     source = random.Random(f"candidates/{searcher.seed}")
 
     def score(choices: Sequence[AnyChoice]) -> list[float]:
-        return supernet_top1(searcher, choices, searcher.data.val)
+        return [-loss for loss in supernet_loss(searcher, choices, searcher.data.val)]
 
     together = list(dict.fromkeys((*first, *drawn)))
     scores = evolve(budgets, together, score, source, enough=enough, brood=max(1, enough // 8))

@@ -1,9 +1,11 @@
 """Supernet accuracy of single networks, and what is lost when a relaxation becomes an arch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mobilenas.data import Split, batches, stratified_subset
 from mobilenas.search.loop import Searcher
@@ -70,18 +72,41 @@ def _accuracies(searcher: Searcher, p: Relaxation) -> Accuracies:
     return Accuracies(before_reestimation=before, after_reestimation=after)
 
 
-@torch.no_grad()
 def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
     """Percent of `split` that each network classifies correctly with the supernet's weights.
 
     Batch norms use the statistics of the batch, so that no network needs a pass of its own for
     them.
     """
+    with _batch_statistics(searcher) as alone:
+        return [searcher.top1(alone(choice), split) for choice in choices]
+
+
+@torch.no_grad()
+def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
+    """Mean cross-entropy of each network on `split`, likewise."""
+    losses = []
+    with _batch_statistics(searcher) as alone:
+        for choice in choices:
+            forward, total = alone(choice), 0.0
+            given = batches(split, searcher.data, batch_size=512, seed=None, device=searcher.device)
+            for x, y in given:
+                total += functional.cross_entropy(forward(x), y, reduction="sum").item()
+            losses.append(total / len(split))
+    return losses
+
+
+@contextmanager
+def _batch_statistics(
+    searcher: Searcher,
+) -> Iterator[Callable[[AnyChoice], Callable[[Tensor], Tensor]]]:
+    """Give what runs a network with the supernet's weights; norms use the statistics of batches."""
     net = searcher.net
-    scores = []
+
+    def alone(choice: AnyChoice) -> Callable[[Tensor], Tensor]:
+        net.channels_generator.manual_seed(searcher.seed)
+        return searcher.alphas.alone(net, choice)
+
     with fresh_statistics(net):
         net.train()
-        for choice in choices:
-            net.channels_generator.manual_seed(searcher.seed)
-            scores.append(searcher.top1(searcher.alphas.alone(net, choice), split))
-    return scores
+        yield alone

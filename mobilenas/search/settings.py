@@ -63,7 +63,7 @@ class SearchSettings:
     prior: bool = field(default=False, metadata=ADDED)
     """Mobile: whether earlier trained networks have a say in which are finalists."""
     evaluated: int = field(default=0, metadata=ADDED)
-    """Networks whose accuracy with the supernet's weights decides on the finalists; 0: none."""
+    """Networks whose loss with the supernet's weights decides on the finalists; 0: none."""
     on_collapse: OnCollapse = "warn"
     """What an alarm does (`search.collapse`); `rollback` is to the last good epoch."""
 

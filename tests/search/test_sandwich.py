@@ -11,7 +11,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, batches
 from mobilenas.search.candidates import candidates
-from mobilenas.search.gap import supernet_top1
+from mobilenas.search.gap import supernet_loss
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
@@ -91,17 +91,19 @@ def test_candidates_are_the_best_of_those_that_are_evaluated(
     made, seen = searcher(budgets, tiny_images), dict[object, float]()
 
     def recorded(*given: object) -> list[float]:
-        found = supernet_top1(*given)  # type: ignore[arg-type]
+        found = supernet_loss(*given)  # type: ignore[arg-type]
         seen.update(zip(given[1], found, strict=True))  # type: ignore[call-overload]
         return found
 
-    monkeypatch.setattr("mobilenas.search.candidates.supernet_top1", recorded)
+    monkeypatch.setattr("mobilenas.search.candidates.supernet_loss", recorded)
     found = candidates(made, budgets, 2)
     assert 16 <= len(seen) <= 24
-    assert seen[found[0]] == max(seen.values())
+    assert seen[found[0]] == min(seen.values())
     assert budgets.space.distance(*found) >= 1
     assert all(map(budgets.is_feasible, found))
     assert candidates(made, budgets, 2) == found
+    again = supernet_loss(made, found, tiny_images.val)
+    assert again == [seen[choice] for choice in found]
 
 
 def test_alphas_of_the_side_get_a_gradient(budgets: Budgets, tiny_images: ImageData) -> None:

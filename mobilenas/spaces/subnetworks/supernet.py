@@ -64,8 +64,11 @@ class SubnetworkSupernet(Supernet):
         return self._classify(x)
 
     def _classify(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.whole.classifier(self.whole.head(x).mean((2, 3)))
-        return logits
+        x = self.whole.head(x).mean((2, 3))
+        for layer in self.whole.classifier:
+            # a supernet is looked at in training mode, for the statistics of its batches
+            x = x if isinstance(layer, nn.Dropout) else layer(x)
+        return x
 
 
 def inherited(net: SubnetworkSupernet, choice: Choice, seed: int) -> MobileNetwork:

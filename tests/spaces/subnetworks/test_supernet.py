@@ -167,3 +167,13 @@ def test_an_arch_that_is_no_part_is_refused() -> None:
     ):
         with pytest.raises(MobileNASError, match="no part"):
             SPACE.choice(other)
+
+
+def test_looking_at_a_network_twice_in_training_mode_sees_the_same(
+    net: SubnetworkSupernet,
+) -> None:
+    net.train()  # with dropout on it would not
+    with torch.no_grad():
+        first, second = (net.run(images(), SPACE.largest()) for _ in range(2))
+    net.eval()
+    assert torch.equal(first, second)
