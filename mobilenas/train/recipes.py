@@ -52,7 +52,7 @@ RECIPES = Registry[NamedRecipe](
             purpose="the default: short trainings from scratch on small images", fields={}
         ),
         "photo": NamedRecipe(
-            purpose="long trainings from scratch on photos of 64 pixels or more",
+            purpose="long trainings of larger networks from scratch, photos of 64 pixels or more",
             fields={
                 "crop_scale": 0.35,
                 "trivialaugment": True,
