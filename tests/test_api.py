@@ -123,7 +123,7 @@ def test_a_network_is_trained_by_a_recipe_with_some_fields_changed(tmp_path: Pat
         mn.train(arch, data, epochs=1, out=tmp_path / out, **given)  # type: ignore[arg-type]
     used, usual = (load_checkpoint(tmp_path / out / "checkpoint.pt") for out in "ab")
     assert used and usual
-    wanted = {"batch_size": 64, "learning_rate": 0.02, "backbone_rate": 0.5, "warmup_epochs": 0.5}
+    wanted = {"batch_size": 64, "learning_rate": 0.02, "warmup_epochs": 0.5}
     more = {"trivialaugment": True, "norm_momentum": 0.1}
     expected = usual["identity"]["recipe"] | wanted | more
     assert used["identity"]["recipe"] == expected

@@ -66,10 +66,8 @@ RECIPES = Registry[NamedRecipe](
             fields={
                 "batch_size": 32,
                 "learning_rate": 0.02,
-                "backbone_rate": 0.5,
                 "warmup_epochs": 0.5,
                 "norm_momentum": 0.1,
-                "crop_scale": 0.5,
             },
         ),
         "cifar-darts": NamedRecipe(
