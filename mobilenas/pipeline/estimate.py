@@ -204,9 +204,10 @@ def parts(
     networks = settings.seeds + baselines + as_long
     ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
     rank = settings.rank * ranked * _epoch(settings, data, speeds)
-    as_long_seconds = as_long * (choosing + search + finalists + training)
+    chosen = choosing if settings.search_image_size else 0.0
+    as_long_seconds = as_long * (chosen + search + finalists + training)
     return {
-        **({"image size": choosing} if choosing else {}),
+        **({"image size": chosen} if chosen else {}),
         **_teaching(settings, data, speeds),
         "search": settings.seeds * search + rank,
         "finalists": settings.seeds * finalists,

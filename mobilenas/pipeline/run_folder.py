@@ -149,7 +149,12 @@ class Run:
 
     @cached_property
     def image_sizes(self) -> tuple[int, ...]:
-        """The sides among which `--image-size auto` chooses; none where it was not asked for."""
+        """The sides among which `--image-size auto` or a pretrained network's parts are chosen.
+
+        None where there is one side only.
+        """
+        if isinstance(self.space, SubnetworkSpace):
+            return self.space.sides if len(self.space.sides) > 1 else ()
         if not self.settings.search_image_size:
             return ()
         return read_record(self.folder / RUN_FILE, _SidesPart).image_sizes
