@@ -36,9 +36,9 @@ ANY_COUNT = SMALL_SET
 """Images to make settings for where only their legality matters."""
 _RUNG_SHARE = 0.2
 # of the epochs of the final training: of the supernet and the teacher of a pretrained network
-_SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.2, 0.25, 3
+_SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.15, 0.25, 3
 # parts of a pretrained network whose accuracy is looked at, for each finalist
-_EVALUATED = 12
+_EVALUATED = 5
 # after one epoch networks on hard images still stand at the loss of guessing
 _MIN_EPOCHS = 2
 
@@ -297,7 +297,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     def _search_of_parts(self, recipe: Recipe, parts: Fields) -> SearchSettings:
         """Return how the parts of a pretrained network are searched, at the rate of fine-tuning."""
-        epochs = self.search_epochs or max(_MIN_EPOCHS, round(recipe.epochs * _SANDWICH_SHARE))
+        epochs = self.search_epochs or max(1, round(recipe.epochs * _SANDWICH_SHARE))
         given = parts | {"sampler": "full", "prior": False}
         if not self._alphas_decide:
             given["warmup"] = epochs
