@@ -42,7 +42,7 @@ def compared_networks(
     settings = run.settings
     requested = requested or _baseline_settings(settings)
     # a MobileNet by its name alone: another width of it would be a second choice
-    known = {(entry.name.split()[0], entry.seed) for entry in existing}
+    known = {(entry.kind, entry.name.split()[0], entry.seed) for entry in existing}
     found = [
         ComparedNetwork(
             name="searched", kind="searched", arch=searched_arch(run.seed_folder(seed)), seed=seed
@@ -65,7 +65,11 @@ def compared_networks(
         # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
         run.reporter.info(f"{error}: random networks are skipped")
         randoms, random_searches = [], []
-    names = [n for n in requested.mobilenets if any((n, seed) not in known for seed in run.seeds)]
+    names = [
+        name
+        for name in requested.mobilenets
+        if any(("mobilenet", name, seed) not in known for seed in run.seeds)
+    ]
     ready_made = (
         list(pretrained_baselines(run, limits))
         if settings.pretrained and requested.mobilenets
@@ -73,7 +77,7 @@ def compared_networks(
     )
     own = found + scratch + controls + random_searches + randoms
     networks = own + ready_made + _mobilenets(run, names, limits)
-    return [one for one in networks if (one.name.split()[0], one.seed) not in known]
+    return [one for one in networks if (one.kind, one.name.split()[0], one.seed) not in known]
 
 
 def longer_mobilenets(

@@ -164,7 +164,7 @@ def _seconds(work: Callable[[], object], clock: Clock) -> float:
 def _mobilenets(run: Run) -> int:
     """Return how many MobileNets and pretrained networks will be trained for each seed, at most."""
     settings = run.settings
-    if settings.pretrained is not None:
+    if settings.pretrained is not None and settings.baselines:
         return _scratch_mobilenets(run) + len(
             {network.name for network in pretrained_baselines(run, run.budgets)}
         )

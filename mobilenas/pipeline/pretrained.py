@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilenas.baselines.networks import ComparedNetwork, keeps
 from mobilenas.core.errors import InternalError
-from mobilenas.core.records import read_record, write_record
+from mobilenas.core.records import write_record
 from mobilenas.cost.budgets import Budgets
 from mobilenas.nn.network import Network
 from mobilenas.pipeline.run_folder import Run
@@ -24,11 +24,11 @@ from mobilenas.search.statistics import estimate_statistics
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.networks import build
-from mobilenas.spaces.subnetworks.narrow import narrowed, narrowed_state
+from mobilenas.spaces.subnetworks.narrow import narrowed, narrowed_state, same_layers
 from mobilenas.spaces.subnetworks.settings import PretrainedSettings
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 from mobilenas.spaces.subnetworks.weights import part, reordered
-from mobilenas.train import BEST_WEIGHTS, TrainResult, load_weights, train
+from mobilenas.train import BEST_WEIGHTS, load_weights, train
 from mobilenas.train.distillation import Teacher
 from mobilenas.train.pretrained import SOURCES, load, source_of
 
@@ -60,11 +60,6 @@ def teacher_stage(run: Run) -> Teacher:
         write_record(record, result)
     network = load_weights(arch, folder / BEST_WEIGHTS).to(run.device)
     return Teacher(network=network, image_size=arch.image_size)
-
-
-def teacher_seconds(run: Run) -> float:
-    """Return how long the fine-tuning of the whole network took."""
-    return read_record(run.folder / TEACHER / "train.json", TrainResult).seconds
 
 
 def halving_of_random(run: Run, folder: Path, seed: int) -> SuccessiveHalving:
@@ -132,7 +127,7 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
     names = [name for name, source in SOURCES.items() if source.find() is not None]
     for name in dict.fromkeys((settings.name, *names)):
         source = source_of(name)
-        title = Path(name).name
+        title = name if name in SOURCES else f"run-{Path(name).resolve().name}"
         sides = (s for s in range(run.image_size, _MIN_SIDE - 1, -1) if s % _SIDE_STEP == 0)
         wholes = (source.arch(side, classes) for side in sides)
         found = [
@@ -153,7 +148,7 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
 def _narrowed_to(whole: MobileArch, limits: Budgets) -> tuple[float, MobileArch] | None:
     for hundredths in range(99, 0, -1):
         arch = narrowed(whole, hundredths / 100)
-        if keeps(arch, limits.budgets):
+        if keeps(arch, limits.budgets) and same_layers(whole, arch):
             return hundredths / 100, arch
     return None
 

@@ -39,6 +39,8 @@ _RUNG_SHARE = 0.2
 _SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.15, 0.25, 3
 # parts of a pretrained network whose accuracy is looked at, for each finalist
 _EVALUATED = 5
+# of the norms' statistics in trainings from scratch: those of pretrained networks are slow
+_MOMENTUM = 0.1
 # after one epoch networks on hard images still stand at the loss of guessing
 _MIN_EPOCHS = 2
 
@@ -229,7 +231,9 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         scratch_recipe = None
         if self.pretrained is not None:
             passed_on["space"] = SUBNETWORKS
-            scratch_recipe = recipe_for(self.effort, train_images, recipe.epochs)
+            scratch_recipe = replace(
+                recipe_for(self.effort, train_images, recipe.epochs), norm_momentum=_MOMENTUM
+            )
         # the published methods on cells have no finalists
         usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
@@ -298,6 +302,8 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     def _search_of_parts(self, recipe: Recipe, parts: Fields) -> SearchSettings:
         """Return how the parts of a pretrained network are searched, at the rate of fine-tuning."""
         epochs = self.search_epochs or max(1, round(recipe.epochs * _SANDWICH_SHARE))
+        if recipe.optimizer != "sgd":  # the supernet's optimizer is SGD, at a rate that suits it
+            recipe = recipe_for(self.effort, ANY_COUNT, recipe.epochs, FINETUNE)
         given = parts | {"sampler": "full", "prior": False}
         if not self._alphas_decide:
             given["warmup"] = epochs
@@ -356,6 +362,7 @@ _NOT_PRETRAINED = {
     "channel_fraction": _WHOLE,
     "inherit": "its networks start from the supernet's weights without it",
     "prior": "it knows networks from scratch",
+    "rank": "it compares with trainings from scratch",
     "latency": "no profile has its blocks; limit --flops, --params or --memory",
     "profile": "no profile has its blocks",
 }

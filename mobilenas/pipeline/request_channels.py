@@ -7,7 +7,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import setting
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.settings import RunSettings
-from mobilenas.train.pretrained import SOURCES
+from mobilenas.train.pretrained import SOURCES, from_pretrained
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
 """By effort."""
@@ -38,7 +38,7 @@ class ChannelsRequest(Request, ChannelOptions):
 
     @property
     def _starts_from(self) -> str | None:
-        return self.model if self.model in SOURCES else None
+        return self.model if self.model in SOURCES or from_pretrained(self.model) else None
 
     @property
     def _default_random(self) -> int:

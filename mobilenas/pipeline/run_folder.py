@@ -340,7 +340,7 @@ def create_run(
             allow_model(settings.channel_sizes.model)
         existing.__dict__["data"] = data
         return existing
-    _refuse_own_weights(folder, settings)
+    refuse_own_weights(folder, settings)
     kind = data.at(image_sizes[-1]) if image_sizes else data
     space = usable_space(settings, kind, latency_model(settings, profile))
     record = RunRecord(
@@ -391,13 +391,14 @@ def _end_start(folder: Path) -> None:
         (folder / _STARTING_PROFILE).replace(folder / PROFILE_FILE)
 
 
-def _refuse_own_weights(folder: Path, settings: RunSettings) -> None:
+def refuse_own_weights(folder: Path, settings: RunSettings) -> None:
     """Raise where the weights that a run starts from lie in the folder that is to be emptied."""
-    weights = settings.channel_sizes.weights if settings.channel_sizes is not None else None
+    files = [settings.channel_sizes.weights] if settings.channel_sizes is not None else []
     if settings.pretrained is not None:
-        weights = settings.pretrained.weights or source_of(settings.pretrained.name).file
-    if weights is not None and folder.resolve() in weights.resolve().parents:
-        raise FileError(f"{folder} holds {weights}, where the model starts; choose another --out")
+        files += [settings.pretrained.weights, source_of(settings.pretrained.name).file]
+    for file in files:
+        if file is not None and folder.resolve() in file.resolve().parents:
+            raise FileError(f"{folder} holds {file}, where the model starts; choose another --out")
 
 
 def versions() -> dict[str, str]:

@@ -22,8 +22,8 @@ from mobilenas.data import ImageData
 from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.records import ResultRecord
-from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import create_run, latency_model
+from mobilenas.pipeline.request import ANY_COUNT, Request
+from mobilenas.pipeline.run_folder import create_run, latency_model, refuse_own_weights
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import read_images
 from mobilenas.report.of_folder import report_of
@@ -119,6 +119,8 @@ def start_sweep(
         record = existing
     sweep = _open(folder, record, reporter)
     if not goes_on:
+        for request in requests.values():
+            refuse_own_weights(folder, request.settings(ANY_COUNT))
         start_folder(folder, SWEEP)
         write_record(path, record)
     check_record(folder, SWEEP)

@@ -84,12 +84,18 @@ def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
 
 @torch.no_grad()
 def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
-    """Mean cross-entropy of each network on `split`, likewise."""
+    """Mean cross-entropy of each network on `split`, likewise.
+
+    In an order of the seed's: images of a folder come class by class, and the statistics of a batch
+    of few classes are no network's.
+    """
     losses = []
     with _batch_statistics(searcher) as alone:
         for choice in choices:
             forward, total = alone(choice), 0.0
-            given = batches(split, searcher.data, batch_size=512, seed=None, device=searcher.device)
+            given = batches(
+                split, searcher.data, batch_size=512, seed=(searcher.seed,), device=searcher.device
+            )
             for x, y in given:
                 total += functional.cross_entropy(forward(x), y, reduction="sum").item()
             losses.append(total / len(split))

@@ -18,7 +18,7 @@ def estimate_statistics(network: nn.Module, data: ImageData, seed: int, device: 
     images = stratified_subset(data.train, min(IMAGES, len(data.train)), seed)
     with torch.random.fork_rng(devices=[]):  # dropout is on, and of no consequence
         network.to(device)
-        update_bn(batches(images, data, batch_size=256, seed=None, device=device), network)
+        update_bn(batches(images, data, batch_size=256, seed=(seed,), device=device), network)
 
 
 @contextmanager

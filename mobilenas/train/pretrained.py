@@ -206,6 +206,20 @@ class _RunPart(Part, frozen=True, kw_only=True):
     data: _ImagesPart
 
 
+class _SettingsPart(Part, frozen=True, kw_only=True):
+    pretrained: object = None
+
+
+class _StartPart(Part, frozen=True, kw_only=True):
+    settings: _SettingsPart
+
+
+def from_pretrained(folder: str) -> bool:
+    """Whether this is the folder of a run that started from a pretrained network."""
+    path = Path(folder) / "run.json"
+    return path.exists() and read_record(path, _StartPart).settings.pretrained is not None
+
+
 def _of_run(folder: Path) -> Source:
     """Return the network of a run folder."""
     from mobilenas.cost.networks import costs

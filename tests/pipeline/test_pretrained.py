@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +19,7 @@ from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.metadata import ModelMetadata
-from mobilenas.pipeline.baselines import searched_arch
+from mobilenas.pipeline.baselines import compared_networks, searched_arch
 from mobilenas.pipeline.pretrained import teacher_stage
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.request_channels import ChannelsRequest
@@ -172,6 +173,7 @@ def test_a_finished_run_is_not_trained_again(run: Run) -> None:
         ({"sampler": "random"}, "--sampler is not for --pretrained"),
         ({"method": "pc-darts"}, "--method pc-darts is not for --pretrained"),
         ({"activation": "relu"}, "--activation is not for --pretrained"),
+        ({"rank": 3}, "--rank is not for --pretrained"),
         ({"pretrained": None, "from_scratch": True}, "--from-scratch needs --pretrained"),
         ({"pretrained": None, "weights": Path("a.pth")}, "--weights needs --pretrained"),
         ({"space": "cell", "layers": 2}, "--pretrained is not for --space cell"),
@@ -230,3 +232,31 @@ def test_channel_sizes_are_searched_from_its_weights(folder: Path, tmp_path: Pat
     search_stage(made)
     arch = searched_arch(made.folder)
     assert costs(arch).flops <= 400_000
+
+
+def test_the_folder_of_the_source_is_not_emptied(run: Run, folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "copy.safetensors"
+    elsewhere.write_bytes((run.folder / "model.safetensors").read_bytes())
+    asked = request(folder, pretrained=str(run.folder), weights=elsewhere, flops=300_000)
+    with pytest.raises(FileError, match="choose another --out"):
+        start(run.folder, asked, command="test", reporter=NullReporter(), overwrite=True)
+    assert (run.folder / "model.safetensors").exists()
+
+
+def test_a_pretrained_and_a_scratch_network_of_one_name_are_two(run: Run) -> None:
+    existing = read_networks(run.folder / "compare.json")
+    alike = [structs.replace(e, kind="pretrained") for e in existing if e.kind == "mobilenet"]
+    others = [e for e in existing if e.kind != "mobilenet"]
+    missing = compared_networks(run, None, [*others, *alike])
+    assert [network.kind for network in missing] == ["mobilenet"]
+
+
+def test_channels_of_such_a_run_are_normalized_as_it_was(run: Run, folder: Path) -> None:
+    asked = ChannelsRequest(data=str(folder), model=str(run.folder), flops=300_000)
+    assert asked.data_settings.mean == MEAN
+
+
+def test_a_rate_of_another_optimizer_is_not_the_supernet_s(folder: Path) -> None:
+    made = request(folder, set=("optimizer=adamw", "learning_rate=0.001")).settings(1000)
+    assert made.recipe.learning_rate == 0.001
+    assert made.search.learning_rate == RECIPES["finetune"].fields["learning_rate"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.nn import make_divisible
+from mobilenas.nn.blocks import ALIGNMENT
 from mobilenas.spaces.mobile.arch import Block, MobileArch
 
 
@@ -16,8 +17,11 @@ def narrowed(arch: MobileArch, width: float) -> MobileArch:
     stem = narrow
     for block in arch.blocks:
         # without an expansion layer the hidden channels are the input's
-        hidden = narrow if block.hidden == before else _scaled(block.hidden, width)
-        out, squeeze = _scaled(block.out, width), _scaled(block.squeeze, width)
+        hidden, out = _scaled(block.hidden, width), _scaled(block.out, width)
+        hidden = narrow if block.hidden == before else _unlike(hidden, narrow, block.hidden)
+        if block.stride == 1:
+            out = narrow if block.out == before else _unlike(out, narrow, block.out)
+        squeeze = _scaled(block.squeeze, width)
         blocks.append(replace(block, hidden=hidden, out=out, squeeze=squeeze))
         before, narrow = block.out, out
     head = replace(
@@ -26,6 +30,24 @@ def narrowed(arch: MobileArch, width: float) -> MobileArch:
         hidden=_scaled(arch.head.hidden, width),
     )
     return replace(arch, stem=replace(arch.stem, channels=stem), blocks=tuple(blocks), head=head)
+
+
+def same_layers(one: MobileArch, other: MobileArch) -> bool:
+    """Whether the blocks of both have the same expansion layers and the same shortcuts."""
+    return _layers(one) == _layers(other)
+
+
+def _layers(arch: MobileArch) -> list[tuple[bool, bool]]:
+    widths = [arch.stem.channels, *(block.out for block in arch.blocks)]
+    return [
+        (block.hidden != before, block.stride == 1 and block.out == before)
+        for before, block in zip(widths, arch.blocks, strict=False)
+    ]
+
+
+def _unlike(channels: int, other: int, most: int) -> int:
+    """Return channels other than `other`: equal ones would add a shortcut, or cost a layer."""
+    return min(most, channels + ALIGNMENT) if channels == other else channels
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mobilenas.spaces.mobile.efficientnet_lite import efficientnet_lite
+from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build
-from mobilenas.spaces.subnetworks.narrow import narrowed, narrowed_state
+from mobilenas.spaces.subnetworks.narrow import narrowed, narrowed_state, same_layers
 
 from .test_supernet import WHOLE, images, random_state
 
 
 def test_all_channels_are_narrowed_and_the_weights_fit() -> None:
     narrow = narrowed(WHOLE, 0.5)
-    assert [block.out for block in narrow.blocks] == [8, 16, 16, 16, 16]
+    # the first block keeps another width than the stem, which would add a shortcut
+    assert [block.out for block in narrow.blocks] == [16, 16, 16, 16, 16]
     assert [block.hidden for block in narrow.blocks] == [8, 48, 40, 24, 40]
     assert (narrow.stem.channels, narrow.head.channels) == (8, 24)
     network = build(narrow)
@@ -54,3 +57,9 @@ def test_channels_that_do_nothing_go_first_and_change_nothing(first: int) -> Non
     with torch.no_grad():
         expected, found = whole.eval()(images()), network.eval()(images())
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("width", [0.9, 0.6, 0.4, 0.25, 0.1])
+def test_a_narrowed_network_has_the_layers_that_the_whole_has(width: float) -> None:
+    for whole in (efficientnet_lite(0, 64, 12), mobilenet_v3_small(1.0, 224, 12)):
+        assert same_layers(whole, narrowed(whole, width))
