@@ -162,7 +162,7 @@ def test_the_same_network_from_scratch_is_compared_exactly_where_it_is_inherited
     given = compared_networks(run, None, [])
     assert [(one.kind, one.seed) for one in given] == wanted
     assert all(one.name == one.kind and one.arch == archs[one.seed] for one in given)
-    there = [SimpleNamespace(name=one.name, seed=one.seed) for one in given]
+    there = [SimpleNamespace(name=one.name, kind=one.kind, seed=one.seed) for one in given]
     assert compared_networks(run, None, there) == []
 
 
