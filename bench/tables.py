@@ -28,7 +28,8 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, load_data
 from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import make_space, versions
+from mobilenas.pipeline.run_folder import versions
+from mobilenas.pipeline.space import make_space
 from mobilenas.search.candidates import candidates
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.base import Arch, family_of

@@ -51,8 +51,8 @@ from mobilenas.pipeline.network_file import write_network
 from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, Request
-from mobilenas.pipeline.run_folder import latency_model, usable_space
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.pipeline.space import latency_model, usable_space
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import profile_of, start
 from mobilenas.search.methods import DEFAULT_METHOD

@@ -27,15 +27,9 @@ from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.pipeline.baselines import searched_arch
 from mobilenas.pipeline.deployment import predicted
 from mobilenas.pipeline.request import ANY_COUNT, Request
-from mobilenas.pipeline.run_folder import (
-    Run,
-    create_run,
-    latency_model,
-    machine,
-    usable_space,
-    versions,
-)
+from mobilenas.pipeline.run_folder import Run, create_run, machine, versions
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.pipeline.space import latency_model, usable_space
 from mobilenas.pipeline.stages import search_stage
 from mobilenas.pipeline.variants import NOT_ABLATED
 from mobilenas.report.ablation_page import ablation_page

@@ -12,7 +12,8 @@ from mobilenas.data.settings import AUTO
 from mobilenas.pipeline.estimate import estimate
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.request import ANY_COUNT, Request
-from mobilenas.pipeline.run_folder import Run, latency_model, make_space
+from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.space import latency_model, make_space
 from mobilenas.pipeline.starting import profile_of, read_images, tell_targets
 from mobilenas.search.space import SIDES, reachable
 

@@ -19,8 +19,9 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageKind, guessing
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
-from mobilenas.pipeline.run_folder import IMAGE_SIZE_FILE, Run, usable_space
+from mobilenas.pipeline.run_folder import IMAGE_SIZE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.pipeline.space import usable_space
 from mobilenas.search import SuccessiveHalving
 from mobilenas.search.candidates import before_search
 from mobilenas.search.records import FinalistsRecord, ImageSizeRecord, Score

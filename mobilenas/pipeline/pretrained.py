@@ -4,7 +4,7 @@ The whole network is fine-tuned first. The search begins with its weights, and w
 weights afterwards learns from its answers, too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ def teacher_stage(run: Run) -> Teacher:
             device=run.device,
             reporter=run.reporter,
             stage=TEACHER,
-            network=_built(arch, _loaded(settings, arch, run)),
+            network=_built(arch, _loaded(settings.name, settings.weights, arch, run)),
         )
         write_record(record, result)
     network = load_weights(arch, folder / BEST_WEIGHTS).to(run.device)
@@ -96,15 +96,12 @@ def start_network(run: Run, compared: ComparedNetwork) -> Network:
         return _part(run, compared.arch)
     arch, space = compared.arch, _space(run)
     assert isinstance(arch, MobileArch)
-    settings, state = _of(run.settings), dict(teacher_stage(run).network.state_dict())
-    if compared.source != settings.name:
-        other = PretrainedSettings(
-            name=compared.source or "", weights=None, teacher_epochs=0, from_scratch=False
-        )
-        whole = source_of(other.name).arch(arch.image_size, arch.classes)
-        state = _loaded(other, whole, run)
-    else:
+    if compared.source in (None, _of(run.settings).name):
         whole = replace(space.whole, image_size=arch.image_size)
+        state = dict(teacher_stage(run).network.state_dict())
+    else:
+        whole = source_of(compared.source).arch(arch.image_size, arch.classes)
+        state = _loaded(compared.source, None, whole, run)
     network = _built(arch, state if arch == whole else narrowed_state(whole, arch, state))
     return _adapted(run, arch, network)
 
@@ -153,12 +150,6 @@ def _narrowed_to(whole: MobileArch, limits: Budgets) -> tuple[float, MobileArch]
     return None
 
 
-def whole_at(settings: PretrainedSettings, classes: int) -> Callable[[int], MobileArch]:
-    """Return what gives the whole network for images of a side."""
-    source = source_of(settings.name)
-    return lambda side: source.arch(side, classes)
-
-
 def _of(settings: RunSettings) -> PretrainedSettings:
     if settings.pretrained is None:
         raise InternalError("the run starts from no pretrained network")
@@ -170,10 +161,10 @@ def _space(run: Run) -> SubnetworkSpace:
     return run.space
 
 
-def _loaded(settings: PretrainedSettings, arch: MobileArch, run: Run) -> dict[str, Tensor]:
+def _loaded(name: str, weights: Path | None, arch: MobileArch, run: Run) -> dict[str, Tensor]:
     _, state = load(
-        settings.name,
-        weights=settings.weights,
+        name,
+        weights=weights,
         classes=arch.classes,
         image_size=arch.image_size,
         seed=run.settings.seed,

@@ -37,7 +37,7 @@ ANY_COUNT = SMALL_SET
 _RUNG_SHARE = 0.2
 # of the epochs of the final training: of the supernet and the teacher of a pretrained network
 _SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.15, 0.25, 3
-# parts of a pretrained network whose accuracy is looked at, for each finalist
+# parts of a pretrained network whose loss is looked at, for each finalist
 _EVALUATED = 5
 # of the norms' statistics in trainings from scratch: those of pretrained networks are slow
 _MOMENTUM = 0.1
@@ -278,7 +278,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         """Whether a part or method of the search was said, or there are no finalists to decide."""
         parts = any(getattr(self, part) is not None for part in PARTS if part != "prior")
         published = self.method != DEFAULT_METHOD
-        # the accuracies of parts of a pretrained network decide also without finalists
+        # the losses of parts of a pretrained network decide also without finalists
         alone = self.finalists in (0, 1) and self.pretrained is None
         return self.space == "cell" or alone or parts or published or self.rank > 0
 

@@ -13,14 +13,9 @@ from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.onnx.targets import GATE
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.request import ANY_COUNT, Request
-from mobilenas.pipeline.run_folder import (
-    Run,
-    check_run,
-    create_run,
-    latency_model,
-    usable_space,
-)
+from mobilenas.pipeline.run_folder import Run, check_run, create_run
 from mobilenas.pipeline.settings import RunSettings
+from mobilenas.pipeline.space import latency_model, usable_space
 from mobilenas.train.pretrained import load
 
 

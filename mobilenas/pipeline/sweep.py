@@ -23,7 +23,8 @@ from mobilenas.latency.profile import Profile, find_profile
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, Request
-from mobilenas.pipeline.run_folder import create_run, latency_model, refuse_own_weights
+from mobilenas.pipeline.run_folder import create_run, refuse_own_weights
+from mobilenas.pipeline.space import latency_model
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import read_images
 from mobilenas.report.of_folder import report_of

@@ -154,7 +154,12 @@ def _evaluated(
     """
     enough = searcher.settings.evaluated
     first = searcher.searchable.first(budgets) if searcher.searchable.first else ()
-    drawn = _drawn_alike(searcher, budgets, program, max(count, enough // 3))
+    source = random.Random(f"draws/{searcher.seed}")
+    if _flat(searcher) or searcher.searchable.draws is None:
+        drawn = [budgets.random(source) for _ in range(max(count, enough // 3))]
+    else:
+        draws = searcher.searchable.draws(searcher.alphas, source)
+        drawn = _drawn(searcher, budgets, program, draws, max(count, enough // 3))
     source = random.Random(f"candidates/{searcher.seed}")
 
     def score(choices: Sequence[AnyChoice]) -> list[float]:
@@ -163,17 +168,6 @@ def _evaluated(
     together = list(dict.fromkeys((*first, *drawn)))
     scores = evolve(budgets, together, score, source, enough=enough, brood=max(1, enough // 8))
     return _different(scores, budgets.space, count)
-
-
-def _drawn_alike(
-    searcher: Searcher, budgets: Budgets, program: Program, count: int
-) -> list[AnyChoice]:
-    if not _flat(searcher) and searcher.searchable.draws is not None:
-        source = random.Random(f"draws/{searcher.seed}")
-        draws = searcher.searchable.draws(searcher.alphas, source)
-        return _drawn(searcher, budgets, program, draws, count)
-    source = random.Random(f"draws/{searcher.seed}")
-    return list(dict.fromkeys(budgets.random(source) for _ in range(count)))
 
 
 def _different(scores: Mapping[AnyChoice, float], space: AnySpace, count: int) -> list[AnyChoice]:

@@ -1,0 +1,113 @@
+"""The space of a job: for its settings, and for what is known of its images."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mobilenas.channels.checks import check_base
+from mobilenas.channels.start import base_of, start_network
+from mobilenas.core.errors import MobileNASError, UnreachableError
+from mobilenas.cost.budget import PENALTY
+from mobilenas.cost.budgets import Budgets
+from mobilenas.data import ImageKind
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import Profile, ProfileError
+from mobilenas.pipeline.settings import RunSettings
+from mobilenas.search import space_for
+from mobilenas.search.space import with_smaller_side
+from mobilenas.search.space_cells import cell_space_for
+from mobilenas.search.space_subnetworks import sides_up_to, subnetwork_space_for
+from mobilenas.spaces.base import Space
+from mobilenas.spaces.cell.space import CellSpace
+from mobilenas.spaces.channels.space import ChannelsSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+from mobilenas.train.pretrained import source_of
+
+_S = TypeVar("_S")
+
+
+def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | None:
+    """Return what predicts latency in the precision that was asked for; None without a profile."""
+    if profile is None:
+        return None
+    if not profile.has(settings.precision):
+        raise ProfileError(
+            f"profile {profile.name} has no {settings.precision} times; it has "
+            f"{', '.join(profile.blocks)}"
+        )
+    return Latency(profile, settings.precision)
+
+
+def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
+    """Return the space, after a check that some network of it uses the budgets."""
+    space = make_space(settings, data, latency)
+    filled = settings.search.constraint != PENALTY
+    Budgets(space, settings.budgets, latency, filled=filled).check_used()
+    return space
+
+
+def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
+    """Return the space for a job's budgets and images."""
+    if settings.channel_sizes is not None:
+        space = _hinting(_channels_space, settings, data)
+        how = settings.channel_sizes
+        check_base(space.base, start_network(space.base, how.weights, how.model))
+        return space
+    if settings.space == CellSpace.family:
+        return _hinting(_cell_space, settings, data)
+    if settings.pretrained is not None:
+        return _hinting(_subnetwork_space, settings, data)
+    return space_for(
+        settings.budgets,
+        latency,
+        image_size=data.image_size,
+        classes=len(data.classes),
+        in_channels=data.channels,
+        activation=settings.activation,
+        squeeze=settings.squeeze,
+        extra_depthwise=settings.extra_depthwise,
+        operations=settings.operations,
+    )
+
+
+def _hinting(
+    make: Callable[[RunSettings, ImageKind, int], _S], settings: RunSettings, data: ImageKind
+) -> _S:
+    """Return what `make` does; an UnreachableError names a smaller side that would do."""
+    try:
+        return make(settings, data, data.image_size)
+    except UnreachableError as error:
+
+        def kept(side: int) -> bool:
+            try:
+                make(settings, data, side)
+            except MobileNASError:  # a model may take one side only
+                return False
+            return True
+
+        raise with_smaller_side(error, data.image_size, kept) from error
+
+
+def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> CellSpace:
+    given = {name: getattr(settings.cell, name) for name in vars(settings.cell)}
+    return cell_space_for(
+        settings.budgets,
+        image_size=image_size,
+        classes=len(data.classes),
+        in_channels=data.channels,
+        **given,
+    )
+
+
+def _subnetwork_space(settings: RunSettings, data: ImageKind, image_size: int) -> SubnetworkSpace:
+    assert settings.pretrained is not None
+    source, classes = source_of(settings.pretrained.name), len(data.classes)
+    is_fixed = settings.data.image_size is not None
+    sides = (image_size,) if is_fixed else sides_up_to(image_size)
+    return subnetwork_space_for(settings.budgets, lambda side: source.arch(side, classes), sides)
+
+
+def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:
+    assert settings.channel_sizes is not None
+    space = ChannelsSpace(base=base_of(settings.channel_sizes.model, data.at(image_size)))
+    Budgets(space, settings.budgets).check_reachable()
+    return space
