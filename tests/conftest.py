@@ -382,7 +382,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> W
     from mobilenas.pipeline import stages as pipeline
     from mobilenas.pipeline.request import Request
     from mobilenas.pipeline.starting import start
-    from mobilenas.search import gap, loop
+    from mobilenas.search import loop
     from mobilenas.train import trainer
 
     folder, stages, passes = tmp_path_factory.mktemp("runs") / "whole", Stages(), []
@@ -393,14 +393,14 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> W
 
     def spy(split: Split, data: ImageData, **options: Any) -> Any:
         (name,) = (n for n, own in splits.items() if own & set(split.indices.tolist()))
-        trains = options["seed"] is not None or options.get("augmentation") is not None
+        trains = options["seed"] is not None and torch.is_grad_enabled()
         passes.append((stages.now, name, trains))
         return batches(split, data, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "_Worker", ByteClock)
         patch.setattr(pipeline, "estimate", lambda _: {"search": 0.0})
-        for module in (deployment, quantization, gap, loop, trainer):
+        for module in (deployment, quantization, loop, trainer):
             patch.setattr(module, "batches", spy)
         # as if nothing else ran, whatever does: what is unsteady is measured again
         measured = deployment.measure_latency

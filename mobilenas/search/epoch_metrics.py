@@ -84,7 +84,8 @@ def _trained_top1(searcher: Searcher) -> float:
     of the images.
     """
     net, monitor_split = searcher.net, searcher.monitor_split
-    draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, len(monitor_split))
+    parts = len(monitor_split) // 2  # of two images or more, as a shuffled pass needs them
+    draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, parts)
     generator = torch.Generator().manual_seed(searcher.seed)
     right = 0.0
     for number in range(draws):

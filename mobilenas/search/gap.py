@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenas.data import Split, batches, stratified_subset
+from mobilenas.data import Split, stratified_subset
 from mobilenas.search.loop import Searcher
 from mobilenas.search.records import Accuracies, GapRecord
 from mobilenas.search.statistics import IMAGES, fresh_statistics
@@ -26,8 +26,7 @@ def reestimate(
     net.train()
     images = stratified_subset(half, min(count, len(half)), searcher.seed)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    given = batches(images, searcher.data, batch_size=256, seed=None, device=searcher.device)
-    for number, (x, _) in enumerate(given):
+    for number, (x, _) in enumerate(searcher.mixed(images, batch_size=256)):
         for norm in norms:
             norm.momentum = 1 / (number + 1)
         forward(x)
@@ -84,19 +83,12 @@ def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
 
 @torch.no_grad()
 def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
-    """Mean cross-entropy of each network on `split`, likewise.
-
-    In an order of the seed's: images of a folder come class by class, and the statistics of a batch
-    of few classes are no network's.
-    """
+    """Mean cross-entropy of each network on `split`, likewise."""
     losses = []
     with _batch_statistics(searcher) as alone:
         for choice in choices:
             forward, total = alone(choice), 0.0
-            given = batches(
-                split, searcher.data, batch_size=512, seed=(searcher.seed,), device=searcher.device
-            )
-            for x, y in given:
+            for x, y in searcher.mixed(split):
                 total += functional.cross_entropy(forward(x), y, reduction="sum").item()
             losses.append(total / len(split))
     return losses

@@ -265,10 +265,18 @@ class Searcher:
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
         """Percent of `split` that `forward` classifies correctly."""
-        right = 0
-        for x, y in batches(split, self.data, batch_size=512, seed=None, device=self.device):
-            right += int((forward(x).argmax(1) == y).sum())
+        right = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.mixed(split))
         return 100 * right / len(split)
+
+    def mixed(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over `split` in an order of the seed's, for what looks at a whole batch.
+
+        Images of a folder come class by class, and the norms' statistics or the channels' attention
+        over a batch of few classes are those of no network.
+        """
+        return batches(
+            split, self.data, batch_size=batch_size, seed=(self.seed,), device=self.device
+        )
 
     def state_dict(self) -> State:
         """Return everything a later epoch depends on."""

@@ -1,13 +1,14 @@
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from mobilenas.cost.budgets import Budgets
-from mobilenas.data import ImageData, Split
-from mobilenas.search import SearchSettings, gap
-from mobilenas.search.gap import discretization_gap, supernet_top1
+from mobilenas.data import ImageData, Split, batches
+from mobilenas.search import SearchSettings, gap, loop
+from mobilenas.search.gap import discretization_gap, supernet_loss, supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.mobile.space import Choice
 from mobilenas.spaces.mobile.table import DECISIONS
@@ -95,6 +96,32 @@ def test_the_gap_is_the_difference_of_two_accuracies(
     assert discretization_gap(searcher, choices[0]) == figures
 
 
+@pytest.mark.parametrize("measure", ["gap", "top1", "loss"])
+def test_no_batch_is_of_the_classes_that_came_first(
+    searcher: Searcher, choices: list[Choice], monkeypatch: pytest.MonkeyPatch, measure: str
+) -> None:
+    data, seen = searcher.data, list[int]()
+    train, val = (s.subset(s.labels.argsort(stable=True)) for s in (data.train, data.val))
+
+    def small(split: Split, data: ImageData, **options: Any) -> Any:
+        for x, y in batches(split, data, **options | {"batch_size": len(split) // 2}):
+            seen.append(len(y.unique()))
+            yield x, y
+
+    monkeypatch.setattr(searcher, "data", replace(data, train=train, val=val))
+    monkeypatch.setattr(searcher, "weight_half", train)
+    monkeypatch.setattr(loop, "batches", small)
+    match measure:
+        case "gap":
+            discretization_gap(searcher, choices[0])
+        case "top1":
+            supernet_top1(searcher, choices[:1], val)
+        case _:
+            supernet_loss(searcher, choices[:1], val)
+    assert seen
+    assert set(seen) == {len(data.classes)}
+
+
 def test_a_certain_relaxation_has_no_gap(
     tiny_budgets: Budgets, tiny_images: ImageData, choices: list[Choice]
 ) -> None:
@@ -119,9 +146,8 @@ def test_only_weight_half_images_reestimate_and_only_validation_images_measure(
         assert more.get("augmentation") is None
         return plain(split, *given, **more)
 
-    plain = gap.batches
-    monkeypatch.setattr(gap, "batches", spy)
-    monkeypatch.setattr("mobilenas.search.loop.batches", spy)
+    plain = loop.batches
+    monkeypatch.setattr(loop, "batches", spy)
     discretization_gap(searcher, choices[0])
     for split in seen:
         if split.store is data.train.store:
