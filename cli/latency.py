@@ -18,19 +18,25 @@ from .terminal import echo
 if TYPE_CHECKING:
     from mobilenas.latency.measured import Measured
     from mobilenas.latency.profile import Profile
-    from mobilenas.spaces.mobile.space import MobileSpace
+    from mobilenas.latency.units import MeasuredSpace
 
 
-def _spaces(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MobileSpace]":
+def _spaces(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MeasuredSpace]":
     """Return the space of each precision."""
-    for name in ("space", "image_size"):
-        if getattr(settings, name) is None:
-            raise click.UsageError(f"missing option --{name.replace('_', '-')}", ctx)
+    if settings.space is None and settings.pretrained is None:
+        raise click.UsageError("missing option --space or --pretrained", ctx)
+    if settings.image_size is None:
+        raise click.UsageError("missing option --image-size", ctx)
+    if settings.pretrained is not None:
+        from mobilenas.search.space_subnetworks import parts_up_to
+
+        space = parts_up_to(settings.pretrained, settings.image_size, settings.classes)
+        return dict.fromkeys(settings.precision, space)
     from mobilenas.cost.budget import Budget
     from mobilenas.pipeline.request import ACTIVATION_FOR
     from mobilenas.search import space_for
 
-    side = settings.image_size or 0
+    side = settings.image_size
     return {
         precision: space_for(
             [Budget(cost="flops", limit=settings.flops_at(side))],

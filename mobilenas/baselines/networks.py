@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mobilenas.core.settings import check_between, check_choice
 from mobilenas.cost.budget import LATENCY, Budget
@@ -17,6 +18,7 @@ from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 RANDOM = "random"
 """Name of random networks among baselines."""
 
+_Label = TypeVar("_Label")
 _WIDTH_STEP = 0.01
 _WIDEST = 6.0
 _STRIDE = 1.5
@@ -100,14 +102,14 @@ def scaled_mobilenet(
             break
     limit = next((b.limit for b in budgets if b.cost == LATENCY), None)
     if limit is not None and measure is not None:
-        ladder = _fast_enough(ladder, limit, measure)
+        ladder = fast_enough(ladder, limit, measure)
     return ladder[-1] if ladder else None
 
 
-def _fast_enough(
-    ladder: list[tuple[float, MobileArch]], limit_ms: float, measure: MeasureArchs
-) -> list[tuple[float, MobileArch]]:
-    """Return the ladder up to the largest network that was measured to keep the limit.
+def fast_enough(
+    ladder: list[tuple[_Label, MobileArch]], limit_ms: float, measure: MeasureArchs
+) -> list[tuple[_Label, MobileArch]]:
+    """Return a ladder of growing networks up to the largest that was measured to keep the limit.
 
     Upwards in strides of half again the FLOPs until one is too slow, then between the last two.
     """

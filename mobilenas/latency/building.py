@@ -3,8 +3,8 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
@@ -15,25 +15,25 @@ from mobilenas.core.progress import Reporter
 from mobilenas.core.records import Json, Record
 from mobilenas.latency.cache import Cache, device
 from mobilenas.latency.calibration import split
+from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure
-from mobilenas.latency.profile import Profile, ProfileError, Reference
+from mobilenas.latency.profile import Profile, ProfileError, Reference, image_sizes
 from mobilenas.latency.settings import NETWORKS, MeasureSettings
-from mobilenas.latency.units import Unit, arch_units, space_units
+from mobilenas.latency.units import MeasuredSpace, Unit, arch_units, space_units
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.settings import PROVIDER
 from mobilenas.spaces.mobile.arch import MobileArch
-from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 LARGEST_DRIFT = 0.1
 """A device whose units take this much more or less than in its profile is not as it was."""
 
 
 _CHECKED = 8  # units that a check measures again
-_DRAWS = 20  # tries for each network
 _REFERENCES = 5  # whole networks whose median ratio tells the speed
-_REPAIRS = 50  # redraws of the blocks that a device cannot run
 
 Time = Measured | Failed
 Models = dict[str, Callable[[], bytes]]
@@ -86,7 +86,7 @@ class ProfileCheck(Record, frozen=True, kw_only=True):
 
 
 def build_profile(
-    spaces: Mapping[str, MobileSpace],
+    spaces: Mapping[str, MeasuredSpace],
     *,
     name: str,
     threads: int = MeasureSettings.threads,
@@ -128,7 +128,7 @@ def build_profile(
 
 def assemble(
     setup: Setup,
-    spaces: Mapping[str, MobileSpace],
+    spaces: Mapping[str, MeasuredSpace],
     times: Mapping[str, Mapping[str, Time]],
     networks: Mapping[str, Sequence[tuple[MobileArch, Time]]],
     *,
@@ -143,13 +143,14 @@ def assemble(
     blocks = dict(previous.blocks) if previous else {}
     for precision, new in times.items():
         blocks[precision] = blocks.get(precision, {}) | dict(new)
-    known = previous.spaces if previous else ()
+    measured = dict.fromkeys((*(previous.measured if previous else ()), *spaces.values()))
     bare = Profile(
         **vars(setup),
         references=_references(networks) | (previous.references if previous else {}),
         calibration=previous.calibration if previous else {},
         networks=previous.networks if previous else {},
-        spaces=tuple(dict.fromkeys((*known, *spaces.values()))),
+        spaces=tuple(s for s in measured if isinstance(s, MobileSpace)),
+        subnetworks=tuple(s for s in measured if isinstance(s, SubnetworkSpace)),
         blocks=blocks,
     )
     points = {}
@@ -167,22 +168,6 @@ def assemble(
         kept = [n for n in known_networks if (n.image_size, n.flops) not in again]
         points[precision] = (*kept, *split(sound, for_test))
     return bare.calibrated(points)
-
-
-def draw_networks(
-    space: MobileSpace, number: int, seed: int, excluded: Collection[str] = ()
-) -> list[MobileArch]:
-    """Draw distinct networks uniformly, redrawing blocks whose unit key is `excluded`.
-
-    Fewer come back where the space has no more.
-    """
-    source = random.Random(seed)
-    found: dict[MobileArch, None] = {}
-    for _ in range(_DRAWS * number):
-        choice = _draw(space, source, excluded) if len(found) < number else None
-        if choice:
-            found[space.arch(choice)] = None
-    return list(found)
 
 
 def check(profile: Profile, *, reporter: Reporter | None = None) -> ProfileCheck:
@@ -234,7 +219,7 @@ def here(name: str, threads: int, provider: str, command: str = "") -> Setup:
     )
 
 
-def _lacking(space: MobileSpace, precision: str, previous: Profile | None) -> list[Unit]:
+def _lacking(space: MeasuredSpace, precision: str, previous: Profile | None) -> list[Unit]:
     units = space_units(space)
     if not previous:
         return units
@@ -244,7 +229,7 @@ def _lacking(space: MobileSpace, precision: str, previous: Profile | None) -> li
 
 
 def _measure_all(
-    spaces: Mapping[str, MobileSpace],
+    spaces: Mapping[str, MeasuredSpace],
     units: Mapping[str, Sequence[Unit]],
     networks: int,
     seed: int,
@@ -324,28 +309,6 @@ def _failed(times: Mapping[str, Time]) -> set[str]:
     return {key for key, time in times.items() if isinstance(time, Failed)}
 
 
-def _draw(space: MobileSpace, source: random.Random, excluded: Collection[str]) -> Choice | None:
-    choice = space.random(source)
-    for _ in range(_REPAIRS):
-        kept = [slot for slot, keep in enumerate(choice.keep) if keep]
-        blocks = [unit for unit in arch_units(space.arch(choice)) if unit.kind == "block"]
-        wrong = {s for s, unit in zip(kept, blocks, strict=True) if unit.key in excluded}
-        if not wrong:
-            return choice
-        fresh = space.random(source)
-        mixed = {
-            name: tuple(
-                new if slot in wrong else old
-                for slot, (old, new) in enumerate(
-                    zip(getattr(choice, name), getattr(fresh, name), strict=True)
-                )
-            )
-            for name in ("kernel", "expansion", "squeeze", "start", "keep")
-        }
-        choice = replace(choice, **mixed)
-    return None
-
-
 def _references(
     networks: Mapping[str, Sequence[tuple[MobileArch, Time]]],
 ) -> dict[str, tuple[Reference, ...]]:
@@ -362,16 +325,12 @@ def _references(
     }
 
 
-def _check_same(previous: Profile, setup: Setup, spaces: Mapping[str, MobileSpace]) -> None:
+def _check_same(previous: Profile, setup: Setup, spaces: Mapping[str, MeasuredSpace]) -> None:
     fields = ("device", "runtime", "provider", "threads", "opset")
     pairs = [(name, getattr(previous, name), getattr(setup, name)) for name in fields]
     # one line from sums to latencies does not fit networks for 32 and for 224 pixels
-    old_sizes, new_sizes = (
-        sorted({space.image_size for space in group})
-        for group in (previous.spaces, spaces.values())
-    )
     if spaces:
-        pairs.append(("image sizes", old_sizes, new_sizes))
+        pairs.append(("image sizes", previous.image_sizes, image_sizes(spaces.values())))
     for field, old, new in pairs:
         if old != new:
             raise ProfileError(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,19 +14,26 @@ from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.folders import KIT, check_folder, start_folder
 from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.records import Json, Record, read_record
-from mobilenas.core.settings import check_choice, from_plain, to_plain
-from mobilenas.latency.building import Setup, Time, assemble, draw_networks, tested_of
+from mobilenas.core.settings import (
+    ADDED,
+    check_choice,
+    from_plain,
+    to_plain_without_added,
+)
+from mobilenas.latency.building import Setup, Time, assemble, tested_of
+from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.drift import remove_drift
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.settings import NETWORKS
-from mobilenas.latency.units import Unit, space_units
+from mobilenas.latency.units import MeasuredSpace, Unit, space_units
 from mobilenas.onnx import OPSET
 from mobilenas.onnx.settings import PRECISIONS
 from mobilenas.spaces.mobile.arch import Block, MobileArch, Stem
 from mobilenas.spaces.mobile.costs import block_costs, costs, stem_cost
 from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"
@@ -74,6 +81,16 @@ class KitSpace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KitSubnetworks:
+    """Parts of a pretrained network that a kit measures."""
+
+    precision: str
+    """Precision of its models."""
+    space: SubnetworkSpace
+    """Where the networks come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a kit holds."""
 
@@ -83,22 +100,29 @@ class Manifest:
     """One a precision."""
     models: tuple[KitModel, ...]
     """Units, then networks, of every precision."""
+    subnetworks: tuple[KitSubnetworks, ...] = field(default=(), metadata=ADDED)
+    """One a precision, in place of `spaces`."""
 
     def __post_init__(self) -> None:
         """Check that models and spaces belong together."""
-        precisions = tuple(item.precision for item in self.spaces)
         for index, model in enumerate(self.models):
-            check_choice(f"models[{index}].precision", model.precision, precisions)
+            check_choice(f"models[{index}].precision", model.precision, tuple(self.measured))
+
+    @property
+    def measured(self) -> dict[str, MeasuredSpace]:
+        """The space of each precision."""
+        found: dict[str, MeasuredSpace] = {item.precision: item.space for item in self.spaces}
+        return found | {item.precision: item.space for item in self.subnetworks}
 
     @property
     def kit(self) -> str:
         """The kit's id: a hash of everything in the manifest."""
-        text = json.dumps(to_plain(self), sort_keys=True)
+        text = json.dumps(to_plain_without_added(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> Json:
         """Return the JSON form."""
-        return {"kit": self.kit, **to_plain(self)}
+        return {"kit": self.kit, **to_plain_without_added(self)}
 
     @classmethod
     def from_dict(cls, data: Json, place: str) -> "Manifest":
@@ -114,7 +138,7 @@ class Manifest:
 
 
 def write_kit(
-    spaces: Mapping[str, MobileSpace],
+    spaces: Mapping[str, MeasuredSpace],
     folder: Path,
     *,
     networks: int = NETWORKS,
@@ -141,7 +165,16 @@ def write_kit(
         reporter.step(number + 1, {})
     manifest = Manifest(
         opset=OPSET,
-        spaces=tuple(KitSpace(precision=name, space=space) for name, space in spaces.items()),
+        spaces=tuple(
+            KitSpace(precision=name, space=space)
+            for name, space in spaces.items()
+            if isinstance(space, MobileSpace)
+        ),
+        subnetworks=tuple(
+            KitSubnetworks(precision=name, space=space)
+            for name, space in spaces.items()
+            if isinstance(space, SubnetworkSpace)
+        ),
         models=tuple(models),
     )
     write_bytes(folder / RUNNER_FILE, Path(__file__).with_name("kit_runner.py").read_bytes())
@@ -206,7 +239,7 @@ def import_results(path: Path, name: str, *, kit: Path | None = None, command: s
 
 
 def _profile(results: "_Results", name: str, command: str) -> Profile:
-    spaces = {item.precision: item.space for item in results.manifest.spaces}
+    spaces = results.manifest.measured
     units: dict[str, dict[str, Time]] = {precision: {} for precision in spaces}
     networks: dict[str, list[tuple[MobileArch, Time]]] = {precision: [] for precision in spaces}
     for model in results.manifest.models:

@@ -6,19 +6,28 @@ import importlib.resources
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.records import Json, Part
-from mobilenas.core.settings import check_between, from_plain, to_plain
+from mobilenas.core.settings import ADDED, check_between, from_plain, to_plain
 from mobilenas.latency.calibration import LARGEST, SMALLEST, Calibration, NetworkTime, calibrate
 from mobilenas.latency.measured import Failed, Measured
-from mobilenas.latency.units import CLASS_COUNTS, Unit, arch_units, linear_unit
+from mobilenas.latency.units import (
+    CLASS_COUNTS,
+    MeasuredSpace,
+    Unit,
+    arch_units,
+    linear_unit,
+)
+from mobilenas.spaces.base import AnySpace
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.costs import costs
 from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 HIGHEST_MAPE_PERCENT = 10.0
 """A larger error of the predictions is worth a warning."""
@@ -75,6 +84,8 @@ class ProfileHead:
     """By precision: what the calibration was fitted and tested on."""
     spaces: tuple[MobileSpace, ...]
     """The spaces whose units were measured."""
+    subnetworks: tuple[SubnetworkSpace, ...] = field(default=(), metadata=ADDED)
+    """Likewise, the parts of pretrained networks."""
 
 
 class _Blocks(Part, frozen=True, kw_only=True):
@@ -106,8 +117,9 @@ class Profile(ProfileHead):
                 f"blocks has the precisions {_names(self.blocks)}, calibration "
                 f"{_names(self.calibration)}; it must have those, at least one"
             )
-        for index, space in enumerate(self.spaces):
-            _check_space(space, f"spaces[{index}]")
+        for name in ("spaces", "subnetworks"):
+            for index, space in enumerate(getattr(self, name)):
+                _check_space(space, f"{name}[{index}]")
         for precision, times in self.blocks.items():
             for key, time in times.items():
                 _check_time(key, time, f"blocks.{precision}.{key}")
@@ -196,7 +208,12 @@ class Profile(ProfileHead):
     @property
     def image_sizes(self) -> list[int]:
         """Sides of the images of its spaces."""
-        return sorted({space.image_size for space in self.spaces})
+        return image_sizes(self.measured)
+
+    @property
+    def measured(self) -> list[MeasuredSpace]:
+        """Its spaces, of either kind."""
+        return [*self.spaces, *self.subnetworks]
 
     @property
     def failures(self) -> dict[str, dict[str, str]]:
@@ -209,7 +226,7 @@ class Profile(ProfileHead):
     def summary(self) -> Json:
         """What `profile show --json` writes: everything but archs, spaces and single times."""
         plain: Json = to_plain(self)
-        for name in ("references", "calibration", "spaces", "blocks"):
+        for name in ("references", "calibration", "spaces", "subnetworks", "blocks"):
             del plain[name]
         calibrations = to_plain(self.calibration)
         return plain | {
@@ -248,6 +265,12 @@ class Profile(ProfileHead):
             f"`mobilenas profile latency --space mobile --image-size {side or 'N'} "
             f"--precision {precision}{activation} --name {self.name}`"
         )
+
+
+def image_sizes(spaces: Iterable[MeasuredSpace]) -> list[int]:
+    """Return the sides of the images of all networks of some spaces, increasing."""
+    sides = (s.sides if isinstance(s, SubnetworkSpace) else (s.image_size,) for s in spaces)
+    return sorted(set(chain.from_iterable(sides)))
 
 
 def check_name(name: str) -> None:
@@ -344,7 +367,7 @@ def _names(group: Iterable[str]) -> str:
     return ", ".join(group) or "none"
 
 
-def _check_space(space: MobileSpace, place: str) -> None:
+def _check_space(space: AnySpace, place: str) -> None:
     try:
         space.arch(space.largest())
     except (IndexError, ZeroDivisionError) as error:

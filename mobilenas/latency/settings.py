@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import THREADS, check_settings, setting
 from mobilenas.core.settings import parse_count
 from mobilenas.onnx.settings import PROVIDER, Precision
@@ -38,6 +39,13 @@ class ProfileSettings:
 
     space: Literal["mobile"] | None = setting(
         None, help="Family of networks to measure.", group="Measurement"
+    )
+    pretrained: str | None = setting(
+        None,
+        help="Measure the parts of this pretrained network instead, a name of `mobilenas "
+        "pretrained` or a run folder, at 32 pixels, multiples of 16, and --image-size.",
+        group="Measurement",
+        metavar="NAME",
     )
     image_size: int | None = setting(
         None, help="Side of the images in pixels.", group="Measurement", low=4, high=4096
@@ -92,6 +100,9 @@ class ProfileSettings:
     def __post_init__(self) -> None:
         """Check the names and the ranges."""
         check_settings(self)
+        for name in ("space", "flops", "activation"):
+            if self.pretrained is not None and getattr(self, name) is not None:
+                raise MobileNASError(f"--{name} does not go with --pretrained")
 
     def flops_at(self, image_size: int) -> int:
         """Return the FLOPs around which the space lies."""

@@ -11,7 +11,7 @@ from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_bytes, write_json, write_text
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted
-from mobilenas.latency.building import draw_networks
+from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError
@@ -19,7 +19,6 @@ from mobilenas.latency.units import arch_units, space_units
 from mobilenas.latency.with_references import is_current_device, measure_with_references
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.spaces.mobile.space import MobileSpace
 
 MIN_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""
@@ -84,7 +83,9 @@ def write_networks(
     Each is an ONNX file with random weights and its arch as JSON; times.csv lacks only the times.
     """
     precision = precision or next(iter(profile.blocks))
-    spaces = [space for space in profile.spaces if not _unknown(profile, space, precision)]
+    spaces = [
+        space for space in profile.measured if not profile.lacking(space_units(space), precision)
+    ]
     if not spaces:
         raise ProfileError(f"profile {profile.name} has no space that was measured in {precision}")
     if folder.exists():
@@ -99,10 +100,6 @@ def write_networks(
     lines = [",".join(_COLUMNS), *(f"{name}.json," for name in names)]
     write_text(folder / "times.csv", "\n".join(lines) + "\n")
     return names
-
-
-def _unknown(profile: Profile, space: MobileSpace, precision: str) -> bool:
-    return bool(profile.lacking(space_units(space), precision))
 
 
 def _with_units(

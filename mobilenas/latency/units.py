@@ -12,6 +12,10 @@ from mobilenas.nn.costs import output_side
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+
+MeasuredSpace = MobileSpace | SubnetworkSpace
+"""A space whose parts can be measured one by one."""
 
 KINDS = ("stem", "block", "features", "linear")
 """What a unit can be; see `Unit`."""
@@ -188,15 +192,34 @@ def arch_units(arch: MobileArch) -> list[Unit]:
     ]
 
 
-def space_units(space: MobileSpace) -> list[Unit]:
-    """Every distinct unit of a space in a stable order; the classifier at CLASS_COUNTS."""
+def space_units(space: MeasuredSpace) -> list[Unit]:
+    """Every distinct unit of a space in a stable order; the classifier at CLASS_COUNTS.
+
+    All units pad evenly. A convolution that pads as TensorFlow does has the same cost and shape.
+    """
+    head = space.whole.head if isinstance(space, SubnetworkSpace) else space.head
+    units = _part_units(space) if isinstance(space, SubnetworkSpace) else _chain_units(space)
+    return list(dict.fromkeys([*units, *_linear_units(head, CLASS_COUNTS)]))
+
+
+def _part_units(space: SubnetworkSpace) -> list[Unit]:
+    whole, units = space.whole, list[Unit]()
+    for image_size in space.sides:
+        *sides, last = space.input_sides(image_size)
+        units.append(stem_unit(whole.stem, whole.in_channels, image_size))
+        for slot, side in zip(space.slots, sides, strict=True):
+            units += [block_unit(part, slot.in_channels, side) for _, part in slot.parts()]
+        units.append(features_unit(whole.head, whole.blocks[-1].out, last))
+    return units
+
+
+def _chain_units(space: MobileSpace) -> list[Unit]:
     units = [stem_unit(space.stem, space.in_channels, space.image_size)]
     for slot in space.slots:
         units += _slot_units(space, slot)
     last = space.slots[-1]
     side = output_side(last.side, last.stride)
-    units += [features_unit(space.head, width, side) for width in last.out_widths]
-    return list(dict.fromkeys([*units, *_linear_units(space.head, CLASS_COUNTS)]))
+    return units + [features_unit(space.head, width, side) for width in last.out_widths]
 
 
 def _slot_units(space: MobileSpace, slot: Slot) -> list[Unit]:

@@ -4,18 +4,21 @@ The whole network is fine-tuned first. The search begins with its weights, and w
 weights afterwards learns from its answers, too.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from mobilenas.baselines.networks import ComparedNetwork, keeps
+from mobilenas.baselines.networks import ComparedNetwork, fast_enough, keeps
 from mobilenas.core.errors import InternalError
 from mobilenas.core.records import write_record
+from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.nn.network import Network
+from mobilenas.pipeline.deployment import arch_meter, predicted_ms
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import PRETRAINED
@@ -125,14 +128,13 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
     for name in dict.fromkeys((settings.name, *names)):
         source = source_of(name)
         title = name if name in SOURCES else f"run-{Path(name).resolve().name}"
-        sides = (s for s in range(run.image_size, _MIN_SIDE - 1, -1) if s % _SIDE_STEP == 0)
-        wholes = (source.arch(side, classes) for side in sides)
-        found = [
-            (f"{title} @{arch.image_size}", arch) for arch in wholes if keeps(arch, limits.budgets)
-        ][:1]
-        whole = source.arch(largest, classes)
-        if narrow := _narrowed_to(whole, limits):
-            found.append((f"{title} x{narrow[0]:g} @{largest}", narrow[1]))
+        sides = range(_MIN_SIDE, run.image_size + 1, _SIDE_STEP)
+        wholes = [(f"{title} @{side}", source.arch(side, classes)) for side in sides]
+        narrow = [
+            (f"{title} x{share:g} @{largest}", arch)
+            for share, arch in _narrowed(source.arch(largest, classes))
+        ]
+        found = [*_largest(run, wholes, limits), *_largest(run, narrow, limits)]
         if not found:
             run.reporter.info(f"{title} keeps the budgets at no side and no width: it is skipped")
         for seed in run.seeds:
@@ -142,12 +144,31 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
                 )
 
 
-def _narrowed_to(whole: MobileArch, limits: Budgets) -> tuple[float, MobileArch] | None:
-    for hundredths in range(99, 0, -1):
+def _narrowed(whole: MobileArch) -> Iterator[tuple[float, MobileArch]]:
+    """Yield every hundredth of its channels that keeps its layers, as a share, and the network."""
+    for hundredths in range(1, 100):
         arch = narrowed(whole, hundredths / 100)
-        if keeps(arch, limits.budgets) and same_layers(whole, arch):
-            return hundredths / 100, arch
-    return None
+        if same_layers(whole, arch):
+            yield hundredths / 100, arch
+
+
+def _largest(
+    run: Run, growing: Iterable[tuple[str, MobileArch]], limits: Budgets
+) -> list[tuple[str, MobileArch]]:
+    """Return the last of growing networks that keeps the budgets, if one does.
+
+    Latency is measured where this is the profile's machine, and predicted elsewhere.
+    """
+    kept = [(label, arch) for label, arch in growing if keeps(arch, limits.budgets)]
+    limit_ms = next((b.limit for b in limits.budgets if b.cost == LATENCY), None)
+    if limit_ms is not None:
+        kept = fast_enough(kept, limit_ms, arch_meter(run) or partial(_predicted, run))
+    return kept[-1:]
+
+
+def _predicted(run: Run, archs: Sequence[Arch]) -> list[float]:
+    times = [predicted_ms(run, arch) for arch in archs]
+    return [math.inf if ms is None else ms for ms in times]
 
 
 def _of(settings: RunSettings) -> PretrainedSettings:

@@ -363,8 +363,6 @@ _NOT_PRETRAINED = {
     "inherit": "its networks start from the supernet's weights without it",
     "prior": "it knows networks from scratch",
     "rank": "it compares with trainings from scratch",
-    "latency": "no profile has its blocks; limit --flops, --params or --memory",
-    "profile": "no profile has its blocks",
 }
 """Options that runs from a pretrained network refuse, and why."""
 _CELLS_ONLY = {

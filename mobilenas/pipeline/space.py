@@ -1,6 +1,7 @@
 """The space of a job: for its settings, and for what is known of its images."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from mobilenas.channels.checks import check_base
@@ -15,7 +16,11 @@ from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search import space_for
 from mobilenas.search.space import with_smaller_side
 from mobilenas.search.space_cells import cell_space_for
-from mobilenas.search.space_subnetworks import sides_up_to, subnetwork_space_for
+from mobilenas.search.space_subnetworks import (
+    measured_sides,
+    sides_up_to,
+    subnetwork_space_for,
+)
 from mobilenas.spaces.base import Space
 from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.channels.space import ChannelsSpace
@@ -55,7 +60,7 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
     if settings.space == CellSpace.family:
         return _hinting(_cell_space, settings, data)
     if settings.pretrained is not None:
-        return _hinting(_subnetwork_space, settings, data)
+        return _hinting(partial(_subnetwork_space, latency), settings, data)
     return space_for(
         settings.budgets,
         latency,
@@ -98,12 +103,19 @@ def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> Cell
     )
 
 
-def _subnetwork_space(settings: RunSettings, data: ImageKind, image_size: int) -> SubnetworkSpace:
+def _subnetwork_space(
+    latency: Latency | None, settings: RunSettings, data: ImageKind, image_size: int
+) -> SubnetworkSpace:
     assert settings.pretrained is not None
-    source, classes = source_of(settings.pretrained.name), len(data.classes)
+    name, classes = settings.pretrained.name, len(data.classes)
+    source = source_of(name)
     is_fixed = settings.data.image_size is not None
     sides = (image_size,) if is_fixed else sides_up_to(image_size)
-    return subnetwork_space_for(settings.budgets, lambda side: source.arch(side, classes), sides)
+    if latency is not None:
+        sides = measured_sides(latency, name, classes, sides)
+    return subnetwork_space_for(
+        settings.budgets, lambda side: source.arch(side, classes), sides, latency
+    )
 
 
 def _channels_space(settings: RunSettings, data: ImageKind, image_size: int) -> ChannelsSpace:

@@ -1,12 +1,17 @@
 """The parts of a pretrained network that a budget asks for, and at which sides."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mobilenas.core.errors import BudgetError, MobileNASError, UnreachableError
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import FLOOR, Budgets
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.profile import ProfileError
+from mobilenas.latency.units import Unit, space_units
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
+from mobilenas.train.pretrained import source_of
 
 _STEP = 16
 _MIN_SIDE = 32
@@ -20,8 +25,42 @@ def sides_up_to(image_size: int) -> tuple[int, ...]:
     return (*range(_MIN_SIDE, image_size, _STEP), image_size)
 
 
+def parts_up_to(name: str, image_size: int, classes: int) -> SubnetworkSpace:
+    """Return all parts of a pretrained network at the sides for images of a side."""
+    _check_side(image_size)
+    source = source_of(name)
+    return _space(lambda side: source.arch(side, classes), sides_up_to(image_size))
+
+
+def measured_sides(
+    latency: Latency, name: str, classes: int, sides: Sequence[int]
+) -> tuple[int, ...]:
+    """Return those of `sides` at which a profile has the parts of a pretrained network.
+
+    Raises ProfileError where there are none.
+    """
+    source, profile, precision = source_of(name), latency.profile, latency.precision
+
+    def lacking(side: int) -> list[Unit]:
+        space = _space(lambda side: source.arch(side, classes), [side])
+        return profile.lacking(space_units(space), precision)
+
+    found = tuple(side for side in sides if not lacking(side))
+    if not found:
+        side = sides[-1]
+        raise ProfileError(
+            f"profile {profile.name} lacks {lacking(side)[0].key!r} and other {precision} parts of "
+            f"{name} at {side}x{side}; `mobilenas profile latency --pretrained {name} --image-size "
+            f"{side} --precision {precision} --name {profile.name}-{Path(name).name}` measures them"
+        )
+    return found
+
+
 def subnetwork_space_for(
-    budgets: Sequence[Budget], whole: Callable[[int], MobileArch], sides: Sequence[int]
+    budgets: Sequence[Budget],
+    whole: Callable[[int], MobileArch],
+    sides: Sequence[int],
+    latency: Latency | None = None,
 ) -> SubnetworkSpace:
     """Return the parts of a network at those of the `sides` where the budgets suit it.
 
@@ -31,12 +70,8 @@ def subnetwork_space_for(
     Raises UnreachableError where no part keeps the budgets, and BudgetError where they limit
     nothing.
     """
-    if min(sides) < _MIN_SIDE:
-        raise MobileNASError(
-            f"images of {min(sides)}x{min(sides)} are too small for a pretrained network: "
-            f"--image-size {_MIN_SIDE} or more"
-        )
-    each = {side: _at(budgets, whole, [side]) for side in sorted(sides)}
+    _check_side(min(sides))
+    each = {side: Budgets(_space(whole, [side]), budgets, latency) for side in sorted(sides)}
     kept = {side: at for side, at in each.items() if _keeps(at)}
     if not kept:
         side, at = next(iter(each.items()))
@@ -56,10 +91,12 @@ def subnetwork_space_for(
     return _space(whole, suited)
 
 
-def _at(
-    budgets: Sequence[Budget], whole: Callable[[int], MobileArch], sides: Sequence[int]
-) -> Budgets:
-    return Budgets(_space(whole, sides), budgets)
+def _check_side(side: int) -> None:
+    if side < _MIN_SIDE:
+        raise MobileNASError(
+            f"images of {side}x{side} are too small for a pretrained network: "
+            f"--image-size {_MIN_SIDE} or more"
+        )
 
 
 def _space(whole: Callable[[int], MobileArch], sides: Sequence[int]) -> SubnetworkSpace:

@@ -11,11 +11,13 @@ import pytest
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.latency import building
-from mobilenas.latency.building import assemble, build_profile, check, draw_networks, here
+from mobilenas.latency.building import assemble, build_profile, check, here
+from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 SPEED = {"fp32": 1.0, "int8": 0.5}
 
@@ -119,6 +121,34 @@ def test_the_calibration_finds_the_devices_line_on_networks_it_was_not_fitted_on
     arch = space.arch(space.largest())
     expected = 2 * sum(device.unit_ms(unit, "fp32") for unit in arch_units(arch)) + 0.3
     assert profile.predict_ms(arch_units(arch), "fp32") == pytest.approx(expected)
+
+
+def test_parts_of_a_network_are_measured_at_all_of_its_sides(
+    device: Device, space: MobileSpace, parts: SubnetworkSpace, tmp_path: Path
+) -> None:
+    profile = build(space, spaces={"fp32": parts})
+    (call,) = device.calls
+    assert call[:-8] == [f"fp32 {unit.key}" for unit in space_units(parts)]
+    assert (profile.spaces, profile.subnetworks) == ((), (parts,))
+    assert profile.image_sizes == [32, 48]
+    assert {arch.arch.image_size for arch in profile.references["fp32"]} == {32, 48}
+    found = profile.calibration["fp32"]
+    assert (found.scale, found.offset_ms) == (pytest.approx(2), pytest.approx(0.3))
+    write_profile(profile, tmp_path / "box.json")
+    assert read_profile(tmp_path / "box.json") == profile
+    # more of them go into the same profile, other sides do not
+    int8 = build(space, spaces={"int8": parts}, previous=profile)
+    assert set(int8.blocks) == {"fp32", "int8"} and int8.subnetworks == (parts,)
+    with pytest.raises(ProfileError, match=r"image sizes \[32, 48\], this measurement \[48\]"):
+        build(space, spaces={"int8": replace(parts, sides=(48,))}, previous=profile)
+
+
+def test_blocks_that_a_device_cannot_run_are_drawn_again_in_parts(parts: SubnetworkSpace) -> None:
+    narrow = [unit.key for unit in space_units(parts) if unit.hidden in (16, 24)]
+    assert narrow
+    drawn = draw_networks(parts, 20, seed=0, excluded=narrow)
+    assert len(drawn) == 20
+    assert all(block.hidden not in (16, 24) for arch in drawn for block in arch.blocks)
 
 
 def test_precisions_are_measured_side_by_side(device: Device, space: MobileSpace) -> None:

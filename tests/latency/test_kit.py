@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mobilenas.latency.kit import Manifest, import_results, read_manifest, write
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.units import arch_units, space_units
 from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -86,6 +88,17 @@ def test_the_same_seed_gives_the_same_kit(
     known = read_manifest(kit / "manifest.json")
     assert write_kit(spaces, tmp_path / "again", networks=6, seed=3).kit == known.kit
     assert write_kit(spaces, tmp_path / "other", networks=6, seed=4).kit != known.kit
+
+
+def test_a_kit_of_parts_of_a_network(parts: SubnetworkSpace, tmp_path: Path) -> None:
+    small = replace(parts, shares=(1.0,))
+    manifest = write_kit({"fp32": small}, tmp_path / "kit", networks=4)
+    assert read_manifest(tmp_path / "kit/manifest.json") == manifest
+    assert manifest.measured == {"fp32": small}
+    keys = [model.key for model in manifest.models if model.kind == "unit"]
+    assert keys == [unit.key for unit in space_units(small)]
+    archs = {model.arch for model in manifest.models} - {None}
+    assert {arch.padding for arch in archs if arch} == {"same"}
 
 
 def test_a_folder_with_something_in_it_is_refused(kit: Path, micro_space: MobileSpace) -> None:

@@ -19,6 +19,7 @@ from mobilenas.latency.units import (
 from mobilenas.nn import ACTIVATIONS
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
+from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 COUNTS = st.integers(1, 2000)
 
@@ -117,3 +118,14 @@ def test_sides_follow_the_strides(tiny_space: MobileSpace) -> None:
     sides = [unit.side for unit in arch_units(arch)]
     assert sides == [15, 8, 8, 8, 4, 4, 4, 4, 4, 1]
     assert block_unit(arch.blocks[0], 8, 7).side == 7
+
+
+def test_the_units_of_all_parts_of_a_network_are_known(parts: SubnetworkSpace) -> None:
+    units = set(space_units(parts))
+    assert {unit.side for unit in units if unit.kind == "stem"} == {32, 48}
+    source = random.Random(0)
+    choices = [parts.largest(), parts.smallest(), *(parts.random(source) for _ in range(20))]
+    for choice in choices:
+        *own, classifier = arch_units(parts.arch(choice))
+        assert set(own) <= units
+        assert replace(classifier, out_channels=CLASS_COUNTS[0]) in units

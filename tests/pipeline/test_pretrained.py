@@ -17,9 +17,12 @@ from mobilenas.core.errors import BudgetError, FileError, MobileNASError
 from mobilenas.core.progress import NullReporter
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData
+from mobilenas.latency.building import build_profile
+from mobilenas.latency.profile import write_profile
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.pipeline.baselines import compared_networks, searched_arch
+from mobilenas.pipeline.deployment import arch_meter
 from mobilenas.pipeline.pretrained import teacher_stage
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.request_channels import ChannelsRequest
@@ -27,8 +30,9 @@ from mobilenas.pipeline.run_folder import Run, open_run
 from mobilenas.pipeline.stages import run_all, search_stage
 from mobilenas.pipeline.starting import start
 from mobilenas.report.table import read_networks
+from mobilenas.search.space_subnetworks import parts_up_to
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.networks import build
+from mobilenas.spaces.networks import arch_from_dict, build
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 from mobilenas.train.pretrained import SOURCES, Source, load
 from mobilenas.train.recipes import RECIPES
@@ -214,6 +218,30 @@ def test_a_side_that_is_given_is_the_side(folder: Path, tmp_path: Path) -> None:
     made = begin(folder, tmp_path / "out", image_size=40)
     assert made.space.sides == (40,)
     assert begin(folder, tmp_path / "free").space.sides == (32, 48)
+
+
+def test_a_latency_budget_is_kept_by_all_that_is_compared(folder: Path, tmp_path: Path) -> None:
+    space = parts_up_to(NAME, 48, 5)
+    profile = build_profile({"fp32": space}, name="here", rounds=4, networks=12, held_out=6)
+    good = {"mape_percent": 5.0, "kendall_tau": 0.9}
+    known = replace(profile.calibration["fp32"], **good)
+    write_profile(replace(profile, calibration={"fp32": known}), tmp_path / "here.json")
+    limit = sorted(network.measured_ms for network in profile.networks["fp32"])[8]
+    given = {"flops": None, "latency": limit, "profile": str(tmp_path / "here.json")}
+    made = begin(folder, tmp_path / "out", baselines=("mobilenet_v3_small",), **given)
+    result = run_all(made)
+    (row,) = result.budgets
+    assert row.predicted <= limit
+    entries = read_networks(made.folder / "compare.json")
+    # times are those of the file's size, so the whole network is as slow at every side
+    (ready,) = [entry for entry in entries if entry.kind == "pretrained"]
+    assert ready.name.startswith(f"{NAME} x")
+    measured = arch_meter(made)
+    assert measured is not None
+    (ms,) = measured([arch_from_dict(ready.arch, "arch")])
+    assert ms <= limit
+    predicted = [entry.predicted_ms for entry in entries if entry.kind in ("searched", "random")]
+    assert all(ms <= limit for ms in predicted)
 
 
 def test_channel_sizes_are_searched_from_its_weights(folder: Path, tmp_path: Path) -> None:

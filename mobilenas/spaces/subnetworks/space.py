@@ -6,9 +6,10 @@ residuals. Every network is a part of the whole one, and starts with that part o
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from statistics import fmean
 from typing import Annotated, ClassVar
 
@@ -48,6 +49,12 @@ class Slot:
     """Sides of the kernel, increasing; the last is the block's own."""
     squeeze: tuple[bool, ...]
     """Whether squeeze-excite is there; the last is the block's own."""
+
+    def parts(self) -> Iterator[tuple[tuple[int, int, int], Block]]:
+        """Yield every combination of options, as indices for `part`, with its block."""
+        hidden, kernels, squeeze = map(range, map(len, (self.hidden, self.kernels, self.squeeze)))
+        for picks in product(hidden, kernels, squeeze):
+            yield picks, self.part(*picks)
 
     def part(self, hidden: int, kernel: int, squeeze: int) -> Block:
         """Return the block with these options, as indices."""

@@ -6,7 +6,6 @@ largest counts, as in the mobile space.
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -58,9 +57,7 @@ class CostTable:
         for r, side in enumerate(space.sides):
             sides = space.input_sides(side)
             for number, slot in enumerate(slots):
-                options = map(range, map(len, (slot.hidden, slot.kernels, slot.squeeze)))
-                for picks in product(*options):
-                    part = slot.part(*picks)
+                for picks, part in slot.parts():
                     self.blocks[(r, number, *picks)] = model.block(
                         part, slot.in_channels, sides[number]
                     )
