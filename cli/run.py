@@ -5,21 +5,25 @@ import click
 from mobilenas.pipeline.request import Request
 
 from .command import Command
+from .dry_run import dry_run_option, show_outlook
 from .options import RULE, folder_options, options_of, output_options
 
 
 @click.command(cls=Command, name="run", epilog=RULE)
 @options_of(Request)
 @folder_options
+@dry_run_option
 @output_options
 @click.pass_context
-def command(ctx: click.Context, /, **_: object) -> int:
+def command(ctx: click.Context, /, dry_run: bool, **_: object) -> int:
     """Search, train, export, compare and report in one go.
 
     mobilenas run --data ./photos --flops 5M --out RUN
 
     Every stage is resumable: mobilenas run --out RUN --resume
     """
+    if dry_run:
+        return show_outlook(ctx)
     from .session import whole_job
 
     return whole_job(ctx, "run")

@@ -77,8 +77,8 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
     sides = image_sizes(settings, data, latency)
     space = make_space(settings, data.at(sides[-1]) if sides else data, latency)
     run = Run(folder=Path(), settings=settings, reporter=reporter)
-    known = {"data": data, "space": space, "latency": latency, "image_sizes": sides}
-    run.__dict__ |= known
+    run.__dict__ |= {"data": data, "fingerprint": data.fingerprint, "space": space}
+    run.__dict__ |= {"latency": latency, "image_sizes": sides}
     budgets, limits = run.budgets, {budget.cost: budget.limit for budget in request.budgets}
     found: dict[str, Range] = {}
     for cost, table in budgets.tables.items():

@@ -17,7 +17,7 @@ from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.networks import costs
 from mobilenas.data import ImageData, Split, stratified_subset
 from mobilenas.pipeline.deployment import write_onnx
-from mobilenas.pipeline.pretrained import pretrained_baselines
+from mobilenas.pipeline.pretrained import pretrained_baselines, ready_made
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.search.epoch_metrics import images_looked_at
@@ -164,16 +164,23 @@ def _seconds(work: Callable[[], object], clock: Clock) -> float:
 def _mobilenets(run: Run) -> int:
     """Return how many MobileNets and pretrained networks will be trained for each seed, at most."""
     settings = run.settings
-    if settings.pretrained is not None and settings.baselines:
-        return _scratch_mobilenets(run) + len(
-            {network.name for network in pretrained_baselines(run, run.budgets)}
-        )
-    return _scratch_mobilenets(run)
+    scratch = _scratch_mobilenets(run)
+    if settings.pretrained is None or not settings.baselines:
+        return scratch
+    if _is_measured(settings):
+        return scratch + 2 * len(ready_made(settings.pretrained))
+    found = {network.name for network in pretrained_baselines(run, run.budgets)}
+    return scratch + len(found)
+
+
+def _is_measured(settings: RunSettings) -> bool:
+    """Whether only measuring tells which networks keep the budgets."""
+    return any(budget.cost == LATENCY for budget in settings.budgets)
 
 
 def _scratch_mobilenets(run: Run) -> int:
     settings = run.settings
-    if not settings.budgets or any(budget.cost == LATENCY for budget in settings.budgets):
+    if not settings.budgets or _is_measured(settings):
         return len(settings.baselines) * (1 if run.image_sizes else len(PLACEMENTS))
     classes, seed = len(run.data.classes), settings.seed
     fit = [

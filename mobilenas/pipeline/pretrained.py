@@ -124,8 +124,7 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
     """
     settings, largest = _of(run.settings), _space(run).image_size
     classes = len(run.data.classes)
-    names = [name for name, source in SOURCES.items() if source.find() is not None]
-    for name in dict.fromkeys((settings.name, *names)):
+    for name in ready_made(settings):
         source = source_of(name)
         title = name if name in SOURCES else f"run-{Path(name).resolve().name}"
         sides = range(_MIN_SIDE, run.image_size + 1, _SIDE_STEP)
@@ -142,6 +141,12 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
                 yield ComparedNetwork(
                     name=label, kind=PRETRAINED, arch=arch, seed=seed, source=name
                 )
+
+
+def ready_made(settings: PretrainedSettings) -> list[str]:
+    """Return the run's own source, and the others whose weights are on this machine."""
+    names = [name for name, source in SOURCES.items() if source.find() is not None]
+    return list(dict.fromkeys((settings.name, *names)))
 
 
 def _narrowed(whole: MobileArch) -> Iterator[tuple[float, MobileArch]]:

@@ -114,16 +114,24 @@ class Run:
             settings = self.settings.data
             if self.settings.search_image_size:
                 settings = replace(settings, image_size=self.image_size)
-            data = load_data(settings, self.reporter)
-            _check_same_images(self.folder, data)
-            return data
+            return self.check_images(load_data(settings, self.reporter))
         if self.side not in self._others:
             self.reporter.info(f"images are read at {self.side}x{self.side}")
             # what there is to say of them was said when the run began
             data = load_data(replace(self.settings.data, image_size=self.side))
-            _check_same_images(self.folder, data)
-            self._others[self.side] = data
+            self._others[self.side] = self.check_images(data)
         return self._others[self.side]
+
+    def check_images(self, data: ImageData) -> ImageData:
+        """Return `data`; DataError unless they are the images that the run began with."""
+        if data.fingerprint != self.fingerprint:
+            raise DataError(f"the images of {data.name} are not those {self.folder} began with")
+        return data
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of the images that the run began with."""
+        return read_record(self.folder / RUN_FILE, _ImagesPart).data.fingerprint
 
     @property
     def image_size(self) -> int:
@@ -188,13 +196,15 @@ class Run:
 
     def within(self, folder: Path) -> "Run":
         """Return the same job with another folder for what is written, below this one's."""
-        data = self.data  # the inner folder does not know which images the run began with
+        data = self.data  # read once
         inner = self._shared_with(replace(self, folder=folder))
         inner.__dict__["data"] = data
         return inner
 
     def _shared_with(self, other: "Run") -> "Run":
-        other.__dict__ |= {"space": self.space, "latency": self.latency}
+        # what its folder may not know
+        shared = ("space", "latency", "fingerprint")
+        other.__dict__ |= {name: getattr(self, name) for name in shared}
         return other
 
     @property
@@ -237,7 +247,7 @@ def create_run(
             raise FileError(
                 f"{folder} holds another run: {_difference(existing.settings, settings)}"
             )
-        _check_same_images(folder, data)
+        existing.check_images(data)
         if settings.channel_sizes is not None:
             # the caller names it, not only the folder's files
             allow_model(settings.channel_sizes.model)
@@ -323,12 +333,6 @@ def machine() -> Machine:
 def command_line() -> str:
     """The command as it was typed."""
     return shlex.join(["mobilenas", *sys.argv[1:]])
-
-
-def _check_same_images(folder: Path, data: ImageData) -> None:
-    recorded = read_record(folder / RUN_FILE, _ImagesPart).data
-    if data.fingerprint != recorded.fingerprint:
-        raise DataError(f"the images of {data.name} are not those {folder} began with")
 
 
 def _difference(existing: RunSettings, requested: RunSettings) -> str:

@@ -177,8 +177,11 @@ def test_a_dry_run_needs_no_budget(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("search", "--data", "digits", "--flops", "300k", "--dry-run")
+@pytest.mark.parametrize("command", ["run", "search"])
+def test_a_dry_run_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    words = (command, "--data", "digits", "--flops", "300k", "--dry-run")
     ranges = json.loads(answer(*words, "--json", cwd=tmp_path).stdout)
     assert set(ranges) == {"flops", "params", "memory", "remarks", "seconds"}
     assert ranges["flops"]["smallest"] < 300_000 < ranges["flops"]["largest"]

@@ -23,6 +23,7 @@ from mobilenas.onnx.export import read_props
 from mobilenas.onnx.metadata import ModelMetadata
 from mobilenas.pipeline.baselines import compared_networks, searched_arch
 from mobilenas.pipeline.deployment import arch_meter
+from mobilenas.pipeline.dry_run import dry_run
 from mobilenas.pipeline.pretrained import teacher_stage
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.request_channels import ChannelsRequest
@@ -242,6 +243,14 @@ def test_a_latency_budget_is_kept_by_all_that_is_compared(folder: Path, tmp_path
     assert ms <= limit
     predicted = [entry.predicted_ms for entry in entries if entry.kind in ("searched", "random")]
     assert all(ms <= limit for ms in predicted)
+
+
+def test_a_dry_run_knows_the_teacher_and_the_sides(folder: Path) -> None:
+    asked = request(folder, baselines=("mobilenet_v3_small",))
+    found = dry_run(asked, NullReporter())
+    assert set(found.seconds) >= {"teacher", "search", "finalists", "final training", "baselines"}
+    assert all(seconds > 0 for seconds in found.seconds.values())
+    assert found.costs["flops"]["budget"] == 800_000
 
 
 def test_channel_sizes_are_searched_from_its_weights(folder: Path, tmp_path: Path) -> None:
