@@ -228,7 +228,8 @@ def _teaching(settings: RunSettings, data: ImageData, speeds: Speeds) -> dict[st
     if settings.pretrained is None:
         return {}
     recipe = settings.recipe.lasting(settings.pretrained.teacher_epochs)
-    return {"teacher": _training(recipe, data, speeds.teacher_step, speeds.image)}
+    one = _training(recipe, data, speeds.teacher_step, speeds.image)
+    return {"teacher": settings.seeds * one}
 
 
 def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:

@@ -43,10 +43,10 @@ _SIDE_STEP = 8
 _MIN_SIDE = 32
 
 
-def teacher_stage(run: Run) -> Teacher:
-    """Fine-tune the whole network at the largest side that is searched, in RUN/teacher."""
+def teacher_stage(run: Run, seed: int) -> Teacher:
+    """Fine-tune the whole network at the largest side that is searched, below the seed's folder."""
     settings, arch = _of(run.settings), _space(run).whole
-    folder = run.folder / TEACHER
+    folder = run.seed_folder(seed) / TEACHER
     record = folder / "train.json"
     if not record.exists():
         result = train(
@@ -54,11 +54,11 @@ def teacher_stage(run: Run) -> Teacher:
             run.at(arch.image_size).data,
             run.settings.recipe.lasting(settings.teacher_epochs),
             folder=folder,
-            seed=run.settings.seed,
+            seed=seed,
             device=run.device,
             reporter=run.reporter,
             stage=TEACHER,
-            network=_built(arch, _loaded(settings.name, settings.weights, arch, run)),
+            network=_built(arch, _loaded(settings.name, settings.weights, arch, seed)),
         )
         write_record(record, result)
     network = load_weights(arch, folder / BEST_WEIGHTS).to(run.device)
@@ -79,40 +79,39 @@ def halving_of_random(run: Run, folder: Path, seed: int) -> SuccessiveHalving:
         seed=seed,
         device=run.device,
         reporter=run.reporter,
-        start=partial(_part, run) if from_weights else None,
-        teacher=teacher_stage(run) if from_weights else None,
+        start=partial(_part, run, seed) if from_weights else None,
+        teacher=teacher_stage(run, seed) if from_weights else None,
         images=lambda side: run.at(side).data,
     )
 
 
-def _part(run: Run, arch: Arch) -> Network:
+def _part(run: Run, seed: int, arch: Arch) -> Network:
     """Return a part of the whole network with its part of the teacher's weights."""
     assert isinstance(arch, MobileArch)
-    space, state = _space(run), dict(teacher_stage(run).network.state_dict())
+    space, state = _space(run), dict(teacher_stage(run, seed).network.state_dict())
     network = _built(arch, part(space, space.choice(arch), reordered(space, state)))
-    return _adapted(run, arch, network)
+    return _adapted(run, seed, arch, network)
 
 
 def start_network(run: Run, compared: ComparedNetwork) -> Network:
     """Return what a baseline starts from: its part of the teacher's or of its source's weights."""
+    arch, seed, space = compared.arch, compared.seed, _space(run)
     if compared.kind != PRETRAINED:
-        return _part(run, compared.arch)
-    arch, space = compared.arch, _space(run)
+        return _part(run, seed, arch)
     assert isinstance(arch, MobileArch)
     if compared.source in (None, _of(run.settings).name):
         whole = replace(space.whole, image_size=arch.image_size)
-        state = dict(teacher_stage(run).network.state_dict())
+        state = dict(teacher_stage(run, seed).network.state_dict())
     else:
         whole = source_of(compared.source).arch(arch.image_size, arch.classes)
-        state = _loaded(compared.source, None, whole, run)
+        state = _loaded(compared.source, None, whole, seed)
     network = _built(arch, state if arch == whole else narrowed_state(whole, arch, state))
-    return _adapted(run, arch, network)
+    return _adapted(run, seed, arch, network)
 
 
-def _adapted(run: Run, arch: MobileArch, network: Network) -> Network:
+def _adapted(run: Run, seed: int, arch: MobileArch, network: Network) -> Network:
     """Give the norms of a part, or at another side, the statistics of the images."""
-    data = run.at(arch.image_size).data
-    estimate_statistics(network, data, run.settings.seed, run.device)
+    estimate_statistics(network, run.at(arch.image_size).data, seed, run.device)
     return network
 
 
@@ -187,15 +186,10 @@ def _space(run: Run) -> SubnetworkSpace:
     return run.space
 
 
-def _loaded(name: str, weights: Path | None, arch: MobileArch, run: Run) -> dict[str, Tensor]:
-    _, state = load(
-        name,
-        weights=weights,
-        classes=arch.classes,
-        image_size=arch.image_size,
-        seed=run.settings.seed,
-    )
-    return state
+def _loaded(name: str, weights: Path | None, arch: MobileArch, seed: int) -> dict[str, Tensor]:
+    return load(name, weights=weights, classes=arch.classes, image_size=arch.image_size, seed=seed)[
+        1
+    ]
 
 
 def _built(arch: MobileArch, state: dict[str, Tensor]) -> Network:

@@ -133,7 +133,7 @@ def _kept(budget: Budget, expected: Mapping[str, float]) -> BudgetRow:
 
 def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
     settings = run.settings
-    teacher = teacher_stage(run) if settings.pretrained else None
+    teacher = teacher_stage(run, seed) if settings.pretrained else None
     return search(
         run.budgets,
         run.at(run.budgets.space.image_size).data,

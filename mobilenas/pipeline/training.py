@@ -76,7 +76,7 @@ def _train(
         return read_record(path, TrainResult)
     recipe, teacher = run.settings.recipe, None
     if run.settings.pretrained:
-        teacher = teacher_stage(run) if learns else None
+        teacher = teacher_stage(run, seed) if learns else None
         recipe = recipe if learns else run.settings.scratch_recipe or recipe
     run = run.at(arch.image_size)
     result = train(

@@ -153,7 +153,7 @@ def test_all_baselines_are_there_and_start_where_they_should(run: Run) -> None:
 
 
 def test_the_teacher_starts_from_the_file_s_weights(run: Run, source: Source) -> None:
-    teacher = teacher_stage(run)
+    teacher = teacher_stage(run, 0)
     assert teacher.image_size == run.space.image_size
     given = load_file(source.file or "")
     ours = teacher.network.state_dict()
@@ -162,6 +162,13 @@ def test_the_teacher_starts_from_the_file_s_weights(run: Run, source: Source) ->
     moved = (ours["blocks.1.expand.0.weight"] - given["blocks.1.expand.0.weight"]).norm()
     assert 0 < moved < given["blocks.1.expand.0.weight"].norm()
     assert far["classifier.1.weight"].shape == ours["classifier.1.weight"].shape
+
+
+def test_every_seed_has_a_teacher_of_its_own(run: Run) -> None:
+    first, second = teacher_stage(run, 0), teacher_stage(run, 1)
+    assert (run.folder / "repeats/seed-1/teacher/train.json").exists()
+    for name, one in first.network.named_parameters():
+        assert not torch.equal(one, second.network.get_parameter(name))
 
 
 def test_a_finished_run_is_not_trained_again(run: Run) -> None:
