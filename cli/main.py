@@ -38,7 +38,7 @@ COMMANDS = {
     "export": "Write the trained network as an ONNX file and check it.",
     "compare": "Train the baselines and verify the budgets.",
     "report": "Write report.html of a run or a sweep.",
-    "sweep": "Run once for each of several budgets or penalties.",
+    "sweep": "Run once for each of several budgets, penalties or methods.",
     "ablate": "Compare search methods over seeds.",
     "methods": "Show the search methods and their parts.",
     "recipes": "Show the training recipes and their fields.",

@@ -1,4 +1,4 @@
-"""`mobilenas sweep`: a network for each of several budgets, or strengths of the penalty."""
+"""`mobilenas sweep`: a run for each of several budgets or strengths of the penalty, and methods."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: object
 ) -> int:
-    """Run `mobilenas run` for each budget, or each strength, and report on all.
+    """Run `mobilenas run` for each budget or strength, and method, and report on all.
 
-    mobilenas sweep --data FOLDER --flops 500k,1M,2M --out SWEEP
+    mobilenas sweep --data FOLDER --flops 500k,1M,2M --methods mobilenas,adarts --out SWEEP
 
     Song and Li 2020: networks of several sizes under one wide budget.
 
@@ -64,14 +64,14 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
 
     from .session import beginning, given_fields, states_a_request
 
-    names = ("out", "resume", "overwrite", "flops", "strengths")
-    out, resume, overwrite, flops, strengths = (ctx.params[name] for name in names)
+    out, resume, overwrite = (ctx.params[name] for name in ("out", "resume", "overwrite"))
+    flops, strengths, methods = (ctx.params[name] for name in ("flops", "strengths", "methods"))
     if resume and not states_a_request(ctx):
         return open_sweep(out, reporter)
     if resume:
         stated = typed(ctx, Request)
         stated.pop("flops", None)
-        if sweep := resume_sweep(out, stated, flops, strengths, reporter):
+        if sweep := resume_sweep(out, stated, flops, strengths, methods, reporter):
             return sweep
     requested = given_fields(ctx)
     requested.pop("flops", None)
@@ -81,6 +81,7 @@ def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
             requested,
             flops=flops,
             strengths=strengths,
+            methods=methods,
             command=command_line(),
             reporter=reporter,
             resume=resume,

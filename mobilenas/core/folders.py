@@ -86,7 +86,10 @@ RUN = Kind(name="run", record="run.json", writes=_RUN)
 SWEEP = Kind(
     name="sweep",
     record="sweep.json",
-    writes=("sweep.json", "report.html", *_below("flops-*", _RUN), *_below("strength-*", _RUN)),
+    writes=(
+        *("sweep.json", "report.html", "pareto.json"),
+        *(place for run in ("flops-*", "strength-*", "method-*") for place in _below(run, _RUN)),
+    ),
 )
 ABLATION = Kind(
     name="ablation",

@@ -56,6 +56,7 @@ def resume_sweep(
     stated: Fields,
     flops: Sequence[int],
     strengths: Sequence[float],
+    methods: Sequence[str],
     reporter: Reporter,
 ) -> Sweep | None:
     """Open the sweep in `folder` if what is stated is what it was asked for; None without one.
@@ -71,6 +72,7 @@ def resume_sweep(
     for option, field, values in (
         ("flops", "flops", flops),
         ("strengths", "strength", strengths),
+        ("methods", "method", methods),
     ):
         before = list(dict.fromkeys(getattr(request, field) for request in requests))
         if values and list(values) != before:
@@ -124,5 +126,5 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _listed(values: Sequence[float | None]) -> str:
+def _listed(values: Sequence[float | str | None]) -> str:
     return ",".join("none" if value is None else str(value) for value in values)

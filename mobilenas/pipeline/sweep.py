@@ -1,7 +1,7 @@
-"""Several networks from one request: a run for each budget, or for each strength of the penalty.
+"""Several networks from one request: a run for each budget or strength of the penalty, and method.
 
 Song and Li 2020 vary the strength of the FLOPs penalty to get networks of several sizes.
-SWEEP/flops-500k or SWEEP/strength-0.3 is the run folder of one network.
+SWEEP/flops-500k, SWEEP/strength-0.3 or SWEEP/flops-500k-adarts is the run folder of one network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,8 @@ from mobilenas.pipeline.run_folder import create_run, refuse_own_weights
 from mobilenas.pipeline.space import latency_model
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import read_images
-from mobilenas.report.of_folder import report_of
+from mobilenas.report.of_folder import report_of, write_pareto
+from mobilenas.search.methods import DEFAULT_METHOD
 
 SWEEP_FILE = SWEEP.record
 
@@ -58,16 +59,44 @@ class Sweep:
 
 
 def requests_for(
+    requested: Fields,
+    flops: Sequence[int],
+    strengths: Sequence[float],
+    methods: Sequence[str] = (),
+) -> dict[str, Request]:
+    """Return a request for each of `flops`, or for each strength, with each of `methods`.
+
+    `requested` are the fields of a Request that all share. Without `flops` and `strengths` these
+    have the budgets, and the methods vary.
+    """
+    if not methods:
+        return _sizes(requested, flops, strengths)
+    if requested.get("method", DEFAULT_METHOD) != DEFAULT_METHOD:
+        raise MobileNASError("--method and --methods exclude each other")
+    if flops or strengths:
+        sizes = _sizes(requested, flops, strengths)
+    else:
+        sizes = {"method": Request(**requested)}
+    return {
+        f"{size}-{method}": replace(request, method=method)
+        for size, request in sizes.items()
+        for method in methods
+    }
+
+
+def _sizes(
     requested: Fields, flops: Sequence[int], strengths: Sequence[float]
 ) -> dict[str, Request]:
     """Return a request for each of `flops`, or for each strength under one wide budget.
 
-    `requested` are the fields of a Request that all share. The finalists are chosen by accuracy
-    alone, so under a penalty, where they differ in cost, there are none unless they are asked for.
+    The finalists are chosen by accuracy alone, so under a penalty, where they differ in cost, there
+    are none unless they are asked for.
     """
     if not strengths:
         if not flops:
-            raise BudgetError("nothing varies: use --flops 500k,1M,2M or --strengths 0.1,0.3,1")
+            raise BudgetError(
+                "nothing varies: use --flops 500k,1M,2M, --strengths 0.1,0.3,1 or --methods"
+            )
         _check_distinct("--flops", flops)
         return {f"flops-{_exact(limit)}": Request(**requested, flops=limit) for limit in flops}
     _check_distinct("--strengths", strengths)
@@ -103,13 +132,14 @@ def start_sweep(
     *,
     flops: Sequence[int] = (),
     strengths: Sequence[float] = (),
+    methods: Sequence[str] = (),
     command: str,
     reporter: Reporter,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Sweep:
     """Start a sweep in `folder`, or resume the one there; every budget is checked first."""
-    requests = requests_for(requested, flops, strengths)
+    requests = requests_for(requested, flops, strengths, methods)
     goes_on = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
     record = SweepRecord(command=command, requests=requests)
@@ -159,7 +189,7 @@ def read_sweep(path: Path) -> SweepRecord:
 def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
     """Do every run that is not done; return result.json of each by name.
 
-    SWEEP/report.html is written after each.
+    SWEEP/report.html and SWEEP/pareto.json are written after each.
     """
     results = {}
     for name, request in sweep.requests.items():
@@ -178,4 +208,5 @@ def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
         )
         results[name] = run_all(run)
         report_of(sweep.folder)
+        write_pareto(sweep.folder)
     return results

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import parse_count
+from mobilenas.search.methods import METHODS
 from mobilenas.search.variants import RANDOM
 
 _MOBILENETS = "MobileNets are what `mobilenas run` compares with"
@@ -37,6 +38,9 @@ class SweepOptions:
     )
     strengths: tuple[float, ...] = setting(
         (), help="Strengths of the penalty, such as 0.1,0.3,1.", group="Budgets", metavar="XS"
+    )
+    methods: tuple[str, ...] = setting(
+        (), help="Search methods, each under every budget or strength.", built_in=tuple(METHODS)
     )
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_text
+from mobilenas.core.records import write_record
 from mobilenas.report.run_page import REPORT_FILE, write_report
-from mobilenas.report.sweep_page import sweep_page, swept_runs
+from mobilenas.report.sweep_page import pareto, sweep_page, swept_runs
+
+PARETO_FILE = "pareto.json"
 
 
 def report_of(folder: Path) -> Path:
@@ -21,3 +24,8 @@ def report_of(folder: Path) -> Path:
     else:
         raise FileError(f"{folder} holds no run: neither it nor a folder in it has a run.json")
     return path
+
+
+def write_pareto(folder: Path) -> None:
+    """Write SWEEP/pareto.json."""
+    write_record(folder / PARETO_FILE, pareto(swept_runs(folder, REPORT_FILE)))

@@ -103,9 +103,9 @@ def accuracy_plot(
 
 
 def front_plot(
-    entries: Sequence[NetworkRecord], front: Sequence[NetworkRecord], cost: str
+    entries: Sequence[NetworkRecord], fronts: Mapping[str, Sequence[NetworkRecord]], cost: str
 ) -> Markup:
-    """Draw all networks of several runs by kind, and the stairs of their front."""
+    """Draw all networks of several runs by kind, and the stairs of each of `fronts` by its name."""
     label = _COST_AXES[cost]
     with page_style():
         fig, axes = new_axes(3.9, 3.7)
@@ -115,8 +115,10 @@ def front_plot(
             style: Style = _KIND_STYLES.get(kind, _MOBILENET_STYLE)
             x, y = [entry.cost(cost) for entry in group], [entry.top1 for entry in group]
             axes.scatter(x, y, label=plain(kind), linewidths=0, alpha=0.9, **style)
-        x, y = [entry.cost(cost) for entry in front], [entry.top1 for entry in front]
-        axes.step(x, y, where="post", color=INK, linewidth=1, alpha=0.6, label="front")
+        for (name, front), line in zip(fronts.items(), ("-", ":"), strict=True):
+            x, y = [entry.cost(cost) for entry in front], [entry.top1 for entry in front]
+            style = {"where": "post", "color": INK, "linewidth": 1, "alpha": 0.6, "linestyle": line}
+            axes.step(x, y, label=name, **style)
         axes.margins(0.08)
         axes.set_xlabel(label)
         axes.set_ylabel("top-1 on test images, %")

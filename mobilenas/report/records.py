@@ -58,6 +58,7 @@ class SettingsPart(Part, frozen=True, kw_only=True):
     space: str = "mobile"
     seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
     precision: str = "fp32"
+    method: str = ""
     rank: Few = 0
     search: SearchPart = SearchPart()
 
@@ -91,6 +92,28 @@ class ProfilePart(Part, frozen=True, kw_only=True):
     name: str
     threads: Few
     calibration: dict[str, CalibrationPart]
+
+
+class ParetoNetwork(Record, frozen=True, kw_only=True):
+    """A network of pareto.json."""
+
+    run: str
+    name: str
+    kind: str
+    method: str | None = None
+    seed: Count | None
+    flops: Count | None
+    params: Count | None
+    top1: Percent
+    onnx: str
+
+
+class ParetoRecord(Record, frozen=True, kw_only=True):
+    """pareto.json of a sweep: networks that none of their list beats at their FLOPs or less."""
+
+    front: Sequence[ParetoNetwork]
+    searched: Sequence[ParetoNetwork]
+    mobilenets: Sequence[ParetoNetwork]
 
 
 class DifferenceTo(Difference, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from mobilenas.report.comparison import limit_text
 from mobilenas.report.files import RunFiles
 from mobilenas.report.page import render
 from mobilenas.report.plots import front_plot
-from mobilenas.report.records import DataPart
+from mobilenas.report.records import DataPart, ParetoNetwork, ParetoRecord
 from mobilenas.report.table import Row, network_name, summarize
 
 
@@ -31,6 +31,8 @@ class SweptRun:
     """Its budgets, and the strength of their penalty where there was one."""
     command: str
     """How to make it again."""
+    method: str
+    """How it searched."""
     data: DataPart
     """What run.json says of the images."""
     entries: Sequence[NetworkRecord]
@@ -74,6 +76,7 @@ def _read(path: Path, report: str) -> SweptRun:
         report=f"{path.parent.name}/{report}" if path.with_name(report).exists() else "",
         requested=", ".join(requested),
         command=run.command,
+        method=files.settings.method,
         data=run.data,
         entries=files.entries,
     )
@@ -86,17 +89,54 @@ def _flops(run: SweptRun) -> float:
 
 def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
     """Return the whole page."""
-    entries = [structs.replace(entry, run=run.name) for run in runs for entry in run.entries]
+    entries = _entries(runs)
     return render(
         "sweep.html",
         title=f"mobilenas sweep: {folder.resolve().name}",
         summary=summary(runs),
         runs=runs,
+        several_methods=len({run.method for run in runs}) > 1,
         plots=_plots(entries) if entries else [],
         front=[(network_name([entry]), entry) for entry in front(entries)],
         commands="\n".join(dict.fromkeys(run.command for run in runs)),
         data=runs[0].data,
     )
+
+
+def pareto(runs: Sequence[SweptRun]) -> ParetoRecord:
+    """Return pareto.json."""
+    methods = {run.name: run.method for run in runs}
+
+    def points(entries: Sequence[NetworkRecord]) -> list[ParetoNetwork]:
+        return [
+            ParetoNetwork(
+                run=entry.run or "",
+                name=entry.name,
+                kind=entry.kind,
+                method=methods[entry.run or ""] if entry.kind == "searched" else None,
+                seed=entry.seed,
+                flops=entry.flops,
+                params=entry.params,
+                top1=entry.top1,
+                onnx=f"{entry.run}/{entry.onnx}",
+            )
+            for entry in front(entries)
+        ]
+
+    entries = _entries(runs)
+    return ParetoRecord(
+        front=points(entries),
+        searched=points(_of_kind(entries, "searched")),
+        mobilenets=points(_of_kind(entries, "mobilenet")),
+    )
+
+
+def _entries(runs: Sequence[SweptRun]) -> list[NetworkRecord]:
+    return [structs.replace(entry, run=run.name) for run in runs for entry in run.entries]
+
+
+def _of_kind(entries: Sequence[NetworkRecord], kind: str) -> list[NetworkRecord]:
+    return [entry for entry in entries if entry.kind == kind]
 
 
 def front(entries: Sequence[NetworkRecord], cost: str = "flops") -> list[NetworkRecord]:
@@ -128,7 +168,14 @@ def summary(runs: Sequence[SweptRun]) -> str:
 
 
 def _plots(entries: Sequence[NetworkRecord]) -> list[tuple[str, Markup]]:
+    def plot(cost: str) -> Markup:
+        fronts = {
+            "front": front(entries, cost),
+            "front of the MobileNets": front(_of_kind(entries, "mobilenet"), cost),
+        }
+        return front_plot(entries, fronts, cost)
+
     return [
-        ("Accuracy against FLOPs", front_plot(entries, front(entries), "flops")),
-        ("Accuracy against latency", front_plot(entries, front(entries, "latency"), "latency")),
+        ("Accuracy against FLOPs", plot("flops")),
+        ("Accuracy against latency", plot("latency")),
     ]

@@ -121,19 +121,21 @@ def swept(folder: Path, *given: Any, **stated: Any) -> Sweep | None:
 
 
 def test_a_sweep_is_held_to_its_requests(tmp_path: Path) -> None:
-    assert swept(tmp_path, (1,), (), epochs=2) is None
-    asked = requests_for({"data": "digits", "epochs": 2}, (500_000, 1_000_000), ())
+    assert swept(tmp_path, (1,), (), (), epochs=2) is None
+    methods = ("darts", "adarts")
+    asked = requests_for({"data": "digits", "epochs": 2}, (500_000, 1_000_000), (), methods)
     plain = {name: to_plain(request) for name, request in asked.items()}
     write_json(tmp_path / SWEEP_FILE, {"command": "mobilenas test", "requests": plain})
-    assert swept(tmp_path, (), (), epochs=2) is not None
-    assert swept(tmp_path, (500_000, 1_000_000), ()) is not None
-    for flops, strengths, stated, message in (
-        ((), (), {"epochs": 30}, "another sweep: --epochs is 30, it was 2"),
-        ((5,), (), {}, r"--flops is 5, it was 500000,1000000"),
-        ((), (0.5,), {}, "--strengths is 0.5, it was none"),
+    assert swept(tmp_path, (), (), (), epochs=2) is not None
+    assert swept(tmp_path, (500_000, 1_000_000), (), methods) is not None
+    for given, stated, message in (
+        (((), (), ()), {"epochs": 30}, "another sweep: --epochs is 30, it was 2"),
+        (((5,), (), ()), {}, r"--flops is 5, it was 500000,1000000"),
+        (((), (0.5,), ()), {}, "--strengths is 0.5, it was none"),
+        (((), (), ("darts",)), {}, "--methods is darts, it was darts,adarts"),
     ):
         with pytest.raises(FileError, match=message):
-            swept(tmp_path, flops, strengths, **stated)
+            swept(tmp_path, *given, **stated)
 
 
 def ablated(folder: Path, *given: Any, **stated: Any) -> Ablation | None:

@@ -51,6 +51,34 @@ def test_every_strength_is_a_penalty_under_one_wide_budget() -> None:
     assert (request.finalists, request.flops, request.params) == (4, None, 9000)
 
 
+def test_every_size_is_run_with_every_method() -> None:
+    requests = requests_for(DIGITS, (500_000, 1_000_000), (), ("mobilenas", "adarts"))
+    assert {name: (one.flops, one.method) for name, one in requests.items()} == {
+        "flops-500k-mobilenas": (500_000, "mobilenas"),
+        "flops-500k-adarts": (500_000, "adarts"),
+        "flops-1M-mobilenas": (1_000_000, "mobilenas"),
+        "flops-1M-adarts": (1_000_000, "adarts"),
+    }
+    requests = requests_for(DIGITS, (4_000_000,), (0.5,), ("da2s",))
+    assert {name: one.strength for name, one in requests.items()} == {"strength-0.5-da2s": 0.5}
+    requests = requests_for(DIGITS | {"params": 9000}, (), (), ("da2s", "darts"))
+    assert list(requests) == ["method-da2s", "method-darts"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "methods", "message"),
+    [
+        ({}, ("darts", "nas"), "method is 'nas'"),
+        ({"method": "adarts"}, ("darts",), "--method and --methods exclude each other"),
+    ],
+)
+def test_methods_that_cannot_be_swept_are_said(
+    asked: dict[str, Any], methods: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(MobileNASError, match=message):
+        requests_for(DIGITS | asked, (500_000,), (), methods)
+
+
 @pytest.mark.parametrize(
     ("asked", "flops", "strengths", "message"),
     [
@@ -127,5 +155,6 @@ def test_every_run_is_done_in_its_own_folder_and_reported(
         ("strength-2", 2.0),
     ]
     assert pages == [False, True]
+    assert (tmp_path / "sweep/pareto.json").exists()
     record = json.loads((tmp_path / "sweep/strength-2/run.json").read_text())
     assert record["command"] == "mobilenas test"

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mobilenas.baselines.records import NetworkRecord
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json, write_text
 from mobilenas.core.settings import from_plain
 from mobilenas.report.of_folder import report_of
-from mobilenas.report.sweep_page import front
+from mobilenas.report.sweep_page import front, pareto, swept_runs
 
 EVIL = "<b>&"
 
@@ -44,7 +45,10 @@ def write_run(folder: Path, limit: int, entries: list[dict[str, Any]], **search:
     }
     record = {
         "command": f"mobilenas run --flops {limit}",
-        "settings": {"search": {"constraint": "lagrangian", "strength": 1.0} | search},
+        "settings": {
+            "method": search.pop("method", "darts"),
+            "search": {"constraint": "lagrangian", "strength": 1.0} | search,
+        },
         "seed": 0,
         "budgets": [{"cost": "flops", "limit": limit}],
         "data": data,
@@ -128,6 +132,32 @@ def test_no_network_of_the_front_is_beaten_at_its_cost_or_less() -> None:
         for flops, top1 in flops_top1
     ]
     assert [(e.flops, e.top1) for e in front(entries)] == [(1, 10), (3, 50), (9, 51)]
+
+
+def test_the_fronts_in_pareto_json(sweep: Path) -> None:
+    write_run(sweep / "other", 1000, [entry("searched", "searched", 899, 70.5, 9)], method="da2s")
+    record = pareto(swept_runs(sweep, "report.html"))
+    large = f"large{EVIL}"
+    fronts = structs.asdict(record).items()
+    assert {name: [(one.run, one.name) for one in front] for name, front in fronts} == {
+        "front": [
+            ("other", "searched"),
+            ("small", "mobilenet_v2 x0.1"),
+            (large, "searched"),
+            (large, "random-1"),
+        ],
+        "searched": [("other", "searched"), (large, "searched")],
+        "mobilenets": [("small", "mobilenet_v2 x0.1"), (large, "mobilenet_v2 x0.5")],
+    }
+    assert [network.method for network in record.front] == ["da2s", None, "darts", None]
+    assert record.front[0].onnx == "other/model.onnx"
+
+
+def test_methods_are_named_where_they_vary(sweep: Path) -> None:
+    write_run(sweep / "other", 2000, [], method="da2s")
+    requested = {row[0]: row[1] for row in rows(page(sweep), "Runs")}
+    assert requested["begun"] == "5k FLOPs, darts"
+    assert requested["other"] == "2k FLOPs, da2s"
 
 
 def test_both_drawings_have_every_network(sweep: Path) -> None:
