@@ -13,28 +13,34 @@ import argparse
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from ranking import Table, of_search, picked, read_table
+from ranking import Table, picked, read_table, searcher_of, supernet_seconds
 from scipy.stats import kendalltau
 
-from mobilenas.core.files import read_json
+from mobilenas.core.records import read_record
+from mobilenas.core.settings import from_plain
 from mobilenas.data import DataSettings, ImageData, load_data
+from mobilenas.search.gap import discretization_gap, supernet_top1
+from mobilenas.search.rank import alpha_score
+from mobilenas.search.records import CandidatesRecord
 
 
 def figures(folder: Path, table: Table, data: ImageData, final: float) -> dict[str, float]:
     """Return what is told of one search."""
-    alphas, shared, seconds = of_search(folder, table.choices, data)
-    found: dict[str, Any] = read_json(folder / "arch.json")
+    searcher, choices = searcher_of(folder, data), table.choices
+    alphas = [alpha_score(searcher, choice) for choice in choices]
+    shared = supernet_top1(searcher, choices, data.val)
+    found = read_record(folder / "search/candidates.json", CandidatesRecord).choices[0]
+    choice = from_plain(type(choices[0]), found, "choice")
     return {
         "alphas tau": float(kendalltau(alphas, table.truth).statistic),
         "alphas over": picked(alphas, table.truth)[0],
         "supernet tau": float(kendalltau(shared, table.truth).statistic),
         "supernet over": picked(shared, table.truth)[0],
-        "gap": found["discretization_gap"]["points"],
-        "blocks": len(found["arch"]["blocks"]),
-        "cost": seconds / final,
+        "gap": discretization_gap(searcher, choice).points,
+        "blocks": len(searcher.space.arch(choice).blocks),
+        "cost": supernet_seconds(folder) / final,
     }
 
 

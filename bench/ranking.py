@@ -282,18 +282,19 @@ def read_table(path: Path) -> Table:
     )
 
 
-def of_search(
-    folder: Path, choices: Sequence[AnyChoice], data: ImageData
-) -> tuple[list[float], list[float], float]:
-    """Return scores by the alphas and by the supernet of a search, and the supernet's seconds."""
+def searcher_of(folder: Path, data: ImageData) -> Searcher:
+    """Return a search as it was at its end."""
     run = open_run(folder, NullReporter())
     searcher = Searcher(run.budgets, data, run.settings.search, seed=run.settings.seed)
     state = load_checkpoint(folder / "search/checkpoint.pt")
     assert state is not None
     searcher.load_state_dict(state["searcher"])
-    seconds = read_record(folder / "arch.json", ArchRecord).seconds["supernet"]
-    alphas = [alpha_score(searcher, choice) for choice in choices]
-    return alphas, supernet_top1(searcher, choices, data.val), seconds
+    return searcher
+
+
+def supernet_seconds(folder: Path) -> float:
+    """Return what a search's supernet took."""
+    return read_record(folder / "arch.json", ArchRecord).seconds["supernet"]
 
 
 def picked(scores: Sequence[float], truth: NDArray[np.float64]) -> tuple[float, float]:
@@ -345,9 +346,11 @@ def main() -> None:
     for name, (scores, seconds) in at_start(archs, data).items():
         print(line(name, scores, truth, seconds / final))
     for folder in given.searches:
-        alphas, shared, seconds = of_search(folder, choices, data)
-        print(line(f"alphas, {folder.name}", alphas, truth, seconds / final))
-        print(line(f"supernet, {folder.name}", shared, truth, seconds / final))
+        searcher, cost = searcher_of(folder, data), supernet_seconds(folder) / final
+        alphas = [alpha_score(searcher, choice) for choice in choices]
+        print(line(f"alphas, {folder.name}", alphas, truth, cost))
+        shared = supernet_top1(searcher, choices, data.val)
+        print(line(f"supernet, {folder.name}", shared, truth, cost))
     if given.sandwich:
         shared, seconds = sandwich_top1(table.budgets, choices, data, table.recipe, given.sandwich)
         name = f"supernet by the sandwich rule, {given.sandwich} epochs"

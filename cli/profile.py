@@ -60,9 +60,10 @@ def command() -> None:
 def flops(ctx: click.Context, /, target: str, as_json: bool, **shape: Any) -> None:
     """Count FLOPs and parameters of TARGET.
 
-    TARGET: the NAME of a MobileNet (mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large) or of a
-    published cell network (darts_v2, pc_darts_cifar, pc_darts_imagenet), torchvision:NAME, a model
-    of your own as package.module:factory, an arch.json, a model.onnx, or a run folder.
+    TARGET: the NAME of a MobileNet (mobilenet_v1, mobilenet_v2, mobilenet_v3_small,
+    mobilenet_v3_large, mobilenet_v4_conv_small), efficientnet_lite0, the NAME of a published cell
+    network (darts_v2, pc_darts_cifar, pc_darts_imagenet), torchvision:NAME, a model of your own as
+    package.module:factory, an arch.json, a model.onnx, or a run folder.
     """
     given = {name: value for name, value in shape.items() if value is not None}
     if given and target not in (*MOBILENETS, *CELL_NETWORKS) and ":" not in target:

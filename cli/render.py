@@ -362,8 +362,10 @@ def _show_blocks(arch: "MobileArch") -> None:
         names = ("kernel", "hidden", "out", "stride", "squeeze", "activation")
         kernel, *others = (str(getattr(block, name)) for name in names)
         kernel = f"{start}, {kernel}" if (start := block.start_kernel) else kernel
+        kernel = f"{kernel} full" if block.fused else kernel
         rows.append((f"blocks.{index}", kernel, *others))
-    rows.append(("head", "1", "-", str(head.channels), "1", "-", head.activation))
+    if head.channels:
+        rows.append(("head", "1", "-", str(head.channels), "1", "-", head.activation))
     if head.hidden:
         rows.append(("classifier.hidden", "-", "-", str(head.hidden), "-", "-", "-"))
     rows.append(("classifier", "-", "-", str(arch.classes), "-", "-", "-"))

@@ -170,6 +170,8 @@ def linear_unit(in_channels: int, out_channels: int, activation: str = "") -> Un
 def _measured_kernel(block: Block) -> int:
     if isinstance(block.kernel, str):
         raise MobileNASError(f"operation {block.kernel}: no profile has such blocks")
+    if block.fused or block.activates_output or not block.kernel:
+        raise MobileNASError("no profile has blocks that are no inverted residuals")
     return block.kernel
 
 

@@ -70,7 +70,10 @@ class InvertedResidual(nn.Module):
     `kernel` is the side of the depthwise convolution, or a registered operation in its place.
     There is no expansion layer where hidden equals the input channels, and a shortcut where shape
     is kept. With a start kernel a depthwise convolution without activation comes first (ExtraDW in
-    MobileNetV4, arXiv 2404.10518, figure 3).
+    MobileNetV4, arXiv 2404.10518, figure 3); with kernel 0 there is no other. In a `fused` block
+    one full convolution stands for expansion and depthwise convolution (EfficientNetV2, arXiv
+    2104.00298). With `activates_output` the activation follows the projection, too, and there is
+    no shortcut: a separable convolution (MobileNetV1, arXiv 1704.04861).
     """
 
     def __init__(
@@ -84,27 +87,35 @@ class InvertedResidual(nn.Module):
         squeeze: int,
         activation: str,
         start_kernel: int = 0,
+        fused: bool = False,
+        activates_output: bool = False,
         padding: str = "symmetric",
     ) -> None:
         super().__init__()
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.shortcut = stride == 1 and in_channels == out_channels and not activates_output
         self.start = (
             ConvNorm(in_channels, in_channels, start_kernel, groups=in_channels)
             if start_kernel
             else nn.Identity()
         )
-        self.expand = (
-            ConvNorm(in_channels, hidden, activation=activation)
-            if hidden != in_channels
-            else nn.Identity()
-        )
-        self.depthwise = nn.Sequential(
-            operation_of(kernel, padding).module(hidden, stride),
-            nn.BatchNorm2d(hidden),
-            ACTIVATIONS[activation](),
-        )
+        self.expand: nn.Sequential | nn.Identity = nn.Identity()
+        self.depthwise = nn.Sequential()
+        if fused:
+            assert isinstance(kernel, int)
+            self.expand = ConvNorm(
+                in_channels, hidden, kernel, stride, activation=activation, padding=padding
+            )
+        elif hidden != in_channels:
+            self.expand = ConvNorm(in_channels, hidden, activation=activation)
+        if kernel != 0 and not fused:
+            self.depthwise = nn.Sequential(
+                operation_of(kernel, padding).module(hidden, stride),
+                nn.BatchNorm2d(hidden),
+                ACTIVATIONS[activation](),
+            )
         self.squeeze_excite = SqueezeExcite(hidden, squeeze) if squeeze else nn.Identity()
-        self.project = ConvNorm(hidden, out_channels)
+        last = activation if activates_output else None
+        self.project = ConvNorm(hidden, out_channels, activation=last)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, Cin, H, W] -> [N, Cout, H/stride, W/stride]."""

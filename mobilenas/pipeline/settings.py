@@ -13,7 +13,7 @@ from mobilenas.onnx.settings import Precision
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS
 from mobilenas.search.settings import MIN_RANKED, FinalistSettings, SearchSettings
 from mobilenas.spaces.cell.settings import CellSettings
-from mobilenas.spaces.mobile.settings import Activation, MobileNet, Policy
+from mobilenas.spaces.mobile.settings import COMPARED, Activation, MobileNet, Policy
 from mobilenas.spaces.subnetworks.settings import PretrainedSettings
 from mobilenas.train.recipe import Recipe
 
@@ -68,8 +68,8 @@ class JobSettings:
         "cpu", help="Where networks are trained.", group="Training"
     )
     baselines: tuple[str, ...] = setting(
-        get_args(MobileNet),
-        help="MobileNets to compare with, separated by commas, or none.",
+        COMPARED,
+        help="MobileNets, or EfficientNet-Lite0, to compare with, separated by commas, or none.",
         group="Comparison",
         built_in=get_args(MobileNet),
     )

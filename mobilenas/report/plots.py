@@ -306,8 +306,8 @@ def arch_drawing(arch: MobileArch) -> Markup:
         side = -(-side // block.stride)
         columns.append(_block(number, block, channels[number - 1], max(channels), side))
     last = len(columns)
-    head = arch.head.channels
-    columns.append(_column(last, "head", GREY, _square(1), head, head, side, 1, dashed=True))
+    if head := arch.head.channels:
+        columns.append(_column(last, "head", GREY, _square(1), head, head, side, 1, dashed=True))
     names = {16: "stride", 34: "squeeze-excite", 52: "expansion", _BASE + 18: "kernel"}
     names |= {_BASE + 36: "channels", _BASE + 54: "side, pixels", _BASE + 72: "block"}
     labels = "".join(
@@ -325,16 +325,18 @@ def arch_drawing(arch: MobileArch) -> Markup:
 
 def _block(number: int, block: Block, inputs: int, largest: int, side: int) -> str:
     kernel = block.kernel if isinstance(block.kernel, str) else _square(block.kernel)
+    kernel = kernel if block.kernel else "-"
     tooltip = (
         f"block {number}: {kernel.replace(_TIMES, 'x')}, channels {inputs} to {block.hidden} to "
         f"{block.out}, stride {block.stride}, {block.activation}"
         + (f", squeeze-excite over {block.squeeze}" if block.squeeze else "")
         + (f", {start}x{start} before the expansion" if (start := block.start_kernel) else "")
+        + (", a full convolution" if block.fused else "")
     )
     column = _column(
         number,
         str(number),
-        _KERNEL_COLOURS.get(block.kernel, COLOURS[3]),
+        GREY if block.fused else _KERNEL_COLOURS.get(block.kernel, COLOURS[3]),
         f"{block.start_kernel}+{block.kernel}" if block.start_kernel else kernel,
         block.out,
         largest,

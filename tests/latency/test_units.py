@@ -13,6 +13,7 @@ from mobilenas.latency.units import (
     Unit,
     arch_units,
     block_unit,
+    has_units,
     linear_unit,
     space_units,
 )
@@ -129,3 +130,13 @@ def test_the_units_of_all_parts_of_a_network_are_known(parts: SubnetworkSpace) -
         *own, classifier = arch_units(parts.arch(choice))
         assert set(own) <= units
         assert replace(classifier, out_channels=CLASS_COUNTS[0]) in units
+
+
+@pytest.mark.parametrize("name", sorted(MOBILENETS))
+def test_blocks_that_no_profile_has_are_refused(name: str) -> None:
+    arch = MOBILENETS[name](1.0, 64, 10)
+    plain = name not in ("mobilenet_v1", "mobilenet_v4_conv_small")
+    assert has_units(arch) is plain
+    if not plain:
+        with pytest.raises(MobileNASError, match="no profile has blocks that are no inverted"):
+            arch_units(arch)

@@ -25,7 +25,7 @@ class Block:
     """One inverted residual, stated in full; its input is the output of the block before it."""
 
     kernel: Kernel
-    """Side of the depthwise kernel, or the name of a registered operation in its place."""
+    """Side of the depthwise kernel, 0 for none, or the name of a registered operation."""
     hidden: int
     """Channels of the depthwise convolution; equal to the input's: no expansion layer."""
     out: int
@@ -38,6 +38,10 @@ class Block:
     """A name from `mobilenas.nn.ACTIVATIONS`."""
     start_kernel: int = field(default=0, metadata=ADDED)
     """Side of a depthwise kernel before the expansion, 0 for none (MobileNetV4's ExtraDW block)."""
+    fused: bool = field(default=False, metadata=ADDED)
+    """Whether a full convolution stands for expansion and depthwise one (Fused-MBConv)."""
+    activates_output: bool = field(default=False, metadata=ADDED)
+    """Whether the activation follows the projection, too, and no shortcut (MobileNetV1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Head:
     """1x1 convolution, mean over the image, optional hidden linear layer, dropout, classifier."""
 
     channels: int
-    """Channels of the 1x1 convolution."""
+    """Channels of the 1x1 convolution, 0 for none (MobileNetV1)."""
     hidden: int
     """Width of the linear layer before the classifier (MobileNetV3), 0 for none."""
     activation: str
@@ -103,14 +107,21 @@ class MobileArch:
             raise MobileNASError("blocks is empty; an arch has at least one block")
         for index, block in enumerate(self.blocks):
             place = f"blocks[{index}]"
-            _check_one_of(f"{place}.kernel", block.kernel, (*_KERNELS, *OPERATIONS))
+            _check_one_of(f"{place}.kernel", block.kernel, (0, *_KERNELS, *OPERATIONS))
+            if block.fused and not (isinstance(block.kernel, int) and block.kernel):
+                raise MobileNASError(
+                    f"{place}.kernel is {block.kernel!r}; a fused block has one of "
+                    f"{', '.join(map(str, _KERNELS))}"
+                )
+            if block.kernel == 0 and block.stride != 1:
+                raise MobileNASError(f"{place}.stride is 2; without a kernel it is 1")
             _check_int(f"{place}.hidden", block.hidden, 1, _MAX_CHANNELS)
             _check_int(f"{place}.out", block.out, 1, _MAX_CHANNELS)
             _check_one_of(f"{place}.stride", block.stride, (1, 2))
             _check_int(f"{place}.squeeze", block.squeeze, 0, _MAX_CHANNELS)
             _check_one_of(f"{place}.activation", block.activation, tuple(ACTIVATIONS))
             _check_one_of(f"{place}.start_kernel", block.start_kernel, (0, *_KERNELS))
-        _check_int("head.channels", self.head.channels, 1, _MAX_CHANNELS)
+        _check_int("head.channels", self.head.channels, 0, _MAX_CHANNELS)
         _check_int("head.hidden", self.head.hidden, 0, _MAX_CHANNELS)
         _check_one_of("head.activation", self.head.activation, tuple(ACTIVATIONS))
         if not isinstance(self.head.dropout, int | float) or not 0 <= self.head.dropout < 1:
@@ -118,6 +129,13 @@ class MobileArch:
         _check_one_of("padding", self.padding, PADDINGS)
         check_number("epsilon", self.epsilon, 1e-12, 1)
         check_number("momentum", self.momentum, 1e-6, 1)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a chain of inverted residuals and a head, as all that is searched."""
+        return self.head.channels > 0 and not any(
+            block.fused or block.activates_output or block.kernel == 0 for block in self.blocks
+        )
 
     def to_dict(self) -> Json:
         """Return the JSON form; fields that older releases lack only where they say something."""

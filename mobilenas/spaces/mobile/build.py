@@ -31,16 +31,23 @@ class MobileNetwork(Network):
                     squeeze=block.squeeze,
                     activation=block.activation,
                     start_kernel=block.start_kernel,
+                    fused=block.fused,
+                    activates_output=block.activates_output,
                     padding=arch.padding,
                 )
                 for (before, after), block in zip(pairwise(widths), arch.blocks, strict=True)
             )
         )
-        self.head = ConvNorm(widths[-1], head.channels, activation=head.activation)
+        self.head = (
+            ConvNorm(widths[-1], head.channels, activation=head.activation)
+            if head.channels
+            else nn.Sequential()
+        )
+        features = head.channels or widths[-1]
         layers: list[nn.Module] = []
         if head.hidden:
-            layers += [nn.Linear(head.channels, head.hidden), ACTIVATIONS[head.activation]()]
-        layers += [nn.Dropout(head.dropout), nn.Linear(head.hidden or head.channels, arch.classes)]
+            layers += [nn.Linear(features, head.hidden), ACTIVATIONS[head.activation]()]
+        layers += [nn.Dropout(head.dropout), nn.Linear(head.hidden or features, arch.classes)]
         self.classifier = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

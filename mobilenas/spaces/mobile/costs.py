@@ -34,17 +34,22 @@ def stem_cost(stem: Stem, in_channels: int, image_size: int) -> LayerCost:
 def block_costs(block: Block, channels: int, side: int, name: str = "block") -> list[LayerCost]:
     """Return the layers of one inverted residual; its input: `channels` x `side` x `side`."""
     hidden, out_side = block.hidden, output_side(side, block.stride)
-    shortcut = block.stride == 1 and channels == block.out
+    shortcut = block.stride == 1 and channels == block.out and not block.activates_output
     waiting = channels * side * side * BYTES_PER_VALUE if shortcut else 0
     layers = []
     held = 0  # the first layer's own input is the shortcut: nothing more waits
     if start := block.start_kernel:
         layers.append(_conv(f"{name}.start", channels, channels, start, side, 1, channels, held))
         held = waiting
-    if hidden != channels:
+    if block.fused:
+        assert isinstance(block.kernel, int)
+        size = block.kernel, side, block.stride
+        layers.append(_conv(f"{name}.expand", channels, hidden, *size, 1, held))
+    elif hidden != channels:
         layers.append(_conv(f"{name}.expand", channels, hidden, 1, side, 1, 1, held))
         held = waiting
-    layers.append(_operation(f"{name}.depthwise", block, side, held))
+    if block.kernel != 0 and not block.fused:
+        layers.append(_operation(f"{name}.depthwise", block, side, held))
     if block.squeeze:
         layers += _squeeze_excite(
             f"{name}.squeeze_excite", hidden, block.squeeze, out_side, waiting
@@ -55,10 +60,11 @@ def block_costs(block: Block, channels: int, side: int, name: str = "block") -> 
 
 def head_costs(head: Head, channels: int, side: int, classes: int) -> list[LayerCost]:
     """Return the layers after the chain."""
-    layers = [_conv("head", channels, head.channels, 1, side, 1, 1, 0)]
+    layers = [_conv("head", channels, head.channels, 1, side, 1, 1, 0)] if head.channels else []
+    features = head.channels or channels
     if head.hidden:
-        layers.append(_linear("classifier.hidden", head.channels, head.hidden))
-    layers.append(_linear("classifier", head.hidden or head.channels, classes))
+        layers.append(_linear("classifier.hidden", features, head.hidden))
+    layers.append(_linear("classifier", head.hidden or features, classes))
     return layers
 
 

@@ -5,8 +5,7 @@ from math import ceil
 from mobilenas.nn import make_divisible
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
-# kernel, channels, repeats, stride, expansion
-_STAGES = (
+STAGES = (
     (3, 16, 1, 1, 1),
     (3, 24, 2, 2, 6),
     (5, 40, 2, 2, 6),
@@ -15,6 +14,7 @@ _STAGES = (
     (5, 192, 4, 2, 6),
     (3, 320, 1, 1, 6),
 )
+"""Of Lite0: kernel, channels, repeats, stride, expansion."""
 # width, depth, dropout
 _SIZES = ((1.0, 1.0, 0.2), (1.0, 1.1, 0.2), (1.1, 1.2, 0.3))
 
@@ -24,7 +24,7 @@ def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
     width, depth, dropout = _SIZES[size]
     blocks: list[Block] = []
     before = 32
-    for kernel, channels, repeats, stride, expansion in _STAGES:
+    for kernel, channels, repeats, stride, expansion in STAGES:
         out = make_divisible(channels * width)
         for index in range(repeats if repeats == 1 else ceil(repeats * depth)):
             blocks.append(

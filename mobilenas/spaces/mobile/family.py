@@ -33,14 +33,18 @@ def _rough_size(arch: MobileArch) -> tuple[int, int]:
     side, before = -(-arch.image_size // arch.stem.stride), arch.stem.channels
     weights, maps = 0, [side**2 * before]
     for block in arch.blocks:
-        weights += block.hidden * (before + operation_of(block.kernel).params)
+        if block.fused:
+            weights += block.hidden * before * int(block.kernel) ** 2
+        else:
+            weights += block.hidden * (before + operation_of(block.kernel).params)
         weights += block.hidden * (2 * block.squeeze + block.out)
         weights += before * block.start_kernel**2
         maps.append(side**2 * block.hidden)
         side, before = -(-side // block.stride), block.out
         maps.append(side**2 * block.out)
     head = arch.head
-    last = head.hidden * (head.channels + arch.classes) or head.channels * arch.classes
+    features = head.channels or before
+    last = head.hidden * (features + arch.classes) or features * arch.classes
     return weights + before * head.channels + last, max(*maps, side**2 * head.channels)
 
 
@@ -63,6 +67,8 @@ register(
             inherited=inherited,
         ),
         sized=True,
-        has_units=lambda arch: all(isinstance(block.kernel, int) for block in arch.blocks),
+        has_units=lambda arch: (
+            arch.is_plain and all(isinstance(block.kernel, int) for block in arch.blocks)
+        ),
     )
 )

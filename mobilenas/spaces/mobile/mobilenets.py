@@ -1,4 +1,4 @@
-"""MobileNetV2, MobileNetV3-Small and -Large at any width, as archs; the small-image rule."""
+"""MobileNets and EfficientNet-Lite0 at any width, as archs; the small-image rule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from mobilenas.core.registry import Registry
 from mobilenas.core.settings import check_choice
 from mobilenas.nn import make_divisible, squeeze_channels
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
+from mobilenas.spaces.mobile.efficientnet_lite import STAGES
 
 SMALL_SIDE = 128
 """Images with a shorter side than this get fewer stride-2 layers."""
@@ -15,15 +16,21 @@ LAST_SIDE = 4
 PLACEMENTS = ("early", "late")
 """Which strides of 2 a small image keeps."""
 
-# expansion, channels, repeats, stride (Sandler et al. 2018, table 2)
+# channels, stride (Howard et al. 2017, table 1)
+_V1 = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1),) * 5,
+    *((1024, 2), (1024, 1)),
+)
+# kernel, channels, repeats, stride, expansion (Sandler et al. 2018, table 2)
 _V2 = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+    (3, 16, 1, 1, 1),
+    (3, 24, 2, 2, 6),
+    (3, 32, 3, 2, 6),
+    (3, 64, 4, 2, 6),
+    (3, 96, 3, 1, 6),
+    (3, 160, 3, 2, 6),
+    (3, 320, 1, 1, 6),
 )
 # kernel, hidden, channels, squeeze-excite, activation, stride (Howard et al. 2019, tables 1 and 2)
 _V3_LARGE = (
@@ -56,6 +63,19 @@ _V3_SMALL = (
     (5, 576, 96, 1, "hard_swish", 1),
     (5, 576, 96, 1, "hard_swish", 1),
 )
+# start kernel, kernel, channels, stride, expansion (Qin et al. 2024, table 11); before them two
+# fused blocks, channels of both convolutions
+_V4_FUSED = ((32, 32), (96, 64))
+_V4 = (
+    (5, 5, 96, 2, 3),
+    *((0, 3, 96, 1, 2),) * 4,
+    (3, 0, 96, 1, 4),
+    (3, 3, 128, 2, 6),
+    (5, 5, 128, 1, 4),
+    (0, 5, 128, 1, 4),
+    (0, 5, 128, 1, 3),
+    *((0, 3, 128, 1, 4),) * 2,
+)
 
 
 def small_image_strides(
@@ -79,30 +99,91 @@ def small_image_strides(
     return tuple(2 if place in kept else 1 for place in range(len(strides)))
 
 
+def mobilenet_v1(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """MobileNetV1, with its ReLU: separable convolutions, and no 1x1 convolution at the end."""
+    before = stem = make_divisible(32 * width)
+    blocks = list[Block]()
+    for channels, _ in _V1:
+        out = make_divisible(channels * width)
+        blocks.append(
+            Block(
+                kernel=3,
+                hidden=before,
+                out=out,
+                stride=1,
+                squeeze=0,
+                activation="relu",
+                activates_output=True,
+            )
+        )
+        before = out
+    head = Head(channels=0, hidden=0, activation="relu", dropout=0.2)
+    strides = [2, *(stride for _, stride in _V1)]
+    return _assemble(stem, "relu", blocks, strides, head, image_size, classes, placement)
+
+
 def mobilenet_v2(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
     """MobileNetV2; below width 1 the 1280 head channels shrink, too, which suits small budgets."""
-    blocks: list[Block] = []
-    strides = [2]
+    return _repeated(_V2, width, image_size, classes, placement)
+
+
+def efficientnet_lite0(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """EfficientNet-Lite0, scaled as MobileNetV2 is, and padded evenly.
+
+    `mobilenas.spaces.mobile.efficientnet_lite` has it as its weights need it.
+    """
+    return _repeated(STAGES, width, image_size, classes, placement)
+
+
+def mobilenet_v4_conv_small(
+    width: float, image_size: int, classes: int, placement: str = "early"
+) -> MobileArch:
+    """MobileNetV4-Conv-S; the layer of 1280 after the mean has a bias in place of a batch norm."""
     before = stem = make_divisible(32 * width)
-    for expansion, channels, repeats, stride in _V2:
-        out = make_divisible(channels * width)
-        for index in range(repeats):
-            strides.append(stride if index == 0 else 1)
-            blocks.append(
-                Block(
-                    kernel=3,
-                    hidden=before * expansion,
-                    out=out,
-                    stride=1,
-                    squeeze=0,
-                    activation="relu6",
-                )
+    blocks, strides = list[Block](), [2]
+    for first, second in _V4_FUSED:
+        before = make_divisible(second * width)
+        strides.append(2)
+        blocks.append(
+            Block(
+                kernel=3,
+                hidden=make_divisible(first * width),
+                out=before,
+                stride=1,
+                squeeze=0,
+                activation="relu",
+                fused=True,
+                activates_output=True,
             )
-            before = out
-    head = Head(channels=make_divisible(1280 * width), hidden=0, activation="relu6", dropout=0.2)
-    return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, placement)
+        )
+    for start, kernel, channels, stride, expansion in _V4:
+        out = make_divisible(channels * width)
+        strides.append(stride)
+        blocks.append(
+            Block(
+                kernel=kernel,
+                hidden=before * expansion,
+                out=out,
+                stride=1,
+                squeeze=0,
+                activation="relu",
+                start_kernel=start,
+            )
+        )
+        before = out
+    head = Head(
+        channels=make_divisible(960 * width),
+        hidden=make_divisible(1280 * width),
+        activation="relu",
+        dropout=0.2,
+    )
+    return _assemble(stem, "relu", blocks, strides, head, image_size, classes, placement)
 
 
 def mobilenet_v3_large(
@@ -125,9 +206,41 @@ MOBILENETS = Registry[Callable[..., MobileArch]](
         "mobilenet_v2": mobilenet_v2,
         "mobilenet_v3_small": mobilenet_v3_small,
         "mobilenet_v3_large": mobilenet_v3_large,
+        "mobilenet_v1": mobilenet_v1,
+        "mobilenet_v4_conv_small": mobilenet_v4_conv_small,
+        "efficientnet_lite0": efficientnet_lite0,
     },
 )
 """The baselines by name: (width multiplier, image side, classes, stride placement) -> arch."""
+
+
+def _repeated(
+    stages: Sequence[tuple[int, int, int, int, int]],
+    width: float,
+    image_size: int,
+    classes: int,
+    placement: str,
+) -> MobileArch:
+    blocks: list[Block] = []
+    strides = [2]
+    before = stem = make_divisible(32 * width)
+    for kernel, channels, repeats, stride, expansion in stages:
+        out = make_divisible(channels * width)
+        for index in range(repeats):
+            strides.append(stride if index == 0 else 1)
+            blocks.append(
+                Block(
+                    kernel=kernel,
+                    hidden=before * expansion,
+                    out=out,
+                    stride=1,
+                    squeeze=0,
+                    activation="relu6",
+                )
+            )
+            before = out
+    head = Head(channels=make_divisible(1280 * width), hidden=0, activation="relu6", dropout=0.2)
+    return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, placement)
 
 
 def _v3(

@@ -115,6 +115,8 @@ class SubnetworkSpace:
             raise MobileNASError(
                 f"sides is {list(self.sides)}; it must increase to {self.whole.image_size}"
             )
+        if not self.whole.is_plain:
+            raise MobileNASError("parts can be searched of a chain of inverted residuals alone")
         if list(self.shares) != sorted(set(self.shares)) or self.shares[-1] != 1:
             raise MobileNASError(f"shares is {list(self.shares)}; it must increase to 1")
 

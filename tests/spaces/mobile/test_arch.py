@@ -108,6 +108,7 @@ def drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
 
 CHANNEL_RANGE = "a whole number, 1 to 65536"
 BLOCK_FIELDS = "kernel, hidden, out, stride, squeeze, activation"
+BLOCK = {"kernel": 3, "hidden": 16, "out": 16, "stride": 1, "squeeze": 0, "activation": "relu"}
 BAD_EDITS = {
     "no-space": (drop("space"), "arch.space is None; it must be one of mobile, cell"),
     "space": (put("space", value="chain"), "arch.space is 'chain'; it must be one of mobile, cell"),
@@ -137,7 +138,15 @@ BAD_EDITS = {
     "stem-stride": (put("stem", "stride", value=0), "stem.stride is 0; it must be one of 1, 2"),
     "kernel": (
         put("blocks", 0, "kernel", value=4),
-        "blocks[0].kernel is 4; it must be one of 1, 3, 5, 7",
+        "blocks[0].kernel is 4; it must be one of 0, 1, 3, 5, 7",
+    ),
+    "fused": (
+        put("blocks", 0, value={**BLOCK, "kernel": 0, "fused": True}),
+        "blocks[0].kernel is 0; a fused block has one of 1, 3, 5, 7",
+    ),
+    "no-kernel": (
+        put("blocks", 0, value={**BLOCK, "kernel": 0, "stride": 2}),
+        "blocks[0].stride is 2; without a kernel it is 1",
     ),
     "activation": (
         put("blocks", 0, "activation", value="gelu"),
@@ -149,7 +158,7 @@ BAD_EDITS = {
     ),
     "huge": (
         put("head", "channels", value=10**9),
-        f"head.channels is 1000000000; it must be {CHANNEL_RANGE}",
+        "head.channels is 1000000000; it must be a whole number, 0 to 65536",
     ),
     "dropout": (put("head", "dropout", value=1), "head.dropout is 1.0; it must be in [0, 1)"),
     "padding": (put("padding", value="full"), "padding is 'full'; it must be one of symmetric, "),

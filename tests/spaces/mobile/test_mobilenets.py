@@ -7,6 +7,7 @@ from mobilenas.core._torchvision import models
 from mobilenas.cost.networks import costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, small_image_strides
+from mobilenas.spaces.mobile.settings import COMPARED
 from mobilenas.spaces.networks import build
 
 STRIDES = st.lists(st.sampled_from((1, 2)), min_size=1, max_size=20)
@@ -18,7 +19,7 @@ def last_side(strides: tuple[int, ...] | list[int], side: int) -> int:
     return side
 
 
-@pytest.mark.parametrize("name", sorted(MOBILENETS))
+@pytest.mark.parametrize("name", COMPARED)
 def test_flops_and_params_at_224_are_torchvisions(name: str) -> None:
     theirs = getattr(models, name)()
     exact = costs(MOBILENETS[name](1.0, 224, 1000))
@@ -26,12 +27,56 @@ def test_flops_and_params_at_224_are_torchvisions(name: str) -> None:
     assert exact.params == sum(weight.numel() for weight in theirs.parameters())
 
 
-def test_mobilenet_v2_is_the_published_one() -> None:
-    exact = costs(MOBILENETS["mobilenet_v2"](1.0, 224, 1000))
-    assert (exact.flops, exact.params) == (300_774_272, 3_504_872)
+@pytest.mark.parametrize(
+    ("name", "flops", "params"),
+    [
+        ("mobilenet_v1", 568_740_352, 4_231_976),
+        ("mobilenet_v2", 300_774_272, 3_504_872),
+        # published with a batch norm of 1280 channels, where ours has 1280 biases: 3,774,024
+        ("mobilenet_v4_conv_small", 186_005_568, 3_774_024 - 1280),
+        ("efficientnet_lite0", 385_187_552, 4_652_008),
+    ],
+)
+def test_networks_have_their_published_size(name: str, flops: int, params: int) -> None:
+    arch = MOBILENETS[name](1.0, 224, 1000)
+    exact = costs(arch)
+    assert (exact.flops, exact.params) == (flops, params)
+    module = build(arch)
+    assert sum(weight.numel() for weight in module.parameters()) == params
+    assert sum(count_fvcore(module, 224, 3).values()) == flops
 
 
-@pytest.mark.parametrize("name", sorted(MOBILENETS))
+def test_the_blocks_of_mobilenet_v4_are_their_layers() -> None:
+    """A fused block, one without a second depthwise convolution, and one that has both."""
+    net = build(MOBILENETS["mobilenet_v4_conv_small"](1.0, 224, 10)).eval()
+    x = torch.randn(1, 32, 16, 16)
+    fused, h = net.blocks[0], x
+    for layer in (fused.expand, fused.project):
+        h = torch.relu(layer[1](layer[0](h)))
+    assert fused.expand[0].weight.shape == (32, 32, 3, 3)
+    torch.testing.assert_close(fused(x), h)
+    x = torch.randn(1, 96, 8, 8)
+    with_start = net.blocks[7]
+    assert with_start.start[0].groups == 96
+    expand = with_start.expand
+    h = torch.relu(expand[1](expand[0](with_start.start(x))))
+    torch.testing.assert_close(with_start(x), x + with_start.project(h))
+    both = net.blocks[2]
+    assert [both.start[0].kernel_size, both.depthwise[0].kernel_size] == [(5, 5), (5, 5)]
+    assert [both.start[0].stride, both.depthwise[0].stride] == [(1, 1), (2, 2)]
+
+
+def test_a_separable_convolution_has_no_shortcut() -> None:
+    net = build(MOBILENETS["mobilenet_v1"](1.0, 224, 10)).eval()
+    block, x = net.blocks[2], torch.randn(1, 128, 8, 8)
+    h = torch.relu(block.depthwise[1](block.depthwise[0](x)))
+    h = torch.relu(block.project[1](block.project[0](h)))
+    torch.testing.assert_close(block(x), h)
+    assert (h >= 0).all()
+    assert len(net.head) == 0
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_the_module_is_torchvisions_layer_for_layer(name: str) -> None:
     ours, theirs = build(MOBILENETS[name](1.0, 224, 1000)), getattr(models, name)()
     mine, yours = (list(net.state_dict().values()) for net in (ours, theirs))

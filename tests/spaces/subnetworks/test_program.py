@@ -1,8 +1,12 @@
 """Discretization among the parts of a network."""
 
+import pytest
+
+from mobilenas.core.errors import MobileNASError
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.mobile.efficientnet_lite import efficientnet_lite
+from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 from mobilenas.spaces.subnetworks.program import least_cut
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
@@ -25,3 +29,9 @@ def test_the_whole_network_leaves_out_nothing() -> None:
     space = SubnetworkSpace(whole=efficientnet_lite(0, 64, 12), sides=(64,))
     (found,) = least_cut(Budgets(space, [Budget(cost="flops", limit=10**9)], filled=False))
     assert found == space.largest()
+
+
+def test_other_chains_have_no_parts() -> None:
+    for name in ("mobilenet_v1", "mobilenet_v4_conv_small"):
+        with pytest.raises(MobileNASError, match="inverted residuals alone"):
+            SubnetworkSpace(whole=MOBILENETS[name](1.0, 64, 10), sides=(64,))
