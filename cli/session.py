@@ -151,7 +151,7 @@ def beginning(record: Path, *, resume: bool) -> Iterator[None]:
 
 def states_a_request(ctx: click.Context) -> bool:
     """Whether any option was given that says what is wanted."""
-    others = {"out", "resume", "overwrite", "quiet", "as_json", "dry_run"}
+    others = {"out", "resume", "overwrite", "quiet", "as_json", "dry_run", "on", "address"}
     return any(
         ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         for name in set(ctx.params) - others

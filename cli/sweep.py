@@ -1,5 +1,6 @@
 """`mobilenas sweep`: a run for each of several budgets or strengths of the penalty, and methods."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .terminal import echo
 
 if TYPE_CHECKING:
     from mobilenas.core.progress import Reporter
+    from mobilenas.pipeline.records import ResultRecord
     from mobilenas.pipeline.sweep import Sweep
 
 
@@ -24,7 +26,14 @@ if TYPE_CHECKING:
 @output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_: object
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+    on: str,
+    address: str | None,
+    **_: object,
 ) -> int:
     """Run `mobilenas run` for each budget or strength, and method, and report on all.
 
@@ -34,16 +43,24 @@ def command(
 
     mobilenas sweep --data FOLDER --flops 4M --strengths 0.1,0.3,1 --out SWEEP
     """
-    from .session import resume_command, working
+    from .session import quoted, resume_command, working
 
     again = resume_command(ctx, "sweep")
+    if on == "ray":
+        again += " --on ray" + (f" --address {quoted(address)}" if address else "")
+    elif address is not None:
+        raise click.UsageError("--address is for --on ray", ctx)
     with working(again, out, quiet=quiet, record="sweep.json") as reporter:
-        from mobilenas.pipeline.sweep import run_sweep
         from mobilenas.report.run_page import REPORT_FILE
         from mobilenas.report.sweep_page import swept_runs
 
-        sweep = _open_or_start(ctx, reporter)
-        results = run_sweep(sweep)
+        if on == "ray":
+            sweep, results = _on_ray(ctx, reporter, again)
+        else:
+            from mobilenas.pipeline.sweep import run_sweep
+
+            sweep = _open_or_start(ctx, reporter)
+            results = run_sweep(sweep)
         runs = swept_runs(sweep.folder, REPORT_FILE)
     from .render import show_json, show_rule, show_sweep, status_of
 
@@ -54,6 +71,23 @@ def command(
         show_rule()
         echo(f"Report: {sweep.folder / REPORT_FILE}")
     return max(status_of(result.budgets) for result in results.values())
+
+
+def _on_ray(
+    ctx: click.Context, reporter: "Reporter", again: str
+) -> "tuple[Sweep, dict[str, ResultRecord]]":
+    """Open the sweep once Ray is there, and do its runs with it."""
+    from mobilenas.pipeline.on_ray import RunsFailedError, connected, run_on_ray
+
+    from .progress import make_reporter
+
+    address, quiet = ctx.params["address"], ctx.params["quiet"]
+    with connected(address, quiet=quiet):
+        sweep = _open_or_start(ctx, reporter)
+        try:
+            return sweep, run_on_ray(sweep, address, partial(make_reporter, quiet))
+        except RunsFailedError as error:
+            raise click.ClickException(f"{error}; resume with: {again}") from error
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":

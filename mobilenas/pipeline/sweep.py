@@ -192,21 +192,31 @@ def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
     SWEEP/report.html and SWEEP/pareto.json are written after each.
     """
     results = {}
-    for name, request in sweep.requests.items():
+    for name in sweep.requests:
         sweep.reporter.info(name)
-        settings = request.settings(len(sweep.data.train))
-        latency = latency_model(settings, sweep.profile)
-        run = create_run(
-            sweep.folder / name,
-            settings,
-            data=sweep.data,
-            image_sizes=image_sizes(settings, sweep.data, latency),
-            command=sweep.command,
-            reporter=sweep.reporter,
-            profile=sweep.profile,
-            resume=True,
-        )
-        results[name] = run_all(run)
-        report_of(sweep.folder)
-        write_pareto(sweep.folder)
+        results[name] = run_one(sweep, name)
+        write_reports(sweep.folder)
     return results
+
+
+def run_one(sweep: Sweep, name: str) -> ResultRecord:
+    """Start or resume one run, and return its result.json."""
+    settings = sweep.requests[name].settings(len(sweep.data.train))
+    latency = latency_model(settings, sweep.profile)
+    run = create_run(
+        sweep.folder / name,
+        settings,
+        data=sweep.data,
+        image_sizes=image_sizes(settings, sweep.data, latency),
+        command=sweep.command,
+        reporter=sweep.reporter,
+        profile=sweep.profile,
+        resume=True,
+    )
+    return run_all(run)
+
+
+def write_reports(folder: Path) -> None:
+    """Write SWEEP/report.html and SWEEP/pareto.json over the runs that exist."""
+    report_of(folder)
+    write_pareto(folder)

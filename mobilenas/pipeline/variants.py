@@ -1,6 +1,7 @@
 """What varies over the runs of a sweep or an ablation, as settings."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import parse_count
@@ -26,7 +27,7 @@ NOT_ABLATED = {
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What a sweep varies."""
+    """What a sweep varies, and where its runs are made."""
 
     flops: tuple[int, ...] = setting(
         (),
@@ -41,6 +42,16 @@ class SweepOptions:
     )
     methods: tuple[str, ...] = setting(
         (), help="Search methods, each under every budget or strength.", built_in=tuple(METHODS)
+    )
+    on: Literal["local", "ray"] = setting(
+        "local", help="Do the runs here one by one, or side by side with Ray.", group="Output"
+    )
+    address: str | None = setting(
+        None,
+        help="Running Ray cluster, such as auto; for --on ray.",
+        default_text="Ray starts on this machine",
+        group="Output",
+        metavar="ADDRESS",
     )
 
 

@@ -147,4 +147,4 @@ def test_help_imports_neither_torch_nor_rich(words: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not {"torch", "numpy", "onnx", "onnxruntime", "rich.console"} & imported
+    assert not {"torch", "numpy", "onnx", "onnxruntime", "ray", "rich.console"} & imported

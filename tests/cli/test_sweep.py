@@ -1,6 +1,10 @@
 """`mobilenas sweep`: what it makes and prints, how it goes on."""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ from PIL import Image
 
 from mobilenas.cli.main import cli
 from mobilenas.core.settings import to_plain
-from mobilenas.pipeline import sweep
+from mobilenas.pipeline import on_ray, sweep
+from mobilenas.pipeline.on_ray import RunsFailedError
 from mobilenas.report.records import BudgetCheck
 
 TINY = (
@@ -77,6 +82,53 @@ def test_ctrl_c_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) 
     assert "resume with: mobilenas sweep --out Y --resume" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (RunsFailedError("1 of 2 runs failed: a: x"), 1, "1 of 2 runs failed: a: x; resume with: "),
+        (KeyboardInterrupt(), 130, "interrupted; resume with: "),
+    ],
+)
+def test_what_ends_a_sweep_on_ray_names_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, said: str
+) -> None:
+    def ended(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(on_ray, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(on_ray, "run_on_ray", ended)
+    where = ("--on", "ray", "--address", "10.0.0.1:6379")
+    words = ("sweep", *TINY, "--flops", "150k", "--methods", "darts", "--out", f"R{status}", *where)
+    result = invoke(*words)
+    assert result.exit_code == status, result.output
+    again = f"mobilenas sweep --out R{status} --resume --on ray --address 10.0.0.1:6379"
+    assert f"{said}{again}" in result.stderr
+    assert invoke(*again.split()[1:]).exit_code == status
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_estimate")
+def test_a_run_on_ray_is_the_run_that_is_made_here(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: mobilenas[ray]")
+    job = ("sweep", *TINY, "--flops", "150k", "--methods", "da2s", "--finalists", "0", "--out")
+    assert invoke(*job, "on-local").exit_code == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilenas", *job, "on-ray", "--on", "ray"],
+        env=os.environ | {"HOME": str(tmp_path)},  # Ray keeps a token there
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(flops-150k-da2s pid=" in done.stderr
+    assert "sweep 1/1, flops-150k-da2s " in done.stderr
+    here, there = (Path(f"on-{where}/flops-150k-da2s") for where in ("local", "ray"))
+    for name, others in (("arch.json", "seconds"), ("run.json", "command")):
+        first, second = (json.loads((folder / name).read_text()) for folder in (here, there))
+        assert first | {others: ""} == second | {others: ""}
+    weights = (folder / "model.safetensors" for folder in (here, there))
+    assert len({file.read_bytes() for file in weights}) == 1
+
+
 def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = BudgetCheck(cost="flops", limit=1, recounted=1, holds=True)
     result_of = defstruct("Result", [("budgets", list[BudgetCheck])])
@@ -97,6 +149,8 @@ def test_a_broken_budget_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--flops", "1M,1M", "--out", "W"), "more than once"),
         (("--flops", "1M", "--strength", "1", "--out", "W"), "--strength"),
         (("--out", "W"), "nothing varies"),
+        (("--flops", "1M", "--out", "W", "--address", "auto"), "--address is for --on ray"),
+        (("--flops", "1M", "--out", "W", "--methods", "nas"), "method is 'nas'"),
         (("--out", "W", "--resume"), "W holds no sweep"),
         (("--flops", "1M", "--out", "W", "--resume", "--overwrite"), "exclude each other"),
     ],

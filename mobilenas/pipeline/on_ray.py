@@ -1,0 +1,163 @@
+"""The runs of a sweep as tasks of Ray, side by side: on this machine, or on a running cluster.
+
+Ray starts a process for each run, and again where it dies; the run folder is what resumes.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, as_completed
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from mobilenas.core.errors import FileError, MobileNASError, first_line
+from mobilenas.core.plugins import load_plugins
+from mobilenas.core.progress import Reporter
+from mobilenas.core.records import read_record
+from mobilenas.data import load_data
+from mobilenas.latency.profile import Profile
+from mobilenas.pipeline.records import ResultRecord
+from mobilenas.pipeline.run_folder import RUN_FILE
+from mobilenas.pipeline.stages import RESULT_FILE
+from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, read_sweep, run_one, write_reports
+from mobilenas.report.run_page import REPORT_FILE
+
+Progress = Callable[[], AbstractContextManager[Reporter]]
+"""Makes what hears of progress in the process of a run; Ray forwards what that prints."""
+
+_RETRIES = 3
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",  # equal lines of two runs are two
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # run.json names the GPU as it does elsewhere
+}
+_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # half a minute, not ten, for a wrong address
+
+
+class RunsFailedError(MobileNASError):
+    """Some runs of a sweep failed; the others are done."""
+
+
+@contextmanager
+def connected(address: str | None, *, quiet: bool) -> Iterator[None]:
+    """Start Ray on this machine, or connect to the cluster at `address`; ended on leaving."""
+    os.environ |= _ENVIRONMENT | ({} if address is None else _CLUSTER)  # read by `import ray`
+    try:
+        import ray
+    except ImportError as error:
+        raise MobileNASError("--on ray needs Ray: pip install 'mobilenas[ray]'") from error
+    stop = signal.getsignal(signal.SIGTERM)
+    own = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=not quiet,
+            logging_level=logging.ERROR,
+            **own,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "Ray does not start" if address is None else f"--address {address}"
+        raise MobileNASError(f"{where}: {first_line(error)}") from error
+    signal.signal(signal.SIGTERM, stop)  # Ray's own leaves without a word
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_on_ray(sweep: Sweep, address: str | None, progress: Progress) -> dict[str, ResultRecord]:
+    """Do every run that is not done as a task of Ray; return result.json of each by name.
+
+    RunsFailedError names those that failed, after all others are done.
+    """
+    import ray
+
+    _check_cores(sweep, address)
+    task = ray.remote(max_calls=1)(_run)  # a process of its own, as without Ray
+    results, failures = dict[str, ResultRecord](), dict[str, str]()
+    waiting: dict[Future[ResultRecord], str] = {}
+    for name, request in sweep.requests.items():
+        if (finished := _finished(sweep.folder / name)) is not None:
+            results[name] = finished
+            continue
+        resources = task.options(
+            name=name,
+            num_cpus=request.threads,
+            num_gpus=int(request.device == "cuda"),
+            max_retries=_RETRIES,
+        )
+        where = (Path.cwd(), sweep.folder, name)
+        known = (sweep.data.image_size, sweep.profile)
+        waiting[resources.remote(*where, *known, progress).future()] = name
+    if results:
+        write_reports(sweep.folder)  # a kill may have left those of fewer
+    sweep.reporter.start("sweep", len(sweep.requests))
+    for done, future in enumerate(as_completed(waiting), len(results) + 1):
+        name = waiting[future]
+        try:
+            results[name] = future.result()
+            outcome = f"{results[name].top1:.2f} %"
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)  # what the run raised, or how its process ended
+            foreseen = isinstance(cause, MobileNASError)
+            kind = "" if foreseen else f"{type(cause).__name__}: "
+            failures[name], outcome = f"{kind}{first_line(cause)}", "failed"
+            sweep.reporter.info(f"{name}: {failures[name] if foreseen else error}")  # a traceback
+        else:
+            write_reports(sweep.folder)
+        sweep.reporter.step(done, {name: outcome})
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise RunsFailedError(f"{len(failures)} of {len(sweep.requests)} runs failed: {reasons}")
+    return {name: results[name] for name in sweep.requests}
+
+
+def _check_cores(sweep: Sweep, address: str | None) -> None:
+    """Raise where this machine never has the cores of a run, which would wait without end."""
+    import ray
+
+    threads = next(iter(sweep.requests.values())).threads
+    cores = int(ray.cluster_resources()["CPU"])
+    if address is None and threads > cores:
+        raise MobileNASError(f"--threads {threads} is more than the {cores} cores of this machine")
+
+
+def _finished(folder: Path) -> ResultRecord | None:
+    """Return result.json of a run that has nothing left to do."""
+    done = (folder / RESULT_FILE).exists() and (folder / REPORT_FILE).exists()
+    return read_record(folder / RESULT_FILE, ResultRecord) if done else None
+
+
+def _run(
+    cwd: Path,
+    folder: Path,
+    name: str,
+    image_size: int,
+    profile: Profile | None,
+    progress: Progress,
+) -> ResultRecord:
+    """Do one run, in a process of Ray's."""
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise FileError(
+            f"{cwd} is not on {socket.gethostname()}: all machines need the folders of the sweep "
+            "and of the images under the same paths"
+        ) from error
+    load_plugins()
+    record = read_sweep(folder / SWEEP_FILE)
+    with progress() as reporter:
+        if (folder / name / RUN_FILE).exists():
+            reporter.info("resumed")
+        sweep = Sweep(
+            folder=folder,
+            requests=record.requests,
+            command=record.command,
+            data=load_data(record.requests[name].data_settings, check=lambda _: image_size),
+            profile=profile,
+            reporter=reporter,
+        )
+        return run_one(sweep, name)
