@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from mobilenas.core.errors import FileError, MobileNASError, first_line
+from mobilenas.core.folders import lock_folder
 from mobilenas.core.plugins import load_plugins
 from mobilenas.core.progress import Reporter
 from mobilenas.core.records import read_record
@@ -28,6 +30,7 @@ Progress = Callable[[], AbstractContextManager[Reporter]]
 """Makes what hears of progress in the process of a run; Ray forwards what that prints."""
 
 _RETRIES = 3
+_PATIENCE_S = 30
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
     "RAY_COLOR_PREFIX": "0",
@@ -148,6 +151,7 @@ def _run(
             "and of the images under the same paths"
         ) from error
     load_plugins()
+    _wait_for_former(folder / name)
     record = read_sweep(folder / SWEEP_FILE)
     with progress() as reporter:
         if (folder / name / RUN_FILE).exists():
@@ -161,3 +165,15 @@ def _run(
             reporter=reporter,
         )
         return run_one(sweep, name)
+
+
+def _wait_for_former(folder: Path) -> None:
+    """Wait for the process that a killed sweep left in a run: Ray ends it within seconds."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return lock_folder(folder)
+        except FileError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)

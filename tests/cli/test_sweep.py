@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -108,20 +110,24 @@ def test_what_ends_a_sweep_on_ray_names_the_command_that_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_estimate")
-def test_a_run_on_ray_is_the_run_that_is_made_here(tmp_path: Path) -> None:
+def test_a_sweep_killed_on_ray_ends_as_the_one_that_is_made_here(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: mobilenas[ray]")
     job = ("sweep", *TINY, "--flops", "150k", "--methods", "da2s", "--finalists", "0", "--out")
     assert invoke(*job, "on-local").exit_code == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "mobilenas", *job, "on-ray", "--on", "ray"],
-        env=os.environ | {"HOME": str(tmp_path)},  # Ray keeps a token there
-        capture_output=True,
-        text=True,
-    )
+    here, there = (Path(f"on-{where}/flops-150k-da2s") for where in ("local", "ray"))
+    mobilenas, on = (sys.executable, "-m", "mobilenas"), ("on-ray", "--on", "ray")
+    home = os.environ | {"HOME": str(tmp_path)}  # Ray keeps a token there
+    with subprocess.Popen([*mobilenas, *job, *on], env=home, stderr=subprocess.DEVNULL) as killed:
+        while not (there / "run.json").exists() and killed.poll() is None:
+            time.sleep(0.1)
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL
+    again = [*mobilenas, "sweep", "--resume", "--out", *on]
+    done = subprocess.run(again, env=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "(flops-150k-da2s pid=" in done.stderr
     assert "sweep 1/1, flops-150k-da2s " in done.stderr
-    here, there = (Path(f"on-{where}/flops-150k-da2s") for where in ("local", "ray"))
+    assert Path("on-ray/pareto.json").read_bytes() == Path("on-local/pareto.json").read_bytes()
     for name, others in (("arch.json", "seconds"), ("run.json", "command")):
         first, second = (json.loads((folder / name).read_text()) for folder in (here, there))
         assert first | {others: ""} == second | {others: ""}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import NullReporter
 from mobilenas.core.records import write_record
 from mobilenas.pipeline import on_ray
@@ -221,6 +223,25 @@ def test_a_machine_without_the_folder_is_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(FileError, match=r"gone is not on .*: all machines need"):
         on_ray._run(gone, gone, "a", 8, None, PROGRESS)
+
+
+def test_a_run_waits_for_the_process_that_was_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; from mobilenas.core.folders import lock_folder; from pathlib import Path"
+    code += f"; lock_folder(Path({str(tmp_path)!r})); print('locked', flush=True); sys.stdin.read()"
+    former = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with former:
+        assert former.stdout is not None and former.stdout.readline() == b"locked\n"
+        monkeypatch.setattr(on_ray, "_PATIENCE_S", 0)
+        with pytest.raises(FileError, match="another process works in"):
+            on_ray._wait_for_former(tmp_path)
+        monkeypatch.setattr(on_ray, "_PATIENCE_S", 60)
+        monkeypatch.setattr(on_ray.time, "sleep", lambda _: former.communicate())
+        on_ray._wait_for_former(tmp_path)
+    unlock_folders()
 
 
 @pytest.fixture
