@@ -12,6 +12,7 @@ from mobilenas.spaces.cell.settings import CellOptions
 
 from .command import Command
 from .options import RULE, folder_options, option, options_of, output_options
+from .tensorboard import tensorboard_option
 
 _OF_GROUPS = {"model", "image_size", "classes", "weights", "graph_only", "out", "as_json"}
 _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings_of(kind)} | {
@@ -25,6 +26,7 @@ _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings
 @option("--graph-only", is_flag=True, help="Print which sizes are tied, without a search.")
 @option("--classes", type=click.IntRange(2, 65536), metavar="N", help="With --graph-only: classes.")
 @folder_options
+@tensorboard_option
 @output_options
 @click.pass_context
 def command(

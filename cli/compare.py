@@ -11,6 +11,7 @@ from mobilenas.spaces.mobile.settings import MobileNet
 
 from .command import Command
 from .options import PATH, RULE, Reading, allow_model_option, names, option, output_options
+from .tensorboard import tensorboard_option
 from .terminal import echo
 
 RANDOM = "random"
@@ -59,6 +60,7 @@ def read_baselines(text: str) -> tuple[str, ...]:
 )
 @option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 @allow_model_option
+@tensorboard_option
 @output_options
 @click.pass_context
 def command(

@@ -7,12 +7,14 @@ from mobilenas.pipeline.request import Request
 from .command import Command
 from .dry_run import dry_run_option, show_outlook
 from .options import RULE, folder_options, options_of, output_options
+from .tensorboard import tensorboard_option
 
 
 @click.command(cls=Command, name="run", epilog=RULE)
 @options_of(Request)
 @folder_options
 @dry_run_option
+@tensorboard_option
 @output_options
 @click.pass_context
 def command(ctx: click.Context, /, dry_run: bool, **_: object) -> int:

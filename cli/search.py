@@ -10,6 +10,7 @@ from mobilenas.pipeline.request import Request
 from .command import Command
 from .dry_run import dry_run_option, show_outlook
 from .options import RULE, folder_options, options_of, output_options
+from .tensorboard import tensorboard_option
 from .terminal import echo
 
 
@@ -17,6 +18,7 @@ from .terminal import echo
 @options_of(Request)
 @folder_options
 @dry_run_option
+@tensorboard_option
 @output_options
 @click.pass_context
 def command(

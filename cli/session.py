@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ def working(
     `record` is the file that is there once something has begun.
     """
     try:
-        with make_reporter(quiet) as reporter:
+        with make_reporter(quiet) as shown, _mirrored(shown, folder) as reporter:
             yield reporter
     except KeyboardInterrupt as error:
         if _is_begun(folder, record):
@@ -51,6 +51,15 @@ def working(
         raise Lacking(f"{lack}{hint}", error) from error
     finally:
         unlock_folders()
+
+
+def _mirrored(reporter: Reporter, folder: Path | None) -> AbstractContextManager[Reporter]:
+    ctx = click.get_current_context(silent=True)
+    if folder is None or ctx is None or not ctx.params.get("tensorboard"):
+        return nullcontext(reporter)
+    from .tensorboard import mirrored
+
+    return mirrored(reporter, folder)
 
 
 def _is_begun(folder: Path | None, record: str) -> bool:
@@ -151,7 +160,8 @@ def beginning(record: Path, *, resume: bool) -> Iterator[None]:
 
 def states_a_request(ctx: click.Context) -> bool:
     """Whether any option was given that says what is wanted."""
-    others = {"out", "resume", "overwrite", "quiet", "as_json", "dry_run", "on", "address"}
+    others = {"out", "resume", "overwrite", "tensorboard", "quiet", "as_json", "dry_run"}
+    others |= {"on", "address"}
     return any(
         ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         for name in set(ctx.params) - others

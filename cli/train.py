@@ -7,13 +7,15 @@ import click
 
 from .command import Command
 from .options import output_options, run_argument
+from .tensorboard import tensorboard_option
 from .terminal import echo
 
 
 @click.command(cls=Command, name="train")
 @run_argument
+@tensorboard_option
 @output_options
-def command(folder: Path, quiet: bool, as_json: bool) -> None:
+def command(folder: Path, quiet: bool, as_json: bool, **_: object) -> None:
     """Train the network of RUN/arch.json, and write RUN/model.safetensors."""
     from .session import working
 

@@ -26,7 +26,16 @@ def command_named(name: str) -> click.Command:
 
 @pytest.mark.parametrize("name", ["run", "search"])
 def test_every_field_of_a_request_is_an_option(name: str) -> None:
-    others = {"out", "resume", "overwrite", "dry_run", "allowed_models", "quiet", "as_json"}
+    others = {
+        "out",
+        "resume",
+        "overwrite",
+        "dry_run",
+        "allowed_models",
+        "quiet",
+        "as_json",
+        "tensorboard",
+    }
     given = {param.name for param in command_named(name).params}
     assert given - others - {"help_all"} == {field.name for field in fields(Request)}
 

@@ -1,0 +1,96 @@
+"""`--tensorboard`: every log of a run folder as TensorBoard's event files, while they grow."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.files import read_jsonl
+from mobilenas.core.progress import Reporter
+
+from .options import option
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = "tensorboard"
+"""Below the run's; a folder in it for each log."""
+
+tensorboard_option = option(
+    "--tensorboard",
+    is_flag=True,
+    rare=True,
+    help="Also write every log for TensorBoard, to RUN/tensorboard.",
+)
+
+
+@contextmanager
+def mirrored(reporter: Reporter, run: Path) -> Iterator[Reporter]:
+    """Give a reporter that also keeps RUN/tensorboard up to date with the run's logs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MobileNASError(
+            "--tensorboard needs a package: pip install 'mobilenas[tensorboard]'"
+        ) from error
+    mirror = _Mirror(reporter, run, SummaryWriter)
+    try:
+        yield mirror
+    finally:
+        mirror.close()
+
+
+class _Mirror:
+    """Passes everything on, and looks at the logs after every step of a stage."""
+
+    def __init__(self, reporter: Reporter, run: Path, writer: "type[SummaryWriter]") -> None:
+        self._reporter, self._run, self._writer = reporter, run, writer
+        self._writers = dict[Path, "SummaryWriter"]()
+        self._written = dict[Path, int]()
+
+    def start(self, stage: str, total: int) -> None:
+        """Pass on."""
+        self._reporter.start(stage, total)
+
+    def step(self, done: int, figures: dict[str, str]) -> None:
+        """Pass on, and write what the logs have that was not written yet."""
+        self._reporter.step(done, figures)
+        self._update()
+
+    def info(self, message: str) -> None:
+        """Pass on."""
+        self._reporter.info(message)
+
+    def close(self) -> None:
+        """Write the rest."""
+        self._update()
+        for writer in self._writers.values():
+            writer.close()
+
+    def _update(self) -> None:
+        for log in sorted(self._run.rglob("log.jsonl")):
+            lines, written = read_jsonl(log), self._written.get(log, 0)
+            if len(lines) == written:
+                continue
+            if log not in self._writers:
+                folder = self._run / FOLDER / ".".join(log.parent.relative_to(self._run).parts)
+                # anew: a resumed run has every line once
+                shutil.rmtree(folder, ignore_errors=True)
+                self._writers[log] = self._writer(str(folder))
+            writer = self._writers[log]
+            for number, line in enumerate(lines[written:], written + 1):
+                for tag, value in _scalars(line):
+                    writer.add_scalar(tag, value, number)
+            writer.flush()
+            self._written[log] = len(lines)
+
+
+def _scalars(line: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a line with their names, those of a field of fields as `field/name`."""
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", number) for inner, number in _scalars(value))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value
