@@ -121,7 +121,8 @@ def _measure_space(
     with _measuring(ctx.params["quiet"]) as reporter:
         from mobilenas.latency.building import build_profile
         from mobilenas.latency.cache import Cache
-        from mobilenas.latency.profile import profile_path, read_profile
+        from mobilenas.latency.named_profiles import profile_path
+        from mobilenas.latency.profile import read_profile
         from mobilenas.pipeline.run_folder import command_line
 
         path = profile_path(name)
@@ -257,7 +258,7 @@ def calibrate(
     if source is None or times is None or name is None:
         raise click.UsageError("missing option --from, --times or --name", ctx)
     _refuse(name, overwrite=overwrite)
-    from mobilenas.latency.profile import find_profile
+    from mobilenas.latency.named_profiles import find_profile
     from mobilenas.latency.transfer import read_times, transfer
     from mobilenas.pipeline.run_folder import command_line
 
@@ -275,7 +276,7 @@ def calibrate(
 
 def _refuse(name: str, *, overwrite: bool) -> None:
     from mobilenas.core.errors import MobileNASError
-    from mobilenas.latency.profile import profile_path
+    from mobilenas.latency.named_profiles import profile_path
 
     path = profile_path(name)
     if path.exists() and not overwrite:
@@ -283,7 +284,8 @@ def _refuse(name: str, *, overwrite: bool) -> None:
 
 
 def _keep(profile: "Profile", *, as_json: bool) -> None:
-    from mobilenas.latency.profile import profile_path, write_profile
+    from mobilenas.latency.named_profiles import profile_path
+    from mobilenas.latency.profile import write_profile
 
     from .profiles import show_profile
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def list_(as_json: bool) -> None:
     """List the latency profiles."""
     from mobilenas.core.errors import MobileNASError
-    from mobilenas.latency.profile import list_profiles, read_profile
+    from mobilenas.latency.named_profiles import list_profiles
+    from mobilenas.latency.profile import read_profile
 
     from .render import show_json, show_table
 
@@ -74,7 +75,7 @@ def show(name: str, as_json: bool) -> None:
 
     NAME is one of `mobilenas profile list` or a file.
     """
-    from mobilenas.latency.profile import find_profile
+    from mobilenas.latency.named_profiles import find_profile
 
     show_profile(find_profile(name), as_json=as_json)
 
@@ -147,7 +148,7 @@ def remove(name: str, as_json: bool) -> None:
 
     Runs that were started with it keep their copy.
     """
-    from mobilenas.latency.profile import remove_profile
+    from mobilenas.latency.named_profiles import remove_profile
 
     from .render import show_json
 
@@ -187,7 +188,7 @@ def networks(name: str, out: Path, networks: int, precision: str | None, as_json
 
     FOLDER gets ONNX files, and times.csv to fill in.
     """
-    from mobilenas.latency.profile import find_profile
+    from mobilenas.latency.named_profiles import find_profile
     from mobilenas.latency.transfer import write_networks
 
     from .render import show_json
@@ -216,7 +217,7 @@ def check(name: str, quiet: bool, as_json: bool) -> int:
 
     with make_reporter(quiet) as reporter:
         from mobilenas.latency.building import check as measure_again
-        from mobilenas.latency.profile import find_profile
+        from mobilenas.latency.named_profiles import find_profile
 
         found = measure_again(find_profile(name), reporter=reporter)
     from .render import BROKEN_BUDGET, DONE, show_json, show_table

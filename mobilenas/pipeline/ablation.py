@@ -23,7 +23,8 @@ from mobilenas.cost.networks import costs_by_name
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.data.settings import AUTO
 from mobilenas.latency.cost_model import Latency
-from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.latency.named_profiles import find_profile
+from mobilenas.latency.profile import Profile
 from mobilenas.pipeline.baselines import searched_arch
 from mobilenas.pipeline.deployment import predicted
 from mobilenas.pipeline.request import ANY_COUNT, Request

@@ -9,7 +9,8 @@ from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import to_plain
 from mobilenas.data import ImageData, ImageKind, load_data
 from mobilenas.latency.cost_model import Latency
-from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.latency.named_profiles import find_profile
+from mobilenas.latency.profile import Profile
 from mobilenas.onnx.targets import GATE
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.request import ANY_COUNT, Request

@@ -19,7 +19,8 @@ from mobilenas.core.records import Record, read_record, write_record
 from mobilenas.core.settings import Fields, format_count, parse_count
 from mobilenas.cost.budget import PENALTY
 from mobilenas.data import ImageData
-from mobilenas.latency.profile import Profile, find_profile
+from mobilenas.latency.named_profiles import find_profile
+from mobilenas.latency.profile import Profile
 from mobilenas.pipeline.image_size import image_sizes
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, Request

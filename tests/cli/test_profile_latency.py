@@ -14,7 +14,7 @@ from mobilenas.cli.main import cli
 from mobilenas.core.files import write_json
 from mobilenas.latency import building
 from mobilenas.latency.graphs import arch_model
-from mobilenas.latency.profile import find_profile, list_profiles
+from mobilenas.latency.named_profiles import find_profile, list_profiles
 from mobilenas.latency.units import arch_units
 from mobilenas.onnx.settings import PROVIDER
 from mobilenas.spaces.mobile.space import MobileSpace

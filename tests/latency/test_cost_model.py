@@ -10,7 +10,8 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.measured import Failed
-from mobilenas.latency.profile import Profile, ProfileError, find_profile
+from mobilenas.latency.named_profiles import find_profile
+from mobilenas.latency.profile import Profile, ProfileError
 from mobilenas.latency.units import Unit, arch_units
 from mobilenas.pipeline.request import ACTIVATION_FOR
 from mobilenas.search.space import space_for

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.latency.measured import Failed, Measured
-from mobilenas.latency.profile import (
-    Profile,
-    ProfileError,
-    find_profile,
-    list_profiles,
-    profile_path,
-    read_profile,
-    write_profile,
-)
+from mobilenas.latency.named_profiles import find_profile, list_profiles, profile_path
+from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.latency.units import Unit, arch_units, linear_unit
 from mobilenas.spaces.mobile.space import MobileSpace
 
