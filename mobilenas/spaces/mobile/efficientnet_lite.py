@@ -1,5 +1,6 @@
 """EfficientNet-Lite as archs (github.com/tensorflow/tpu, models/official/efficientnet/lite)."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from mobilenas.nn import make_divisible
@@ -19,12 +20,12 @@ STAGES = (
 _SIZES = ((1.0, 1.0, 0.2), (1.0, 1.1, 0.2), (1.1, 1.2, 0.3))
 
 
-def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
-    """EfficientNet-Lite0, 1 or 2; stem, head, and depth of the first and last stage are fixed."""
-    width, depth, dropout = _SIZES[size]
-    blocks: list[Block] = []
-    before = 32
-    for kernel, channels, repeats, stride, expansion in STAGES:
+def repeated(
+    stages: Sequence[tuple[int, int, int, int, int]], before: int, width: float, depth: float = 1.0
+) -> tuple[Block, ...]:
+    """Return the blocks of such stages behind `before` channels; single blocks stay single."""
+    blocks = list[Block]()
+    for kernel, channels, repeats, stride, expansion in stages:
         out = make_divisible(channels * width)
         for index in range(repeats if repeats == 1 else ceil(repeats * depth)):
             blocks.append(
@@ -38,12 +39,18 @@ def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
                 )
             )
             before = out
+    return tuple(blocks)
+
+
+def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
+    """EfficientNet-Lite0, 1 or 2; stem, head, and depth of the first and last stage are fixed."""
+    width, depth, dropout = _SIZES[size]
     return MobileArch(
         image_size=image_size,
         in_channels=3,
         classes=classes,
         stem=Stem(channels=32, stride=2, activation="relu6"),
-        blocks=tuple(blocks),
+        blocks=repeated(STAGES, 32, width, depth),
         head=Head(channels=1280, hidden=0, activation="relu6", dropout=dropout),
         padding="same",
         epsilon=1e-3,

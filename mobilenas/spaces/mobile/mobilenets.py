@@ -7,7 +7,7 @@ from mobilenas.core.registry import Registry
 from mobilenas.core.settings import check_choice
 from mobilenas.nn import make_divisible, squeeze_channels
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.mobile.efficientnet_lite import STAGES
+from mobilenas.spaces.mobile.efficientnet_lite import STAGES, repeated
 
 SMALL_SIDE = 128
 """Images with a shorter side than this get fewer stride-2 layers."""
@@ -221,24 +221,9 @@ def _repeated(
     classes: int,
     placement: str,
 ) -> MobileArch:
-    blocks: list[Block] = []
-    strides = [2]
-    before = stem = make_divisible(32 * width)
-    for kernel, channels, repeats, stride, expansion in stages:
-        out = make_divisible(channels * width)
-        for index in range(repeats):
-            strides.append(stride if index == 0 else 1)
-            blocks.append(
-                Block(
-                    kernel=kernel,
-                    hidden=before * expansion,
-                    out=out,
-                    stride=1,
-                    squeeze=0,
-                    activation="relu6",
-                )
-            )
-            before = out
+    stem = make_divisible(32 * width)
+    blocks = repeated(stages, stem, width)
+    strides = [2, *(block.stride for block in blocks)]
     head = Head(channels=make_divisible(1280 * width), hidden=0, activation="relu6", dropout=0.2)
     return _assemble(stem, "relu6", blocks, strides, head, image_size, classes, placement)
 
