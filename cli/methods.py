@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from mobilenas.search.methods import Method
 
 
+_MEASURED = (
+    "Measured (docs/results/methods.md): no method's alphas rank networks well, chosen channels "
+    "are not shown to beat random ones, and finalists decide by default."
+)
+
+
 @click.command(cls=Command, name="methods")
 @json_option
 def command(as_json: bool) -> None:
@@ -35,6 +41,7 @@ def command(as_json: bool) -> None:
             lines = textwrap.wrap(words, 68, break_on_hyphens=False)
             echo(f"  {label:10}" + f"\n{' ' * 12}".join(lines))
     echo("\nEntropy on edges, edge weights and the zero operation are parts of --space cell.")
+    echo(click.wrap_text(_MEASURED, 80))
 
 
 def _parts(method: "Method") -> str:
