@@ -418,7 +418,7 @@ def test_every_field_is_a_setting() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_target_without_the_gate_leaves_out_what_needs_it(precision: str) -> None:
     usual = settings(precision=precision)
-    taken = settings(precision=precision, targets=("cpu", "coreml"))
+    taken = settings(precision=precision, targets=("cpu", "qnn"))
     assert taken == usual
     assert usual.squeeze == "on"
     assert settings(precision=precision, params=9000).squeeze == "searched"
