@@ -48,7 +48,8 @@ class _Mirror:
     def __init__(self, reporter: Reporter, run: Path, writer: "type[SummaryWriter]") -> None:
         self._reporter, self._run, self._writer = reporter, run, writer
         self._writers = dict[Path, "SummaryWriter"]()
-        self._written = dict[Path, int]()
+        self._written = dict[Path, list[dict[str, object]]]()
+        self._stepped = False
 
     def start(self, stage: str, total: int) -> None:
         """Pass on."""
@@ -57,6 +58,7 @@ class _Mirror:
     def step(self, done: int, figures: dict[str, str]) -> None:
         """Pass on, and write what the logs have that was not written yet."""
         self._reporter.step(done, figures)
+        self._stepped = True
         self._update()
 
     def info(self, message: str) -> None:
@@ -64,27 +66,34 @@ class _Mirror:
         self._reporter.info(message)
 
     def close(self) -> None:
-        """Write the rest."""
-        self._update()
+        """Write the rest; nothing where nothing was done, as in a folder that was refused."""
+        if self._stepped:
+            self._update()
         for writer in self._writers.values():
             writer.close()
 
     def _update(self) -> None:
         for log in sorted(self._run.rglob("log.jsonl")):
-            lines, written = read_jsonl(log), self._written.get(log, 0)
-            if len(lines) == written:
+            lines, written = read_jsonl(log), self._written.get(log, [])
+            if lines == written:
                 continue
-            if log not in self._writers:
-                folder = self._run / FOLDER / ".".join(log.parent.relative_to(self._run).parts)
-                # anew: a resumed run has every line once
-                shutil.rmtree(folder, ignore_errors=True)
-                self._writers[log] = self._writer(str(folder))
+            if not written or lines[: len(written)] != written:
+                # anew: a resumed run has every line once, and one that replaces another no other's
+                self._begin(log)
+                written = []
             writer = self._writers[log]
-            for number, line in enumerate(lines[written:], written + 1):
+            for number, line in enumerate(lines[len(written) :], len(written) + 1):
                 for tag, value in _scalars(line):
                     writer.add_scalar(tag, value, number)
             writer.flush()
-            self._written[log] = len(lines)
+            self._written[log] = lines
+
+    def _begin(self, log: Path) -> None:
+        if log in self._writers:
+            self._writers[log].close()
+        folder = self._run / FOLDER / ".".join(log.parent.relative_to(self._run).parts)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writers[log] = self._writer(str(folder))
 
 
 def _scalars(line: Mapping[str, object]) -> Iterator[tuple[str, float]]:

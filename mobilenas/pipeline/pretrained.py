@@ -187,9 +187,10 @@ def _space(run: Run) -> SubnetworkSpace:
 
 
 def _loaded(name: str, weights: Path | None, arch: MobileArch, seed: int) -> dict[str, Tensor]:
-    return load(name, weights=weights, classes=arch.classes, image_size=arch.image_size, seed=seed)[
-        1
-    ]
+    _, state = load(
+        name, weights=weights, classes=arch.classes, image_size=arch.image_size, seed=seed
+    )
+    return state
 
 
 def _built(arch: MobileArch, state: dict[str, Tensor]) -> Network:

@@ -53,6 +53,27 @@ def test_every_line_is_there_once_also_after_a_restart(tmp_path: Path) -> None:
     assert read(tmp_path / "tensorboard/search") == expected
 
 
+def test_a_run_that_replaces_another_has_its_own_lines(tmp_path: Path) -> None:
+    from mobilenas.cli.tensorboard import mirrored
+
+    log = tmp_path / "train/log.jsonl"
+    write(log, 2)
+    with mirrored(NullReporter(), tmp_path) as reporter:
+        reporter.step(1, {})  # reading images, say
+        log.write_text(json.dumps({"epoch": 1, "loss": 9.0}) + "\n")
+        reporter.step(1, {})
+    assert read(tmp_path / "tensorboard/train") == {"epoch": [(1, 1.0)], "loss": [(1, 9.0)]}
+
+
+def test_a_folder_in_which_nothing_was_done_stays_as_it_is(tmp_path: Path) -> None:
+    from mobilenas.cli.tensorboard import mirrored
+
+    write(tmp_path / "train/log.jsonl", 2)
+    with mirrored(NullReporter(), tmp_path):
+        pass
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_without_the_package_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
