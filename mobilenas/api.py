@@ -102,7 +102,7 @@ def load_data(
     download: bool = False,
     reporter: Reporter | None = None,
 ) -> ImageData:
-    """Read labelled images: digits, cifar10, cifar100, or a folder (layouts: docs/images.md).
+    """Read labelled images: digits, cifar10, cifar100, a folder or wds:SHARDS (docs/images.md).
 
     `image_size` is the side in pixels: None keeps that of square images of one size, and makes
     others 224 by 224. `flip` says whether training mirrors images; None leaves it to the source.

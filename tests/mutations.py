@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import tarfile
 import tempfile
 import traceback
 from collections import Counter
@@ -47,6 +48,8 @@ from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings
+from mobilenas.data.records import ShardIndex, read_index, write_index
+from mobilenas.data.tar_index import index_shard
 from mobilenas.latency import kit_runner
 from mobilenas.latency.cache import Rounds
 from mobilenas.latency.kit import KitModel, KitSpace, Manifest, import_results, read_manifest
@@ -194,6 +197,7 @@ def make_folder(folder: Path) -> list[Subject]:
     halving(data, folder).best([arch, space.arch(space.largest())])
     _write_groups(folder, arch)
     _write_model(folder, arch)
+    _write_shard(folder)
     return [
         *_run_subjects(folder, arch, data, budgets),
         *_profile_subjects(),
@@ -205,6 +209,12 @@ def make_folder(folder: Path) -> list[Subject]:
                 command("profile", "flops", "{}/model.onnx"),
                 lambda place: read_model(place / "model.onnx"),
             ),
+            damage=damage_bytes,
+        ),
+        Subject(file="shard.tar", read=lambda f: index_shard(f / "shard.tar"), damage=damage_bytes),
+        Subject(
+            file="shard.msgpack",
+            read=lambda place: read_index(place / "shard.msgpack", ShardIndex, SILENT),
             damage=damage_bytes,
         ),
     ]
@@ -559,6 +569,20 @@ def _write_model(folder: Path, arch: Any) -> None:
         metadata=metadata.to_strings(),
     )
     Image.new("RGB", (side, side)).save(folder / "image.png")
+
+
+def _write_shard(folder: Path) -> None:
+    with tarfile.open(folder / "shard.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in {
+            "0.jpg": b"image",
+            "0.cls": b"7",
+            "é.png": b"",
+            "é.cls": b"8",
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    write_index(folder / "shard.msgpack", index_shard(folder / "shard.tar"), SILENT)
 
 
 def _group_subjects() -> list[Subject]:

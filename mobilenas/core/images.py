@@ -7,7 +7,9 @@ Memory is bounded: sizes are checked before pixels are decoded, all threads toge
 `MAX_PIXELS` at most at a time, and what is decoded is converted and resized in strips.
 """
 
+import io
 import math
+import os
 import struct
 import threading
 import zlib
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from mobilenas.core.errors import DataError
+from mobilenas.core.errors import DataError, FileError
 
 MAX_PIXELS = 2**26
 """Pixels that one file may have once decoded; a large JPEG is decoded at a fraction of its size."""
@@ -95,6 +97,49 @@ class Numbers:
     """The first and the last quartile."""
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class Shard:
+    """A file that holds images, as it was when it was looked through."""
+
+    path: Path
+    """The file."""
+    size: int
+    """In bytes."""
+    mtime_ns: int
+    """When it was written."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Member:
+    """An image that is a range of bytes of a shard."""
+
+    shard: Shard
+    """Where it is."""
+    name: str
+    """Its name there."""
+    offset: int
+    """Of its first byte."""
+    size: int
+    """In bytes."""
+
+    def __str__(self) -> str:
+        """Return the path as tools that open archives write it."""
+        return f"{self.shard.path}/{self.name}"
+
+    def open(self, _: str = "rb") -> io.BytesIO:
+        """Read it; FileError where the shard is not the file any more that was looked through."""
+        with self.shard.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if (found.st_size, found.st_mtime_ns) != (self.shard.size, self.shard.mtime_ns):
+                raise FileError(f"{self.shard.path} was changed since its images were listed")
+            file.seek(self.offset)
+            return io.BytesIO(file.read(self.size))
+
+
+ImageFile = Path | Member
+"""Where the bytes of one image are."""
+
+
 class _Room:
     """Admits threads as long as all of them together decode at most `MAX_PIXELS`."""
 
@@ -118,7 +163,7 @@ class _Room:
 _ROOM = _Room()
 
 
-def decode(path: Path, size: int, pixel_range: PixelRange | None = None) -> NDArray[np.uint8]:
+def decode(path: ImageFile, size: int, pixel_range: PixelRange | None = None) -> NDArray[np.uint8]:
     """Decode a file to RGB uint8 [size, size, 3]; DataError names a file that is no whole image.
 
     Without a range, numbers of 16 bits are taken for 0 to 65535, others of their kind refused.
@@ -138,7 +183,7 @@ def decode(path: Path, size: int, pixel_range: PixelRange | None = None) -> NDAr
         return np.ascontiguousarray(square)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: ImageFile) -> Header:
     """Size and depth from the header alone; DataError where there is none."""
     with _opened(path) as image:
         deep = image.mode[0] in "IF" or _number_type(image) is not None
@@ -152,7 +197,7 @@ def _layout(image: Image.Image) -> str:
     return str(how[0] if isinstance(how, tuple) else how)
 
 
-def read_numbers(path: Path) -> Numbers:
+def read_numbers(path: ImageFile) -> Numbers:
     """Decode a file for the range of its numbers; DataError where one is not finite."""
     low, high, samples = math.inf, -math.inf, []
     with _opened(path) as image, _loaded(image, path, *image.size) as numbers:
@@ -170,10 +215,10 @@ def read_numbers(path: Path) -> Numbers:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open a file of a known format; every error while it is used names it."""
     try:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             # a pipe or a device may never end
             raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
         with _open(path) as image:
@@ -182,13 +227,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _bad(path, error) from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: ImageFile) -> Image.Image:
     """Open any size of JPEG: PIL's own limit is on what has not been decoded at a fraction yet."""
     try:
-        return Image.open(path, formats=_FORMATS)
+        return Image.open(_readable(path), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         try:
-            return JpegImageFile(path)
+            return JpegImageFile(_readable(path))
         except SyntaxError:  # another format
             raise DataError(
                 f"{path} has far more than the {MAX_PIXELS:,} pixels that are decoded at most: "
@@ -196,9 +241,13 @@ def _open(path: Path) -> Image.Image:
             ) from error
 
 
+def _readable(path: ImageFile) -> Path | io.BytesIO:
+    return path if isinstance(path, Path) else path.open()
+
+
 @contextmanager
 def _loaded(
-    image: Image.Image, path: Path, width: int, height: int
+    image: Image.Image, path: ImageFile, width: int, height: int
 ) -> Iterator[type[np.generic] | None]:
     """Decode so many pixels once there is room for them; gives the type of their numbers."""
     if width * height > MAX_PIXELS:
@@ -215,7 +264,7 @@ def _loaded(
             image.close()  # frees the pixels before the next thread is let in
 
 
-def _bad(path: Path, error: BaseException) -> DataError:
+def _bad(path: ImageFile, error: BaseException) -> DataError:
     reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
     if isinstance(error, UnidentifiedImageError):
         with path.open("rb") as file:

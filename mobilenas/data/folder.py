@@ -1,7 +1,6 @@
 """Folders of images: which files, which classes, which splits."""
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -12,16 +11,18 @@ import torch
 from torch import Tensor
 
 from mobilenas.core.errors import DataError
-from mobilenas.core.images import PixelRange
+from mobilenas.core.images import ImageFile, Member, PixelRange
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted, readable
 from mobilenas.data.image_data import Check, ImageData, ImageKind
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
+from mobilenas.data.patterns import WDS
 from mobilenas.data.reading import choose_size, measure_range, read_headers, read_pixels
 from mobilenas.data.repeats import check_differ, find_repeats
 from mobilenas.data.settings import DataSettings
+from mobilenas.data.shards import list_shards
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 
@@ -61,13 +62,15 @@ def load_folder(
     reporter: Reporter,
     check: Check | None = None,
 ) -> ImageData:
-    """Read folders of splits or of classes; `find_layout` says which is which.
+    """Read folders of splits or of classes, or shards; `find_layout` says which is which.
 
     `check` is called when the classes and the images' size are known, before any is decoded, and
     may return another size.
     """
-    root = Path(settings.source)
-    listing = list_folder(root)
+    if settings.source.startswith(WDS):
+        listing = list_shards(settings.source, reporter)
+    else:
+        listing = list_folder(Path(settings.source))
     _check_types(listing, settings)
     _check_counts(listing, listing.entries)
     contents = _read(listing, settings, reporter, check)
@@ -77,10 +80,10 @@ def load_folder(
     labels = torch.tensor([number[entry.label] for entry in contents.entries])
     parts, split_rule = _split(listing, contents.entries, labels, settings.split_seed)
     mean, std = mean_and_std(contents.moments[parts["train"].numpy()], contents.image_size**2)
-    names = [readable(entry.path.relative_to(root).as_posix()) for entry in contents.entries]
+    names = [readable(entry.name) for entry in contents.entries]
     repeated, repeats = find_repeats(contents.digests, labels.tolist(), parts, names)
     characters = all(_CHARACTER.fullmatch(name) for name in listing.classes)
-    notes = (*listing.notes, f"splits of {root}: {split_rule}", *contents.notes, *repeats)
+    notes = (*listing.notes, f"splits of {listing.root}: {split_rule}", *contents.notes, *repeats)
     if settings.flip is None and characters:
         notes += ("no horizontal flips: class names look like characters or numbers",)
     train, val, test = (
@@ -96,7 +99,7 @@ def load_folder(
         train=train,
         val=val,
         test=test,
-        fingerprint=_fingerprint(root, contents.entries, labels, parts),
+        fingerprint=_fingerprint(contents.entries, labels, parts),
         names=tuple(names),
         notes=notes,
         split_rule=split_rule,
@@ -117,9 +120,9 @@ def _check_types(listing: Listing, settings: DataSettings) -> None:
 
 def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
     """Raise where a class cannot be split, or a split is empty."""
-    needed = _SMALLEST_TRAIN + len({"val", "test"} - set(listing.folders))
-    source = "train" if listing.folders else ""
-    place = listing.folders.get(source, listing.root)
+    needed = _SMALLEST_TRAIN + len({"val", "test"} - set(listing.places))
+    source = "train" if listing.places else ""
+    place = listing.places.get(source, listing.root)
     counts = Counter(entry.label for entry in entries if entry.split == source)
     for name in listing.classes:
         if counts[name] < needed:
@@ -128,9 +131,9 @@ def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
                 f"class {name!r} in {place} has {counted(counts[name], 'usable image')}; "
                 f"the splits need at least {needed}{hint}"
             )
-    for split, folder in listing.folders.items():
+    for split, where in listing.places.items():
         if not any(entry.split == split for entry in entries):
-            raise DataError(f"{folder} holds no usable image")
+            raise DataError(f"{where} holds no usable image")
 
 
 def _read(
@@ -172,45 +175,41 @@ def _read(
     )
 
 
-def _skipped(kind: str, paths: Collection[Path]) -> list[str]:
-    count = counted(len(paths), f"{kind} image")
-    return [f"{count} skipped: first {min(paths)}"] if paths else []
+def _skipped(kind: str, files: Collection[ImageFile]) -> list[str]:
+    count = counted(len(files), f"{kind} image")
+    return [f"{count} skipped: first {min(map(str, files))}"] if files else []
 
 
 def _split(
     listing: Listing, entries: tuple[Entry, ...], labels: Tensor, seed: int
 ) -> tuple[Mapping[str, Tensor], str]:
     """Places of each split's images in `entries`, and the rule in words."""
-    if not listing.folders:
+    if not listing.places:
         parts = stratified_parts(labels, (_SHARE, _SHARE), seed)
         named = dict(zip(FOLDER_SPLITS, parts, strict=True))
         return named, f"70/15/15 % of each class by sorted names, seed {seed}"
     given = {
         split: torch.tensor([place for place, entry in enumerate(entries) if entry.split == split])
-        for split in listing.folders
+        for split in listing.places
     }
-    folders = listing.folders.values()
-    top = os.path.commonpath([folder.parent for folder in folders])
-    names = [readable(folder.relative_to(top).as_posix()) for folder in folders]
-    rule = f"the folders {', '.join(names)}"
     drawn = [split for split in FOLDER_SPLITS if split not in given]
     if not drawn:
-        return given, rule
+        return given, listing.rule
     train = given["train"]
     parts = stratified_parts(labels[train], (_SHARE,) * len(drawn), seed)
     named = given | {name: train[part] for name, part in zip(("train", *drawn), parts, strict=True)}
     shares = " and ".join(f"{split} is 15 % of each class of train" for split in drawn)
-    return named, f"{rule}; {shares}, seed {seed}"
+    return named, f"{listing.rule}; {shares}, seed {seed}"
 
 
-def _fingerprint(
-    root: Path, entries: tuple[Entry, ...], labels: Tensor, parts: Mapping[str, Tensor]
-) -> str:
-    """sha256 over each split's file names relative to `root`, sizes in bytes and labels."""
+def _fingerprint(entries: tuple[Entry, ...], labels: Tensor, parts: Mapping[str, Tensor]) -> str:
+    """sha256 over each split's file names below the folder, sizes in bytes and labels."""
     digest = hashlib.sha256()
     for split in FOLDER_SPLITS:
         for place in parts[split].tolist():
-            path = entries[place].path
-            line = (split, path.relative_to(root).as_posix(), path.stat().st_size)
+            entry = entries[place]
+            file = entry.path
+            size = file.size if isinstance(file, Member) else file.stat().st_size
+            line = (split, entry.name, size)
             digest.update(repr((*line, int(labels[place]))).encode())
     return digest.hexdigest()

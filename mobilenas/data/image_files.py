@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.core import images
 from mobilenas.core.errors import DataError
-from mobilenas.core.images import PixelRange
+from mobilenas.core.images import ImageFile, PixelRange
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
@@ -29,20 +28,20 @@ Pixels = NDArray[np.uint8]
 """[3, H, W] or [B, 3, H, W]"""
 
 
-def read_image(path: Path, size: int, pixel_range: PixelRange | None = None) -> Pixels:
+def read_image(path: ImageFile, size: int, pixel_range: PixelRange | None = None) -> Pixels:
     """Decode a file to RGB uint8 [3, size, size]; DataError naming the file where it is damaged."""
     with _way_out():
         # a view: pixels stay side by side with their channels, as batches have them
         return images.decode(path, size, pixel_range).transpose(2, 0, 1)
 
 
-def read_header(path: Path) -> images.Header:
+def read_header(path: ImageFile) -> images.Header:
     """Size and depth from the header alone; DataError where there is none."""
     with _way_out():
         return images.read_header(path)
 
 
-def read_numbers(path: Path) -> images.Numbers:
+def read_numbers(path: ImageFile) -> images.Numbers:
     """Decode a file for the range of its numbers; DataError where one is not finite."""
     with _way_out():
         return images.read_numbers(path)

@@ -21,7 +21,7 @@ LAYOUTS = (
 _MACHINE_FOLDERS = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 )
-_WORDS = {
+SPLIT_WORDS = {
     "train": "train(?:ing)?",
     "val": "val(?:id(?:at(?:e|ion))?)?|dev",
     "test": "test(?:ing)?|eval(?:uation)?",
@@ -30,12 +30,12 @@ _BESIDE = r"[\W_]*(?:data(?:set)?|images?|imgs?|set|split)?[\W_]*"
 # `Train`, `training_set`, `images-train`, `1 train`; not `train2` or `seg_train`
 _SPLIT_NAMES = {
     split: re.compile(rf"\d*{_BESIDE}(?:{words}){_BESIDE}", re.IGNORECASE)
-    for split, words in _WORDS.items()
+    for split, words in SPLIT_WORDS.items()
 }
 # `train2017`, `seg_test`, `valA`: of such a split, but perhaps of one of several
 _NEARLY = {
     split: re.compile(rf"(?:.*[\W\d_])?(?i:{words})(?:[\W\d_A-Z].*)?")
-    for split, words in _WORDS.items()
+    for split, words in SPLIT_WORDS.items()
 }
 _MAX_NAMED = 4
 

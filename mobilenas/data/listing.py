@@ -1,11 +1,14 @@
 """Which files of a folder are images of which class and split, always in the same order."""
 
+import os
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenas.core.errors import DataError
+from mobilenas.core.images import ImageFile
 from mobilenas.core.settings import readable
 from mobilenas.data.image_files import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mobilenas.data.layout import LAYOUTS, files_below, find_layout, subfolders
@@ -19,18 +22,22 @@ class Entry:
     """`train`, `val`, `test`, or empty where the folder has no splits."""
     label: str
     """Class name."""
-    path: Path
-    """The file."""
+    path: ImageFile
+    """Where its bytes are."""
+    name: str
+    """Its path below the folder."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds."""
+    """What a folder or a set of shards holds."""
 
     root: Path
     """The folder."""
-    folders: dict[str, Path]
-    """Split to its folder of class folders; empty where the folder has no splits."""
+    places: dict[str, str]
+    """Split to where it is, in words; empty where there are no splits."""
+    rule: str
+    """Where those splits come from, in words."""
     classes: tuple[str, ...]
     """Sorted class names."""
     entries: tuple[Entry, ...]
@@ -53,30 +60,46 @@ def list_folder(root: Path) -> Listing:
 
 def _listing(root: Path) -> Listing:
     layout = find_layout(root)
-    classes = _class_folders(layout.classes)
-    _check_number(root, list(classes))
+    classes = _labels(layout.classes)
+    check_number(root, list(classes))
     entries, unreadable, notes = [], [], [*layout.notes, *_nested(layout.classes)]
     others: Counter[str] = Counter()
     for split, folder in layout.splits.items() or [("", layout.classes)]:
-        own = _class_folders(folder)
-        _check_known(folder, own, classes)
+        own = _labels(folder)
+        hint = f"rename them, or move {folder.name} away, and images are drawn from train"
+        check_known(folder, own, classes, hint)
         for label in sorted(own):
             found = files_below(folder / own[label])
             known = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-            entries += [Entry(split, label, path) for path in known]
+            entries += [
+                Entry(split, label, path, path.relative_to(root).as_posix()) for path in known
+            ]
             unread = [path for path in found if path.suffix.lower() in UNREADABLE_SUFFIXES]
             unreadable += unread
             others.update(path.suffix.lower() for path in {*found} - {*known} - {*unread})
     if not entries:
         others.update(path.suffix.lower() for path in unreadable)
-        seen = f"; it holds {_by_type(others)}" if others else ""
+        seen = f"; it holds {by_type(others)}" if others else ""
         seen += f": {way_out(unreadable[0])}" if unreadable else ""
         raise DataError(f"{root} holds no images{seen}; supported are {', '.join(IMAGE_SUFFIXES)}")
     if others:
-        notes.append(f"files that are not images were skipped: {_by_type(others)}")
+        notes.append(f"files that are not images were skipped: {by_type(others)}")
     return Listing(
-        root, layout.splits, tuple(sorted(classes)), tuple(entries), tuple(unreadable), tuple(notes)
+        root=root,
+        places={split: str(folder) for split, folder in layout.splits.items()},
+        rule=_rule(layout.splits.values()),
+        classes=tuple(sorted(classes)),
+        entries=tuple(entries),
+        unreadable=tuple(unreadable),
+        notes=tuple(notes),
     )
+
+
+def _rule(folders: Collection[Path]) -> str:
+    if not folders:
+        return ""
+    top = os.path.commonpath([folder.parent for folder in folders])
+    return f"the folders {', '.join(readable(f.relative_to(top).as_posix()) for f in folders)}"
 
 
 def way_out(path: Path) -> str:
@@ -85,44 +108,50 @@ def way_out(path: Path) -> str:
     return f"convert to JPEG or PNG (such as with `magick mogrify -format jpg *{suffix}`)"
 
 
-def _by_type(counts: Counter[str]) -> str:
+def by_type(counts: Counter[str]) -> str:
+    """List how many files there are of each suffix."""
     return ", ".join(f"{count} {name or 'without suffix'}" for name, count in counts.most_common())
 
 
-def _class_folders(parent: Path) -> dict[str, str]:
-    """Class name to folder name; DataError where two are nearly alike."""
+def _labels(parent: Path) -> dict[str, str]:
+    return labels_of(subfolders(parent), f"{parent} has two folders")
+
+
+def labels_of(names: Iterable[str], where: str) -> dict[str, str]:
+    """Class name to the name as it is written; DataError where two are nearly alike."""
     found: dict[str, str] = {}
     alike: dict[str, str] = {}
-    for folder in subfolders(parent):
-        label = readable(unicodedata.normalize("NFC", folder))
+    for name in names:
+        label = readable(unicodedata.normalize("NFC", name))
         # A and a are characters; Cat and cat, or é written in two ways, are a slip
         key = " ".join(label.casefold().split()) if len(label) > 1 else label
         if key in alike:
             raise DataError(
-                f"{parent} has two folders of nearly the same name, {alike[key]!r} and {folder!r}; "
+                f"{where} of nearly the same name, {alike[key]!r} and {name!r}; "
                 "merge them or rename one"
             )
-        alike[key] = folder
-        found[label] = folder
+        alike[key] = name
+        found[label] = name
     return found
 
 
-def _check_number(root: Path, classes: list[str]) -> None:
+def check_number(source: object, classes: Sequence[str]) -> None:
+    """Raise where there are no two classes."""
     if len(classes) == 0:
-        raise DataError(f"{root} holds no class folders; it needs {LAYOUTS}")
+        raise DataError(f"{source} holds no class folders; it needs {LAYOUTS}")
     if len(classes) == 1:
-        raise DataError(f"{root} has one class, {classes[0]!r}; at least two are needed")
+        raise DataError(f"{source} has one class, {classes[0]!r}; at least two are needed")
 
 
-def _check_known(folder: Path, own: dict[str, str], classes: dict[str, str]) -> None:
+def check_known(place: object, own: Iterable[str], classes: Iterable[str], remedy: str) -> None:
+    """Raise where a split has classes that train has not."""
     unknown = sorted(set(own) - set(classes))
     if unknown:
         near = {label.lower(): label for label in classes}
         other_case = [near[label.lower()] for label in unknown if label.lower() in near]
         hint = f" (train has {', '.join(other_case)})" if other_case else ""
         raise DataError(
-            f"{folder} has classes that train has not: {', '.join(unknown)}{hint}; rename them, or "
-            f"move {folder.name} away, and images are drawn from train"
+            f"{place} has classes that train has not: {', '.join(unknown)}{hint}; {remedy}"
         )
 
 

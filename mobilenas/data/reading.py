@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from mobilenas.core.errors import DataError
-from mobilenas.core.images import Header, Numbers, PixelRange
+from mobilenas.core.images import Header, ImageFile, Numbers, PixelRange
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted
 from mobilenas.data.depth import check_deep_color, choose_range, range_notes
@@ -37,14 +36,14 @@ class Contents:
     """[N, 3, 2], zero where bad."""
     digests: list[bytes]
     """What images share only if all their pixels are alike; empty where bad."""
-    bad: set[Path]
+    bad: set[ImageFile]
     """Files that cannot be decoded."""
 
 
 def _chunks(
     stage: str,
-    paths: Sequence[Path],
-    work: Callable[[Path], Result],
+    paths: Sequence[ImageFile],
+    work: Callable[[ImageFile], Result],
     *,
     skip_bad: bool,
     reporter: Reporter,
@@ -52,7 +51,7 @@ def _chunks(
 ) -> Iterator[tuple[int, list[Result | DataError]]]:
     """Place and results of `work` for one chunk of `paths` after another, in threads."""
 
-    def attempt(path: Path) -> Result | DataError:
+    def attempt(path: ImageFile) -> Result | DataError:
         try:
             return work(path)
         except DataError as error:
@@ -70,11 +69,11 @@ def _chunks(
 
 
 def read_headers(
-    paths: Sequence[Path], *, skip_bad: bool, reporter: Reporter
-) -> tuple[dict[Path, Header], set[Path]]:
+    paths: Sequence[ImageFile], *, skip_bad: bool, reporter: Reporter
+) -> tuple[dict[ImageFile, Header], set[ImageFile]]:
     """What the files say of their pixels, and the files that have no readable header."""
-    headers: dict[Path, Header] = {}
-    bad: set[Path] = set()
+    headers: dict[ImageFile, Header] = {}
+    bad: set[ImageFile] = set()
     chunks = _chunks("looking at images", paths, read_header, skip_bad=skip_bad, reporter=reporter)
     for start, results in chunks:
         for place, result in enumerate(results, start):
@@ -85,7 +84,7 @@ def read_headers(
     return headers, bad
 
 
-def choose_size(headers: Mapping[Path, Header], wanted: int | None) -> tuple[int, list[str]]:
+def choose_size(headers: Mapping[ImageFile, Header], wanted: int | None) -> tuple[int, list[str]]:
     """Side in pixels, and remarks about it."""
     sizes = [header.size for header in headers.values()]
     size = _common_size(sizes) if wanted is None else wanted
@@ -100,14 +99,14 @@ def choose_size(headers: Mapping[Path, Header], wanted: int | None) -> tuple[int
 
 
 def measure_range(
-    headers: Mapping[Path, Header], *, skip_bad: bool, reporter: Reporter
-) -> tuple[PixelRange | None, list[str], set[Path]]:
+    headers: Mapping[ImageFile, Header], *, skip_bad: bool, reporter: Reporter
+) -> tuple[PixelRange | None, list[str], set[ImageFile]]:
     """The range of the images of more than 8 bits, None without any; remarks, and bad files."""
     deep = [path for path, header in headers.items() if header.deep]
     color = [path for path, header in headers.items() if header.deep_color]
     if not deep and not color:
         return None, [], set()
-    found: dict[Path, Numbers] = {}
+    found: dict[ImageFile, Numbers] = {}
     chunks = _chunks(
         "measuring depth", deep + color, read_numbers, skip_bad=skip_bad, reporter=reporter
     )
@@ -133,7 +132,7 @@ def _common_size(sizes: list[tuple[int, int]]) -> int:
 
 
 def read_pixels(
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     size: int,
     pixel_range: PixelRange | None,
     *,
@@ -146,7 +145,7 @@ def read_pixels(
     pixels = np.zeros((count if keep else 0, 3, size, size), dtype=np.uint8)
     moments = np.zeros((count, 3, 2))
     digests = [b""] * count
-    bad: set[Path] = set()
+    bad: set[ImageFile] = set()
     chunks = _chunks(
         "reading images",
         paths,

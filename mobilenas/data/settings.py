@@ -7,6 +7,7 @@ from typing import Literal
 from mobilenas.core.errors import DataError
 from mobilenas.core.setting import setting
 from mobilenas.core.settings import ADDED, check_between
+from mobilenas.data.patterns import WDS, shard_paths
 
 AUTO: Literal["auto"] = "auto"
 """Instead of a side: the images' own, and the networks' is searched."""
@@ -22,7 +23,7 @@ class DataSettings:
     """Which images, and how they are read."""
 
     source: str
-    """`digits`, `cifar10`, `cifar100`, or the path of a folder of images."""
+    """`digits`, `cifar10`, `cifar100`, the path of a folder of images, or `wds:` and shards."""
     image_size: int | None = None
     """Side in pixels; None is the source's own: all images' one square size, else 224."""
     split_seed: int = 0
@@ -51,6 +52,9 @@ class DataSettings:
 
     def check_source(self) -> None:
         """Raise where there is no such source; a run whose images were moved still opens."""
+        if self.source.startswith(WDS):
+            shard_paths(self.source)
+            return
         # an empty name, as of a variable that is not set, would be the current directory
         directory = bool(self.source) and Path(self.source).is_dir()
         if self.source not in BUILT_IN_SOURCES and not directory:
@@ -64,7 +68,8 @@ class DataOptions:
 
     data: str = setting(
         "digits",
-        help=f"{', '.join(BUILT_IN_SOURCES)}, or a folder of images.",
+        help=f"{', '.join(BUILT_IN_SOURCES)}, a folder of images, or tar shards of WebDataset: "
+        "'wds:train-{0000..0099}.tar'.",
         group="Data",
         metavar="DATA",
     )

@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mobilenas.core.images import PixelRange
+from mobilenas.core.images import ImageFile, PixelRange
 from mobilenas.data.image_files import Pixels, read_image
 
 _PIECES_PER_WORKER = 4
@@ -83,8 +82,8 @@ class TensorStore:
 class FileStore:
     """Images on disk."""
 
-    paths: tuple[Path, ...]
-    """One file an image."""
+    paths: tuple[ImageFile, ...]
+    """Where the bytes of each image are."""
     image_size: int
     """Side in pixels."""
     pixel_range: PixelRange | None = None
