@@ -203,6 +203,7 @@ def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
             f"move one of them away. {top} needs {LAYOUTS}"
         )
     _refuse_unknown_splits(top, splits, others)
+    _refuse_flat_val(top, splits, others)
     notes = []
     for name in others:
         why = "is not a split"
@@ -222,6 +223,17 @@ def _refuse_unknown_splits(top: Path, splits: dict[str, str], others: list[str])
             raise DataError(
                 f"{top / name} holds folders of the same names as {splits['train']} "
                 f"({_some(common)}): rename it if it is {' or '.join(lacking)}, or move it away"
+            )
+
+
+def _refuse_flat_val(top: Path, splits: dict[str, str], others: list[str]) -> None:
+    """Raise where validation images lie in one folder, as ImageNet's archive has them."""
+    for name in others if "val" not in splits else ():
+        if _SPLIT_NAMES["val"].fullmatch(name) and (count := _images_in(top / name)):
+            raise DataError(
+                f"{top / name} holds {counted(count, 'image')} and no class folders: move each "
+                f"image into {name}/CLASS (those of ImageNet: docs/images.md), or move {name} away, "
+                f"and images are drawn from {splits['train']}"
             )
 
 

@@ -51,6 +51,32 @@ def test_usual_names_are_splits(tmp_path: Path, train: str, val: str, test: str)
     assert [len(data.train), len(data.val), len(data.test)] == [8, 8, 8]
 
 
+def test_imagenet_as_it_is(tmp_path: Path) -> None:
+    classes = ("n01440764", "n01443537")
+    for label, wnid in enumerate(classes):
+        for split, count in (("train", 6), ("val", 3)):
+            folder = tmp_path / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (40 + number, 30), (90 * label, 40 * number, count))
+                image.save(folder / f"{wnid}_{number}.JPEG")
+        # of the real ones, one is a PNG and 22 are CMYK
+        Image.new("RGB", (9, 9)).save(folder / "0.JPEG", format="PNG")
+        Image.new("CMYK", (9, 9)).save(folder / "1.JPEG")
+    (tmp_path / "meta.bin").write_bytes(b"torchvision's")
+    data = load(tmp_path)
+    assert data.classes == classes
+    assert [len(data.train), len(data.val), len(data.test)] == [10, 10, 2]
+    assert data.split_rule == "the folders train, val; test is 15 % of each class of train, seed 0"
+    assert (data.image_size, data.flip) == (224, True)
+
+
+def test_a_flat_val_folder_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, *classes_in("train"), "val")
+    with pytest.raises(DataError, match=r"val holds 4 images and no class folders: .*images\.md"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("train", "Train"), ("Testing", "test"), ("val", "dev")])
 def test_two_names_of_one_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     fill(tmp_path, *classes_in("train", "test", *names))
