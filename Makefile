@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 # -rs: what was skipped, and why, stands above the last line
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder -rs
 
-.PHONY: demo test check check-lowest bench reference clean
+.PHONY: demo test check check-lowest bench reference web clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -38,6 +38,10 @@ bench: $(VENV)/.installed
 
 reference: $(VENV)/.installed
 	$(BIN)/python -m mobilenas.cli.reference > docs/reference.md
+
+# onnxruntime-web for the pages, from npm; a wheel that is built afterwards carries it
+web: $(VENV)/.installed
+	$(BIN)/python -m mobilenas.web.runtime
 
 # constraints.txt holds the versions that were tested; pip reads the ranges from pyproject.toml.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mobilenas.latency.units import MeasuredSpace
 
 
-def _spaces(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MeasuredSpace]":
+def spaces_of(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MeasuredSpace]":
     """Return the space of each precision."""
     if settings.space is None and settings.pretrained is None:
         raise click.UsageError("missing option --space or --pretrained", ctx)
@@ -50,7 +50,8 @@ def _spaces(ctx: click.Context, settings: ProfileSettings) -> "dict[str, Measure
 
 
 @contextmanager
-def _measuring(quiet: bool) -> Iterator[Reporter]:
+def measuring(quiet: bool) -> Iterator[Reporter]:
+    """Show progress; where it is interrupted, say that the same command resumes."""
     from .endings import Interrupted
     from .progress import make_reporter
 
@@ -62,8 +63,8 @@ def _measuring(quiet: bool) -> Iterator[Reporter]:
         raise Interrupted(message, error) from None
 
 
-_name = option("--name", metavar="NAME", help="Name of the profile.")
-_overwrite = option("--overwrite", is_flag=True, help="Replace the profile of this name.")
+name_option = option("--name", metavar="NAME", help="Name of the profile.")
+overwrite_option = option("--overwrite", is_flag=True, help="Replace the profile of this name.")
 
 
 @click.command(cls=Command, name="latency")
@@ -75,8 +76,8 @@ _overwrite = option("--overwrite", is_flag=True, help="Replace the profile of th
 )
 @options_of(ProfileSettings)
 @options_of(MeasureSettings)
-@_name
-@_overwrite
+@name_option
+@overwrite_option
 @output_options
 @click.pass_context
 def latency(
@@ -111,14 +112,14 @@ def latency(
             "missing MODEL.onnx, or the options --space, --image-size and --name", ctx
         )
     profile = _measure_space(ctx, ProfileSettings(**of_space), settings)
-    _keep(profile, as_json=as_json)
+    keep(profile, as_json=as_json)
 
 
 def _measure_space(
     ctx: click.Context, requested: ProfileSettings, settings: MeasureSettings
 ) -> "Profile":
     name, overwrite = ctx.params["name"], ctx.params["overwrite"]
-    with _measuring(ctx.params["quiet"]) as reporter:
+    with measuring(ctx.params["quiet"]) as reporter:
         from mobilenas.latency.building import build_profile
         from mobilenas.latency.cache import Cache
         from mobilenas.latency.named_profiles import profile_path
@@ -127,7 +128,7 @@ def _measure_space(
 
         path = profile_path(name)
         return build_profile(
-            _spaces(ctx, requested),
+            spaces_of(ctx, requested),
             name=name,
             networks=requested.networks,
             seed=requested.seed,
@@ -146,7 +147,7 @@ def _time_files(
     from mobilenas.latency.measured import Failed
     from mobilenas.latency.meter import measure
 
-    with _measuring(quiet) as reporter:
+    with measuring(quiet) as reporter:
         found = measure({str(path): path for path in models}, reporter=reporter, **vars(settings))
     times: dict[str, Measured] = {}
     for path, time in found.items():
@@ -172,10 +173,10 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
     if out is None:
         raise click.UsageError("missing option --out", ctx)
     requested = ProfileSettings(**typed(ctx, ProfileSettings))
-    with _measuring(quiet) as reporter:
+    with measuring(quiet) as reporter:
         from mobilenas.latency.kit import write_kit
 
-        spaces = _spaces(ctx, requested)
+        spaces = spaces_of(ctx, requested)
         manifest = write_kit(
             spaces, out, networks=requested.networks, seed=requested.seed, reporter=reporter
         )
@@ -196,8 +197,8 @@ def kit(ctx: click.Context, /, out: Path | None, quiet: bool, as_json: bool, **_
     type=PATH,
     help="The kit these must be results of.",
 )
-@_name
-@_overwrite
+@name_option
+@overwrite_option
 @json_option
 @click.pass_context
 def import_(
@@ -212,12 +213,12 @@ def import_(
     """Make a profile of what a kit measured on another device."""
     if name is None:
         raise click.UsageError("missing option --name", ctx)
-    _refuse(name, overwrite=overwrite)
+    refuse(name, overwrite=overwrite)
     from mobilenas.latency.kit import import_results
     from mobilenas.pipeline.run_folder import command_line
 
     profile = import_results(results, name, kit=folder, command=command_line())
-    _keep(profile, as_json=as_json)
+    keep(profile, as_json=as_json)
 
 
 @click.command(cls=Command, name="calibrate")
@@ -234,8 +235,8 @@ def import_(
     default_text="the profile's first",
     help="Precision of the networks that were timed.",
 )
-@_name
-@_overwrite
+@name_option
+@overwrite_option
 @output_options
 @click.pass_context
 def calibrate(
@@ -257,12 +258,12 @@ def calibrate(
     """
     if source is None or times is None or name is None:
         raise click.UsageError("missing option --from, --times or --name", ctx)
-    _refuse(name, overwrite=overwrite)
+    refuse(name, overwrite=overwrite)
     from mobilenas.latency.named_profiles import find_profile
     from mobilenas.latency.transfer import read_times, transfer
     from mobilenas.pipeline.run_folder import command_line
 
-    with _measuring(quiet) as reporter:
+    with measuring(quiet) as reporter:
         profile = transfer(
             find_profile(source),
             read_times(times),
@@ -271,10 +272,11 @@ def calibrate(
             command=command_line(),
             reporter=reporter,
         )
-    _keep(profile, as_json=as_json)
+    keep(profile, as_json=as_json)
 
 
-def _refuse(name: str, *, overwrite: bool) -> None:
+def refuse(name: str, *, overwrite: bool) -> None:
+    """Raise where a profile of this name is there already."""
     from mobilenas.core.errors import MobileNASError
     from mobilenas.latency.named_profiles import profile_path
 
@@ -283,7 +285,8 @@ def _refuse(name: str, *, overwrite: bool) -> None:
         raise MobileNASError(f"{path} exists already; use --overwrite or another --name")
 
 
-def _keep(profile: "Profile", *, as_json: bool) -> None:
+def keep(profile: "Profile", *, as_json: bool) -> None:
+    """Write a profile and show it."""
     from mobilenas.latency.named_profiles import profile_path
     from mobilenas.latency.profile import write_profile
 

@@ -12,6 +12,7 @@ from .command import Command
 from .latency import calibrate, import_, kit, latency
 from .options import RULE, allow_model_option, json_option, option
 from .profiles import check, list_, networks, remove, show
+from .serve import serve
 
 if TYPE_CHECKING:
     from mobilenas.pipeline.layers import Counted
@@ -100,5 +101,5 @@ def _show(counted: "Counted") -> None:
     show_rule()
 
 
-for part in (latency, list_, show, check, kit, import_, networks, calibrate, remove):
+for part in (latency, list_, show, check, kit, import_, serve, networks, calibrate, remove):
     command.add_command(part)

@@ -11,6 +11,7 @@ from mobilenas.pipeline.export_settings import FormatSettings, Int8Settings
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.variants import AblationOptions, SweepOptions
 from mobilenas.train.recipe import Recipe
+from mobilenas.web.settings import ServeSettings
 
 from .main import COMMANDS
 from .terminal import echo
@@ -42,6 +43,7 @@ def page() -> str:
         ("`channels`, beside budgets, data, training and comparison", (ChannelOptions,)),
         ("`export`", (FormatSettings, Int8Settings)),
         ("`profile latency`", (ProfileSettings, MeasureSettings)),
+        ("`profile serve`, beside these", (ServeSettings,)),
     ):
         settings = [one for kind in kinds for one in settings_of(kind)]
         parts += [f"\n## {title}\n", *_table(settings)]

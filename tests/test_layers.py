@@ -29,6 +29,7 @@ PACKAGES = (
     ("baselines",),
     ("report",),
     ("pipeline",),
+    ("web",),
     ("api",),
     ("cli", "__main__"),
 )

@@ -139,9 +139,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_package_the_profiles_and_the_templates(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_wheel_holds_every_package_and_its_data(installed: Path, tmp_path: Path) -> None:
     code = (
         "import importlib, json, mobilenas, importlib.resources as r;"
         f"m = [importlib.import_module(n) for n in {sorted(SETUPTOOLS['packages'])!r}];"
@@ -150,7 +148,8 @@ def test_the_wheel_holds_every_package_the_profiles_and_the_templates(
         " 'profiles': sorted(p.name for p in r.files('mobilenas.profiles').iterdir()"
         " if p.name.endswith('.json')),"
         " 'templates': sorted(p.name for p in"
-        " r.files('mobilenas.report').joinpath('templates').iterdir())}))"
+        " r.files('mobilenas.report').joinpath('templates').iterdir()),"
+        " 'pages': sorted(p.name for p in r.files('mobilenas.web').joinpath('static').iterdir())}))"
     )
     found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))
     for file in found["files"]:
@@ -158,6 +157,8 @@ def test_the_wheel_holds_every_package_the_profiles_and_the_templates(
     assert found["typed"]
     templates = (ROOT / "mobilenas/report/templates").iterdir()
     assert found["templates"] == sorted(path.name for path in templates)
+    pages = (ROOT / "mobilenas/web/static").iterdir()
+    assert found["pages"] == sorted(path.name for path in pages)
     assert found["profiles"] == sorted(path.name for path in (ROOT / "profiles").glob("*.json"))
 
 

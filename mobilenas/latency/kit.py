@@ -233,12 +233,13 @@ def import_results(path: Path, name: str, *, kit: Path | None = None, command: s
         results = _checked(record)
         if expected not in (None, results.manifest.kit):
             raise MobileNASError(f"kit is {results.manifest.kit!r}; that of {kit} is {expected!r}")
-        return _profile(results, name, command)
+        return profile_of(results, name, command)
     except MobileNASError as error:
         raise FileError(f"{path}: {error}") from error
 
 
-def _profile(results: "_Results", name: str, command: str) -> Profile:
+def profile_of(results: "Results", name: str, command: str = "") -> Profile:
+    """Make a profile of all times of a kit."""
     spaces = results.manifest.measured
     units: dict[str, dict[str, Time]] = {precision: {} for precision in spaces}
     networks: dict[str, list[tuple[MobileArch, Time]]] = {precision: [] for precision in spaces}
@@ -251,7 +252,7 @@ def _profile(results: "_Results", name: str, command: str) -> Profile:
     setup = Setup(
         name=name,
         device=results.device,
-        runtime=f"onnxruntime {results.device['onnxruntime']}",
+        runtime=results.runtime,
         provider=results.provider,
         threads=results.threads,
         opset=results.manifest.opset,
@@ -294,11 +295,12 @@ class KitResults(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Results:
-    """What a runner wrote, checked."""
+class Results:
+    """What a device took for the models of a kit, checked."""
 
     manifest: Manifest
     device: Json
+    runtime: str
     provider: str
     threads: int
     date: str
@@ -306,7 +308,7 @@ class _Results:
     """By file of the kit."""
 
 
-def _checked(record: KitResults) -> _Results:
+def _checked(record: KitResults) -> Results:
     manifest = Manifest.from_dict(record.manifest, "manifest")
     if record.kit != manifest.kit:
         raise MobileNASError(f"kit is {record.kit!r}; its manifest's is {manifest.kit!r}")
@@ -318,9 +320,10 @@ def _checked(record: KitResults) -> _Results:
         raise MobileNASError(f"times lacks {few}{more}; let the runner finish")
     if not {"cpu", "onnxruntime"} <= record.device.keys():
         raise MobileNASError(f"device is {record.device!r}; it must have cpu and onnxruntime")
-    return _Results(
+    return Results(
         manifest=manifest,
         device=record.device,
+        runtime=f"onnxruntime {record.device['onnxruntime']}",
         provider=record.provider,
         threads=record.threads,
         date=record.date,

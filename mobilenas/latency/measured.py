@@ -68,6 +68,17 @@ class Measured:
             "unsteady": self.unsteady,
         }
 
+    def suffices(self, rounds: int, max_rounds: int, tolerance: float) -> bool:
+        """Whether no further round is needed.
+
+        After `rounds` rounds none is if the interval is within `tolerance` of the median, after
+        `max_rounds` if it is not unsteady, after twice as many in any case.
+        """
+        if not rounds <= self.rounds < 2 * max_rounds:
+            return self.rounds >= 2 * max_rounds
+        precise = self.interval_ms <= tolerance * self.median_ms
+        return not self.unsteady and (precise or self.rounds >= max_rounds)
+
     def scaled(self, factor: float) -> "Measured":
         """Return the same times at another speed of the machine."""
         first, second = self.halves_ms

@@ -157,12 +157,9 @@ class _Run:
         return [name for name in self._models if name not in (self._failed.keys() | self._done)]
 
     def _enough(self, name: str) -> bool:
-        count = len(self._times[name])
-        if not self._min_rounds <= count < 2 * self._max_rounds:
-            return count >= 2 * self._max_rounds
-        measured = self._measured(name)
-        precise = measured.interval_ms <= self._tolerance * measured.median_ms
-        return not measured.unsteady and (precise or count >= self._max_rounds)
+        return len(self._times[name]) >= self._min_rounds and self._measured(name).suffices(
+            self._min_rounds, self._max_rounds, self._tolerance
+        )
 
     def _measured(self, name: str) -> Measured:
         disturbed = [times[name].disturbed for times in self._rounds if name in times]

@@ -1,0 +1,1 @@
+"""Pages that a local server gives to a browser; mobilenas[web]."""

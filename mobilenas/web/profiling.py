@@ -1,0 +1,136 @@
+"""`profile serve`: a kit is served to a browser, whose times become a profile."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from mobilenas import __version__
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import inside, read_bytes
+from mobilenas.core.progress import NullReporter, Reporter
+from mobilenas.core.settings import readable, to_plain
+from mobilenas.latency.cache import Cache, fingerprint
+from mobilenas.latency.kit import MANIFEST_FILE, profile_of, read_manifest, write_kit
+from mobilenas.latency.profile import Profile
+from mobilenas.latency.units import MeasuredSpace
+from mobilenas.onnx import OPSET
+from mobilenas.web.measurement import Measurement, StaleError
+from mobilenas.web.records import Opened, Opening, Round, Work
+from mobilenas.web.runtime import VERSION
+from mobilenas.web.settings import ServeSettings
+from mobilenas.web.site import RefusalError, Site
+
+RUNTIME, PROVIDER = f"onnxruntime-web {VERSION}", "wasm"
+
+
+def kit_of(
+    spaces: Mapping[str, MeasuredSpace], *, networks: int, seed: int, reporter: Reporter
+) -> Path:
+    """Return the folder of the kit of these spaces, which is written where it is not there yet."""
+    said = [to_plain(dict(spaces)), networks, seed, OPSET, __version__]
+    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Cache().folder.parent / "kits" / key
+    if not (folder / MANIFEST_FILE).exists():
+        write_kit(spaces, folder, networks=networks, seed=seed, reporter=reporter)
+    return folder
+
+
+class Profiling:
+    """A kit, the page that measures it, and what has come of it."""
+
+    def __init__(
+        self,
+        kit: Path,
+        settings: ServeSettings,
+        *,
+        name: str,
+        threads: int = 1,
+        rounds: int = 16,
+        device: str = "",
+        command: str = "",
+    ) -> None:
+        self._kit, self._manifest = kit, read_manifest(kit / MANIFEST_FILE)
+        self._files = {model.sha256: model.file for model in self._manifest.models}
+        self._name, self._threads, self._rounds = name, threads, rounds
+        self._device_name, self._command = device, command
+        self._reporter: Reporter = NullReporter()
+        self._measurement: Measurement | None = None
+        self._device: dict[str, str | int] = {}
+        self._used_threads = 1
+        self._error: MobileNASError | None = None
+        self._profile: Profile | None = None
+        self.site = Site("profile.html", settings)
+        self.site.opening(Opening, self._open)
+        self.site.get("/work", lambda _: self._work())
+        self.site.get("/models/{sha256}", self._model)
+        self.site.post("/rounds", Round, self._add)
+
+    async def serve(self, reporter: Reporter) -> tuple[Profile, Measurement]:
+        """Serve until all is measured; MobileNASError where nothing came of it."""
+        self._reporter = reporter
+        reporter.start("measuring", len(self._manifest.models))
+        await self.site.serve()
+        if self._error:
+            raise self._error
+        assert self._profile and self._measurement  # it ended
+        return self._profile, self._measurement
+
+    def _open(self, opening: Opening) -> Opened:
+        self._used_threads = min(self._threads, opening.cores) if opening.isolated else 1
+        model, system = readable(opening.model), readable(opening.system)
+        self._device = {
+            "cpu": self._device_name or model or system or "unknown",
+            "cores": opening.cores,
+            "os": system or "unknown",
+            "browser": readable(opening.browser),
+        }
+        said = self._device | {"runtime": RUNTIME, "threads": self._used_threads}
+        log = Cache().folder / f"web-{self._manifest.kit}-{fingerprint(said)}.jsonl"
+        if self._measurement is None or self._measurement.log != log:
+            self._measurement = Measurement(self._manifest, log, rounds=self._rounds)
+        self._reporter.info(f"{self._device['cpu']}: {self._device['browser']}")
+        return Opened(
+            title=self._name,
+            runtime=f"{RUNTIME}, WebAssembly",
+            threads=self._used_threads,
+            threads_requested=self._threads,
+        )
+
+    def _work(self) -> Work:
+        assert self._measurement is not None  # the session is open
+        if self._measurement.open:
+            return self._measurement.work()
+        return self._measurement.work(self._finish(self._measurement))
+
+    def _add(self, posted: Round) -> Work:
+        assert self._measurement is not None  # the session is open
+        try:
+            self._measurement.add(posted)
+        except StaleError as error:
+            raise RefusalError(HTTPStatus.CONFLICT, str(error)) from error
+        work = self._work()
+        self._reporter.step(work.done, {})
+        return work
+
+    def _model(self, request: web.Request) -> bytes:
+        file = self._files.get(request.match_info["sha256"])
+        if file is None:
+            raise RefusalError(HTTPStatus.NOT_FOUND, "it is not a model of this kit")
+        content = read_bytes(inside(self._kit, file, MANIFEST_FILE))
+        if hashlib.sha256(content).hexdigest() != request.match_info["sha256"]:
+            raise FileError(f"{self._kit / file} differs from the manifest; make the kit again")
+        return content
+
+    def _finish(self, measurement: Measurement) -> str:
+        """Make the profile; say what came of it."""
+        try:
+            results = measurement.results(dict(self._device), RUNTIME, PROVIDER, self._used_threads)
+            self._profile = profile_of(results, self._name, self._command)
+        except MobileNASError as error:  # the page and the command both say it
+            self._error = error
+        self.site.end()
+        return str(self._error or f"The computer now has the profile {self._name}.")

@@ -1,0 +1,80 @@
+"""onnxruntime-web: the files that pages run models with, and where they come from.
+
+`python -m mobilenas.web.runtime` (`make web`) puts them beside the pages; it needs npm. They are
+those of one version, and of one archive: its checksum is here, not asked of the registry.
+"""
+
+import base64
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_bytes, write_bytes
+
+VERSION = "1.30.0"
+INTEGRITY = (
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
+"""sha512 of the archive, as npm writes it."""
+FILES = (
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+)
+"""Of its folder dist: WebAssembly with SIMD and threads, 14 MB."""
+STATIC = Path(__file__).with_name("static")
+FOLDER = STATIC / "ort"
+
+_MAX_ARCHIVE_BYTES = 200_000_000
+
+
+def check_runtime() -> None:
+    """Raise unless the files are there."""
+    if not all((FOLDER / name).is_file() for name in FILES):
+        raise FileError(
+            f"{FOLDER} lacks onnxruntime-web {VERSION}; with npm on the PATH, `make web` or "
+            "`python -m mobilenas.web.runtime` puts it there"
+        )
+
+
+def unpack(archive: Path, folder: Path = FOLDER) -> None:
+    """Copy the files of an archive whose checksum is right."""
+    found = base64.b64encode(hashlib.sha512(read_bytes(archive, _MAX_ARCHIVE_BYTES)).digest())
+    if found.decode() != INTEGRITY:
+        raise FileError(f"{archive} is not onnxruntime-web {VERSION}: its sha512 differs")
+    with tarfile.open(archive) as content:
+        for name in FILES:
+            file = content.extractfile(f"package/dist/{name}")
+            assert file is not None  # the checksum is that of an archive that has it
+            write_bytes(folder / name, file.read())
+
+
+def _fetch(folder: str) -> Path:
+    command = ["npm", "pack", "--silent", f"onnxruntime-web@{VERSION}"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise MobileNASError("npm is not on the PATH") from error
+    if done.returncode != 0:
+        raise MobileNASError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return Path(folder, done.stdout.split()[-1])
+
+
+def main() -> int:
+    """Fetch the archive with npm and unpack it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="mobilenas-") as folder:
+            unpack(_fetch(folder))
+    except MobileNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{FOLDER}: onnxruntime-web {VERSION}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""How pages are served, as settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.setting import check_settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """Where a page is served, and for how long."""
+
+    host: str = setting(
+        "127.0.0.1",
+        help="Address to listen on; 0.0.0.0 for other devices in the network.",
+        group="Output",
+        metavar="ADDRESS",
+    )
+    port: int = setting(
+        8765, help="Port to listen on; 0 for any that is free.", group="Output", low=0, high=65535
+    )
+    idle: int = setting(
+        900,
+        help="Seconds without a request of the page after which the server stops.",
+        group="Output",
+        low=1,
+        high=10**6,
+    )
+    certificate: Path | None = setting(
+        None, help="Serve by HTTPS with this certificate, in PEM format.", group="Output"
+    )
+    key: Path | None = setting(
+        None,
+        help="Private key of the certificate.",
+        default_text="in its file",
+        group="Output",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_settings(self)
+        if self.key and not self.certificate:
+            raise MobileNASError("--key goes with --certificate only")

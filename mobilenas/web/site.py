@@ -1,0 +1,267 @@
+"""A local site for one browser: static pages for anybody, everything else behind a one-time token.
+
+The token is in the fragment of the URL, which no request and no log has; the page trades it for a
+cookie. The pages load nothing from elsewhere, and are isolated so that they may have threads.
+"""
+
+import asyncio
+import hmac
+import importlib.resources
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.records import Record
+from mobilenas.web.runtime import FILES, FOLDER, STATIC, check_runtime
+from mobilenas.web.settings import ServeSettings
+
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+        "connect-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+"""Of every answer."""
+MAX_BODY_BYTES = 65_536
+BURST, PER_SECOND = 200, 50
+"""Requests that one address may make at once, and in the long run."""
+
+_MAX_ADDRESSES = 1000
+_BODY_PATIENCE_S = 20.0
+_FAREWELL_S = 1.0  # for the last answer to arrive
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_TYPES |= {".mjs": "text/javascript", ".wasm": "application/wasm"}
+
+_Posted = TypeVar("_Posted", bound=Record)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RefusalError(MobileNASError):
+    """A request that is refused with a status of its own."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Site:
+    """Routes, the session, and what every request must pass."""
+
+    def __init__(self, page: str, settings: ServeSettings) -> None:
+        check_runtime()
+        self._settings = settings
+        self._token, self._session = secrets.token_urlsafe(24), ""
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._touched = time.monotonic()
+        self._ended = asyncio.Event()
+        self._tls = _tls(settings)
+        self._socket = _bound(settings)
+        port = self._socket.getsockname()[1]
+        self._cookie = f"mobilenas-{port}"
+        host = _own_address() if settings.host in ("0.0.0.0", "::") else settings.host
+        self.home = f"http{'s' * bool(self._tls)}://{f'[{host}]' if ':' in host else host}:{port}/"
+        self.url = f"{self.home}#{self._token}"
+        """The address of the page, with its token."""
+        self.app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[_guard(self._admits)]
+        )
+        self.app.on_response_prepare.append(_add_headers)
+        for path, file in _static_files(page).items():
+            self.app.router.add_get(path, _serving(file))
+
+    def get(self, path: str, answer: Callable[[web.Request], Record | bytes]) -> None:
+        """Add what the session may read."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._authorize(request)
+            return _response(answer(request))
+
+        self.app.router.add_get(path, handle)
+
+    def post(self, path: str, kind: type[_Posted], answer: Callable[[_Posted], Record]) -> None:
+        """Add what the session may post."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._authorize(request)
+            return _response(answer(await _posted(request, kind)))
+
+        self.app.router.add_post(path, handle)
+
+    def opening(self, kind: type[_Posted], answer: Callable[[_Posted], Record]) -> None:
+        """Add how a session begins: with the token, once, or with the cookie it gave."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            posted = await _posted(request, kind)
+            if not self._is_authorized(request):
+                self._redeem(str(getattr(posted, "token", "")))
+            response = _response(answer(posted))
+            response.set_cookie(
+                self._cookie,
+                self._session,
+                httponly=True,
+                samesite="Strict",
+                secure=self._tls is not None,
+            )
+            self._touched = time.monotonic()
+            return response
+
+        self.app.router.add_post("/session", handle)
+
+    def end(self) -> None:
+        """Stop once the answer that is being made has gone out."""
+        self._ended.set()
+
+    async def serve(self) -> None:
+        """Serve until `end`; MobileNASError where the page was silent for too long."""
+        runner = web.AppRunner(self.app, access_log=None)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._socket, ssl_context=self._tls).start()
+            while not self._ended.is_set():
+                left = self._touched + self._settings.idle - time.monotonic()
+                if left <= 0:
+                    raise MobileNASError(
+                        f"no page asked for anything in {self._settings.idle} s; the same command "
+                        "resumes"
+                    )
+                try:
+                    await asyncio.wait_for(self._ended.wait(), left)
+                except TimeoutError:
+                    continue
+            await asyncio.sleep(_FAREWELL_S)
+        finally:
+            await runner.cleanup()
+
+    def _redeem(self, token: str) -> None:
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            raise RefusalError(HTTPStatus.FORBIDDEN, "the token of this address is wrong")
+        if self._session:
+            raise RefusalError(
+                HTTPStatus.FORBIDDEN,
+                "this address was opened in another browser; stop the command and start it again "
+                "for a new one",
+            )
+        self._session = secrets.token_urlsafe(24)
+
+    def _is_authorized(self, request: web.Request) -> bool:
+        given = request.cookies.get(self._cookie, "")
+        return bool(self._session) and hmac.compare_digest(given.encode(), self._session.encode())
+
+    def _authorize(self, request: web.Request) -> None:
+        if not self._is_authorized(request):
+            raise RefusalError(HTTPStatus.FORBIDDEN, "open the address that the command printed")
+        self._touched = time.monotonic()
+
+    def _admits(self, address: str) -> bool:
+        """Take one request from what this address has left."""
+        if len(self._buckets) > _MAX_ADDRESSES:
+            self._buckets.clear()
+        now = time.monotonic()
+        left, then = self._buckets.get(address, (float(BURST), now))
+        left = min(BURST, left + PER_SECOND * (now - then))
+        self._buckets[address] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
+
+
+def _guard(admits: Callable[[str], bool]) -> Middleware:
+    """Return what every request passes: the limit of its address, errors as JSON."""
+
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if not admits(request.remote or ""):
+                raise RefusalError(HTTPStatus.TOO_MANY_REQUESTS, "too many requests")
+            return await handler(request)
+        except MobileNASError as error:
+            wrong = HTTPStatus.UNPROCESSABLE_ENTITY
+            status = error.status if isinstance(error, RefusalError) else wrong
+            return web.json_response({"error": str(error)}, status=status)
+
+    return web.middleware(guard)
+
+
+async def _posted(request: web.Request, kind: type[_Posted]) -> _Posted:
+    if request.content_type != "application/json":
+        raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+    try:
+        async with asyncio.timeout(_BODY_PATIENCE_S):
+            body = await request.read()
+        return msgspec.json.decode(body, type=kind)
+    except TimeoutError as error:
+        raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive") from error
+    except msgspec.DecodeError as error:  # a ValidationError is one, too
+        raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+
+
+def _response(answer: Record | bytes) -> web.Response:
+    if isinstance(answer, bytes):
+        return web.Response(body=answer, content_type="application/octet-stream")
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+
+async def _add_headers(_: web.BaseRequest, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _static_files(page: str) -> dict[str, Path]:
+    """Every file that anybody may read, by its path in the URL."""
+    style = Path(str(importlib.resources.files("mobilenas.report"))) / "templates/style.css"
+    files = {f"/{path.name}": path for path in sorted(STATIC.iterdir()) if path.is_file()}
+    runtime = {f"/ort/{name}": FOLDER / name for name in FILES}
+    return files | runtime | {"/": STATIC / page, "/style.css": style}
+
+
+def _serving(file: Path) -> Handler:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.FileResponse(file, headers={"Content-Type": _TYPES[file.suffix]})
+
+    return handle
+
+
+def _bound(settings: ServeSettings) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise MobileNASError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another "
+            "--host or --port"
+        ) from error
+
+
+def _own_address() -> str:
+    """Return the address that others in the network reach this machine by, where it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # one for documentation; nothing is sent
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
+
+
+def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
+    if settings.certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+    except OSError as error:  # an ssl.SSLError is one, too
+        raise FileError(f"cannot use {settings.certificate}: {error}") from error
+    return context
