@@ -48,7 +48,7 @@ from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings
-from mobilenas.data.records import ShardIndex, read_index, write_index
+from mobilenas.data.records import ImageRows, ShardIndex, read_index, write_index
 from mobilenas.data.tar_index import index_shard
 from mobilenas.latency import kit_runner
 from mobilenas.latency.cache import Rounds
@@ -197,7 +197,7 @@ def make_folder(folder: Path) -> list[Subject]:
     halving(data, folder).best([arch, space.arch(space.largest())])
     _write_groups(folder, arch)
     _write_model(folder, arch)
-    _write_shard(folder)
+    _write_indexes(folder)
     return [
         *_run_subjects(folder, arch, data, budgets),
         *_profile_subjects(),
@@ -215,6 +215,11 @@ def make_folder(folder: Path) -> list[Subject]:
         Subject(
             file="shard.msgpack",
             read=lambda place: read_index(place / "shard.msgpack", ShardIndex, SILENT),
+            damage=damage_bytes,
+        ),
+        Subject(
+            file="images.msgpack",
+            read=lambda place: read_index(place / "images.msgpack", ImageRows, SILENT),
             damage=damage_bytes,
         ),
     ]
@@ -571,7 +576,7 @@ def _write_model(folder: Path, arch: Any) -> None:
     Image.new("RGB", (side, side)).save(folder / "image.png")
 
 
-def _write_shard(folder: Path) -> None:
+def _write_indexes(folder: Path) -> None:
     with tarfile.open(folder / "shard.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in {
             "0.jpg": b"image",
@@ -583,6 +588,8 @@ def _write_shard(folder: Path) -> None:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     write_index(folder / "shard.msgpack", index_shard(folder / "shard.tar"), SILENT)
+    rows = ImageRows(names=[b"0.jpg", b"\xe9.png"], stamps=b"s" * 32, row_bytes=1, rows=b"rr")
+    write_index(folder / "images.msgpack", rows, SILENT)
 
 
 def _group_subjects() -> list[Subject]:

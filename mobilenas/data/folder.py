@@ -15,6 +15,7 @@ from mobilenas.core.images import ImageFile, Member, PixelRange
 from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted, readable
 from mobilenas.data.image_data import Check, ImageData, ImageKind
+from mobilenas.data.image_index import ImageIndex
 from mobilenas.data.layout import FOLDER_SPLITS
 from mobilenas.data.listing import Entry, Listing, list_folder, way_out
 from mobilenas.data.moments import Moments, mean_and_std
@@ -143,8 +144,9 @@ def _read(
     check: Check | None,
 ) -> _Contents:
     skip = settings.skip_bad_images
+    index = ImageIndex(listing, reporter)
     headers, bad = read_headers(
-        [entry.path for entry in listing.entries], skip_bad=skip, reporter=reporter
+        [entry.path for entry in listing.entries], index=index, skip_bad=skip, reporter=reporter
     )
     size, notes = choose_size(headers, settings.image_size)
     kind = ImageKind(name=settings.source, classes=listing.classes, image_size=size)
@@ -155,12 +157,15 @@ def _read(
     entries = [entry for entry in listing.entries if entry.path not in bad]
     paths = [entry.path for entry in entries]
     keep = len(paths) * 3 * size * size <= settings.memory_limit_bytes
-    read = read_pixels(paths, size, pixel_range, keep=keep, skip_bad=skip, reporter=reporter)
+    read = read_pixels(
+        paths, size, pixel_range, keep=keep, index=index, skip_bad=skip, reporter=reporter
+    )
     bad |= read.bad
     good = [place for place, path in enumerate(paths) if path not in read.bad]
     store: ImageStore
     if read.pixels is None:
         notes.append(f"{len(good)} images are decoded as they are needed: too many for memory")
+        index.write()
         store = FileStore(tuple(paths[place] for place in good), size, pixel_range)
     else:
         store = TensorStore(torch.from_numpy(read.pixels[good] if read.bad else read.pixels), size)

@@ -87,13 +87,13 @@ def subfolders(folder: Path) -> list[str]:
 
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder but hidden ones (`.DS_Store`, `._photo.jpg`), sorted."""
-    found: list[Path] = []
+    found: list[str] = []
     for parent, folders, names in os.walk(folder, onerror=_reraise, followlinks=True):
         folders[:] = filter(_is_shown, folders)
         for name in folders:
             _refuse_loop(Path(parent, name))
-        found += (Path(parent, name) for name in names if name[0] != ".")
-    return sorted(found, key=Path.as_posix)
+        found += (f"{parent}/{name}" for name in names if name[0] != ".")
+    return list(map(Path, sorted(found)))
 
 
 def _refuse_loop(path: Path) -> None:
@@ -114,13 +114,12 @@ def _images_in(folder: Path) -> int:
     """Files directly in a folder that are named like images."""
     with os.scandir(folder) as found:
         return sum(
-            item.name[0] != "." and _is_image(Path(item.name)) and not item.is_dir()
-            for item in found
+            item.name[0] != "." and _is_image(item.name) and not item.is_dir() for item in found
         )
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES)
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES))
 
 
 def _stray_images(folder: Path) -> list[str]:
@@ -232,8 +231,8 @@ def _refuse_flat_val(top: Path, splits: dict[str, str], others: list[str]) -> No
         if _SPLIT_NAMES["val"].fullmatch(name) and (count := _images_in(top / name)):
             raise DataError(
                 f"{top / name} holds {counted(count, 'image')} and no class folders: move each "
-                f"image into {name}/CLASS (those of ImageNet: docs/images.md), or move {name} away, "
-                f"and images are drawn from {splits['train']}"
+                f"image into {name}/CLASS (those of ImageNet: docs/images.md), or move {name} "
+                f"away, and images are drawn from {splits['train']}"
             )
 
 
@@ -273,7 +272,7 @@ def _refuse_alike(parent: Path) -> None:
 def _holds_folders(folder: Path) -> bool:
     """Whether the images of a folder lie in its folders, but for one in ten that strayed."""
     direct = _images_in(folder)
-    return not direct or 10 * direct <= sum(map(_is_image, files_below(folder)))
+    return not direct or 10 * direct <= sum(_is_image(path.name) for path in files_below(folder))
 
 
 def _some(names: "set[str] | dict[str, set[str]] | list[str]") -> str:

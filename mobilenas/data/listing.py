@@ -64,19 +64,20 @@ def _listing(root: Path) -> Listing:
     check_number(root, list(classes))
     entries, unreadable, notes = [], [], [*layout.notes, *_nested(layout.classes)]
     others: Counter[str] = Counter()
+    start = len((root / "x").as_posix()) - 1  # of names below the folder
     for split, folder in layout.splits.items() or [("", layout.classes)]:
         own = _labels(folder)
         hint = f"rename them, or move {folder.name} away, and images are drawn from train"
         check_known(folder, own, classes, hint)
         for label in sorted(own):
-            found = files_below(folder / own[label])
-            known = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-            entries += [
-                Entry(split, label, path, path.relative_to(root).as_posix()) for path in known
-            ]
-            unread = [path for path in found if path.suffix.lower() in UNREADABLE_SUFFIXES]
-            unreadable += unread
-            others.update(path.suffix.lower() for path in {*found} - {*known} - {*unread})
+            for path in files_below(folder / own[label]):
+                suffix = path.suffix.lower()
+                if suffix in IMAGE_SUFFIXES:
+                    entries.append(Entry(split, label, path, path.as_posix()[start:]))
+                elif suffix in UNREADABLE_SUFFIXES:
+                    unreadable.append(path)
+                else:
+                    others[suffix] += 1
     if not entries:
         others.update(path.suffix.lower() for path in unreadable)
         seen = f"; it holds {by_type(others)}" if others else ""

@@ -13,6 +13,7 @@ from mobilenas.core.progress import Reporter
 from mobilenas.core.settings import counted
 from mobilenas.data.depth import check_deep_color, choose_range, range_notes
 from mobilenas.data.image_files import Pixels, read_header, read_image, read_numbers
+from mobilenas.data.image_index import HEADER, PIXELS, ImageIndex
 from mobilenas.data.moments import Moments, image_moments
 from mobilenas.data.repeats import digest
 from mobilenas.data.stores import collect, submit_pieces, worker_count
@@ -35,7 +36,7 @@ class Contents:
     moments: Moments
     """[N, 3, 2], zero where bad."""
     digests: list[bytes]
-    """What images share only if all their pixels are alike; empty where bad."""
+    """What images share only if all their pixels are alike; zero where bad."""
     bad: set[ImageFile]
     """Files that cannot be decoded."""
 
@@ -57,6 +58,8 @@ def _chunks(
         except DataError as error:
             return error
 
+    if not paths:
+        return
     reporter.start(stage, len(paths))
     with ThreadPoolExecutor(worker_count()) as pool:
         for start in range(0, len(paths), length):
@@ -69,19 +72,31 @@ def _chunks(
 
 
 def read_headers(
-    paths: Sequence[ImageFile], *, skip_bad: bool, reporter: Reporter
+    paths: Sequence[ImageFile], *, index: ImageIndex, skip_bad: bool, reporter: Reporter
 ) -> tuple[dict[ImageFile, Header], set[ImageFile]]:
     """What the files say of their pixels, and the files that have no readable header."""
-    headers: dict[ImageFile, Header] = {}
-    bad: set[ImageFile] = set()
-    chunks = _chunks("looking at images", paths, read_header, skip_bad=skip_bad, reporter=reporter)
+    rows, good = index.find(paths, HEADER)
+    new = [place for place, known in enumerate(good) if not known]
+    new_paths = [paths[place] for place in new]
+    chunks = _chunks(
+        "looking at images", new_paths, read_header, skip_bad=skip_bad, reporter=reporter
+    )
     for start, results in chunks:
-        for place, result in enumerate(results, start):
-            if isinstance(result, DataError):
-                bad.add(paths[place])
-            else:
-                headers[paths[place]] = result
-    return headers, bad
+        for place, result in zip(new[start:], results, strict=False):
+            if not isinstance(result, DataError):
+                rows[place] = (result.size, result.deep, result.deep_color)
+                good[place] = True
+    if new:
+        index.add(paths, rows, good)
+    columns = (rows[name].tolist() for name in ("size", "deep", "deep_color"))
+    headers = {
+        path: Header((width, height), deep, deep_color)
+        for path, is_good, (width, height), deep, deep_color in zip(
+            paths, good, *columns, strict=True
+        )
+        if is_good
+    }
+    return headers, {path for path, is_good in zip(paths, good, strict=True) if not is_good}
 
 
 def choose_size(headers: Mapping[ImageFile, Header], wanted: int | None) -> tuple[int, list[str]]:
@@ -137,30 +152,46 @@ def read_pixels(
     pixel_range: PixelRange | None,
     *,
     keep: bool,
+    index: ImageIndex,
     skip_bad: bool,
     reporter: Reporter,
 ) -> Contents:
-    """Decode every file once, so that bad ones are known before any training; `keep` the pixels."""
+    """Decode every file once, so that bad ones are known before any training; `keep` the pixels.
+
+    Where they do not stay in memory, those that the index knows are not decoded.
+    """
     count = len(paths)
     pixels = np.zeros((count if keep else 0, 3, size, size), dtype=np.uint8)
-    moments = np.zeros((count, 3, 2))
-    digests = [b""] * count
-    bad: set[ImageFile] = set()
+    if keep:
+        rows, good = np.zeros(count, PIXELS), np.zeros(count, dtype=bool)
+    else:
+        rows, good = index.find(paths, PIXELS, size, pixel_range)
+    new = [place for place, known in enumerate(good) if not known]
+    if len(new) < count:
+        known = counted(count - len(new), "image is", "images are")
+        reporter.info(f"{known} as an earlier start found them, and not decoded again")
     chunks = _chunks(
         "reading images",
-        paths,
+        [paths[place] for place in new],
         lambda path: read_image(path, size, pixel_range),
         skip_bad=skip_bad,
         reporter=reporter,
         length=max(worker_count(), min(_CHUNK, _CHUNK_BYTES // (3 * size * size))),
     )
     for start, results in chunks:
-        for place, result in enumerate(results, start):
+        for place, result in zip(new[start:], results, strict=False):
             if isinstance(result, DataError):
-                bad.add(paths[place])
                 continue
-            moments[place] = image_moments(result[None])[0]
-            digests[place] = digest(result)
+            rows["moments"][place] = image_moments(result[None])[0]
+            rows["digest"][place] = np.frombuffer(digest(result), np.uint8)
+            good[place] = True
             if keep:
                 pixels[place] = result
-    return Contents(pixels if keep else None, moments, digests, bad)
+    if new and not keep:
+        index.add(paths, rows, good, size, pixel_range)
+    return Contents(
+        pixels=pixels if keep else None,
+        moments=rows["moments"],
+        digests=[row.tobytes() for row in rows["digest"]],
+        bad={path for path, is_good in zip(paths, good, strict=True) if not is_good},
+    )

@@ -54,10 +54,30 @@ class ShardIndex(Indexed, frozen=True, kw_only=True):
         return zip(self.names, self.labels, self.offsets, self.sizes, strict=True)
 
 
-def index_path(kind: str, path: Path) -> Path:
-    """Return the file of the index that is about `path`."""
+class ImageRows(Indexed, frozen=True, kw_only=True):
+    """What was found in each of many images; valid where an image has this size and time."""
+
+    names: list[bytes]
+    """Paths below the folder."""
+    stamps: bytes
+    """int64 [N, 2]: size in bytes and mtime in ns of the file that each image is in."""
+    row_bytes: Annotated[int, Meta(ge=1, le=1000)]
+    """How long the row of an image is."""
+    rows: bytes
+    """[N] of a type that its reader knows."""
+
+    def __post_init__(self) -> None:
+        """Check the lengths."""
+        count = len(self.names)
+        if (len(self.stamps), len(self.rows)) != (16 * count, self.row_bytes * count):
+            raise ValueError("names, stamps and rows differ in length")
+
+
+def index_path(kind: str, path: Path, *about: object) -> Path:
+    """Return the file of the index that holds `about` of `path`."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+    key = os.fsencode("\0".join(map(str, (path.absolute(), *about))))
+    name = hashlib.sha256(key).hexdigest()[:32]
     return home / "mobilenas" / kind / f"{name}.msgpack"
 
 
