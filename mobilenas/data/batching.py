@@ -13,6 +13,7 @@ from mobilenas.data.splits import Split, generator_for
 
 _PADDING_SHARE = 8
 _RANDAUGMENT_GROUP = 16
+_PIXELS_AT_ONCE = 2**18
 
 
 def _chunk_lengths(count: int, batch_size: int, *, shuffled: bool, drop_last: bool) -> list[int]:
@@ -127,24 +128,35 @@ def _shifted(
     flip = data.flip if augmentation.flip is None else augmentation.flip
     if not padding and not flip:
         return _normalised(images, data)
-    places = _places(len(images), side, padding, flip, generator).to(images.device)
-    pixels = torch.empty(len(places) + 1, images.shape[1], device=images.device)
-    _normalise_into(pixels[:-1], images, data)
-    pixels[-1] = 0  # what lies outside an image: the mean
-    return pixels.index_select(0, places).view(len(images), side, side, -1).permute(0, 3, 1, 2)
-
-
-def _places(count: int, side: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """The pixel that each pixel of the crops shows: int64 [B * H * W]; B * H * W is none."""
-    offsets = torch.randint(-padding, padding + 1, (2, count, 1), generator=generator)
-    rows = torch.arange(side) + offsets[0]  # [B, H]
-    columns = torch.arange(side).expand(count, side)
+    offsets = torch.randint(-padding, padding + 1, (2, len(images), 1), generator=generator)
+    mirrored = torch.zeros(len(images), 1, dtype=torch.bool)
     if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, side - 1 - columns, columns)
-    columns = columns + offsets[1]  # [B, W]
+        mirrored = torch.rand(len(images), 1, generator=generator) < 0.5
+    offsets, mirrored = offsets.to(images.device), mirrored.to(images.device)
+    out = torch.empty(len(images), side, side, images.shape[1], device=images.device)
+    # a few large images at a time: what is between the steps then stays in the processor's cache
+    count = max(1, _PIXELS_AT_ONCE // side**2)
+    for start in range(0, len(images), count):
+        part = slice(start, start + count)
+        places = _places(side, offsets[:, part], mirrored[part])
+        pixels = torch.empty(len(places) + 1, images.shape[1], device=images.device)
+        _normalise_into(pixels[:-1], images[part], data)
+        pixels[-1] = 0  # what lies outside an image: the mean
+        torch.index_select(pixels, 0, places, out=out[part].view(len(places), -1))
+    return out.permute(0, 3, 1, 2)
+
+
+def _places(side: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
+    """The pixel that each pixel of the crops shows: int64 [B * H * W]; B * H * W is none.
+
+    Of offsets, int64 [2, B, 1], down and right, and which images are mirrored, bool [B, 1].
+    """
+    count, device = len(mirrored), offsets.device
+    rows = torch.arange(side, device=device) + offsets[0]  # [B, H]
+    columns = torch.arange(side, device=device).expand(count, side)
+    columns = torch.where(mirrored, side - 1 - columns, columns) + offsets[1]  # [B, W]
     none = count * side * side
-    starts = (torch.arange(count)[:, None] * side + rows) * side
+    starts = (torch.arange(count, device=device)[:, None] * side + rows) * side
     # A row or column outside lifts the sum past `none`, wherever the other one lies.
     starts = starts.masked_fill((rows < 0) | (rows >= side), none)
     columns = columns.masked_fill((columns < 0) | (columns >= side), none)
