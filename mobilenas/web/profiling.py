@@ -6,25 +6,22 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from aiohttp import web
-
 from mobilenas import __version__
-from mobilenas.core.errors import FileError, MobileNASError
-from mobilenas.core.files import inside, read_bytes
+from mobilenas.core.errors import MobileNASError
+from mobilenas.core.files import inside
 from mobilenas.core.progress import NullReporter, Reporter
-from mobilenas.core.settings import readable, to_plain
+from mobilenas.core.settings import to_plain
 from mobilenas.latency.cache import Cache, fingerprint
 from mobilenas.latency.kit import MANIFEST_FILE, profile_of, read_manifest, write_kit
 from mobilenas.latency.profile import Profile
 from mobilenas.latency.units import MeasuredSpace
 from mobilenas.onnx import OPSET
+from mobilenas.web.device import device_of, threads_of
 from mobilenas.web.measurement import Measurement, StaleError
 from mobilenas.web.records import Opened, Opening, Round, Work
-from mobilenas.web.runtime import VERSION
+from mobilenas.web.runtime import PROVIDER, RUNTIME
 from mobilenas.web.settings import ServeSettings
 from mobilenas.web.site import RefusalError, Site
-
-RUNTIME, PROVIDER = f"onnxruntime-web {VERSION}", "wasm"
 
 
 def kit_of(
@@ -53,10 +50,10 @@ class Profiling:
         device: str = "",
         command: str = "",
     ) -> None:
-        self._kit, self._manifest = kit, read_manifest(kit / MANIFEST_FILE)
-        self._files = {model.sha256: model.file for model in self._manifest.models}
+        self._manifest = read_manifest(kit / MANIFEST_FILE)
         self._name, self._threads, self._rounds = name, threads, rounds
         self._device_name, self._command = device, command
+        self._idle_s = settings.idle
         self._reporter: Reporter = NullReporter()
         self._measurement: Measurement | None = None
         self._device: dict[str, str | int] = {}
@@ -66,28 +63,27 @@ class Profiling:
         self.site = Site("profile.html", settings)
         self.site.opening(Opening, self._open)
         self.site.get("/work", lambda _: self._work())
-        self.site.get("/models/{sha256}", self._model)
+        self.site.models(
+            {m.sha256: inside(kit, m.file, kit / MANIFEST_FILE) for m in self._manifest.models}
+        )
         self.site.post("/rounds", Round, self._add)
 
     async def serve(self, reporter: Reporter) -> tuple[Profile, Measurement]:
         """Serve until all is measured; MobileNASError where nothing came of it."""
         self._reporter = reporter
         reporter.start("measuring", len(self._manifest.models))
-        await self.site.serve()
+        if not await self.site.serve():
+            raise MobileNASError(
+                f"no page asked for anything in {self._idle_s} s; the same command resumes"
+            )
         if self._error:
             raise self._error
         assert self._profile and self._measurement  # it ended
         return self._profile, self._measurement
 
     def _open(self, opening: Opening) -> Opened:
-        self._used_threads = min(self._threads, opening.cores) if opening.isolated else 1
-        model, system = readable(opening.model), readable(opening.system)
-        self._device = {
-            "cpu": self._device_name or model or system or "unknown",
-            "cores": opening.cores,
-            "os": system or "unknown",
-            "browser": readable(opening.browser),
-        }
+        self._used_threads = threads_of(opening, self._threads)
+        self._device = device_of(opening, self._device_name)
         said = self._device | {"runtime": RUNTIME, "threads": self._used_threads}
         log = Cache().folder / f"web-{self._manifest.kit}-{fingerprint(said)}.jsonl"
         if self._measurement is None or self._measurement.log != log:
@@ -115,15 +111,6 @@ class Profiling:
         work = self._work()
         self._reporter.step(work.done, {})
         return work
-
-    def _model(self, request: web.Request) -> bytes:
-        file = self._files.get(request.match_info["sha256"])
-        if file is None:
-            raise RefusalError(HTTPStatus.NOT_FOUND, "it is not a model of this kit")
-        content = read_bytes(inside(self._kit, file, MANIFEST_FILE))
-        if hashlib.sha256(content).hexdigest() != request.match_info["sha256"]:
-            raise FileError(f"{self._kit / file} differs from the manifest; make the kit again")
-        return content
 
     def _finish(self, measurement: Measurement) -> str:
         """Make the profile; say what came of it."""

@@ -16,6 +16,7 @@ from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_bytes, write_bytes
 
 VERSION = "1.30.0"
+RUNTIME, PROVIDER = f"onnxruntime-web {VERSION}", "wasm"
 INTEGRITY = (
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )

@@ -5,13 +5,14 @@ cookie. The pages load nothing from elsewhere, and are isolated so that they may
 """
 
 import asyncio
+import hashlib
 import hmac
 import importlib.resources
 import secrets
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from mobilenas.core.errors import FileError, MobileNASError
+from mobilenas.core.files import read_bytes
 from mobilenas.core.records import Record
 from mobilenas.web.runtime import FILES, FOLDER, STATIC, check_runtime
 from mobilenas.web.settings import ServeSettings
@@ -104,6 +106,20 @@ class Site:
 
         self.app.router.add_post(path, handle)
 
+    def models(self, files: Mapping[str, Path]) -> None:
+        """Serve files by their sha256, to the session; one that was changed is not served."""
+
+        def model(request: web.Request) -> bytes:
+            checksum = request.match_info["sha256"]
+            if checksum not in files:
+                raise RefusalError(HTTPStatus.NOT_FOUND, "there is no model of this name")
+            content = read_bytes(files[checksum])
+            if hashlib.sha256(content).hexdigest() != checksum:
+                raise FileError(f"{files[checksum]} was changed")
+            return content
+
+        self.get("/models/{sha256}", model)
+
     def opening(self, kind: type[_Posted], answer: Callable[[_Posted], Record]) -> None:
         """Add how a session begins: with the token, once, or with the cookie it gave."""
 
@@ -128,8 +144,8 @@ class Site:
         """Stop once the answer that is being made has gone out."""
         self._ended.set()
 
-    async def serve(self) -> None:
-        """Serve until `end`; MobileNASError where the page was silent for too long."""
+    async def serve(self) -> bool:
+        """Serve until `end`, or until the page was silent for too long: then return False."""
         runner = web.AppRunner(self.app, access_log=None)
         await runner.setup()
         try:
@@ -137,15 +153,13 @@ class Site:
             while not self._ended.is_set():
                 left = self._touched + self._settings.idle - time.monotonic()
                 if left <= 0:
-                    raise MobileNASError(
-                        f"no page asked for anything in {self._settings.idle} s; the same command "
-                        "resumes"
-                    )
+                    return False
                 try:
                     await asyncio.wait_for(self._ended.wait(), left)
                 except TimeoutError:
                     continue
             await asyncio.sleep(_FAREWELL_S)
+            return True
         finally:
             await runner.cleanup()
 

@@ -16,8 +16,8 @@ from mobilenas.core.progress import NullReporter
 from mobilenas.latency.kit import Manifest
 from mobilenas.latency.profile import Profile
 from mobilenas.web import measurement
-from mobilenas.web.profiling import RUNTIME, Profiling
-from mobilenas.web.runtime import check_runtime
+from mobilenas.web.profiling import Profiling
+from mobilenas.web.runtime import RUNTIME, check_runtime
 from mobilenas.web.settings import ServeSettings
 
 BROWSER = next(

@@ -1,0 +1,20 @@
+"""What a browser says of its device."""
+
+from mobilenas.core.settings import readable
+from mobilenas.web.records import Opening
+
+
+def threads_of(opening: Opening, requested: int) -> int:
+    """Return the threads that its pages may have, up to the cores."""
+    return min(requested, opening.cores) if opening.isolated else 1
+
+
+def device_of(opening: Opening, name: str = "") -> dict[str, str | int]:
+    """Describe the device as a profile does; `name` replaces what the browser calls it."""
+    model, system = readable(opening.model), readable(opening.system)
+    return {
+        "cpu": name or model or system or "unknown",
+        "cores": opening.cores,
+        "os": system or "unknown",
+        "browser": readable(opening.browser),
+    }
