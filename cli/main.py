@@ -46,6 +46,7 @@ COMMANDS = {
     "profile": "Count what a network costs, or measure how long it takes.",
     "channels": "Search the channel sizes of a model of your own.",
     "predict": "Label images with an exported network.",
+    "try": "Try the networks of a run in a browser, such as a phone's.",
 }
 """Every command with its line of `--help`, so that the list imports no command."""
 

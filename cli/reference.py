@@ -43,7 +43,7 @@ def page() -> str:
         ("`channels`, beside budgets, data, training and comparison", (ChannelOptions,)),
         ("`export`", (FormatSettings, Int8Settings)),
         ("`profile latency`", (ProfileSettings, MeasureSettings)),
-        ("`profile serve`, beside these", (ServeSettings,)),
+        ("`profile serve`, beside these, and `try`", (ServeSettings,)),
     ):
         settings = [one for kind in kinds for one in settings_of(kind)]
         parts += [f"\n## {title}\n", *_table(settings)]

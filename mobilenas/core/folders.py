@@ -45,6 +45,7 @@ _NETWORK = (
 _DECISIONS = ("random-search.json", "equal-time.json")
 _RUN = (
     *("run.json", "profile.json", "compare.json", "result.json", "report.html", *_NETWORK),
+    "web.jsonl",
     *_below("teacher", _TRAINING),
     *_below("tensorboard/*", ("events.out.tfevents.*",)),
     *_below("repeats/seed-*", (*_NETWORK, *_below("teacher", _TRAINING))),

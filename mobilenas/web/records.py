@@ -1,10 +1,11 @@
 """What the pages post, and what they get as an answer."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
 
-from mobilenas.core.records import Count, Record, Share
+from mobilenas.core.records import Amount, Count, Record, Share, Some
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Nanoseconds = Annotated[int, Meta(ge=1, le=10**13)]
@@ -63,3 +64,62 @@ class Work(Record, frozen=True, kw_only=True):
     """For how long it is to cool before the next."""
     ended: str
     """What came of it, once nothing is left."""
+
+
+class TriedModel(Record, frozen=True, kw_only=True):
+    """A file that a page classifies images with, and what it takes to do so."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    top1: float
+    """Percent, on the test images of the run."""
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    labels: Sequence[str]
+
+
+class Trial(Record, frozen=True, kw_only=True):
+    """What the page of a run has to show."""
+
+    models: list[TriedModel]
+    notes: list[str]
+    """What is not there, and which command makes it."""
+
+
+class Tried(Record, frozen=True, kw_only=True):
+    """Nanoseconds of single images, by the checksums of the models; preparing them counts."""
+
+    ns: Annotated[
+        dict[Sha256, Annotated[list[Nanoseconds], Meta(min_length=1, max_length=2000)]],
+        Meta(min_length=1, max_length=20),
+    ]
+
+
+class BrowserLatency(Record, frozen=True, kw_only=True):
+    """What one file took for an image."""
+
+    file: str
+    sha256: str
+    images: Some
+    median_ms: Amount
+    interval_ms: Amount
+    p90_ms: Amount
+    images_per_second: Amount
+
+
+class BrowserMeasurement(Record, frozen=True, kw_only=True):
+    """A line of web.jsonl in a run."""
+
+    date: str
+    device: dict[str, str | int]
+    runtime: str
+    threads: Some
+    latencies: dict[str, BrowserLatency]
+
+
+class Kept(Record, frozen=True, kw_only=True):
+    """The answer to a measurement."""
+
+    message: str

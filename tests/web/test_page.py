@@ -1,9 +1,10 @@
-"""The page of `profile serve` in headless Chromium, driven by Playwright, with the real runtime."""
+"""The pages in headless Chromium, driven by Playwright, with the real runtime."""
 
 import asyncio
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,16 @@ from playwright import async_api
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import NullReporter
+from mobilenas.core.records import read_log
 from mobilenas.latency.kit import Manifest
 from mobilenas.latency.profile import Profile
+from mobilenas.onnx.predict import predict
 from mobilenas.web import measurement
 from mobilenas.web.profiling import Profiling
+from mobilenas.web.records import BrowserMeasurement
 from mobilenas.web.runtime import RUNTIME, check_runtime
 from mobilenas.web.settings import ServeSettings
+from mobilenas.web.trial import WEB_FILE, Trying
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -43,13 +48,19 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+async def watched(browser: async_api.Browser, seen: list[str]) -> async_api.Page:
+    """Open a page, and remember what it asks for and complains of."""
+    page = await browser.new_page()
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: seen.append(request.url))
+    return page
+
+
 async def browse(profiling: Profiling, seen: list[str]) -> None:
     async with async_api.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = await browser.new_page()
-        page.on("console", lambda message: seen.append(message.text))
-        page.on("pageerror", lambda error: seen.append(str(error)))
-        page.on("request", lambda request: seen.append(request.url))
+        page = await watched(browser, seen)
         await page.goto(profiling.site.url)
         rounds = page.locator("#rounds")
         await async_api.expect(rounds).to_have_text("2", timeout=PATIENCE_MS)
@@ -86,3 +97,49 @@ def test_a_page_measures_a_space(kit: Path, manifest: Manifest) -> None:
     assert "HeadlessChrome" in str(profile.device["browser"])
     assert profile.failures == {"fp32": {}}
     assert profile.calibration["fp32"].networks == 2
+
+
+FAKE_CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+
+
+def test_a_page_tries_the_networks_of_a_run(
+    whole_run: Any, image_folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole_run.folder, tmp_path / "run"))
+    image = next((image_folder / "test").rglob("*.png"))
+    expected = predict(run, [image])[0].labels
+    seen: list[str] = []
+    trying = Trying(run, ServeSettings(port=0))
+    expect = async_api.expect
+
+    async def browse() -> None:
+        serving = asyncio.create_task(trying.serve(seen.append))
+        async with async_api.async_playwright() as driver:
+            browser = await driver.chromium.launch(
+                executable_path=BROWSER, args=["--no-sandbox", *FAKE_CAMERA]
+            )
+            page = await watched(browser, seen)
+            await page.goto(trying.site.url)
+            await expect(page.get_by_label("Images")).to_be_visible(timeout=PATIENCE_MS)
+            await page.get_by_label("Images").set_input_files(image)
+            await expect(page.locator("#shown")).to_have_text(
+                f"{image.name} (1 of 1)", timeout=PATIENCE_MS
+            )
+            top = await page.locator(".network >> nth=0").locator("li").all_inner_texts()
+            assert top == [f"{label}: {100 * share:.1f} %" for label, share in expected]
+            await page.get_by_role("button", name="Keep").click()
+            await expect(page.get_by_role("status")).to_contain_text("Kept in web.jsonl")
+            await page.get_by_role("button", name="Use the camera").click()
+            await expect(page.locator("#shown")).to_have_text("The camera", timeout=PATIENCE_MS)
+            await expect(page.get_by_role("button", name="Keep")).to_be_enabled(timeout=PATIENCE_MS)
+            await page.set_viewport_size({"width": 320, "height": 600})
+            assert await page.evaluate("document.documentElement.scrollWidth") == 320
+            await browser.close()
+        serving.cancel()
+        await asyncio.wait([serving])
+
+    asyncio.run(browse())
+    (measurement,) = read_log(run / WEB_FILE, BrowserMeasurement)
+    assert measurement.latencies["fp32"].images == 20
+    asked = [each for each in seen if not each.startswith((trying.site.home, "data:", "blob:"))]
+    assert [each for each in asked if not each.startswith(WEB_FILE)] == []

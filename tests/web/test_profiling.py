@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,48 +18,14 @@ from mobilenas.latency.kit import Manifest
 from mobilenas.latency.profile import Profile
 from mobilenas.web import site as site_module
 from mobilenas.web.profiling import Profiling
-from mobilenas.web.records import Opening, Work
+from mobilenas.web.records import Work
 from mobilenas.web.runtime import PROVIDER, RUNTIME
 from mobilenas.web.settings import ServeSettings
 
 from .conftest import timed
+from .pages import Page, Talk, talk
 
-OPENING = Opening(browser="A browser", system="Android", model="Pixel 7", cores=8, isolated=True)
 EMPTY = {"number": 0, "ns": {}, "disturbed": [], "failed": {}}
-Talk = Callable[["Page"], Awaitable[Any]]
-
-
-class Page:
-    """What a browser is to the server; `jar` has its cookies."""
-
-    def __init__(self, client: ClientSession, profiling: Profiling, home: str) -> None:
-        self.client, self.profiling, self.home = client, profiling, home
-        self.token = profiling.site.url.partition("#")[2]
-
-    async def post(self, path: str, body: Any, **more: Any) -> tuple[int, Any]:
-        text = body if isinstance(body, str | bytes) else json.dumps(body)
-        headers = {"Content-Type": "application/json"} | more
-        async with self.client.post(self.home + path, data=text, headers=headers) as answer:
-            return answer.status, await answer.json()
-
-    async def get(self, path: str) -> tuple[int, bytes]:
-        async with self.client.get(self.home + path) as answer:
-            return answer.status, await answer.read()
-
-    async def open(self, token: str | None = None, **changes: Any) -> tuple[int, Any]:
-        plain = {name: getattr(OPENING, name) for name in OPENING.__struct_fields__}
-        plain |= {"token": self.token if token is None else token} | changes
-        return await self.post("/session", plain)
-
-    async def work(self) -> Work:
-        status, body = await self.get("/work")
-        assert status == HTTPStatus.OK
-        return Work(**json.loads(body))
-
-    async def round(self, work: Work) -> tuple[int, Any]:
-        posted = timed(work)
-        body = {"number": posted.number, "ns": dict(posted.ns), "disturbed": [], "failed": {}}
-        return await self.post("/rounds", body)
 
 
 @pytest.fixture(autouse=True)
@@ -74,30 +39,23 @@ def profiling_of(kit: Path, **more: Any) -> Profiling:
     return Profiling(kit, ServeSettings(port=0), name="phone", rounds=2, **more)
 
 
-def talk(profiling: Profiling, *talks: Talk) -> list[Any]:
-    """Run what several browsers do at the same time, each with cookies of its own."""
+async def asked(page: Page) -> Work:
+    status, body = await page.get("/work")
+    assert status == HTTPStatus.OK
+    return Work(**json.loads(body))
 
-    async def run() -> list[Any]:
-        home = profiling.site.home.rstrip("/")
 
-        async def one(each: Talk) -> Any:
-            async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as client:
-                return await each(Page(client, profiling, home))
-
-        serving = asyncio.create_task(profiling.site.serve())
-        found = await asyncio.gather(*map(one, talks))
-        serving.cancel()
-        await asyncio.wait([serving])
-        return found
-
-    return asyncio.run(run())
+async def posted(page: Page, work: Work) -> tuple[int, Any]:
+    times = timed(work)
+    body = {"number": times.number, "ns": dict(times.ns), "disturbed": [], "failed": {}}
+    return await page.post("/rounds", body)
 
 
 async def measure(page: Page) -> str:
     await page.open()
-    work = await page.work()
+    work = await asked(page)
     while not work.ended:
-        status, body = await page.round(work)
+        status, body = await posted(page, work)
         assert status == HTTPStatus.OK
         work = Work(**body)
     return work.ended
@@ -107,10 +65,9 @@ def served(profiling: Profiling, browse: Talk) -> Profile:
     """Let the site serve by itself, as the command does, until it ends."""
 
     async def run() -> Profile:
-        home = profiling.site.home.rstrip("/")
         serving = asyncio.create_task(profiling.serve(NullReporter()))
         async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as client:
-            await browse(Page(client, profiling, home))
+            await browse(Page(client, profiling.site))
         profile, measurement = await serving
         measurement.forget()
         return profile
@@ -139,19 +96,19 @@ def test_a_page_that_is_loaded_again_and_a_new_server_go_on(kit: Path) -> None:
     async def begin(page: Page) -> int:
         await page.open()
         for _ in range(3):
-            await page.round(await page.work())
+            await posted(page, await asked(page))
         status, _ = await page.open(token="")  # loaded again: the cookie will do
         assert status == HTTPStatus.OK
-        return (await page.work()).number
+        return (await asked(page)).number
 
     async def resume(page: Page) -> tuple[int, int]:
         await page.open()
-        same = (await page.work()).number
+        same = (await asked(page)).number
         await page.open(isolated=False)  # one thread is another measurement
-        return same, (await page.work()).number
+        return same, (await asked(page)).number
 
-    assert talk(profiling_of(kit, threads=4), begin) == [3]
-    assert talk(profiling_of(kit, threads=4), resume) == [(3, 0)]
+    assert talk(profiling_of(kit, threads=4).site, begin) == [3]
+    assert talk(profiling_of(kit, threads=4).site, resume) == [(3, 0)]
 
 
 def test_threads_are_what_the_browser_has(kit: Path) -> None:
@@ -159,7 +116,7 @@ def test_threads_are_what_the_browser_has(kit: Path) -> None:
         openings = [{"isolated": False}, {"cores": 2}, {}]
         return [(await page.open(**each))[1]["threads"] for each in openings]
 
-    assert talk(profiling_of(kit, threads=4), browse) == [[1, 2, 4]]
+    assert talk(profiling_of(kit, threads=4).site, browse) == [[1, 2, 4]]
 
 
 def test_only_the_session_gets_in(kit: Path, manifest: Manifest) -> None:
@@ -169,30 +126,28 @@ def test_only_the_session_gets_in(kit: Path, manifest: Manifest) -> None:
         tokens = ("", "x", page.token[:-1], page.token + "x", "\u00e9")
         opened = [(await page.open(token))[0] for token in tokens]
         got = [(await page.get(path))[0] for path in ("/work", model)]
-        posted, _ = await page.post(
-            "/rounds", {"number": 0, "ns": {}, "disturbed": [], "failed": {}}
-        )
-        return [*opened, *got, posted]
+        refused, _ = await page.post("/rounds", EMPTY)
+        return [*opened, *got, refused]
 
-    assert set(talk(profiling_of(kit), browse)[0]) == {HTTPStatus.FORBIDDEN}
+    assert set(talk(profiling_of(kit).site, browse)[0]) == {HTTPStatus.FORBIDDEN}
 
 
 def test_the_token_opens_one_session(kit: Path) -> None:
     async def browse(page: Page) -> int:
         return (await page.open())[0]
 
-    statuses = talk(profiling_of(kit), *[browse] * 50)
+    statuses = talk(profiling_of(kit).site, *[browse] * 50)
     assert sorted(statuses) == [HTTPStatus.OK] + [HTTPStatus.FORBIDDEN] * 49
 
 
 def test_fifty_posts_of_one_round_count_once(kit: Path) -> None:
     async def browse(page: Page) -> tuple[list[int], int]:
         await page.open()
-        work = await page.work()
-        answers = await asyncio.gather(*(page.round(work) for _ in range(50)))
-        return sorted(status for status, _ in answers), (await page.work()).number
+        work = await asked(page)
+        answers = await asyncio.gather(*(posted(page, work) for _ in range(50)))
+        return sorted(status for status, _ in answers), (await asked(page)).number
 
-    statuses, number = talk(profiling_of(kit), browse)[0]
+    statuses, number = talk(profiling_of(kit).site, browse)[0]
     assert statuses == [HTTPStatus.OK] + [HTTPStatus.CONFLICT] * 49
     assert number == 1
 
@@ -210,20 +165,20 @@ def test_nothing_but_the_kit_s_models_is_read(kit: Path, manifest: Manifest) -> 
         ]
         return [(await page.get(path))[0] for path in paths]
 
-    assert set(talk(profiling_of(kit), browse)[0]) == {HTTPStatus.NOT_FOUND}
+    assert set(talk(profiling_of(kit).site, browse)[0]) == {HTTPStatus.NOT_FOUND}
 
 
 def test_bodies_are_small_and_of_the_schema(kit: Path) -> None:
     async def browse(page: Page) -> list[int]:
         await page.open()
-        work = await page.work()
-        posted = timed(work)
-        good = {"number": 0, "ns": dict(posted.ns), "disturbed": [], "failed": {}}
+        work = await asked(page)
+        times = timed(work)
+        good = {"number": 0, "ns": dict(times.ns), "disturbed": [], "failed": {}}
         bodies: list[Any] = [
             {**good, "more": 1},
             {**good, "number": "0"},
-            {**good, "ns": {key: -ns for key, ns in posted.ns.items()}},
-            {**good, "ns": {**posted.ns, "f" * 64: 1}},
+            {**good, "ns": {key: -ns for key, ns in times.ns.items()}},
+            {**good, "ns": {**times.ns, "f" * 64: 1}},
             {**good, "failed": {"f" * 64: "no"}},
             "[]",
             "{",
@@ -237,9 +192,9 @@ def test_bodies_are_small_and_of_the_schema(kit: Path) -> None:
         url = page.home + "/rounds"
         async with page.client.post(url, data=b" " * 70_000, headers=headers) as answer:
             assert answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        return (await page.work()).number
+        return (await asked(page)).number
 
-    assert talk(profiling_of(kit), browse) == [0]
+    assert talk(profiling_of(kit).site, browse) == [0]
 
 
 def test_a_client_that_disappears_changes_nothing(kit: Path) -> None:
@@ -251,10 +206,10 @@ def test_a_client_that_disappears_changes_nothing(kit: Path) -> None:
             writer.write(sent)
             await writer.drain()
             writer.close()
-        await page.round(await page.work())
-        return (await page.work()).number
+        await posted(page, await asked(page))
+        return (await asked(page)).number
 
-    assert talk(profiling_of(kit), browse) == [1]
+    assert talk(profiling_of(kit).site, browse) == [1]
 
 
 def test_an_address_that_asks_too_often_waits(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +218,7 @@ def test_an_address_that_asks_too_often_waits(kit: Path, monkeypatch: pytest.Mon
     async def browse(page: Page) -> list[int]:
         return [(await page.get("/page.css"))[0] for _ in range(site_module.BURST + 2)]
 
-    statuses = talk(profiling_of(kit), browse)[0]
+    statuses = talk(profiling_of(kit).site, browse)[0]
     assert statuses[-3:] == [HTTPStatus.OK] + [HTTPStatus.TOO_MANY_REQUESTS] * 2
 
 
@@ -278,7 +233,7 @@ def test_every_answer_isolates_the_page(kit: Path) -> None:
             assert answer.content_type == "text/html"
             assert page.token not in await answer.text()
 
-    talk(profiling_of(kit), browse)
+    talk(profiling_of(kit).site, browse)
 
 
 def test_a_model_that_was_changed_is_not_served(
@@ -293,7 +248,7 @@ def test_a_model_that_was_changed_is_not_served(
         await page.open()
         return await page.get(f"/models/{manifest.models[0].sha256}")
 
-    status, body = talk(profiling_of(copy), browse)[0]
+    status, body = talk(profiling_of(copy).site, browse)[0]
     assert status == HTTPStatus.UNPROCESSABLE_ENTITY
     assert b"was changed" in body
 
@@ -301,7 +256,7 @@ def test_a_model_that_was_changed_is_not_served(
 def test_a_device_that_runs_nothing_gives_no_profile(kit: Path) -> None:
     async def fail(page: Page) -> None:
         await page.open()
-        work = await page.work()
+        work = await asked(page)
         while not work.ended:
             failed = dict.fromkeys((*work.models, *work.references), "no")
             _, body = await page.post(
