@@ -132,6 +132,20 @@ def test_only_the_session_gets_in(kit: Path, manifest: Manifest) -> None:
     assert set(talk(profiling_of(kit).site, browse)[0]) == {HTTPStatus.FORBIDDEN}
 
 
+def test_a_cookie_that_is_no_text_is_wrong(kit: Path) -> None:
+    async def browse(page: Page) -> bytes:
+        await page.open()
+        host, _, port = page.home.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        cookie = f"mobilenas-{port}=".encode() + b"\xff"
+        writer.write(b"GET /work HTTP/1.1\r\nHost: x\r\nCookie: " + cookie + b"\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        return line
+
+    assert talk(profiling_of(kit).site, browse) == [b"HTTP/1.1 403 Forbidden\r\n"]
+
+
 def test_the_token_opens_one_session(kit: Path) -> None:
     async def browse(page: Page) -> int:
         return (await page.open())[0]
