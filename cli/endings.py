@@ -10,6 +10,8 @@ from typing import TextIO
 
 import click
 
+from mobilenas.core.processes import LostProcessError
+
 FAILED, WRONG_INPUT = 1, 2
 _SIGNALS = ("SIGTERM", "SIGHUP")
 _WRONG_NAMES = (
@@ -87,6 +89,8 @@ def lack_of(error: ImportError | MemoryError | OSError | RuntimeError) -> str:
     """Return in one line what the machine lacks; empty for any other error."""
     if isinstance(error, BrokenPipeError):
         return ""
+    if isinstance(error, LostProcessError):
+        return str(error)
     if isinstance(error, OSError):
         said = error.strerror or str(error)
         return f"{error.filename}: {said}" if error.filename is not None else said

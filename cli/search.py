@@ -30,13 +30,13 @@ def command(
     """
     if dry_run:
         return show_outlook(ctx)
-    from .session import open_or_start, resume_command, working
+    from .session import open_or_start, opened, resume_command, working
 
-    with working(resume_command(ctx, "search"), out, quiet=quiet) as reporter:
+    with working(resume_command(ctx, "search"), out, quiet=quiet, many=True) as reporter:
         from mobilenas.pipeline.baselines import ARCH_FILE
         from mobilenas.pipeline.stages import search_stage
 
-        run = open_or_start(ctx, reporter)
+        run = opened(lambda: open_or_start(ctx, reporter), ctx.params["out"], reporter)
         record = search_stage(run)
     from .render import show_arch, show_budget_check, show_file, show_rule, status_of
 

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from mobilenas.core import processes
 from mobilenas.core.folders import unlock_folders
 from mobilenas.core.progress import Reporter
 from mobilenas.core.setting import settings_of
 from mobilenas.core.settings import Fields
 
-from .endings import Interrupted, Lacking, lack_of
+from .endings import Interrupted, Lacking, lack_of, status_of_signal
 from .options import ALLOWED_MODELS, typed
 from .progress import make_reporter
 from .terminal import echo
@@ -30,16 +31,30 @@ _SPECIAL = {*range(32), *b"\\'", *range(127, 256)}
 
 @contextmanager
 def working(
-    again: str, folder: Path | None, *, quiet: bool, record: str = "run.json"
+    again: str,
+    folder: Path | None,
+    *,
+    quiet: bool,
+    record: str = "run.json",
+    many: bool = False,
 ) -> Iterator[Reporter]:
     """Show progress; where the work is stopped, say how to resume what `folder` holds.
 
-    `record` is the file that is there once something has begun.
+    `record` is the file that is there once something has begun. With `many` torchrun may start it
+    as several processes: the first one shows what all of them do, the others end here.
     """
+    if processes.launched() and not many:
+        raise click.UsageError("torchrun is for `mobilenas search` and `mobilenas train` only")
+    first = True
     try:
-        with make_reporter(quiet) as shown, _mirrored(shown, folder) as reporter:
-            yield reporter
+        with processes.joined():
+            first = processes.is_first()
+            mirrored = folder if first else None
+            with make_reporter(quiet or not first) as shown, _mirrored(shown, mirrored) as reporter:
+                yield reporter
     except KeyboardInterrupt as error:
+        if not first:
+            raise click.exceptions.Exit(status_of_signal(error)) from None
         if _is_begun(folder, record):
             raise Interrupted(f"interrupted; resume with: {again}{_allowing()}", error) from None
         raise Interrupted("interrupted before anything was begun", error) from None
@@ -51,6 +66,17 @@ def working(
         raise Lacking(f"{lack}{hint}", error) from error
     finally:
         unlock_folders()
+    if not first:
+        raise click.exceptions.Exit(0)
+
+
+def opened(opening: "Callable[[], Run]", folder: Path, reporter: Reporter) -> "Run":
+    """Open or start a run as `opening` does; further processes of the job open what is there."""
+    from mobilenas.pipeline.run_folder import open_run
+
+    runs: list[Run] = []
+    processes.on_first(lambda: runs.append(opening()))
+    return runs[0] if runs else open_run(folder, reporter)
 
 
 def _mirrored(reporter: Reporter, folder: Path | None) -> AbstractContextManager[Reporter]:

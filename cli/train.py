@@ -17,14 +17,14 @@ from .terminal import echo
 @output_options
 def command(folder: Path, quiet: bool, as_json: bool, **_: object) -> None:
     """Train the network of RUN/arch.json, and write RUN/model.safetensors."""
-    from .session import working
+    from .session import opened, working
 
     again = f"mobilenas train {shlex.quote(str(folder))}"
-    with working(again, folder, quiet=quiet) as reporter:
+    with working(again, folder, quiet=quiet, many=True) as reporter:
         from mobilenas.pipeline.run_folder import open_run
         from mobilenas.pipeline.stages import WEIGHTS_FILE, train_stage
 
-        record = train_stage(open_run(folder, reporter))
+        record = train_stage(opened(lambda: open_run(folder, reporter), folder, reporter))
     from .render import show_json, show_table
 
     if as_json:

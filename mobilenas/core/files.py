@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilenas.core import processes
 from mobilenas.core.errors import FileError, first_line
 
 SCHEMA_VERSION = 2
@@ -74,7 +75,22 @@ def _make_parent(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a kill at any moment leaves the old file or the new one."""
+    """Write `content` to `path` so that a kill at any moment leaves the old file or the new one.
+
+    In the folders of a job of several processes the first writes, when all have come so far, and
+    all go on when it has.
+    """
+    common = any(record.parent in path.absolute().parents for record in _kept_to)
+    if processes.count() == 1 or not common:
+        _write(path, content)
+        return
+    processes.wait()
+    if processes.is_first():
+        _write(path, content)
+    processes.wait()
+
+
+def _write(path: Path, content: bytes) -> None:
     # a part of the name: a system's limit is on its bytes
     temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from mobilenas.core import processes
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import TEMPORARY, keep_to, release
 
@@ -195,9 +196,9 @@ def lock_folder(folder: Path) -> None:
 
     FileError where another one works in it. The system locks the folder itself: nothing is written,
     and a kill leaves no lock. Where it has no such locks, as on Windows and over some networks,
-    nobody is kept out.
+    nobody is kept out. Of several processes of one job the first locks it for all.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or not processes.is_first():
         return
     import fcntl
 

@@ -1,11 +1,12 @@
 """Batches of normalised images; shuffling and augmentation come from one seed and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from mobilenas.core import processes
 from mobilenas.core.errors import DataError
 from mobilenas.data.image_data import ImageData
 from mobilenas.data.settings import Augmentation
@@ -42,12 +43,14 @@ def batches(
     augmentation: Augmentation | None = None,
     device: str | torch.device = "cpu",
     drop_last: bool = False,
+    shared: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass: normalised channels-last float32 [B, 3, H, W], int64 [B]; in order without seed.
 
     Labels are shares, float32 [B, classes], where the augmentation mixes images.
     The same seed, such as (run seed, stage, epoch), gives the same pass. A shuffled pass has no
-    batch of one image: a last one joins the batch before it.
+    batch of one image: a last one joins the batch before it. Where it is `shared`, each process of
+    the job gets its share of every batch, as it would be cut from the whole one.
     """
     smallest = 1 if seed is None else 2
     if batch_size < smallest:
@@ -62,18 +65,48 @@ def batches(
         else torch.randperm(len(split), generator=generator)
     )
     chunks = order[: sum(lengths)].split(lengths) if lengths else ()
-    return _passes(split, data, chunks, generator, augmentation, torch.device(device))
+    shared = shared and processes.count() > 1
+    if shared and lengths and min(lengths) < processes.count():
+        raise DataError(
+            f"a batch of {min(lengths)} images cannot be shared by {processes.count()} processes"
+        )
+    stream = _own_shares(split, chunks) if shared else split.stream(chunks)
+    given = zip(chunks, stream, strict=True)
+    whole = _passes(split, data, given, generator, augmentation, torch.device(device))
+    return map(_own_share, whole) if shared else whole
+
+
+def _own_shares(split: Split, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Whole batches of which only this process's share is read, and black images elsewhere.
+
+    Random numbers are drawn for all, so that shares are those of one batch. An image may be mixed
+    with the one before it: that is read, too.
+    """
+    places = []
+    for chunk in chunks:
+        own = processes.share_of(len(chunk))
+        places.append(torch.arange(own.start - 1, own.stop) % len(chunk))
+    stream = split.stream(chunk[place] for chunk, place in zip(chunks, places, strict=True))
+    for chunk, place, images in zip(chunks, places, stream, strict=True):
+        whole = images.new_zeros(len(chunk), *images.shape[1:])
+        whole[place] = images
+        yield whole
+
+
+def _own_share(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    own = processes.share_of(len(batch[1]))
+    return batch[0][own], batch[1][own]
 
 
 def _passes(
     split: Split,
     data: ImageData,
-    chunks: tuple[Tensor, ...],
+    whole: Iterable[tuple[Tensor, Tensor]],
     generator: torch.Generator | None,
     augmentation: Augmentation | None,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for chunk, images in zip(chunks, split.stream(chunks), strict=True):
+    for chunk, images in whole:
         images = images.to(device)
         labels = split.labels[chunk].to(device)
         if augmentation is None or generator is None:

@@ -13,6 +13,7 @@ import torch
 
 from mobilenas import __version__
 from mobilenas.channel_graph.models import allow_model
+from mobilenas.core import processes
 from mobilenas.core.errors import (
     DataError,
     FileError,
@@ -240,7 +241,7 @@ def create_run(
 
     `image_sizes` are what `--image-size auto` chooses from.
     """
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(processes.threads_of(settings.threads))
     if check_run(folder, resume=resume, overwrite=overwrite):
         existing = open_run(folder, reporter)
         if existing.settings != settings:
@@ -290,7 +291,7 @@ def open_run(folder: Path, reporter: Reporter) -> Run:
     check_record(folder, RUN)
     settings = _settings(folder / RUN_FILE)
     _end_start(folder)
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(processes.threads_of(settings.threads))
     return Run(folder=folder, settings=settings, reporter=reporter)
 
 

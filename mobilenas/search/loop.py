@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenas.core import processes
 from mobilenas.core.errors import DivergedError
 from mobilenas.core.files import State
 from mobilenas.core.progress import clock
 from mobilenas.cost.budgets import Budgets, ConstraintLoss
 from mobilenas.data import Augmentation, ImageData, Split, batches, halves, stratified_subset
+from mobilenas.nn.parallel import add_up, gradients, shared_batches, weight_of
 from mobilenas.nn.weights import lay_out
 from mobilenas.search.diagnostics import gradient_norm
 from mobilenas.search.settings import SearchSettings
@@ -111,13 +113,14 @@ class Searcher:
         alpha_batches = self._batches(self.alpha_half, epoch, 1)
         steps = max(1, len(self.weight_half) // self.settings.batch_size)
         loss, alpha_loss, done = 0.0, 0.0, 0
-        for x, y in self._batches(self.weight_half, epoch, 0):
-            self._set_rate((epoch + done / steps) / self.settings.epochs)
-            loss += self.weight_step(x, y, epoch, done)
-            batch = next(alpha_batches, None) if warm else None
-            if batch is not None:
-                alpha_loss += self.alpha_step(*batch, step=done, train=(x, y))
-            done += 1
+        with shared_batches():
+            for x, y in self._batches(self.weight_half, epoch, 0):
+                self._set_rate((epoch + done / steps) / self.settings.epochs)
+                loss += self.weight_step(x, y, epoch, done)
+                batch = next(alpha_batches, None) if warm else None
+                if batch is not None:
+                    alpha_loss += self.alpha_step(*batch, step=done, train=(x, y))
+                done += 1
         self.epochs_done += 1
         return EpochFigures(
             epoch=self.epochs_done,
@@ -125,7 +128,7 @@ class Searcher:
             alpha_loss=alpha_loss / done,
             weight_gradient_norm=gradient_norm(self.net.parameters()),
             alpha_gradient_norm=gradient_norm(self.alphas.parameters()) if warm else None,
-            seconds=clock(self.device) - began,
+            seconds=sum(processes.gather(clock(self.device) - began)),
         )
 
     def _batches(self, half: Split, epoch: int, which: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -138,6 +141,7 @@ class Searcher:
             augmentation=augmentation,
             device=self.device,
             drop_last=True,
+            shared=True,
         )
 
     def start_epoch(self, epoch: int) -> None:
@@ -158,13 +162,16 @@ class Searcher:
     def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
         """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
         self.weight_optimizer.zero_grad(set_to_none=True)
+        weight = weight_of(len(x))
         loss = functional.cross_entropy(logits := self._logits(x, epoch), y, label_smoothing=0.1)
+        loss = loss * weight
         loss.backward()
         if self.settings.sampling == "sandwich":
             others = [self.space.smallest(), self._near(epoch), self._near(epoch)]
             for choice in others:
                 alone = self.alphas.alone(self.net, choice)
-                distillation_loss(alone(x), logits, temperature=1.0).backward()
+                (distillation_loss(alone(x), logits, temperature=1.0) * weight).backward()
+        add_up([*gradients(self.net.parameters()), loss := loss.detach()])
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
         _check_finite(loss.item(), norm.item(), epoch, step)
         self.weight_optimizer.step()
@@ -217,15 +224,19 @@ class Searcher:
         The second order also needs the batch `train` that the weights would move by.
         """
         self.alpha_optimizer.zero_grad(set_to_none=True)
+        weight = weight_of(len(x))
         if self.settings.order == 2 and train is not None:
             loss = self._look_ahead((x, y), train)
+            for alpha in gradients(self.alphas.parameters()):
+                alpha.mul_(weight)  # every process has the whole
             total = self._regularization()
         else:
             with self.net.frozen():
                 loss = functional.cross_entropy(self.net(x, self.relaxation(self._gumbel)), y)
                 total = loss + self._regularization()
         if total.requires_grad:
-            total.backward()  # adds to what looking ahead has found
+            (total * weight).backward()  # adds to what looking ahead has found
+        add_up([*gradients(self.alphas.parameters()), loss := loss.detach() * weight])
         norm = gradient_norm(self.alphas.parameters())
         _check_finite(loss.item(), norm + total.item(), self.epochs_done, step)
         self.alpha_optimizer.step()
@@ -236,9 +247,9 @@ class Searcher:
         """Set the alphas' gradients of the loss after one step of the weights; return that loss."""
 
         def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-            return functional.cross_entropy(
-                self.net(batch[0], self.relaxation(self._gumbel)), batch[1]
-            )
+            x, y = batch
+            loss = functional.cross_entropy(self.net(x, self.relaxation(self._gumbel)), y)
+            return loss * weight_of(len(x))
 
         gradients, loss = unrolled_gradients(
             self.net,

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from msgspec import structs
 
+from mobilenas.core import processes
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import (
     State,
@@ -179,16 +181,19 @@ def _made_discrete(
     """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
     path = folder / _CANDIDATES
     if not path.exists():
-        began = clock(searcher.device)
-        choices, rounds = measured_candidates(searcher, max(1, count), measure)
-        gap = discretization_gap(searcher, choices[0])
-        seconds = clock(searcher.device) - began
-        record = CandidatesRecord(
-            choices=to_plain(choices), gap=gap, seconds=seconds, measurements=rounds
-        )
-        write_record(path, record)
+        write_record(path, processes.on_first(partial(_solved, searcher, max(1, count), measure)))
     kept = read_record(path, CandidatesRecord)
     return read_choices(path, searcher.space), kept.gap, kept.seconds
+
+
+def _solved(searcher: Searcher, count: int, measure: MeasureArchs | None) -> CandidatesRecord:
+    began = clock(searcher.device)
+    choices, rounds = measured_candidates(searcher, count, measure)
+    gap = discretization_gap(searcher, choices[0])
+    seconds = clock(searcher.device) - began
+    return CandidatesRecord(
+        choices=to_plain(choices), gap=gap, seconds=seconds, measurements=rounds
+    )
 
 
 def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
@@ -321,7 +326,8 @@ def _train_supernet(
                 raise ValueError(f"epochs_done is not {len(log)}, the lines of its log")
     reporter.start("search", searcher.settings.epochs)
     while searcher.epochs_done < searcher.settings.epochs and not monitor.stopped:
-        line = epoch_metrics(searcher, searcher.run_epoch())
+        figures = searcher.run_epoch()
+        line = processes.on_first(partial(epoch_metrics, searcher, figures))
         alarms = monitor.update(line)
         last = monitor.stopped or searcher.epochs_done == searcher.settings.epochs
         if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it

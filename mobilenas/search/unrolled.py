@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mobilenas.nn.parallel import add_up
+
 _LENGTH = 0.01
 """How far the finite difference moves all weights together (Liu et al. 2019, below equation 8).
 Exact to 1e-4 with smooth activations; with ReLU and max pooling it crosses kinks, and that noise is
@@ -117,7 +119,9 @@ def _differentiate(
     ]
     try:
         value = loss()
-        return value.detach(), torch.autograd.grad(value, inputs, allow_unused=True)
+        found = torch.autograd.grad(value, inputs, allow_unused=True)
+        add_up([*(gradient for gradient in found if gradient is not None), value := value.detach()])
+        return value, found
     finally:
         for name, buffer in net.named_buffers():
             buffer.data.copy_(buffers[name])

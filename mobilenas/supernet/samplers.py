@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mobilenas.core import processes
 from mobilenas.core.errors import MobileNASError
+from mobilenas.nn.parallel import weight_of
 from mobilenas.supernet.settings import OWN_ATTENTION, SamplerSettings
 
 _SMOOTHING = 0.9
@@ -98,7 +100,8 @@ class AttentionSampler(ScoredSampler):
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
         score = self.scores(x)
-        return self._enter(x, score, _largest(score.detach().sum(0), self.entering))
+        total = processes.add_up(score.detach().sum(0))
+        return self._enter(x, score, _largest(total, self.entering))
 
 
 class RankedSampler(ScoredSampler):
@@ -117,8 +120,8 @@ class RankedSampler(ScoredSampler):
         """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
         score = self.scores(x)
         if self.training:
-            batch = score.detach().mean(0).to(self.importance)
-            self.importance.lerp_(batch, 1 - _SMOOTHING)
+            batch = processes.add_up(score.detach().mean(0) * weight_of(len(x)))
+            self.importance.lerp_(batch.to(self.importance), 1 - _SMOOTHING)
         return self._enter(x, score, _largest(self.importance, self.entering))
 
 

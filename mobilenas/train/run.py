@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from mobilenas.core import processes
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import State, load_checkpoint, restoring, save_checkpoint, write_bytes
 from mobilenas.core.progress import NullReporter, Reporter, clock
@@ -261,7 +262,7 @@ def _run_epoch(trainer: Trainer) -> TrainLine:
         loss=figures["loss"],
         val_top1=val_top1,
         lr=figures["lr"],
-        seconds=clock(trainer.device) - start,
+        seconds=sum(processes.gather(clock(trainer.device) - start)),
     )
 
 

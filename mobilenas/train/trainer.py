@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mobilenas.core import processes
 from mobilenas.core.errors import DataError, DivergedError, MobileNASError
 from mobilenas.core.files import State
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.nn.network import Network
+from mobilenas.nn.parallel import add_up, gradients, shared_batches, weight_of
 from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
@@ -43,23 +45,29 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu") -> Evaluation:
-    """Measure `model` on `split` in eval mode and float32; its mode is restored."""
+    """Measure `model` on `split` in eval mode and float32; its mode is restored.
+
+    The processes of a job measure on a part of it each, and all return the whole.
+    """
     if not len(split):
         raise DataError(f"{data.name}: there are no images to measure on")
     was_training = model.training
     model.eval()
-    loss, predictions = 0.0, []
-    given = batches(
-        split, data, batch_size=EVALUATION_BATCH_SIZE, seed=None, device=device, drop_last=False
-    )
+    loss, predictions = 0.0, [torch.empty(0, dtype=torch.int64)]
+    part = split
+    if processes.count() > 1:
+        part = split.subset(torch.arange(len(split))[processes.share_of(len(split))])
+    given = batches(part, data, batch_size=EVALUATION_BATCH_SIZE, seed=None, device=device)
     for x, y in given:  # x: [B, 3, H, W], y: [B]
         logits = model(x).float()
         loss += F.cross_entropy(logits, y, reduction="sum").item()
         predictions.append(logits.argmax(1).cpu())
     model.train(was_training)
-    predicted = torch.cat(predictions)
+    parts = processes.gather((torch.cat(predictions), loss))
+    predicted = torch.cat([part for part, _ in parts])
     right = int((predicted == split.labels).sum())
-    return Evaluation(top1=100 * right / len(split), loss=loss / len(split), predictions=predicted)
+    loss = sum(part for _, part in parts) / len(split)
+    return Evaluation(top1=100 * right / len(split), loss=loss, predictions=predicted)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
@@ -190,7 +198,7 @@ class Trainer:
                     module.eval()
         self._network.start_epoch(self.epochs_done / self.recipe.epochs)
         loss, steps, lr = 0.0, 0, 0.0
-        with self._randomness(f"epoch {self.epochs_done}"):
+        with self._randomness(f"epoch {self.epochs_done}"), shared_batches():
             for x, y in self._batches():  # x: [B, 3, H, W], y: [B], or shares [B, classes]
                 # the middle of a step: neither the first nor the last is wasted on a rate of 0
                 progress = self.epochs_done + (steps + 0.5) / self.steps_per_epoch
@@ -243,6 +251,7 @@ class Trainer:
                 augmentation=recipe.augmentation(),
                 device=self.device,
                 drop_last=self._drops_last,
+                shared=True,
             )
         )
 
@@ -250,8 +259,9 @@ class Trainer:
         self._optimizer.zero_grad()
         dtype = torch.float16 if self._amp == "float16" else torch.bfloat16
         with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
-            loss = self._loss(x, y)
+            loss = self._loss(x, y) * weight_of(len(x))
         self._scaler.scale(loss).backward()
+        add_up([*gradients(self._network.parameters()), loss := loss.detach()])
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.gradient_clip)
         loss_value, norm_value = loss.item(), norm.item()
