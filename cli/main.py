@@ -13,6 +13,7 @@ import click
 from mobilenas import __version__
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.plugins import load_plugins
+from mobilenas.core.processes import launched
 from mobilenas.core.settings import COUNTING_RULE
 
 from .endings import (
@@ -153,8 +154,9 @@ def main() -> None:
     try:
         cli()
     except SystemExit as ending:
-        if isinstance(ending.code, int) and ending.code > SIGNALLED:
-            # Ctrl-C ends at once: torch takes a second to shut down, and every file is whole
+        if isinstance(ending.code, int) and (ending.code > SIGNALLED or launched()):
+            # Ctrl-C ends at once: torch takes a second to shut down, and every file is whole. A
+            # process of several does, too, because a thread of torch may abort the shutdown.
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
