@@ -80,8 +80,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     In the folders of a job of several processes the first writes, when all have come so far, and
     all go on when it has.
     """
-    common = any(record.parent in path.absolute().parents for record in _kept_to)
-    if processes.count() == 1 or not common:
+    folders = {record.parent for record in _kept_to}
+    if processes.count() == 1 or folders.isdisjoint(path.absolute().parents):
         _write(path, content)
         return
     processes.wait()
