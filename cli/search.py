@@ -30,9 +30,10 @@ def command(
     """
     if dry_run:
         return show_outlook(ctx)
-    from .session import open_or_start, opened, resume_command, working
+    from .session import check_options, open_or_start, opened, resume_command, working
 
     with working(resume_command(ctx, "search"), out, quiet=quiet, many=True) as reporter:
+        check_options(ctx)
         from mobilenas.pipeline.baselines import ARCH_FILE
         from mobilenas.pipeline.stages import search_stage
 

@@ -142,6 +142,12 @@ def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> Fie
     return {name: value for name, value in values.items() if value is not None}
 
 
+def check_options(ctx: click.Context, kind: "type[Request] | None" = None) -> None:
+    """Refuse wrong options of a new run before anything slow is imported."""
+    if not ctx.params["resume"] and not processes.launched():
+        requested_settings(ctx, kind)
+
+
 def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
@@ -198,6 +204,7 @@ def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None
     """Do every stage of the job that the options state, show what came out, return the status."""
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
     with working(resume_command(ctx, name), out, quiet=quiet) as reporter:
+        check_options(ctx, kind)
         from mobilenas.pipeline.run_folder import COMPARE_FILE
         from mobilenas.pipeline.stages import ONNX_FILE, RESULT_FILE, run_all
         from mobilenas.report.run_page import REPORT_FILE

@@ -148,7 +148,9 @@ class ChannelOptions:
         high=1000,
     )
     controls: bool = setting(
-        False, help="Train uniform, random and constant-metric sizes, too.", group="Comparison"
+        False,
+        help="Train uniform, random, constant-metric and unchanged sizes, too.",
+        group="Comparison",
     )
 
 

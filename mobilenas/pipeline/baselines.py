@@ -26,7 +26,7 @@ from mobilenas.pipeline.pretrained import halving_of_random, pretrained_baseline
 from mobilenas.pipeline.records import EqualTimeRecord, RandomSearchRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, IMAGE_SIZE_FILE, Run
 from mobilenas.pipeline.settings import RunSettings
-from mobilenas.report.table import SCRATCH, check_given
+from mobilenas.report.table import SCRATCH, UNCHANGED, check_given
 from mobilenas.search import FINALISTS
 from mobilenas.search.records import ArchRecord, ImageSizeRecord
 from mobilenas.spaces.base import Arch
@@ -152,17 +152,22 @@ def _baseline_settings(settings: RunSettings) -> BaselineSettings:
 
 
 def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
-    """Return the baselines of channel sizes: uniform ones, and a metric that says nothing."""
+    """Return the baselines of channel sizes: uniform ones, a metric that says nothing, the model's.
+
+    The model's own sizes show what the budgets cost, and need not keep them.
+    """
     how = run.settings.channel_sizes
     if how is None or not how.controls:
         return []
-    uniform = limits.space.arch(limits.spread(limits.space.start()))
+    unchanged = limits.space.start()
+    uniform = limits.spread(unchanged)
     controls = []
     for seed in run.seeds:
         constant = replace(how, metric="constant", controls=False)
         folder = run.folder / f"compare/constant-seed-{seed}"
         sizes = searched_channels(run, constant, folder / "search", seed).sizes
-        for kind, arch in (("uniform", uniform), ("constant", limits.space.arch(sizes))):
+        for kind, own in ((UNCHANGED, unchanged), ("uniform", uniform), ("constant", sizes)):
+            arch = limits.space.arch(own)
             controls.append(ComparedNetwork(name=kind, kind=kind, arch=arch, seed=seed))
     return controls
 

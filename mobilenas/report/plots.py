@@ -33,6 +33,7 @@ _KERNEL_COLOURS: dict[Kernel, str] = {1: GREY, 3: "#3d87cc", 5: "#e07b1a", 7: "#
 _KIND_STYLES = {
     "searched": {"color": COLOURS[0], "marker": "*", "s": 110, "zorder": 4},
     "scratch": {"color": COLOURS[3], "marker": "o", "s": 34, "zorder": 3},
+    "unchanged": {"color": GREY, "marker": "s", "s": 34, "zorder": 3},
     "random-search": {"color": COLOURS[2], "marker": "D", "s": 30, "zorder": 3},
     "random": {"color": GREY, "marker": "o", "s": 22, "zorder": 2},
     "equal-time": {"color": COLOURS[1], "marker": "D", "s": 30, "zorder": 3},

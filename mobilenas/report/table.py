@@ -19,10 +19,12 @@ from mobilenas.report.records import DifferenceTo
 
 SCRATCH = "scratch"
 """Kind and name of the searched network trained from scratch, where it starts from weights."""
+UNCHANGED = "unchanged"
+"""Kind and name of the model at its own sizes, where the search is for its channel sizes."""
 PRETRAINED = "pretrained"
 """Kind of pretrained networks that are fine-tuned, whole or narrowed."""
 KINDS = (
-    *("searched", SCRATCH, "uniform", "constant", "random-search", "random", PRETRAINED),
+    *("searched", SCRATCH, UNCHANGED, "uniform", "constant", "random-search", "random", PRETRAINED),
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
@@ -158,6 +160,8 @@ def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
             f"{name} is the searched network from scratch; searched starts from the supernet's "
             "weights."
         )
+    if kind == UNCHANGED:
+        return f"{name} is the model at its own sizes, whatever the budgets."
     return ""
 
 
@@ -234,6 +238,7 @@ def _by_seed(entries: Sequence[NetworkRecord], kind: str) -> dict[int, list[floa
 
 _CONTROLS = (
     (SCRATCH, "the same network from scratch"),
+    (UNCHANGED, "the model at its own sizes"),
     ("uniform", "uniform sizes"),
     ("constant", "sizes by a constant metric"),
 )

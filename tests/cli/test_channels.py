@@ -204,7 +204,7 @@ def test_sizes_are_searched_trained_exported_and_compared(
     (row,) = written["budgets"]
     assert row["holds"] and 80_000 < row["recounted"] == row["predicted"] <= 100_000
     kinds = [entry["kind"] for entry in json.loads(Path("found/compare.json").read_text())]
-    assert kinds == ["searched", "uniform", "constant", "random"]
+    assert kinds == ["searched", "unchanged", "uniform", "constant", "random"]
     for name in ("export/model.onnx", "search/log.jsonl", "model.safetensors", "report.html"):
         assert (Path("found") / name).exists()
     arch = json.loads(Path("found/arch.json").read_text())["arch"]

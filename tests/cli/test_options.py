@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import click
 import pytest
@@ -151,9 +152,23 @@ def test_the_help_of_a_command_fits_80_columns(words: list[str]) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def _imported(words: list[str], status: int) -> set[str]:
+    """Return the modules that a command imports, which ends with this status."""
+    command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
 @pytest.mark.parametrize("words", [*COMMANDS, []], ids=" ".join)
 def test_help_imports_neither_torch_nor_rich(words: list[str]) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "mobilenas", *words, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    imported = _imported([*words, "--help"], 0)
     assert not {"torch", "numpy", "onnx", "onnxruntime", "ray", "rich.console"} & imported
+
+
+@pytest.mark.parametrize("command", ["run", "search"])
+def test_an_unknown_method_is_refused_before_torch_is_imported(
+    command: str, tmp_path: Path
+) -> None:
+    words = [command, "--data", "digits", "--flops", "1M", "--method", "dart"]
+    assert "torch" not in _imported([*words, "--out", str(tmp_path / "run")], 2)

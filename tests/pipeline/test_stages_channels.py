@@ -11,6 +11,7 @@ from mobilenas.baselines.networks import BaselineSettings
 from mobilenas.core.files import read_json, read_jsonl
 from mobilenas.core.progress import NullReporter
 from mobilenas.core.settings import to_plain
+from mobilenas.cost.networks import costs
 from mobilenas.pipeline.baselines import compared_networks
 from mobilenas.pipeline.request_channels import ChannelsRequest
 from mobilenas.pipeline.run_folder import open_run
@@ -66,10 +67,15 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def test_controls_keep_the_budget_and_train_alike(refined: Path) -> None:
     entries = to_plain(read_networks(refined / "compare.json"))
-    assert {entry["kind"] for entry in entries} >= {"searched", "uniform", "constant", "random"}
+    kinds = {entry["kind"] for entry in entries}
+    assert kinds >= {"searched", "unchanged", "uniform", "constant", "random"}
     limit = read_json(refined / "run.json")["budgets"][0]["limit"]
+    base = read_arch(refined / "arch.json").base  # type: ignore[union-attr]
     for entry in entries:
-        assert entry["flops"] <= limit
+        if entry["kind"] == "unchanged":
+            assert entry["flops"] == costs(base.mobile).flops > limit
+        else:
+            assert entry["flops"] <= limit
         assert entry["memory"] > 0
     # the same start: the metric changes nothing before the first trial
     constant = log(refined / "compare/constant-seed-0")

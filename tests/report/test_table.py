@@ -320,3 +320,6 @@ def test_the_same_network_from_scratch_is_a_baseline() -> None:
 def test_controls_of_channel_sizes_are_baselines_too() -> None:
     told = verdict([entry("searched", 80.0), entry("uniform", 78.0), entry("constant", 81.0)])
     assert "uniform sizes" in told and "sizes by a constant metric" in told
+    assert "behind the model at its own sizes by 4.00 points" in verdict(
+        [entry("searched", 80.0), entry("unchanged", 84.0)]
+    )
