@@ -396,15 +396,23 @@ def test_a_killed_replacement_of_a_run_can_be_repeated(
 SWEPT = {"data": "digits", "epochs": 1, "search_epochs": 1, "finalists": 0, "random": 1}
 
 
-def test_a_killed_sweep_ends_as_one_that_was_not(micro_budgets: Budgets, tmp_path: Path) -> None:
+@pytest.mark.parametrize("methods", [(), ("darts", "adarts")])
+def test_a_killed_sweep_ends_as_one_that_was_not(
+    micro_budgets: Budgets, tmp_path: Path, methods: tuple[str, ...]
+) -> None:
     folder, limit = tmp_path / "sweep", int(micro_budgets.budgets[0].limit)
 
     def job(**how: Any) -> None:
         asked = SWEPT | {"baselines": ()}
-        run_sweep(start_sweep(folder, asked, flops=(limit, limit + 500), **_CALLED, **how))
+        budgets = (limit,) if methods else (limit, limit + 500)
+        run_sweep(start_sweep(folder, asked, flops=budgets, methods=methods, **_CALLED, **how))
 
-    held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
+    left = held_against(folder, job, lambda: job(resume=True), tmp_path / "copies")
     nothing_else(folder, SWEEP)
+    if methods:
+        assert any(moment.startswith("replace baselines/random-N-seed-N-") for moment in left)
+        networks = read_networks(folder / f"flops-{limit}-adarts/compare.json")
+        assert [network.trained_in for network in networks] == [None, f"flops-{limit}-darts"]
 
 
 def test_a_killed_ablation_ends_as_one_that_was_not(micro_budgets: Budgets, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class Trained(Record, frozen=True, kw_only=True):
     better_than_chance: bool | None = None
     val_top1: Percent | None = None
     train_seconds: Amount | None = None
+    trained_in: str | None = None
     network: str | None = None
     epochs: Some | None = None
     recipe_epochs: Some | None = None

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -57,6 +58,7 @@ _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
 _locks = dict[tuple[int, int], int]()
 """Descriptors of the folders that this process has locked, by device and inode."""
 _SHOWN = 3
+_POLL_S = 0.2
 _ANOTHER = "choose another --out"
 
 
@@ -90,7 +92,7 @@ SWEEP = Kind(
     name="sweep",
     record="sweep.json",
     writes=(
-        *("sweep.json", "report.html", "pareto.json"),
+        *("sweep.json", "report.html", "pareto.json", *_below("baselines/*/train", _TRAINING)),
         *(place for run in ("flops-*", "strength-*", "method-*") for place in _below(run, _RUN)),
     ),
 )
@@ -221,6 +223,30 @@ def lock_folder(folder: Path) -> None:
             ) from error
         return
     _locks[place] = handle
+
+
+@contextlib.contextmanager
+def holding(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Keep other processes out of `folder` for a while, as `lock_folder` does.
+
+    Yields whether that was possible; with `wait` it is when the others have ended with it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            lock_folder(folder)
+            break
+        except FileError:
+            if not wait:
+                yield False
+                return
+            time.sleep(_POLL_S)
+    try:
+        yield True
+    finally:
+        status = folder.stat()
+        if handle := _locks.pop((status.st_dev, status.st_ino), None):
+            os.close(handle)
 
 
 def unlock_folders() -> None:

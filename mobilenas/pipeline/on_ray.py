@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from mobilenas.core.errors import FileError, MobileNASError, first_line
+from mobilenas.core.files import keep_to
 from mobilenas.core.folders import lock_folder
 from mobilenas.core.plugins import load_plugins
 from mobilenas.core.progress import Reporter
@@ -153,6 +154,7 @@ def _run(
     load_plugins()
     _wait_for_former(folder / name)
     record = read_sweep(folder / SWEEP_FILE)
+    keep_to(folder / SWEEP_FILE)
     with progress() as reporter:
         if (folder / name / RUN_FILE).exists():
             reporter.info("resumed")

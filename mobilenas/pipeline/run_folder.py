@@ -105,6 +105,8 @@ class Run:
     """Hears of progress."""
     side: int | None = None
     """Side of the images, where it is not the one that the run began with (`at`)."""
+    shared: Path | None = None
+    """SWEEP/baselines, where the run is one of a sweep whose runs have baselines in common."""
     _others: dict[int, ImageData] = field(default_factory=dict, repr=False)
     """The images at other sides, as far as they have been read."""
 

@@ -48,7 +48,7 @@ from mobilenas.pipeline.image_size import IMAGE_SIZES, at_chosen_size, choosing_
 from mobilenas.pipeline.pretrained import teacher_stage
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.run_folder import COMPARE_FILE, Run
-from mobilenas.pipeline.training import train_compared, train_searched
+from mobilenas.pipeline.training import train_compared, train_searched, train_shared
 from mobilenas.report.records import BudgetCheck
 from mobilenas.report.run_page import REPORT_FILE, write_report
 from mobilenas.report.table import check_given, differences, read_networks, verdict
@@ -222,7 +222,9 @@ def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[N
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
-    added = [_trained(run, network) for network in compared_networks(run, requested, existing)]
+    networks = compared_networks(run, requested, existing)
+    train_shared(run, networks)
+    added = [_trained(run, network) for network in networks]
     # which MobileNet, and for how many epochs, is decided by how all of these were trained
     longer = longer_mobilenets(run, requested, [*existing, *added])
     added += [_trained(run, network) for network in longer]
@@ -382,6 +384,7 @@ def _trained(run: Run, network: ComparedNetwork) -> Trained:
         better_than_chance=beats_chance_on_test(top1, run.data),
         val_top1=trained.val_top1,
         train_seconds=trained.seconds,
+        trained_in=trained.trained_in,
         network=network.network,
         epochs=network.epochs,
         recipe_epochs=None if network.epochs is None else run.settings.recipe.epochs,

@@ -58,6 +58,12 @@ class Sweep:
     reporter: Reporter
     """Hears of progress."""
 
+    @property
+    def shared(self) -> Path | None:
+        """Where baselines are trained that runs of several methods have in common."""
+        methods = {request.method for request in self.requests.values()}
+        return self.folder / "baselines" if len(methods) > 1 else None
+
 
 def requests_for(
     requested: Fields,
@@ -214,6 +220,7 @@ def run_one(sweep: Sweep, name: str) -> ResultRecord:
         profile=sweep.profile,
         resume=True,
     )
+    run.shared = sweep.shared
     return run_all(run)
 
 

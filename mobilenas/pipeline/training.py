@@ -1,18 +1,35 @@
 """Training the networks of a run: where each starts, by which recipe, who it learns from."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mobilenas.baselines.networks import ComparedNetwork
+from msgspec import structs
+
+from mobilenas.baselines.networks import RANDOM, ComparedNetwork
 from mobilenas.channels.start import has_sizes, kept_network
+from mobilenas.core.files import read_bytes, to_json, write_bytes
+from mobilenas.core.folders import holding
 from mobilenas.core.records import read_record, write_record
 from mobilenas.data import guessing
 from mobilenas.nn.network import Network
 from mobilenas.pipeline.pretrained import FROM_WEIGHTS, start_network, teacher_stage
-from mobilenas.pipeline.run_folder import Run
+from mobilenas.pipeline.run_folder import Run, versions
 from mobilenas.search import FINALISTS, inherited_network
 from mobilenas.spaces.base import Arch
-from mobilenas.train import TrainResult, train
+from mobilenas.train import (
+    BEST_WEIGHTS,
+    CHECKPOINT,
+    LAST_WEIGHTS,
+    LOG,
+    TrainResult,
+    train,
+    training_identity,
+)
+
+TRAINED = "train.json"
+_SHARED = ("mobilenet", RANDOM)
+"""Kinds of baselines that do not depend on the search."""
 
 
 def train_searched(run: Run, arch: Arch, seed: int) -> TrainResult:
@@ -36,7 +53,52 @@ def train_searched(run: Run, arch: Arch, seed: int) -> TrainResult:
 
 
 def train_compared(run: Run, network: ComparedNetwork) -> TrainResult:
-    """Train a baseline, in its folder."""
+    """Train a baseline, in its folder; one that runs of a sweep share is trained once for all."""
+    own, shared = _own_folder(run, network), _shared_folder(run, network)
+    if shared is None:
+        return _train_compared(run, network, own)
+    with holding(shared.parent, wait=True):
+        result = _train_compared(run, network, shared)
+    for name in (LOG, BEST_WEIGHTS, LAST_WEIGHTS):
+        write_bytes(own / name, read_bytes(shared / name))
+    if result.trained_in == run.folder.name:
+        result = structs.replace(result, trained_in=None)
+    else:
+        run.reporter.info(f"{network.name} was trained in {result.trained_in}")
+    write_record(own / TRAINED, result)
+    return result
+
+
+def train_shared(run: Run, networks: Sequence[ComparedNetwork]) -> None:
+    """Train the baselines that runs of a sweep share, but for those that another is training."""
+    for network in networks:
+        if shared := _shared_folder(run, network):
+            with holding(shared.parent, wait=False) as free:
+                if free:
+                    _train_compared(run, network, shared)
+
+
+def _own_folder(run: Run, network: ComparedNetwork) -> Path:
+    return run.folder / "compare" / network.folder / "train"
+
+
+def _shared_folder(run: Run, network: ComparedNetwork) -> Path | None:
+    """Return where a baseline is trained that other runs of the sweep may have, too.
+
+    Its name has a hash of all that its weights depend on. What the run has itself stays there.
+    """
+    own = _own_folder(run, network)
+    if any((own / name).exists() for name in (TRAINED, CHECKPOINT)):
+        return None
+    if run.shared is None or run.settings.pretrained or network.kind not in _SHARED:
+        return None
+    data = run.at(network.arch.image_size).data
+    depends = training_identity(network.arch, data, run.settings.recipe, network.seed) | versions()
+    digest = hashlib.sha256(to_json(depends).encode()).hexdigest()[:8]
+    return run.shared / f"{network.folder}-{digest}" / "train"
+
+
+def _train_compared(run: Run, network: ComparedNetwork, folder: Path) -> TrainResult:
     arch, learns = network.arch, network.kind in FROM_WEIGHTS
 
     def start() -> Network | None:
@@ -44,7 +106,6 @@ def train_compared(run: Run, network: ComparedNetwork) -> TrainResult:
             return start_network(run, network)
         return _kept(run, arch)
 
-    folder = run.folder / "compare" / network.folder / "train"
     return _train(
         run,
         arch,
@@ -55,6 +116,7 @@ def train_compared(run: Run, network: ComparedNetwork) -> TrainResult:
         learns=learns,
         epochs=network.epochs,
         begun=network.begun,
+        trained_in=run.folder.name if folder.parent.parent == run.shared else None,
     )
 
 
@@ -69,9 +131,10 @@ def _train(
     learns: bool,
     epochs: int | None = None,
     begun: Path | None = None,
+    trained_in: str | None = None,
 ) -> TrainResult:
     """Train a network that `start` gives; `learns`: from the teacher, too, where there is one."""
-    path = folder / "train.json"
+    path = folder / TRAINED
     if path.exists():
         return read_record(path, TrainResult)
     recipe, teacher = run.settings.recipe, None
@@ -92,6 +155,7 @@ def _train(
         teacher=teacher,
         begun=begun or folder.parent / "search" / FINALISTS,
     )
+    result = structs.replace(result, trained_in=trained_in)
     write_record(path, result)
     if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
         run.reporter.info(f"{stage}: {remark} (validation)")

@@ -162,6 +162,8 @@ def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
         )
     if kind == UNCHANGED:
         return f"{name} is the model at its own sizes, whatever the budgets."
+    if elsewhere := sorted({entry.trained_in for entry in group if entry.trained_in}):
+        return f"{name} was trained in {' and '.join(elsewhere)}."
     return ""
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         load_weights,
         train,
         train_part,
+        training_identity,
     )
     from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
 
@@ -32,11 +33,13 @@ __all__ = [
     "parameter_groups",
     "train",
     "train_part",
+    "training_identity",
 ]
 
 __getattr__ = lazy(
     __name__,
     recipe="Recipe",
-    run="BEST_WEIGHTS CHECKPOINT LAST_WEIGHTS LOG TrainResult load_weights train train_part",
+    run="BEST_WEIGHTS CHECKPOINT LAST_WEIGHTS LOG TrainResult load_weights train train_part "
+    "training_identity",
     trainer="Evaluation Trainer evaluate parameter_groups",
 )

@@ -58,6 +58,8 @@ class TrainResult(Record, frozen=True, kw_only=True):
     """Wall time of all epochs with their validation, whatever number of times it was resumed."""
     params: Count
     """Trainable numbers of the network, without what only training sees."""
+    trained_in: str | None = None
+    """The run of a sweep that trained it, where several share it."""
 
 
 def train(
@@ -84,7 +86,7 @@ def train(
     not stay finite.
     """
     reporter = NullReporter() if reporter is None else reporter
-    identity = _identity(arch, data, recipe, seed, network, teacher)
+    identity = training_identity(arch, data, recipe, seed, network, teacher)
     state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
         _discard(folder)
@@ -130,7 +132,7 @@ def train_part(
     A later call with more epochs, or one with `begun=folder.parent`, continues from the checkpoint:
     the result is that of one uninterrupted training.
     """
-    identity = _identity(arch, data, recipe, seed, network, teacher)
+    identity = training_identity(arch, data, recipe, seed, network, teacher)
     state = _read_checkpoint(folder / CHECKPOINT, identity)
     if state is None:
         state = _read_begun(begun, identity) or _State(identity=identity)
@@ -159,15 +161,15 @@ def load_weights(arch: Arch, path: Path) -> nn.Module:
     return network.eval()
 
 
-def _identity(
+def training_identity(
     arch: Arch,
     data: ImageData,
     recipe: Recipe,
     seed: int,
-    network: Network | None,
-    teacher: Teacher | None,
+    network: Network | None = None,
+    teacher: Teacher | None = None,
 ) -> Json:
-    """What must not change between the parts of one training, in JSON's types."""
+    """Return what must not change between the parts of one training, in JSON's types."""
     identity: Json = {
         "arch": arch.to_dict(),
         "recipe": to_plain_without_added(recipe),

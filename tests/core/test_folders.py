@@ -24,6 +24,7 @@ from mobilenas.core.folders import (
     Kind,
     check_folder,
     check_record,
+    holding,
     lock_folder,
     start_folder,
     unlock_folders,
@@ -352,6 +353,18 @@ def test_a_process_works_in_several_folders_and_again_in_one(tmp_path: Path) -> 
     unlock_folders()
     with another_process(folders[0]):
         check_record(folders[1], RUN)
+
+
+def test_a_folder_is_held_for_a_while(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with holding(folder, wait=False) as free:
+        assert free
+    with another_process(folder), holding(folder, wait=False) as free:
+        assert not free
+    with pytest.raises(KeyError), holding(folder, wait=True):
+        raise KeyError
+    with another_process(folder):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL])

@@ -158,3 +158,18 @@ def test_every_run_is_done_in_its_own_folder_and_reported(
     assert (tmp_path / "sweep/pareto.json").exists()
     record = json.loads((tmp_path / "sweep/strength-2/run.json").read_text())
     assert record["command"] == "mobilenas test"
+
+
+def test_runs_share_baselines_where_methods_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = list[Path | None]()
+
+    def run_all(run: Any) -> dict[str, Any]:
+        shared.append(run.shared)
+        return {}
+
+    monkeypatch.setattr(sweep, "run_all", run_all)
+    for folder, methods in (("one", ()), ("several", ("darts", "adarts"))):
+        run_sweep(begin(tmp_path / folder, flops=(400_000,), methods=methods))
+    assert shared == [None] + 2 * [tmp_path / "several/baselines"]

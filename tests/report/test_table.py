@@ -205,6 +205,13 @@ def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -
     assert summarize([entry("random-search", 1)])[0].note == ""
 
 
+def test_a_row_says_in_which_runs_its_networks_were_trained() -> None:
+    entries = [entry("mobilenet", 1), entry("mobilenet", 2)]
+    assert summarize(entries)[0].note == ""
+    entries = [replace(entries[0], trained_in="a"), entries[1]]
+    assert summarize(entries)[0].note == f"{entries[0].name} was trained in a."
+
+
 def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
     entries = over_seeds("searched", 90, 90, 90)
     entries += over_seeds("mobilenet", 80, 91, 82, name="mobilenet_a")
