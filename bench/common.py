@@ -68,15 +68,19 @@ def two_steps(model: nn.Module, x: Tensor, y: Tensor, *, rate: float) -> Callabl
     return step
 
 
-def seconds(workloads: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each workload in each round but the first few."""
+def seconds(
+    workloads: Mapping[str, Callable[[], object]],
+    rounds: int,
+    now: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Seconds of each workload in each round but the first few; of the processor by default."""
     times: dict[str, list[float]] = {name: [] for name in workloads}
     for number in range(WARM_UP_ROUNDS + rounds):
         for name, step in workloads.items():
-            before = time.process_time()
+            before = now()
             step()
             if number >= WARM_UP_ROUNDS:
-                times[name].append(time.process_time() - before)
+                times[name].append(now() - before)
     return times
 
 

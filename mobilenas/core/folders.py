@@ -231,7 +231,8 @@ def holding(folder: Path, *, wait: bool) -> Iterator[bool]:
 
     Yields whether that was possible; with `wait` it is when the others have ended with it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _as_file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     while True:
         try:
             lock_folder(folder)
@@ -245,7 +246,8 @@ def holding(folder: Path, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         status = folder.stat()
-        if handle := _locks.pop((status.st_dev, status.st_ino), None):
+        handle = _locks.pop((status.st_dev, status.st_ino), None)
+        if handle is not None:
             os.close(handle)
 
 
