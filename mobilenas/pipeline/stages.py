@@ -184,9 +184,8 @@ def export_stage(run: Run) -> ExportRecord:
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
     parity = write_onnx(run, arch, model, onnx_path)
-    files = {"onnx": onnx_path}
-    if run.settings.precision == "int8":
-        files["int8"] = deployable_model(run, onnx_path)
+    int8 = run.settings.precision == "int8"
+    files = {"onnx": onnx_path} | ({"int8": deployable_model(run, onnx_path)} if int8 else {})
     written = {
         name: WrittenFile(
             path=str(file.relative_to(run.folder)),
@@ -195,7 +194,6 @@ def export_stage(run: Run) -> ExportRecord:
         )
         for name, file in files.items()
     }
-    int8 = run.settings.precision == "int8"
     record = ExportRecord(
         files={},
         deployed=list(files)[-1],
@@ -267,12 +265,10 @@ def report_stage(run: Run) -> Path:
 
 def renew_report(run: Run, newer: Path) -> None:
     """Write result.json and report.html again where a file that they tell of has overtaken them."""
-    path = run.folder / RESULT_FILE
-    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
-        write_result(run)
-    path = run.folder / REPORT_FILE
-    if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
-        report_stage(run)
+    for name, write in ((RESULT_FILE, write_result), (REPORT_FILE, report_stage)):
+        path = run.folder / name
+        if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
+            write(run)
 
 
 def write_result(run: Run) -> ResultRecord:

@@ -162,8 +162,9 @@ def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
         )
     if kind == UNCHANGED:
         return f"{name} is the model at its own sizes, whatever the budgets."
-    if elsewhere := sorted({entry.trained_in for entry in group if entry.trained_in}):
-        return f"{name} was trained in {' and '.join(elsewhere)}."
+    if elsewhere := [entry.trained_in for entry in group if entry.trained_in]:
+        some = "" if len(elsewhere) == len(group) else f"{len(elsewhere)} of {len(group)} "
+        return f"{name}: {some}trained in {' and '.join(sorted(set(elsewhere)))}."
     return ""
 
 

@@ -208,8 +208,10 @@ def test_its_row_says_which_mobilenets_it_has_and_how_long_they_were_trained() -
 def test_a_row_says_in_which_runs_its_networks_were_trained() -> None:
     entries = [entry("mobilenet", 1), entry("mobilenet", 2)]
     assert summarize(entries)[0].note == ""
-    entries = [replace(entries[0], trained_in="a"), entries[1]]
-    assert summarize(entries)[0].note == f"{entries[0].name} was trained in a."
+    entries = [replace(entry, trained_in=run) for entry, run in zip(entries, "ba", strict=True)]
+    assert summarize(entries)[0].note == f"{entries[0].name}: trained in a and b."
+    entries[0] = replace(entries[0], trained_in=None)
+    assert summarize(entries)[0].note == f"{entries[0].name}: 1 of 2 trained in a."
 
 
 def test_the_best_mobilenet_is_one_network_over_all_seeds() -> None:
