@@ -162,6 +162,7 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = recipe.norm_momentum
         lay_out(self._network, network.memory_format, device)
+        self._parameters = list(network.parameters())  # to walk the modules takes milliseconds
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
@@ -261,9 +262,9 @@ class Trainer:
         with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
             loss = self._loss(x, y) * weight_of(len(x))
         self._scaler.scale(loss).backward()
-        add_up([*gradients(self._network.parameters()), loss := loss.detach()])
+        add_up([*gradients(self._parameters), loss := loss.detach()])
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.gradient_clip)
         loss_value, norm_value = loss.item(), norm.item()
         # a scale of float16 that was too large makes a gradient infinite; that step is left out
         finite = math.isfinite(norm_value) or self._scaler.is_enabled()
