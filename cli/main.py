@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mobilenas import __version__
+from mobilenas.core.allocator import keep_freed_memory
 from mobilenas.core.errors import InternalError, MobileNASError
 from mobilenas.core.plugins import load_plugins
 from mobilenas.core.processes import launched
@@ -144,6 +145,7 @@ def main() -> None:
     # Read when Pillow is imported: an image in one block goes back to the system, in blocks of 16
     # MB each thread that decodes keeps some.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "512m")
+    keep_freed_memory()
     open_streams()
     # images.py has a limit of its own, and an error that names the file
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
