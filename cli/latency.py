@@ -252,7 +252,7 @@ def calibrate(
 ) -> None:
     """Make a profile from a few networks timed on another device.
 
-    A network of times.csv is an arch.json, as `profile networks` writes them, or
+    A network of times.csv is an arch.json, as `profile suggest` writes them, or
     mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small, mobilenet_v3_large, whose parts are measured
     first, which only the profile's own machine can; its time comes from the device, for one image.
     """

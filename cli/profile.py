@@ -11,7 +11,8 @@ from mobilenas.spaces.mobile.settings import MobileNet
 from .command import Command
 from .latency import calibrate, import_, kit, latency
 from .options import RULE, allow_model_option, json_option, option
-from .profiles import check, list_, networks, remove, show
+from .profiles import check, list_, remove, show, suggest
+from .renamed import renamed_command
 from .serve import serve
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ def width(text: str) -> float:
     return value
 
 
-@click.group(name="profile", no_args_is_help=False)
+class Profiles(click.Group):
+    """Takes names of an earlier release, too."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first word."""
+        return super().resolve_command(ctx, [renamed_command(args[0]), *args[1:]])
+
+
+@click.group(name="profile", cls=Profiles, no_args_is_help=False)
 def command() -> None:
     """Count what a network costs; measure how long it takes, here or on another device."""
 
@@ -101,5 +112,5 @@ def _show(counted: "Counted") -> None:
     show_rule()
 
 
-for part in (latency, list_, show, check, kit, import_, serve, networks, calibrate, remove):
+for part in (latency, list_, show, check, kit, import_, serve, suggest, calibrate, remove):
     command.add_command(part)

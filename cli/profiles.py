@@ -111,6 +111,11 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
     show_table("", ("precision", *names), rows)
     echo("networks: fitted on + tested on; error, tau: of their predicted latencies, mean")
     echo("and order, then of the same fit on FLOPs; noise: of the measurement itself.")
+    for precision, fit in profile.calibration.items():
+        if fit.weights:
+            terms = (f"{name} {weight:.3g}" for name, weight in fit.weights.items() if weight > 0)
+            text = f"{precision}, corrected by kind of operation, ms for one: {', '.join(terms)}"
+            echo(click.wrap_text(text.replace("_", " "), 80))
     for warning in profile.warnings():
         echo(click.wrap_text(f"Warning: {warning}", 80))
 
@@ -159,7 +164,7 @@ def remove(name: str, as_json: bool) -> None:
         echo(f"Removed {path}")
 
 
-@click.command(cls=Command, name="networks")
+@click.command(cls=Command, name="suggest")
 @click.argument("name")
 @option(
     "--out",
@@ -183,10 +188,11 @@ def remove(name: str, as_json: bool) -> None:
     help="Precision of the files.",
 )
 @json_option
-def networks(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
+def suggest(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
     """Write networks to time on another device.
 
-    FOLDER gets ONNX files, and times.csv to fill in.
+    FOLDER gets ONNX files of the networks that say most about a device, the most informative first,
+    and times.csv to fill in.
     """
     from mobilenas.latency.named_profiles import find_profile
     from mobilenas.latency.transfer import write_networks

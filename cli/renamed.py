@@ -13,6 +13,7 @@ _OPTIONS = {
     "--no-none": "--no-zero-op",
     "--keep-weights": "--weight-transfer",
 }
+_COMMANDS = {"networks": "suggest"}
 _SAMPLING = {"mixture": "softmax", "single": "single-path"}
 _PARTS = {"keep": "channel_fraction", "none": "zero_op", "paths": "sampling"}
 _PART = re.compile(rf":({'|'.join(_PARTS)})=(mixture|single)?")
@@ -36,6 +37,14 @@ def renamed(words: Iterable[str]) -> list[str]:
             echo(f"mobilenas: warning: {word} is deprecated; use {now}", err=True)
         found.append(now)
     return found
+
+
+def renamed_command(name: str) -> str:
+    """Return today's name of a command of `mobilenas profile`; an old one is warned of."""
+    now = _COMMANDS.get(name, name)
+    if now != name:
+        echo(f"mobilenas: warning: profile {name} is deprecated; use profile {now}", err=True)
+    return now
 
 
 def _value(option: str, text: str) -> str:

@@ -6,14 +6,14 @@ two halves of one measurement differ.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.settings import check_between
+from mobilenas.core.settings import ADDED, check_between
 
 LARGEST = 1e12
 """No number of a profile is larger, nor infinite."""
@@ -53,6 +53,8 @@ class Calibration:
     """Control: the same correlation of FLOPs."""
     noise_percent: float
     """Noise floor: mean difference of the two halves of a measurement; 0 where not known."""
+    weights: dict[str, float] | None = field(default=None, metadata=ADDED)
+    """What unit times of another device were turned into this one's with; None: they were not."""
 
     def __post_init__(self) -> None:
         """Check every number."""

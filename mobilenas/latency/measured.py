@@ -79,16 +79,16 @@ class Measured:
         precise = self.interval_ms <= tolerance * self.median_ms
         return not self.unsteady and (precise or self.rounds >= max_rounds)
 
-    def scaled(self, factor: float) -> "Measured":
-        """Return the same times at another speed of the machine."""
+    def scaled(self, factor: float, added_ms: float = 0.0) -> "Measured":
+        """Return the same times at another speed of the machine, each longer by `added_ms`."""
         first, second = self.halves_ms
         return replace(
             self,
-            median_ms=self.median_ms * factor,
-            minimum_ms=self.minimum_ms * factor,
+            median_ms=self.median_ms * factor + added_ms,
+            minimum_ms=self.minimum_ms * factor + added_ms,
             iqr_ms=self.iqr_ms * factor,
             interval_ms=self.interval_ms * factor,
-            halves_ms=(first * factor, second * factor),
+            halves_ms=(first * factor + added_ms, second * factor + added_ms),
         )
 
 

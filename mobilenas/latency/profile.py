@@ -10,7 +10,14 @@ from pathlib import Path
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_json
 from mobilenas.core.records import Json, Part
-from mobilenas.core.settings import ADDED, check_between, from_plain, to_plain
+from mobilenas.core.settings import (
+    ADDED,
+    Fields,
+    check_between,
+    from_plain,
+    to_plain,
+    to_plain_without_added,
+)
 from mobilenas.latency.calibration import LARGEST, SMALLEST, Calibration, NetworkTime, calibrate
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.units import (
@@ -224,7 +231,7 @@ class Profile(ProfileHead):
         plain: Json = to_plain(self)
         for name in ("references", "calibration", "spaces", "subnetworks", "blocks"):
             del plain[name]
-        calibrations = to_plain(self.calibration)
+        calibrations = _calibrations(self)
         return plain | {
             "precisions": list(self.blocks),
             "image_sizes": self.image_sizes,
@@ -349,7 +356,11 @@ def _to_plain(profile: Profile) -> Json:
         precision: {key: _time_to_plain(time) for key, time in times.items()}
         for precision, times in profile.blocks.items()
     }
-    return {**to_plain(profile), "blocks": times}
+    return {**to_plain(profile), "calibration": _calibrations(profile), "blocks": times}
+
+
+def _calibrations(profile: Profile) -> Fields:
+    return {key: to_plain_without_added(found) for key, found in profile.calibration.items()}
 
 
 def _from_plain(plain: Json) -> Profile:

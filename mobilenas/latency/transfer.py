@@ -7,15 +7,20 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_json, write_bytes, write_json, write_text
-from mobilenas.core.progress import Reporter
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.settings import counted
+from mobilenas.latency import kinds
+from mobilenas.latency.calibration import evaluate
 from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError
-from mobilenas.latency.units import arch_units, space_units
+from mobilenas.latency.units import Unit, arch_units, space_units
 from mobilenas.latency.with_references import is_current_device, measure_with_references
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
@@ -23,8 +28,9 @@ from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 MIN_NETWORKS = 2
 """With fewer, the error of the predictions is not known."""
 
-_COLUMNS = ["network", "latency_ms"]
+_HEADER = ["network", "latency_ms"]
 _CLASSES = 1000
+_CANDIDATES = 400
 
 
 def transfer(
@@ -36,11 +42,14 @@ def transfer(
     command: str = "",
     reporter: Reporter | None = None,
 ) -> Profile:
-    """Fit scale and offset on networks timed on another device, which becomes profile `name`.
+    """Fit to networks timed on another device, which becomes profile `name`.
 
-    Its error is found by leaving out one network after another. `precision` is that of the timed
-    networks; the profile's first where it is not said. Units that lack, as those of MobileNets do,
-    are measured on the profile's machine. ProfileError on any other, and where the fit is useless.
+    With `MIN_NETWORKS` of `mobilenas.latency.kinds` cross-validation decides between a line of the
+    summed unit times and unit times that are corrected for each kind of operation; with fewer it is
+    a line. Its error is found by leaving out one network after another. `precision` is that of the
+    timed networks; the profile's first where it is not said. Units that lack, as those of
+    MobileNets do, are measured on the profile's machine. ProfileError on any other, and where the
+    fit is useless.
     """
     precision = precision or next(iter(profile.blocks))
     if not profile.has(precision):
@@ -65,7 +74,7 @@ def transfer(
         networks={},
         blocks={precision: profile.blocks[precision]},
     )
-    found = bare.calibrated({precision: networks})
+    found = _by_kind(bare.calibrated({precision: networks}), times, precision, reporter)
     if reason := found.calibration[precision].useless:
         raise ProfileError(
             f"{reason}: the two devices do not agree on what is slow, or a time is wrong; nothing "
@@ -75,12 +84,68 @@ def transfer(
     return found
 
 
+def _by_kind(
+    line: Profile,
+    times: Sequence[tuple[MobileArch, float]],
+    precision: str,
+    reporter: Reporter | None,
+) -> Profile:
+    """Return the profile with unit times corrected by kind, or `line` where that is no better."""
+    reporter = reporter or NullReporter()
+    if len(times) < kinds.MIN_NETWORKS:
+        reporter.info(
+            f"One scale for all parts, because there are fewer than {kinds.MIN_NETWORKS} networks"
+        )
+        return line
+    archs, measured = zip(*times, strict=True)
+    columns, latencies = _columns(line, archs, precision), np.array(measured)
+    fit = kinds.fit_kinds(columns, latencies)
+    mape, largest, tau = evaluate(
+        kinds.leave_one_out(columns, latencies), measured, [arch.image_size for arch in archs]
+    )
+    known = line.calibration[precision]
+    better = not fit.is_line and mape < known.mape_percent
+    reporter.info(
+        f"{'Corrections by kind of operation' if better else 'One scale for all parts'}, by "
+        f"cross-validation: error {known.mape_percent:.1f} % and tau {known.kendall_tau:.2f} with "
+        f"one scale, {mape:.1f} % and {tau:.2f} with corrections"
+    )
+    if not better:
+        return line
+    corrected = replace(
+        line,
+        blocks={
+            precision: {
+                key: time if isinstance(time, Failed) else fit.corrected(Unit.parse(key), time)
+                for key, time in line.blocks[precision].items()
+            }
+        },
+    )
+    calibration = replace(
+        known,
+        scale=1.0,
+        offset_ms=fit.offset_ms,
+        mape_percent=mape,
+        kendall_tau=tau,
+        max_error_percent=largest,
+        weights=dict(zip(("unit_times", *kinds.KINDS), fit.weights, strict=True)),
+    )
+    return replace(
+        corrected,
+        calibration={precision: calibration},
+        networks={
+            precision: tuple(corrected.network_time(arch, precision, ms) for arch, ms in times)
+        },
+    )
+
+
 def write_networks(
     profile: Profile, folder: Path, precision: str | None = None, *, networks: int = 10
 ) -> list[str]:
-    """Write networks of a profile's spaces to time on another device; return their names.
+    """Write networks of a profile's space to time on another device; return their names.
 
-    Each is an ONNX file with random weights and its arch as JSON; times.csv lacks only the times.
+    They are the most informative of many random ones, in this order. Each is an ONNX file with
+    random weights and its arch as JSON; times.csv lacks only the times.
     """
     precision = precision or next(iter(profile.blocks))
     spaces = [
@@ -91,15 +156,25 @@ def write_networks(
     if folder.exists():
         raise FileError(f"{folder} exists already; choose another --out")
     failed = {k for k, t in profile.blocks[precision].items() if isinstance(t, Failed)}
-    names: list[str] = []
-    for arch in draw_networks(spaces[0], networks, 0, failed):
-        name = f"network-{len(names) + 1:02d}"
-        write_bytes(folder / f"{name}.onnx", arch_model(arch, precision))
-        write_json(folder / f"{name}.json", arch.to_dict())
-        names.append(name)
-    lines = [",".join(_COLUMNS), *(f"{name}.json," for name in names)]
+    drawn = draw_networks(spaces[0], max(_CANDIDATES, networks), 0, failed)
+    chosen = kinds.most_informative(_columns(profile, drawn, precision), networks)
+    names = [f"network-{place:02d}" for place in range(1, len(chosen) + 1)]
+    for name, index in zip(names, chosen, strict=True):
+        write_bytes(folder / f"{name}.onnx", arch_model(drawn[index], precision))
+        write_json(folder / f"{name}.json", drawn[index].to_dict())
+    lines = [",".join(_HEADER), *(f"{name}.json," for name in names)]
     write_text(folder / "times.csv", "\n".join(lines) + "\n")
     return names
+
+
+def _columns(profile: Profile, archs: Sequence[MobileArch], precision: str) -> NDArray[np.float64]:
+    """Return a row for each network: the sum of its units' times, then of their amounts."""
+    rows = []
+    for arch in archs:
+        units = arch_units(arch)
+        summed_ms = profile.summed_ms(units, precision)
+        rows.append([summed_ms, *np.sum([kinds.amounts(unit) for unit in units], axis=0)])
+    return np.array(rows)
 
 
 def _with_units(
@@ -113,7 +188,7 @@ def _with_units(
         raise ProfileError(
             f"profile {profile.name} has no {precision} time of {lacking[0].key!r}, and this is "
             "not the machine it was measured on; time networks of its own space, which `mobilenas "
-            f"profile networks {profile.name} --out FOLDER` writes"
+            f"profile suggest {profile.name} --out FOLDER` writes"
         )
     models = {unit.key: partial(unit_model, unit, precision) for unit in lacking}
     blocks = profile.blocks[precision] | dict(
@@ -134,8 +209,8 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
         raise FileError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"cannot read {path}: {error}") from error
-    if not rows or [cell.strip() for cell in rows[0]] != _COLUMNS:
-        raise FileError(f"{path}: the first line must be {','.join(_COLUMNS)}")
+    if not rows or [cell.strip() for cell in rows[0]] != _HEADER:
+        raise FileError(f"{path}: the first line must be {','.join(_HEADER)}")
     times = []
     for number, row in enumerate(rows[1:], 2):
         try:
@@ -165,8 +240,8 @@ def read_network(text: str, folder: Path) -> MobileArch:
 
 
 def _read_row(row: list[str], folder: Path) -> tuple[MobileArch, float]:
-    if len(row) != len(_COLUMNS):
-        raise MobileNASError(f"it has {counted(len(row), 'value')}; it must have {len(_COLUMNS)}")
+    if len(row) != len(_HEADER):
+        raise MobileNASError(f"it has {counted(len(row), 'value')}; it must have {len(_HEADER)}")
     network, latency = (cell.strip() for cell in row)
     return read_network(network, folder), _number("latency_ms", latency)
 

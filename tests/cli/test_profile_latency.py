@@ -13,13 +13,15 @@ from mobilenas import search
 from mobilenas.cli.main import cli
 from mobilenas.core.files import write_json
 from mobilenas.latency import building
+from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.graphs import arch_model
+from mobilenas.latency.kinds import KINDS, amounts
 from mobilenas.latency.named_profiles import find_profile, list_profiles
 from mobilenas.latency.units import arch_units
 from mobilenas.onnx.settings import PROVIDER
 from mobilenas.spaces.mobile.space import MobileSpace
 
-NAMES = ("latency", "list", "show", "check", "kit", "import", "networks", "calibrate", "remove")
+NAMES = ("latency", "list", "show", "check", "kit", "import", "suggest", "calibrate", "remove")
 SPACE = ("--space", "mobile", "--image-size", "8")
 FEW = ("--networks", "4")
 BUILD = ("latency", *SPACE, *FEW, "--rounds", "2", "--quiet")
@@ -199,6 +201,27 @@ def test_a_few_times_make_another_device(
     assert "int8" in refused(*words, "--overwrite", "--precision", "int8")
 
 
+def test_corrections_by_kind_are_shown(here: str, tmp_path: Path, micro_space: MobileSpace) -> None:
+    profile, lines = find_profile(here), ["network,latency_ms"]
+    for number, arch in enumerate(draw_networks(micro_space, 12, 0)):
+        write_json(tmp_path / f"{number}.json", arch.to_dict())
+        units = arch_units(arch)
+        flops = sum(amounts(unit)[KINDS.index("depthwise_5x5_flops")] for unit in units)
+        latency_ms = profile.summed_ms(units, "fp32") + 1e-6 * flops
+        lines.append(f"{number}.json,{latency_ms}")
+    times = tmp_path / "times.csv"
+    times.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    result = invoke("calibrate", "--from", here, "--times", times, "--name", "by-kind")
+    assert (result.exit_code, "Corrections by kind" in result.stderr) == (0, True), result.output
+    shown = done("show", "by-kind")
+    text = " ".join(shown.split())
+    assert "fp32, corrected by kind of operation" in text and "depthwise 5x5 flops " in text
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    calibrated = json.loads(done("show", "by-kind", "--json"))["calibration"]
+    assert calibrated["weights"]["depthwise_5x5_flops"] > 0
+    assert "weights" not in json.loads(done("show", here, "--json"))["calibration"]
+
+
 def test_a_broken_profile_does_not_hide_the_others(here: str, folders: Path) -> None:
     broken = folders / "profiles" / "broken.json"
     broken.write_text('{"schema_version": 1', encoding="utf-8")
@@ -217,11 +240,13 @@ def test_a_broken_profile_does_not_hide_the_others(here: str, folders: Path) -> 
 
 def test_networks_go_to_a_device_and_come_back(here: str, tmp_path: Path) -> None:
     folder = tmp_path / "way"
-    words = ("networks", here, "--out", folder, "--networks", "4")
+    words = ("suggest", here, "--out", folder, "--networks", "4")
     assert f"--times {folder / 'times.csv'}" in done(*words)
     assert "exists already" in refused(*words)
-    words = ("networks", here, "--out", tmp_path / "two", "--json")
-    written = json.loads(done(*words))
+    result = invoke("networks", here, "--out", tmp_path / "two", "--json")
+    warning = "mobilenas: warning: profile networks is deprecated; use profile suggest\n"
+    assert (result.exit_code, result.stderr) == (0, warning)
+    written = json.loads(result.stdout)
     assert len(written["networks"]) > 2 and written["folder"] == str(tmp_path / "two")
     assert len(list((tmp_path / "two").glob("*.onnx"))) == len(written["networks"])
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import onnx
 import pytest
+from scipy.stats import kendalltau
 
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import read_json, write_json
-from mobilenas.latency.measured import Measured
+from mobilenas.core.progress import NullReporter
+from mobilenas.latency.cost_model import Latency
+from mobilenas.latency.draws import draw_networks
+from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.profile import Profile, ProfileError, read_profile, write_profile
 from mobilenas.latency.transfer import read_times, transfer, write_networks
 from mobilenas.latency.units import Unit, arch_units, space_units
@@ -80,6 +84,75 @@ def test_another_device_gets_a_line_of_its_own(
     assert read_profile(tmp_path / "phone.json") == phone
 
 
+class Told(NullReporter):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.messages.append(message)
+
+
+def test_units_are_corrected_by_kind_where_a_line_is_worse(
+    tmp_path: Path, profile: Profile, tiny_space: MobileSpace
+) -> None:
+    # a device to which large kernels are expensive
+    def true_ms(arch: MobileArch) -> float:
+        units = arch_units(arch)
+        return 2 * profile.summed_ms(units, "fp32") + sum(unit.kernel == 5 for unit in units)
+
+    drawn, told = draw_networks(tiny_space, 60, 3), Told()
+    phone = transfer(profile, [(a, true_ms(a)) for a in drawn[:20]], "phone", reporter=told)
+    (message,) = told.messages
+    assert message.startswith("Corrections by kind of operation, by cross-validation: error ")
+    found = phone.calibration["fp32"]
+    assert found.weights is not None and found.weights["depthwise_5x5_flops"] > 0
+    assert (found.scale, found.networks, found.held_out) == (1, 20, 0)
+    predicted = [phone.predict_ms(arch_units(arch), "fp32") for arch in drawn[20:]]
+    true, summed = (
+        [cost(arch) for arch in drawn[20:]]
+        for cost in (true_ms, lambda arch: profile.summed_ms(arch_units(arch), "fp32"))
+    )
+    tau, tau_of_sums = kendalltau(predicted, true).statistic, kendalltau(summed, true).statistic
+    assert tau > tau_of_sums + 0.1
+    # every consumer of unit times sees the corrected ones
+    latency = Latency(phone, "fp32")
+    assert [latency.arch(arch) for arch in drawn[20:]] == predicted
+    assert phone.networks["fp32"][0].summed_ms == pytest.approx(here_sum(phone, drawn[0]))
+    assert phone.blocks["fp32"].keys() == profile.blocks["fp32"].keys()
+    write_profile(phone, tmp_path / "phone.json")
+    assert read_profile(tmp_path / "phone.json") == phone
+
+
+def test_few_networks_and_lines_get_one_scale(
+    tmp_path: Path, profile: Profile, tiny_space: MobileSpace
+) -> None:
+    times = [
+        (arch, 3 * profile.summed_ms(arch_units(arch), "fp32") + 1)
+        for arch in draw_networks(tiny_space, 8, 3)
+    ]
+    for count, reason in ((7, "fewer than 8 networks"), (8, r"error 0.0 % and tau 1.00")):
+        told = Told()
+        phone = transfer(profile, times[:count], "phone", reporter=told)
+        (message,) = told.messages
+        assert message.startswith("One scale for all parts") and reason in message
+        assert phone.blocks == {"fp32": profile.blocks["fp32"]}
+        assert phone.calibration["fp32"].scale == pytest.approx(3)
+        write_profile(phone, tmp_path / "phone.json")
+        assert "weights" not in read_json(tmp_path / "phone.json")["calibration"]["fp32"]
+
+
+def test_units_that_failed_stay_so(profile: Profile, tiny_space: MobileSpace) -> None:
+    drawn = draw_networks(tiny_space, 20, 3)
+    needed = {unit.key for arch in drawn for unit in arch_units(arch)}
+    broken = next(key for key in profile.blocks["fp32"] if key not in needed)
+    times = profile.blocks["fp32"] | {broken: Failed(reason="no kernel")}
+    lacking = replace(profile, blocks={"fp32": times})
+    slow = [(a, 1.0 + sum(unit.kernel == 5 for unit in arch_units(a))) for a in drawn]
+    phone = transfer(lacking, slow, "phone")
+    assert phone.calibration["fp32"].weights is not None
+    assert phone.failures == {"fp32": {broken: "no kernel"}}
+
+
 def test_noise_of_the_few_networks_shows_in_the_error(
     profile: Profile, archs: list[MobileArch]
 ) -> None:
@@ -144,10 +217,13 @@ def here_sum(profile: Profile, arch: MobileArch) -> float:
 def test_elsewhere_the_error_names_a_way_that_works(
     profile: Profile, mobilenets: list[MobileArch], tmp_path: Path
 ) -> None:
-    with pytest.raises(ProfileError, match="mobilenas profile networks here --out FOLDER"):
+    with pytest.raises(ProfileError, match="mobilenas profile suggest here --out FOLDER"):
         transfer(profile, [(arch, 1.0) for arch in mobilenets], "phone")
     names = write_networks(profile, tmp_path / "way", networks=4)
-    assert len(names) == 4
+    assert names == ["network-01", "network-02", "network-03", "network-04"]
+    assert write_networks(profile, tmp_path / "two", networks=2) == names[:2]
+    first, same = (read_json(tmp_path / f"{way}/network-02.json") for way in ("way", "two"))
+    assert first == same  # the most informative first
     table = tmp_path / "way/times.csv"
     with pytest.raises(FileError, match=r"times.csv, line 2: latency_ms is ''"):
         read_times(table)
@@ -234,5 +310,5 @@ def test_a_network_with_a_unit_that_was_not_measured_is_refused(
     key = arch_units(archs[0])[1].key
     times = {k: t for k, t in profile.blocks["fp32"].items() if k != key}
     lacking = replace(profile, blocks={"fp32": times})
-    with pytest.raises(ProfileError, match="mobilenas profile networks here"):
+    with pytest.raises(ProfileError, match="mobilenas profile suggest here"):
         transfer(lacking, [(archs[0], 1.0), (archs[1], 2.0)], "phone")
