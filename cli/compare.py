@@ -50,7 +50,7 @@ def read_baselines(text: str) -> tuple[str, ...]:
     "--published",
     is_flag=True,
     group="Comparison",
-    help="Show what papers report on ImageNet, alone.",
+    help="Show what papers report on ImageNet, and latencies on phones, alone.",
 )
 @option(
     "--out",
@@ -147,14 +147,17 @@ def _again(ctx: click.Context) -> str:
 def _published(as_json: bool) -> int:
     from dataclasses import asdict
 
-    from mobilenas.baselines.published import PUBLISHED
+    from mobilenas.baselines.published import LATENCIES, PUBLISHED
     from mobilenas.core.settings import COUNTING_RULE, format_count
 
     from .render import show_json, show_rule, show_table
 
     if as_json:
-        networks = [asdict(network) for network in PUBLISHED]
-        show_json({"published": networks, "data": "ImageNet", "counting_rule": COUNTING_RULE})
+        published = {
+            "published": [asdict(network) for network in PUBLISHED],
+            "latencies": [asdict(latency) for latency in LATENCIES],
+        }
+        show_json({**published, "data": "ImageNet", "counting_rule": COUNTING_RULE})
         return 0
     rows = (
         (
@@ -169,6 +172,14 @@ def _published(as_json: bool) -> int:
     )
     columns = ("network", "top-1 %", "FLOPs", "params", "side", "source")
     show_table("ImageNet, as published", columns, rows, words=("source",))
+    times = (
+        (one.network, one.device, one.runtime, one.precision, f"{one.latency_ms:.3f}")
+        for one in LATENCIES
+    )
+    words = ("network", "device", "runtime", "precision")
+    show_table("Latency on phones, as published", (*words, "ms"), times, words=words)
+    for source in dict.fromkeys(one.source for one in LATENCIES):
+        echo(f"Source: {source}")
     message = (
         "top-1: validation images of ImageNet, each network trained by its paper's own recipe. "
         "Nothing here was measured by mobilenas, and nothing of it stands beside what was."

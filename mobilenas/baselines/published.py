@@ -1,4 +1,4 @@
-"""What papers report on ImageNet: for reference only, never beside what was measured here.
+"""What others report of known networks: for reference only, never beside what was measured here.
 
 Every network has its own recipe, from 90 to over a thousand epochs and with or without
 distillation: the figures say what was published, not which network is better.
@@ -120,3 +120,56 @@ PUBLISHED: tuple[Published, ...] = (
     ),
 )
 """Networks for phones, in the order of their papers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedLatency:
+    """How long a published network takes on a phone, as somebody else measured it."""
+
+    network: str
+    """A name of `PUBLISHED`."""
+    device: str
+    """The phone."""
+    runtime: str
+    """What ran the network, and on which processor."""
+    precision: str
+    """`float`, or the bits of weights and activations."""
+    latency_ms: float
+    """Of one image."""
+    source: str
+    """File and release it is in."""
+
+
+_PHONES = ("Samsung Galaxy S24", "Samsung Galaxy S25")
+# Copyright Qualcomm Technologies, Inc. and/or its subsidiaries, BSD-3-Clause
+_AI_HUB = {
+    ("MobileNetV2", "mobilenet_v2"): {
+        ("TFLite, NPU", "float"): (0.593, 0.451),
+        ("ONNX Runtime, NPU", "float"): (0.523, 0.465),
+        ("TFLite, NPU", "w8a8"): (0.289, 0.214),
+    },
+    ("MobileNetV3-Small", "mobilenet_v3_small"): {
+        ("TFLite, NPU", "float"): (0.557, 0.435),
+        ("ONNX Runtime, NPU", "float"): (0.515, 0.398),
+        ("QNN, NPU", "w8a16"): (0.544, 0.375),
+    },
+    ("MobileNetV3-Large", "mobilenet_v3_large"): {
+        ("TFLite, NPU", "float"): (0.682, 0.520),
+        ("ONNX Runtime, NPU", "float"): (0.682, 0.528),
+        ("QNN, NPU", "w8a16"): (0.659, 0.456),
+    },
+}
+LATENCIES: tuple[PublishedLatency, ...] = tuple(
+    PublishedLatency(
+        network=network,
+        device=phone,
+        runtime=runtime,
+        precision=precision,
+        latency_ms=latency_ms,
+        source=f"Qualcomm AI Hub Models 0.46.1, {file}/perf.yaml",
+    )
+    for (network, file), figures in _AI_HUB.items()
+    for (runtime, precision), latencies in figures.items()
+    for phone, latency_ms in zip(_PHONES, latencies, strict=True)
+)
+"""A choice: two common phones; float, and the precision with fewest bits that is there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from mobilenas.baselines.published import PUBLISHED
+from mobilenas.baselines.published import LATENCIES, PUBLISHED
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_text
 from mobilenas.report.comparison import comparison, result
@@ -45,6 +45,7 @@ def write_report(folder: Path, path: Path) -> None:
         undone=list(undone),
         sections={title: body for title, body in shown.items() if body and body not in undone},
         published=PUBLISHED,
+        latencies=LATENCIES,
     )
     write_text(path, page)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mobilenas.baselines.published import PUBLISHED, Published
+from mobilenas.baselines.published import LATENCIES, PUBLISHED, Published, PublishedLatency
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
@@ -36,3 +36,25 @@ def test_every_figure_has_its_paper_and_table(network: Published) -> None:
 
 def test_a_network_stands_there_once() -> None:
     assert len(BY_NAME) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize("latency", LATENCIES, ids=lambda one: f"{one.network}-{one.device}")
+def test_every_latency_is_of_a_published_network_and_has_its_file(
+    latency: PublishedLatency,
+) -> None:
+    assert latency.network in BY_NAME
+    assert re.fullmatch(r"Qualcomm AI Hub Models 0\.46\.1, \w+/perf\.yaml", latency.source)
+    file = latency.source.partition(", ")[2].partition("/")[0]
+    assert file.replace("_", "") == latency.network.lower().replace("-", "")
+    assert latency.precision in ("float", "w8a8", "w8a16")
+
+
+def test_latencies_are_those_of_the_files() -> None:
+    of = {
+        (one.network, one.device, one.runtime, one.precision): one.latency_ms for one in LATENCIES
+    }
+    assert len(of) == len(LATENCIES)
+    assert of["MobileNetV2", "Samsung Galaxy S24", "TFLite, NPU", "float"] == 0.593
+    assert of["MobileNetV2", "Samsung Galaxy S25", "TFLite, NPU", "w8a8"] == 0.214
+    assert of["MobileNetV3-Small", "Samsung Galaxy S25", "ONNX Runtime, NPU", "float"] == 0.398
+    assert of["MobileNetV3-Large", "Samsung Galaxy S24", "QNN, NPU", "w8a16"] == 0.659

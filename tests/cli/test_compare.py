@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mobilenas.baselines.networks import RANDOM
-from mobilenas.baselines.published import PUBLISHED
+from mobilenas.baselines.published import LATENCIES, PUBLISHED
 from mobilenas.cli import compare
 from mobilenas.cli.main import cli
 from mobilenas.core.files import read_json, write_json
@@ -67,15 +68,28 @@ def test_what_papers_report_stands_alone() -> None:
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
     for network in PUBLISHED:
-        (line,) = (line for line in lines if line.startswith(f"{network.name}  "))
+        (line,) = (
+            line
+            for line in lines
+            if line.startswith(f"{network.name}  ") and line.rstrip().endswith(network.source)
+        )
         assert f"{network.top1:.1f}" in line
-        assert network.source in line
+    for latency in LATENCIES:
+        (line,) = (
+            line
+            for line in lines
+            if line.startswith(f"{latency.network}  ")
+            and all(part in line for part in (latency.device, latency.runtime, latency.precision))
+        )
+        assert line.endswith(f"{latency.latency_ms:.3f}")
+        assert f"Source: {latency.source}" in lines
     assert "Nothing here was measured" in shown
     told = json.loads(answer("--published", "--json"))
     assert [network["name"] for network in told["published"]] == [n.name for n in PUBLISHED]
     assert set(told["published"][0]) == {
         *("name", "top1", "flops", "params", "image_size", "source"),
     }
+    assert told["latencies"] == [asdict(latency) for latency in LATENCIES]
     assert "--published stands alone" in refused("a", "--published")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mobilenas.baselines.published import PUBLISHED
+from mobilenas.baselines.published import LATENCIES, PUBLISHED
 from mobilenas.core.errors import FileError
 from mobilenas.core.files import write_json, write_jsonl, write_text
 from mobilenas.core.settings import COUNTING_RULE
@@ -238,7 +238,13 @@ def test_every_section_shows_its_figures(whole: str) -> None:
             "\u732b",
             "0, 1",
         ],
-        "Published on ImageNet": ["Nothing here was measured", PUBLISHED[0].source],
+        "Published on ImageNet": [
+            "Nothing here was measured",
+            PUBLISHED[0].source,
+            LATENCIES[0].device,
+            f"{LATENCIES[0].latency_ms:.3f}",
+            LATENCIES[0].source,
+        ],
         "How FLOPs are counted": [COUNTING_RULE[1:]],
     }
     for title, figures in expected.items():
