@@ -255,6 +255,9 @@ def calibrate(
     A network of times.csv is an arch.json, as `profile suggest` writes them, or
     mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small, mobilenet_v3_large, whose parts are measured
     first, which only the profile's own machine can; its time comes from the device, for one image.
+
+    With 8 networks or more, parts are corrected by kind of operation where cross-validation finds
+    that better than one scale for all.
     """
     if source is None or times is None or name is None:
         raise click.UsageError("missing option --from, --times or --name", ctx)
