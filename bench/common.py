@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenas.core.allocator import keep_freed_memory
 from mobilenas.core.files import read_jsonl
 from mobilenas.data import ImageData, Split, TensorStore
 from mobilenas.train import Recipe, parameter_groups
+
+keep_freed_memory()  # as the commands do
 
 CLASSES = 47
 WARM_UP_ROUNDS = 4

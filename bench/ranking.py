@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from common import table_lines
 from numpy.typing import NDArray
-from sandwich import sandwich_top1
 from scipy.spatial.distance import cdist
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
@@ -45,10 +44,12 @@ from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import FLOPS, described, features, process
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.records import ArchRecord
+from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.base import AnyChoice, Arch, family
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.networks import build
+from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.train import Recipe, Trainer
 
 RESAMPLES, TEN, BATCH, INITIAL_SEEDS = 1000, 10, 64, 2
@@ -319,6 +320,25 @@ def line(name: str, scores: Sequence[float], truth: NDArray[np.float64], cost: f
     return f"{name:40} {tau:5.2f} ({low:5.2f} to {high:5.2f}) {over:6.2f} {under:6.2f} {cost:7.3f}"
 
 
+def sandwich_top1(
+    table: Table, choices: Sequence[AnyChoice], data: ImageData, epochs: int
+) -> tuple[list[float], float]:
+    """Return validation top-1 with a supernet's weights by the sandwich rule, and its seconds."""
+    settings = SearchSettings(
+        epochs=epochs,
+        warmup=epochs,
+        sampling="sandwich",
+        batch_size=table.recipe.batch_size,
+        learning_rate=table.recipe.learning_rate,
+        sampler=SamplerSettings(name="full"),
+    )
+    began, searcher = time.process_time(), Searcher(table.budgets, data, settings, seed=0)
+    for _ in range(epochs):
+        searcher.run_epoch()
+    seconds = time.process_time() - began
+    return supernet_top1(searcher, choices, data.val), seconds
+
+
 def main() -> None:
     """Print a line a predictor."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -352,7 +372,7 @@ def main() -> None:
         shared = supernet_top1(searcher, choices, data.val)
         print(line(f"supernet, {folder.name}", shared, truth, cost))
     if given.sandwich:
-        shared, seconds = sandwich_top1(table.budgets, choices, data, table.recipe, given.sandwich)
+        shared, seconds = sandwich_top1(table, choices, data, given.sandwich)
         name = f"supernet by the sandwich rule, {given.sandwich} epochs"
         print(line(name, shared, truth, seconds / final))
     epochs = len(first[0]["losses"])
