@@ -14,15 +14,9 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units
-from mobilenas.spaces.mobile.space import (
-    MobileSpace,
-    SpaceOptions,
-    narrowest,
-    options_of,
-    sized,
-    widest,
-)
+from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.table import CostTable
+from mobilenas.spaces.mobile.template import SpaceOptions, narrowest, options_of, sized, widest
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
@@ -34,7 +28,7 @@ def space_for(
 ) -> MobileSpace:
     """Return the mobile space whose uniformly drawn archs lie around the budgets.
 
-    `options` are those of `mobilenas.spaces.mobile.space.template`. With a profile it
+    `options` are those of `mobilenas.spaces.mobile.template.template`. With a profile it
     is the nearest of the spaces that were measured: a block of any other has no time.
     """
     if not budgets:

@@ -20,7 +20,7 @@ from mobilenas.spaces.base import families, family, family_of, searched
 from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.channels.space import Base, ChannelsSpace
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
-from mobilenas.spaces.mobile.space import template
+from mobilenas.spaces.mobile.template import template
 from mobilenas.spaces.networks import arch_from_dict, build, read_arch
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 from mobilenas.supernet.settings import SamplerSettings

@@ -7,7 +7,8 @@ from mobilenas.cost.networks import costs, layer_costs
 from mobilenas.onnx.recount import count_fvcore
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.settings import POLICIES
-from mobilenas.spaces.mobile.space import MobileSpace, template
+from mobilenas.spaces.mobile.space import MobileSpace
+from mobilenas.spaces.mobile.template import template
 from mobilenas.spaces.networks import build
 
 

@@ -22,8 +22,9 @@ from mobilenas.spaces.base import family_of
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import MobileSpace, template
+from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
+from mobilenas.spaces.mobile.template import template
 from mobilenas.spaces.networks import build
 from mobilenas.supernet.settings import SamplerSettings
 

@@ -9,8 +9,9 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import Choice, MobileSpace, template
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import DECISIONS
+from mobilenas.spaces.mobile.template import template
 from mobilenas.spaces.program import perturbed
 
 COSTS = [("flops",), ("flops", "params"), ("flops", "memory"), ("memory",), ("params", "memory")]

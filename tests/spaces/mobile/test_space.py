@@ -11,16 +11,9 @@ import torch
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import from_plain, parse_count, to_plain
 from mobilenas.cost.networks import costs
-from mobilenas.spaces.mobile.space import (
-    Choice,
-    MobileSpace,
-    levels_of,
-    narrowest,
-    sized,
-    template,
-    widest,
-)
+from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import CostTable
+from mobilenas.spaces.mobile.template import levels_of, narrowest, sized, template, widest
 from mobilenas.spaces.networks import build
 
 JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]

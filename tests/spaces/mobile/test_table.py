@@ -10,8 +10,9 @@ from mobilenas.cost.budget import COSTS, Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.mobile.relaxation import Alphas
-from mobilenas.spaces.mobile.space import Choice, MobileSpace, Stage, template
+from mobilenas.spaces.mobile.space import Choice, MobileSpace, Stage
 from mobilenas.spaces.mobile.table import DECISIONS, CostTable, Probabilities
+from mobilenas.spaces.mobile.template import template
 
 SUMS = ("flops", "params")
 TAU = 0.7
