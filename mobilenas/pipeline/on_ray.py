@@ -13,6 +13,7 @@ from concurrent.futures import Future, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from mobilenas.core.allocator import keep_freed_memory
 from mobilenas.core.errors import FileError, MobileNASError, first_line
 from mobilenas.core.files import keep_to
 from mobilenas.core.folders import lock_folder
@@ -143,7 +144,8 @@ def _run(
     profile: Profile | None,
     progress: Progress,
 ) -> ResultRecord:
-    """Do one run, in a process of Ray's."""
+    """Do one run, in a process of Ray's that does nothing else."""
+    keep_freed_memory()
     try:
         os.chdir(cwd)
     except OSError as error:
