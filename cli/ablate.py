@@ -1,4 +1,4 @@
-"""`mobilenas ablate`: search methods against each other."""
+"""`mobilenas ablate`: search methods compared with each other."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +29,8 @@ def command(
 ) -> None:
     """Compare search methods over seeds: same data, same training, same final cost.
 
-    Every seed of every variant searches, trains its network, and looks at the test images once.
-    Cells get as many channels as --flops or --params allow.
+    Every variant searches with every seed, trains the network, and evaluates it on the test images
+    once. Cells get as many channels as --flops or --params allow.
 
     mobilenas ablate --methods darts,da2s,random --seeds 3 --flops 2M --out RUN
     """

@@ -62,7 +62,7 @@ def _extract(
     if path.exists():
         if image_size is not None or classes is not None:
             raise MobileNASError(
-                f"--image-size and --classes do not go with {model}, which says them itself"
+                f"--image-size and --classes cannot be combined with {model}, which defines them"
             )
         return _of_arch(path / "arch.json" if path.is_dir() else path, weights)
     if ":" not in model and model not in SOURCES:

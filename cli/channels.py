@@ -24,7 +24,7 @@ _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings
 @click.command(cls=Command, name="channels", epilog=RULE)
 @options_of(ChannelsRequest, without=_NOT_HERE, hidden=("memory",))  # which is refused by name
 @option("--graph-only", is_flag=True, help="Print which sizes are tied, without a search.")
-@option("--classes", type=click.IntRange(2, 65536), metavar="N", help="With --graph-only: classes.")
+@option("--classes", type=click.IntRange(2, 65536), metavar="N", help="Classes, for --graph-only.")
 @folder_options
 @tensorboard_option
 @output_options
@@ -59,7 +59,7 @@ def command(
     }
     if others := sorted(given - _OF_GROUPS):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise click.UsageError(f"{named}: not with --graph-only, which searches nothing", ctx)
+        raise click.UsageError(f"--graph-only searches nothing, so it excludes {named}", ctx)
     if not model:
         raise click.UsageError("missing option --model", ctx)
     from .channel_groups import show_groups

@@ -52,7 +52,7 @@ class Command(click.Command):
                     is_flag=True,
                     expose_value=False,
                     is_eager=True,
-                    help="Show all options, also the rare ones, and exit.",
+                    help="Show all options, including rare ones, and exit.",
                     callback=_show_all,
                 )
             )

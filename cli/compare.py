@@ -50,13 +50,13 @@ def read_baselines(text: str) -> tuple[str, ...]:
     "--published",
     is_flag=True,
     group="Comparison",
-    help="Show what papers report on ImageNet, and latencies on phones, alone.",
+    help="Only show what papers report on ImageNet, and latencies on phones.",
 )
 @option(
     "--out",
     metavar="DIR",
     type=PATH,
-    help="Folder to write a comparison of several to.",
+    help="Folder to write a comparison of several results to.",
 )
 @option("--overwrite", is_flag=True, help="Replace the comparison in --out.")
 @allow_model_option
@@ -68,13 +68,13 @@ def command(
 ) -> int:
     """Train the baselines of a run, or compare several results.
 
-    One RUN: its networks, to RUN/compare.json and RUN/result.json. Several RUNs of the same images
-    and training, or ONNX files of other tools with the images' input and classes: one table of
-    all, which --out keeps.
+    With one RUN, compare its networks and write RUN/compare.json and RUN/result.json. With several
+    RUNs that share images and recipe, or ONNX files of other tools for the same images and
+    classes, show all in one table, which --out saves.
     """
     if ctx.params["published"]:
         if paths:
-            raise click.UsageError("--published stands alone: nothing of it was measured", ctx)
+            raise click.UsageError("--published takes no RUN: nothing of it was measured", ctx)
         return _published(as_json)
     folders = [path for path in paths if path.suffix not in SUFFIXES and not path.is_file()]
     if not folders:
@@ -83,7 +83,7 @@ def command(
     if len(paths) > 1:
         return _several(ctx, folders, quiet=quiet, as_json=as_json)
     if ctx.params["out"] or ctx.params["overwrite"]:
-        raise click.UsageError("--out and --overwrite go with several: one RUN keeps its own", ctx)
+        raise click.UsageError("--out and --overwrite are for several; one RUN keeps its own", ctx)
     return _one(ctx, *folders, quiet=quiet, as_json=as_json)
 
 

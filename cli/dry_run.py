@@ -1,4 +1,4 @@
-"""`--dry-run`: what a job could reach and how long it would take, before it is started."""
+"""`--dry-run`: the costs a job can reach and how long it would take, without starting it."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 dry_run_option = option(
     "--dry-run",
     is_flag=True,
-    help="Show what every cost can be and how long a run takes, and exit.",
+    help="Show the range of every cost and how long a run takes, and exit.",
 )
 
 

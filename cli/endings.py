@@ -1,4 +1,4 @@
-"""Endings from outside: signals, streams that fail, no memory, no disk."""
+"""Exits forced from outside: signals, broken streams, lack of memory or disk space."""
 
 import contextlib
 import errno

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @option(
     "--network",
     metavar="NAME",
-    help="Another network of the comparison, such as mobilenet_v2: written to its own folder.",
+    help="Export another network of the comparison, such as mobilenet_v2, to its own folder.",
 )
 @options_of(FormatSettings)
 @options_of(Int8Settings)
@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Write RUN/export/model.onnx from the trained weights, and check it against them.
 
-    With --formats, --targets or --input also write those files beside it, measure and check them.
-    One that loses more than --max-drop is an error and not kept.
+    With --formats, --targets or --input also write these files beside it, measure and check them.
+    A file that loses more than --max-drop is an error and is not kept.
     """
     from .session import working
 

@@ -44,10 +44,10 @@ COMMANDS = {
     "ablate": "Compare search methods over seeds.",
     "methods": "Show the search methods and their parts.",
     "recipes": "Show the training recipes and their fields.",
-    "pretrained": "Show networks with trained weights.",
-    "profile": "Count what a network costs, or measure how long it takes.",
+    "pretrained": "List pretrained networks and where their weights are.",
+    "profile": "Count the cost of a network, or measure its latency.",
     "channels": "Search the channel sizes of a model of your own.",
-    "predict": "Label images with an exported network.",
+    "predict": "Classify images with an exported network.",
     "try": "Try the networks of a run in a browser, such as a phone's.",
 }
 """Every command with its line of `--help`, so that the list imports no command."""
@@ -125,7 +125,7 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"FLOPs everywhere: {COUNTING_RULE}. Exit status: 0 done and every budget holds, "
-    "2 wrong input, 3 done but a budget does not hold or is not known to, 130 interrupted (143 by "
+    "2 wrong input, 3 done, but a budget does not hold or is not verified, 130 interrupted (143 by "
     "SIGTERM, 129 by SIGHUP), 1 anything else.",
 )
 @click.version_option(__version__, prog_name="mobilenas")

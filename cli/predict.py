@@ -21,7 +21,7 @@ from .options import PATH, json_option, option
 )
 @json_option
 def command(model: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
-    """Label images with an exported network: a .onnx or .ort file, or a run folder with one."""
+    """Classify images with an exported network: a .onnx or .ort file, or a run folder with one."""
     from mobilenas.onnx.predict import predict
 
     from .render import show_json, show_table

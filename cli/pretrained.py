@@ -12,7 +12,7 @@ from .terminal import echo
 @click.command(cls=Command, name="pretrained", epilog=RULE)
 @json_option
 def command(as_json: bool) -> None:
-    """Show networks with trained weights, and where the weights come from."""
+    """List pretrained networks, and where their weights are."""
     from mobilenas.core.settings import format_count
     from mobilenas.train.pretrained import SOURCES
 

@@ -64,7 +64,7 @@ def command() -> None:
     type=click.IntRange(2, 65536),
     metavar="N",
     default_text="1000, for CIFAR 10",
-    help="Classes of NAME; a factory decides itself.",
+    help="Classes of NAME; a factory chooses its own.",
 )
 @allow_model_option
 @json_option

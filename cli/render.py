@@ -288,7 +288,7 @@ def show_comparison(comparison: "Comparison") -> None:
 
 
 def show_budget_check(budgets: Iterable["BudgetRow"]) -> None:
-    """Print every budget, if there is one: asked for, predicted, and found on the file."""
+    """Print every budget, if there is one: requested, predicted, and counted on the file."""
     budgets = list(budgets)
     if not budgets:
         return

@@ -14,7 +14,7 @@ from .terminal import echo
 @allow_model_option
 @output_options
 def command(folder: Path, as_json: bool, **_: bool) -> None:
-    """Write report.html of a run, or of a folder whose folders are runs, from their files."""
+    """Write report.html of a run, or of a folder of runs."""
     from mobilenas.report.of_folder import report_of
 
     path = report_of(folder)

@@ -1,4 +1,4 @@
-"""`mobilenas run`: the whole way."""
+"""`mobilenas run`: all stages."""
 
 import click
 
@@ -22,7 +22,7 @@ def command(ctx: click.Context, /, dry_run: bool, **_: object) -> int:
 
     mobilenas run --data ./photos --flops 5M --out RUN
 
-    Every stage is resumable: mobilenas run --out RUN --resume
+    If interrupted, resume with: mobilenas run --out RUN --resume
     """
     if dry_run:
         return show_outlook(ctx)

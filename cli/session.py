@@ -191,7 +191,7 @@ def beginning(record: Path, *, resume: bool) -> Iterator[None]:
 
 
 def states_a_request(ctx: click.Context) -> bool:
-    """Whether any option was given that says what is wanted."""
+    """Whether any option was given that belongs to the request."""
     others = {"out", "resume", "overwrite", "tensorboard", "quiet", "as_json", "dry_run"}
     others |= {"on", "address"}
     return any(

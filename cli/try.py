@@ -27,8 +27,8 @@ def command(ctx: click.Context, /, folder: Path, as_json: bool, **_: object) -> 
 
     mobilenas try RUN --host 0.0.0.0
 
-    The page shows the float network, its INT8 file and the best MobileNet side by side. What it
-    measures is added to RUN/web.jsonl where its button is pressed. Ctrl-C stops the server.
+    The page shows the float network, its INT8 file and the best MobileNet side by side. Its button
+    adds the measurements to RUN/web.jsonl. Ctrl-C stops the server.
     """
     settings = ServeSettings(**typed(ctx, ServeSettings))
     threads = MeasureSettings(**typed(ctx, MeasureSettings)).threads

@@ -13,8 +13,8 @@
     >>> mn.measure(files["onnx"]).median_ms > 0
     True
 
-`mobilenas.search` and `mobilenas.train` are packages, too; called, they are the functions of these
-names here. What a user can mend is a `MobileNASError`.
+`mobilenas.search` and `mobilenas.train` are also packages; calling them calls these functions.
+Errors that a user can fix are `MobileNASError`s.
 """
 
 import random
@@ -76,7 +76,7 @@ class TrainedNetwork:
     """A network with the weights of its best epoch, and how it was trained."""
 
     arch: Arch
-    """What it is."""
+    """The network's architecture."""
     module: nn.Module = field(repr=False)
     """float32 [N, C, S, S], normalized by `data.mean` and `data.std`, to logits [N, classes]."""
     data: ImageData = field(repr=False)
@@ -105,8 +105,8 @@ def load_data(
     """Read labelled images: digits, cifar10, cifar100, a folder or wds:SHARDS (docs/images.md).
 
     `image_size` is the side in pixels: None keeps that of square images of one size, and makes
-    others 224 by 224. `flip` says whether training mirrors images; None leaves it to the source.
-    Raises DataError where images are missing or cannot be decoded.
+    others 224 by 224. `flip`: whether training mirrors images; None: unless they are characters.
+    Raises DataError if images are missing or cannot be decoded.
 
     >>> load_data("digits").classes[:3]
     ('0', '1', '2')
@@ -124,11 +124,11 @@ def load_data(
 def mobile_space(
     data: ImageData, *, reporter: Reporter | None = None, **options: object
 ) -> MobileSpace:
-    """Return the mobile space whose random networks lie around the budgets.
+    """Return the mobile space, sized so that typical networks use the budgets.
 
-    `options` are the budgets (flops, params, memory in bytes, latency in ms with profile) and what
-    else says which blocks there are: precision, activation, squeeze, extra_depthwise, targets.
-    Raises BudgetError where no network of such images meets the budgets.
+    `options` are the budgets (flops, params, memory in bytes, latency in ms with profile) and the
+    settings of the blocks: precision, activation, squeeze, extra_depthwise, targets.
+    Raises BudgetError if no network for such images meets the budgets.
 
     >>> space = mobile_space(load_data("digits"), flops="300k")
     >>> [stage.widths for stage in space.stages]
@@ -156,12 +156,12 @@ def search(
     reporter: Reporter | None = None,
     **options: object,
 ) -> SearchResult:
-    """Search a network of `space` that meets all `budgets`, such as {"flops": "2M"}.
+    """Search `space` for a network that meets all `budgets`, such as {"flops": "2M"}.
 
     `options` are those of `mobilenas search`, with underscores: finalists, search_epochs, sampler,
-    temperature, profile and so on. With `out`, a folder, checkpoints are kept there and the search
-    can be resumed by the same call. Under a latency budget the profile predicts, and nothing is
-    measured (`run` measures). Raises MobileNASError where settings contradict each other.
+    temperature, profile and so on. With `out`, a folder, checkpoints are kept there and the same
+    call resumes the search. A latency budget is checked by the profile's predictions only (`run`
+    also measures). Raises MobileNASError if settings contradict each other.
     """
     reporter = reporter or NullReporter()
     request = _request(
@@ -229,9 +229,9 @@ def train(
     """Train `arch` from scratch by a recipe, by default that of every network in this project.
 
     `recipe` is a name that `mobilenas recipes` shows, and `set` changes fields of it, such as
-    {"mixup": 0.2}. `epochs` replaces the number that the effort gives. With `out`, a folder,
-    checkpoints are kept there and the training can be resumed by the same call. Raises
-    DivergedError where the loss does not stay finite.
+    {"mixup": 0.2}. `epochs` overrides the effort's number. With `out`, a folder, checkpoints are
+    kept there and the same call resumes the training. Raises DivergedError if the loss becomes
+    infinite or NaN.
     """
     how = recipe_for(effort, len(data.train), epochs, recipe, _assignments(set or {}))
     with _folder(out) as folder:
@@ -251,7 +251,7 @@ def train(
 
 
 def evaluate(model: TrainedNetwork, *, device: Device = "cpu") -> Evaluation:
-    """Measure a network on the test images: look once, when all choices are made."""
+    """Evaluate a network on the test images: once, after all choices are made."""
     return evaluate_on(model.module.to(device), model.data.test, model.data, device)
 
 
@@ -266,9 +266,9 @@ def export(
     """Write the network to `path` as ONNX, and beside it in the other formats; return the files.
 
     `formats` are those of `mobilenas export`: onnx, fp16, int8, ort and those of other runtimes.
-    int8 and fp16 take ranges from training images that `seed` draws. The ONNX file has labels and
-    normalization in its metadata, and was compared with the module on validation images. Raises
-    FileError where they differ.
+    int8 and fp16 are calibrated on training images drawn by `seed`. The ONNX file has labels and
+    normalization in its metadata, and is compared with the module on validation images. Raises
+    FileError if they differ.
     """
     settings = FormatSettings(formats=tuple(formats))
     for form in set(settings.formats) & set(RUNTIMES):
@@ -308,9 +308,9 @@ def count(network: TrainedNetwork | Arch | str | Path, **shape: int | float) -> 
 
 
 def measure(path: str | Path, *, threads: int = 1, reporter: Reporter | None = None) -> Measured:
-    """Measure the latency of one image on this machine, with onnxruntime in a process of its own.
+    """Measure the latency of one image on this machine, with onnxruntime in a separate process.
 
-    Raises MobileNASError where onnxruntime does not run the file.
+    Raises MobileNASError if onnxruntime cannot run the file.
     """
     (found,) = measure_all({"model": Path(path)}, threads=threads, reporter=reporter).values()
     if isinstance(found, Failed):
@@ -370,7 +370,7 @@ def _assignments(values: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _request(options: Mapping[str, object], **more: object) -> Request:
-    """Return what was asked for, with budgets read that are text."""
+    """Return the request, with text such as 2M parsed."""
     readers = {one.name: one.read for one in settings_of(Request)}
     read: Fields = {**more, **options}
     for name, value in options.items():
@@ -385,13 +385,13 @@ def _request(options: Mapping[str, object], **more: object) -> Request:
             read[name] = _assignments(value)
     request = Request(**read)
     if request.image_size == AUTO and "data" not in read:
-        raise MobileNASError(f"image_size={AUTO!r} is for run: images that are given have a side")
+        raise MobileNASError(f"image_size={AUTO!r} works in run only: loaded images have a size")
     return request
 
 
 @contextmanager
 def _folder(out: str | Path | None) -> Iterator[Path]:
-    """Yield the folder that was given, or one for the time being."""
+    """Yield the given folder, or a temporary one."""
     if out is not None:
         yield Path(out)
         return

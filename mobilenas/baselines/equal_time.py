@@ -1,4 +1,4 @@
-"""The best MobileNet, trained for as long as a search and what it found took together."""
+"""The best MobileNet, trained for as long as the search and its final training together."""
 
 from collections.abc import Sequence
 

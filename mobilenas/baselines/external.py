@@ -1,4 +1,4 @@
-"""ONNX files from elsewhere: whether they fit a run's images, and how many of them they get right.
+"""ONNX files of other tools: whether they fit a run's images, and their accuracy.
 
 Nothing here knows how a file was trained: it stands beside the networks of a run as `external`.
 """

@@ -1,4 +1,4 @@
-"""What is known while rules go over the nodes of a traced model, and the graph made of it."""
+"""The state of extraction while rules visit the nodes of a traced model, and the graph made."""
 
 from collections import Counter
 from collections.abc import Mapping

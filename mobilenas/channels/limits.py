@@ -29,8 +29,8 @@ class Limits:
         self.measured: list[tuple[int, float]] = []  # FLOPs and milliseconds, the last two
         if self.limit_ms is not None and measure is None:
             raise BudgetError(
-                "a latency budget on channel sizes is kept by measuring, and this is not the "
-                "machine of the profile; limit --flops or --params"
+                "a latency budget on channel sizes needs measurements on the machine of the "
+                "profile, and this is another one; limit --flops or --params"
             )
 
     def keep(

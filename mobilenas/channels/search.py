@@ -274,7 +274,7 @@ class _Search:
         if state is None:
             return None
         if state.get("identity") != self.identity:
-            raise FileError(f"{path} is of another search; choose another folder")
+            raise FileError(f"{path} belongs to another search; choose another folder")
         self.log = read_checkpoint_log(state, TrialLine, path)
         # a kill between the two files leaves no line out
         write_log(self.folder / "log.jsonl", self.log)

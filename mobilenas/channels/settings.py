@@ -62,11 +62,11 @@ class ChannelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelOptions:
-    """What can be said of a search for channel sizes; None is left to `ChannelSettings`."""
+    """A user's options on a search for channel sizes; None: the default of `ChannelSettings`."""
 
     model: str = setting(
         "",
-        help="A name that `mobilenas pretrained` shows, torchvision:NAME, package.module:factory, "
+        help="A name that `mobilenas pretrained` lists, torchvision:NAME, package.module:factory, "
         "a run folder or an arch.json.",
         metavar="MODEL",
     )
@@ -105,7 +105,7 @@ class ChannelOptions:
     )
     metric: Metric | None = setting(
         None,
-        help="What pushes sizes; constant is the control.",
+        help="Layer metric that drives the sizes; constant is the control.",
         default_text=ChannelSettings.metric,
         rare=True,
     )
@@ -149,7 +149,7 @@ class ChannelOptions:
     )
     controls: bool = setting(
         False,
-        help="Train uniform, random, constant-metric and unchanged sizes, too.",
+        help="Also train uniform, random, constant-metric and unchanged sizes.",
         group="Comparison",
     )
 

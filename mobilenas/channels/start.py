@@ -55,9 +55,7 @@ def base_of(model: str, data: ImageKind) -> Base:
         )
     arch = read_arch(file)
     if has_sizes(arch):
-        raise FileError(
-            f"{file} holds channel sizes of {arch.base}; search them anew from that model"
-        )
+        raise FileError(f"{file} holds channel sizes of {arch.base}; start from that model")
     base = Base.of(arch)
     for name, own, given in (
         ("image_size", arch.image_size, data.image_size),

@@ -1,4 +1,4 @@
-"""The only door to torchvision.
+"""The only import of torchvision.
 
 A torchvision whose compiled operators were built for another torch fails on import because the
 schemas of

@@ -2,7 +2,7 @@
 
 
 class MobileNASError(Exception):
-    """Something the caller can mend: the message names the thing and says what is legal."""
+    """Something the caller can fix: the message names the thing and says what is legal."""
 
 
 class BudgetError(MobileNASError):

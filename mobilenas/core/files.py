@@ -227,7 +227,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         double = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {double!r} stands twice in one object")
+        raise ValueError(f"the key {double!r} appears twice in one object")
     return found
 
 
@@ -338,7 +338,7 @@ def load_checkpoint(path: Path) -> State | None:
     if not path.exists():
         return None
     if _is_damaged(path):
-        raise FileError(f"{path} is cut or damaged; delete it to start this stage again")
+        raise FileError(f"{path} is truncated or damaged; delete it to start this stage again")
     try:
         with restoring(path):
             state = torch.load(path, map_location="cpu", weights_only=True)

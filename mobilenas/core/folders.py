@@ -219,7 +219,7 @@ def lock_folder(folder: Path) -> None:
         os.close(handle)
         if isinstance(error, BlockingIOError):
             raise FileError(
-                f"another process works in {folder}: wait until it has ended, or stop it"
+                f"another process is working in {folder}: wait until it ends, or stop it"
             ) from error
         return
     _locks[place] = handle

@@ -1,4 +1,4 @@
-"""Packages that register things of their own, which the command line is to see."""
+"""Plugins: installed packages that register things of their own for the command line."""
 
 from importlib.metadata import entry_points
 

@@ -1,4 +1,4 @@
-"""The processes of one job that torchrun started: which one this is, and what they do in step.
+"""The processes of one job that torchrun started: the rank of this one, and how they synchronize.
 
 Without torchrun there is one process, and nothing here does anything. Otherwise all run the same
 code over the same decisions: each takes its share of every batch, gradients are added up, and the

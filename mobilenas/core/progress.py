@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing; the library itself never prints."""
+"""How a stage reports its progress; the library itself never prints."""
 
 import time
 from typing import Protocol

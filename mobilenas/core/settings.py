@@ -1,4 +1,7 @@
-"""Quantities and names as people read them (`500k`, `8ms`), checks shared by all settings."""
+"""Shared by all settings: quantities as people write them (`500k`, `8ms`), checks, JSON forms.
+
+`setting.py` declares settings.
+"""
 
 import json
 import math

@@ -79,7 +79,7 @@ class BudgetOptions:
 
     limits: tuple[str, ...] = setting(
         (),
-        help="Maximum registered costs, separated by commas, such as activations=20k.",
+        help="Maximum of registered costs, separated by commas, such as activations=20k.",
         group="Budgets",
         metavar="NAME=SIZE",
         rare=True,

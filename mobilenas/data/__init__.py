@@ -6,7 +6,7 @@ from mobilenas.core.lazy import lazy
 
 if TYPE_CHECKING:
     from mobilenas.data.batching import batches, batches_per_pass
-    from mobilenas.data.chance import beats_chance, chance_top1, guessing
+    from mobilenas.data.chance import beats_chance, chance_remark, chance_top1
     from mobilenas.data.image_data import ImageData, ImageKind
     from mobilenas.data.image_files import IMAGE_SUFFIXES, read_image
     from mobilenas.data.settings import BUILT_IN_SOURCES, Augmentation, DataSettings
@@ -34,9 +34,9 @@ __all__ = [
     "batches",
     "batches_per_pass",
     "beats_chance",
+    "chance_remark",
     "chance_top1",
     "generator_for",
-    "guessing",
     "halves",
     "load_data",
     "read_image",
@@ -47,7 +47,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     batching="batches batches_per_pass",
-    chance="beats_chance chance_top1 guessing",
+    chance="beats_chance chance_remark chance_top1",
     image_files="IMAGE_SUFFIXES read_image",
     image_data="ImageData ImageKind",
     settings="Augmentation BUILT_IN_SOURCES DataSettings",

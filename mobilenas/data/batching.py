@@ -1,4 +1,4 @@
-"""Batches of normalised images; shuffling and augmentation come from one seed and nothing else."""
+"""Batches of normalized images; shuffling and augmentation depend on one seed and nothing else."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -24,7 +24,7 @@ def beats_chance(top1: float, labels: Tensor, classes: int) -> bool:
     return bool(binom.sf(right - 1, len(labels), chance) < SIGNIFICANCE)
 
 
-def guessing(top1: float, labels: Tensor, classes: int) -> str | None:
+def chance_remark(top1: float, labels: Tensor, classes: int) -> str | None:
     """Say with figures that `top1` percent of `labels` is no better than chance; None if it is."""
     if beats_chance(top1, labels, classes):
         return None

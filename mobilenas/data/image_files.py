@@ -1,4 +1,4 @@
-"""Image files as training reads them: channels first, and a way on past damaged ones."""
+"""Image files as training reads them: channels first, damaged ones skipped on request."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What passes over all images found, kept from one start to the next: nothing is decoded twice."""
+"""An index of what earlier starts found in the images, so that nothing is decoded twice."""
 
 import os
 from collections.abc import Sequence

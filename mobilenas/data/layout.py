@@ -67,7 +67,7 @@ def find_layout(root: Path) -> Layout:
         raise DataError(
             f"{top} has {' and '.join(names.values())} but no train; it needs {LAYOUTS}"
         )
-    notes += _left_beside(top, names)
+    notes += _skipped_folders(top, names)
     splits = {}
     for split, name in names.items():
         splits[split], more = _entered(top / name)
@@ -99,7 +99,7 @@ def files_below(folder: Path) -> list[Path]:
 def _refuse_loop(path: Path) -> None:
     """Raise for a link up the tree: every image would show again as one of another class."""
     if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
-        raise DataError(f"{path} is a link to a folder that it lies in; remove it")
+        raise DataError(f"{path} is a link to a folder that contains it; remove it")
 
 
 def _reraise(error: OSError) -> None:
@@ -191,7 +191,7 @@ def _refuse_near_splits(top: Path) -> None:
         )
 
 
-def _left_beside(top: Path, splits: dict[str, str]) -> list[str]:
+def _skipped_folders(top: Path, splits: dict[str, str]) -> list[str]:
     """Remarks on folders beside the splits; DataError where they could be the classes."""
     others = [name for name in subfolders(top) if name not in splits.values()]
     like_classes = [name for name in others if not _is_split_name(name) and _images_in(top / name)]

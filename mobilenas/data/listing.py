@@ -152,7 +152,7 @@ def check_known(place: object, own: Iterable[str], classes: Iterable[str], remed
         other_case = [near[label.lower()] for label in unknown if label.lower() in near]
         hint = f" (train has {', '.join(other_case)})" if other_case else ""
         raise DataError(
-            f"{place} has classes that train has not: {', '.join(unknown)}{hint}; {remedy}"
+            f"{place} has classes that train does not have: {', '.join(unknown)}{hint}; {remedy}"
         )
 
 

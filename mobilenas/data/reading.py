@@ -169,7 +169,7 @@ def read_pixels(
     new = [place for place, known in enumerate(good) if not known]
     if len(new) < count:
         known = counted(count - len(new), "image is", "images are")
-        reporter.info(f"{known} as an earlier start found them, and not decoded again")
+        reporter.info(f"{known} unchanged since an earlier start, and not decoded again")
     chunks = _chunks(
         "reading images",
         [paths[place] for place in new],

@@ -88,7 +88,7 @@ def read_index(path: Path, kind: type[_Read], reporter: Reporter) -> _Read | Non
     try:
         return msgspec.msgpack.decode(read_bytes(path), type=kind)
     except (FileError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        reporter.info(f"{path} cannot be used and is made again: {error}")
+        reporter.info(f"{path} cannot be used and is rebuilt: {error}")
         return None
 
 
@@ -97,4 +97,4 @@ def write_index(path: Path, index: Indexed, reporter: Reporter) -> None:
     try:
         write_bytes(path, msgspec.msgpack.encode(index))
     except FileError as error:
-        reporter.info(f"{error}: the next start looks through the same files again")
+        reporter.info(f"{error}: the next start will read the same files again")

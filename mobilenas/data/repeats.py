@@ -20,7 +20,7 @@ def check_differ(digests: Sequence[bytes], source: str) -> None:
     """Raise where all images are the same one."""
     if len(set(digests)) == 1:
         raise DataError(
-            f"all {len(digests)} images of {source} have the same pixels once they are read: "
+            f"all {len(digests)} images of {source} have the same pixels once decoded: "
             "they do not differ, so nothing tells the classes apart"
         )
 

@@ -64,7 +64,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What a user can say of the images."""
+    """A user's options on the images."""
 
     data: str = setting(
         "digits",
@@ -75,7 +75,7 @@ class DataOptions:
     )
     image_size: int | Literal["auto"] | None = setting(
         None,
-        help=f"Side of the images in pixels; {AUTO}: the best of several for the budgets.",
+        help=f"Side of the images in pixels; {AUTO} searches for the best one.",
         default_text="the images' own, or 224",
         group="Data",
         low=_SMALLEST_SIDE,

@@ -112,7 +112,7 @@ def _load_cifar(settings: DataSettings) -> ImageData:
         raise DataError(f"cannot fetch or read {settings.source} in {root}: {error}") from error
     except RuntimeError as error:  # torchvision's word for missing files and wrong checksums
         raise DataError(
-            f"there is no whole copy of {settings.source} in {root}; pass --download to fetch it"
+            f"there is no complete copy of {settings.source} in {root}; pass --download to fetch it"
         ) from error
     hwc = np.concatenate((fitted.data, held_out.data))  # [N, 32, 32, 3]
     labels = torch.tensor([*fitted.targets, *held_out.targets], dtype=torch.int64)

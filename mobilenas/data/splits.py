@@ -89,7 +89,7 @@ def halves(split: Split, seed: int) -> tuple[Split, Split]:
 def stratified_subset(split: Split, size: int, seed: int) -> Split:
     """`size` images, each class's share kept to within one; DataError where there are fewer."""
     if not 1 <= size <= len(split):
-        raise DataError(f"a subset of {size} images was asked for; there are {len(split)}")
+        raise DataError(f"a subset of {size} images was requested; there are {len(split)}")
     classes = list(_shuffled_classes(split.labels, seed))
     quotas = [len(places) * size / len(split) for places in classes]
     counts = [int(quota) for quota in quotas]

@@ -90,7 +90,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, *OTHER_FORM) as error:
         if end:
             raise DataError(f"{path} is cut short or damaged: {first_line(error)}") from error
-        raise DataError(f"{path} is cut short, or no uncompressed tar file") from error
+        raise DataError(f"{path} is cut short, or not an uncompressed tar file") from error
     # the tar ends in zeros; where it does not, Python takes what cannot be read for its end
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)

@@ -1,4 +1,4 @@
-"""Training on the shares of a batch that several processes have, as if one had the whole batch."""
+"""Training on shares of a batch in several processes, as if one had the whole batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

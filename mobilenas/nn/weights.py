@@ -80,13 +80,13 @@ def _read(path: Path, *, torch_files: bool) -> dict[str, Tensor]:
         return _read_torch(content, path)
     if is_torch:
         raise FileError(
-            f"{path} is a file of torch.save, in which code can hide; write its state dict as "
+            f"{path} is a torch.save file, which can contain code; write its state dict as "
             "safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
         )
     try:
         return load_tensors(content)
     except (SafetensorError, KeyError) as error:  # a KeyError: a kind of number torch has not
-        raise FileError(f"{path} is not a whole safetensors file: {error}") from error
+        raise FileError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def _read_torch(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -95,12 +95,12 @@ def _read_torch(content: bytes, path: Path) -> dict[str, Tensor]:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FileError(
-            f"{path} is not read: it holds code or other objects beside tensors, or is damaged; "
+            f"{path} is refused: it holds code or other objects besides tensors, or is damaged; "
             "it must be a state dict"
         ) from error
     except (*OTHER_FORM, struct.error) as error:
         raise FileError(
-            f"{path} is not a whole file of torch.save: {first_line(error):.200}"
+            f"{path} is not a complete torch.save file: {first_line(error):.200}"
         ) from error
     if not isinstance(state, dict):
         raise FileError(f"{path} holds a {type(state).__name__}; it must hold a state dict")

@@ -1,4 +1,4 @@
-"""What is true of a finished file: format, size, parity, alignment, reorders, memory."""
+"""Checks of a finished file: format, size, parity, alignment, reorders, memory."""
 
 import tempfile
 from collections import Counter

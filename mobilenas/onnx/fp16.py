@@ -230,7 +230,7 @@ def folded(source: Path) -> ModelProto:
     if any(node.op_type in _CONVERTED for node in model.graph.node) or any(
         tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer
     ):
-        raise FileError(f"{source} is in 8 bits or in float16 already; give the float32 file")
+        raise FileError(f"{source} is INT8 or float16 already; give the float32 file")
     with tempfile.TemporaryDirectory(prefix="mobilenas-fold-") as folder:
         given, path = Path(folder, "given.onnx"), Path(folder, "folded.onnx")
         # under a name that is not UTF-8 it would not be folded, and only the log would say so

@@ -115,7 +115,7 @@ def _extra(name: str) -> Iterator[None]:
         if not RUNTIMES[name].packages:
             raise
         raise MobileNASError(
-            f"format {name} needs a package that is not here ({error}): "
+            f"format {name} needs a package that is not installed ({error}): "
             f"pip install 'mobilenas[{name}]'"
         ) from error
 

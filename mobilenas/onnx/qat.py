@@ -1,4 +1,4 @@
-"""Fine-tuning with 8 bits simulated, so that the weights know what rounding will do to them."""
+"""Quantization-aware training: fine-tuning with INT8 rounding simulated."""
 
 import copy
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def fine_tune(
             loss.backward()
             norm = nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
             if not torch.isfinite(loss + norm):
-                raise DivergedError(f"8-bit epoch {epoch + 1}: the loss is {loss.item():g}")
+                raise DivergedError(f"QAT epoch {epoch + 1}: the loss is {loss.item():g}")
             optimizer.step()
             schedule.step()
             losses.append(loss.item())

@@ -1,4 +1,4 @@
-"""What onnxruntime's QNN provider, for Qualcomm's chips, takes of a graph.
+"""How much of a graph onnxruntime's QNN provider, for Qualcomm's chips, can run.
 
 The mobile usability checker has no list for it. This one is that of onnxruntime's page on the
 provider, with HardSigmoid (since onnxruntime 1.18, pull request 20508) and Reshape.

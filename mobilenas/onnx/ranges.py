@@ -1,4 +1,4 @@
-"""How far the numbers inside a network reach, measured on images in float32."""
+"""The ranges of the values inside a network, measured on images in float32."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""export.json: what a run has exported, and what was found of each file."""
+"""export.json: the files that a run has exported, and what was measured on each."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a target's accelerator takes of a graph, and exact rewrites that it takes more of."""
+"""How much of a graph a target's accelerator can run, and exact rewrites that raise it."""
 
 import logging
 import tempfile

@@ -1,1 +1,1 @@
-"""Jobs over a run folder: what was asked for, the stages, several runs side by side."""
+"""Jobs over a run folder: requests, stages, several runs side by side."""

@@ -222,9 +222,11 @@ def _check_request(request: Request) -> None:
     plain = type(request).__dataclass_fields__
     for name, instead in NOT_ABLATED.items():
         if getattr(request, name) != plain[name].default:
-            raise MobileNASError(f"--{name.replace('_', '-')} is not for an ablation: {instead}")
+            raise MobileNASError(
+                f"--{name.replace('_', '-')} does not work in an ablation: {instead}"
+            )
     if request.image_size == AUTO:
-        raise MobileNASError(f"--image-size {AUTO} is not for an ablation: all have one side")
+        raise MobileNASError(f"--image-size {AUTO} does not work in an ablation: give a number")
     if not request.budgets:
         raise BudgetError(
             "networks are compared at equal cost: use --flops or --params, which set the channels "
@@ -239,8 +241,8 @@ def _check_same(folder: Path, existing: RequestRecord, requested: RequestRecord)
     )
     if other := [name for name in after if before[name] != after[name]]:
         raise FileError(
-            f"{folder} holds another ablation: {', '.join(other)} differ from what --resume was "
-            "asked for"
+            f"{folder} holds another ablation: {', '.join(other)} differ from those that "
+            "--resume has"
         )
 
 

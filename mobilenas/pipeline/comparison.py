@@ -105,7 +105,7 @@ def _baselines(
     if random is None:
         random = settings.random or RunSettings.random if RANDOM in names else 0
     elif RANDOM not in names:
-        raise MobileNASError(f"--random {random} goes with `{RANDOM}` among --baselines")
+        raise MobileNASError(f"--random {random} needs `{RANDOM}` in --baselines")
     return BaselineSettings(
         mobilenets=tuple(name for name in names if name != RANDOM),
         random=random,

@@ -1,4 +1,4 @@
-"""What of a run reaches the device: its file in the device's precision, and how fast that is."""
+"""The file of a run that the device runs, in the device's precision, and its latency."""
 
 import functools
 import tempfile

@@ -1,4 +1,4 @@
-"""How much is trained, by one word."""
+"""Epochs and finalists of each `--effort`."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from mobilenas.train.recipes import DEFAULT_RECIPE, fields_of
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is trained; small sets get more epochs, so that there are `min_steps`.
+    """How long networks are trained; small sets get more epochs, to reach `min_steps`.
 
-    They get `MAX_REPEATS` times as many at most: more passes over so few images cost time alone.
+    They get at most `MAX_REPEATS` times as many: more passes over so few images only cost time.
     """
 
     epochs: int

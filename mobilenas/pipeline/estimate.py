@@ -20,7 +20,7 @@ from mobilenas.pipeline.deployment import write_onnx
 from mobilenas.pipeline.pretrained import pretrained_baselines, ready_made
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
-from mobilenas.search.epoch_metrics import images_looked_at
+from mobilenas.search.epoch_metrics import images_evaluated
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.base import Arch, family_of
 from mobilenas.spaces.mobile.mobilenets import PLACEMENTS
@@ -123,9 +123,9 @@ def _check_memory(params: int) -> None:
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise MobileNASError(
-            f"a network of these budgets has {format_count(params)} params, so that training it "
+            f"a network of these budgets has {format_count(params)} params, so training it "
             f"takes {needed / 2**30:.0f} GB or more, and this machine has "
-            f"{available / 2**30:.0f} GB; make a budget smaller"
+            f"{available / 2**30:.0f} GB; lower a budget"
         )
 
 
@@ -241,7 +241,7 @@ def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     # all images are the weights' where no alphas are to see others
     alone = how.sampling == "sandwich" and how.warmup >= how.epochs
     steps = max(1, len(data.train) // (1 if alone else 2) // how.batch_size)
-    images = images_looked_at(how, len(data.val)) + how.evaluated * len(data.val)
+    images = images_evaluated(how, len(data.val)) + how.evaluated * len(data.val)
     seconds = how.epochs * steps * speeds.weight_step
     seconds += (how.epochs - how.warmup) * steps * speeds.alpha_step
     return seconds + images * speeds.supernet_image

@@ -37,14 +37,17 @@ class Int8Settings:
     """How weights and activations become INT8."""
 
     weights: Int8Weights = setting(
-        PER_CHANNEL, help="INT8: what shares a scale.", group="Output", flag="--int8-weights"
+        PER_CHANNEL,
+        help="INT8: one scale per channel or per layer.",
+        group="Output",
+        flag="--int8-weights",
     )
     calibration: Calibration = setting(
-        "minmax", help="INT8: how ranges are taken from the calibration images.", group="Output"
+        "minmax", help="INT8: how activation ranges are computed.", group="Output"
     )
     calibration_images: int = setting(
         CALIBRATION_IMAGES,
-        help="INT8: training images that ranges are taken from.",
+        help="INT8: number of training images to compute ranges on.",
         group="Output",
         low=1,
         high=1_000_000,

@@ -1,4 +1,4 @@
-"""The forms of a run's network that phones take, each measured and checked beside the first."""
+"""Files of a run's network for phones, each measured and checked beside model.onnx."""
 
 import math
 import tempfile
@@ -82,7 +82,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     if requested is not None and record.quantization not in (None, requested):
         raise MobileNASError(
             f"{run.folder} is a run with --precision int8: its model.int8.onnx is what was "
-            "compared and checked, and is not made anew; leave out the options of int8"
+            "compared and checked, and is not replaced; leave out the options of int8"
         )
     added, changed = False, False
     refused: list[str] = []
@@ -209,7 +209,7 @@ def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
     epochs = made.qat_epochs
 
     def on_epoch(epoch: int, loss: float) -> None:
-        run.reporter.info(f"8-bit epoch {epoch}/{epochs}, loss {loss:.3f}")
+        run.reporter.info(f"QAT epoch {epoch}/{epochs}, loss {loss:.3f}")
 
     arch = read_arch(run.folder / ARCH_FILE)
     tuned = fine_tune(

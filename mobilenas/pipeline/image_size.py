@@ -1,4 +1,4 @@
-"""`--image-size auto`: which sides there are, and which one is searched.
+"""`--image-size auto`: the sides to choose from, and which one is searched.
 
 At every side a network begins the final training on images of that side; successive halving decides
 among them, as it does among finalists.
@@ -16,7 +16,7 @@ from mobilenas.core.records import read_log, read_record, write_record
 from mobilenas.core.settings import to_plain
 from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
-from mobilenas.data import ImageKind, guessing
+from mobilenas.data import ImageKind, chance_remark
 from mobilenas.latency.cost_model import Latency
 from mobilenas.latency.profile import ProfileError
 from mobilenas.pipeline.run_folder import IMAGE_SIZE_FILE, Run
@@ -116,7 +116,7 @@ def _choose(run: Run, path: Path) -> None:
         write_record(path, _proposed(run, list(spaces.values())))
     record, winner = compare_sides(run, path, "image size")
     best = max((score.val_top1 for score in record.scores), default=100.0)
-    if remark := guessing(best, run.data.val.labels, len(run.data.classes)):
+    if remark := chance_remark(best, run.data.val.labels, len(run.data.classes)):
         run.reporter.info(_GUESSES.format(remark))
     space = spaces[winner.image_size]
     write_record(path, structs.replace(record, space=to_plain(space)))

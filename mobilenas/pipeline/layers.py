@@ -66,13 +66,13 @@ def count(target: str, **shape: Any) -> Counted:
     if ":" in target and not path.exists():
         return _of_model(target, **({"image_size": 224, "classes": None} | shape))
     if shape:
-        raise MobileNASError(f"{', '.join(shape)}: not with {target!r}, but with a name only")
+        raise MobileNASError(f"{', '.join(shape)} cannot be combined with {target!r}, only a name")
     if path.is_dir():
         return count_arch(target, read_arch(path / "arch.json"))
     if not path.exists():
         legal = ", ".join((*MOBILENETS, *CELL_NETWORKS))
         raise MobileNASError(
-            f"{target!r} is no file or run folder, none of {legal}, and not {FORMS}"
+            f"{target!r} is neither a file or run folder, nor one of {legal}, nor {FORMS}"
         )
     return _of_onnx(path) if path.suffix == ".onnx" else count_arch(target, read_arch(path))
 

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file that says all that an app needs to know."""
+"""A trained network as an ONNX file whose metadata tell an app all it needs."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence

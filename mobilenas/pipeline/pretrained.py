@@ -1,4 +1,4 @@
-"""Runs that start from a pretrained network: its parts, its weights, and who learns from it.
+"""Runs that start from a pretrained network: subnetworks, weights, the teacher, baselines.
 
 The whole network is fine-tuned first. The search begins with its weights, and what is trained from
 weights afterwards learns from its answers, too.

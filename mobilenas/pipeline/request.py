@@ -37,7 +37,7 @@ ANY_COUNT = SMALL_SET
 _RUNG_SHARE = 0.2
 # of the epochs of the final training: of the supernet and the teacher of a pretrained network
 _SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.15, 0.25, 3
-# parts of a pretrained network whose loss is looked at, for each finalist
+# subnetworks of a pretrained network whose loss is evaluated, for each finalist
 _EVALUATED = 5
 # of the norms' statistics in trainings from scratch: those of pretrained networks are slow
 _MOMENTUM = 0.1
@@ -47,9 +47,11 @@ _MIN_EPOCHS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOptions, BudgetOptions):
-    """What a user says; None leaves it to the effort or to the data."""
+    """A user's options; None leaves the value to the effort or to the data."""
 
-    effort: EffortName = setting("standard", help="How much is trained.", group="Training")
+    effort: EffortName = setting(
+        "standard", help="How long networks are trained.", group="Training"
+    )
     epochs: int | None = setting(
         None,
         help="Epochs of the final training.",
@@ -60,7 +62,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     )
     recipe: str | None = setting(
         None,
-        help="How networks are trained; `mobilenas recipes` shows what there is.",
+        help="Training recipe of all networks; `mobilenas recipes` lists them.",
         default_text=f"{DEFAULT_RECIPE}; with --pretrained {FINETUNE}",
         group="Training",
         built_in=tuple(RECIPES),
@@ -111,7 +113,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     )
     inherit: bool = setting(
         False,
-        help="Start final training from the supernet's weights, and train from scratch, too.",
+        help="Start final training from the supernet's weights, with one from scratch as control.",
         group="Training",
         rare=True,
         added=True,
@@ -150,7 +152,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             )
         if self.extra_depthwise not in (None, "off") and self.profile is not None:
             raise MobileNASError(
-                f"--extra-depthwise {self.extra_depthwise} is not for --profile: "
+                f"--extra-depthwise {self.extra_depthwise} does not work with --profile: "
                 "none has such blocks; use off"
             )
         if self.warmup is not None and self.search_epochs is not None:
@@ -184,34 +186,38 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         if self.pretrained is not None:
             self._refuse(_NOT_PRETRAINED, "--pretrained")
             if self.method != DEFAULT_METHOD and METHODS[self.method].sampler.partial > 1:
-                raise MobileNASError(f"--method {self.method} is not for --pretrained: {_WHOLE}")
+                raise MobileNASError(
+                    f"--method {self.method} does not work with --pretrained: {_WHOLE}"
+                )
         if self.space == "mobile" and "edges" in (self.entropy_terms or ""):
             raise MobileNASError(
-                f"--entropy-terms {self.entropy_terms} is not for --space mobile: {_CHAIN}"
+                f"--entropy-terms {self.entropy_terms} does not work with --space mobile: {_CHAIN}"
             )
         if self.space == "cell" and self.sampling in ("single-path", "sandwich"):
             raise MobileNASError(
-                f"--sampling {self.sampling} is not for --space cell: choose softmax or gumbel"
+                f"--sampling {self.sampling} does not work with --space cell: use softmax or gumbel"
             )
 
     def _refuse(self, others: Mapping[str, str], where: str) -> None:
-        """Refuse the options of which any was said, and say why."""
+        """Refuse options that were given but do not work here, and say why."""
         for name, why in others.items():
             if getattr(self, name) != self.__dataclass_fields__[name].default:
-                raise MobileNASError(f"--{name.replace('_', '-')} is not for {where}: {why}")
+                raise MobileNASError(
+                    f"--{name.replace('_', '-')} does not work with {where}: {why}"
+                )
 
     def _refuse_split_graphs(self) -> None:
         """Refuse by name the options whose operators a target does not run."""
         for name, legal in (("activation", ("relu", "relu6")), ("squeeze", ("off",))):
-            said = getattr(self, name)
-            if self.gateless and said not in (None, *legal):
+            given, target = getattr(self, name), self.target_without_gate
+            if target and given not in (None, *legal):
                 raise MobileNASError(
-                    f"--{name} {said} is not for --targets {self.gateless}, which has no "
+                    f"--{name} {given} does not work with --targets {target}, which has no "
                     f"HardSigmoid: it would split the graph; use {' or '.join(legal)}"
                 )
 
     @property
-    def gateless(self) -> str:
+    def target_without_gate(self) -> str:
         """The first target that runs neither hard-swish nor squeeze-excite; empty if all do."""
         if not self.targets:
             return ""
@@ -255,7 +261,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             scratch_recipe=scratch_recipe,
             **passed_on | {"baselines": tuple(self.baselines)},
             activation=self.activation
-            or ("relu" if self.gateless else ACTIVATION_FOR[self.precision]),
+            or ("relu" if self.target_without_gate else ACTIVATION_FOR[self.precision]),
             random=self._default_random if self.random is None else self.random,
         )
 
@@ -275,7 +281,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def _alphas_decide(self) -> bool:
-        """Whether a part or method of the search was said, or there are no finalists to decide."""
+        """Whether a method or a part of it was given, or there are no finalists to decide."""
         parts = any(getattr(self, part) is not None for part in PARTS if part != "prior")
         published = self.method != DEFAULT_METHOD
         # the losses of parts of a pretrained network decide also without finalists
@@ -334,7 +340,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     @property
     def _usual_squeeze(self) -> Policy:
         """Squeeze-excite pays for its FLOPs everywhere; for time and params, a search decides."""
-        if self.gateless:
+        if self.target_without_gate:
             return "off"
         return "on" if self.latency is None and self.params is None else "searched"
 
@@ -348,7 +354,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         return None
 
 
-_CHAIN = "it is a chain of blocks, and has no edges to choose between"
+_CHAIN = "it is a chain of blocks and has no edges to choose from"
 _WHOLE = "the channels of a pretrained network enter together"
 _OWN_BLOCKS = "its blocks are those of the pretrained network"
 _NOT_PRETRAINED = {

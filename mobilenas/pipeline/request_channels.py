@@ -17,7 +17,7 @@ _SHARE, _FINALIST_SHARE = 0.5, 1 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelsRequest(Request, ChannelOptions):
-    """What a user says; None leaves it to the effort."""
+    """A user's options; None leaves the value to the effort."""
 
     space: str = "channels"
     """Not an option here."""

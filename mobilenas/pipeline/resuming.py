@@ -1,4 +1,4 @@
-"""--resume with some options given again: they must equal those that the job was started with."""
+"""--resume with options: they must equal those that the job was started with."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -29,7 +29,7 @@ def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Repo
         return None
     if not isinstance(plain, dict) or plain.keys() != {field.name for field in fields(kind)}:
         raise FileError(
-            f"{folder} holds a run of another command or release: resume it by --resume alone"
+            f"{folder} holds a run of another command or release: resume it with --resume only"
         )
     try:
         requested: Request = from_plain(kind, plain, "request")

@@ -1,4 +1,4 @@
-"""The run folder: what one job was asked for, and where each stage reads and writes."""
+"""The run folder: the request of one job, and where each stage reads and writes."""
 
 import platform
 import shlex
@@ -100,7 +100,7 @@ class Run:
     folder: Path
     """RUN."""
     settings: RunSettings
-    """What was asked for."""
+    """The full settings of the job, as run.json has them."""
     reporter: Reporter = field(default_factory=NullReporter)
     """Hears of progress."""
     side: int | None = None
@@ -128,7 +128,7 @@ class Run:
     def check_images(self, data: ImageData) -> ImageData:
         """Return `data`; DataError unless they are the images that the run began with."""
         if data.fingerprint != self.fingerprint:
-            raise DataError(f"the images of {data.name} are not those {self.folder} began with")
+            raise DataError(f"the images of {data.name} are not those {self.folder} started with")
         return data
 
     @cached_property
@@ -341,4 +341,4 @@ def command_line() -> str:
 def _difference(existing: RunSettings, requested: RunSettings) -> str:
     before, after = to_plain(existing), to_plain(requested)
     names = [name for name in before if before[name] != after[name]]
-    return f"{', '.join(names)} differ from what --resume was asked for"
+    return f"{', '.join(names)} differ from those that --resume has"

@@ -1,4 +1,4 @@
-"""A run in full: the settings that, with the same machine, decide every result."""
+"""The full settings of a run, which determine every result on the same machine."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -29,16 +29,18 @@ SUBNETWORKS = "subnetworks"
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """What a user says and every stage reads as it was said."""
+    """Settings that reach the stages as the user gave them."""
 
     profile: str | None = setting(
         None,
-        help="Device profile; `mobilenas profile list` shows them.",
+        help="Device profile; `mobilenas profile list` lists them.",
         group="Budgets",
         metavar="NAME",
     )
     """RUN/profile.json is what it held when the run was started."""
-    precision: Precision = setting("fp32", help="What the device runs.", group="Budgets")
+    precision: Precision = setting(
+        "fp32", help="Precision of the network on the device.", group="Budgets"
+    )
     space: str = setting("mobile", help="Family of networks to search.", built_in=_SPACES)
     method: str = setting(
         DEFAULT_METHOD,
@@ -59,7 +61,7 @@ class JobSettings:
     )
     threads: int = setting(
         THREADS,
-        help="Threads of torch; on idle cores more are faster from 64 pixels on.",
+        help="Threads of torch; on idle cores more are faster for images of 64 pixels and up.",
         group="Training",
         low=1,
         high=1024,
@@ -80,13 +82,13 @@ class JobSettings:
     """Random networks get the search's time, through the same finalists stage."""
     equal_time: bool = setting(
         False,
-        help="Train the best MobileNet also for the time of search and final training.",
+        help="Also train the best MobileNet for as long as search and final training took.",
         group="Comparison",
         added=True,
     )
     seeds: int = setting(
         1,
-        help="Number of seeds of the comparison, counted up from --seed.",
+        help="Number of seeds in the comparison, counted up from --seed.",
         group="Comparison",
         low=1,
         high=1000,
@@ -113,7 +115,7 @@ class JobSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(JobSettings):
-    """Everything a job was asked for; with the same machine, it decides every result."""
+    """All settings of a job; on the same machine they determine every result."""
 
     data: DataSettings
     """Which images."""
@@ -166,7 +168,7 @@ class RunSettings(JobSettings):
         if (self.space == SUBNETWORKS) != (self.pretrained is not None):
             raise MobileNASError("pretrained goes with the space subnetworks, and with no other")
         if self.inherit and self.space not in ("mobile", SUBNETWORKS):
-            raise MobileNASError(f"--inherit is not for the space {self.space}, but for mobile")
+            raise MobileNASError(f"--inherit does not work with the space {self.space}: use mobile")
         if not self.budgets and self.space != "cell":
             raise BudgetError(NO_BUDGET)
         costs = [budget.cost for budget in self.budgets]

@@ -100,8 +100,7 @@ def profile_of(request: Request, reporter: Reporter) -> Profile | None:
 
 
 def tell_targets(request: Request, reporter: Reporter) -> None:
-    """Say what the targets leave out of the space."""
-    if request.gateless and request.space == "mobile":
-        reporter.info(
-            f"{request.gateless} has no {GATE}: networks have no hard-swish and no squeeze-excite"
-        )
+    """Report what the targets exclude from the space."""
+    target = request.target_without_gate
+    if target and request.space == "mobile":
+        reporter.info(f"{target} has no {GATE}: networks have no hard-swish and no squeeze-excite")

@@ -1,4 +1,4 @@
-"""Training the networks of a run: where each starts, by which recipe, who it learns from."""
+"""Training the networks of a run: from which weights, by which recipe, with which teacher."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from mobilenas.channels.start import has_sizes, kept_network
 from mobilenas.core.files import read_bytes, to_json, write_bytes
 from mobilenas.core.folders import holding
 from mobilenas.core.records import read_record, write_record
-from mobilenas.data import guessing
+from mobilenas.data import chance_remark
 from mobilenas.nn.network import Network
 from mobilenas.pipeline.pretrained import FROM_WEIGHTS, start_network, teacher_stage
 from mobilenas.pipeline.run_folder import Run, versions
@@ -157,7 +157,7 @@ def _train(
     )
     result = structs.replace(result, trained_in=trained_in)
     write_record(path, result)
-    if remark := guessing(result.val_top1, run.data.val.labels, len(run.data.classes)):
+    if remark := chance_remark(result.val_top1, run.data.val.labels, len(run.data.classes)):
         run.reporter.info(f"{stage}: {remark} (validation)")
     return result
 

@@ -58,7 +58,7 @@ def swept_runs(folder: Path, report: str) -> list[SweptRun]:
     for run in runs:
         if run.data.fingerprint != runs[0].data.fingerprint:
             raise FileError(
-                f"{folder}: {runs[0].name} and {run.name} are runs of different images; a sweep's "
+                f"{folder}: {runs[0].name} and {run.name} are runs on different images; a sweep's "
                 "are of the same"
             )
     return sorted(runs, key=lambda run: (not run.entries, _flops(run), run.name))

@@ -93,7 +93,7 @@ def read_compared(path: Path) -> list[NetworkRecord]:
         if empty := [name for name in needed if getattr(entry, name) is None]:
             raise FileError(f"{place}.{empty[0]} is None; a {entry.kind} network has it")
     if entries and all(entry.kind != "searched" for entry in entries):
-        raise FileError(f"{path} holds no searched network, which is what a comparison is of")
+        raise FileError(f"{path} holds no searched network, which a comparison needs")
     return entries
 
 

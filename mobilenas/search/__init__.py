@@ -1,4 +1,4 @@
-"""Bilevel search, discretization, finalists."""
+"""The bilevel search: methods, candidates, finalists, diagnostics."""
 
 from typing import TYPE_CHECKING
 

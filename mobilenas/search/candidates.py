@@ -1,4 +1,4 @@
-"""Which networks enter the finalists: many are looked at, by what is known before any training."""
+"""Which networks become finalists: the best of many, by what is known without training them."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _USUAL = 64
 """Random networks that say what is usual under the budgets."""
 _POPULATION, _TOURNAMENT, _BROOD = 100, 10, 50
 _ENOUGH, _MAX_BROODS = 3000, 400
-"""Networks that an evolution looks at; most children are over the budget, and are not looked at."""
+"""Networks that an evolution evaluates; most children exceed the budget, and are not evaluated."""
 _DISTANCE = 1 / 3
 """Share of the slots that two of the best differ in, at least."""
 
@@ -127,7 +127,7 @@ def best_by_prior(
 ) -> list[AnyChoice]:
     """Return the best of an evolution that differ from each other in a third of the slots.
 
-    It starts from random networks and `likeliest`, and goes by the prior for so many training
+    It starts from random networks and `likeliest`, and ranks by the prior for so many training
     images and by what `likely` adds.
     """
     source = random.Random(f"candidates/{seed}")
@@ -150,7 +150,7 @@ def _evaluated(
     The loss tells networks apart that classify as many of few images correctly.
 
     It begins with draws from the alphas' distribution, uniform ones while they have decided
-    nothing; batch norms have statistics of the images that are looked at.
+    nothing; batch norms use the statistics of the images being evaluated.
     """
     enough = searcher.settings.evaluated
     first = searcher.searchable.first(budgets) if searcher.searchable.first else ()

@@ -34,7 +34,7 @@ def agreement(choices: Sequence[AnyChoice]) -> float:
     What two networks have in common is up to their family: `alike` of their choices.
     """
     if len(choices) < 2:
-        raise MobileNASError(f"agreement is of two networks or more, not of {len(choices)}")
+        raise MobileNASError(f"agreement needs two networks or more, not {len(choices)}")
     return fmean(a.alike(b) for a, b in combinations(choices, 2))
 
 

@@ -1,4 +1,4 @@
-"""What the log keeps of an epoch beside its losses; no network is chosen by it."""
+"""Metrics of an epoch for the log, beside its losses; no network is chosen by them."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ _NORM_IMAGES = 128
 """For each draw: batch norm's own noise is small from here on, and an epoch must not wait."""
 
 
-def images_looked_at(settings: SearchSettings, val_images: int) -> int:
+def images_evaluated(settings: SearchSettings, val_images: int) -> int:
     """Return about how many images a search classifies beside its steps, for estimates."""
     monitor_split = min(MONITOR_IMAGES, val_images)
     draws = 1 if settings.sampling == "softmax" else _DRAWS

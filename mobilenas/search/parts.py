@@ -1,4 +1,4 @@
-"""What can be said of a search: its parts, each in place of the method's own."""
+"""Options of a search: each replaces a part of the method."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -87,18 +87,18 @@ class SearchParts:
     )
     warmup: int | None = setting(
         None,
-        help="First epochs of the supernet, which train weights only.",
+        help="Epochs at the start of the supernet that train weights only.",
         default_text=_OWN,
         rare=True,
         low=0,
         high=10_000,
     )
     on_collapse: OnCollapse | None = setting(
-        None, help="What a collapse alarm does.", default_text="warn", rare=True
+        None, help="What to do on a collapse alarm.", default_text="warn", rare=True
     )
     prior: bool | None = setting(
         None,
-        help="Let networks trained earlier help to choose the finalists.",
+        help="Let a prior, fitted to networks trained earlier, propose the finalists.",
         default_text=_OWN,
         rare=True,
         added=True,

@@ -1,4 +1,4 @@
-"""What networks that were trained before say of one that was not.
+"""The prior: predicts how good an untrained network is, from networks trained before.
 
 A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
 activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of

@@ -24,7 +24,7 @@ from mobilenas.core.settings import from_plain, to_plain, to_plain_without_added
 from mobilenas.cost.budget import LATENCY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs_by_name
-from mobilenas.data import ImageData, Split, guessing
+from mobilenas.data import ImageData, Split, chance_remark
 from mobilenas.nn.network import Network
 from mobilenas.search.candidates import candidates, uses_prior
 from mobilenas.search.collapse_monitor import CollapseMonitor
@@ -153,7 +153,7 @@ def search(
         seconds["finalists"] = halving.spent_for(winner)
         _write_finalists(folder, budgets, choices, halving, winner)
         best = max(score.val_top1 for score in halving.scores)
-        guesses = _guesses(best, data.val, data, _FINALISTS_GUESS)
+        guesses = _chance_alarms(best, data.val, data, _FINALISTS_GUESS)
         alarms += guesses
         for alarm in guesses:
             reporter.info(alarm)
@@ -265,7 +265,7 @@ def inherited_network(
     path, inherited = folder / _CHECKPOINT, _inheriting(space)
     choice, state = searched_choice(folder, space, arch), load_checkpoint(path)
     if state is None:
-        raise FileError(f"{path} does not exist; the network was to start from its weights")
+        raise FileError(f"{path} does not exist; the network should start from its weights")
     with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
         net = searchable(space).supernet(space, sampler)
     with restoring(path):
@@ -300,9 +300,9 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _guesses(top1: float, split: Split, data: ImageData, remark: str) -> list[str]:
+def _chance_alarms(top1: float, split: Split, data: ImageData, remark: str) -> list[str]:
     """Return the alarm, with `remark` filled in, if so much top-1 is no better than chance."""
-    finding = guessing(top1, split.labels, len(data.classes))
+    finding = chance_remark(top1, split.labels, len(data.classes))
     return [remark.format(finding)] if finding else []
 
 
@@ -313,7 +313,7 @@ def _train_supernet(
     path = folder / _CHECKPOINT
     state = load_checkpoint(path) or {"identity": identity, "log": []}
     if state.get("identity") != identity:
-        raise FileError(f"{path} is of another search; choose another folder")
+        raise FileError(f"{path} belongs to another search; choose another folder")
     log = read_checkpoint_log(state, SearchLine, path)
     # the checkpoint has the log, too: a kill between the two files leaves no line out
     write_log(folder / "log.jsonl", log)
@@ -331,7 +331,7 @@ def _train_supernet(
         alarms = monitor.update(line)
         last = monitor.stopped or searcher.epochs_done == searcher.settings.epochs
         if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it
-            alarms += _guesses(
+            alarms += _chance_alarms(
                 line.val_top1, searcher.monitor_split, searcher.data, _SUPERNET_GUESSES
             )
         reported = {_name_of(alarm) for before in log for alarm in before.alarms}

@@ -1,4 +1,4 @@
-"""The space a budget asks for."""
+"""The mobile space, sized for the budgets or picked from a device profile."""
 
 import math
 import random
@@ -26,7 +26,7 @@ SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
 def space_for(
     budgets: Sequence[Budget], latency: Latency | None = None, **options: Unpack[SpaceOptions]
 ) -> MobileSpace:
-    """Return the mobile space whose uniformly drawn archs lie around the budgets.
+    """Return the mobile space whose uniformly drawn archs typically use the whole budget.
 
     `options` are those of `mobilenas.spaces.mobile.template.template`. With a profile it
     is the nearest of the spaces that were measured: a block of any other has no time.

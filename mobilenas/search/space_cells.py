@@ -1,4 +1,4 @@
-"""The cell space a budget asks for."""
+"""The cell space, sized for the budgets."""
 
 import math
 import random
@@ -25,7 +25,7 @@ def cell_space_for(
     channels: int | None = None,
     **options: Any,
 ) -> CellSpace:
-    """Return the cell space whose uniformly drawn archs lie around the budgets, if there are any.
+    """Return the cell space whose uniformly drawn archs typically use the budgets, if any.
 
     `options` are other fields of the space. Channels that are not given are the even number for
     which the median over drawn archs of the largest cost / limit is nearest 1.

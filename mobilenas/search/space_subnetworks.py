@@ -1,4 +1,4 @@
-"""The parts of a pretrained network that a budget asks for, and at which sides."""
+"""The subnetworks of a pretrained network for a budget, and the sides to search them at."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def measured_sides(
     if not found:
         side = sides[-1]
         raise ProfileError(
-            f"profile {profile.name} lacks {lacking(side)[0].key!r} and other {precision} parts of "
+            f"profile {profile.name} lacks {lacking(side)[0].key!r} and other {precision} units of "
             f"{name} at {side}x{side}; `mobilenas profile latency --pretrained {name} --image-size "
             f"{side} --precision {precision} --name {profile.name}-{Path(name).name}` measures them"
         )
@@ -78,7 +78,7 @@ def subnetwork_space_for(
         try:
             at.check_reachable()
         except UnreachableError as error:
-            raise UnreachableError(f"{error} (parts of the network at {side}x{side})") from error
+            raise UnreachableError(f"{error} (subnetworks at {side}x{side})") from error
     used = {side: at.utilization(at.space.largest()) for side, at in kept.items()}
     if max(used.values()) < FLOOR:
         side = max(kept)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics for a while: networks of one supernet that were not trained alone."""
+"""Temporary batch-norm statistics, for networks of a supernet that were not trained alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What an ablation compares, as the command line writes it."""
+"""The variants of an ablation, parsed from the command line."""
 
 import re
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What can be found: families of networks, and the one registry of them (`base.py`)."""
+"""Search spaces: families of networks, and their registry (`base.py`)."""

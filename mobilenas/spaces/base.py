@@ -251,5 +251,5 @@ def searchable(space: Space) -> Searchable:
     """Return what a gradient search needs of a space's family."""
     search = family_of(space).search
     if search is None:
-        raise TypeError(f"no supernet has the networks of a {space.family} space")
+        raise TypeError(f"a {space.family} space has no supernet")
     return search

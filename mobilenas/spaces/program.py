@@ -1,4 +1,4 @@
-"""What discretization is in every family: the most probable choice that keeps every budget.
+"""What the discretization of all families shares: the most probable choice that meets all budgets.
 
 Each family states it as a mixed-integer linear program: which variables and rows there are. How it
 is solved (HiGHS), and that the exact costs have the last word, is the same.

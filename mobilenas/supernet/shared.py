@@ -19,7 +19,7 @@ class Supernet(nn.Module):
 
     def start_from(self, state: State) -> None:
         """Take the weights of the space's largest network, where the space lies around one."""
-        raise TypeError(f"{type(self).__name__} does not lie around a network with weights")
+        raise TypeError(f"{type(self).__name__} is not built around a network with weights")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Training from scratch: recipe, trainer, and a resumable run in a folder."""
+"""Training: recipes, trainer, resumable trainings in a folder, pretrained weights, distillation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Learning from another network's answers."""
+"""Distillation: learning from another network's outputs."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Networks that come with trained weights: what there is, where the weights are, loading them.
+"""Pretrained networks: which there are, finding their weights, loading them.
 
 Weights of another program have other names; a source knows those of its file. torch is imported
 when weights are loaded, not for the list.

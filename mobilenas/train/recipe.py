@@ -23,13 +23,11 @@ class Recipe:
     """Passes over the training images."""
     batch_size: int = field_setting(
         128,
-        help="Images in a step; the last, smaller batch of an epoch is left out.",
+        help="Images per step; the last, smaller batch of an epoch is dropped.",
         low=2,  # batch norm needs two
         high=1_000_000,
     )
-    learning_rate: float = field_setting(
-        0.5, help="Peak of the learning rate.", low=1e-9, high=1000
-    )
+    learning_rate: float = field_setting(0.5, help="Peak learning rate.", low=1e-9, high=1000)
     momentum: float = field_setting(
         0.9, help="Nesterov's with sgd, beta1 with adamw.", low=0, high=0.9999
     )
@@ -97,7 +95,7 @@ class Recipe:
         high=1,
     )
     trivialaugment: bool = field_setting(
-        False, added=True, help="TrivialAugment: one random operation an image."
+        False, added=True, help="TrivialAugment: one random operation per image."
     )
     random_erasing: float = field_setting(
         0.0, added=True, help="Probability that a rectangle of an image is erased.", low=0, high=1

@@ -219,7 +219,7 @@ def _read_checkpoint(path: Path, identity: Json) -> _State | None:
         other = [p for p in both if state["identity"].get(p) != identity.get(p)]
     if other:
         raise FileError(
-            f"{path} is of another training: its {' and '.join(other)} differ; "
+            f"{path} belongs to another training: its {' and '.join(other)} differ; "
             "choose another folder, or start this one again without resuming"
         )
     return _State(**state | {"log": log})

@@ -1,4 +1,4 @@
-"""What a browser says of its device."""
+"""What a browser reports about its device."""
 
 from mobilenas.core.settings import readable
 from mobilenas.web.records import Opening

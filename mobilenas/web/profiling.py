@@ -74,7 +74,7 @@ class Profiling:
         reporter.start("measuring", len(self._manifest.models))
         if not await self.site.serve():
             raise MobileNASError(
-                f"no page asked for anything in {self._idle_s} s; the same command resumes"
+                f"no request from a page in {self._idle_s} s; the same command resumes"
             )
         if self._error:
             raise self._error

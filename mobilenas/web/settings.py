@@ -22,18 +22,18 @@ class ServeSettings:
     )
     idle: int = setting(
         900,
-        help="Seconds without a request of the page after which the server stops.",
+        help="Stop the server after this many seconds without a request.",
         group="Output",
         low=1,
         high=10**6,
     )
     certificate: Path | None = setting(
-        None, help="Serve by HTTPS with this certificate, in PEM format.", group="Output"
+        None, help="Serve over HTTPS with this certificate, in PEM format.", group="Output"
     )
     key: Path | None = setting(
         None,
         help="Private key of the certificate.",
-        default_text="in its file",
+        default_text="in the certificate's file",
         group="Output",
     )
 

@@ -138,7 +138,7 @@ def _model(name: str, path: Path, checksum: str, size_bytes: int, top1: float) -
     side = metadata.image_size
     if len(metadata.mean) != 3 or not classifier.takes((FLOAT, [3, side, side])):
         raise FileError(
-            f"{path}: the input is {classifier.type} {classifier.shape}; a page gives it float "
+            f"{path}: the input is {classifier.type} {classifier.shape}; the page needs float "
             f"[1, 3, {side}, {side}]"
         )
     return TriedModel(

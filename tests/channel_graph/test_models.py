@@ -342,5 +342,5 @@ def test_a_file_that_is_no_weights_is_named(here: Path) -> None:
     with pytest.raises(FileError, match=r"w\.safetensors does not exist"):
         load_model("planted_nets:small", classes=5, image_size=8, weights=path)
     path.write_bytes(b"not weights")
-    with pytest.raises(FileError, match=r"w\.safetensors is not a whole safetensors file"):
+    with pytest.raises(FileError, match=r"w\.safetensors is not a complete safetensors file"):
         load_model("planted_nets:small", classes=5, image_size=8, weights=path)

@@ -122,7 +122,7 @@ def test_a_search_that_stopped_ends_as_one_that_did_not(
 
 def test_a_folder_of_another_search_is_refused(micro_images: ImageData, tmp_path: Path) -> None:
     found(micro_images, tmp_path, replace(SETTINGS, trials=1))
-    with pytest.raises(FileError, match=r"checkpoint.pt is of another search"):
+    with pytest.raises(FileError, match=r"checkpoint.pt belongs to another search"):
         found(micro_images, tmp_path, replace(SETTINGS, trials=2))
 
 

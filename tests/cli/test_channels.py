@@ -237,7 +237,7 @@ def test_sizes_are_searched_trained_exported_and_compared(
             "model is 'nowhere': no pretrained",
         ),
         (("--model", "torchvision:vgg11", "--flops", "1M", "--out", "new"), "not take 8x8 images"),
-        ((*V2, *GO, "--flops", "1M", "--trials", "3"), "--flops, --trials: not with --graph-only"),
+        ((*V2, *GO, "--flops", "1M", "--trials", "3"), "so it excludes --flops, --trials"),
         (GO, "missing option --model"),
         (
             ("--model", "mobilenet_v9", *GO),
@@ -270,7 +270,7 @@ def test_a_factory_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_arch_says_image_size_and_classes_itself() -> None:
     write_arch(Path("arch.json"), ARCHS["mobile"])
     for option in ("--image-size", "--classes"):
-        assert "do not go with arch.json" in refused("--model", "arch.json", *GO, option, "32")
+        assert "combined with arch.json" in refused("--model", "arch.json", *GO, option, "32")
 
 
 def test_a_drawing_that_cannot_be_written() -> None:

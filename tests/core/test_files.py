@@ -143,8 +143,8 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
             b'{"schema_version": 2, "flops": ' + b"9" * 9000 + b"}",
             "flops is 9000 digits, which is not a legal number",
         ),
-        (b'{"schema_version": 2, "a": {"b": 1, "b": 1}}', "'b' stands twice in one object"),
-        (b'{"schema_version": 2, "schema_version": 2}', "stands twice in one object"),
+        (b'{"schema_version": 2, "a": {"b": 1, "b": 1}}', "'b' appears twice in one object"),
+        (b'{"schema_version": 2, "schema_version": 2}', "appears twice in one object"),
         (b'{"schema_version": 2, "a": ' + b"[" * 65 + b"]" * 65 + b"}", "more than 64 levels"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
         (b'{"schema_version": 2, "name": "\\ud800"}', "has a character that is not allowed"),
@@ -260,7 +260,7 @@ def test_a_checkpoint_cut_anywhere_is_an_error_that_names_it(tmp_path: Path) -> 
     content = path.read_bytes()
     for cut in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:cut])
-        with pytest.raises(FileError, match=r"checkpoint\.pt is cut or damaged"):
+        with pytest.raises(FileError, match=r"checkpoint\.pt is truncated or damaged"):
             files.load_checkpoint(path)
 
 
@@ -270,7 +270,7 @@ def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it(
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
-    with pytest.raises(FileError, match=r"checkpoint\.pt is cut or damaged"):
+    with pytest.raises(FileError, match=r"checkpoint\.pt is truncated or damaged"):
         files.load_checkpoint(path)
 
 

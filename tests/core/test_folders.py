@@ -328,12 +328,12 @@ def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> N
     with another_process(folder) as process:
         for how in ({}, {"resume": True}, {"overwrite": True}):
             assert refused(folder, **how) == (
-                f"another process works in {folder}: wait until it has ended, or stop it"
+                f"another process is working in {folder}: wait until it ends, or stop it"
             )
         (tmp_path / "link").symlink_to(folder)
-        with pytest.raises(FileError, match="another process works in"):
+        with pytest.raises(FileError, match="another process is working in"):
             check_record(tmp_path / "link", RUN)
-        with pytest.raises(FileError, match="another process works in"):
+        with pytest.raises(FileError, match="another process is working in"):
             start_folder(folder, RUN)
         assert names(folder) == ["run.json"]
         process.kill()

@@ -113,7 +113,7 @@ class TestSplitRules:
 
     @pytest.mark.parametrize("size", [0, 11])
     def test_subset_of_another_size(self, size: int) -> None:
-        with pytest.raises(DataError, match=f"{size} images was asked for; there are 10"):
+        with pytest.raises(DataError, match=f"{size} images was requested; there are 10"):
             stratified_subset(split_of(torch.arange(10) % 2), size, 0)
 
     def test_seeds_differ(self, digits: ImageData) -> None:

@@ -156,7 +156,7 @@ class TestSplits:
     def test_a_class_that_train_has_not(self, tmp_path: Path) -> None:
         pack(tmp_path / "train.tar", samples(range(8)))
         pack(tmp_path / "val.tar", samples(range(6), (0, 1, 7)))
-        with pytest.raises(DataError, match=r"val\.tar has classes that train has not: 7"):
+        with pytest.raises(DataError, match=r"val\.tar has classes that train does not have: 7"):
             load(tmp_path / "{train,val}.tar")
 
 
@@ -287,7 +287,7 @@ class TestShards:
     @pytest.mark.parametrize("content", [b"x" * 5000, b"\x1f\x8b" * 1000])
     def test_no_tar(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.tar").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.tar is cut short, or no uncompressed tar"):
+        with pytest.raises(DataError, match=r"a\.tar is cut short, or not an uncompressed tar"):
             load(tmp_path / "a.tar")
 
     def test_damaged_header(self, tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ class TestBadFolders:
     def test_unknown_class_in_test(self, tmp_path: Path) -> None:
         paint_classes(tmp_path / "train", 4)
         paint_classes(tmp_path / "test", 4, ("cat", "dgo", "owl"))
-        with pytest.raises(DataError, match="classes that train has not: dgo, owl"):
+        with pytest.raises(DataError, match="classes that train does not have: dgo, owl"):
             load(tmp_path)
 
     def test_two_val_folders(self, tmp_path: Path) -> None:
@@ -402,5 +402,5 @@ class TestCifar:
         assert np.array_equal(np.asarray(image).transpose(2, 0, 1), data.test.images([5])[0])
 
     def test_missing_copy(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no whole copy of cifar10 in .*--download"):
+        with pytest.raises(DataError, match=r"no complete copy of cifar10 in .*--download"):
             load_data(DataSettings(source="cifar10", data_root=tmp_path))

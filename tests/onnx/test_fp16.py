@@ -254,7 +254,7 @@ def test_only_float32_files_are_converted(exported: Path, tmp_path: Path) -> Non
     to_fp16(exported, tmp_path / "half.onnx", images(1))
     quantize_static_qdq(exported, tmp_path / "int8.onnx", images(1), per_channel=True)
     for name in ("half", "int8"):
-        with pytest.raises(FileError, match=rf"{name}\.onnx is in 8 bits or in float16 already"):
+        with pytest.raises(FileError, match=rf"{name}\.onnx is INT8 or float16 already"):
             to_fp16(tmp_path / f"{name}.onnx", tmp_path / "out.onnx", images(1))
     with pytest.raises(FileError, match=r"gone\.onnx does not exist"):
         to_fp16(tmp_path / "gone.onnx", tmp_path / "out.onnx", images(1))

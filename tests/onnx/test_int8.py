@@ -338,7 +338,7 @@ def test_what_does_not_fit_is_named(exported: Path, tmp_path: Path) -> None:
 def test_only_float32_files_are_quantized(exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     quantize_static_qdq(exported, tmp_path / "int8.onnx", images(1), per_channel=True)
-    with pytest.raises(FileError, match=r"int8\.onnx is in 8 bits or in float16 already"):
+    with pytest.raises(FileError, match=r"int8\.onnx is INT8 or float16 already"):
         quantize_static_qdq(tmp_path / "int8.onnx", out, images(1), per_channel=True)
     with pytest.raises(FileError, match=r"gone\.onnx does not exist"):
         quantize_static_qdq(tmp_path / "gone.onnx", out, images(1), per_channel=True)

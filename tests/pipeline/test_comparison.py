@@ -124,7 +124,7 @@ def test_what_is_asked_for(
 
 
 def test_what_cannot_be_asked_for(first: Run) -> None:
-    with pytest.raises(MobileNASError, match="--random 4 goes with `random` among --baselines"):
+    with pytest.raises(MobileNASError, match="--random 4 needs `random` in --baselines"):
         comparison._baselines(first, ("mobilenet_v2",), 4)
     with pytest.raises(MobileNASError, match="baseline is 'resnet'"):
         comparison._baselines(first, ("resnet",), None)

@@ -165,7 +165,7 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(
         patched = f"mobilenas.pipeline.estimate.{name}"
         monkeypatch.setattr(patched, lambda *_, **__: pytest.fail("it was built"))
     monkeypatch.setattr("mobilenas.pipeline.estimate.os", SimpleNamespace(sysconf=lambda _: 64))
-    with pytest.raises(MobileNASError, match=r"params, so that training it takes .* smaller$"):
+    with pytest.raises(MobileNASError, match=r"params, so training it takes .* lower a budget$"):
         estimate(run, ticks())
 
 

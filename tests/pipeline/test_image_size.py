@@ -88,7 +88,7 @@ def test_cells_and_ablations_refuse_it() -> None:
     with pytest.raises(MobileNASError, match="--image-size auto is for --space mobile"):
         Request(space="cell", image_size="auto")
     request = Request(flops=1_000_000, image_size="auto")
-    with pytest.raises(MobileNASError, match="--image-size auto is not for an ablation"):
+    with pytest.raises(MobileNASError, match="--image-size auto does not work in an ablation"):
         _check_request(request)
 
 

@@ -236,7 +236,7 @@ def test_a_run_waits_for_the_process_that_was_in_it(
     with former:
         assert former.stdout is not None and former.stdout.readline() == b"locked\n"
         monkeypatch.setattr(on_ray, "_PATIENCE_S", 0)
-        with pytest.raises(FileError, match="another process works in"):
+        with pytest.raises(FileError, match="another process is working in"):
             on_ray._wait_for_former(tmp_path)
         monkeypatch.setattr(on_ray, "_PATIENCE_S", 60)
         monkeypatch.setattr(on_ray.time, "sleep", lambda _: former.communicate())

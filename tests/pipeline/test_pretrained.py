@@ -183,13 +183,13 @@ def test_a_finished_run_is_not_trained_again(run: Run) -> None:
     ("given", "message"),
     [
         ({"pretrained": "efficientnet_lite9"}, "efficientnet_lite9.*names are"),
-        ({"sampler": "random"}, "--sampler is not for --pretrained"),
-        ({"method": "pc-darts"}, "--method pc-darts is not for --pretrained"),
-        ({"activation": "relu"}, "--activation is not for --pretrained"),
-        ({"rank": 3}, "--rank is not for --pretrained"),
+        ({"sampler": "random"}, "--sampler does not work with --pretrained"),
+        ({"method": "pc-darts"}, "--method pc-darts does not work with --pretrained"),
+        ({"activation": "relu"}, "--activation does not work with --pretrained"),
+        ({"rank": 3}, "--rank does not work with --pretrained"),
         ({"pretrained": None, "from_scratch": True}, "--from-scratch needs --pretrained"),
         ({"pretrained": None, "weights": Path("a.pth")}, "--weights needs --pretrained"),
-        ({"space": "cell", "layers": 2}, "--pretrained is not for --space cell"),
+        ({"space": "cell", "layers": 2}, "--pretrained does not work with --space cell"),
         ({"space": "subnetworks"}, "space"),
     ],
 )

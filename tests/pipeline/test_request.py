@@ -88,7 +88,7 @@ def test_other_shares_are_refused(text: str) -> None:
         ),
         (
             {"space": "cell", "sampling": "single-path"},
-            "--sampling single-path is not for --space cell",
+            "--sampling single-path does not work with --space cell",
         ),
     ],
 )

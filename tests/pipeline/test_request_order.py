@@ -99,7 +99,7 @@ def test_budgets_of_the_user_s_model_are_checked_before_an_image_is_decoded(phot
 
 
 def test_channel_sizes_inherit_nothing_from_a_supernet(photos: str) -> None:
-    with pytest.raises(MobileNASError, match="--inherit is not for the space channels"):
+    with pytest.raises(MobileNASError, match="--inherit does not work with the space channels"):
         begin(ChannelsRequest, data=photos, model="torchvision:nothing", flops=1, inherit=True)
 
 

@@ -148,7 +148,7 @@ def test_resume_with_other_settings_is_refused(
 
 def test_resume_with_other_images_is_refused(begin: Any, micro_images: ImageData) -> None:
     begin()
-    with pytest.raises(DataError, match=r"the images of bands are not those .* began with"):
+    with pytest.raises(DataError, match=r"the images of bands are not those .* started with"):
         begin(resume=True, data=replace(micro_images, fingerprint="changed"))
 
 
@@ -160,7 +160,7 @@ def test_changed_images_are_refused_where_they_are_read(
     assert open_run(folder, NullReporter()).data is micro_images
     changed = replace(micro_images, fingerprint="changed")
     monkeypatch.setattr(runs, "load_data", lambda settings, reporter: changed)
-    with pytest.raises(DataError, match=r"the images of bands are not those .* began with"):
+    with pytest.raises(DataError, match=r"the images of bands are not those .* started with"):
         _ = open_run(folder, NullReporter()).data
 
 

@@ -184,7 +184,7 @@ def test_runs_of_different_images_are_refused(sweep: Path) -> None:
     record = json.loads((sweep / "small/run.json").read_text())
     record["data"]["fingerprint"] = "another"
     (sweep / "small/run.json").write_text(json.dumps(record))
-    with pytest.raises(FileError, match="begun and small are runs of different images"):
+    with pytest.raises(FileError, match="begun and small are runs on different images"):
         report_of(sweep)
 
 

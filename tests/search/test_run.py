@@ -131,7 +131,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     tiny_images: ImageData,
     changes: dict[str, Any],
 ) -> None:
-    with pytest.raises(FileError, match=r"checkpoint\.pt is of another search"):
+    with pytest.raises(FileError, match=r"checkpoint\.pt belongs to another search"):
         run(tiny_budgets, tiny_images, done[0], **changes)
 
 

@@ -251,7 +251,7 @@ def saved(content: object, **options: Any) -> bytes:
 
 
 def refused() -> Iterator[tuple[bytes, str]]:
-    code = "is not read: it holds code or other objects beside tensors"
+    code = "is refused: it holds code or other objects besides tensors"
     yield saved({"features.0.0.weight": Code()}), code
     yield saved({"a": Code()}, _use_new_zipfile_serialization=False), code
     yield pickle.dumps(Code()), code
@@ -261,10 +261,10 @@ def refused() -> Iterator[tuple[bytes, str]]:
         saved({"a": torch.eye(2).to_sparse()}),
         "is not a state dict: 'a' is a Tensor, not a dense",
     )
-    yield saved({"a": torch.zeros(9)})[:-40], "is not a whole file of torch.save"
+    yield saved({"a": torch.zeros(9)})[:-40], "is not a complete torch.save file"
     yield saved({"a": torch.zeros(1)}), "does not fit mobilenet_v2: the file has no features.0.0.we"
-    yield b"\x80\x02\x00\x00\x00\x00\x00\x00{", "is not a whole safetensors file"
-    yield b"text", "is not a whole safetensors file"
+    yield b"\x80\x02\x00\x00\x00\x00\x00\x00{", "is not a complete safetensors file"
+    yield b"text", "is not a complete safetensors file"
 
 
 @pytest.mark.parametrize(("content", "message"), list(refused()))

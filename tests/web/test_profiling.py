@@ -286,7 +286,7 @@ def test_a_server_that_nobody_asks_stops(kit: Path) -> None:
     async def nothing(_: Page) -> None: ...
 
     profiling = Profiling(kit, ServeSettings(port=0, idle=1), name="phone")
-    with pytest.raises(MobileNASError, match="no page asked for anything in 1 s"):
+    with pytest.raises(MobileNASError, match="no request from a page in 1 s"):
         served(profiling, nothing)
 
 

@@ -120,7 +120,7 @@ def test_the_command_serves_until_nobody_asks(run: Path) -> None:
     assert (done.exit_code, json.loads(done.stdout)["measurements"]) == (0, [])
     opened, stopped = done.stderr.splitlines()
     assert opened.startswith("Open http://127.0.0.1:")
-    assert stopped == "Stopped: no page asked for anything in 1 s"
+    assert stopped == "Stopped: no request from a page in 1 s"
     refused = CliRunner().invoke(cli, ["try", str(run.parent), "--port", "0"])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
     assert "has no export/export.json" in refused.stderr

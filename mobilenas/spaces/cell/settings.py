@@ -34,7 +34,7 @@ class CellSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CellOptions:
-    """What can be said of the cell space; None is what `CellSettings` says."""
+    """A user's options on the cell space; None: the default of `CellSettings`."""
 
     edges: str | None = setting(
         None,

@@ -60,9 +60,7 @@ class Base:
     def of(cls, arch: Arch) -> "Base":
         """Return the base that a network of another space is; MobileNASError for one of this."""
         if arch.family not in _INNER:
-            raise MobileNASError(
-                "it holds channel sizes of another model; search them anew from that model"
-            )
+            raise MobileNASError("it holds channel sizes of another model; start from that model")
         inner: dict[str, AnyArch] = {arch.family: arch}
         return cls(
             image_size=arch.image_size,

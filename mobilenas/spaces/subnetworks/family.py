@@ -1,4 +1,4 @@
-"""The family of a network's parts, registered; their archs are those of the mobile family."""
+"""The family of a network's subnetworks, registered; their archs are those of the mobile family."""
 
 from functools import partial
 

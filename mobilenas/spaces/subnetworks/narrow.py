@@ -1,4 +1,4 @@
-"""A network with all of its channels narrowed alike, and the weights that remain: a baseline."""
+"""A network with all channels narrowed uniformly, and the weights that remain: a baseline."""
 
 from collections.abc import Mapping
 from dataclasses import replace

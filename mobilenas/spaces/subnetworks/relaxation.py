@@ -1,4 +1,4 @@
-"""Alphas of the parts of a network."""
+"""Alphas of the subnetworks of a network."""
 
 from collections.abc import Mapping
 

@@ -23,11 +23,11 @@ class PretrainedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedOptions:
-    """What a user can say of it."""
+    """A user's options on it."""
 
     pretrained: str | None = setting(
         None,
-        help="Search the parts of a network with trained weights: a name that `mobilenas "
+        help="Search the subnetworks of a pretrained network: a name that `mobilenas "
         "pretrained` shows, or a run folder.",
         metavar="NAME",
         added=True,
@@ -41,7 +41,7 @@ class PretrainedOptions:
     )
     from_scratch: bool = setting(
         False,
-        help="Also train the network that was searched from --pretrained from scratch.",
+        help="With --pretrained, also train the searched network from scratch.",
         group="Comparison",
         rare=True,
         added=True,

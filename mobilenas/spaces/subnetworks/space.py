@@ -116,7 +116,7 @@ class SubnetworkSpace:
                 f"sides is {list(self.sides)}; it must increase to {self.whole.image_size}"
             )
         if not self.whole.is_plain:
-            raise MobileNASError("parts can be searched of a chain of inverted residuals alone")
+            raise MobileNASError("only a chain of inverted residuals has subnetworks to search")
         if list(self.shares) != sorted(set(self.shares)) or self.shares[-1] != 1:
             raise MobileNASError(f"shares is {list(self.shares)}; it must increase to 1")
 
@@ -220,7 +220,7 @@ class SubnetworkSpace:
                 picks["depth"][stage] = place
         choice = choice_of(picks)
         if not self.is_legal(choice) or self.arch(choice) != arch:
-            raise MobileNASError("the arch is no part of the network that its run started from")
+            raise MobileNASError("the arch is not a subnetwork of what its run started from")
         return choice
 
     @property

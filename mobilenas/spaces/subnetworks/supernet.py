@@ -1,4 +1,4 @@
-"""The supernet of the parts of a network: its own weights, of which every part takes the first."""
+"""The supernet of a network's subnetworks: its own weights, of which each uses the leading ones."""
 
 from typing import cast
 

@@ -1,4 +1,4 @@
-"""The weights of a part of a network: which of the whole network's it has."""
+"""The weights of a subnetwork: which of the whole network's it has."""
 
 from collections.abc import Mapping
 
