@@ -1,4 +1,4 @@
-"""Whether the layer metric knows anything: its rank correlation with accuracy over random sizes.
+"""Whether the layer metric is informative: its rank correlation with accuracy over random sizes.
 
     python bench/channel_metric.py --model bench.nets:resnet8 --data ./glyphs --image-size 16
 

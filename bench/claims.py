@@ -1,4 +1,4 @@
-"""What searches that differ in method or in one part know of the networks of a table.
+"""How well searches that differ in method or in one part rank the networks of a table.
 
     python bench/claims.py bench/tables/glyphs-16-300k.jsonl --data ./glyphs searches/*
 

@@ -1,4 +1,4 @@
-"""Networks with anything drawn that a space could decide, each trained by the usual recipe.
+"""Networks with every decision that a space could have drawn at random, trained by the recipe.
 
     python bench/explore.py bench/tables/photo.jsonl --data ./photos --image-size 64 --flops 3M \
         --networks 120

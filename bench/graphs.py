@@ -1,4 +1,4 @@
-"""Channel graphs of torchvision models: processor seconds of what a search does again and again.
+"""Channel graphs of torchvision models: processor seconds of what a search does repeatedly.
 
     OMP_NUM_THREADS=1 python bench/graphs.py
 

@@ -1,4 +1,4 @@
-"""Finished runs against networks that were written by hand.
+"""Finished runs compared with networks designed by hand.
 
     python bench/hand.py hand.jsonl runs/glyphs-32-1M runs/stamps-128-10M
 

@@ -52,5 +52,5 @@ def command(as_json: bool) -> None:
         # a path or an address stays whole
         lines = textwrap.wrap(where, 80, break_on_hyphens=False, break_long_words=False)
         echo("\n  ".join(lines))
-    echo("A run folder is such a network, too.")
+    echo("A run folder can be used as one, too.")
     show_rule()

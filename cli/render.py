@@ -42,7 +42,7 @@ _MS = (
 )
 _UNKNOWN = (
     "unknown: other programs disturbed the measurement, and repeating it did not help. `mobilenas "
-    "compare RUN` measures again; no budget is called kept until then (exit status 3)."
+    "compare RUN` measures again; until then no budget counts as met (exit status 3)."
 )
 
 DONE = 0
@@ -146,8 +146,8 @@ def show_formats(
     notes = [
         "ms: median latency of one image ± half its 95 % interval. top-1 in percent of the test "
         "images, drop in points.",
-        "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are no "
-        "multiple of 8. memory: most bytes of activations at once. difference, agree: of logits "
+        "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are "
+        "not a multiple of 8. memory: peak bytes of activations. difference, agree: of logits "
         "and first labels from model.onnx on validation images.",
     ]
     if targets:

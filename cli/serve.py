@@ -84,7 +84,7 @@ def serve(
     mobilenas profile serve --space mobile --image-size 224 --name pixel7-web --host 0.0.0.0
 
     The page times the models of a kit with onnxruntime-web (WebAssembly). What it has measured is
-    kept at once: a page that is loaded again goes on, and so does the same command.
+    kept at once: a page that is loaded again resumes, and so does the same command.
     """
     if name is None:
         raise click.UsageError("missing option --name", ctx)

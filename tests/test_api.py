@@ -88,7 +88,7 @@ def test_an_option_that_is_none_is_named() -> None:
 def test_budgets_that_the_space_does_not_meet_or_use_are_refused_before_work() -> None:
     data = mn.load_data("digits")
     space = mn.mobile_space(data, flops="300k")
-    for limit, message in (("1k", "flops <= 1k cannot be kept"), ("1G", "limits nothing")):
+    for limit, message in (("1k", "flops <= 1k cannot be met"), ("1G", "limits nothing")):
         with pytest.raises(mn.MobileNASError, match=message):
             mn.random_networks(space, {"flops": limit}, 1)
         with pytest.raises(mn.MobileNASError, match=message):

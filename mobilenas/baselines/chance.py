@@ -28,7 +28,7 @@ def chance_alarms(entries: Sequence[Trained], data: ImageData) -> list[str]:
         )
     if rounded:
         found.append(
-            f"No better than chance in 8 bits, {figures}, though in float they are: "
+            f"No better than chance in INT8, {figures}, though better in float32: "
             f"{', '.join(dict.fromkeys(rounded))}. Try `mobilenas export --formats int8` with "
             "another --calibration, --corrections or --qat-epochs."
         )

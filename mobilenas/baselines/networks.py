@@ -57,7 +57,7 @@ class BaselineSettings:
     """Which baselines a result is compared with."""
 
     mobilenets: tuple[str, ...]
-    """Names of MobileNets, each at the largest width that keeps the budgets."""
+    """Names of MobileNets, each at the largest width that meets the budgets."""
     random: int
     """How many random networks of the budgets."""
     random_search: bool
@@ -73,7 +73,7 @@ class BaselineSettings:
 
 
 def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:
-    """Whether an arch keeps every budget that can be counted; latency is measured."""
+    """Whether an arch meets every budget that can be counted; latency is measured."""
     exact = costs_by_name(arch)
     return all(exact[b.cost] <= b.limit for b in budgets if b.cost != LATENCY)
 
@@ -86,7 +86,7 @@ def scaled_mobilenet(
     placement: str = "early",
     measure: MeasureArchs | None = None,
 ) -> tuple[float, MobileArch] | None:
-    """Return the largest width multiplier that keeps the budgets, with its arch; None: none does.
+    """Return the largest width multiplier that meets the budgets, with its arch; None: none does.
 
     Widths come in hundredths. Rounding to multiples of 8 makes costs rise unevenly, so all are
     tried; of several with the same network the smallest number is named. Under a latency budget

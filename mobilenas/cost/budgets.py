@@ -125,7 +125,7 @@ class Budgets:
         """Raise an UnreachableError that names each budget below the space's smallest cost."""
         minima = {b.cost: self.tables[b.cost].minimum() for b in self._counted}
         short = [
-            f"{budget} cannot be kept: the smallest network of the space has "
+            f"{budget} cannot be met: the smallest network of the space has "
             f"{format_cost(budget.cost, minima[budget.cost])} {budget.cost}; "
             f"allow {suggested(budget.cost, minima[budget.cost], up=True)}"
             for budget in self._counted

@@ -92,7 +92,7 @@ def scale_back(
     minimum = cost(scaled(fits))
     if minimum > limit:
         raise BudgetError(
-            f"no channel sizes keep the budget of {format_count(limit)}: "
+            f"no channel sizes meet the budget of {format_count(limit)}: "
             f"the smallest cost {format_count(minimum)}"
         )
     if cost(scaled(over)) <= limit:

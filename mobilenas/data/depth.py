@@ -59,6 +59,6 @@ def check_deep_color(images: Sequence[Numbers]) -> None:
         raise DataError(
             f"{counted(len(images), 'image has', 'images have')} 16 bits a colour, but only from "
             f"{256 * low:g} to {256 * high + 255:g} of 65535; only the upper 8 bits are read: "
-            "write them as 8 bits, "
+            "convert them to 8 bits, "
             "scaled alike"
         )

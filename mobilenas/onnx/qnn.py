@@ -32,8 +32,7 @@ OPERATORS = frozenset(
 )
 """Of ONNX itself."""
 _NO_INTEGERS = (
-    "the file is float, which the NPU runs in float16 where it can at all; it is made for 8 bits: "
-    "export int8"
+    "the file is float, which the NPU runs in float16 if at all; it is made for INT8: export int8"
 )
 _DYNAMIC = "the provider takes fixed sizes only: export without --dynamic-batch"
 

@@ -330,7 +330,7 @@ def _searched_choice(run: Run) -> AnyChoice:
 
 
 def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
-    """Return the network with the largest even number of first channels that keeps the budgets.
+    """Return the network with the largest even number of initial channels that meets the budgets.
 
     BudgetError where none does; it names `whose` network it is, and the smallest cost.
     """
@@ -346,7 +346,7 @@ def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
     if not kept:
         budget, minimum = over(1)[0], costs_by_name(with_channels(arch, 2))
         raise BudgetError(
-            f"{whose}: {budget} cannot be kept: with 2 first channels the network has "
+            f"{whose}: {budget} cannot be met: with 2 initial channels the network has "
             f"{format_cost(budget.cost, minimum[budget.cost])} {budget.cost}"
         )
     found: Arch = with_channels(arch, 2 * kept)

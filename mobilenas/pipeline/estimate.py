@@ -174,7 +174,7 @@ def _mobilenets(run: Run) -> int:
 
 
 def _is_measured(settings: RunSettings) -> bool:
-    """Whether only measuring tells which networks keep the budgets."""
+    """Whether only measuring tells which networks meet the budgets."""
     return any(budget.cost == LATENCY for budget in settings.budgets)
 
 

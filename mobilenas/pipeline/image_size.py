@@ -36,7 +36,7 @@ IMAGE_SIZES = IMAGE_SIZE_FILE.removesuffix(".json")
 _SMALLEST, _STEP, _MOST = 32, 16, 6
 _DRAWS = 1000
 _GUESSES = (
-    "the networks of all image sizes are {}; so it is chance that chooses among them; try more "
+    "the networks of all image sizes are {}; so the choice among them is random; try more "
     "--epochs, of which they get a share, or give --image-size a number"
 )
 
@@ -46,7 +46,7 @@ def image_sizes(
 ) -> tuple[int, ...]:
     """Return the sides to choose from; none where the side is not searched.
 
-    They are multiples of 16 from 32 up, and the images' own; of those that keep the budgets six at
+    They are multiples of 16 from 32 up, and the images' own; of those that meet the budgets six at
     most, evenly spread. BudgetError where there is none.
     """
     if not settings.search_image_size:

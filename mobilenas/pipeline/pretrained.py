@@ -118,7 +118,7 @@ def _adapted(run: Run, seed: int, arch: MobileArch, network: Network) -> Network
 def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]:
     """Yield every pretrained network whose weights are here, whole and narrowed, for every seed.
 
-    Whole: at the largest side, a multiple of 8, at which it keeps the budgets. Narrowed: at the
+    Whole: at the largest side, a multiple of 8, at which it meets the budgets. Narrowed: at the
     largest side that is searched, all channels alike, until it does.
     """
     settings, largest = _of(run.settings), _space(run).image_size
@@ -134,7 +134,7 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
         ]
         found = [*_largest(run, wholes, limits), *_largest(run, narrow, limits)]
         if not found:
-            run.reporter.info(f"{title} keeps the budgets at no side and no width: it is skipped")
+            run.reporter.info(f"{title} meets the budgets at no side and no width: it is skipped")
         for seed in run.seeds:
             for label, arch in found:
                 yield ComparedNetwork(
@@ -159,7 +159,7 @@ def _narrowed(whole: MobileArch) -> Iterator[tuple[float, MobileArch]]:
 def _largest(
     run: Run, growing: Iterable[tuple[str, MobileArch]], limits: Budgets
 ) -> list[tuple[str, MobileArch]]:
-    """Return the last of growing networks that keeps the budgets, if one does.
+    """Return the last of growing networks that meets the budgets, if one does.
 
     Latency is measured where this is the profile's machine, and predicted elsewhere.
     """

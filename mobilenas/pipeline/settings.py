@@ -75,7 +75,7 @@ class JobSettings:
         group="Comparison",
         built_in=get_args(MobileNet),
     )
-    """Each at the largest width that keeps the budgets."""
+    """Each at the largest width that meets the budgets."""
     random_search: bool = setting(
         False, help="Compare with a random search of equal time.", group="Comparison"
     )

@@ -74,7 +74,7 @@ def _skips(history: Sequence[Signals]) -> str | None:
     now = history[-1]
     return (
         f"{SKIPS}: {now.skips} of the {now.kept} edges of the normal cell; they have no weights to "
-        "train, so they lead early, and such cells end lower; try --on-collapse rollback, fewer "
+        "train, so they lead early, and such cells end up worse; try --on-collapse rollback, fewer "
         "--search-epochs, or --method adarts or da2s"
     )
 
@@ -83,10 +83,10 @@ def _utilization(history: Sequence[Signals]) -> str | None:
     if not history or (used := history[-1].utilization) is None or used >= MIN_UTILIZATION:
         return None
     return (
-        f"{UTILIZATION}: the likeliest network uses {100 * used:.0f} % of it, so it is the solver "
-        "that fills the budget and not the alphas, which mostly leave blocks out: they have "
-        "learned little of what depth gives; the deeper finalists correct for it; try more "
-        "--search-epochs, or --sampler full, which shows every block all channels"
+        f"{UTILIZATION}: the most probable network uses {100 * used:.0f} % of it, so the solver "
+        "fills the budget and not the alphas, which mostly leave blocks out: they have "
+        "learned little about what depth is worth; the deeper finalists correct for it; try more "
+        "--search-epochs, or --sampler full, which gives every block all channels"
     )
 
 
@@ -99,7 +99,7 @@ def _entropy(history: Sequence[Signals]) -> str | None:
         return None
     return (
         f"{ENTROPY}: it went from {100 * before:.1f} to {100 * now:.1f} % of its maximum in "
-        f"{STALL_EPOCHS} epochs that press it down, so the alphas do not decide, and the solver "
+        f"{STALL_EPOCHS} epochs of entropy loss, so the alphas do not decide, and the solver "
         "picks among near ties; try more --search-epochs, a larger --entropy or a lower end of "
         "--temperature"
     )
@@ -113,6 +113,6 @@ def _gap(history: Sequence[Signals]) -> str | None:
         return None
     return (
         f"{GAP}: from {last[0]:.1f} to {last[-1]:.1f} points in {GAP_RISES} rises in a row, so the "
-        "supernet comes to rest on mixtures that no single network has; try --on-collapse "
+        "supernet settles on mixtures that no single network has; try --on-collapse "
         "rollback, --entropy, or a lower end of --temperature"
     )

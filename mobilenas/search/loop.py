@@ -208,7 +208,7 @@ class Searcher:
         return choice
 
     def _near(self, epoch: int) -> AnyChoice:
-        """Draw a network that keeps the budgets and uses them."""
+        """Draw a network that meets the budgets and uses them."""
         if epoch >= self.settings.warmup and self.searchable.draws:
             drawn = islice(self.searchable.draws(self.alphas, self._choices), _TRIES)
             found = next(filter(self.budgets.is_feasible, drawn), None)

@@ -68,7 +68,7 @@ _ALL_WARMUP = "the search is warm-up only: it trains weights{} (see --search-epo
 _PRIOR_DECIDES = ", and the prior proposes the finalists"
 _RANDOM_ONES = ", and the finalists are random networks of the budgets"
 _FINALISTS_GUESS = (
-    "the finalists are {}; so it is chance that chooses among them; try more --epochs, of which "
+    "the finalists are {}; so the choice among them is random; try more --epochs, of which "
     "they get a share, a larger --image-size or more images, and look at the labels"
 )
 

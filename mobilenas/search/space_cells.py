@@ -12,7 +12,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.space import CellSpace
 
 LAYERS, CHANNELS = 8, 16
-"""Cells and first channels of the networks where nothing else says them."""
+"""Cells and initial channels of the networks where nothing else says them."""
 
 _DRAWS = 64
 _MAX_CHANNELS = 4096

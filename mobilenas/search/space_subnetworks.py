@@ -64,10 +64,10 @@ def subnetwork_space_for(
 ) -> SubnetworkSpace:
     """Return the parts of a network at those of the `sides` where the budgets suit it.
 
-    `whole` is the network at a side. At a side that suits, the smallest part keeps the budgets, and
+    `whole` is the network at a side. At a side that suits, the smallest part meets the budgets, and
     the whole uses nine tenths of one and costs three times as much at most, or as little as at any.
 
-    Raises UnreachableError where no part keeps the budgets, and BudgetError where they limit
+    Raises UnreachableError where no part meets the budgets, and BudgetError where they limit
     nothing.
     """
     _check_side(min(sides))

@@ -139,10 +139,10 @@ class ArchParameters(Protocol):
 
 
 class Program(Protocol):
-    """Discretization: the most probable networks by the alphas that keep the budgets."""
+    """Discretization: the most probable networks by the alphas that meet the budgets."""
 
     def best(self) -> AnyChoice:
-        """Return the most probable one; BudgetError if no network keeps the budgets."""
+        """Return the most probable one; BudgetError if no network meets the budgets."""
 
     def solve(self, *, exclude: Sequence[AnyChoice] = ()) -> AnyChoice | None:
         """Return the most probable one that differs enough from the others, or None."""
@@ -201,7 +201,7 @@ class Family:
     has_units: Callable[[AnyArch], bool] = lambda arch: False
     """Whether a profile can have the times of all parts of an arch."""
     with_channels: Callable[[AnyArch, int], AnyArch] | None = None
-    """Of an arch or a space: the same with other first channels; None where they are decisions."""
+    """An arch or a space with other initial channels; None where these are decisions."""
     scaled: bool = False
     """Whether a choice is scaled to the budgets, not drawn until it keeps them; then latency is
     measured, not predicted.

@@ -82,7 +82,7 @@ class BudgetProgram(ABC, Generic[C]):
         return None
 
     def best(self) -> C:
-        """Return the most probable choice; BudgetError where no network keeps the budgets."""
+        """Return the most probable choice; BudgetError where no network meets the budgets."""
         self.budgets.check_reachable()
         choice = self.solve()
         if choice is None:

@@ -53,7 +53,7 @@ def test_networks_that_guess_are_named_once_with_what_to_try(tiny_images: ImageD
     figures = "where guessing gets 20.0 % of 30 test images"
     assert untrained.startswith(f"No better than chance, {figures}: searched. ")
     assert "--epochs" in untrained
-    assert rounded.startswith(f"No better than chance in 8 bits, {figures}, ")
+    assert rounded.startswith(f"No better than chance in INT8, {figures}, ")
     assert ": random 2. " in rounded and "--calibration" in rounded
     assert [row.chance for row in summarize(entries)] == [True, True]
     assert [row.chance for row in summarize(entries[:2])] == [True, False]

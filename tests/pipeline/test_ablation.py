@@ -135,7 +135,7 @@ def test_a_budget_that_no_channels_keep_names_the_smallest_cost() -> None:
     arch = CELL_NETWORKS["darts_v2"]()
     least = costs(replace(arch, channels=2)).params
     assert widest(arch, [Budget(cost="params", limit=least)], "it").channels == 2
-    told = f"darts, seed 3: params <= {(least - 1) / 1000:.4g}k cannot be kept.*{least / 1000:.4g}k"
+    told = f"darts, seed 3: params <= {(least - 1) / 1000:.4g}k cannot be met.*{least / 1000:.4g}k"
     with pytest.raises(BudgetError, match=told):
         widest(arch, [Budget(cost="params", limit=least - 1)], "darts, seed 3")
 

@@ -108,7 +108,7 @@ def test_what_a_file_loses_stands_beside_it(tmp_path: Path) -> None:
     row = "<td>model.int8.onnx</td><td>79.25</td><td>0.75</td><td>4.2</td><td>0.250</td>"
     assert f"{row}<td>98.4</td><td>3.1e-01</td>" in page
     told = "ranges from 128 images, by minmax, weights per-channel, equalize, seed 3."
-    assert f"8 bits: static QDQ, {told}" in page
+    assert f"INT8: static QDQ, {told}" in page
     assert 'class="bad"' not in page
 
 
@@ -134,10 +134,8 @@ def test_files_of_a_compared_network_are_those_of_any_seed(tmp_path: Path) -> No
     own, others = exported_files(RunFiles(folder=tmp_path)).split("The same files of v2 x0.3")
     assert "model.int8.onnx" not in own
     assert "<td>model.int8.onnx</td><td>71.00</td><td>9.00</td>" in others
-    told = (
-        "ranges from 9 images, by minmax, weights per-tensor, no correction, 2 epochs with 8 bits"
-    )
-    assert f"model.int8.onnx: static QDQ, {told} simulated, seed 1." in others
+    told = "ranges from 9 images, by minmax, weights per-tensor, no correction, 2 epochs"
+    assert f"model.int8.onnx: static QDQ, {told} of quantization-aware training, seed 1." in others
 
 
 def test_a_large_drop_is_told_first(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_pictures_have_their_words(tmp_path: Path) -> None:
     }
     page = shown(tmp_path, {"a": {"b": 2}}, worst=[worst])
     assert f'src="data:image/png;base64,{PNG}"' in page
-    assert "a taken for b<br>91.2 %, test/a/1.png" in page
+    assert "a, predicted b<br>91.2 %, test/a/1.png" in page
     assert "Of 2 misclassified images, the 1 that the network was most certain of, with" in page
     page = shown(tmp_path, {"a": {"b": 1}}, worst=[worst])
     assert (

@@ -19,7 +19,7 @@ TEMPLATES = sorted(Path(page.__file__).with_name("templates").glob("*.html"))
 def test_text_is_escaped_and_markup_is_not() -> None:
     told = missing("<b>", Markup("<i>&amp;</i>"))
     assert told == (
-        '<p class="note">&lt;b&gt; is not there yet: <code><i>&amp;</i></code> makes it.</p>\n'
+        '<p class="note">&lt;b&gt; does not exist yet: <code><i>&amp;</i></code> makes it.</p>\n'
     )
 
 

@@ -218,7 +218,7 @@ def section(page: str, title: str) -> str:
 
 def test_every_section_shows_its_figures(whole: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", whole) == list(SECTIONS)
-    assert "The searched network keeps every budget." in whole
+    assert "The searched network meets every budget." in whole
     assert "the searched networks (1.891M to 1.9M FLOPs) reach 92.80" in whole
     expected = {
         "Comparison": ["random (6 networks)", "92.80 ± 0.28", "one is 0.28 points", "<svg"],
@@ -263,8 +263,8 @@ def test_a_budget_that_does_not_hold_stands_first(tmp_path: Path, log_line: Line
     write_search(tmp_path, log_line)
     write_result(tmp_path, holds=False)
     page = report(tmp_path)
-    assert "does NOT keep every budget" in page
-    assert "keeps every budget" not in page
+    assert "does NOT meet every budget" in page
+    assert "meets every budget" not in page
     assert "<td>NO</td><td>2,000,000</td><td>1,234,567</td><td>2,000,001</td>" in page
 
 
@@ -340,7 +340,7 @@ def test_only_a_run_that_has_begun(tmp_path: Path) -> None:
         ("search/finalists.json", "search"),
         ("The discretization gap", "search"),
     ):
-        told = f"{what} is not there yet: <code>mobilenas {command}</code> makes it."
+        told = f"{what} does not exist yet: <code>mobilenas {command}</code> makes it."
         assert page.count(told) == section(page, first).count(told) == 1
     assert "rank.json" not in page  # nobody asked
     assert "<td>not known yet</td><td>2,000,000</td><td>-</td><td>-</td>" in page
@@ -368,8 +368,8 @@ def test_only_a_search(tmp_path: Path, log_line: Line) -> None:
     write_search(tmp_path, log_line)
     page = report(tmp_path)
     assert "<td>yes</td><td>2,000,000</td><td>1,234,567</td><td>-</td>" in page
-    assert "keeps every budget by prediction; the ONNX file is not counted yet." in page
-    assert "The recount on the ONNX file is not there yet" in page
+    assert "meets every budget by prediction; the ONNX file is not counted yet." in page
+    assert "The recount on the ONNX file does not exist yet" in page
     (tmp_path / "search/finalists.json").unlink()
     assert "<h2>Finalists</h2>" not in report(tmp_path)  # one candidate entered
 

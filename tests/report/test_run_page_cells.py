@@ -102,7 +102,7 @@ def test_cells_are_drawn_named_and_counted(
     assert names == ["Normal cell", "Reduction cell"]
     assert "8 cells behind the cifar stem; a node has 16 channels in the first and 64" in network
     assert "Reductions: 3 and 6." in network
-    assert network.count("An empty node is not there") == 1
+    assert network.count("The concatenation skips empty nodes") == 1
     (text,) = re.findall("<pre>(.*?)</pre>", network)
     assert parse_genotype(html.unescape(text)) == SPARSE
     assert f"{costs(ARCH).flops:,}" in section(page, "Cost of each layer")
@@ -117,7 +117,7 @@ def test_without_budgets_nothing_is_said_of_them(tmp_path: Path, log_line: Line)
     top = page[: page.index("<section>")]
     assert "There was no budget" in top
     assert "<table" not in top
-    assert "keeps every budget" not in page
+    assert "meets every budget" not in page
     searched = section(page, "The search over time")
     assert searched.count("<svg") == 4
     assert "Expected cost" not in searched
@@ -128,7 +128,7 @@ def test_with_a_budget_it_is_told_like_any_other(tmp_path: Path, log_line: Line)
     write_run(tmp_path, log_line, [{"cost": "flops", "limit": 9_000_000}])
     page = report(tmp_path)
     assert "There was no budget" not in page
-    assert "keeps every budget by prediction" in page
+    assert "meets every budget by prediction" in page
     assert section(page, "The search over time").count("<svg") == 6
 
 

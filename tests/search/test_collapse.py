@@ -58,7 +58,7 @@ def test_a_likeliest_network_under_half_of_the_budget(
     found = alarms(epochs(utilization=[utilization]))
     assert len(found) == alarm
     if alarm and utilization is not None:
-        told = "the budget is left unused: the likeliest network uses"
+        told = "the budget is left unused: the most probable network uses"
         assert found[0].startswith(f"{told} {100 * utilization:.0f} % of it, ")
 
 

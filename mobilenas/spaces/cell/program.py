@@ -1,4 +1,4 @@
-"""From the alphas of two cells to an arch that keeps every budget, as a mixed-integer program.
+"""From the alphas of two cells to an arch that meets every budget, as a mixed-integer program.
 
 One binary variable per (cell, edge, operation). Two more kinds follow from them, and are between 0
 and 1 because these rows hold them there: whether a cell reads its input 0, and whether a node has

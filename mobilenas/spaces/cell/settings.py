@@ -21,11 +21,11 @@ class CellSettings:
     layers: int | None = None
     """Cells of the searched networks."""
     channels: int | None = None
-    """Their first channels."""
+    """Their initial channels."""
     search_layers: int = 8
     """Cells of the supernet."""
     search_channels: int = 16
-    """Its first channels."""
+    """Its initial channels."""
     auxiliary: bool = False
     """Whether final training has a second classifier."""
     drop_path: float = 0.0

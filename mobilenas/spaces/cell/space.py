@@ -116,11 +116,11 @@ class CellSpace:
     layers: int = 8
     """Cells of the networks that are searched."""
     channels: int = 16
-    """Their first channels, an even number."""
+    """Their initial channels, an even number."""
     search_layers: int = 8
     """Cells of the supernet."""
     search_channels: int = 16
-    """Its first channels, an even number."""
+    """Its initial channels, an even number."""
     nodes: int = 4
     """Nodes of a cell."""
     operations: tuple[str, ...] = OPERATIONS

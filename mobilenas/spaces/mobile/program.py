@@ -1,4 +1,4 @@
-"""From alphas to an arch that keeps every budget, as a mixed-integer linear program (HiGHS).
+"""From alphas to an arch that meets every budget, as a mixed-integer linear program (HiGHS).
 
 One binary variable per (slot, input width, output width, expansion, kernel, squeeze, start) and one
 per (slot, width) for leaving the block out. Products of neighbouring widths are pair variables, so

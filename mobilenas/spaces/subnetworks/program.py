@@ -1,4 +1,4 @@
-"""From alphas to a part of a network that keeps every budget, as a mixed-integer linear program.
+"""From alphas to a part of a network that meets every budget, as a mixed-integer linear program.
 
 One binary variable per side, per depth of a stage, and per (side, block, hidden channels, kernel,
 squeeze): so every cost is linear. The score of an option is its log probability less the largest of

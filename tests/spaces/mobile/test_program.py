@@ -166,7 +166,7 @@ def test_an_impossible_budget_names_the_smallest(
     )
     with pytest.raises(BudgetError) as raised:
         ArchProgram(budgets, scores(micro_space, 0)).best()
-    assert f"cannot be kept: the smallest network of the space has {least / 1000:.4g}k" in str(
+    assert f"cannot be met: the smallest network of the space has {least / 1000:.4g}k" in str(
         raised.value
     )
 
