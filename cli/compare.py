@@ -74,7 +74,7 @@ def command(
     """
     if ctx.params["published"]:
         if paths:
-            raise click.UsageError("--published takes no RUN: nothing of it was measured", ctx)
+            raise click.UsageError("--published takes no RUN: its figures are from papers", ctx)
         return _published(as_json)
     folders = [path for path in paths if path.suffix not in SUFFIXES and not path.is_file()]
     if not folders:
@@ -83,7 +83,7 @@ def command(
     if len(paths) > 1:
         return _several(ctx, folders, quiet=quiet, as_json=as_json)
     if ctx.params["out"] or ctx.params["overwrite"]:
-        raise click.UsageError("--out and --overwrite are for several; one RUN keeps its own", ctx)
+        raise click.UsageError("--out and --overwrite are for several; one RUN has its own", ctx)
     return _one(ctx, *folders, quiet=quiet, as_json=as_json)
 
 

@@ -42,4 +42,4 @@ def command(ctx: click.Context, /, folder: Path, as_json: bool, **_: object) -> 
         from .render import show_json
 
         show_json({"measurements": to_plain(trying.kept)})
-    echo(f"Stopped: no page asked for anything in {settings.idle} s", err=True)
+    echo(f"Stopped: no request from a page in {settings.idle} s", err=True)

@@ -109,7 +109,7 @@ def test_what_is_wrong_is_refused_as_on_the_command_line() -> None:
         mn.train(arch, data, set={"mixup": 101})
     with pytest.raises(mn.MobileNASError, match="space is 'cell'; it must be one of mobile"):
         mn.mobile_space(data, space="cell", flops="300k")
-    with pytest.raises(mn.MobileNASError, match="image_size='auto' is for run"):
+    with pytest.raises(mn.MobileNASError, match="image_size='auto' works in run only"):
         mn.search(space, data, {"flops": "300k"}, image_size="auto")
     with pytest.raises(mn.MobileNASError, match="width cannot be combined with"):
         mn.count("pyproject.toml", width=2)

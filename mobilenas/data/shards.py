@@ -79,7 +79,9 @@ def _splits(names: Mapping[Path, str]) -> dict[str, list[Path]]:
             raise DataError(f"{path} could be of {' or '.join(said)}; rename it")
         splits.setdefault("".join(said), []).append(path)
     if len(splits) > 1 and "" in splits:
-        raise DataError(f"{splits[''][0]} lacks train, val or test in its name, but others have it")
+        raise DataError(
+            f"{splits[''][0]} has none of train, val and test in its name, unlike others"
+        )
     if "" not in splits and "train" not in splits:
         raise DataError(f"there are shards of {' and '.join(splits)}, but none of train")
     return {split: splits[split] for split in ("", *FOLDER_SPLITS) if split in splits}

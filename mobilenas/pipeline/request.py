@@ -31,7 +31,7 @@ from mobilenas.train.recipes import (
 
 ACTIVATION_FOR: dict[Precision, Activation] = {"fp32": "hard_swish", "int8": "relu"}
 """By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
-_RANGES = "; `mobilenas search --data DATA --dry-run` prints what can be asked for"
+_RANGES = "; `mobilenas search --data DATA --dry-run` prints the possible ranges"
 ANY_COUNT = SMALL_SET
 """Images to make settings for where only their legality matters."""
 _RUNG_SHARE = 0.2

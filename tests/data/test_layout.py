@@ -275,14 +275,14 @@ def test_one_name_written_in_two_ways_is_one_class(tmp_path: Path) -> None:
 
 def test_another_case_in_test_is_explained(tmp_path: Path) -> None:
     fill(tmp_path, "train/Cat", "train/dog", "test/cat", "test/dog")
-    with pytest.raises(DataError, match=r"has not: cat \(train has Cat\)"):
+    with pytest.raises(DataError, match=r"does not have: cat \(train has Cat\)"):
         load(tmp_path)
 
 
 def test_links_up_the_tree_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(DataError, match="loop is a link to a folder that it lies in"):
+    with pytest.raises(DataError, match="loop is a link to a folder that contains it"):
         load(tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_links_up_the_tree_are_refused(tmp_path: Path) -> None:
 def test_links_up_the_tree_are_refused_at_any_depth(tmp_path: Path, link: str) -> None:
     fill(tmp_path, "cat/a/b", "dog/a/b", "cat", "dog")
     (tmp_path / link).symlink_to(tmp_path / "cat", target_is_directory=True)
-    with pytest.raises(DataError, match="up is a link to a folder that it lies in"):
+    with pytest.raises(DataError, match="up is a link to a folder that contains it"):
         load(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_chains_agree_in_the_decisions_that_count(other: Choice, share: float) -
 def test_agreement_is_the_mean_over_pairs() -> None:
     far = cells((1, 0, 1, OUT, OUT), (0, 0, 1, 1, OUT))
     assert agreement([ONE, ONE, far]) == pytest.approx(1 / 3)
-    with pytest.raises(MobileNASError, match="two networks or more, not of 1"):
+    with pytest.raises(MobileNASError, match="two networks or more, not 1"):
         agreement([ONE])
 
 

@@ -184,7 +184,7 @@ def test_a_checkpoint_cut_in_half_is_named(
     shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(FileError, match="cut or damaged") as caught:
+    with pytest.raises(FileError, match="truncated or damaged") as caught:
         run(tiny_budgets, tiny_images, tmp_path)
     assert str(tmp_path / name) in str(caught.value)
 

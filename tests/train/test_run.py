@@ -293,7 +293,7 @@ def test_a_cut_or_strange_checkpoint_is_named(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: len(content) // 2])
-    with pytest.raises(FileError, match=r"checkpoint\.pt is cut"):
+    with pytest.raises(FileError, match=r"checkpoint\.pt is truncated"):
         train(ARCH, DATA, RECIPE, folder=tmp_path, seed=0)
     torch.save({"weights": torch.zeros(1)}, checkpoint)
     with pytest.raises(FileError, match="not a checkpoint of a training"):
