@@ -147,8 +147,8 @@ def show_formats(
         "ms: median latency of one image ± half its 95 % interval. top-1 in percent of the test "
         "images, drop in points.",
         "reorders: nodes that onnxruntime adds here. unaligned: convolutions whose channels are "
-        "not a multiple of 8. memory: peak bytes of activations. difference, agree: of logits "
-        "and first labels from model.onnx on validation images.",
+        "not a multiple of 8. memory: peak bytes of activations. difference, agree: logits and "
+        "classes against those of model.onnx, on validation images.",
     ]
     if targets:
         notes.append(

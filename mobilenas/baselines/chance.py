@@ -22,8 +22,8 @@ def chance_alarms(entries: Sequence[Trained], data: ImageData) -> list[str]:
     found = []
     if untrained:
         found.append(
-            f"No better than chance, {figures}: {', '.join(dict.fromkeys(untrained))}. Nothing "
-            "follows from comparing them. Try more --epochs or --effort full, a larger "
+            f"No better than chance, {figures}: {', '.join(dict.fromkeys(untrained))}. Comparing "
+            "them is meaningless. Try more --epochs or --effort full, a larger "
             "--image-size or more images, and look at the labels."
         )
     if rounded:
