@@ -343,7 +343,7 @@ def _object(pairs: list[tuple[str, object]]) -> Json:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} stands twice in one object")
+            raise ValueError(f"the key {key!r} appears twice in one object")
     return dict(pairs)
 
 

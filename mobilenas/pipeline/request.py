@@ -83,7 +83,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     finalists: int | None = setting(
         None,
         help="Candidates compared by a short training; 0 for none.",
-        default_text="by --effort; for cells 0",
+        default_text="by --effort; 0 for cells",
         low=0,
         high=1000,
     )

@@ -287,9 +287,9 @@ def test_times_of_perf_test_are_read(kit: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema_version": 2, "kit": "a", "kit": "b"}', "the key 'kit' stands twice"),
-        ('{"schema_version": 1, "models": [{"file": "a", "file": "a"}]}', "'file' stands twice"),
-        ('{"schema_version": 2, "schema_version": 1}', "'schema_version' stands twice"),
+        ('{"schema_version": 2, "kit": "a", "kit": "b"}', "the key 'kit' appears twice"),
+        ('{"schema_version": 1, "models": [{"file": "a", "file": "a"}]}', "'file' appears twice"),
+        ('{"schema_version": 2, "schema_version": 1}', "'schema_version' appears twice"),
         ('{"schema_version": 1, "x": NaN}', "NaN is not a legal number"),
         ('{"schema_version": 1, "x": -Infinity}', "-Infinity is not a legal number"),
         ('{"schema_version": 1, "x": 1e308}', "1e308 is not a legal number"),
