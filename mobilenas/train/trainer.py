@@ -29,6 +29,8 @@ EVALUATION_BATCH_SIZE = 256
 """Images at once where no gradient is needed."""
 AUXILIARY_WEIGHT = 0.4
 """Of the loss of an auxiliary classifier, as in DARTS (Liu et al. 2019)."""
+_READ_EVERY = 16
+"""Steps after which their losses are read, for which the program waits until a GPU is done."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,16 +200,20 @@ class Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         self._network.start_epoch(self.epochs_done / self.recipe.epochs)
-        loss, steps, lr = 0.0, 0, 0.0
+        lr, losses, unread = 0.0, list[float](), list[Tensor]()
         with self._randomness(f"epoch {self.epochs_done}"), shared_batches():
             for x, y in self._batches():  # x: [B, 3, H, W], y: [B], or shares [B, classes]
                 # the middle of a step: neither the first nor the last is wasted on a rate of 0
-                progress = self.epochs_done + (steps + 0.5) / self.steps_per_epoch
+                step = len(losses) + len(unread)
+                progress = self.epochs_done + (step + 0.5) / self.steps_per_epoch
                 lr = self.recipe.learning_rate_at(progress)
-                loss += self._step(x, y, lr, steps)
-                steps += 1
+                unread.append(self._step(x, y, lr))
+                if len(unread) == _READ_EVERY:
+                    losses += self._read(unread, len(losses))
+                    unread.clear()
+        losses += self._read(unread, len(losses)) if unread else []
         self.epochs_done += 1
-        return {"loss": loss / steps, "lr": lr}
+        return {"loss": sum(losses) / len(losses), "lr": lr}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Measure the averaged weights on `split`."""
@@ -256,7 +262,8 @@ class Trainer:
             )
         )
 
-    def _step(self, x: Tensor, y: Tensor, lr: float, step: int) -> float:
+    def _step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """Return [2], on the device: the loss and the norm of its gradient."""
         self._optimizer.zero_grad()
         dtype = torch.float16 if self._amp == "float16" else torch.bfloat16
         with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
@@ -265,21 +272,26 @@ class Trainer:
         add_up([*gradients(self._parameters), loss := loss.detach()])
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.gradient_clip)
-        loss_value, norm_value = loss.item(), norm.item()
-        # a scale of float16 that was too large makes a gradient infinite; that step is left out
-        finite = math.isfinite(norm_value) or self._scaler.is_enabled()
-        if not math.isfinite(loss_value) or not finite:
-            raise DivergedError(
-                f"epoch {self.epochs_done + 1}, step {step + 1}: the loss is {loss_value:g} and "
-                f"its gradient {norm_value:g}; "
-                f"a learning rate below {self.recipe.learning_rate:g} may help"
-            )
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._average.update_parameters(self._network)
-        return loss_value
+        return torch.stack((loss, norm.to(loss.dtype)))
+
+    def _read(self, figures: list[Tensor], first: int) -> list[float]:
+        """Return the losses of the steps from `first` on, which must be finite."""
+        rows: list[list[float]] = torch.stack(figures).tolist()
+        for step, (loss, norm) in enumerate(rows, first + 1):
+            # a scale of float16 that was too large makes a gradient infinite; that step is left out
+            finite = math.isfinite(norm) or self._scaler.is_enabled()
+            if not math.isfinite(loss) or not finite:
+                raise DivergedError(
+                    f"epoch {self.epochs_done + 1}, step {step}: the loss is {loss:g} and its "
+                    f"gradient {norm:g}; a learning rate below {self.recipe.learning_rate:g} may "
+                    "help"
+                )
+        return [loss for loss, _ in rows]
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing

@@ -171,12 +171,12 @@ def test_the_auxiliary_classifier_adds_four_tenths_of_its_loss():
     logits, auxiliary = network.forward_both(x)
     expected = F.cross_entropy(logits, y, label_smoothing=RECIPE.label_smoothing)
     expected += 0.4 * F.cross_entropy(auxiliary, y, label_smoothing=RECIPE.label_smoothing)
-    assert trainer._step(x, y, 0.1, 0) == pytest.approx(expected.item())
+    assert trainer._step(x, y, 0.1)[0].item() == pytest.approx(expected.item())
     assert all(weight.grad.abs().sum() > 0 for weight in network.auxiliary.parameters())
     # nobody else sees it
     bare = Trainer(replace(CELLS, auxiliary=False, drop_path=0.0), DATA, RECIPE, seed=0)
     alone = F.cross_entropy(bare._network(x), y, label_smoothing=RECIPE.label_smoothing)
-    assert bare._step(x, y, 0.1, 0) == pytest.approx(alone.item())
+    assert bare._step(x, y, 0.1)[0].item() == pytest.approx(alone.item())
 
 
 def test_only_dense_weights_decay():
@@ -268,7 +268,7 @@ def test_adamw_takes_the_recipes_numbers():
         assert group["weight_decay"] == decay
     weights = trainer._network.classifier[-1].weight
     before = weights.detach().clone()
-    trainer._step(torch.randn(8, 3, 8, 8), torch.arange(8) % 3, 0.01, 0)
+    trainer._step(torch.randn(8, 3, 8, 8), torch.arange(8) % 3, 0.01)
     # the first step of Adam is as long as the rate, in every direction
     moved = (weights - before).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=0, atol=1e-3)
@@ -282,7 +282,7 @@ def test_given_layers_move_at_their_share_of_the_rate():
     for each in (recipe, replace(recipe, backbone_rate=1.0)):
         trainer = Trainer(ARCH, DATA, each, seed=0, network=copy.deepcopy(start))
         torch.manual_seed(0)
-        trainer._step(x, y, 0.05, 0)
+        trainer._step(x, y, 0.05)
         network = trainer._network
         moves.append(
             [
@@ -296,7 +296,7 @@ def test_given_layers_move_at_their_share_of_the_rate():
         torch.testing.assert_close(slow, share * usual, rtol=1e-3, atol=1e-7)
     # weights that the seed drew are no backbone
     scratch = Trainer(ARCH, DATA, recipe, seed=0)
-    scratch._step(x, y, 0.05, 0)
+    scratch._step(x, y, 0.05)
     assert {group["lr"] for group in scratch._optimizer.param_groups} == {0.05}
 
 
@@ -318,7 +318,7 @@ def test_shares_of_labels_are_smoothed_like_labels():
     x, shares = torch.randn(4, 3, 8, 8), torch.tensor([[0.75, 0.25, 0.0]] * 4)
     wanted = torch.tensor([[0.8 * 0.75, 0.8 * 0.25, 0.0]] * 4) + 0.2 / 3
     expected = -(wanted * network(x).log_softmax(1)).sum(1).mean()
-    assert trainer._step(x, shares, 0.1, 0) == pytest.approx(expected.item())
+    assert trainer._step(x, shares, 0.1)[0].item() == pytest.approx(expected.item())
 
 
 def test_mixed_precision_is_refused_on_the_cpu():
@@ -334,6 +334,9 @@ def test_a_loss_that_is_not_finite_is_named_with_its_place():
     with pytest.raises(DivergedError, match="epoch 2, step 1"):
         trainer.run_epoch()
     assert trainer.epochs_done == 1
+    right, wrong = torch.tensor([0.25, 1.0]), torch.tensor([0.5, math.inf])
+    with pytest.raises(DivergedError, match=r"step 18: the loss is 0\.5 and its gradient inf"):
+        trainer._read([right, wrong, right], 16)
 
 
 def test_evaluation_counts_by_hand():
