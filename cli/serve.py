@@ -83,8 +83,9 @@ def serve(
 
     mobilenas profile serve --space mobile --image-size 224 --name pixel7-web --host 0.0.0.0
 
-    The page times the models of a kit with onnxruntime-web (WebAssembly). What it has measured is
-    kept at once: a page that is loaded again resumes, and so does the same command.
+    The page times the models of a kit with onnxruntime-web, in WebAssembly or with
+    `--backend webgpu` on the GPU. What it has measured is kept at once: a page that is loaded again
+    resumes, and so does the same command.
     """
     if name is None:
         raise click.UsageError("missing option --name", ctx)
@@ -97,11 +98,12 @@ def serve(
     check_extra()
     with measuring(quiet) as reporter:
         from mobilenas.pipeline.run_folder import command_line
-        from mobilenas.web.profiling import Profiling, kit_of
+        from mobilenas.web.profiling import Profiling, check_backend, kit_of
         from mobilenas.web.runtime import check_runtime
 
-        check_runtime()
         requested = ProfileSettings(**of_space)
+        check_backend(settings.backend, requested.precision, measured.threads)
+        check_runtime(settings.backend)
         folder = kit or kit_of(
             spaces_of(ctx, requested),
             networks=requested.networks,

@@ -19,7 +19,7 @@ from .terminal import echo
 @click.command(cls=Command, name="try")
 @click.argument("folder", metavar="RUN", type=PATH)
 @options_of(MeasureSettings, without=("provider", "rounds"))
-@options_of(ServeSettings)
+@options_of(ServeSettings, without=("backend",))
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, folder: Path, as_json: bool, **_: object) -> None:

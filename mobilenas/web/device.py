@@ -12,9 +12,10 @@ def threads_of(opening: Opening, requested: int) -> int:
 def device_of(opening: Opening, name: str = "") -> dict[str, str | int]:
     """Describe the device as a profile does; `name` replaces what the browser calls it."""
     model, system = readable(opening.model), readable(opening.system)
-    return {
+    device: dict[str, str | int] = {
         "cpu": name or model or system or "unknown",
         "cores": opening.cores,
         "os": system or "unknown",
         "browser": readable(opening.browser),
     }
+    return device | ({"gpu": readable(opening.gpu)} if opening.gpu else {})

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from mobilenas.onnx import OPSET
 from mobilenas.web.device import device_of, threads_of
 from mobilenas.web.measurement import Measurement, StaleError
 from mobilenas.web.records import Opened, Opening, Round, Work
-from mobilenas.web.runtime import PROVIDER, RUNTIME
-from mobilenas.web.settings import ServeSettings
+from mobilenas.web.runtime import RUNTIME
+from mobilenas.web.settings import Backend, ServeSettings
 from mobilenas.web.site import RefusalError, Site
 
 
@@ -34,6 +34,18 @@ def kit_of(
     if not (folder / MANIFEST_FILE).exists():
         write_kit(spaces, folder, networks=networks, seed=seed, reporter=reporter)
     return folder
+
+
+def check_backend(backend: Backend, precisions: Collection[str], threads: int) -> None:
+    """Raise unless the backend runs models of these precisions itself, with so many threads."""
+    if backend == "webgpu" and "int8" in precisions:
+        raise MobileNASError(
+            "int8 does not go with --backend webgpu: onnxruntime-web would run it on the processor"
+        )
+    if backend == "webgpu" and threads > 1:
+        raise MobileNASError(
+            f"--threads {threads} does not go with --backend webgpu: a GPU has no such threads"
+        )
 
 
 class Profiling:
@@ -51,6 +63,8 @@ class Profiling:
         command: str = "",
     ) -> None:
         self._manifest = read_manifest(kit / MANIFEST_FILE)
+        self._backend = settings.backend
+        check_backend(self._backend, self._manifest.measured.keys(), threads)
         self._name, self._threads, self._rounds = name, threads, rounds
         self._device_name, self._command = device, command
         self._idle_s = settings.idle
@@ -85,16 +99,32 @@ class Profiling:
         self._used_threads = threads_of(opening, self._threads)
         self._device = device_of(opening, self._device_name)
         said = self._device | {"runtime": RUNTIME, "threads": self._used_threads}
+        place = "WebAssembly"
+        if self._backend == "webgpu":
+            if not opening.gpu:
+                raise self._refuse()
+            said["provider"] = self._backend
+            place = f"WebGPU on {self._device['gpu']}"
         log = Cache().folder / f"web-{self._manifest.kit}-{fingerprint(said)}.jsonl"
         if self._measurement is None or self._measurement.log != log:
             self._measurement = Measurement(self._manifest, log, rounds=self._rounds)
         self._reporter.info(f"{self._device['cpu']}: {self._device['browser']}")
         return Opened(
             title=self._name,
-            runtime=f"{RUNTIME}, WebAssembly",
+            runtime=f"{RUNTIME}, {place}",
             threads=self._used_threads,
             threads_requested=self._threads,
         )
+
+    def _refuse(self) -> RefusalError:
+        """End: no other backend stands in for WebGPU."""
+        self._error = RefusalError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "this browser gives the page no WebGPU adapter; it may lack WebGPU, which also needs a "
+            "page of HTTPS or of the device itself (localhost)",
+        )
+        self.site.end()
+        return self._error
 
     def _work(self) -> Work:
         assert self._measurement is not None  # the session is open
@@ -115,7 +145,9 @@ class Profiling:
     def _finish(self, measurement: Measurement) -> str:
         """Make the profile; say what came of it."""
         try:
-            results = measurement.results(dict(self._device), RUNTIME, PROVIDER, self._used_threads)
+            results = measurement.results(
+                dict(self._device), RUNTIME, self._backend, self._used_threads
+            )
             self._profile = profile_of(results, self._name, self._command)
         except MobileNASError as error:  # the page and the command both say it
             self._error = error

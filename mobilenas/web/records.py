@@ -25,6 +25,8 @@ class Opening(Record, frozen=True, kw_only=True):
     cores: Annotated[int, Meta(ge=1, le=4096)]
     isolated: bool
     """Whether the browser lets the page have threads."""
+    gpu: Text = ""
+    """The adapter of WebGPU, where the page is to run models on it and there is one."""
 
 
 class Opened(Record, frozen=True, kw_only=True):

@@ -10,34 +10,43 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_bytes, write_bytes
+from mobilenas.web.settings import Backend
 
 VERSION = "1.30.0"
-RUNTIME, PROVIDER = f"onnxruntime-web {VERSION}", "wasm"
+RUNTIME = f"onnxruntime-web {VERSION}"
 INTEGRITY = (
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
 """sha512 of the archive, as npm writes it."""
-FILES = (
-    "ort.wasm.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-)
-"""Of its folder dist: WebAssembly with SIMD and threads, 14 MB."""
+FILES: dict[Backend, tuple[str, ...]] = {
+    "wasm": (
+        "ort.wasm.min.mjs",
+        "ort-wasm-simd-threaded.mjs",
+        "ort-wasm-simd-threaded.wasm",
+    ),
+    "webgpu": (
+        "ort.webgpu.min.mjs",
+        "ort-wasm-simd-threaded.asyncify.mjs",
+        "ort-wasm-simd-threaded.asyncify.wasm",
+    ),
+}
+"""Of its folder dist: WebAssembly with SIMD and threads, 14 MB; with WebGPU, 27 MB."""
 STATIC = Path(__file__).with_name("static")
 FOLDER = STATIC / "ort"
 
 _MAX_ARCHIVE_BYTES = 200_000_000
 
 
-def check_runtime() -> None:
-    """Raise unless the files are there."""
-    if not all((FOLDER / name).is_file() for name in FILES):
+def check_runtime(backend: Backend) -> None:
+    """Raise unless the files of this backend are there."""
+    if not all((FOLDER / name).is_file() for name in FILES[backend]):
         raise FileError(
-            f"{FOLDER} lacks onnxruntime-web {VERSION}; with npm on the PATH, `make web` or "
+            f"{FOLDER} lacks {RUNTIME} for {backend}; with npm on the PATH, `make web` or "
             "`python -m mobilenas.web.runtime` puts it there"
         )
 
@@ -48,7 +57,7 @@ def unpack(archive: Path, folder: Path = FOLDER) -> None:
     if found.decode() != INTEGRITY:
         raise FileError(f"{archive} is not onnxruntime-web {VERSION}: its sha512 differs")
     with tarfile.open(archive) as content:
-        for name in FILES:
+        for name in chain(*FILES.values()):
             file = content.extractfile(f"package/dist/{name}")
             assert file is not None  # the checksum is that of an archive that has it
             write_bytes(folder / name, file.read())

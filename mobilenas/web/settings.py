@@ -2,15 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import check_settings, setting
+
+Backend = Literal["wasm", "webgpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
     """Where a page is served, and for how long."""
 
+    backend: Backend = setting(
+        "wasm",
+        help="What `profile serve` times: WebAssembly on the processor, or WebGPU.",
+        group="Measurement",
+    )
     host: str = setting(
         "127.0.0.1",
         help="Address to listen on; 0.0.0.0 for other devices in the network.",

@@ -25,7 +25,7 @@ from mobilenas.core.errors import FileError, MobileNASError
 from mobilenas.core.files import read_bytes
 from mobilenas.core.records import Record
 from mobilenas.web.runtime import FILES, FOLDER, STATIC, check_runtime
-from mobilenas.web.settings import ServeSettings
+from mobilenas.web.settings import Backend, ServeSettings
 
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -67,7 +67,7 @@ class Site:
     """Routes, the session, and what every request must pass."""
 
     def __init__(self, page: str, settings: ServeSettings) -> None:
-        check_runtime()
+        check_runtime(settings.backend)
         self._settings = settings
         self._token, self._session = secrets.token_urlsafe(24), ""
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -85,7 +85,7 @@ class Site:
             client_max_size=MAX_BODY_BYTES, middlewares=[_guard(self._admits)]
         )
         self.app.on_response_prepare.append(_add_headers)
-        for path, file in _static_files(page).items():
+        for path, file in _static_files(page, settings.backend).items():
             self.app.router.add_get(path, _serving(file))
 
     def get(self, path: str, answer: Callable[[web.Request], Record | bytes]) -> None:
@@ -239,12 +239,13 @@ async def _add_headers(_: web.BaseRequest, response: web.StreamResponse) -> None
     response.headers.update(HEADERS)
 
 
-def _static_files(page: str) -> dict[str, Path]:
+def _static_files(page: str, backend: Backend) -> dict[str, Path]:
     """Every file that anybody may read, by its path in the URL."""
     style = Path(str(importlib.resources.files("mobilenas.report"))) / "templates/style.css"
     files = {f"/{path.name}": path for path in sorted(STATIC.iterdir()) if path.is_file()}
-    runtime = {f"/ort/{name}": FOLDER / name for name in FILES}
-    return files | runtime | {"/": STATIC / page, "/style.css": style}
+    runtime = {f"/ort/{name}": FOLDER / name for name in FILES[backend]}
+    chosen = {"/": STATIC / page, "/backend.js": STATIC / f"backend-{backend}.js"}
+    return files | runtime | chosen | {"/style.css": style}
 
 
 def _serving(file: Path) -> Handler:

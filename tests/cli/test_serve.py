@@ -45,7 +45,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_space: Mobile
 @pytest.fixture
 def with_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (runtime, site):
-        monkeypatch.setattr(module, "check_runtime", lambda: None)
+        monkeypatch.setattr(module, "check_runtime", lambda _: None)
 
 
 class Browser(threading.Thread):
@@ -101,6 +101,9 @@ def test_wrong_options_are_refused_before_anything_is_made(folders: Path) -> Non
     assert "missing option --name" in refused(*SPACE)
     assert "options of a space do not go with --kit" in refused(*SPACE, "--kit", "k", *NAMED)
     assert "--key goes with --certificate only" in refused(*SPACE, "--key", "k.pem", *NAMED)
+    webgpu = (*SPACE, *NAMED, "--backend", "webgpu")
+    assert "int8 does not go with --backend webgpu" in refused(*webgpu, "--precision", "fp32,int8")
+    assert "--threads 2 does not go with --backend webgpu" in refused(*webgpu, "--threads", 2)
     assert "--port is 70000" in refused(*SPACE, "--name", "x", "--port", 70000)
     assert list(folders.iterdir()) == []
 

@@ -40,7 +40,7 @@ pytestmark = [
 def few_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two rounds are enough for every model, however busy this machine is."""
     try:
-        check_runtime()
+        check_runtime("wasm")
     except MobileNASError as error:
         pytest.skip(str(error))
     monkeypatch.setattr(measurement, "MAX_ROUNDS", 2)
@@ -97,6 +97,54 @@ def test_a_page_measures_a_space(kit: Path, manifest: Manifest) -> None:
     assert "HeadlessChrome" in str(profile.device["browser"])
     assert profile.failures == {"fp32": {}}
     assert profile.calibration["fp32"].networks == 2
+
+
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+
+
+def measured_on_webgpu(kit: Path, ended: str, *, gpu: bool) -> Profile:
+    """Measure with a software adapter or none; in the end the page says `ended`."""
+    try:
+        check_runtime("webgpu")
+    except MobileNASError as error:
+        pytest.skip(str(error))
+    settings = ServeSettings(port=0, backend="webgpu")
+    profiling = Profiling(kit, settings, name="phone", rounds=2)
+
+    async def run() -> Profile:
+        serving = asyncio.create_task(profiling.serve(NullReporter()))
+        async with async_api.async_playwright() as driver:
+            browser = await driver.chromium.launch(
+                executable_path=BROWSER, args=["--no-sandbox", *SOFTWARE_GPU]
+            )
+            page = await browser.new_page()
+            if gpu:
+                await page.goto(profiling.site.home + "page.css")
+                if not await page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+                    pytest.skip("this chromium has no software adapter of WebGPU")
+            else:
+                hidden = "Object.defineProperty(navigator, 'gpu', { value: undefined })"
+                await page.add_init_script(hidden)
+            await page.goto(profiling.site.url)
+            await async_api.expect(page.get_by_role("status")).to_contain_text(
+                ended, timeout=3 * PATIENCE_MS
+            )
+            await browser.close()
+        return (await serving)[0]
+
+    return asyncio.run(run())
+
+
+def test_a_page_measures_on_webgpu(kit: Path) -> None:
+    profile = measured_on_webgpu(kit, "now has the profile", gpu=True)
+    assert (profile.provider, profile.device["gpu"]) == ("webgpu", "google swiftshader")
+    assert profile.failures == {"fp32": {}}
+    assert profile.calibration["fp32"].networks == 2
+
+
+def test_a_page_without_webgpu_says_so(kit: Path) -> None:
+    with pytest.raises(MobileNASError, match="no WebGPU adapter"):
+        measured_on_webgpu(kit, "Stopped: this browser gives the page no", gpu=False)
 
 
 FAKE_CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import socket
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,8 +20,8 @@ from mobilenas.latency.profile import Profile
 from mobilenas.web import site as site_module
 from mobilenas.web.profiling import Profiling
 from mobilenas.web.records import Work
-from mobilenas.web.runtime import PROVIDER, RUNTIME
-from mobilenas.web.settings import ServeSettings
+from mobilenas.web.runtime import FILES, RUNTIME
+from mobilenas.web.settings import Backend, ServeSettings
 
 from .conftest import timed
 from .pages import Page, Talk, talk
@@ -31,12 +32,13 @@ EMPTY = {"number": 0, "ns": {}, "disturbed": [], "failed": {}}
 @pytest.fixture(autouse=True)
 def without_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The files of onnxruntime-web need not be there; nothing is kept for the next test."""
-    monkeypatch.setattr(site_module, "check_runtime", lambda: None)
+    monkeypatch.setattr(site_module, "check_runtime", lambda _: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def profiling_of(kit: Path, **more: Any) -> Profiling:
-    return Profiling(kit, ServeSettings(port=0), name="phone", rounds=2, **more)
+def profiling_of(kit: Path, backend: Backend = "wasm", **more: Any) -> Profiling:
+    settings = ServeSettings(port=0, backend=backend)
+    return Profiling(kit, settings, name="phone", rounds=2, **more)
 
 
 async def asked(page: Page) -> Work:
@@ -51,8 +53,8 @@ async def posted(page: Page, work: Work) -> tuple[int, Any]:
     return await page.post("/rounds", body)
 
 
-async def measure(page: Page) -> str:
-    await page.open()
+async def measure(page: Page, **opening: Any) -> str:
+    await page.open(**opening)
     work = await asked(page)
     while not work.ended:
         status, body = await posted(page, work)
@@ -85,7 +87,7 @@ def test_a_page_s_rounds_become_a_profile(kit: Path, manifest: Manifest) -> None
         "os": "Android",
         "browser": "A browser",
     }
-    assert (profile.runtime, profile.provider, profile.threads) == (RUNTIME, PROVIDER, 4)
+    assert (profile.runtime, profile.provider, profile.threads) == (RUNTIME, "wasm", 4)
     assert profile.command == "mobilenas test"
     keys = {model.key for model in manifest.models if model.kind == "unit"}
     assert profile.blocks["fp32"].keys() == keys
@@ -109,6 +111,45 @@ def test_a_page_that_is_loaded_again_and_a_new_server_go_on(kit: Path) -> None:
 
     assert talk(profiling_of(kit, threads=4).site, begin) == [3]
     assert talk(profiling_of(kit, threads=4).site, resume) == [(3, 0)]
+
+
+def test_webgpu_is_another_profile(kit: Path) -> None:
+    async def begin(page: Page) -> int:
+        await page.open(gpu="arm valhall")  # a page of WebAssembly does not say it
+        await posted(page, await asked(page))
+        return (await asked(page)).number
+
+    async def resume(page: Page) -> tuple[int, str]:
+        _, opened = await page.open(gpu="arm valhall")
+        return (await asked(page)).number, opened["runtime"]
+
+    assert talk(profiling_of(kit).site, begin) == [1]
+    webgpu = profiling_of(kit, "webgpu")
+    assert talk(webgpu.site, resume) == [(0, f"{RUNTIME}, WebGPU on arm valhall")]
+    profile = served(profiling_of(kit, "webgpu"), partial(measure, gpu="arm valhall"))
+    assert (profile.runtime, profile.provider, profile.threads) == (RUNTIME, "webgpu", 1)
+    assert profile.device["gpu"] == "arm valhall"
+
+
+def test_nothing_stands_in_for_a_missing_gpu(kit: Path) -> None:
+    async def browse(page: Page) -> None:
+        status, answer = await page.open()
+        assert (status, "no WebGPU adapter" in answer["error"]) == (422, True)
+
+    with pytest.raises(MobileNASError, match="no WebGPU adapter"):
+        served(profiling_of(kit, "webgpu"), browse)
+    with pytest.raises(MobileNASError, match="--threads 2 does not go with --backend webgpu"):
+        profiling_of(kit, "webgpu", threads=2)
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_the_page_is_given_its_backend(kit: Path, backend: Backend) -> None:
+    async def browse(page: Page) -> bytes:
+        return (await page.get("/backend.js"))[1]
+
+    (module,) = talk(profiling_of(kit, backend).site, browse)
+    assert f'executionProviders: ["{backend}"]'.encode() in module
+    assert f"./ort/{FILES[backend][0]}".encode() in module
 
 
 def test_threads_are_what_the_browser_has(kit: Path) -> None:

@@ -30,7 +30,7 @@ from .pages import Page, talk
 
 @pytest.fixture(autouse=True)
 def without_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_module, "check_runtime", lambda: None)
+    monkeypatch.setattr(site_module, "check_runtime", lambda _: None)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 // Loading and timing ONNX models with onnxruntime-web.
 
-import * as ort from "./ort/ort.wasm.min.mjs";
+import { ort, PROVIDER } from "./backend.js";
 
 const WARM_UP_RUNS = 5;
 const WARM_UP_MS = 1000;
@@ -45,7 +45,7 @@ function feedOf(session) {
 export class Job {
   static async load(bytes) {
     const session = await ort.InferenceSession.create(bytes, {
-      executionProviders: ["wasm"],
+      ...PROVIDER,
       graphOptimizationLevel: "all",
     });
     const job = new Job(session, feedOf(session));

@@ -1,5 +1,6 @@
 // Times the models of one round, in a fresh order; keeps those loaded that the next round may have.
 
+import { isLost } from "./backend.js";
 import { Job, start } from "./bench.js";
 
 const jobs = new Map();
@@ -34,6 +35,7 @@ async function load(keys) {
     try {
       jobs.set(key, await Job.load(bytes));
     } catch (error) {
+      if (await isLost()) throw error; // it is not the model
       return { [key]: `does not run in the browser: ${String(error?.message ?? error).slice(0, 300)}` };
     }
   }

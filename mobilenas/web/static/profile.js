@@ -1,5 +1,6 @@
 // Measures what the computer asks for, round after round, while the tab is in front and the device cool.
 
+import { findGpu } from "./backend.js";
 import { get, open, pause, post, Refused, threadsNote } from "./session.js";
 
 const byId = (id) => document.getElementById(id);
@@ -135,7 +136,7 @@ async function measure(threads) {
 }
 
 try {
-  const opened = await open(offline);
+  const opened = await open(offline, await findGpu());
   byId("title").textContent = opened.title;
   byId("runtime").textContent = `${opened.runtime}, ${opened.threads} ${opened.threads === 1 ? "thread" : "threads"}`;
   byId("threads").textContent = threadsNote(opened);

@@ -47,7 +47,7 @@ export async function post(path, body, offline = () => {}) {
 }
 
 /** Say what this device is; the token in the address is used once and taken out of it. */
-export async function open(offline) {
+export async function open(offline, gpu = "") {
   const token = location.hash.slice(1);
   const hints = navigator.userAgentData;
   let model = "";
@@ -64,6 +64,7 @@ export async function open(offline) {
     model: model.slice(0, 400),
     cores: Math.max(1, navigator.hardwareConcurrency || 1),
     isolated: self.crossOriginIsolated === true,
+    gpu,
   }, offline);
   history.replaceState(null, "", location.pathname);
   return opened;
