@@ -1,5 +1,6 @@
 """`mobilenas profile list`, `show` and `check`, and how profiles and times are printed."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -208,7 +209,9 @@ def suggest(name: str, out: Path, networks: int, precision: str | None, as_json:
         "write the"
     )
     echo(f"milliseconds into {out / 'times.csv'}. Then:")
-    echo(f"mobilenas profile calibrate --from {name} --times {out / 'times.csv'} --name DEVICE")
+    words = ["mobilenas", "profile", "calibrate", "--from", name, "--times", str(out / "times.csv")]
+    words += ["--precision", precision] if precision else []
+    echo(shlex.join([*words, "--name", "DEVICE"]))
 
 
 @click.command(cls=Command, name="check")

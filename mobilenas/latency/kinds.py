@@ -131,9 +131,7 @@ def _solve(columns: _Numbers, times: _Numbers, strength: float) -> KindFit:
     if strength == _LINE:
         scale, offset_ms = fit(columns[:, 0].tolist(), times.tolist())
         return KindFit(weights=(scale, *[0.0] * len(KINDS)), offset_ms=offset_ms, strength=strength)
-    spread = columns.std(axis=0)
-    # what is alike in all networks has no weight
-    units = np.where(spread > 0, spread, np.inf) / times.mean()
+    units = _spread(columns) / times.mean()  # what is alike in all networks has no weight
     ones = np.ones((len(times), 1))
     relative = np.hstack([columns / units, ones, -ones]) / times[:, None]
     shrinkage = np.zeros((len(KINDS), relative.shape[1]))

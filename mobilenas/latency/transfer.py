@@ -61,6 +61,12 @@ def transfer(
             f"{counted(len(times), 'timed network is', 'timed networks are')} too few; time at "
             f"least {MIN_NETWORKS}, better 10"
         )
+    reporter = reporter or NullReporter()
+    if (known := profile.calibration.get(precision)) and known.weights:
+        reporter.info(
+            f"Profile {profile.name} was corrected with {known.networks} timed networks; for the "
+            "same device, start from the profile that it was made from, or the error is too small"
+        )
     profile = _with_units(profile, [arch for arch, _ in times], precision, reporter)
     networks = [profile.network_time(arch, precision, latency_ms) for arch, latency_ms in times]
     bare = replace(
@@ -88,23 +94,36 @@ def _by_kind(
     line: Profile,
     times: Sequence[tuple[MobileArch, float]],
     precision: str,
-    reporter: Reporter | None,
+    reporter: Reporter,
 ) -> Profile:
     """Return the profile with unit times corrected by kind, or `line` where that is no better."""
-    reporter = reporter or NullReporter()
     if len(times) < kinds.MIN_NETWORKS:
         reporter.info(
             f"One scale for all parts, because there are fewer than {kinds.MIN_NETWORKS} networks"
         )
         return line
     archs, measured = zip(*times, strict=True)
+    if len(set(measured)) == 1:
+        raise ProfileError(
+            "all networks have the same time, which does not tell what is slow on the device; "
+            "write more digits, or time networks of different sizes"
+        )
     columns, latencies = _columns(line, archs, precision), np.array(measured)
     fit = kinds.fit_kinds(columns, latencies)
     mape, largest, tau = evaluate(
         kinds.leave_one_out(columns, latencies), measured, [arch.image_size for arch in archs]
     )
     known = line.calibration[precision]
-    better = not fit.is_line and mape < known.mape_percent
+    calibration = replace(
+        known,
+        scale=1.0,
+        offset_ms=fit.offset_ms,
+        mape_percent=mape,
+        kendall_tau=tau,
+        max_error_percent=largest,
+        weights=dict(zip(("unit_times", *kinds.KINDS), fit.weights, strict=True)),
+    )
+    better = not fit.is_line and mape < known.mape_percent and not calibration.useless
     reporter.info(
         f"{'Corrections by kind of operation' if better else 'One scale for all parts'}, by "
         f"cross-validation: error {known.mape_percent:.1f} % and tau {known.kendall_tau:.2f} with "
@@ -120,15 +139,6 @@ def _by_kind(
                 for key, time in line.blocks[precision].items()
             }
         },
-    )
-    calibration = replace(
-        known,
-        scale=1.0,
-        offset_ms=fit.offset_ms,
-        mape_percent=mape,
-        kendall_tau=tau,
-        max_error_percent=largest,
-        weights=dict(zip(("unit_times", *kinds.KINDS), fit.weights, strict=True)),
     )
     return replace(
         corrected,
@@ -152,7 +162,10 @@ def write_networks(
         space for space in profile.measured if not profile.lacking(space_units(space), precision)
     ]
     if not spaces:
-        raise ProfileError(f"profile {profile.name} has no space that was measured in {precision}")
+        raise ProfileError(
+            f"profile {profile.name} has no space that was measured in {precision}; it has times "
+            f"in {', '.join(profile.blocks)}"
+        )
     if folder.exists():
         raise FileError(f"{folder} exists already; choose another --out")
     failed = {k for k, t in profile.blocks[precision].items() if isinstance(t, Failed)}
@@ -178,7 +191,7 @@ def _columns(profile: Profile, archs: Sequence[MobileArch], precision: str) -> N
 
 
 def _with_units(
-    profile: Profile, archs: Sequence[MobileArch], precision: str, reporter: Reporter | None
+    profile: Profile, archs: Sequence[MobileArch], precision: str, reporter: Reporter
 ) -> Profile:
     """Return the profile with times of all units of these networks."""
     lacking = profile.lacking([u for arch in archs for u in arch_units(arch)], precision)
@@ -211,14 +224,17 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
         raise FileError(f"cannot read {path}: {error}") from error
     if not rows or [cell.strip() for cell in rows[0]] != _HEADER:
         raise FileError(f"{path}: the first line must be {','.join(_HEADER)}")
-    times = []
+    times: dict[MobileArch, float] = {}
     for number, row in enumerate(rows[1:], 2):
         try:
             if row:
-                times.append(_read_row(row, path.parent))
+                arch, latency_ms = _read_row(row, path.parent)
+                if arch in times:  # leaving one of them out would not leave it out
+                    raise MobileNASError(f"{row[0]} is timed above, too; write each network once")
+                times[arch] = latency_ms
         except MobileNASError as error:
             raise FileError(f"{path}, line {number}: {error}") from error
-    return times
+    return list(times.items())
 
 
 def read_network(text: str, folder: Path) -> MobileArch:
@@ -243,6 +259,8 @@ def _read_row(row: list[str], folder: Path) -> tuple[MobileArch, float]:
     if len(row) != len(_HEADER):
         raise MobileNASError(f"it has {counted(len(row), 'value')}; it must have {len(_HEADER)}")
     network, latency = (cell.strip() for cell in row)
+    if not latency:
+        raise MobileNASError(f"{network} has no time; write its milliseconds or delete the line")
     return read_network(network, folder), _number("latency_ms", latency)
 
 

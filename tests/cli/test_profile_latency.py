@@ -241,7 +241,10 @@ def test_a_broken_profile_does_not_hide_the_others(here: str, folders: Path) -> 
 def test_networks_go_to_a_device_and_come_back(here: str, tmp_path: Path) -> None:
     folder = tmp_path / "way"
     words = ("suggest", here, "--out", folder, "--networks", "4")
-    assert f"--times {folder / 'times.csv'}" in done(*words)
+    shown = done(*words)
+    assert f"--times {folder / 'times.csv'}" in shown and "--precision" not in shown
+    words = (*words[:3], tmp_path / "same", "--precision", "fp32")
+    assert "--precision fp32 --name DEVICE" in done(*words)
     assert "exists already" in refused(*words)
     result = invoke("networks", here, "--out", tmp_path / "two", "--json")
     warning = "mobilenas: warning: profile networks is deprecated; use profile suggest\n"

@@ -119,6 +119,9 @@ def test_units_are_corrected_by_kind_where_a_line_is_worse(
     assert [latency.arch(arch) for arch in drawn[20:]] == predicted
     assert phone.networks["fp32"][0].summed_ms == pytest.approx(here_sum(phone, drawn[0]))
     assert phone.blocks["fp32"].keys() == profile.blocks["fp32"].keys()
+    again = [(arch, true_ms(arch)) for arch in drawn[:8]]
+    transfer(phone, again, "phone", reporter=told)
+    assert told.messages[1].startswith("Profile phone was corrected with 20 timed networks")
     write_profile(phone, tmp_path / "phone.json")
     assert read_profile(tmp_path / "phone.json") == phone
 
@@ -225,7 +228,7 @@ def test_elsewhere_the_error_names_a_way_that_works(
     first, same = (read_json(tmp_path / f"{way}/network-02.json") for way in ("way", "two"))
     assert first == same  # the most informative first
     table = tmp_path / "way/times.csv"
-    with pytest.raises(FileError, match=r"times.csv, line 2: latency_ms is ''"):
+    with pytest.raises(FileError, match=r"times.csv, line 2: network-01.json has no time"):
         read_times(table)
     header, *rows = table.read_text().splitlines()
     archs = [MobileArch.from_dict(read_json(tmp_path / f"way/{name}.json")) for name in names]
@@ -244,6 +247,8 @@ def test_what_cannot_be_transferred_is_said(profile: Profile, archs: list[Mobile
     times = [(arch, 1.0 + index) for index, arch in enumerate(archs)]
     with pytest.raises(ProfileError, match="1 timed network is too few"):
         transfer(profile, times[:1], "phone")
+    with pytest.raises(ProfileError, match="all networks have the same time"):
+        transfer(profile, [(arch, 1.0) for arch in archs], "phone")
     with pytest.raises(ProfileError, match="here has no fp16 times; it has fp32, int8"):
         transfer(profile, times, "phone", precision="fp16")
     with pytest.raises(ProfileError, match="here has no int8 time of 'stem 16px"):
@@ -277,6 +282,8 @@ def test_a_table_of_times_is_read(tmp_path: Path, archs: list[MobileArch]) -> No
         ("mobilenet_v2,nan", "line 3: latency_ms is 'nan'"),
         ("mobilenet_v2", "line 3: it has 1 value; it must have 2"),
         ("mobilenet_v4,3", "line 3: network is 'mobilenet_v4'; it must be an arch.json or one of"),
+        ("mobilenet_v2:1.0,21", "line 3: mobilenet_v2:1.0 is timed above, too"),
+        ("mobilenet_v2,", "line 3: mobilenet_v2 has no time; write its milliseconds or delete"),
         ("mobilenet_v2:x,3", "line 3: width is 'x'"),
         ("mobilenet_v2:1:3.5,3", "line 3: side is '3.5'; it must be a whole number"),
         ("mobilenet_v2:1:2,3", "line 3: image_size is 2"),
