@@ -20,7 +20,7 @@ from mobilenas.latency.draws import draw_networks
 from mobilenas.latency.graphs import arch_model, unit_model
 from mobilenas.latency.measured import Failed
 from mobilenas.latency.profile import Profile, ProfileError
-from mobilenas.latency.units import Unit, arch_units, space_units
+from mobilenas.latency.units import Unit, arch_units, has_units, space_units
 from mobilenas.latency.with_references import is_current_device, measure_with_references
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
@@ -261,7 +261,10 @@ def _read_row(row: list[str], folder: Path) -> tuple[MobileArch, float]:
     network, latency = (cell.strip() for cell in row)
     if not latency:
         raise MobileNASError(f"{network} has no time; write its milliseconds or delete the line")
-    return read_network(network, folder), _number("latency_ms", latency)
+    arch = read_network(network, folder)
+    if not has_units(arch):
+        raise MobileNASError(f"{network} has blocks that no profile has; time other networks")
+    return arch, _number("latency_ms", latency)
 
 
 def _number(name: str, text: str) -> float:

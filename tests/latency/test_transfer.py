@@ -284,6 +284,7 @@ def test_a_table_of_times_is_read(tmp_path: Path, archs: list[MobileArch]) -> No
         ("mobilenet_v4,3", "line 3: network is 'mobilenet_v4'; it must be an arch.json or one of"),
         ("mobilenet_v2:1.0,21", "line 3: mobilenet_v2:1.0 is timed above, too"),
         ("mobilenet_v2,", "line 3: mobilenet_v2 has no time; write its milliseconds or delete"),
+        ("mobilenet_v1,30", "line 3: mobilenet_v1 has blocks that no profile has"),
         ("mobilenet_v2:x,3", "line 3: width is 'x'"),
         ("mobilenet_v2:1:3.5,3", "line 3: side is '3.5'; it must be a whole number"),
         ("mobilenet_v2:1:2,3", "line 3: image_size is 2"),
