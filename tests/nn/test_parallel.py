@@ -13,8 +13,6 @@ from mobilenas.core.settings import to_plain
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData
 
-pytestmark = pytest.mark.slow
-
 CASES = Path(__file__).with_name("in_step.py")
 NAMES = (
     *("layers", "photos", "training", "diverging", "random", "attention", "ranked"),
@@ -42,6 +40,7 @@ def results(
     return {path.stem: torch.load(path) for path in out.glob("*-of-*.pt")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_do_what_one_does(results: dict[str, Any], name: str) -> None:
     alone, *shared = (results[key][name] for key in ("0-of-1", "0-of-2", "1-of-2"))
