@@ -1,7 +1,7 @@
 """Neural architecture search for phones: a network that meets a budget, from images to ONNX.
 
-The functions of `mobilenas.api`, on first use: importing this package imports no torch, so that
-`mobilenas --help` answers at once.
+The functions of `mobilenas.api` are imported on first use. Importing this package imports no torch,
+so that `mobilenas --help` answers at once.
 """
 
 import os
@@ -57,7 +57,7 @@ def __getattr__(name: str) -> object:
 
 
 class _CallablePackage(ModuleType):
-    """A package with the name of a function of the API: called, it is that function."""
+    """A package that shares its name with a function of the API; calling it calls the function."""
 
     def __call__(self, *args: object, **options: object) -> object:
         function = getattr(import_module("mobilenas.api"), self.__name__.rpartition(".")[2])

@@ -346,7 +346,7 @@ def run(
 def _limits(
     space: SearchedSpace, request: Request, settings: RunSettings, reporter: Reporter
 ) -> Budgets:
-    """Return the budgets over a space; BudgetError where no network of it meets and uses them."""
+    """Return the budgets over a space; BudgetError if none of its networks meets and uses them."""
     latency = latency_model(settings, profile_of(request, reporter))
     filled = settings.search.constraint != PENALTY
     limits = Budgets(space, settings.budgets, latency, filled=filled)
@@ -356,7 +356,7 @@ def _limits(
 
 
 def _own(budgets: Mapping[str, Limit]) -> Fields:
-    """Return budgets as settings: those of registered costs are `limits`."""
+    """Return budgets as settings; those of costs without an option of their own are in `limits`."""
     known = {one.name for one in settings_of(BudgetOptions)}
     own: Fields = {cost: limit for cost, limit in budgets.items() if cost in known}
     if others := {cost: limit for cost, limit in budgets.items() if cost not in known}:
@@ -365,7 +365,7 @@ def _own(budgets: Mapping[str, Limit]) -> Fields:
 
 
 def _assignments(values: Mapping[str, object]) -> tuple[str, ...]:
-    """Return values by name as the command line takes them."""
+    """Return values as NAME=VALUE, as the command line takes them."""
     return tuple(f"{name}={value}" for name, value in values.items())
 
 

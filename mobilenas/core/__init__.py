@@ -1,1 +1,1 @@
-"""What every package uses: errors, settings, files, progress, images. Imports nothing."""
+"""Errors, settings, files, images, progress: used by all packages, imports none of them."""

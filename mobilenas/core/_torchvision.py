@@ -1,10 +1,9 @@
 """The only import of torchvision.
 
-A torchvision whose compiled operators were built for another torch fails on import because the
-schemas of
-those operators are missing. mobilenas uses none of them, so the missing schemas are defined here
-before the
-import; with matching builds nothing is defined. Everything imports torchvision from this module.
+A torchvision built for another torch fails on import, because the schemas of its compiled operators
+are missing. mobilenas uses none of these operators, so this module defines the missing schemas
+before the import; with matching builds it defines nothing. All other modules import torchvision
+from here.
 """
 
 import importlib.util

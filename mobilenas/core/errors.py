@@ -1,12 +1,12 @@
-"""The one root exception. The command line turns it into one line and exit status 2."""
+"""The exceptions of this project. The command line turns them into one line and exit status 2."""
 
 
 class MobileNASError(Exception):
-    """Something the caller can fix: the message names the thing and says what is legal."""
+    """The root exception: an error that the caller can fix. The message says what is legal."""
 
 
 class BudgetError(MobileNASError):
-    """A budget no network of the space can keep, or a malformed one."""
+    """A malformed budget, or one that no network of the space can meet."""
 
 
 class UnreachableError(BudgetError):
@@ -18,11 +18,11 @@ class DataError(MobileNASError):
 
 
 class FileError(MobileNASError):
-    """A file that is missing, cut, edited by hand to be wrong, or of another schema version."""
+    """A file that is missing, truncated, invalid, or of another schema version."""
 
 
 class InternalError(MobileNASError):
-    """Two parts of this project disagree, or one has a gap: no mistake of the caller's."""
+    """A bug: two parts of this project disagree, or one is incomplete; not the caller's fault."""
 
 
 class DivergedError(MobileNASError):

@@ -1,6 +1,6 @@
-"""Why msgspec refused a value: the place with its keys, the value, and what is legal there.
+"""Error messages for values that msgspec rejects: full path, value, and what is legal there.
 
-msgspec's own message leaves out the keys of dicts, the value, and the options of a Literal.
+msgspec's own messages omit dict keys, the value, and the options of a Literal.
 """
 
 import re
@@ -29,17 +29,17 @@ _NAMES: dict[type[inspect.Type], str] = {
 }
 
 Step = str | int
-"""A key, a field's name, or the number of an item."""
+"""A dict key, a field name, or a list index."""
 
 
 def shown(value: object) -> str:
-    """Return a value as an error quotes it: the first characters of a long one."""
+    """Return a value as errors quote it, truncated to 80 characters."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def between(low: float, high: float) -> str:
-    """Return a range as an error states it, such as `between 0 and 1000000`."""
+    """Return a range as errors state it, such as `between 0 and 1000000`."""
     return f"between {_in_full(low)} and {_in_full(high)}"
 
 
@@ -54,9 +54,9 @@ def explain(
     place: str,
     refused: Callable[[object], bool],
 ) -> str:
-    """Return one line on what is wrong with `value`, which is no `kind`, below `place`.
+    """Return one line that says why `value`, found at `place`, is not a valid `kind`.
 
-    `refused` says whether a changed value is still refused.
+    `refused`: whether msgspec rejects a modified value, too.
     """
     message = _MESSAGE.fullmatch(str(error))
     assert message is not None  # it matches every text
@@ -72,9 +72,9 @@ def explain(
 
 
 def wrong_fields(kind: object, value: object, place: str) -> str:
-    """Say which dataclass in `value` lacks a field or has one too many; empty where none does.
+    """Name the first dataclass in `value` with a missing or unknown field; empty if there is none.
 
-    msgspec lets both pass. A field whose metadata say `added` may be left out.
+    msgspec accepts both for dataclasses. Fields with `added` in their metadata may be missing.
     """
     return _wrong_fields(_type_info(kind), value, place)
 
@@ -107,7 +107,7 @@ def _wrong_fields(node: inspect.Type, value: object, place: str) -> str:
 def failing_place(
     kind: object, value: object, place: str, fails: Callable[[object, type], bool]
 ) -> str:
-    """Return where the innermost dataclass stands whose own check `fails`."""
+    """Return the path of the innermost dataclass whose own check `fails`; empty if none does."""
     return _failing_place(_type_info(kind), value, place, fails)
 
 
@@ -147,7 +147,7 @@ def _steps(path: str, value: object, refused: Callable[[object], bool]) -> list[
 
 
 def _only(value: object, steps: list[Step], key: str) -> object:
-    """Copy a value whose dict at `steps` has that key alone."""
+    """Return a copy of `value` in which the dict at `steps` has no keys but `key`."""
     if not steps:
         return {key: _item(value, key)}
     first, *rest = steps
@@ -192,7 +192,7 @@ def _fields(node: inspect.Type) -> str:
                 | inspect.StructType(fields=known, forbid_unknown_fields=True)
             ):
                 return f"; its fields are {', '.join(field.encode_name for field in known)}"
-    return ""  # of a file of which only a part is read
+    return ""  # a Part, which names only some of the file's fields
 
 
 def _legal(node: inspect.Type, value: object) -> str:

@@ -1,6 +1,6 @@
-"""Files that are never half written: temporary name, flush, rename. JSON with a schema version.
+"""Atomic writes (temporary file, fsync, rename), and JSON with a schema version.
 
-What is read is checked for what no file of ours holds: see `parse_json`.
+JSON is read strictly: `parse_json` lists what it rejects.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from mobilenas.core.errors import FileError, first_line
 
 SCHEMA_VERSION = 2
 TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")
-"""The name of a file that is being written; its group is the file's own."""
+"""Name of a file that is being written; the group is its final name."""
 _NAME_CHARACTERS = 50
 
 State = dict[str, Any]
-"""What a checkpoint holds: tensors and plain values, which `torch.save` keeps and nothing types."""
+"""Content of a checkpoint: tensors and plain values, untyped."""
 
 _MAX_BYTES = 2**33
 _MAX_TEXT = 2**28
@@ -41,26 +41,26 @@ OTHER_FORM = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
     *(RuntimeError, TypeError, UserWarning, ValueError),
 )
-"""What is raised while a state of another form, or a damaged one, is read or taken over."""
+"""Exceptions raised while a damaged or incompatible state is read or restored."""
 _UNUSUAL = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
-"""No text of ours has these; half surrogates U+DC80 to U+DCFF are bytes of file names."""
+"""Characters that no text of ours has. U+DC80 to U+DCFF are allowed: bytes of file names."""
 
 
 _kept_to = set[Path]()
-"""Records of the folders that this process works in."""
+"""Record files of the folders that this process works in."""
 
 
 def keep_to(record: Path) -> None:
-    """From now on write below the folder of `record` only while that file is there.
+    """From now on, write to the folder of `record` only while `record` exists.
 
-    A folder that is removed during a run would come back in part, and look like no run.
+    Otherwise a folder removed during a run would be recreated in part, without its record.
     """
     _kept_to.add(record.absolute())
 
 
 def release(record: Path) -> None:
-    """Take back `keep_to`: the folder is started anew."""
+    """Undo `keep_to`, because the folder is started afresh."""
     _kept_to.discard(record.absolute())
 
 
@@ -77,8 +77,8 @@ def _make_parent(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a kill at any moment leaves the old file or the new one.
 
-    In the folders of a job of several processes the first writes, when all have come so far, and
-    all go on when it has.
+    In the folders of a job of several processes, the first process writes once all have reached
+    this point, and all continue when it is done.
     """
     folders = {record.parent for record in _kept_to}
     if processes.count() == 1 or folders.isdisjoint(path.absolute().parents):
@@ -91,7 +91,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # a part of the name: a system's limit is on its bytes
+    # only part of the name, because systems limit its bytes
     temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
     try:
         _make_parent(path)
@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_bytes(path: Path, limit: int = _MAX_BYTES) -> bytes:
-    """Read a file of up to `limit` bytes; FileError where there is none that can be read."""
+    """Read a file of up to `limit` bytes; FileError if it is missing, larger or not readable."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
             what = "a folder" if path.is_dir() else "a device or a pipe"
@@ -123,7 +123,7 @@ def read_bytes(path: Path, limit: int = _MAX_BYTES) -> bytes:
         raise FileError(f"{path} does not exist") from error
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # a name that no file can have, as with a null character
         raise FileError(f"cannot read {str(path)!r}: {error}") from error
     if len(content) > limit:
         raise FileError(f"{path} has more than {limit} bytes")
@@ -131,20 +131,20 @@ def read_bytes(path: Path, limit: int = _MAX_BYTES) -> bytes:
 
 
 def inside(folder: Path, text: str, source: object) -> Path:
-    """Return the path that `source` names below `folder`; FileError where it leads elsewhere."""
+    """Return `folder` / `text`; FileError names `source` if that is not a path below `folder`."""
     path = folder / text
     try:
         plain = text and not Path(text).is_absolute() and ".." not in Path(text).parts
         if plain and path.resolve().is_relative_to(folder.resolve()):
             path.exists()  # raises where the name is too long for any file
             return path
-    except (OSError, RuntimeError, ValueError):  # links in a circle, names that no file can have
+    except (OSError, RuntimeError, ValueError):  # circular links, illegal names
         pass
     raise FileError(f"{source} names {text!r}; it must name a file in {folder}")
 
 
 def to_json(data: object, name: object = "JSON", *, indent: int | None = None) -> str:
-    """Return JSON that every reader takes; FileError names `name` and what is not finite."""
+    """Return standard JSON; FileError names `name` and the place of a number that is not finite."""
     try:
         return json.dumps(data, indent=indent, allow_nan=False)
     except ValueError as error:
@@ -152,7 +152,7 @@ def to_json(data: object, name: object = "JSON", *, indent: int | None = None) -
 
 
 def _not_finite(data: object) -> str:
-    """Say where the first number stands that JSON has no form for."""
+    """Describe the first number that is not finite; empty if there is none."""
     for place, item in _places(data):
         if isinstance(item, float) and not math.isfinite(item):
             return f"{place} is {item}; it must be a finite number"
@@ -160,7 +160,7 @@ def _not_finite(data: object) -> str:
 
 
 def _places(data: object, place: str = "") -> Iterator[tuple[str, object]]:
-    """Yield every value that is not a list or object, and its place."""
+    """Yield the path and value of every leaf."""
     if isinstance(data, dict):
         for key, item in data.items():
             yield from _places(item, f"{place}.{key}" if place else str(key))
@@ -174,8 +174,8 @@ def _places(data: object, place: str = "") -> Iterator[tuple[str, object]]:
 def parse_json(text: str | bytes, source: str) -> object:
     """Read JSON from outside; FileError names `source` and what is wrong.
 
-    Refused are NaN and infinity, numbers that no file of ours holds, duplicate keys, more than 64
-    levels, and text that no file can be named by.
+    Rejects NaN and infinity, numbers above 2^63 (integers) or 1e100 (floats), duplicate keys, more
+    than 64 levels, and text with null characters or unpaired surrogates.
     """
     wrong: list[_Wrong] = []
 
@@ -217,7 +217,7 @@ def parse_json(text: str | bytes, source: str) -> object:
 
 @dataclass(frozen=True, eq=False)
 class _Wrong:
-    """A number that is refused."""
+    """A number that is rejected, as it stands in the text."""
 
     text: str
 
@@ -275,7 +275,7 @@ def read_list(path: Path) -> list[object]:
 
 
 def read_json(path: Path, *, oldest: int = SCHEMA_VERSION) -> dict[str, object]:
-    """Read a JSON object; the error names file, place and what is legal.
+    """Read a JSON object and check its schema version; FileError names the file.
 
     Files of the schema versions from `oldest` on are read.
     """
@@ -303,7 +303,7 @@ def append_jsonl(path: Path, record: dict[str, object]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
-    """Read a log; a last line cut by a kill is left out, a missing log is empty."""
+    """Read a log. A last line cut by a kill is skipped; a missing log is empty."""
     lines = read_bytes(path, _MAX_TEXT).split(b"\n") if path.exists() else []
     whole, cut = lines[:-1], lines[-1:]
     found = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
@@ -354,9 +354,9 @@ def load_checkpoint(path: Path) -> State | None:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether the zip archive that a checkpoint is has other bytes than were written.
+    """Whether a checkpoint, which is a zip archive, has been truncated or changed.
 
-    Its checksums tell before anything is unpickled. torch neither compresses nor encrypts.
+    Its checksums tell without unpickling. torch neither compresses nor encrypts.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -372,7 +372,7 @@ def _is_damaged(path: Path) -> bool:
 
 @contextlib.contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """Turn what a state of another form raises while it is taken over into one line."""
+    """Turn errors from restoring an incompatible state into one FileError."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Casting complex", UserWarning)

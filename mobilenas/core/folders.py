@@ -1,7 +1,7 @@
-"""The folders that commands write: what belongs to each kind, and who may start in one.
+"""The folders that commands write: which files belong to each kind, and who may write there.
 
-A folder is replaced only where its record can be read and nothing lies beside what such a command
-writes. Only that is deleted; the folder itself stays, whatever it is: a link, a mount point, `.`.
+A folder is replaced only if its record can be read and it has no files but those that its command
+writes. These are deleted; the folder itself stays, as it may be a link, a mount point or `.`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _SEARCH = (
     *("checkpoint.pt", "log.jsonl", "candidates.json", "rank.json"),
     *("finalists.json", *_below("finalists/*", _TRAINING)),
     *("image-size.json", *_below("image-size/*", _TRAINING)),
-    "finalists.pt",  # of versions before: those runs can be replaced, too
+    "finalists.pt",  # of older releases, so that their runs can be replaced, too
 )
 _MODELS = tuple(
     f"model{precision}{layout}.onnx"
@@ -54,9 +54,9 @@ _RUN = (
     *_below("compare/*-seed-*", (*_NETWORK, *_DECISIONS, "finalists.pt")),
 )
 _SYSTEM = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini")
-"""What systems put into folders: it counts as nothing, and stays."""
+"""Files that operating systems put into folders; they are ignored, and kept."""
 _locks = dict[tuple[int, int], int]()
-"""Descriptors of the folders that this process has locked, by device and inode."""
+"""File descriptors of the folders that this process has locked, by device and inode."""
 _SHOWN = 3
 _POLL_S = 0.2
 _ANOTHER = "choose another --out"
@@ -67,15 +67,15 @@ class Kind:
     """What a command writes to its folder."""
 
     name: str
-    """Such as `run`."""
+    """Name in messages, such as `run`."""
     record: str
-    """The file by which such a folder is known, relative to it."""
+    """The file that identifies such a folder, relative to it."""
     writes: tuple[str, ...]
-    """Every file that can lie there; `*` stands for a part of one name."""
+    """Patterns of all files that it can hold; `*` matches within one path component."""
     first: str = ""
-    """What is written before the record, where anything is: a start that was killed left it."""
+    """Pattern of files written before the record, if any: a killed start leaves them."""
     advice: str = "resume it: --resume, or replace it: --overwrite"
-    """What can be done where one is in the way."""
+    """What the error suggests if the folder holds one already."""
 
     @property
     def replaced(self) -> str:
@@ -83,7 +83,7 @@ class Kind:
         return f".{self.record}.replaced"
 
     def __str__(self) -> str:
-        """Name it, with its article."""
+        """Return the name with its article."""
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
@@ -119,15 +119,15 @@ KIT = Kind(
 )
 
 Read = Callable[[Path], object]
-"""Reads a record; MobileNASError where it is none."""
+"""Reads a record; MobileNASError if it is not valid."""
 
 
 def check_folder(
     folder: Path, kind: Kind, read: Read, *, resume: bool = False, overwrite: bool = False
 ) -> bool:
-    """Return whether `folder` holds a record to resume from; FileError unless it may be used.
+    """Return whether `folder` can be resumed; FileError if it must not be written to.
 
-    What a killed start or a killed replacement left is none, and stands in nobody's way.
+    Leftovers of a start or replacement that was killed are no obstacle.
     """
     with _as_file_errors(folder):
         if folder.is_symlink() and not folder.exists():
@@ -161,9 +161,9 @@ def check_folder(
 
 
 def start_folder(folder: Path, kind: Kind) -> None:
-    """Make `folder`, and delete what `check_folder` let pass in it.
+    """Make `folder`, and delete the files of an earlier run that `check_folder` allowed in it.
 
-    The record gets another name first, so that a kill on the way leaves nothing that looks whole.
+    The record is renamed first, so that a kill on the way leaves nothing that looks complete.
     """
     with _as_file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def start_folder(folder: Path, kind: Kind) -> None:
 
 
 def check_record(folder: Path, kind: Kind) -> None:
-    """Raise unless `folder` holds a record, also while it is worked in from now on."""
+    """Raise unless `folder` has a record; lock it, and from now on write only while it has one."""
     with _as_file_errors(folder):
         if (folder / kind.record).exists():
             lock_folder(folder)
@@ -194,11 +194,11 @@ def check_record(folder: Path, kind: Kind) -> None:
 
 
 def lock_folder(folder: Path) -> None:
-    """Keep other processes out of `folder`, until `unlock_folders` or the end of this process.
+    """Lock `folder` until `unlock_folders` or the end of this process.
 
-    FileError where another one works in it. The system locks the folder itself: nothing is written,
-    and a kill leaves no lock. Where it has no such locks, as on Windows and over some networks,
-    nobody is kept out. Of several processes of one job the first locks it for all.
+    FileError if another process holds the lock. It is a flock on the folder itself: nothing is
+    written, and a kill releases it. Where there is no flock, as on Windows and some network file
+    systems, nothing is locked. In a job of several processes, the first one locks for all.
     """
     if sys.platform == "win32" or not processes.is_first():
         return
@@ -206,7 +206,7 @@ def lock_folder(folder: Path) -> None:
 
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # what is wrong with it is said where it is written to
+    except OSError:  # the write that follows reports what is wrong
         return
     status = os.fstat(handle)
     place = (status.st_dev, status.st_ino)
@@ -227,9 +227,9 @@ def lock_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Keep other processes out of `folder` for a while, as `lock_folder` does.
+    """Hold the lock of `folder` (`lock_folder`) inside the context.
 
-    Yields whether that was possible; with `wait` it is when the others have ended with it.
+    Yields whether it is held; with `wait`, blocks until other processes release it.
     """
     with _as_file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -252,13 +252,13 @@ def holding(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def unlock_folders() -> None:
-    """Let other processes into all folders that `lock_folder` has locked."""
+    """Release the locks of all folders."""
     while _locks:
         os.close(_locks.popitem()[1])
 
 
 def _refuse_links_out(folder: Path, kind: Kind) -> None:
-    """Raise where the kind would write through a link into another folder."""
+    """Raise if a file of this kind would be written through a link to another folder."""
     patterns = [tuple(place.split("/")) for place in kind.writes]
     home = os.path.realpath(folder)
     for path, _ in _walk(folder, patterns):
@@ -294,7 +294,7 @@ def _interrupted(folder: Path, kind: Kind) -> str:
 
 
 def _contents(folder: Path, kind: Kind) -> tuple[list[Path], list[Path]]:
-    """Return what the kind writes, folders after what they hold, and all else."""
+    """Return the paths that belong to the kind, folders after their contents, and all others."""
     patterns = [tuple(place.split("/")) for place in (*kind.writes, kind.replaced)]
     ours, others = list[Path](), list[Path]()
     for path, own in _walk(folder, patterns):
@@ -303,7 +303,7 @@ def _contents(folder: Path, kind: Kind) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(folder: Path, patterns: Sequence[tuple[str, ...]]) -> Iterator[tuple[Path, bool]]:
-    """Yield everything below `folder` and whether a pattern has it; other folders unopened."""
+    """Yield each path and whether a pattern matches it; folders without a match are not entered."""
     for path in sorted(folder.iterdir()):
         if path.name in _SYSTEM:
             continue
@@ -319,14 +319,14 @@ def _walk(folder: Path, patterns: Sequence[tuple[str, ...]]) -> Iterator[tuple[P
 
 
 def _whole_name(name: str) -> str:
-    """Return the name of the file that a temporary one, or one of one, was to become."""
+    """Return the final name of a temporary file, also of nested temporary names."""
     while temporary := TEMPORARY.fullmatch(name):
         name = temporary[1]
     return name
 
 
 def _is_start(folder: Path, ours: Sequence[Path], kind: Kind) -> bool:
-    """Whether these are what a start that was killed leaves: temporaries, or what comes first."""
+    """Whether these are leftovers of a killed start: temporary files, or those of `kind.first`."""
     places = [path.relative_to(folder).as_posix() for path in ours if not path.is_dir()]
     whole = [place for place in places if not TEMPORARY.fullmatch(PurePosixPath(place).name)]
     return not whole or any(fnmatchcase(place, kind.first) for place in whole)

@@ -1,10 +1,10 @@
 """From an image file to a square of uint8 pixels: every PIL mode, orientation, resize, centre crop.
 
-Training and prediction both decode here, so that a network sees at work what it saw in training.
-Only Pillow and numpy are imported: prediction does without torch.
+Training and prediction both decode here, so that both see the same pixels. Only Pillow and numpy
+are imported, because prediction needs no torch.
 
-Memory is bounded: sizes are checked before pixels are decoded, all threads together decode
-`MAX_PIXELS` at most at a time, and what is decoded is converted and resized in strips.
+Memory is bounded: sizes are checked before decoding, all threads together decode at most
+`MAX_PIXELS` at a time, and decoded pixels are converted and resized in strips.
 """
 
 import io
@@ -27,10 +27,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from mobilenas.core.errors import DataError, FileError
 
 MAX_PIXELS = 2**26
-"""Pixels that one file may have once decoded; a large JPEG is decoded at a fraction of its size."""
+"""Maximum decoded pixels of one file; a large JPEG is decoded at a fraction of its size."""
 
 PixelRange = tuple[float, float]
-"""Values of images of more than 8 bits that become 0 and 255."""
+"""Values that become 0 and 255 in images of more than 8 bits."""
 
 Convert = Callable[[Image.Image], Image.Image]
 
@@ -43,7 +43,7 @@ _OTHER_FORMATS = {
 }
 _SIXTEEN_BITS: PixelRange = (0, 65535)
 _STRIP_PIXELS = 2**20
-_FILTER = Image.Resampling.BILINEAR  # of PIL: antialiased
+_FILTER = Image.Resampling.BILINEAR  # antialiased in PIL
 _ORIENTATION_TAG = 0x0112
 _SAMPLE_FORMAT_TAG = 339
 _SIGNED, _UNSIGNED = 2, 1
@@ -56,7 +56,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What PIL's decoders raise on damaged files, besides OSError (which covers cut and unknown ones).
+# Raised by PIL's decoders on damaged files; OSError is for truncated and unknown ones.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -73,61 +73,61 @@ _DECODE_ERRORS = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its pixels before they are decoded."""
+    """What the header says about the pixels, without decoding them."""
 
     size: tuple[int, int]
     """Width and height."""
     deep: bool
-    """More than 8 bits or signed numbers, in one channel: scaled by a `PixelRange`."""
+    """One channel of more than 8 bits or signed numbers, which a `PixelRange` scales."""
     deep_color: bool
-    """16 bits in several channels, of which PIL reads the upper 8."""
+    """Several channels of 16 bits, of which PIL reads the upper 8."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Which numbers the pixels of a file are, as PIL gives them."""
+    """Statistics of the pixel values of a file, as PIL decodes them."""
 
     low: float
-    """The least."""
+    """Smallest value."""
     high: float
-    """The greatest."""
+    """Largest value."""
     bulk: PixelRange
-    """The first and the last percentile."""
+    """1st and 99th percentile."""
     middle: PixelRange
-    """The first and the last quartile."""
+    """First and third quartile."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Shard:
-    """A file that holds images, as it was when it was looked through."""
+    """An archive of images, as it was when they were listed."""
 
     path: Path
-    """The file."""
+    """Path of the archive."""
     size: int
-    """In bytes."""
+    """Bytes."""
     mtime_ns: int
-    """When it was written."""
+    """Modification time."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Member:
-    """An image that is a range of bytes of a shard."""
+    """An image in a shard: a range of its bytes."""
 
     shard: Shard
-    """Where it is."""
+    """The archive."""
     name: str
-    """Its name there."""
+    """Name in the archive."""
     offset: int
-    """Of its first byte."""
+    """Position of its first byte."""
     size: int
-    """In bytes."""
+    """Bytes."""
 
     def __str__(self) -> str:
         """Return the path as tools that open archives write it."""
         return f"{self.shard.path}/{self.name}"
 
     def open(self, _: str = "rb") -> io.BytesIO:
-        """Read it; FileError where the shard is not the file any more that was looked through."""
+        """Read it; FileError if the shard has changed since its images were listed."""
         with self.shard.path.open("rb") as file:
             found = os.fstat(file.fileno())
             if (found.st_size, found.st_mtime_ns) != (self.shard.size, self.shard.mtime_ns):
@@ -137,7 +137,7 @@ class Member:
 
 
 ImageFile = Path | Member
-"""Where the bytes of one image are."""
+"""A file of its own, or a part of an archive."""
 
 
 class _Room:
@@ -164,15 +164,16 @@ _ROOM = _Room()
 
 
 def decode(path: ImageFile, size: int, pixel_range: PixelRange | None = None) -> NDArray[np.uint8]:
-    """Decode a file to RGB uint8 [size, size, 3]; DataError names a file that is no whole image.
+    """Decode a file to RGB uint8 [size, size, 3]; DataError names a file that is damaged.
 
-    Without a range, numbers of 16 bits are taken for 0 to 65535, others of their kind refused.
+    Without a range, unsigned 16-bit values are scaled from 0..65535, and floats and signed values
+    are an error.
     """
     with _opened(path) as image:
         # A large JPEG is decoded at 1/2, 1/4 or 1/8, still at least twice the size needed.
         width, height = image.size
         image.draft(None, (2 * size, 2 * size))
-        if "progressive" not in image.info:  # else all of it is held while it is decoded
+        if "progressive" not in image.info:  # a progressive one is held in full while decoding
             width, height = image.size
         with _loaded(image, path, width, height) as numbers:
             to_rgb = partial(_to_rgb, numbers=numbers, pixel_range=pixel_range)
@@ -184,28 +185,28 @@ def decode(path: ImageFile, size: int, pixel_range: PixelRange | None = None) ->
 
 
 def read_header(path: ImageFile) -> Header:
-    """Size and depth from the header alone; DataError where there is none."""
+    """Read size and depth from the header alone; DataError if it cannot be read."""
     with _opened(path) as image:
         deep = image.mode[0] in "IF" or _number_type(image) is not None
         return Header(image.size, deep, not deep and ";16" in _layout(image))
 
 
 def _layout(image: Image.Image) -> str:
-    """Return PIL's name for how the pixels lie in the file, such as RGB;16B."""
+    """Return PIL's raw mode, the layout of the pixels in the file, such as RGB;16B."""
     tiles = getattr(image, "tile", [])
     how = tiles[0][3] if tiles else ""
     return str(how[0] if isinstance(how, tuple) else how)
 
 
 def read_numbers(path: ImageFile) -> Numbers:
-    """Decode a file for the range of its numbers; DataError where one is not finite."""
+    """Decode a file for statistics of its values; DataError if one is not finite."""
     low, high, samples = math.inf, -math.inf, []
     with _opened(path) as image, _loaded(image, path, *image.size) as numbers:
         step = max(1, image.width * image.height // _STRIP_PIXELS)
         for _, strip in _strips(image, range(image.height)):
             values = _values(strip, numbers)
             if image.mode in ("LA", "RGBA"):
-                values = values[..., :-1]  # alpha says nothing of the depth
+                values = values[..., :-1]  # alpha says nothing about the depth
             if not np.isfinite(values).all():
                 raise DataError(f"{path} holds pixels that are not finite numbers")
             low, high = min(low, float(values.min())), max(high, float(values.max()))
@@ -216,7 +217,7 @@ def read_numbers(path: ImageFile) -> Numbers:
 
 @contextmanager
 def _opened(path: ImageFile) -> Iterator[Image.Image]:
-    """Open a file of a known format; every error while it is used names it."""
+    """Open an image; decoding errors inside the context become a DataError that names it."""
     try:
         if isinstance(path, Path) and not path.is_file():
             # a pipe or a device may never end
@@ -228,7 +229,7 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
 
 
 def _open(path: ImageFile) -> Image.Image:
-    """Open any size of JPEG: PIL's own limit is on what has not been decoded at a fraction yet."""
+    """Open an image, JPEGs of any size: PIL's limit ignores that they are decoded at a fraction."""
     try:
         return Image.open(_readable(path), formats=_FORMATS)
     except Image.DecompressionBombError as error:
@@ -249,7 +250,7 @@ def _readable(path: ImageFile) -> Path | io.BytesIO:
 def _loaded(
     image: Image.Image, path: ImageFile, width: int, height: int
 ) -> Iterator[type[np.generic] | None]:
-    """Decode so many pixels once there is room for them; gives the type of their numbers."""
+    """Decode width * height pixels once memory is free; yields the true type of their values."""
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path} has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded: "
@@ -276,7 +277,7 @@ def _bad(path: ImageFile, error: BaseException) -> DataError:
 
 
 def _number_type(image: Image.Image) -> type[np.generic] | None:
-    """Return what PIL's numbers are in truth, where a TIFF says it; None where PIL is right."""
+    """Return the true type of a TIFF's values where PIL's differs, else None."""
     tags = getattr(image, "tag_v2", {})
     kind = tags.get(_SAMPLE_FORMAT_TAG, (None,))[0]
     if image.mode == "L" and kind == _SIGNED:
@@ -293,9 +294,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _square(image: Image.Image, size: int, to_rgb: Convert) -> Image.Image:
-    """Resize the centre square, bilinear and antialiased, then put what is transparent on white.
+    """Resize the centre square, bilinear and antialiased, and composite transparency on white.
 
-    The same as shorter side to `size`, then centre crop.
+    Equal to resizing the shorter side to `size`, then cropping the centre.
     """
     width, height = image.size
     side = min(width, height)
@@ -304,7 +305,7 @@ def _square(image: Image.Image, size: int, to_rgb: Convert) -> Image.Image:
     if width * height <= _STRIP_PIXELS:
         image = to_rgb(image)
     else:
-        reach = max(1.0, side / size)  # of the filter beyond the square
+        reach = max(1.0, side / size)  # of the filter, beyond the square
         first, last = max(0, math.floor(top - reach)), min(height, math.ceil(top + side + reach))
         image = _narrowed(image, range(first, last), (left, left + side), size, to_rgb)
         left, across, top = 0.0, size, top - first
@@ -313,7 +314,7 @@ def _square(image: Image.Image, size: int, to_rgb: Convert) -> Image.Image:
 
 
 def _strips(image: Image.Image, rows: range) -> Iterator[tuple[int, Image.Image]]:
-    """Give the rows in strips of `_STRIP_PIXELS`, each with its first row."""
+    """Yield strips of at most `_STRIP_PIXELS` pixels, each with the number of its first row."""
     height = max(1, _STRIP_PIXELS // image.width)
     for top in rows[::height]:
         yield top, image.crop((0, top, image.width, min(rows.stop, top + height)))
@@ -322,7 +323,7 @@ def _strips(image: Image.Image, rows: range) -> Iterator[tuple[int, Image.Image]
 def _narrowed(
     image: Image.Image, rows: range, columns: tuple[float, float], size: int, to_rgb: Convert
 ) -> Image.Image:
-    """Resize columns to `size`, strip by strip, so that no second whole image is made."""
+    """Resize the width to `size`, strip by strip, so that no full-size copy is made."""
     left, right = columns
     whole: Image.Image | None = None
     for top, strip in _strips(image, rows):
@@ -337,7 +338,7 @@ def _narrowed(
 def _to_rgb(
     image: Image.Image, numbers: type[np.generic] | None, pixel_range: PixelRange | None
 ) -> Image.Image:
-    """Return RGB, or RGBa (multiplied by alpha) where the image has transparency."""
+    """Return RGB, or RGBa (premultiplied alpha) if the image has transparency."""
     if image.mode[0] in "IF" or numbers is not None:
         if pixel_range is None and (image.mode[0] != "I" or numbers is not None):
             raise ValueError("floating-point or signed pixels, and no set of images gives a range")
@@ -353,7 +354,7 @@ def _values(image: Image.Image, numbers: type[np.generic] | None) -> NDArray[np.
 
 
 def _scaled(values: NDArray[np.generic], pixel_range: PixelRange) -> Image.Image:
-    """Map the range to 0..255; what lies outside becomes its end."""
+    """Map the range to 0..255; values outside are clipped."""
     low, high = pixel_range
     shares = (values.astype(np.float64) - low) / (high - low)
     return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))

@@ -1,6 +1,6 @@
-"""Packages that import a name's module when the name is first used.
+"""Lazy packages: a module is imported when one of its names is first used.
 
-So settings are read without the torch that other modules of their package import.
+So settings can be read without torch, which other modules of their package import.
 """
 
 import sys
@@ -9,7 +9,7 @@ from importlib import import_module
 
 
 def lazy(package: str, **names: str) -> Callable[[str], object]:
-    """Return the `__getattr__` of a package; `names` are the names of each module, with spaces."""
+    """Return a `__getattr__` for `package`; `names`: each module's names, separated by spaces."""
     modules = {name: module for module, each in names.items() for name in each.split()}
 
     def attribute(name: str) -> object:

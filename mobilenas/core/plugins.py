@@ -1,15 +1,15 @@
-"""Plugins: installed packages that register things of their own for the command line."""
+"""Plugins: installed packages that add entries to the registries."""
 
 from importlib.metadata import entry_points
 
 from mobilenas.core.errors import MobileNASError
 
 GROUP = "mobilenas.plugins"
-"""Group of the entry points that name a module to import (docs/extending.md)."""
+"""Entry point group; an entry names a module to import (docs/extending.md)."""
 
 
 def load_plugins() -> None:
-    """Import the modules that installed packages name; MobileNASError for one that is not there."""
+    """Import the modules that installed packages name; MobileNASError if one fails."""
     for entry in entry_points(group=GROUP):
         try:
             entry.load()

@@ -1,8 +1,8 @@
-"""The processes of one job that torchrun started: the rank of this one, and how they synchronize.
+"""The processes of one torchrun job: rank, collective operations, shares of the work.
 
-Without torchrun there is one process, and nothing here does anything. Otherwise all run the same
-code over the same decisions: each takes its share of every batch, gradients are added up, and the
-first one alone writes the job's files. The folder must be one that all of them see.
+Without torchrun there is one process, and nothing here has any effect. Otherwise all processes run
+the same code and make the same decisions: each takes its share of every batch, gradients are
+summed, and only rank 0 writes files. All must see the same folder.
 """
 
 import os
@@ -19,7 +19,7 @@ _job = [0, 1]
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the job has ended, and its share is missing."""
+    """Another process of the job has ended, so its share is missing."""
 
 
 def launched() -> bool:
@@ -44,7 +44,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Inside, work in step with the other processes that torchrun started, if it did."""
+    """Join the process group of torchrun inside the context, if it started this process."""
     if not launched():
         yield
         return
@@ -59,7 +59,7 @@ def joined() -> Iterator[None]:
     _job[:] = distributed.get_rank(), distributed.get_world_size()
     try:
         yield
-        wait()  # or the end of one, seen by another, looks like a failure
+        wait()  # else a process that ends first looks like a failure to the others
     finally:
         _job[:] = 0, 1
         distributed.destroy_process_group()
@@ -77,7 +77,7 @@ def alone() -> Iterator[None]:
 
 
 def on_first(work: Callable[[], _T]) -> _T:
-    """Let the first process do `work` alone, and return what came out to all of them."""
+    """Run `work` on rank 0 only, and return its result on every process."""
     if count() == 1:
         return work()
     results: list[_T | None] = [None]
@@ -103,7 +103,7 @@ def gather(value: _T) -> list[_T]:
 
 
 def add_up(tensor: "Tensor") -> "Tensor":
-    """Give `tensor` its sum over the processes, and return it."""
+    """Sum `tensor` over the processes, in place, and return it."""
     if count() > 1:
         from torch import distributed
 
@@ -113,23 +113,23 @@ def add_up(tensor: "Tensor") -> "Tensor":
 
 
 def wait() -> None:
-    """Wait until every process has come to this point."""
+    """Wait until every process has reached this point."""
     gather(None)
 
 
 def share_of(items: int) -> slice:
-    """Return which of `items`, in a row, are this process's; shares differ by one at most."""
+    """Return this process's contiguous share of `items`; shares differ by at most one."""
     return slice(items * rank() // count(), items * (rank() + 1) // count())
 
 
 def threads_of(threads: int) -> int:
-    """Return the threads of this process, where those of one machine share so many."""
+    """Return this process's number of threads, where the processes of a machine share `threads`."""
     return max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])) if launched() else threads
 
 
 @contextmanager
 def _all_there() -> Iterator[None]:
-    """Say in words of ours that an exchange has failed: its other end is gone."""
+    """Turn a failed exchange into a LostProcessError."""
     try:
         yield
     except RuntimeError as error:

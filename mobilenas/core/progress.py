@@ -5,34 +5,34 @@ from typing import Protocol
 
 
 def clock(device: str) -> float:
-    """Seconds that trainings are charged: wall time on cuda, processor time on cpu.
+    """Return seconds for timing trainings: wall time on cuda, processor time on cpu.
 
-    Neighbours on a busy machine do not inflate the latter.
+    Other programs on a busy machine do not inflate processor time.
     """
     return time.process_time() if device == "cpu" else time.perf_counter()
 
 
 class Reporter(Protocol):
-    """What every stage calls; the command line draws it, tests ignore it."""
+    """Receives the progress of every stage; the command line displays it."""
 
     def start(self, stage: str, total: int) -> None:
         """A stage of `total` units of work begins (epochs, networks, files)."""
 
     def step(self, done: int, figures: dict[str, str]) -> None:
-        """So many units are finished; `figures` are ready to read: {"val top-1": "71.3 %"}."""
+        """`done` units are finished; `figures` are formatted, as {"val top-1": "71.3 %"}."""
 
     def info(self, message: str) -> None:
-        """One line worth reading once."""
+        """A one-line message."""
 
 
 class NullReporter:
     """Reports nothing."""
 
     def start(self, stage: str, total: int) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def step(self, done: int, figures: dict[str, str]) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def info(self, message: str) -> None:
-        """Nothing."""
+        """Ignore it."""

@@ -1,9 +1,9 @@
-"""What a record is, the one pair of reader and writer, and the records that all packages share.
+"""Records: their base classes, reader and writer, and those that several packages share.
 
-A `Record` is a whole file or a part of one: it has these fields and no others, each with this type
-and in this range. A `Part` is what one reader needs of a file that holds more. A field with a
-default is written only where it differs from that. The records of a package's own files are in its
-`records.py`. docs/formats.md says what the fields mean.
+A `Record` is a file or a part of one, and must have exactly its declared fields, with their types
+and ranges. A `Part` declares only those fields of a larger file that one reader needs. A field with
+a default is written only if it differs. A package's own records are in its `records.py`.
+docs/formats.md says what the fields mean.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,10 +37,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Correlation = Annotated[float, Meta(ge=-1, le=1)]
 Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Cost = Count | Amount
-"""Whole numbers but for latency, in ms."""
+"""An integer, except for latency, a float in ms."""
 Seconds = dict[str, Amount]
 Json = dict[str, object]
-"""A value whose type its own reader knows, such as an arch."""
+"""An object with a reader of its own, such as an arch."""
 
 _Read = TypeVar("_Read")
 
@@ -50,11 +50,11 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """What a reader needs of a file that holds more."""
+    """Some fields of a file; others are ignored."""
 
 
 class BudgetRow(Record, frozen=True, kw_only=True):
-    """A budget, and what is known of the searched network's cost."""
+    """A budget, and the searched network's cost."""
 
     cost: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,100}$")]
     limit: Annotated[int, Meta(ge=1, le=10**15)] | Annotated[float, Meta(ge=1e-12, le=1e15)]
@@ -66,18 +66,18 @@ class BudgetRow(Record, frozen=True, kw_only=True):
 
     @property
     def on_file(self) -> Cost | None:
-        """What was measured of the exported file, or counted on it."""
+        """The exported file's measured latency, or else its recounted cost."""
         return self.recounted if self.measured is None else self.measured
 
     def format_on_file(self) -> str:
-        """Write that with the interval of the measurement."""
+        """Format `on_file` with the interval of a measurement."""
         interval = self.measured_interval
         margin = "" if interval is None else f" ± {interval:.1g}"
         return format_cell(self.on_file) + margin
 
 
 class DataRecord(Record, frozen=True, kw_only=True):
-    """The images in run.json."""
+    """The images, as described in run.json."""
 
     source: str
     classes: Sequence[str]
@@ -94,7 +94,7 @@ class DataRecord(Record, frozen=True, kw_only=True):
 
 
 class Machine(Record, frozen=True, kw_only=True):
-    """What results were made on."""
+    """The machine that produced the results."""
 
     platform: str
     processor: str
@@ -123,7 +123,7 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def read_log(path: Path, kind: type[_Read]) -> list[_Read]:
-    """Read a log, an object a line; one that does not exist is empty."""
+    """Read a log of one object per line; a missing file is an empty log."""
     lines = enumerate(read_jsonl(path), 1)
     return [_read(kind, line, f"{path}, line {number}") for number, line in lines]
 
@@ -134,12 +134,12 @@ def write_log(path: Path, lines: Iterable[Record]) -> None:
 
 
 def append_log(path: Path, line: Record) -> None:
-    """Add a line to a log."""
+    """Append a line to a log."""
     append_jsonl(path, to_plain(line))
 
 
 def read_checkpoint_log(state: Json, kind: type[_Read], path: Path) -> list[_Read]:
-    """Return the log in the state of the checkpoint `path`."""
+    """Return the log that the checkpoint `path` holds in its `state`."""
     lines = state.get("log")
     if not isinstance(lines, list):
         raise FileError(f"{path}: log is {shown(lines)}; it must be a list")

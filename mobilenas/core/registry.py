@@ -1,4 +1,4 @@
-"""Things that users choose by name, and how code outside the package adds its own."""
+"""Registries of what users choose by name; code outside the package can add entries."""
 
 import re
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Registry(dict[str, T]):
-    """The things of one kind by name: the built-in ones, and those that `register` adds."""
+    """The entries of one kind by name: built-in ones and those added by `register`."""
 
     def __init__(self, kind: str, built_in: Mapping[str, T]) -> None:
         super().__init__(built_in)
         self.kind = kind
 
     def register(self, name: str, thing: T) -> T:
-        """Add a thing under a name that options, files and errors can show; return the thing.
+        """Add an entry under a name that options, files and errors show, and return it.
 
-        MobileNASError where the name is taken, or is more than a-z, 0-9, _ and -.
+        MobileNASError if the name is taken, or has characters other than a-z, 0-9, _ and -.
         """
         if name in self:
             raise MobileNASError(f"{self.kind} {name} is registered already; choose another name")

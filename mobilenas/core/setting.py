@@ -1,7 +1,7 @@
-"""A setting is declared once: a field of a frozen dataclass, in a module that imports no torch.
+"""Declares settings: each one once, as a field of a frozen dataclass, without importing torch.
 
-Its type has the legal values (Literal), `setting` all else. Checks, the options of the command
-line, their help and docs/reference.md are made from these fields.
+The field's type gives the legal values (Literal), `setting` everything else. Validation,
+command-line options, their help and docs/reference.md are made from these fields.
 """
 
 import types
@@ -16,9 +16,9 @@ from mobilenas.core.explain import shown
 from mobilenas.core.settings import ADDED, check_number, counted
 
 Group = Literal["Budgets", "Data", "Search", "Training", "Comparison", "Measurement", "Output"]
-"""Where `--help` lists an option."""
+"""Section of `--help`."""
 THREADS = 1
-"""Of torch and of onnxruntime, where no other number was given."""
+"""Default number of threads of torch and onnxruntime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,19 @@ class Setting:
     """One setting, read from its field."""
 
     name: str
-    """The field."""
+    """Name of the field."""
     kind: Any
-    """Type of a value, or of an item where it has several; never Optional."""
+    """Type of the value, or of one item of several; never Optional."""
     default: Any
-    """None: left to what `default_text` says."""
+    """The default; None: see `default_text`."""
     help: str
-    """One line: what it is, with its unit."""
+    """One line of help, with the unit."""
     group: Group = "Search"
-    """Where `--help` lists it."""
+    """Section of `--help`."""
     several: bool = False
-    """Whether the value is a tuple, on the command line names with commas between them."""
+    """Whether the value is a tuple, comma-separated on the command line."""
     metavar: str = ""
-    """What stands for the value in `--help`, where its type does not say it."""
+    """Placeholder of the value in `--help`, if the type does not imply it."""
     rare: bool = False
     """Whether only `--help-all` lists it."""
     default_text: str = ""
@@ -48,25 +48,25 @@ class Setting:
     high: float | None = None
     """The largest legal number."""
     fewest: int = 0
-    """How many of several there must be."""
+    """Minimum number of items, if `several`."""
     built_in: tuple[str, ...] = ()
-    """Names that `--help` lists of an open set, whose registry checks them."""
+    """Built-in names of a registry, listed in `--help`; the registry validates the value."""
     read: Callable[[str], object] | None = None
-    """Makes a value of text, such as 500000 of 500k."""
+    """Parses the value, such as 500k to 500000."""
     flag: str = ""
-    """Name on the command line, where it is not the field's."""
+    """Name on the command line, if it differs from the field's."""
     aliases: tuple[str, ...] = ()
     """Other names on the command line."""
     repeated: bool = False
-    """Whether several values may also be given by the option more than once."""
+    """Whether the option may be repeated to give several values."""
     words: tuple[str, ...] = ()
-    """What may stand in place of a number."""
+    """Words that are legal in place of a number, such as auto."""
     own_option: bool = True
-    """Whether it has an option; else it is called by its field's name."""
+    """Whether it has an option; errors use the field's name for one that has not."""
 
     @property
     def legal(self) -> tuple[Any, ...]:
-        """The legal values, where there is a list of them."""
+        """The legal values, if they can be listed."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else self.built_in
 
     @property
@@ -76,14 +76,14 @@ class Setting:
 
     @property
     def default_shown(self) -> str:
-        """The default in words; empty where there is none, or a flag is off."""
+        """The default as text; empty if there is none, or for a flag that is off."""
         if self.default is None or self.kind is bool:
             return self.default_text
         return ", ".join(self.default) if self.several else str(self.default)
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in `--help`; empty for a flag."""
+        """Placeholder of the value in `--help`; empty for a flag."""
         if self.metavar or self.kind is bool:
             return self.metavar
         if self.several:
@@ -94,7 +94,7 @@ class Setting:
         return "|".join((kind, *self.words))
 
     def check(self, owner: object) -> None:
-        """Raise unless the value of this field of `owner` is legal; an open set is not checked."""
+        """Raise unless this field of `owner` is legal; names of a registry are not checked."""
         value, named = getattr(owner, self.name), self.option if self.help else self.name
         if (value is None and self.default is None) or value in self.words:
             return
@@ -121,16 +121,16 @@ def setting(
     added: bool = False,
     **more: Any,
 ) -> Any:
-    """Return a dataclass field with all that `Setting` says of it.
+    """Return a dataclass field with the attributes of `Setting` in its metadata.
 
-    `added`: files of older releases lack it, and its default is what they did.
+    `added`: files of older releases lack the field; its default is their behaviour.
     """
     said = {"setting": {"help": help, "group": group, **more}}
     return field(default=default, metadata=said | (ADDED if added else {}))
 
 
 field_setting = partial(setting, own_option=False)
-"""A setting without an option of its own, called by the name of its field."""
+"""A setting without an option of its own; errors call it by its field's name."""
 
 
 @lru_cache
@@ -148,7 +148,8 @@ def _fields(kind: type) -> tuple[Setting, ...]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    """`str | None` is a str, `tuple[str, ...]` several, `int | Literal["auto"]` an int or word."""
+    """Return kind, several and words: `str | None` is str, `int | Literal["auto"]` int or a word.
+    """
     if get_origin(hint) in (Union, types.UnionType):
         hint, *words = (option for option in get_args(hint) if option is not types.NoneType)
         if words:
@@ -164,9 +165,9 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
 
 
 def check_settings(owner: object) -> None:
-    """Raise MobileNASError unless every name and number of a dataclass is legal.
+    """Raise MobileNASError unless all settings of a dataclass are legal.
 
-    Names of every field whose type is a Literal, numbers of every setting with a range.
+    Checks every field whose type is a Literal, and every number with a range.
     """
     kind: type = type(owner)
     for one in _fields(kind):

@@ -1,4 +1,4 @@
-"""Shared by all settings: quantities as people write them (`500k`, `8ms`), checks, JSON forms.
+"""Helpers of all settings: quantities such as `500k` and `8ms`, checks, conversion to JSON.
 
 `setting.py` declares settings.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 Fields = dict[str, Any]
-"""Values of a dataclass's fields by name; whoever makes the dataclass of them checks them."""
+"""Field values of a dataclass by name, validated when the dataclass is made."""
 
 COUNTING_RULE = (
     "one multiply-add is one FLOP; convolutions and linear layers count, "
     "batch norm, activations and pooling do not"
 )
-"""Said in `--help`, in run.json and under every table of FLOPs."""
+"""Shown in `--help`, run.json and below tables of FLOPs."""
 
 _COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>[kKMG]?)")
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<suffix>us|ms|s)")
@@ -54,9 +54,9 @@ def parse_time_ms(text: str) -> float:
 
 
 def format_count(number: float | None) -> str:
-    """Write 300774272 as `300.8M`, None as `-`.
+    """Format 300774272 as `300.8M`, None as `-`.
 
-    Four digits at most, with the suffixes that `parse_count` reads.
+    At most four digits, with the suffixes of `parse_count`.
     """
     if number is None:
         return "-"
@@ -68,15 +68,15 @@ def format_count(number: float | None) -> str:
 
 
 class Timed(Protocol):
-    """A file, a network or a row of a table that has a latency."""
+    """A file, network or table row with a latency."""
 
     @property
     def latency_ms(self) -> float:
-        """Median."""
+        """Median of the measurement."""
 
     @property
     def latency_interval_ms(self) -> float | None:
-        """Half its 95 % interval."""
+        """Half the width of the median's 95 % interval."""
 
     @property
     def unsteady(self) -> bool | None:
@@ -84,10 +84,10 @@ class Timed(Protocol):
 
 
 def format_latency(record: Timed) -> str:
-    """Write a file's or a network's latency in ms as `0.224 ± 0.003`.
+    """Format a latency in ms as `0.224 ± 0.003`.
 
-    A question mark follows where the measurement was unsteady; a record of an older release may
-    have no interval.
+    With a question mark if the measurement was unsteady, and without an interval if the record, of
+    an older release, has none.
     """
     interval_ms = record.latency_interval_ms
     interval = "" if interval_ms is None else f" ± {interval_ms:.1g}"
@@ -98,14 +98,14 @@ def format_latency(record: Timed) -> str:
 
 
 def format_cell(value: float | None) -> str:
-    """Write a cost in full for a table, a missing one as a dash."""
+    """Format a cost in full for a table; `-` if it is missing."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Write a number and what it counts: `1 class`, `2 classes`, `1 image is`, `2 images are`."""
+    """Format a number with its noun: `1 class`, `2 classes`, `1 image is`, `2 images are`."""
     if number == 1:
         return f"1 {singular}"
     ending = "es" if singular.endswith("s") else "s"
@@ -116,7 +116,7 @@ UNSTEADY = (
     "?: other programs disturbed the measurement, and repeating it did not help; "
     "`mobilenas compare RUN` measures such files again"
 )
-"""Said under tables in which a latency has that mark."""
+"""Shown below tables with an unsteady latency."""
 
 
 def check_between(owner: object, name: str, low: float, high: float) -> None:
@@ -139,7 +139,7 @@ def check_choice(name: str, value: object, legal: tuple[object, ...]) -> None:
 
 
 def to_plain(value: object) -> Any:
-    """Return settings or a record as JSON's own types: objects, lists, text."""
+    """Convert settings or a record to JSON types: dicts, lists, numbers, strings."""
     plain = msgspec.to_builtins(value, enc_hook=_encoded)
     return json.loads(json.dumps(plain))  # tuples become lists
 
@@ -161,11 +161,11 @@ def _decoded(kind: type, value: object) -> object:
 
 
 ADDED = {"added": True}
-"""Metadata of a field that files of older releases lack: its default is what they did."""
+"""Metadata of a field that files of older releases lack; its default is their behaviour."""
 
 
 def to_plain_without_added(value: "DataclassInstance") -> Fields:
-    """Return a dataclass as older releases wrote it: `ADDED` fields only where they differ."""
+    """Convert as `to_plain`, without `ADDED` fields that have their default."""
     plain: Fields = to_plain(value)
     added = [one for one in fields(value) if one.metadata.get("added")]
     same = [one.name for one in added if getattr(value, one.name) == one.default]
@@ -175,10 +175,10 @@ def to_plain_without_added(value: "DataclassInstance") -> Fields:
 def from_plain(
     kind: type[_Value], value: object, place: str, *, checks_say_where: bool = False
 ) -> _Value:
-    """Return what `to_plain` wrote as a value of type `kind`; errors name `place` in the file.
+    """Convert the output of `to_plain` to type `kind`; errors name `place` in the file.
 
-    A dataclass has all of its fields in the file but for those `ADDED`, and no others.
-    `checks_say_where`: the dataclass's own checks name the place within it themselves.
+    A dataclass must have all its fields, except `ADDED` ones, and no others. `checks_say_where`:
+    errors of the dataclass's own checks already name the place.
     """
     if wrong := wrong_fields(kind, value, place):
         raise MobileNASError(wrong)
@@ -187,9 +187,9 @@ def from_plain(
     except msgspec.ValidationError as error:
         message = explain(error, kind, value, place, lambda other: _refusal(other, kind) == "type")
         raise MobileNASError(message) from error
-    except UnicodeEncodeError as error:  # of a key or an option; other texts may be names of files
+    except UnicodeEncodeError as error:  # in a key or an option; other texts may be file names
         raise MobileNASError(f"{place or 'it'} has {error.object!r}, which is not UTF-8") from error
-    except MobileNASError as error:  # a check of the type's own, or of one inside it
+    except MobileNASError as error:  # raised by a check of the type or of a nested one
         if checks_say_where:
             raise
         inner = failing_place(kind, value, place, lambda item, of: _refusal(item, of) == "check")
@@ -197,7 +197,7 @@ def from_plain(
 
 
 def _refusal(value: object, kind: type) -> str:
-    """Say whether it is the type or a check of its own that refuses a value; empty: neither."""
+    """Return "type" or "check", whichever rejects the value; empty if it is valid."""
     try:
         msgspec.convert(value, kind, dec_hook=_decoded)
     except msgspec.ValidationError:
@@ -208,15 +208,15 @@ def _refusal(value: object, kind: type) -> str:
 
 
 def readable(name: str) -> str:
-    """Return a name that every file, page and terminal can show.
+    """Escape a name so that files, pages and terminals can show it.
 
-    Bytes that are not UTF-8, control characters and marks of text direction are escaped.
+    Escapes bytes that are not UTF-8, control characters and text-direction marks.
     """
     return "".join(map(_escaped, name))
 
 
 def _escaped(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # how Python holds a byte that is not UTF-8
+    if "\udc80" <= char <= "\udcff":  # Python's form of a byte that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     directions = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
     hidden = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")

@@ -1,4 +1,4 @@
-"""Batches of normalized images; shuffling and augmentation depend on one seed and nothing else."""
+"""Batches of normalized images. Shuffling and augmentation depend on the seed alone."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def _chunk_lengths(count: int, batch_size: int, *, shuffled: bool, drop_last: bo
 def batches_per_pass(
     split: Split, batch_size: int, *, shuffled: bool = True, drop_last: bool = False
 ) -> int:
-    """How many batches one call of `batches` gives."""
+    """Return the number of batches that one call of `batches` yields."""
     return len(_chunk_lengths(len(split), batch_size, shuffled=shuffled, drop_last=drop_last))
 
 
@@ -45,12 +45,12 @@ def batches(
     drop_last: bool = False,
     shared: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass: normalised channels-last float32 [B, 3, H, W], int64 [B]; in order without seed.
+    """Yield one pass: normalized channels-last float32 [B, 3, H, W] and labels int64 [B].
 
-    Labels are shares, float32 [B, classes], where the augmentation mixes images.
-    The same seed, such as (run seed, stage, epoch), gives the same pass. A shuffled pass has no
-    batch of one image: a last one joins the batch before it. Where it is `shared`, each process of
-    the job gets its share of every batch, as it would be cut from the whole one.
+    If the augmentation mixes images, labels are class probabilities, float32 [B, classes]. The same
+    seed, such as (run seed, stage, epoch), gives the same pass; without a seed, images come in
+    order. A shuffled pass has no batch of one image: a single last image joins the batch before it.
+    With `shared`, each process of the job gets its slice of every batch.
     """
     smallest = 1 if seed is None else 2
     if batch_size < smallest:
@@ -77,10 +77,11 @@ def batches(
 
 
 def _own_shares(split: Split, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Whole batches of which only this process's share is read, and black images elsewhere.
+    """Yield batches, uint8 [B, 3, H, W], with only this process's share read and the rest black.
 
-    Random numbers are drawn for all, so that shares are those of one batch. An image may be mixed
-    with the one before it: that is read, too.
+    Augmentation is drawn for whole batches, so that results do not depend on the number of
+    processes. Also reads the image before the share, because an image may be mixed with its
+    predecessor.
     """
     places = []
     for chunk in chunks:
@@ -110,35 +111,35 @@ def _passes(
         images = images.to(device)
         labels = split.labels[chunk].to(device)
         if augmentation is None or generator is None:
-            yield _normalised(images, data), labels
+            yield _normalized(images, data), labels
         else:
             x = _augmented(images, data, augmentation, generator)
             yield _mixed(x, labels, len(data.classes), augmentation, generator)
 
 
-def _normalise_into(out: Tensor, images: Tensor, data: ImageData) -> None:
-    """(value / 255 - mean) / std of uint8 [B, 3, H, W] into contiguous float32 [B * H * W, 3]."""
+def _normalize_into(out: Tensor, images: Tensor, data: ImageData) -> None:
+    """Write (value / 255 - mean) / std of uint8 [B, 3, H, W] to contiguous float32 [B*H*W, 3]."""
     count, channels, height, width = images.shape
     scale = torch.tensor([1 / (255 * std) for std in data.std], device=images.device)
     shift = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
     out.view(count, height, width, channels).copy_(images.permute(0, 2, 3, 1))
-    # Long rows, a scale for each column, are several times faster than broadcasting over rows of 3.
+    # One long row per image is several times faster than broadcasting over rows of 3 values.
     rows = out.view(count, -1).mul_(scale.repeat(height * width))
     rows.add_(torch.tensor(shift, device=images.device).repeat(height * width))
 
 
-def _normalised(images: Tensor, data: ImageData) -> Tensor:
-    """Normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+def _normalized(images: Tensor, data: ImageData) -> Tensor:
+    """Normalize uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
     count, channels, height, width = images.shape
     pixels = torch.empty(count * height * width, channels, device=images.device)
-    _normalise_into(pixels, images, data)
+    _normalize_into(pixels, images, data)
     return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _augmented(
     images: Tensor, data: ImageData, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
-    """Vary and normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+    """Augment and normalize uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
     if augmentation.crop_scale is not None:
         images = _resized_crops(images, augmentation.crop_scale, generator)
     if augmentation.randaugment:
@@ -154,35 +155,35 @@ def _augmented(
 def _shifted(
     images: Tensor, data: ImageData, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
-    """Shift, flip and normalise uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
+    """Shift, flip and normalize uint8 [B, 3, H, W] -> float32 [B, 3, H, W], channels last."""
     side = images.shape[-1]
     padding = augmentation.crop_padding if augmentation.crop_scale is None else 0
     padding = (side + _PADDING_SHARE // 2) // _PADDING_SHARE if padding is None else padding
     flip = data.flip if augmentation.flip is None else augmentation.flip
     if not padding and not flip:
-        return _normalised(images, data)
+        return _normalized(images, data)
     offsets = torch.randint(-padding, padding + 1, (2, len(images), 1), generator=generator)
     mirrored = torch.zeros(len(images), 1, dtype=torch.bool)
     if flip:
         mirrored = torch.rand(len(images), 1, generator=generator) < 0.5
     offsets, mirrored = offsets.to(images.device), mirrored.to(images.device)
     out = torch.empty(len(images), side, side, images.shape[1], device=images.device)
-    # a few large images at a time: what is between the steps then stays in the processor's cache
+    # a few large images at a time, so that intermediate results stay in the processor's cache
     count = max(1, _PIXELS_AT_ONCE // side**2)
     for start in range(0, len(images), count):
         part = slice(start, start + count)
-        places = _places(side, offsets[:, part], mirrored[part])
+        places = _source_pixels(side, offsets[:, part], mirrored[part])
         pixels = torch.empty(len(places) + 1, images.shape[1], device=images.device)
-        _normalise_into(pixels[:-1], images[part], data)
-        pixels[-1] = 0  # what lies outside an image: the mean
+        _normalize_into(pixels[:-1], images[part], data)
+        pixels[-1] = 0  # outside the image: the mean
         torch.index_select(pixels, 0, places, out=out[part].view(len(places), -1))
     return out.permute(0, 3, 1, 2)
 
 
-def _places(side: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
-    """The pixel that each pixel of the crops shows: int64 [B * H * W]; B * H * W is none.
+def _source_pixels(side: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
+    """Return the index of the source pixel of every crop pixel, int64 [B*H*W]; B*H*W: outside.
 
-    Of offsets, int64 [2, B, 1], down and right, and which images are mirrored, bool [B, 1].
+    `offsets`: int64 [2, B, 1], down and right; `mirrored`: bool [B, 1].
     """
     count, device = len(mirrored), offsets.device
     rows = torch.arange(side, device=device) + offsets[0]  # [B, H]
@@ -190,7 +191,7 @@ def _places(side: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
     columns = torch.where(mirrored, side - 1 - columns, columns) + offsets[1]  # [B, W]
     none = count * side * side
     starts = (torch.arange(count, device=device)[:, None] * side + rows) * side
-    # A row or column outside lifts the sum past `none`, wherever the other one lies.
+    # If row or column is outside the image, the sum is at least `none`, whatever the other is.
     starts = starts.masked_fill((rows < 0) | (rows >= side), none)
     columns = columns.masked_fill((columns < 0) | (columns >= side), none)
     return (starts[:, :, None] + columns[:, None, :]).clamp_(max=none).flatten()
@@ -199,7 +200,7 @@ def _places(side: int, offsets: Tensor, mirrored: Tensor) -> Tensor:
 def _randaugmented(
     images: Tensor, data: ImageData, operations: int, generator: torch.Generator
 ) -> Tensor:
-    """RandAugment on uint8 [B, 3, H, W], other operations for every few images."""
+    """Apply RandAugment to uint8 [B, 3, H, W], with new operations for every 16 images."""
     from mobilenas.core._torchvision import transforms
 
     transform = transforms.RandAugment(operations, fill=_fill(data))
@@ -209,7 +210,7 @@ def _randaugmented(
 
 
 def _resized_crops(images: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """RandomResizedCrop on uint8 [B, 3, H, W], of sides from 3:4 to 4:3."""
+    """Apply RandomResizedCrop to uint8 [B, 3, H, W], with aspect ratios from 3:4 to 4:3."""
     from mobilenas.core._torchvision import transforms
 
     crop = transforms.RandomResizedCrop(images.shape[-1], scale=(scale, 1.0))
@@ -218,7 +219,7 @@ def _resized_crops(images: Tensor, scale: float, generator: torch.Generator) -> 
 
 
 def _trivialaugmented(images: Tensor, data: ImageData, generator: torch.Generator) -> Tensor:
-    """TrivialAugment on uint8 [B, 3, H, W]."""
+    """Apply TrivialAugment to uint8 [B, 3, H, W]."""
     from mobilenas.core._torchvision import transforms
 
     transform = transforms.TrivialAugmentWide(fill=_fill(data))
@@ -227,7 +228,7 @@ def _trivialaugmented(images: Tensor, data: ImageData, generator: torch.Generato
 
 
 def _erased(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Erase a rectangle of normalised float32 [B, 3, H, W]: it becomes the mean."""
+    """Set a random rectangle of normalized float32 [B, 3, H, W] to the mean."""
     from mobilenas.core._torchvision import transforms
 
     erase = transforms.RandomErasing(probability, inplace=True)
@@ -244,7 +245,7 @@ def _mixed(
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix on float32 [B, 3, H, W]; labels become shares, float32 [B, classes]."""
+    """Apply Mixup or CutMix to float32 [B, 3, H, W]; labels become float32 [B, classes]."""
     alphas = {"MixUp": float(augmentation.mixup), "CutMix": float(augmentation.cutmix)}
     chosen = [name for name, alpha in alphas.items() if alpha]
     if not chosen:
@@ -259,13 +260,13 @@ def _mixed(
 
 
 def _fill(data: ImageData) -> list[int]:
-    """What lies outside an image that is moved: the mean."""
+    """Return the fill colour outside transformed images: the mean, in 0..255."""
     return [round(255 * mean) for mean in data.mean]
 
 
 @contextmanager
 def _seeded(generator: torch.Generator) -> Iterator[None]:
-    """Lend torchvision, which draws from the global CPU generator, a seed of ours."""
+    """Seed the global CPU generator, which torchvision uses, from `generator` for a while."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

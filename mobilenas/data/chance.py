@@ -1,4 +1,4 @@
-"""Whether an accuracy is more than guessing gives."""
+"""Tests whether an accuracy is better than chance."""
 
 from scipy.stats import binom
 from torch import Tensor
@@ -6,18 +6,18 @@ from torch import Tensor
 from mobilenas.core.settings import counted
 
 SIGNIFICANCE = 0.05
-"""Of the one-sided binomial test."""
+"""Significance level of the one-sided binomial test."""
 
 
 def chance_top1(labels: Tensor, classes: int) -> float:
-    """Percent that guessing gets right: naming the most frequent class, 1 / classes at least."""
+    """Return the percentage right by guessing: the largest class's share, at least 1 / classes."""
     return 100 * max(1 / classes, int(labels.bincount().max()) / len(labels))
 
 
 def beats_chance(top1: float, labels: Tensor, classes: int) -> bool:
-    """Whether `top1` percent of `labels` [N] are significantly more than guessing gets right.
+    """Whether `top1`, a percentage of `labels` [N], is significantly better than chance.
 
-    One-sided binomial test: so many right answers or more, guessing, have a probability under 5 %.
+    One-sided binomial test: guessing reaches this accuracy with a probability under 5 %.
     """
     right = round(top1 * len(labels) / 100)
     chance = chance_top1(labels, classes) / 100
@@ -25,7 +25,7 @@ def beats_chance(top1: float, labels: Tensor, classes: int) -> bool:
 
 
 def chance_remark(top1: float, labels: Tensor, classes: int) -> str | None:
-    """Say with figures that `top1` percent of `labels` is no better than chance; None if it is."""
+    """Return a remark that `top1` % of `labels` is no better than chance; None if it is better."""
     if beats_chance(top1, labels, classes):
         return None
     return (

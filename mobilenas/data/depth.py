@@ -1,4 +1,4 @@
-"""How numbers of more than 8 bits become 0 to 255: one range for a whole set of images."""
+"""Mapping pixels of more than 8 bits to 0..255, with one range for a whole set of images."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ from mobilenas.core.images import Numbers, PixelRange
 from mobilenas.core.settings import counted
 
 _USUAL_TOPS = (1, 255, 1023, 4095, 16383, 65535)
-"""What fractions and numbers of 8, 10, 12, 14 and 16 bits end at."""
+"""Largest values of fractions and of 8, 10, 12, 14 and 16 bits."""
 _MIN_LEVELS = 128
 _SMALLEST_BULK = 1 / 16
 _SMALLEST_MIDDLE = 1 / 64
 
 
 def choose_range(images: Sequence[Numbers]) -> PixelRange:
-    """Return what becomes 0 and 255 in all of these images.
+    """Return the values that become 0 and 255 in all of these images.
 
-    From 0 to the end of the smallest usual depth that all numbers fit in, if they fill half of it,
-    as 12 bits in files of 16 do; else from the least to the greatest number.
+    The range of the smallest usual bit depth that holds all values, if they span half of it (such
+    as 12 bits in 16-bit files); else from the smallest to the largest value.
     """
     low, high = min(image.low for image in images), max(image.high for image in images)
     top = next((top for top in _USUAL_TOPS if high <= top), high)
@@ -27,7 +27,7 @@ def choose_range(images: Sequence[Numbers]) -> PixelRange:
 
 
 def range_notes(pixel_range: PixelRange, images: Sequence[Numbers]) -> list[str]:
-    """Say which numbers become 0 and 255, and where a few extreme pixels decide that."""
+    """Return notes on the range, also when a few extreme pixels decide it."""
     low, high = pixel_range
     notes = [
         f"{counted(len(images), 'image')} of more than 8 bits: {low:g} becomes 0 and {high:g} "
@@ -50,9 +50,9 @@ def range_notes(pixel_range: PixelRange, images: Sequence[Numbers]) -> list[str]
 
 
 def check_deep_color(images: Sequence[Numbers]) -> None:
-    """Raise where the upper 8 of 16 bits, all that is read of colours, leave few levels.
+    """Raise if the upper 8 bits of 16-bit colour images, all that is read, have too few levels.
 
-    The numbers are those upper 8 bits.
+    `images`: statistics of these upper 8 bits.
     """
     low, high = min(image.low for image in images), max(image.high for image in images)
     if high - low + 1 < _MIN_LEVELS:

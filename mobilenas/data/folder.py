@@ -1,4 +1,4 @@
-"""Folders of images: which files, which classes, which splits."""
+"""Loads folders and shards of images as three splits."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ from mobilenas.data.shards import list_shards
 from mobilenas.data.splits import Split, stratified_parts
 from mobilenas.data.stores import FileStore, ImageStore, TensorStore
 
-# of val and of test, where the folder has none
+# of val and test each, if the folder lacks them
 _SHARE = 0.15
 # Search fits weights on one half of the training split and alphas on the other.
 _SMALLEST_TRAIN = 2
@@ -40,22 +40,22 @@ _CHARACTER = re.compile(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Contents:
-    """What is left of a folder once bad files are dropped."""
+    """A folder's images without bad files."""
 
     entries: tuple[Entry, ...]
-    """One an image, sorted by split, class and name."""
+    """One per image, sorted by split, class and name."""
     store: ImageStore
     """The images of `entries`, in that order."""
     moments: Moments
     """[N, 3, 2]"""
     digests: tuple[bytes, ...]
-    """What images share only if all their pixels are alike."""
+    """Hash of the pixels of each image."""
     image_size: int
     """Side in pixels."""
     pixel_range: PixelRange | None
-    """Numbers of images of more than 8 bits that become 0 and 255."""
+    """Values that become 0 and 255 in images of more than 8 bits."""
     notes: tuple[str, ...]
-    """What the user should know about how they were read."""
+    """Remarks for the user on how they were read."""
 
 
 def load_folder(
@@ -65,8 +65,8 @@ def load_folder(
 ) -> ImageData:
     """Read folders of splits or of classes, or shards; `find_layout` says which is which.
 
-    `check` is called when the classes and the images' size are known, before any is decoded, and
-    may return another size.
+    `check` is called once classes and image size are known, before decoding. It may return another
+    size.
     """
     if settings.source.startswith(WDS):
         listing = list_shards(settings.source, reporter)
@@ -110,7 +110,7 @@ def load_folder(
 
 
 def _check_types(listing: Listing, settings: DataSettings) -> None:
-    """Raise where there are images of types that are not read."""
+    """Raise if there are images of unsupported types."""
     if listing.unreadable and not settings.skip_bad_images:
         first, *others = listing.unreadable
         more = f" and {len(others)} more of such types are" if others else " is"
@@ -120,7 +120,7 @@ def _check_types(listing: Listing, settings: DataSettings) -> None:
 
 
 def _check_counts(listing: Listing, entries: tuple[Entry, ...]) -> None:
-    """Raise where a class cannot be split, or a split is empty."""
+    """Raise if a class has too few images for the splits, or a split is empty."""
     needed = _SMALLEST_TRAIN + len({"val", "test"} - set(listing.places))
     source = "train" if listing.places else ""
     place = listing.places.get(source, listing.root)
@@ -188,7 +188,7 @@ def _skipped(kind: str, files: Collection[ImageFile]) -> list[str]:
 def _split(
     listing: Listing, entries: tuple[Entry, ...], labels: Tensor, seed: int
 ) -> tuple[Mapping[str, Tensor], str]:
-    """Places of each split's images in `entries`, and the rule in words."""
+    """Return the indices in `entries` of each split's images, and the rule in words."""
     if not listing.places:
         parts = stratified_parts(labels, (_SHARE, _SHARE), seed)
         named = dict(zip(FOLDER_SPLITS, parts, strict=True))
@@ -208,7 +208,7 @@ def _split(
 
 
 def _fingerprint(entries: tuple[Entry, ...], labels: Tensor, parts: Mapping[str, Tensor]) -> str:
-    """sha256 over each split's file names below the folder, sizes in bytes and labels."""
+    """Return the sha256 of each split's file names below the folder, sizes in bytes, and labels."""
     digest = hashlib.sha256()
     for split in FOLDER_SPLITS:
         for place in parts[split].tolist():

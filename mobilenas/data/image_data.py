@@ -1,4 +1,4 @@
-"""What a source gives: what is known before its images are decoded, and the images."""
+"""Labelled images, and what is known of them before they are decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,59 +12,59 @@ from mobilenas.data.splits import Split
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageKind:
-    """What is known of images before they are decoded, and all that a network is sized by."""
+    """Properties of images known before decoding, from which networks are sized."""
 
     name: str
     """The source as the user wrote it."""
     classes: tuple[str, ...]
-    """Class names; a label is a place in this tuple."""
+    """Class names; labels are indices into this tuple."""
     image_size: int
     """Side in pixels."""
     channels: int = 3
-    """Always 3: grey images are repeated, so that prediction has one kind of input."""
+    """Always 3: grey images are converted to RGB, so that networks have one kind of input."""
 
     def at(self, image_size: int) -> "ImageKind":
-        """Return what is known of the same images at another side."""
+        """Return the same with another image size."""
         return ImageKind(
             name=self.name, classes=self.classes, image_size=image_size, channels=self.channels
         )
 
 
 Check = Callable[[ImageKind], int | None]
-"""Looks at images before they are decoded: raises, or returns another side to read them at."""
+"""Called before images are decoded; may raise, or return another image size to decode to."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageData(ImageKind):
-    """Labelled images in three splits, and what is needed to use and to name them."""
+    """Labelled images in three splits, with statistics and description."""
 
     mean: tuple[float, ...]
     """Mean of each channel of the training split, in 0..1."""
     std: tuple[float, ...]
     """Standard deviation of each channel of the training split, in 0..1, above zero."""
     flip: bool
-    """Whether a mirrored image is still one of its class."""
+    """Whether training may mirror images."""
     train: Split
-    """What weights are fitted to."""
+    """For fitting weights."""
     val: Split
-    """What choices are made on."""
+    """For all choices."""
     test: Split
-    """What is reported."""
+    """For the reported results."""
     fingerprint: str
     """sha256 over names, sizes, labels and splits of the files, or over the tensors' bytes."""
     names: tuple[str, ...] = ()
-    """File of every image of the splits' store below the folder; empty where they are no files."""
+    """File name below the folder for each image of the store; empty if images are not files."""
     notes: tuple[str, ...] = ()
-    """Remarks, one line each; `load_data` has said them to the reporter."""
+    """One-line remarks, which `load_data` has passed to the reporter."""
     split_rule: str
-    """Where the splits come from, in words."""
+    """How the splits were made, in words."""
     pixel_range: PixelRange | None = None
-    """Numbers of images of more than 8 bits that become 0 and 255; None where there are none."""
+    """Values that become 0 and 255 in images of more than 8 bits; None if there are none."""
     repeated: dict[str, int] = field(default_factory=dict)
-    """By split the images of val and test that are also in the splits before; empty if unknown."""
+    """Number of images of val and of test that also occur in an earlier split; empty if unknown."""
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Images of each class in each split."""
+        """Return the number of images by class and split."""
         counts = {
             name: torch.bincount(split.labels, minlength=len(self.classes)).tolist()
             for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
@@ -75,7 +75,7 @@ class ImageData(ImageKind):
         }
 
     def describe(self) -> DataRecord:
-        """Return what run.json says of the images."""
+        """Return the record of run.json about the images."""
         return DataRecord(
             source=self.name,
             classes=self.classes,

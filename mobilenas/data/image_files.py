@@ -1,4 +1,4 @@
-"""Image files as training reads them: channels first, damaged ones skipped on request."""
+"""Image files as training reads them: channels first, errors with a remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from mobilenas.core.images import ImageFile, PixelRange
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
 )
-"""What counts as an image in a folder, in lower case."""
+"""Suffixes of the images that are read, in lower case."""
 
 UNREADABLE_SUFFIXES = (
     *(".heic", ".heics", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".mpo", ".jif"),
@@ -22,33 +22,33 @@ UNREADABLE_SUFFIXES = (
     *(".exr", ".hdr", ".dds", ".dcm", ".fits", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw"),
     *(".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".raw"),
 )
-"""Images of other types, in lower case: refused by name, never skipped silently."""
+"""Suffixes of image types that are not supported: an error, never skipped silently."""
 
 Pixels = NDArray[np.uint8]
 """[3, H, W] or [B, 3, H, W]"""
 
 
 def read_image(path: ImageFile, size: int, pixel_range: PixelRange | None = None) -> Pixels:
-    """Decode a file to RGB uint8 [3, size, size]; DataError naming the file where it is damaged."""
-    with _way_out():
-        # a view: pixels stay side by side with their channels, as batches have them
+    """Decode a file to RGB uint8 [3, size, size]; DataError names a damaged file."""
+    with _with_remedy():
+        # a view: in memory channels stay last, as in batches
         return images.decode(path, size, pixel_range).transpose(2, 0, 1)
 
 
 def read_header(path: ImageFile) -> images.Header:
-    """Size and depth from the header alone; DataError where there is none."""
-    with _way_out():
+    """Read size and depth from the header alone; DataError if it cannot be read."""
+    with _with_remedy():
         return images.read_header(path)
 
 
 def read_numbers(path: ImageFile) -> images.Numbers:
-    """Decode a file for the range of its numbers; DataError where one is not finite."""
-    with _way_out():
+    """Decode a file for statistics of its values; DataError if one is not finite."""
+    with _with_remedy():
         return images.read_numbers(path)
 
 
 @contextmanager
-def _way_out() -> Iterator[None]:
+def _with_remedy() -> Iterator[None]:
     try:
         yield
     except DataError as error:

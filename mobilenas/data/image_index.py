@@ -1,4 +1,4 @@
-"""An index of what earlier starts found in the images, so that nothing is decoded twice."""
+"""A cache of what earlier starts read from images, so that they are not decoded again."""
 
 import os
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from mobilenas.data.listing import Listing
 from mobilenas.data.records import ImageRows, index_path, read_index, write_index
 
 HEADER = np.dtype([("size", "<i8", 2), ("deep", "?"), ("deep_color", "?")])
-"""Of a file's header: width and height, and the kind of its numbers."""
+"""Row for a file's header: width and height, and bit depth."""
 PIXELS = np.dtype([("moments", "<f8", (3, 2)), ("digest", "u1", 16)])
-"""Of the decoded pixels."""
+"""Row for its decoded pixels: sums and hash."""
 Rows = NDArray[np.void]
 Mask = NDArray[np.bool_]
 
 
 class ImageIndex:
-    """Rows that were made of the images of a listing, one an image."""
+    """Cached rows for the images of a listing, one per image."""
 
     def __init__(self, listing: Listing, reporter: Reporter) -> None:
         self._listing = listing
@@ -33,7 +33,7 @@ class ImageIndex:
     def find(
         self, files: Sequence[ImageFile], kind: np.dtype[np.void], *about: object
     ) -> tuple[Rows, Mask]:
-        """Rows [N] of `files`, and which are known: those of files that have not changed since."""
+        """Return rows [N] of `files`, and a mask [N] of those cached and unchanged since."""
         names, stamps = self._names_and_stamps(files)  # before the files are read
         rows, known = np.zeros(len(files), kind), np.zeros(len(files), dtype=bool)
         earlier = read_index(self._path(kind, about), ImageRows, self._reporter)
@@ -46,7 +46,7 @@ class ImageIndex:
         return rows, known
 
     def add(self, files: Sequence[ImageFile], rows: Rows, good: Mask, *about: object) -> None:
-        """Take the rows of good images; `write` keeps them."""
+        """Add the rows of good images; `write` saves them."""
         names, stamps = self._names_and_stamps(files)
         self._added[self._path(rows.dtype, about)] = ImageRows(
             names=[name for name, is_good in zip(names, good.tolist(), strict=True) if is_good],
@@ -56,12 +56,12 @@ class ImageIndex:
         )
 
     def write(self) -> None:
-        """Keep all that was added, for the next start."""
+        """Save all added rows for later starts."""
         for path, rows in self._added.items():
             write_index(path, rows, self._reporter)
 
     def _path(self, kind: np.dtype[np.void], about: tuple[object, ...]) -> Path:
-        # another Pillow may decode otherwise
+        # another Pillow version may decode differently
         what = (self._listing.rule, kind.names, *about, PIL.__version__)
         return index_path("images", self._listing.root, *what)
 
@@ -82,7 +82,7 @@ class ImageIndex:
 
 
 def _stamp(file: ImageFile) -> tuple[int, int]:
-    """Size in bytes and time of change of the file that an image is in; -1 where there is none."""
+    """Return size in bytes and mtime in ns of the file that holds an image; -1 if it is missing."""
     if isinstance(file, Member):
         return file.shard.size, file.shard.mtime_ns
     try:

@@ -1,4 +1,4 @@
-"""Where splits and classes lie in a folder: split folders by their usual names, wrapper folders."""
+"""Finds the splits and classes of a folder: split folders by name, wrapper folders."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from mobilenas.core.settings import counted, readable
 from mobilenas.data.image_files import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 
 FOLDER_SPLITS = ("train", "val", "test")
-"""The splits, in the order in which everything lists them."""
+"""The splits, in the order of all lists."""
 
 LAYOUTS = (
     "class folders, or folders train, val and test of class folders (val and test may be missing)"
 )
-"""What a folder can look like."""
+"""The supported layouts, for errors."""
 
 _MACHINE_FOLDERS = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
@@ -32,7 +32,7 @@ _SPLIT_NAMES = {
     split: re.compile(rf"\d*{_BESIDE}(?:{words}){_BESIDE}", re.IGNORECASE)
     for split, words in SPLIT_WORDS.items()
 }
-# `train2017`, `seg_test`, `valA`: of such a split, but perhaps of one of several
+# `train2017`, `seg_test`, `valA`: a split, but perhaps one of several
 _NEARLY = {
     split: re.compile(rf"(?:.*[\W\d_])?(?i:{words})(?:[\W\d_A-Z].*)?")
     for split, words in SPLIT_WORDS.items()
@@ -42,19 +42,19 @@ _MAX_NAMED = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """Which folders hold class folders."""
+    """The folders that hold class folders."""
 
     classes: Path
-    """The folder whose subfolders name the classes: the training split's, or of all images."""
+    """The folder whose subfolders are the classes: the training split, or the whole set."""
     splits: dict[str, Path]
-    """Split to its folder of class folders; empty where the folder has no splits."""
+    """The folder of class folders of each split; empty without splits."""
     notes: tuple[str, ...]
-    """What the user should know about how the folder was read."""
+    """Remarks for the user on how the folder was read."""
 
 
 def find_layout(root: Path) -> Layout:
-    """Find splits by name and enter wrapper folders; DataError where the layout is not clear."""
-    top, notes = _entered(root)
+    """Find splits by name, entering wrapper folders; DataError if the layout is ambiguous."""
+    top, notes = _enter_wrappers(root)
     found = {split: _split_folder(top, split) for split in FOLDER_SPLITS}
     names = {split: name for split, name in found.items() if name}
     if not names:
@@ -70,14 +70,14 @@ def find_layout(root: Path) -> Layout:
     notes += _skipped_folders(top, names)
     splits = {}
     for split, name in names.items():
-        splits[split], more = _entered(top / name)
+        splits[split], more = _enter_wrappers(top / name)
         notes += [*more, *_stray_images(splits[split])]
         _refuse_alike(splits[split])
     return Layout(splits["train"], splits, tuple(notes))
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and those of machines."""
+    """Return the sorted names of subfolders, without hidden and system folders."""
     with os.scandir(folder) as found:
         items = [item for item in found if _is_shown(item.name) and item.is_dir()]
     for item in items:
@@ -86,7 +86,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones (`.DS_Store`, `._photo.jpg`), sorted."""
+    """Return all files below a folder, sorted, without hidden ones (`.DS_Store`, `._photo.jpg`)."""
     found: list[str] = []
     for parent, folders, names in os.walk(folder, onerror=_reraise, followlinks=True):
         folders[:] = filter(_is_shown, folders)
@@ -97,7 +97,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _refuse_loop(path: Path) -> None:
-    """Raise for a link up the tree: every image would show again as one of another class."""
+    """Raise for a link to a parent folder, which would repeat images under another class."""
     if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
         raise DataError(f"{path} is a link to a folder that contains it; remove it")
 
@@ -111,7 +111,7 @@ def _is_shown(name: str) -> bool:
 
 
 def _images_in(folder: Path) -> int:
-    """Files directly in a folder that are named like images."""
+    """Return the number of files directly in a folder that have an image suffix."""
     with os.scandir(folder) as found:
         return sum(
             item.name[0] != "." and _is_image(item.name) and not item.is_dir() for item in found
@@ -131,8 +131,8 @@ def _stray_images(folder: Path) -> list[str]:
     )
 
 
-def _entered(folder: Path) -> tuple[Path, list[str]]:
-    """Return the folder itself or, where all it holds is one folder of folders, that one."""
+def _enter_wrappers(folder: Path) -> tuple[Path, list[str]]:
+    """Return the folder or, while its only content is one folder of folders, that one."""
     inner = folder
     while not _images_in(inner):
         names = subfolders(inner)
@@ -143,7 +143,7 @@ def _entered(folder: Path) -> tuple[Path, list[str]]:
 
 
 def _split_folder(top: Path, split: str) -> str | None:
-    """Return the name of a split's folder; a class may be called `train`, but holds no folders."""
+    """Return the name of a split's folder, one with subfolders: a class may be called `train`."""
     names = [
         name
         for name in subfolders(top)
@@ -167,9 +167,9 @@ def _refuse_bare_splits(top: Path) -> None:
 
 
 def _refuse_inner_splits(top: Path) -> None:
-    """Raise where a "class" holds splits: it is a whole set, beside others or beside something."""
+    """Raise if a "class" contains splits, so is a whole data set beside other folders."""
     for name in subfolders(top):
-        inner = _entered(top / name)[0]
+        inner = _enter_wrappers(top / name)[0]
         found = [split for split in FOLDER_SPLITS if _split_folder(inner, split)]
         if len(found) > 1:
             raise DataError(
@@ -192,7 +192,7 @@ def _refuse_near_splits(top: Path) -> None:
 
 
 def _skipped_folders(top: Path, splits: dict[str, str]) -> list[str]:
-    """Remarks on folders beside the splits; DataError where they could be the classes."""
+    """Return remarks on folders beside the splits; DataError if they could be classes."""
     others = [name for name in subfolders(top) if name not in splits.values()]
     like_classes = [name for name in others if not _is_split_name(name) and _images_in(top / name)]
     if len(splits) == 1 and like_classes:
@@ -213,11 +213,11 @@ def _skipped_folders(top: Path, splits: dict[str, str]) -> list[str]:
 
 
 def _refuse_unknown_splits(top: Path, splits: dict[str, str], others: list[str]) -> None:
-    """Raise where a split that lacks may lie under another name, such as `holdout`."""
+    """Raise if a missing split may be there under another name, such as `holdout`."""
     lacking = [split for split in FOLDER_SPLITS if split not in splits]
-    classes = _lowered(_entered(top / splits["train"])[0])
+    classes = _lowered(_enter_wrappers(top / splits["train"])[0])
     for name in others if lacking else ():
-        common = classes & _lowered(_entered(top / name)[0])
+        common = classes & _lowered(_enter_wrappers(top / name)[0])
         if len(common) > 1:
             raise DataError(
                 f"{top / name} holds folders of the same names as {splits['train']} "
@@ -226,7 +226,7 @@ def _refuse_unknown_splits(top: Path, splits: dict[str, str], others: list[str])
 
 
 def _refuse_flat_val(top: Path, splits: dict[str, str], others: list[str]) -> None:
-    """Raise where validation images lie in one folder, as ImageNet's archive has them."""
+    """Raise if validation images are in one folder without classes, as in ImageNet's archive."""
     for name in others if "val" not in splits else ():
         if _SPLIT_NAMES["val"].fullmatch(name) and (count := _images_in(top / name)):
             raise DataError(
@@ -241,9 +241,9 @@ def _lowered(folder: Path) -> set[str]:
 
 
 def _refuse_alike(parent: Path) -> None:
-    """Raise where "classes" hold only folders, of the same names: they are folds or splits."""
+    """Raise if "classes" hold only subfolders with the same names, so are folds or splits."""
     names = subfolders(parent)
-    inside = {name: _lowered(_entered(parent / name)[0]) for name in names}
+    inside = {name: _lowered(_enter_wrappers(parent / name)[0]) for name in names}
     inside = {
         name: inner
         for name, inner in inside.items()
@@ -270,7 +270,7 @@ def _refuse_alike(parent: Path) -> None:
 
 
 def _holds_folders(folder: Path) -> bool:
-    """Whether the images of a folder lie in its folders, but for one in ten that strayed."""
+    """Whether a folder's images are in its subfolders; one in ten may be directly in it."""
     direct = _images_in(folder)
     return not direct or 10 * direct <= sum(_is_image(path.name) for path in files_below(folder))
 

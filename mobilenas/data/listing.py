@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class and split, always in the same order."""
+"""Lists the images of a folder with class and split, always in the same order."""
 
 import os
 import unicodedata
@@ -19,37 +19,37 @@ class Entry:
     """One image file."""
 
     split: str
-    """`train`, `val`, `test`, or empty where the folder has no splits."""
+    """`train`, `val`, `test`, or empty without splits."""
     label: str
     """Class name."""
     path: ImageFile
-    """Where its bytes are."""
+    """Location of its bytes."""
     name: str
-    """Its path below the folder."""
+    """Path below the folder."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or a set of shards holds."""
+    """Contents of a folder or a set of shards."""
 
     root: Path
     """The folder."""
     places: dict[str, str]
-    """Split to where it is, in words; empty where there are no splits."""
+    """Location of each split, as text; empty without splits."""
     rule: str
-    """Where those splits come from, in words."""
+    """How these splits were found, in words."""
     classes: tuple[str, ...]
     """Sorted class names."""
     entries: tuple[Entry, ...]
     """Sorted by split, class and name."""
     unreadable: tuple[Path, ...]
-    """Images of types that are not read, such as HEIC."""
+    """Images of unsupported types, such as HEIC."""
     notes: tuple[str, ...]
-    """What the user should know about how the folder was read."""
+    """Remarks for the user on how the folder was read."""
 
 
 def list_folder(root: Path) -> Listing:
-    """Find images, classes and splits; DataError that names what is missing or too much."""
+    """Find images, classes and splits; DataError names what is missing or ambiguous."""
     if not root.is_dir():
         raise DataError(f"{root} is not a directory")
     try:
@@ -64,7 +64,7 @@ def _listing(root: Path) -> Listing:
     check_number(root, list(classes))
     entries, unreadable, notes = [], [], [*layout.notes, *_nested(layout.classes)]
     others: Counter[str] = Counter()
-    start = len((root / "x").as_posix()) - 1  # of names below the folder
+    start = len((root / "x").as_posix()) - 1  # of the part below the folder
     for split, folder in layout.splits.items() or [("", layout.classes)]:
         own = _labels(folder)
         hint = f"rename them, or move {folder.name} away, and images are drawn from train"
@@ -104,13 +104,13 @@ def _rule(folders: Collection[Path]) -> str:
 
 
 def way_out(path: Path) -> str:
-    """Say what to do with images of a type that is not read."""
+    """Return advice for images of an unsupported type."""
     suffix = path.suffix
     return f"convert to JPEG or PNG (such as with `magick mogrify -format jpg *{suffix}`)"
 
 
 def by_type(counts: Counter[str]) -> str:
-    """List how many files there are of each suffix."""
+    """Format the number of files of each suffix."""
     return ", ".join(f"{count} {name or 'without suffix'}" for name, count in counts.most_common())
 
 
@@ -119,12 +119,12 @@ def _labels(parent: Path) -> dict[str, str]:
 
 
 def labels_of(names: Iterable[str], where: str) -> dict[str, str]:
-    """Class name to the name as it is written; DataError where two are nearly alike."""
+    """Map class names to names as written; DataError if two differ only in case or spaces."""
     found: dict[str, str] = {}
     alike: dict[str, str] = {}
     for name in names:
         label = readable(unicodedata.normalize("NFC", name))
-        # A and a are characters; Cat and cat, or é written in two ways, are a slip
+        # A and a are characters; Cat and cat, or two encodings of é, are a mistake
         key = " ".join(label.casefold().split()) if len(label) > 1 else label
         if key in alike:
             raise DataError(
@@ -137,7 +137,7 @@ def labels_of(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def check_number(source: object, classes: Sequence[str]) -> None:
-    """Raise where there are no two classes."""
+    """Raise unless there are at least two classes."""
     if len(classes) == 0:
         raise DataError(f"{source} holds no class folders; it needs {LAYOUTS}")
     if len(classes) == 1:
@@ -145,7 +145,7 @@ def check_number(source: object, classes: Sequence[str]) -> None:
 
 
 def check_known(place: object, own: Iterable[str], classes: Iterable[str], remedy: str) -> None:
-    """Raise where a split has classes that train has not."""
+    """Raise if a split has classes that train lacks."""
     unknown = sorted(set(own) - set(classes))
     if unknown:
         near = {label.lower(): label for label in classes}
@@ -157,7 +157,7 @@ def check_known(place: object, own: Iterable[str], classes: Iterable[str], remed
 
 
 def _nested(parent: Path) -> list[str]:
-    """Remark on folders inside of class folders."""
+    """Return a remark if class folders have subfolders."""
     for name in subfolders(parent):
         inner = subfolders(parent / name)
         if inner:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation from exact sums, so that they do not depend on any order."""
+"""Mean and standard deviation from exact sums, so they do not depend on the order of images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 from mobilenas.data.image_files import Pixels
 
 Moments = NDArray[np.float64]
-"""[N, 3, 2]: each image's sums of values and of squares, whole numbers below 2 ** 53."""
+"""[N, 3, 2]: sums of values and of squares for each image, integers below 2 ** 53."""
 
 _CHUNK_VALUES = 2**22
 _SMALLEST_STD = 1 / 255
 
 
 def image_moments(images: Pixels) -> Moments:
-    """Sums of values and of squares of uint8 [B, 3, H, W] -> [B, 3, 2]."""
-    # numpy, because torch's threads and the decoding threads would wait for each other.
+    """Return sums of values and of squares: uint8 [B, 3, H, W] -> [B, 3, 2]."""
+    # numpy, because torch's threads would compete with the decoding threads.
     moments = np.zeros((len(images), images.shape[1], 2))
     length = max(1, _CHUNK_VALUES // max(1, images[:1].size))
     for start in range(0, len(images), length):
@@ -28,7 +28,7 @@ def image_moments(images: Pixels) -> Moments:
 def mean_and_std(
     moments: Moments, pixels_per_image: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of each channel in 0..1 from [N, 3, 2]; std is one grey level or more."""
+    """Return mean and std of each channel, in 0..1, from [N, 3, 2]; std is at least 1 / 255."""
     mean, square = moments.sum(0).T / (len(moments) * pixels_per_image)  # [3] each
     std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
     return tuple((mean / 255).tolist()), tuple(np.maximum(std, _SMALLEST_STD).tolist())

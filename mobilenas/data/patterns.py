@@ -1,4 +1,4 @@
-"""Which shards a source of WebDataset names: `wds:train-{0000..0099}.tar::val-{00..09}.tar`."""
+"""Expands WebDataset shard patterns: `wds:train-{0000..0099}.tar::val-{00..09}.tar`."""
 
 import math
 import re
@@ -10,14 +10,14 @@ from mobilenas.core.errors import DataError
 from mobilenas.core.settings import counted
 
 WDS = "wds:"
-"""What a source of shards begins with."""
+"""Prefix of sources that are shards."""
 _GROUP = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MAX_SHARDS = 1_000_000
 
 
 def shard_paths(source: str) -> list[Path]:
-    """Return the shards that a source names, sorted; DataError where one does not exist."""
+    """Return the shards that a source names, sorted; DataError if one does not exist."""
     patterns = source.removeprefix(WDS).split("::")
     paths = sorted(Path(name) for pattern in patterns for name in expand_braces(pattern))
     twice = [path for path, count in Counter(paths).items() if count > 1]

@@ -1,4 +1,4 @@
-"""Passes over all image files: headers, the range of deep images, pixels and their moments."""
+"""Passes over all image files: headers, value range of deep images, pixels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,14 +29,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a pass over the files found."""
+    """Result of decoding the files."""
 
     pixels: Pixels | None
-    """uint8 [N, 3, H, W], zero where bad; None where they do not stay in memory."""
+    """uint8 [N, 3, H, W], zero where bad; None if not kept in memory."""
     moments: Moments
     """[N, 3, 2], zero where bad."""
     digests: list[bytes]
-    """What images share only if all their pixels are alike; zero where bad."""
+    """Hash of the pixels of each image; zero where bad."""
     bad: set[ImageFile]
     """Files that cannot be decoded."""
 
@@ -50,7 +50,7 @@ def _chunks(
     reporter: Reporter,
     length: int = _CHUNK,
 ) -> Iterator[tuple[int, list[Result | DataError]]]:
-    """Place and results of `work` for one chunk of `paths` after another, in threads."""
+    """Run `work` on `paths` in threads; yield chunk after chunk its start index and results."""
 
     def attempt(path: ImageFile) -> Result | DataError:
         try:
@@ -74,7 +74,7 @@ def _chunks(
 def read_headers(
     paths: Sequence[ImageFile], *, index: ImageIndex, skip_bad: bool, reporter: Reporter
 ) -> tuple[dict[ImageFile, Header], set[ImageFile]]:
-    """What the files say of their pixels, and the files that have no readable header."""
+    """Return the headers of readable files, and the set of files without a readable one."""
     rows, good = index.find(paths, HEADER)
     new = [place for place, known in enumerate(good) if not known]
     new_paths = [paths[place] for place in new]
@@ -100,7 +100,7 @@ def read_headers(
 
 
 def choose_size(headers: Mapping[ImageFile, Header], wanted: int | None) -> tuple[int, list[str]]:
-    """Side in pixels, and remarks about it."""
+    """Return the image size (side in pixels), and remarks about it."""
     sizes = [header.size for header in headers.values()]
     size = _common_size(sizes) if wanted is None else wanted
     others = sum(found != (size, size) for found in sizes)
@@ -116,7 +116,7 @@ def choose_size(headers: Mapping[ImageFile, Header], wanted: int | None) -> tupl
 def measure_range(
     headers: Mapping[ImageFile, Header], *, skip_bad: bool, reporter: Reporter
 ) -> tuple[PixelRange | None, list[str], set[ImageFile]]:
-    """The range of the images of more than 8 bits, None without any; remarks, and bad files."""
+    """Return the range of images of more than 8 bits (None without any), remarks, and bad files."""
     deep = [path for path, header in headers.items() if header.deep]
     color = [path for path, header in headers.items() if header.deep_color]
     if not deep and not color:
@@ -156,9 +156,9 @@ def read_pixels(
     skip_bad: bool,
     reporter: Reporter,
 ) -> Contents:
-    """Decode every file once, so that bad ones are known before any training; `keep` the pixels.
+    """Decode every file once, so that bad ones are known before training; `keep` the pixels.
 
-    Where they do not stay in memory, those that the index knows are not decoded.
+    Without `keep`, files that the index knows are not decoded.
     """
     count = len(paths)
     pixels = np.zeros((count if keep else 0, 3, size, size), dtype=np.uint8)

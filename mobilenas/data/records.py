@@ -1,4 +1,4 @@
-"""What earlier starts found in shards and images, kept in the user's cache as MessagePack."""
+"""Records of the index of shards and images: MessagePack files in the user's cache."""
 
 import hashlib
 import os
@@ -18,63 +18,63 @@ _Read = TypeVar("_Read", bound="Indexed")
 
 
 class Indexed(Record, frozen=True, kw_only=True):
-    """A file of the index."""
+    """Base of all index files."""
 
     index_version: Annotated[int, Meta(ge=1, le=1)] = 1
 
 
 class ShardIndex(Indexed, frozen=True, kw_only=True):
-    """What a shard holds; valid while the shard has this size and time."""
+    """Contents of a shard; valid while the shard has this size and mtime."""
 
     size: Count
-    """Of the shard, in bytes."""
+    """Bytes of the shard."""
     mtime_ns: int
-    """When the shard was written."""
+    """Modification time of the shard."""
     names: list[str]
-    """Of the images."""
+    """Names of the images."""
     offsets: list[Count]
-    """Of each image's first byte."""
+    """Offset of each image in the shard."""
     sizes: list[Count]
-    """Of each image, in bytes."""
+    """Bytes of each image."""
     labels: list[str]
-    """What the `.cls` of each image says."""
+    """Content of each image's `.cls` member."""
     unreadable: list[str]
-    """Names of images of types that are not read, such as HEIC."""
+    """Names of images of unsupported types, such as HEIC."""
     others: dict[str, Count]
-    """How many members of other kinds it has, by suffix."""
+    """Number of other members by suffix."""
 
     def __post_init__(self) -> None:
-        """Check the lengths."""
+        """Check that all columns have the same length."""
         columns = (self.offsets, self.sizes, self.labels)
         if any(len(column) != len(self.names) for column in columns):
             raise ValueError("names, offsets, sizes and labels differ in length")
 
     def images(self) -> Iterator[tuple[str, str, int, int]]:
-        """Name, label, offset and size of each."""
+        """Yield name, label, offset and size of each image."""
         return zip(self.names, self.labels, self.offsets, self.sizes, strict=True)
 
 
 class ImageRows(Indexed, frozen=True, kw_only=True):
-    """What was found in each of many images; valid where an image has this size and time."""
+    """Results for many images; a row is valid while its file has this size and mtime."""
 
     names: list[bytes]
     """Paths below the folder."""
     stamps: bytes
     """int64 [N, 2]: size in bytes and mtime in ns of the file that each image is in."""
     row_bytes: Annotated[int, Meta(ge=1, le=1000)]
-    """How long the row of an image is."""
+    """Bytes of one row."""
     rows: bytes
-    """[N] of a type that its reader knows."""
+    """[N] rows of a numpy type that the reader knows."""
 
     def __post_init__(self) -> None:
-        """Check the lengths."""
+        """Check that stamps and rows match the names."""
         count = len(self.names)
         if (len(self.stamps), len(self.rows)) != (16 * count, self.row_bytes * count):
             raise ValueError("names, stamps and rows differ in length")
 
 
 def index_path(kind: str, path: Path, *about: object) -> Path:
-    """Return the file of the index that holds `about` of `path`."""
+    """Return the index file for `path` and `about`, the other things its content depends on."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = os.fsencode("\0".join(map(str, (path.absolute(), *about))))
     name = hashlib.sha256(key).hexdigest()[:32]
@@ -82,7 +82,7 @@ def index_path(kind: str, path: Path, *about: object) -> Path:
 
 
 def read_index(path: Path, kind: type[_Read], reporter: Reporter) -> _Read | None:
-    """Read a file of the index; None where there is none, or a damaged one, which is said."""
+    """Read an index file; None if it is missing, or damaged, which is reported."""
     if not path.exists():
         return None
     try:
@@ -93,7 +93,7 @@ def read_index(path: Path, kind: type[_Read], reporter: Reporter) -> _Read | Non
 
 
 def write_index(path: Path, index: Indexed, reporter: Reporter) -> None:
-    """Write a file of the index; where that is not possible, say what it costs."""
+    """Write an index file; if that fails, report the consequence."""
     try:
         write_bytes(path, msgspec.msgpack.encode(index))
     except FileError as error:

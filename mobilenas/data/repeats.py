@@ -1,4 +1,4 @@
-"""The same picture more than once: in two splits, in two classes, or everywhere."""
+"""Finds duplicate images: in two splits, in two classes, or all of them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from mobilenas.data.layout import FOLDER_SPLITS
 
 
 def digest(image: Pixels) -> bytes:
-    """Return what two images share only if all their pixels are alike."""
+    """Return a hash of all pixels."""
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def check_differ(digests: Sequence[bytes], source: str) -> None:
-    """Raise where all images are the same one."""
+    """Raise if all images are identical."""
     if len(set(digests)) == 1:
         raise DataError(
             f"all {len(digests)} images of {source} have the same pixels once decoded: "
@@ -31,7 +31,7 @@ def find_repeats(
     parts: Mapping[str, Tensor],
     names: Sequence[str],
 ) -> tuple[dict[str, int], list[str]]:
-    """Count images of val that are in train too, and of test that are in either; remarks."""
+    """Count images of val that are also in train, and of test in either; also return remarks."""
     first: dict[bytes, tuple[str, int]] = {}
     across: dict[str, list[str]] = {"val": [], "test": []}
     torn = []

@@ -1,4 +1,4 @@
-"""Which images, and how they are read."""
+"""Settings of image sources and augmentation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from mobilenas.core.settings import ADDED, check_between
 from mobilenas.data.patterns import WDS, shard_paths
 
 AUTO: Literal["auto"] = "auto"
-"""Instead of a side: the images' own, and the networks' is searched."""
+"""In place of a size: images are read at their own, and the networks' is searched."""
 BUILT_IN_SOURCES = ("digits", "cifar10", "cifar100")
 """Sources that are not folders."""
 
@@ -25,21 +25,21 @@ class DataSettings:
     source: str
     """`digits`, `cifar10`, `cifar100`, the path of a folder of images, or `wds:` and shards."""
     image_size: int | None = None
-    """Side in pixels; None is the source's own: all images' one square size, else 224."""
+    """Side in pixels; None: the images' own if all are square and of one size, else 224."""
     split_seed: int = 0
-    """Seed of the splits that the source does not bring itself."""
+    """Seed of the splits that the source does not define."""
     flip: bool | None = None
-    """Horizontal flips in training; None is decided by the source: not for characters."""
+    """Horizontal flips in training; None: unless the images are characters."""
     skip_bad_images: bool = False
-    """Leave out files that cannot be decoded, and count them, instead of stopping."""
+    """Skip files that cannot be decoded, and count them, instead of stopping."""
     download: bool = False
-    """Fetch CIFAR where its local copy is missing."""
+    """Download CIFAR if there is no local copy."""
     data_root: Path | None = None
-    """Folder of CIFAR's local copy; None is `./data`."""
+    """Folder of the local copy of CIFAR; None: `./data`."""
     memory_limit_bytes: int = 2 * 1024**3
     """Decoded images up to this size are held in memory; larger sets are decoded on demand."""
     mean: tuple[float, ...] | None = field(default=None, metadata=ADDED)
-    """Mean of each channel that images are normalized by, in 0..1; None: of the training images."""
+    """Mean of each channel for normalization, in 0..1; None: that of the training images."""
     std: tuple[float, ...] | None = field(default=None, metadata=ADDED)
     """Standard deviation, likewise."""
 
@@ -51,11 +51,11 @@ class DataSettings:
         check_between(self, "memory_limit_bytes", 0, 2**63 - 1)
 
     def check_source(self) -> None:
-        """Raise where there is no such source; a run whose images were moved still opens."""
+        """Raise if the source does not exist. Not in __post_init__: runs open without images."""
         if self.source.startswith(WDS):
             shard_paths(self.source)
             return
-        # an empty name, as of a variable that is not set, would be the current directory
+        # an empty name, as from an unset variable, would be the current directory
         directory = bool(self.source) and Path(self.source).is_dir()
         if self.source not in BUILT_IN_SOURCES and not directory:
             legal = ", ".join(BUILT_IN_SOURCES)
@@ -64,7 +64,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """A user's options on the images."""
+    """The user's options for images."""
 
     data: str = setting(
         "digits",
@@ -97,7 +97,7 @@ class DataOptions:
 
     @property
     def data_settings(self) -> DataSettings:
-        """Which images."""
+        """The settings of the source."""
         return DataSettings(
             source=self.data,
             image_size=None if self.image_size == AUTO else self.image_size,
@@ -109,27 +109,27 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are varied."""
+    """Augmentation of training images."""
 
     crop_padding: int | None = None
-    """Pixels that a crop may be shifted by in each direction; None is side / 8, 0 is off."""
+    """Maximum shift of a crop in each direction, in pixels; None: side / 8, 0: off."""
     flip: bool | None = None
-    """Mirror half of the images; None is what the data says."""
+    """Mirror half of the images; None: if the data allows it."""
     randaugment: int = 0
-    """RandAugment operations on each image (arXiv 1909.13719), 0 is off."""
+    """RandAugment operations per image (arXiv 1909.13719), 0: off."""
     crop_scale: float | None = None
-    """Smallest share of an image's area in a RandomResizedCrop; None is shifts."""
+    """Smallest area of a RandomResizedCrop, as a share of the image; None: shifts instead."""
     trivialaugment: bool = False
     """One random operation on each image (arXiv 2103.10158)."""
     random_erasing: float = 0.0
     """Probability that a rectangle of an image is erased (arXiv 1708.04896)."""
     mixup: float = 0.0
-    """Alpha of the beta distribution (arXiv 1710.09412), 0 is off."""
+    """Alpha of the beta distribution (arXiv 1710.09412), 0: off."""
     cutmix: float = 0.0
-    """Alpha (arXiv 1905.04899), 0 is off; with `mixup`, each batch draws one of them."""
+    """Alpha (arXiv 1905.04899), 0: off; with `mixup`, one of them is drawn for each batch."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that the parts go together."""
+        """Check ranges and combinations."""
         if self.crop_padding is not None:
             check_between(self, "crop_padding", 0, 1024)
         check_between(self, "randaugment", 0, 10)

@@ -1,4 +1,4 @@
-"""WebDataset's shards as a listing: classes, splits, and every image as a range of bytes."""
+"""Lists WebDataset shards: classes, splits, and every image as a range of bytes."""
 
 import os
 import re
@@ -18,14 +18,14 @@ from mobilenas.data.records import ShardIndex, index_path, read_index, write_ind
 from mobilenas.data.tar_index import index_shard
 
 NAMES_FILE = "classnames.txt"
-"""Beside the shards: the names of the classes 0, 1, ..., one a line."""
+"""A file beside the shards: the names of classes 0, 1, ..., one per line."""
 _NUMBER = re.compile(r"-?[0-9]+")
 _MAX_CLASSES = 1_000_000
 _MAX_NAMES_BYTES = 2**24
 
 
 def list_shards(source: str, reporter: Reporter) -> Listing:
-    """Find images, classes and splits; DataError names the shard and what is wrong in it."""
+    """Find images, classes and splits; DataError names the shard and the problem."""
     paths = shard_paths(source)
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     names = {path: path.absolute().relative_to(root).as_posix() for path in paths}
@@ -42,7 +42,7 @@ def list_shards(source: str, reporter: Reporter) -> Listing:
     others: Counter[str] = Counter()
     for index in found.values():
         others.update(index.others)
-    train, *_ = splits  # the only ones, where their names say no split
+    train, *_ = splits  # the only ones if their names give no splits
     known = {entry.label for entry in entries if entry.split == train}
     if not known:
         seen = f"; it holds {by_type(others)}" if others else ""
@@ -66,7 +66,7 @@ def list_shards(source: str, reporter: Reporter) -> Listing:
 
 
 def _splits(names: Mapping[Path, str]) -> dict[str, list[Path]]:
-    """Shards by the split that their names say, below what all of them share; '' if none does."""
+    """Group shards by the split in their names below the common folder; '' if none has one."""
     splits: dict[str, list[Path]] = {}
     for path, name in names.items():
         words = re.split(r"[\W\d_]+", name)
@@ -88,13 +88,13 @@ def _splits(names: Mapping[Path, str]) -> dict[str, list[Path]]:
 
 
 def _span(shards: Iterable[Path | str]) -> str:
-    """Write the first and the last of sorted shards."""
+    """Format a range of sorted shards: the first and the last."""
     first, *_, last = [*shards] * 2
     return f"{first} to {last}" if first != last else f"{first}"
 
 
 def _indexes(paths: Sequence[Path], reporter: Reporter) -> dict[Path, ShardIndex]:
-    """What every shard holds: from the cache where the shard has not changed since."""
+    """Return the index of every shard, from the cache if the shard has not changed since."""
     found = {}
     reporter.start("looking through shards", len(paths))
     for done, path in enumerate(paths, 1):
@@ -110,7 +110,7 @@ def _indexes(paths: Sequence[Path], reporter: Reporter) -> dict[Path, ShardIndex
 
 
 def _classes(found: Mapping[Path, ShardIndex], file: Path) -> dict[str, str]:
-    """Class name of every label that occurs, in the order of the classes."""
+    """Map every label that occurs to its class name, in the order of the classes."""
     labels = {label for index in found.values() for label in index.labels}
     names = _class_names(file) if file.exists() else None
     numbers = names is not None or all(map(_NUMBER.fullmatch, labels))
@@ -137,7 +137,7 @@ def _classes(found: Mapping[Path, ShardIndex], file: Path) -> dict[str, str]:
 
 
 def _class_names(file: Path) -> list[str]:
-    """Read the names of the classes 0, 1, ..., one a line."""
+    """Read the names of classes 0, 1, ..., one per line."""
     try:
         text = read_bytes(file, _MAX_NAMES_BYTES).decode().strip()
     except UnicodeDecodeError as error:

@@ -32,10 +32,10 @@ def load_data(
     reporter: Reporter | None = None,
     check: Check | None = None,
 ) -> ImageData:
-    """Read the source into three splits and say its notes; DataError where it cannot be used.
+    """Read the source into three splits and report its notes; DataError if it cannot be used.
 
-    `check` is called with what is known before the images of a folder are decoded. It may raise, or
-    return another side to read them at.
+    `check` is called before the images of a folder are decoded. It may raise, or return another
+    size to decode to.
     """
     settings.check_source()
     reporter = reporter or NullReporter()
@@ -59,7 +59,7 @@ def load_data(
 
 
 def _class_notes(data: ImageData) -> list[str]:
-    """List the classes, and name those that a split lacks."""
+    """Return remarks that list the classes, and those that a split lacks."""
     counts = data.class_counts()
     images = {label: "/".join(map(str, of_split.values())) for label, of_split in counts.items()}
     if alike := len(set(images.values())) == 1:
@@ -110,7 +110,7 @@ def _load_cifar(settings: DataSettings) -> ImageData:
         held_out = kind(root=root, train=False, download=False)
     except OSError as error:
         raise DataError(f"cannot fetch or read {settings.source} in {root}: {error}") from error
-    except RuntimeError as error:  # torchvision's word for missing files and wrong checksums
+    except RuntimeError as error:  # torchvision's error for missing files and wrong checksums
         raise DataError(
             f"there is no complete copy of {settings.source} in {root}; pass --download to fetch it"
         ) from error
@@ -151,7 +151,7 @@ def _in_memory(
 ) -> ImageData:
     own_size = pixels.shape[-1]
     size = settings.image_size or own_size
-    # Statistics of the images as they came: resizing hardly moves them, and may be left to later.
+    # Statistics before resizing, which hardly changes them and may happen later.
     mean, std = mean_and_std(image_moments(pixels[parts[0]].numpy()), own_size * own_size)
     fingerprint = _tensor_fingerprint((pixels, labels, *parts))
     notes = [f"splits of {settings.source}: {split_rule}"]

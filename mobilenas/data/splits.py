@@ -1,4 +1,4 @@
-"""Splits, and the seeded stratified rules that make them."""
+"""Splits, and the seeded, stratified rules that make them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,40 +13,40 @@ from mobilenas.data.stores import ImageStore
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some labelled images of a store; taking a subset copies no pixels."""
+    """Some labelled images of a store; subsets copy no pixels."""
 
     store: ImageStore
-    """Where the pixels are."""
+    """The images."""
     indices: Tensor
-    """int64 [N]: the images' numbers in the store."""
+    """int64 [N]: indices in the store."""
     labels: Tensor
-    """int64 [N]: the images' classes."""
+    """int64 [N]: class indices."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def images(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """Images [B] of this split -> uint8 [B, 3, H, W]."""
+        """Return the images at `indices` [B] of this split: uint8 [B, 3, H, W]."""
         return self.store.fetch(self.indices[torch.as_tensor(indices, dtype=torch.int64)])
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """One uint8 [B, 3, H, W] for each int64 [B] of `chunks`; a disk reads ahead."""
+        """Yield uint8 [B, 3, H, W] for each int64 [B] of `chunks`; files are read ahead."""
         return self.store.stream(self.indices[chunk] for chunk in chunks)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "Split":
-        """The split of the images [B] of this split, in that order."""
+        """Return a split of the images at `indices` [B] of this one, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return Split(self.store, self.indices[chosen], self.labels[chosen])
 
 
 def generator_for(seed: tuple[int, ...]) -> torch.Generator:
-    """A CPU generator that depends on every number of `seed`, the same on every machine."""
+    """Return a CPU generator seeded by all numbers of `seed`, the same on every machine."""
     digest = hashlib.sha256(repr(tuple(int(number) for number in seed)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
-    """The places of each class's images, shuffled; a class's order depends on no other class."""
+    """Yield the shuffled indices of each class; a class's order does not depend on the others."""
     by_class = torch.argsort(labels, stable=True).split(torch.bincount(labels).tolist())
     for label, places in enumerate(by_class):
         order = torch.randperm(len(places), generator=generator_for((seed, label)))
@@ -59,13 +59,13 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> tuple[Tensor, ...]:
-    """Places of the rest and of one part per share, from labels [N]; one or more of each class."""
+    """Return indices of the rest and of one part per share, stratified by labels [N]."""
     parts: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
     for places in _shuffled_classes(labels, seed):
         used = 0
         for part, share in zip(parts[1:], shares, strict=True):
             wanted = max(1, int(len(places) * share + 0.5))
-            count = min(wanted, max(0, len(places) - 1 - used))  # the rest is never emptied
+            count = min(wanted, max(0, len(places) - 1 - used))  # one image is left for the rest
             part.append(places[used : used + count])
             used += count
         parts[0].append(places[used:])
@@ -73,21 +73,21 @@ def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> tu
 
 
 def halves(split: Split, seed: int) -> tuple[Split, Split]:
-    """Two disjoint stratified halves of `split`; their sizes differ by one image at most."""
+    """Return two disjoint stratified halves of `split`; their sizes differ by at most one image."""
     first: list[Tensor] = []
     second: list[Tensor] = []
     for places in _shuffled_classes(split.labels, seed):
         middle = len(places) // 2
         parts = [places[:middle], places[middle:]]
         if sum(map(len, first)) <= sum(map(len, second)):
-            parts.reverse()  # the odd image goes to the half that is behind
+            parts.reverse()  # the odd image goes to the smaller half
         first.append(parts[0])
         second.append(parts[1])
     return split.subset(_joined(first)), split.subset(_joined(second))
 
 
 def stratified_subset(split: Split, size: int, seed: int) -> Split:
-    """`size` images, each class's share kept to within one; DataError where there are fewer."""
+    """Return `size` images with the class shares of `split`; DataError if there are too few."""
     if not 1 <= size <= len(split):
         raise DataError(f"a subset of {size} images was requested; there are {len(split)}")
     classes = list(_shuffled_classes(split.labels, seed))

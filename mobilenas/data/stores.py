@@ -1,4 +1,4 @@
-"""Where the pixels are: in memory, decoded once, or on disk, decoded on demand."""
+"""Stores of images: decoded in memory, or in files that are decoded on demand."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,24 +19,24 @@ Result = TypeVar("Result")
 
 
 class ImageStore(Protocol):
-    """Images of one square size, by number."""
+    """Square images of one size, by index."""
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """Images [B] -> uint8 [B, 3, H, W]."""
+        """Return the images at `indices` [B]: uint8 [B, 3, H, W]."""
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """One uint8 [B, 3, H, W] for each [B] of `chunks`, in order."""
+        """Yield uint8 [B, 3, H, W] for each [B] of `chunks`, in order."""
 
 
 def worker_count() -> int:
-    """Threads that decode images; more than eight only wait for each other."""
+    """Return the number of decoding threads; more than eight are no faster."""
     return min(8, os.cpu_count() or 1)
 
 
 def submit_pieces(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item]
 ) -> list[Future[list[Result]]]:
-    """Hand `items` over in pieces: one task an image costs more than decoding a small one."""
+    """Submit `items` in pieces: a task per image would take longer than decoding a small one."""
     length = max(1, -(-len(items) // (_PIECES_PER_WORKER * worker_count())))
     pieces = [items[start : start + length] for start in range(0, len(items), length)]
 
@@ -47,7 +47,7 @@ def submit_pieces(
 
 
 def collect(futures: list[Future[list[Result]]]) -> list[Result]:
-    """The results of `submit_pieces`, in order."""
+    """Return the results of `submit_pieces`, in order."""
     return [result for future in futures for result in future.result()]
 
 
@@ -67,14 +67,14 @@ class TensorStore:
     pixels: Tensor
     """uint8 [N, 3, H, H]"""
     image_size: int
-    """Side in pixels of what `fetch` gives; resized on demand where it is not H."""
+    """Side in pixels of what `fetch` returns; resized on demand if it differs from H."""
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """Images [B] -> uint8 [B, 3, H, W]."""
+        """Return the images at `indices` [B]: uint8 [B, 3, H, W]."""
         return resize_square(self.pixels[indices], self.image_size)
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """One uint8 [B, 3, H, W] for each [B] of `chunks`, in order."""
+        """Yield uint8 [B, 3, H, W] for each [B] of `chunks`, in order."""
         return map(self.fetch, chunks)
 
 
@@ -83,11 +83,11 @@ class FileStore:
     """Images on disk."""
 
     paths: tuple[ImageFile, ...]
-    """Where the bytes of each image are."""
+    """Location of each image."""
     image_size: int
     """Side in pixels."""
     pixel_range: PixelRange | None = None
-    """Numbers of images of more than 8 bits that become 0 and 255, where there are any."""
+    """Values that become 0 and 255 in images of more than 8 bits, if there are any."""
 
     def _submit(self, pool: ThreadPoolExecutor, indices: Tensor) -> list[Future[list[Pixels]]]:
         paths = [self.paths[index] for index in indices.tolist()]
@@ -102,12 +102,12 @@ class FileStore:
         return torch.from_numpy(np.stack(images))
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """Images [B] -> uint8 [B, 3, H, W]."""
+        """Return the images at `indices` [B]: uint8 [B, 3, H, W]."""
         with ThreadPoolExecutor(worker_count()) as pool:
             return self._stack(self._submit(pool, indices))
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """One uint8 [B, 3, H, W] for each [B] of `chunks`, in order, reading one ahead."""
+        """Yield uint8 [B, 3, H, W] for each [B] of `chunks`, in order, decoding one chunk ahead."""
         pool = ThreadPoolExecutor(worker_count())
         try:
             pending: list[Future[list[Pixels]]] | None = None

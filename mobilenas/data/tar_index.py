@@ -1,7 +1,7 @@
-"""What a WebDataset shard holds: the place, size and label of every image, from the tar's headers.
+"""Indexes a WebDataset shard: offset, size and label of every image, from the tar headers.
 
-Members that share their name up to its first dot are a sample: `000012.jpg` and `000012.cls`.
-Nothing but the labels is read, and nothing is unpickled.
+Members with the same name up to its first dot are a sample: `000012.jpg` and `000012.cls`. Only
+headers and labels are read, and nothing is unpickled.
 """
 
 import tarfile
@@ -22,7 +22,7 @@ _MAX_LABEL_BYTES = 1000
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """Look through a shard; DataError names it and what is wrong with it."""
+    """Index a shard; DataError names it and what is wrong with it."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
     dotted: dict[str, str] = {}
@@ -75,13 +75,13 @@ def index_shard(path: Path) -> ShardIndex:
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Give the files of a tar; DataError where it does not go on to its end."""
+    """Yield the files of a tar; DataError if it is damaged before its end."""
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 end, before = tar.offset, end
-                if end <= before or member.size < 0:  # would go round in circles
+                if end <= before or member.size < 0:  # would never end
                     raise DataError(f"{path} is damaged at byte {before}")
                 if member.isdir() or PurePosixPath(member.name).name.startswith("."):
                     continue
@@ -91,7 +91,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         if end:
             raise DataError(f"{path} is cut short or damaged: {first_line(error)}") from error
         raise DataError(f"{path} is cut short, or not an uncompressed tar file") from error
-    # the tar ends in zeros; where it does not, Python takes what cannot be read for its end
+    # a tar ends in zeros, but Python takes any unreadable header for its end
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:

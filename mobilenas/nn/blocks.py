@@ -1,4 +1,4 @@
-"""The layers every network of the mobile family is made of."""
+"""The layers of which all networks of the mobile family are made."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu6": lambda: nn.ReLU6(inplace=True),
     "hard_swish": lambda: nn.Hardswish(inplace=True),
 }
-"""Activations by the name an arch states."""
+"""Activations by their name in an arch."""
 
 ALIGNMENT = 8
-"""Channels are multiples of this: others fall off the runtimes' blocked layouts and are slower."""
+"""Channels are multiples of this, because runtimes are slower with others (blocked layouts)."""
 
 
 def make_divisible(channels: float, minimum: int = ALIGNMENT) -> int:
@@ -25,12 +25,12 @@ def make_divisible(channels: float, minimum: int = ALIGNMENT) -> int:
 
 
 def squeeze_channels(hidden: int) -> int:
-    """Width of the squeeze layer for `hidden` channels (MobileNetV3: a quarter)."""
+    """Return the width of the squeeze layer for `hidden` channels: a quarter, as in MobileNetV3."""
     return make_divisible(hidden / 4)
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm, and an activation unless it is None."""
+    """Convolution without bias, batch norm, and an activation if one is given."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-excite, project 1x1 (MobileNetV2, V3).
 
-    `kernel` is the side of the depthwise convolution, or a registered operation in its place.
-    There is no expansion layer where hidden equals the input channels, and a shortcut where shape
-    is kept. With a start kernel a depthwise convolution without activation comes first (ExtraDW in
-    MobileNetV4, arXiv 2404.10518, figure 3); with kernel 0 there is no other. In a `fused` block
-    one full convolution stands for expansion and depthwise convolution (EfficientNetV2, arXiv
-    2104.00298). With `activates_output` the activation follows the projection, too, and there is
+    `kernel` is the side of the depthwise convolution, or a registered operation in its place; 0 is
+    none. If `hidden` equals the input channels, there is no expansion layer. If input and output
+    have the same shape, there is a shortcut. `start_kernel` adds a depthwise convolution without
+    activation before the expansion (ExtraDW in MobileNetV4, arXiv 2404.10518, figure 3). A `fused`
+    block has one full convolution instead of expansion and depthwise convolution (EfficientNetV2,
+    arXiv 2104.00298). `activates_output` applies the activation after the projection, too, and has
     no shortcut: a separable convolution (MobileNetV1, arXiv 1704.04861).
     """
 

@@ -1,4 +1,4 @@
-"""What a layer costs, and what a network costs in all.
+"""Costs of a layer and totals of a network.
 
 Counting rule: one multiply-add is one FLOP.
 """
@@ -15,18 +15,18 @@ BYTES_PER_VALUE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What one layer (a convolution with its norm, or a linear layer) costs for one image."""
+    """Costs of one layer (a convolution with its norm, or a linear layer) for one image."""
 
     name: str
-    """Its place, such as blocks.3.expand."""
+    """Its path, such as blocks.3.expand."""
     flops: int
     """Multiply-adds of the convolution or linear layer."""
     params: int
     """Weights, biases, and the norm's scale and shift."""
     memory: int
-    """Bytes of activations alive while it runs: input, output, and a shortcut that waits."""
+    """Bytes of activations alive while it runs: input, output, and a pending shortcut."""
     out_shape: tuple[int, int, int]
-    """Channels, height, width of the output."""
+    """Output [channels, height, width]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +36,22 @@ class Costs:
     flops: int
     """Multiply-adds."""
     params: int
-    """Trainable numbers."""
+    """Trainable parameters."""
     memory: int
     """Largest number of activation bytes alive at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """A cost of a network that follows from its layers."""
+    """A cost of a network that is computed from its layers."""
 
     of: Callable[[LayerCost], int]
-    """What one layer costs, in whole units, 0 or more."""
+    """The cost of one layer, an integer of 0 or more."""
     is_peak: bool = False
-    """Whether a network costs what its most expensive layer does; else their sum."""
+    """Whether the cost of a network is the maximum over its layers; else it is the sum."""
 
     def total(self, layers: Iterable[LayerCost]) -> int:
-        """Return what a network of these layers costs."""
+        """Return the cost of a network of these layers."""
         return (max if self.is_peak else sum)(map(self.of, layers))
 
 
@@ -63,19 +63,19 @@ COSTS = Registry[Cost](
         "memory": Cost(of=lambda layer: layer.memory, is_peak=True),
     },
 )
-"""By the name that a budget has."""
+"""By the name used in budgets."""
 
 
 def total(layers: list[LayerCost]) -> Costs:
-    """Sum FLOPs and params; memory is the largest of the layers."""
+    """Return the sums of FLOPs and params, and the largest memory of a layer."""
     names = ("flops", "params", "memory")
     return Costs(**{name: COSTS[name].total(layers) for name in names})
 
 
 def alive_bytes(maps: Iterable[tuple[int, int, int]], steps: int) -> list[int]:
-    """Return the bytes of maps that are alive while each of `steps` runs.
+    """Return the bytes alive during each of `steps` steps.
 
-    A map is its bytes, the step that makes it and the last step that reads it.
+    Each feature map is given as its bytes, the step that writes it and the last that reads it.
     """
     changes = [0] * (steps + 1)
     for size_bytes, first, last in maps:
@@ -85,5 +85,5 @@ def alive_bytes(maps: Iterable[tuple[int, int, int]], steps: int) -> list[int]:
 
 
 def output_side(side: int, stride: int) -> int:
-    """Side of the feature map after a padded convolution."""
+    """Return the side of the feature map after a padded convolution."""
     return (side + stride - 1) // stride

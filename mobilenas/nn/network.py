@@ -1,4 +1,4 @@
-"""What all built networks have in common, and how their weights start."""
+"""Base class and weight initialization of all built networks."""
 
 from collections.abc import Iterator
 
@@ -9,25 +9,25 @@ from mobilenas.nn.blocks import InvertedResidual
 
 
 class Network(nn.Module):
-    """A network as an arch states it; what only training sees can be told from the rest."""
+    """A network built from an arch; parts that only training uses are kept apart."""
 
     auxiliary: nn.Module | None
-    """A second classifier that only training sees; it is neither exported nor counted."""
+    """A second classifier, used in training only; it is neither exported nor counted."""
     memory_format: torch.memory_format = torch.channels_last
-    """How training lays out weights and feature maps."""
+    """Memory format of weights and feature maps in training."""
 
     def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x: [N, in_channels, side, side] -> logits, and the second classifier's if there is one.
+        """x: [N, in_channels, side, side] -> logits, and those of the auxiliary classifier, if any.
 
         Each is [N, classes].
         """
         return (self(x),)
 
     def start_epoch(self, share: float) -> None:
-        """Hear before each epoch which share of the training is done, 0 to 1."""
+        """Called before each epoch with the completed share of the training, 0 to 1."""
 
     def layer_of(self, module: str) -> str:
-        """Return the name among the layers that are counted that a module is a part of."""
+        """Return the name of the counted layer that a module belongs to."""
         if module == "classifier.0":
             return "classifier.hidden"
         parent, _, last = module.rpartition(".")
@@ -40,17 +40,17 @@ class Network(nn.Module):
 
 
 def resized(x: Tensor, side: int) -> Tensor:
-    """x: [N, C, H, H] -> [N, C, side, side], bilinear and antialiased, as images are decoded."""
+    """x: [N, C, H, H] -> [N, C, side, side], bilinear and antialiased, as in image decoding."""
     if x.shape[-1] == side:
         return x
     return nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
 
 
 def initialize(network: nn.Module) -> None:
-    """Start convolutions with He's deviation by fan-out, and every shortcut block as the identity.
+    """Initialize convolutions by He's rule (fan-out), and blocks with a shortcut as the identity.
 
-    The last norm of a block with a shortcut starts at zero (Goyal et al. 2017, section 5.1):
-    deep networks leave the plateau at the start of a short training sooner.
+    For the latter the scale of a block's last norm is zero (Goyal et al. 2017, section 5.1). Deep
+    networks then leave the plateau at the start of a short training sooner.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

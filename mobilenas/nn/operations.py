@@ -1,4 +1,4 @@
-"""What a block does with its hidden channels: depthwise convolutions and registered operations."""
+"""Operations on the hidden channels of a block: depthwise convolutions and registered ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mobilenas.core.registry import Registry
 
 PADDINGS = ("symmetric", "same")
-"""How convolutions pad: the same on both sides, or as TensorFlow's SAME (`SameConv2d`)."""
+"""Padding of convolutions: equal on both sides, or TensorFlow's SAME (`SameConv2d`)."""
 
 Kernel = int | str
 """Side of a depthwise convolution, or the name of an operation in its place."""
@@ -18,34 +18,33 @@ Kernel = int | str
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What stands between a block's expansion and its projection; batch norm and activation follow.
+    """The operation between a block's expansion and projection; batch norm and activation follow.
 
-    It treats every channel by itself, and the first dimension of its every parameter is channels:
-    so slices of a supernet's operation are the operation of a network.
+    It treats every channel separately, and the first dimension of all its parameters is channels,
+    so slices of a supernet's weights are the weights of a network.
     """
 
     module: Callable[[int, int], nn.Module]
-    """Of channels and stride (1 or 2): [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)].
-    """
+    """Makes it, given channels and stride (1 or 2): [N, C, H, W] -> [N, C, ceil(H/stride), ...]."""
     flops: int
-    """Multiply-adds of one output value."""
+    """Multiply-adds per output value."""
     params: int
-    """Trainable numbers of one channel."""
+    """Trainable parameters per channel."""
 
 
 OPERATIONS = Registry[Operation]("operation", {})
-"""By the name that a space and an arch have in place of a kernel's side."""
+"""By the name that a space or an arch gives in place of a kernel's side."""
 
 
 def operation_of(kernel: Kernel, padding: str = "symmetric") -> Operation:
-    """Return the operation of a name, or the depthwise convolution of a side."""
+    """Return the operation called `kernel`, or a depthwise convolution with that side."""
     return OPERATIONS[kernel] if isinstance(kernel, str) else _convolution(kernel, padding)
 
 
 class SameConv2d(nn.Conv2d):
-    """Pads with as many zeros as the last step lacks, the smaller half before (TensorFlow's SAME).
+    """Convolution with TensorFlow's SAME padding: if uneven, the extra zero is at the end.
 
-    With stride 2 and an even side a 3x3 kernel gets none before and one behind.
+    With stride 2 and an even side, a 3x3 kernel has no zeros before the image and one after it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def convolution(
     in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, padding: str
 ) -> nn.Conv2d:
     """Return a convolution without bias: [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
-    # with stride 1 both paddings are the same, and a 1x1 kernel needs none
+    # with stride 1 both paddings are equal, and a 1x1 kernel needs none
     uneven = padding == "same" and 1 < stride <= kernel
     return (SameConv2d if uneven else nn.Conv2d)(
         in_channels,

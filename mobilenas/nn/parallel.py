@@ -1,4 +1,4 @@
-"""Training on shares of a batch in several processes, as if one had the whole batch."""
+"""Data-parallel training with the results of a single process that has the whole batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +14,9 @@ from mobilenas.core import processes
 
 
 def weight_of(images: int) -> float:
-    """Return what part of the whole batch so many images of this process are.
+    """Return the share of the whole batch that `images`, the number in this process, make up.
 
-    A mean over them, times this, adds up over the processes to the mean over the batch.
+    Means over the shares, times these weights, sum up to the mean over the batch.
     """
     return images / int(processes.add_up(torch.tensor(images)))
 
@@ -28,7 +28,7 @@ def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 @torch.no_grad()
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Give each tensor its sum over the processes, in one exchange; all have one type."""
+    """Sum each tensor over the processes, in place and in one exchange; all have the same dtype."""
     if processes.count() == 1 or not tensors:
         return
     flat = processes.add_up(torch.cat([tensor.reshape(-1) for tensor in tensors]))
@@ -37,10 +37,10 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def shared_batches() -> AbstractContextManager[object]:
-    """Inside, layers that do not see images one by one act as on the whole batch.
+    """Make layers that depend on the whole batch act on it inside the context.
 
-    These are batch norm, which has its statistics, and dropout, whose masks are cut from one of
-    the whole, in training mode. Whoever calls them needs to know nothing of it.
+    In training mode, batch norm uses statistics of the whole batch, and dropout masks are slices of
+    one for the whole batch. Modules need no changes.
     """
     return nullcontext() if processes.count() == 1 else _SharedBatches()
 
@@ -57,7 +57,7 @@ class _SharedBatches(TorchFunctionMode):
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """x: [N, ...] -> the same, as torch.nn.functional.dropout, which draws the same numbers."""
+    """x: [N, ...] -> same shape; the masks of torch.nn.functional.dropout on the whole batch."""
     if not training or not p:
         return functional.dropout(x, p, training, inplace)
     images = int(processes.add_up(torch.tensor(len(x))))
@@ -75,7 +75,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """x: [N, C, ...] -> the same, as torch.nn.functional.batch_norm."""
+    """x: [N, C, ...] -> same shape, like torch.nn.functional.batch_norm."""
     if not training:
         return functional.batch_norm(
             x, running_mean, running_var, weight, bias, training, momentum, eps
@@ -103,16 +103,16 @@ class _Context(FunctionCtx):
 
 
 class _BatchNorm(Function):
-    """Batch norm over the processes on the CPU, where torch has none."""
+    """Batch norm over all processes, on the CPU (torch's SyncBatchNorm needs a GPU)."""
 
     @staticmethod
     def forward(
         ctx: _Context, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x: [N, C, ...] -> normalized x, mean [C], biased variance [C], numbers per channel."""
+        """x: [N, C, ...] -> normalized x, mean [C], biased variance [C], values per channel."""
         channels, own = x.shape[1], x.numel() // x.shape[1]
         mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # var_mean is 30 times slower
-        # float64, or the squares of a large mean would swallow a small variance
+        # float64, since the square of a large mean would absorb a small variance
         first = mean.double()
         sums = torch.cat([first, var.double() + first.square(), first.new_ones(1)]) * own
         mean, square, (count,) = processes.add_up(sums).split([channels, channels, 1])

@@ -1,4 +1,4 @@
-"""Weights: their layout in memory, and those of a file, which are checked before any is set."""
+"""Weights: memory layout, and loading from files, which are checked first."""
 
 import io
 import pickle
@@ -17,17 +17,17 @@ from mobilenas.core.errors import FileError, first_line
 from mobilenas.core.files import OTHER_FORM, read_bytes
 
 _TORCH_FILES = (b"PK\x03\x04", b"\x80")
-"""How files of torch.save begin, today's and those before torch 1.6, and every other pickle."""
+"""First bytes of torch.save files: zip archives since torch 1.6, before that pickles."""
 _HEADER = 8
-"""Where the JSON of a safetensors file begins; before it stands its length, which may be \\x80."""
+"""Offset of the JSON in a safetensors file. The length before it may begin with \\x80, too."""
 
 
 def lay_out(
     module: nn.Module, memory_format: torch.memory_format, device: str | None = None
 ) -> None:
-    """Put weights of four dimensions into a memory format, and all onto a device if one is given.
+    """Convert 4-dimensional weights to a memory format, and move all to a device if one is given.
 
-    ValueError or RuntimeError for weights that have no such form, as those of five dimensions.
+    ValueError or RuntimeError if weights have no such format, such as 5-dimensional ones.
     """
     # torch's stubs do not know `memory_format`
     module.to(device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -41,13 +41,13 @@ def load_into(
     in_file: Mapping[str, str] | None = None,
     torch_files: bool = False,
 ) -> None:
-    """Set all parameters and buffers of `module` from a file; `name` is the module's in errors.
+    """Set all parameters and buffers of `module` from a file; errors call the module `name`.
 
-    `in_file` has the file's names of tensors that the module calls otherwise. Files of torch.save
-    are read only with `torch_files`, and only where they hold nothing but tensors. The file may
-    lack the step counters of norms, which older files do not have, and all but one name of a tensor
-    with several. FileError names the first tensor that is missing, unknown, of another shape or
-    kind of number, not finite, or a negative variance.
+    `in_file` maps the module's names of tensors to the file's, where they differ. torch.save files
+    are read only with `torch_files`, and only if they hold nothing but tensors. The file may lack
+    the step counters of norms, as older files do, and all but one name of a shared tensor.
+    FileError names the first tensor that is missing, unknown, of another shape or kind of number,
+    not finite, or a negative variance.
     """
     tensors = _read(path, torch_files=torch_files)
     names = {key: (in_file or {}).get(key, key) for key in module.state_dict()}
@@ -85,13 +85,13 @@ def _read(path: Path, *, torch_files: bool) -> dict[str, Tensor]:
         )
     try:
         return load_tensors(content)
-    except (SafetensorError, KeyError) as error:  # a KeyError: a kind of number torch has not
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise FileError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def _read_torch(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+        with warnings.catch_warnings(action="ignore"):  # about what is rejected below
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FileError(
@@ -128,7 +128,7 @@ def _optional(
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str],
 ) -> set[str]:
-    """Return the keys a file may lack; a module that stands under two names has two of each."""
+    """Return the keys that a file may lack: step counters of norms, and shared tensors it has."""
     counters = {
         names.get(key, key)
         for prefix, part in module.named_modules(remove_duplicate=False)
@@ -144,7 +144,7 @@ def _place(tensor: Tensor) -> tuple[int, torch.Size]:
 
 
 def _problem(key: str, given: Tensor, own: Tensor) -> str:
-    """Return what is wrong with a tensor of the file; nothing if it can be set."""
+    """Return what is wrong with a tensor of the file; empty if it can be used."""
     if given.shape != own.shape:
         have, want = list(given.shape), list(own.shape)
         return f"{key} has shape {have} in the file and {want} in the model"
@@ -152,7 +152,7 @@ def _problem(key: str, given: Tensor, own: Tensor) -> str:
         return f"{key} is {_kind(given)} in the file and {_kind(own)} in the model"
     if own.is_floating_point():
         value = given.to(own.dtype)
-        # a mask of the model's own may hold infinity
+        # a mask in the model may hold infinity
         if bool((~value.isfinite() & (value != own)).any()):
             return f"{key} holds numbers that are NaN, infinite or too large"
     return ""
