@@ -88,7 +88,7 @@ class TrainedNetwork:
     best_epoch: int
     """The one with the highest validation top-1, counted from 1."""
     seconds: float
-    """Wall time of all epochs with their validation."""
+    """Processor time of all epochs with validation (on cuda wall time)."""
     log: list[TrainLine] = field(repr=False)
     """One record for each epoch, as train/log.jsonl has them."""
 

@@ -1,1 +1,1 @@
-"""What a result is compared with: MobileNets, random networks, files of other tools."""
+"""Baselines of a comparison: MobileNets, random networks, files of other tools."""

@@ -1,4 +1,4 @@
-"""Which networks of a comparison are no better than chance."""
+"""Warnings on networks of a comparison that are no better than chance."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from mobilenas.data import ImageData, beats_chance, chance_top1
 
 
 def beats_chance_on_test(top1: float, data: ImageData) -> bool:
-    """Whether `top1` percent of the test images are more than guessing gets right."""
+    """Whether `top1` % of the test images is significantly better than chance."""
     return beats_chance(top1, data.test.labels, len(data.classes))
 
 
 def chance_alarms(entries: Sequence[Trained], data: ImageData) -> list[str]:
-    """Return what to say of networks that are no better than chance on the test images."""
+    """Return warnings about networks that are no better than chance on the test images."""
     guessing = [entry for entry in entries if entry.better_than_chance is False]
     rounded = [entry.name for entry in guessing if _lost_by_rounding(entry, data)]
     untrained = [entry.name for entry in guessing if not _lost_by_rounding(entry, data)]

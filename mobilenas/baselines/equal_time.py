@@ -1,39 +1,39 @@
-"""The best MobileNet, trained for as long as the search and its final training together."""
+"""The best MobileNet, trained for as long as search and final training took together."""
 
 from collections.abc import Sequence
 
 from mobilenas.baselines.records import Trained
 
 KIND = "equal-time"
-"""Its name and its kind in compare.json."""
+"""Its name and kind in compare.json."""
 MAX_EPOCHS = 100_000
-"""As many as a recipe can have."""
+"""The maximum of a recipe."""
 
 
 def best_mobilenet(entries: Sequence[Trained], seed: int) -> Trained | None:
-    """Return the MobileNet with the best validation top-1 of a seed; None where there is none."""
+    """Return the MobileNet with the best validation top-1 of a seed; None if there is none."""
     own = [e for e in entries if (e.kind, e.seed) == ("mobilenet", seed)]
     return max(own, key=lambda entry: entry.val_top1 or 0.0, default=None)
 
 
 def epochs_for(seconds: float, recipe_epochs: int, train_seconds: float) -> int:
-    """Return how many epochs fill `seconds` where the recipe's took `train_seconds`.
+    """Return how many epochs fit in `seconds`, if the recipe's took `train_seconds`.
 
-    There are never fewer than the recipe's.
+    At least the recipe's.
     """
-    if not train_seconds:  # a training that no clock noticed
+    if not train_seconds:  # too short for the clock
         return recipe_epochs
     filling = min(MAX_EPOCHS, recipe_epochs * seconds / train_seconds)
     return max(recipe_epochs, round(filling))
 
 
 def epochs_text(entries: Sequence[Trained]) -> str:
-    """Say how long such networks were trained: `28 to 31 epochs, not 15`."""
+    """Format the epochs of these networks: `28 to 31 epochs, not 15`."""
     return f"{_range(entries)}, not {entries[0].recipe_epochs}"
 
 
 def about(entries: Sequence[Trained]) -> str:
-    """Say which MobileNets these are, and how their epochs came about."""
+    """Describe these MobileNets, and how their numbers of epochs were chosen."""
     by_network: dict[str, list[Trained]] = {}
     for entry in entries:
         by_network.setdefault(entry.network or "", []).append(entry)

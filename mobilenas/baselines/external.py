@@ -1,6 +1,6 @@
-"""ONNX files of other tools: whether they fit a run's images, and their accuracy.
+"""ONNX files of other tools: whether they fit a run's images, and their figures.
 
-Nothing here knows how a file was trained: it stands beside the networks of a run as `external`.
+How a file was trained is unknown, so its kind in the comparison is `external`.
 """
 
 import json
@@ -33,25 +33,25 @@ class External:
     """A file that fits the images of a run."""
 
     path: Path
-    """The file."""
+    """Path of the file."""
     model: Classifier
-    """The file in onnxruntime: it takes uint8 [1, S, S, 3] or float32 [1, 3, S, S]."""
+    """Its session; takes uint8 [1, S, S, 3] or float32 [1, 3, S, S]."""
     metadata: ModelMetadata
-    """What floats are normalized by: the file's own metadata, else the images' moments."""
+    """Normalization of float inputs: from the file's metadata, else of the training images."""
 
     @property
     def exported(self) -> bool:
-        """Whether mobilenas exported it, as its metadata say; of its training they say nothing."""
+        """Whether mobilenas exported it, according to its metadata, which do not cover training."""
         return OWN_KEY in self.model.metadata
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits [classes] of one image, uint8 [S, S, 3]; FileError where the file does not run."""
+        """Return logits [classes] of an image, uint8 [S, S, 3]; FileError if that fails."""
         pixels = self.model.type == PIXELS
         return self.model.logits(image[None] if pixels else prepare(image, self.metadata))
 
 
 def open_external(path: Path, data: ImageData) -> External:
-    """Open a file; FileError says whether its input, its outputs or its labels do not fit."""
+    """Open a file; FileError if its input, output or labels do not fit the images."""
     model = Classifier(path, limit_s=LIMIT_S)
     side, classes = data.image_size, len(data.classes)
     if not model.takes((FLOAT, [3, side, side]), (PIXELS, [side, side, 3])):
@@ -70,10 +70,10 @@ def open_external(path: Path, data: ImageData) -> External:
 
 
 def _metadata(path: Path, strings: dict[str, str], data: ImageData) -> ModelMetadata:
-    """The file's own, where it is one of ours: its labels must be the classes in their order.
+    """Return the file's own metadata, if it has ours; its labels must equal the classes, in order.
 
-    Another tool may have a `labels` of its own kind, which says nothing; but not other words for
-    the order of the classes.
+    `labels` of another tool may have any form and is ignored, unless it is a permutation of the
+    classes, which then gives their order.
     """
     try:
         own = ModelMetadata.from_strings(strings, str(path))
@@ -94,13 +94,13 @@ def _metadata(path: Path, strings: dict[str, str], data: ImageData) -> ModelMeta
 
 
 def _named(strings: dict[str, str], classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes in the order that another tool's labels say, if those are the classes."""
+    """Return another tool's labels if they are a permutation of the classes, else the classes."""
     labels = _listed(strings.get("labels", ""))
     return tuple(labels) if Counter(labels) == Counter(classes) else classes
 
 
 def _listed(text: str) -> list[str]:
-    """Labels in the order of the logits: a JSON list, a JSON object by number, lines, or commas."""
+    """Parse labels in logit order: a JSON list or numbered object, or split by lines or commas."""
     try:
         labels = parse_json(text, "labels")
     except FileError:
@@ -114,10 +114,10 @@ def _listed(text: str) -> list[str]:
 
 
 def describe(external: External, data: ImageData, time: Measured) -> ExternalRecord:
-    """Return its entry for compare.json: costs, size, latency, top-1 on the test split.
+    """Return its record for compare.json: costs, size, latency, top-1 on the test split.
 
-    FLOPs and params of a file that cannot be counted, such as an 8-bit one, are None, and
-    `uncounted` says why.
+    If a file cannot be counted, such as an 8-bit one, FLOPs and params are None, and `uncounted`
+    gives the reason.
     """
     counted, reason = None, None
     try:
@@ -155,7 +155,7 @@ def describe(external: External, data: ImageData, time: Measured) -> ExternalRec
 
 
 def size_bytes(path: Path) -> int:
-    """Size of a file with the weights that it keeps in files beside it."""
+    """Return the size of a file, including external weight files."""
     beside: set[str] = set()
     if path.suffix != ".ort":
         model = onnx.load(str(path), load_external_data=False)
@@ -170,7 +170,7 @@ def size_bytes(path: Path) -> int:
 
 
 def _test_images(data: ImageData) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Each test image, uint8 [S, S, 3], and its label."""
+    """Yield each test image, uint8 [S, S, 3], and its label."""
     chunks = torch.arange(len(data.test)).split(_AT_ONCE)
     for chunk, images in zip(chunks, data.test.stream(chunks), strict=True):
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()

@@ -16,7 +16,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS, PLACEMENTS
 
 RANDOM = "random"
-"""Name of random networks among baselines."""
+"""Name of the random networks in --baselines."""
 
 _Label = TypeVar("_Label")
 _WIDTH_STEP = 0.01
@@ -30,21 +30,21 @@ class ComparedNetwork:
     """One network of the comparison, before training."""
 
     name: str
-    """Such as mobilenet_v2 x0.35 or random-3."""
+    """Name, such as mobilenet_v2 x0.35 or random-3."""
     kind: str
     """One of `table.KINDS`."""
     arch: Arch
-    """The network."""
+    """Its architecture."""
     seed: int
     """Seed of its training."""
     epochs: int | None = None
     """Epochs of its training; None: the recipe's."""
     network: str | None = None
-    """Which of the others it is, where it is one of them trained for longer."""
+    """Name of the network that this one is, trained for longer; None for others."""
     begun: Path | None = None
-    """A folder of trainings that have begun, where its own may be one of them."""
+    """Folder of partial trainings, which may include its own first epochs."""
     source: str | None = None
-    """The pretrained network whose weights it starts from; None: its run's, if that has one."""
+    """The pretrained network whose weights it starts from; None: that of its run, if any."""
 
     @property
     def folder(self) -> str:
@@ -54,26 +54,26 @@ class ComparedNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineSettings:
-    """Which baselines a result is compared with."""
+    """The baselines of a comparison."""
 
     mobilenets: tuple[str, ...]
     """Names of MobileNets, each at the largest width that meets the budgets."""
     random: int
-    """How many random networks of the budgets."""
+    """Number of random networks that meet the budgets."""
     random_search: bool
-    """Whether random networks also get the search's time."""
+    """Whether there is a random search of equal time."""
     equal_time: bool
-    """Whether the best MobileNet also gets the time of search and final training."""
+    """Whether the best MobileNet is also trained for as long as search and final training."""
 
     def __post_init__(self) -> None:
-        """Check the names and the number."""
+        """Check names and number."""
         for name in self.mobilenets:
             check_choice("baseline", name, (*MOBILENETS, RANDOM))
         check_between(self, "random", 0, 10_000)
 
 
 def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:
-    """Whether an arch meets every budget that can be counted; latency is measured."""
+    """Whether an arch meets all budgets except latency, which is measured instead."""
     exact = costs_by_name(arch)
     return all(exact[b.cost] <= b.limit for b in budgets if b.cost != LATENCY)
 
@@ -86,10 +86,10 @@ def scaled_mobilenet(
     placement: str = "early",
     measure: MeasureArchs | None = None,
 ) -> tuple[float, MobileArch] | None:
-    """Return the largest width multiplier that meets the budgets, with its arch; None: none does.
+    """Return the largest width multiplier that meets the budgets, and its arch; None: none does.
 
-    Widths come in hundredths. Rounding to multiples of 8 makes costs rise unevenly, so all are
-    tried; of several with the same network the smallest number is named. Under a latency budget
+    Widths are multiples of 0.01. Rounding to multiples of 8 makes costs rise unevenly, so all are
+    tried; of several with the same network the smallest is returned. Under a latency budget,
     `measure` measures the networks around the limit.
     """
     ladder: list[tuple[float, MobileArch]] = []
@@ -109,9 +109,9 @@ def scaled_mobilenet(
 def fast_enough(
     ladder: list[tuple[_Label, MobileArch]], limit_ms: float, measure: MeasureArchs
 ) -> list[tuple[_Label, MobileArch]]:
-    """Return a ladder of growing networks up to the largest that was measured to keep the limit.
+    """Return the part of a ladder of growing networks up to the largest that meets the limit.
 
-    Upwards in strides of half again the FLOPs until one is too slow, then between the last two.
+    Measures upwards in steps of 1.5 times the FLOPs until one is too slow, then in between.
     """
     flops = [costs(arch).flops for _, arch in ladder]
     place, low, high = 0, -1, len(ladder)
@@ -135,11 +135,11 @@ def mobilenets(
     seed: int,
     measure: MeasureArchs | None = None,
 ) -> tuple[list[ComparedNetwork], list[str]]:
-    """Return the baselines that fit, and the names of those that fit at no width.
+    """Return MobileNets that meet the budgets, and the names of those that do so at no width.
 
-    On small images each comes with its strides kept early and kept late: which one suits a
-    budget differs from network to network, by more than ten points. Under a latency budget that
-    cannot be measured here, none is known to fit.
+    On small images each has two variants, that keep its first or its last strides: which one is
+    better differs from network to network, by more than ten points. Under a latency budget that
+    cannot be measured here, there are none.
     """
     fit: list[ComparedNetwork] = []
     known = measure is not None or all(budget.cost != LATENCY for budget in budgets)
@@ -155,7 +155,7 @@ def mobilenets(
 
 
 def random_networks(budgets: Budgets, count: int, seeds: Sequence[int]) -> list[ComparedNetwork]:
-    """Return uniform networks of the space that use at least 90 % of a budget; seeds take turns."""
+    """Draw feasible networks of the space uniformly; `seeds` are assigned to them in turn."""
     source = random.Random(f"random networks/{seeds[0]}")
     return [
         ComparedNetwork(

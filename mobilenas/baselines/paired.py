@@ -1,4 +1,4 @@
-"""One test for every comparison over seeds: "better" is what it shows, and nothing else."""
+"""The one test for comparisons over seeds: only what it shows is called better."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -7,26 +7,25 @@ from mobilenas.baselines.records import Difference, MeanStd
 
 BETTER, WORSE, OPEN = "better", "worse", "no difference shown"
 LEVEL = 0.05
-"""A smaller p value is a difference; nothing is corrected for the number of comparisons."""
+"""Significance level of p values, without correction for multiple comparisons."""
 MIN_SEEDS = 3
-"""From fewer seeds no difference is claimed."""
+"""With fewer seeds, no difference is claimed."""
 
-# differences of percentages that are equal but for rounding
+# differences of percentages, equal except for rounding
 _NO_SPREAD = 1e-9
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Return mean and sample standard deviation; None for the latter of one value."""
+    """Return mean and sample standard deviation, the latter None for a single value."""
     return MeanStd(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None)
 
 
 def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
-    """Return how two kinds of networks differ over the same seeds, in points of top-1.
+    """Return the paired difference of two kinds of networks over seeds, in top-1 points.
 
-    `mean` and `sd` of the paired differences, `seeds`, the two-sided `p` of a paired t-test, and
-    the `verdict`. From fewer than three seeds, or where every seed differs by the same, there is
-    no p value. The t-test supposes normal differences; an exact test by flipped signs does not, but
-    its p cannot fall under 2^(1-n) for n seeds, 0.25 for three, so that it would need six.
+    `p` is that of a two-sided paired t-test. It is None with fewer than three seeds, or if the
+    difference is the same for all. The t-test assumes normal differences. An exact sign-flip test
+    does not, but its p is at least 2^(1-n) for n seeds, 0.25 for three, so it would need six.
     """
     points = [a - b for a, b in zip(own, control, strict=True)]
     figures, p = mean_std(points), None
@@ -40,7 +39,7 @@ def difference(own: Sequence[float], control: Sequence[float]) -> Difference:
 
 
 def format_difference(found: Difference) -> str:
-    """Write a difference and what it rests on: `+1.05 ± 0.21 points over 4 seeds (p = 0.013)`."""
+    """Format a difference: `+1.05 ± 0.21 points over 4 seeds (p = 0.013)`."""
     points = f"{found.mean:+.2f}"
     if found.sd is None:
         return f"{points} points, one seed"

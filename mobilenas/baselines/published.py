@@ -1,7 +1,7 @@
-"""What others report of known networks: for reference only, never beside what was measured here.
+"""Published figures of known networks, for reference only, apart from our measurements.
 
 Every network has its own recipe, from 90 to over a thousand epochs and with or without
-distillation: the figures say what was published, not which network is better.
+distillation, so the figures do not show which network is better.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One network as its paper reports it, or as the named later paper does."""
+    """A network with the figures of its paper, or of the later paper that `source` names."""
 
     name: str
-    """Of the network, at width 1 where it has widths."""
+    """Name of the network, at width 1 if it has widths."""
     top1: float
-    """Percent of ImageNet's validation images."""
+    """Percentage of ImageNet's validation images."""
     flops: int
-    """Multiply-adds, as far as the table gives digits."""
+    """Multiply-adds, with as many digits as the source gives."""
     params: int | None
-    """Trained numbers, likewise; None where the source gives none."""
+    """Trainable parameters, likewise; None if the source gives none."""
     image_size: int | None
-    """Side in pixels; None where the source gives none."""
+    """Side in pixels; None if the source gives none."""
     source: str
     """Paper and table."""
 
@@ -119,25 +119,25 @@ PUBLISHED: tuple[Published, ...] = (
         source="arXiv:2404.10518, Table 6",
     ),
 )
-"""Networks for phones, in the order of their papers."""
+"""Networks for phones, by date of publication."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedLatency:
-    """How long a published network takes on a phone, as somebody else measured it."""
+    """Latency of a published network on a phone, measured by others."""
 
     network: str
     """A name of `PUBLISHED`."""
     device: str
     """The phone."""
     runtime: str
-    """What ran the network, and on which processor."""
+    """Runtime and processor."""
     precision: str
     """`float`, or the bits of weights and activations."""
     latency_ms: float
-    """Of one image."""
+    """Latency of one image."""
     source: str
-    """File and release it is in."""
+    """File and its release."""
 
 
 _PHONES = ("Samsung Galaxy S24", "Samsung Galaxy S25")
@@ -172,4 +172,4 @@ LATENCIES: tuple[PublishedLatency, ...] = tuple(
     for (runtime, precision), latencies in figures.items()
     for phone, latency_ms in zip(_PHONES, latencies, strict=True)
 )
-"""A choice: two common phones; float, and the precision with fewest bits that is there."""
+"""A selection: two common phones; float, and the lowest precision available."""

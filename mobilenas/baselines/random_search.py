@@ -1,4 +1,4 @@
-"""Random search of equal time: random networks in the same finalists stage, for as long."""
+"""Random search of equal time: random networks as finalists, for as long as the search took."""
 
 import random
 
@@ -12,12 +12,12 @@ _MAX = 1000
 def random_search(
     budgets: Budgets, halving: SuccessiveHalving, *, seconds: float
 ) -> tuple[Arch, int, float]:
-    """Return the winner among random networks, how many entered, and the seconds that were spent.
+    """Return the winner, the number of random networks, and the seconds spent.
 
-    Networks are taken in as long as all rungs of so many are expected to end within `seconds`.
+    Networks are added as long as all their rungs are expected to finish within `seconds`.
     """
     settings, recipe = halving.settings, halving.recipe
-    # an earlier name: another one would draw other networks
+    # "rival" is an earlier name, kept because another seed would draw other networks
     source = random.Random(f"rival/{halving.seed}")
     halving.reporter.start("random search", _MAX)
     archs: list[Arch] = []

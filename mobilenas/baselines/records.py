@@ -1,10 +1,10 @@
-"""What compare.json holds, and the differences of its networks over seeds."""
+"""Records of compare.json, and of differences between its networks over seeds."""
 
 from mobilenas.core.records import Amount, Count, Json, Number, Percent, Record, Share, Some
 
 
 class Trained(Record, frozen=True, kw_only=True):
-    """A network of a comparison that was trained and has no latency yet."""
+    """A trained network of a comparison, before its latency is measured."""
 
     name: str
     kind: str
@@ -39,12 +39,12 @@ class NetworkRecord(Trained, frozen=True, kw_only=True):
     exported: bool | None = None
 
     def cost(self, name: str) -> float:
-        """Return its FLOPs or its latency in ms, as `flops` or `latency` asks for; 0: unknown."""
+        """Return the cost `name`, "flops" or "latency" (ms); 0: unknown."""
         return self.latency_ms if name == "latency" else self.flops or 0
 
 
 class ExternalRecord(NetworkRecord, frozen=True, kw_only=True):
-    """A file of another tool in compare.json, where null says what is not known of it."""
+    """A file of another tool in compare.json; unknown fields are null."""
 
     predicted_ms: None
     top1_fp32: None
@@ -67,7 +67,7 @@ class Difference(Record, frozen=True, kw_only=True):
 
 
 class MeanStd(Record, frozen=True, kw_only=True):
-    """Mean and sample standard deviation; null for the latter of one value."""
+    """Mean and sample standard deviation, the latter null for a single value."""
 
     mean: Number
     sd: Number | None

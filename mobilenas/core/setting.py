@@ -148,8 +148,7 @@ def _fields(kind: type) -> tuple[Setting, ...]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    """Return kind, several and words: `str | None` is str, `int | Literal["auto"]` int or a word.
-    """
+    """Split a type: `str | None` is str, `int | Literal["auto"]` is int or the word auto."""
     if get_origin(hint) in (Union, types.UnionType):
         hint, *words = (option for option in get_args(hint) if option is not types.NoneType)
         if words:

@@ -1,4 +1,4 @@
-"""A budget: an upper limit on one cost, and how it enters the loss, as settings."""
+"""Budgets, upper limits on one cost each, as settings."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from mobilenas.core.settings import check_choice, format_count, parse_count, par
 from mobilenas.nn.costs import COSTS as REGISTERED
 
 Constraint = Literal["lagrangian", "hinge", "penalty"]
-"""How budgets enter the loss."""
+"""How budgets enter the loss (`ConstraintLoss`)."""
 CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
 PENALTY: Constraint = "penalty"
-"""The constraint that pulls at the cost at every cost."""
+"""The constraint that lowers the cost even below the budget."""
 COSTS = ("flops", "params", "memory")
-"""Costs that are counted."""
+"""Built-in costs that are counted."""
 LATENCY = "latency"
-"""The cost that needs a profile."""
+"""The cost that is predicted from a profile."""
 NO_BUDGET = "no budget is set: use --flops, --params, --memory or --latency"
 NO_PROFILE = "a latency budget needs the profile of a device: use --profile NAME"
 
@@ -29,7 +29,7 @@ class Budget:
     cost: str
     """flops, params, memory (bytes), latency (milliseconds) or a registered cost."""
     limit: float
-    """In units of the cost; whole but for latency."""
+    """In units of the cost; an integer, except for latency."""
 
     def __post_init__(self) -> None:
         """Check the name and the limit."""
@@ -37,7 +37,7 @@ class Budget:
         if not 0 < self.limit < math.inf:
             raise BudgetError(f"the {self.cost} budget is {self.limit}; it must be above zero")
         if self.cost != LATENCY:
-            object.__setattr__(self, "limit", int(self.limit))  # files keep it without a point
+            object.__setattr__(self, "limit", int(self.limit))  # an integer in files
 
     def __str__(self) -> str:
         return f"{self.cost} <= {format_cost(self.cost, self.limit)}"
@@ -45,7 +45,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """Budgets as a user states them; None is no limit."""
+    """The user's options for budgets; None: no limit."""
 
     flops: int | None = setting(
         None,
@@ -89,14 +89,14 @@ class BudgetOptions:
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """The limits that were given."""
+        """The budgets that were given."""
         given = ((cost, getattr(self, cost)) for cost in (*COSTS, LATENCY))
         own = [Budget(cost=cost, limit=limit) for cost, limit in given if limit is not None]
         return (*own, *map(parse_budget, self.limits))
 
 
 def parse_budget(text: str) -> Budget:
-    """Read activations=20k."""
+    """Parse a budget such as activations=20k."""
     cost, equals, limit = text.partition("=")
     if not equals:
         raise BudgetError(f"--limits has {text!r}; write NAME=SIZE, such as activations=20k")
@@ -106,12 +106,12 @@ def parse_budget(text: str) -> Budget:
 
 
 def format_cost(cost: str, value: float) -> str:
-    """Write 8.123 ms of latency as `8.12 ms`, and any other cost as `format_count` does."""
+    """Format a latency of 8.123 ms as `8.12 ms`, and other costs as `format_count` does."""
     return f"{value:.3g} ms" if cost == LATENCY else format_count(value)
 
 
 def suggested(cost: str, value: float, *, up: bool) -> str:
-    """Write the option that asks for about `value`, in two digits, as --flops 5.1M."""
+    """Return the option for a budget of about `value`, in two digits, such as --flops 5.1M."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     rounded = (math.ceil if up else math.floor)(round(value / step, 6)) * step
     text = f"{rounded:.3g}ms" if cost == LATENCY else format_count(round(rounded))

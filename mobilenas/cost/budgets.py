@@ -28,10 +28,10 @@ _MAX_DRAWS, _SHOWN_DRAWS = 100_000, 999
 
 
 class Budgets:
-    """All limits of a job over one space: expectation and exact costs behind one interface.
+    """All budgets of a job over one space: expected and exact costs behind one interface.
 
-    A cell space needs none: then every network fits. Without `filled` a network need not use 90 %
-    of any.
+    A cell space may have none; then every network is feasible. With `filled`, a feasible network
+    must use at least 90 % of one budget.
     """
 
     def __init__(
@@ -49,14 +49,15 @@ class Budgets:
         measured = (LATENCY,) if latency is not None else ()
         names = [*family.costs, *measured, *(b.cost for b in self.budgets)]
         if family.scaled:
-            # nothing predicts the latency of any model: it is measured (channels/limits.py)
+            # the latency of an arbitrary model cannot be predicted: it is measured
+            # (channels/limits.py)
             names = [name for name in names if name != LATENCY]
         self.tables: dict[str, CostTable] = {
             cost: family.table(space, cost, latency) for cost in dict.fromkeys(names)
         }
         self.space: AnySpace = space
         self.family = family
-        # peak memory jumps from width to width: a limit on it alone may have nothing just below
+        # peak memory jumps from width to width, so no network may be just below a limit
         peaks_only = all(self.tables[b.cost].is_peak for b in self._counted)
         self.floor = FLOOR if filled and not peaks_only else 0.0
 
@@ -69,23 +70,23 @@ class Budgets:
         return {b.cost: self.tables[b.cost].expected(p) for b in self.budgets}
 
     def tightened(self, cost: str, share: float) -> "Budgets":
-        """Return the same with one limit at `share` of what it is."""
+        """Return a copy with the limit of `cost` times `share`."""
         limits = [replace(b, limit=b.limit * share) if b.cost == cost else b for b in self.budgets]
         tight = copy.copy(self)
         tight.budgets = tuple(limits)
         return tight
 
     def utilization(self, choice: AnyChoice) -> float:
-        """Return the largest cost / limit of a choice; over 1 breaks a budget."""
+        """Return the largest cost / limit of a choice; above 1, a budget is exceeded."""
         loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
         return max(loads, default=0.0)
 
     def is_feasible(self, choice: AnyChoice) -> bool:
-        """Whether every budget holds and one is used to the floor: 90 %, or 0 for memory alone."""
+        """Whether all budgets are met and one is used to the floor: 90 %, or 0 for memory alone."""
         return self.floor <= self.utilization(choice) <= 1
 
     def random(self, source: random.Random) -> AnyChoice:
-        """Draw a choice uniformly among those that fit; channel sizes are scaled until they do."""
+        """Draw a feasible choice uniformly; channel sizes are drawn, then scaled to fit."""
         if self.family.scaled:
             return self.spread(self.space.random(source))
         for _ in range(_MAX_DRAWS):
@@ -95,7 +96,7 @@ class Budgets:
         raise BudgetError(f"none of {_MAX_DRAWS} random networks {self.describe()}")
 
     def _advice(self) -> str:
-        """Say what random networks cost, and what could be asked for instead."""
+        """Return the costs of random networks, and budgets that they would meet."""
         source = random.Random(0)
         choices = [self.space.random(source) for _ in range(_SHOWN_DRAWS)]
         ranges, suggestions = [], []
@@ -113,16 +114,16 @@ class Budgets:
     def spread(
         self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
     ) -> dict[str, int]:
-        """Return channel sizes in these proportions that use the budgets (`cost/projection.py`)."""
+        """Return channel sizes with these proportions that use the budgets (`spread`)."""
         return spread(proportions, self.space.ranges, self.utilization, 1.0, priority)
 
     def describe(self) -> str:
-        """Return what `is_feasible` asks for, for errors."""
+        """Return the conditions of `is_feasible`, for errors."""
         limits = ", ".join(map(str, self.budgets))
         return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
 
     def check_reachable(self) -> None:
-        """Raise an UnreachableError that names each budget below the space's smallest cost."""
+        """Raise an UnreachableError that names each budget below the smallest network's cost."""
         minima = {b.cost: self.tables[b.cost].minimum() for b in self._counted}
         short = [
             f"{budget} cannot be met: the smallest network of the space has "
@@ -137,7 +138,7 @@ class Budgets:
             self._check_limiting(self.space.largest())
 
     def unlimiting(self) -> list[str]:
-        """Return a sentence for each budget that is over what the largest network costs."""
+        """Return a sentence for each budget that exceeds the largest network's cost."""
         largest = self.space.largest()
         maxima = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
         return [
@@ -151,7 +152,8 @@ class Budgets:
     def check_used(self) -> None:
         """Raise a BudgetError if no network uses the budgets to the floor.
 
-        Cells can have a size that the budgets did not choose: there random networks must.
+        Cells may have a size that was not chosen by the budgets; then a random network must be
+        feasible.
         """
         if self.family.sized and self.utilization(self.space.largest()) < self.floor:
             raise BudgetError("; ".join(self.unlimiting()))
@@ -174,10 +176,10 @@ class Budgets:
 
 
 class ConstraintLoss:
-    """Adds the budgets to the loss of the alphas: a penalty (Song and Li 2020) and two others.
+    """The budgets' term in the loss of the alphas: Lagrangian, hinge or penalty (Song and Li 2020).
 
-    With g = F/T - 1: penalty s F/T, hinge s max(0, g), and by default the augmented Lagrangian
-    (max(0, mu + rho g)^2 - mu^2) / (2 rho).
+    With cost F, limit T and g = F/T - 1: penalty s F/T, hinge s max(0, g), and by default the
+    augmented Lagrangian (max(0, mu + rho g)^2 - mu^2) / (2 rho).
     """
 
     def __init__(self, kind: str, budgets: Budgets, *, strength: float, rho: float) -> None:
@@ -187,7 +189,7 @@ class ConstraintLoss:
         self._excess: dict[str, float] = {}
 
     def __call__(self, p: Relaxation) -> Tensor:
-        """Return the scalar that is added to the cross entropy."""
+        """Return the scalar to add to the cross-entropy."""
         costs = self.budgets.expected(p)
         ratios = {b.cost: costs[b.cost] / b.limit for b in self.budgets.budgets}
         self._excess = {cost: float(ratio.detach()) - 1 for cost, ratio in ratios.items()}
@@ -204,7 +206,7 @@ class ConstraintLoss:
         return (pushed**2 - multiplier**2) / (2 * self.rho)
 
     def update(self) -> None:
-        """Lagrangian: mu <- max(0, mu + rho g) with the costs of the last call; once a step."""
+        """Update the multipliers, once per step: mu <- max(0, mu + rho g), g of the last call."""
         if self.kind == "lagrangian":
             for cost, excess in self._excess.items():
                 self.multipliers[cost] = max(0.0, self.multipliers[cost] + self.rho * excess)
@@ -214,5 +216,5 @@ class ConstraintLoss:
         return dict(self.multipliers)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Read the multipliers back."""
+        """Restore the multipliers."""
         self.multipliers = {cost: float(state[cost]) for cost in self.multipliers}

@@ -1,4 +1,4 @@
-"""Channel sizes under a budget: the largest of given proportions that keep it."""
+"""Channel sizes for a budget: the largest of given proportions that meet it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from mobilenas.core.settings import format_count
 Sizes = Mapping[str, int]
 """Channels of groups, by the group's name."""
 ALIGNED = 8
-"""Sizes are multiples of it."""
+"""Sizes are multiples of this."""
 Cost = Callable[[Sizes], float]
-"""What sizes cost; it should not fall when a size grows."""
+"""Cost of sizes; should not decrease when a size grows."""
 
 _HALVINGS = 30
-_TINY = 1e-9  # so that the largest factor reaches the largest size
+_TINY = 1e-9  # so that rounding does not keep the largest factor from reaching the largest size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,11 @@ class SizeRange:
     """The legal sizes of one group: the multiples of `step` from `low` to `high`."""
 
     low: int
-    """Sizes under it are not legal."""
+    """Lower bound of legal sizes."""
     high: int
-    """Sizes over it are not legal."""
+    """Upper bound of legal sizes."""
     step: int = ALIGNED
-    """8, or what the group's convolutions need: a multiple of their number of groups."""
+    """8, or a multiple of the number of groups of grouped convolutions."""
 
     def __post_init__(self) -> None:
         """Check that there is a legal size."""
@@ -47,11 +47,11 @@ class SizeRange:
         return self.high // self.step * self.step
 
     def nearest(self, size: float) -> int:
-        """Return the nearest legal size, the larger of two."""
+        """Return the nearest legal size; of two equally near, the larger."""
         return self._clip(math.floor(size / self.step + 0.5))
 
     def under(self, size: float) -> int:
-        """Return the largest legal size that is not over `size`, or the smallest one."""
+        """Return the largest legal size up to `size`, or else the smallest legal one."""
         return self._clip(math.floor(size / self.step))
 
     def _clip(self, steps: int) -> int:
@@ -65,9 +65,9 @@ def spread(
     limit: float,
     priority: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """Return legal sizes in these proportions that use the limit: scaled down or up to it.
+    """Return legal sizes in these proportions, scaled up or down to use the limit.
 
-    What a step of all groups together leaves over goes to the groups first in `priority`.
+    What is left of the limit goes to single groups, those with the highest `priority` first.
     """
     upper = max(legal.largest / sizes[name] for name, legal in ranges.items())
     wanted = {name: (1 + _TINY) * upper * size for name, size in sizes.items()}
@@ -79,10 +79,10 @@ def spread(
 def scale_back(
     sizes: Mapping[str, float], ranges: Mapping[str, SizeRange], cost: Cost, limit: float
 ) -> dict[str, int]:
-    """Return the sizes times the largest common factor up to 1 with which they fit the limit.
+    """Return the sizes times the largest common factor, at most 1, that meets the limit.
 
-    Each is rounded down to a legal size, and none falls under its smallest. The factor is found by
-    halving, to 1e-9. What is returned was itself seen to fit, even if the cost is not monotone.
+    Each is rounded down to a legal size, at least its smallest. The factor is found by bisection,
+    to 1e-9. The result is known to meet the limit even if the cost is not monotone.
     """
 
     def scaled(factor: float) -> dict[str, int]:
@@ -114,11 +114,11 @@ def fill(
     limit: float,
     priority: Mapping[str, float],
 ) -> dict[str, int]:
-    """Return the sizes grown in steps, up to `upper`, until no step of any group fits.
+    """Return the sizes, grown in steps up to `upper` until no step of any group fits.
 
-    Groups take turns, one step each, so that proportions last: the highest priority first, and
-    among equals the one with the largest part of its `upper` missing. A step that does not fit now
-    will not fit later, so its group is done.
+    Groups take turns, one step each, to keep proportions: the highest priority first, among equals
+    the one furthest below its `upper`. A step that does not fit now will not fit later, so its
+    group is done.
     """
     filled = dict(sizes)
     waiting = sorted(filled, key=lambda name: (-priority[name], filled[name] / upper[name]))

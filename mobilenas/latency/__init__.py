@@ -1,1 +1,1 @@
-"""Measured latency. Imports nothing: the measuring process and `predict` do without torch."""
+"""Measured latency. Imports nothing, since the measuring process and `predict` need no torch."""

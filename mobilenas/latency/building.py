@@ -1,4 +1,4 @@
-"""Building a profile: every unit of a space and some whole networks, measured side by side."""
+"""Builds profiles: measures every unit of a space, and some whole networks, side by side."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 LARGEST_DRIFT = 0.1
-"""A device whose units take this much more or less than in its profile is not as it was."""
+"""If the times of units differ by more than this, the profile no longer holds."""
 
 
-_CHECKED = 8  # units that a check measures again
-_REFERENCES = 5  # whole networks whose median ratio tells the speed
+_CHECKED = 8  # units that `check` measures again
+_REFERENCES = 5  # whole networks whose median ratio tells the device's speed
 
 Time = Measured | Failed
 Models = dict[str, Callable[[], bytes]]
@@ -41,12 +41,12 @@ Models = dict[str, Callable[[], bytes]]
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a measurement was made with; `Profile` has the same fields."""
+    """Conditions of a measurement; `Profile` has the same fields."""
 
     name: str
     """Name of the profile."""
     device: Json
-    """What was measured on."""
+    """The device."""
     runtime: str
     """Name and version of the runtime."""
     provider: str
@@ -74,7 +74,7 @@ class CheckedPart(Record, frozen=True, kw_only=True):
 
 
 class ProfileCheck(Record, frozen=True, kw_only=True):
-    """What `check` found: ratios are today's medians divided by the profile's."""
+    """Result of `check`. Ratios are medians of now divided by the profile's."""
 
     name: str
     same_device: bool
@@ -100,11 +100,11 @@ def build_profile(
     command: str = "",
     previous: Profile | None = None,
 ) -> Profile:
-    """Measure spaces, given by precision, on this machine; calibrate on uniformly drawn networks.
+    """Measure the space of each precision on this machine; calibrate on random networks.
 
-    Two thirds of the networks, or `held_out`, test the calibration that the others fit. Of a
-    `previous` profile everything is kept, and only the units that it lacks are measured, in its
-    own milliseconds: its references are timed beside them.
+    Two thirds of the networks, or `held_out`, test the calibration that is fitted to the others.
+    Everything of a `previous` profile is kept, and only the units that it lacks are measured. Its
+    references are timed beside them, and their drift is removed.
     """
     setup = here(name, threads, provider, command)
     if previous:
@@ -135,9 +135,9 @@ def assemble(
     held_out: int,
     previous: Profile | None = None,
 ) -> Profile:
-    """Make a profile of unit times and whole networks' times, all given by precision.
+    """Make a profile from times of units and of whole networks, given by precision.
 
-    Networks that failed, or have a unit that did, are left out; about `held_out` of all test the
+    Networks that failed, or have a failed unit, are left out. About `held_out` networks test the
     calibration. Everything of a `previous` profile is kept.
     """
     blocks = dict(previous.blocks) if previous else {}
@@ -162,7 +162,7 @@ def assemble(
             and not any(bare.failed(unit, precision) for unit in arch_units(arch))
         ]
         for_test = round(held_out * len(sound) / max(1, len(pairs)))
-        # one that is measured again, because its space has unsteady parts, counts once
+        # a network measured again, because parts of its space were unsteady, counts once
         again = {(network.image_size, network.flops) for network in sound}
         known_networks = bare.networks.get(precision, ())
         kept = [n for n in known_networks if (n.image_size, n.flops) not in again]
@@ -171,9 +171,9 @@ def assemble(
 
 
 def check(profile: Profile, *, reporter: Reporter | None = None) -> ProfileCheck:
-    """Measure the references and a few units of a profile again on this machine and compare.
+    """Measure a profile's references and a few units again on this machine, and compare.
 
-    The ratios are today's medians divided by the profile's.
+    Ratios are medians of now divided by the profile's.
     """
     known = [
         (precision, Unit.parse(key), time.median_ms)
@@ -201,12 +201,12 @@ def check(profile: Profile, *, reporter: Reporter | None = None) -> ProfileCheck
 
 
 def tested_of(networks: int) -> int:
-    """Return how many of so many networks test the calibration."""
+    """Return how many of `networks` test the calibration."""
     return 2 * networks // 3
 
 
 def here(name: str, threads: int, provider: str, command: str = "") -> Setup:
-    """Describe a measurement on this machine, now."""
+    """Describe a measurement that is made on this machine now."""
     machine = device()
     return Setup(
         name=name,
@@ -236,7 +236,7 @@ def _measure_all(
     previous: Profile | None,
     timed: Callable[..., dict[str, Time]],
 ) -> tuple[dict[str, dict[str, Time]], dict[str, list[tuple[MobileArch, Time]]]]:
-    # Times of units by precision and key, and networks with theirs by precision.
+    # Returns times of units by precision and key, and networks with their times by precision.
     broken = {precision: _broken(previous, precision) for precision in spaces}
     archs = {p: draw_networks(space, networks, seed, broken[p]) for p, space in spaces.items()}
     known = {
@@ -254,7 +254,7 @@ def _measure_all(
     times = {p: {unit.key: measured[_name(p, unit)] for unit in g} for p, g in units.items()}
     again = {}
     for precision, space in spaces.items():
-        # Which units fail is known only now: networks with one make room for others.
+        # Only now it is known which units fail; networks with one are replaced by others.
         failed = broken[precision] | _failed(times[precision])
         sound = [a for a in archs[precision] if failed.isdisjoint(u.key for u in arch_units(a))]
         more = draw_networks(space, len(archs[precision]) - len(sound), seed + 1, failed)
@@ -268,7 +268,7 @@ def _measure_all(
 
 
 def _drift(known: Mapping[str, tuple[str, Reference]], measured: Mapping[str, Time]) -> float:
-    """How much slower the device was when the references were first timed; 1 without any."""
+    """Return how much slower the device was when the references were first timed; 1 without any."""
     ratios = [
         reference.median_ms / time.median_ms
         for name, (_, reference) in known.items()
@@ -328,7 +328,7 @@ def _references(
 def _check_same(previous: Profile, setup: Setup, spaces: Mapping[str, MeasuredSpace]) -> None:
     fields = ("device", "runtime", "provider", "threads", "opset")
     pairs = [(name, getattr(previous, name), getattr(setup, name)) for name in fields]
-    # one line from sums to latencies does not fit networks for 32 and for 224 pixels
+    # one calibration line does not fit networks for both 32 and 224 pixels
     if spaces:
         pairs.append(("image sizes", previous.image_sizes, image_sizes(spaces.values())))
     for field, old, new in pairs:

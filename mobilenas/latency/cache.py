@@ -1,4 +1,4 @@
-"""Finished rounds on disk, so that a killed measurement resumes."""
+"""A log of finished rounds, from which a killed measurement resumes."""
 
 import contextlib
 import hashlib
@@ -32,13 +32,14 @@ def device() -> dict[str, str | int]:
 
 
 def fingerprint(described: Mapping[str, str | int]) -> str:
-    """Return a short hash of what `device` says."""
+    """Return a short hash of the description by `device`."""
     text = json.dumps(dict(described), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _cpu_name() -> str:
-    # platform.processor() is empty or only "x86_64" on Linux; ARM kernels give numbers, not names
+    # platform.processor() is empty or only "x86_64" on Linux; on ARM, /proc/cpuinfo has numbers,
+    # not names
     text = ""
     with contextlib.suppress(OSError):
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
@@ -50,14 +51,14 @@ def _cpu_name() -> str:
 
 
 class Cache:
-    """A folder of logs of rounds: one for each device, runtime, provider and number of threads."""
+    """A folder with a log for each device, runtime, provider and number of threads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.folder = home / "mobilenas" / "latency" if folder is None else folder
 
     def rounds(self, provider: str, threads: int) -> "Rounds":
-        """Open this machine's log; FileError names a line that is damaged."""
+        """Open this machine's log; FileError names a damaged line."""
         described = device()
         runtime = described["onnxruntime"]
         clock = "cpu" if threads == 1 else "wall"  # what `kit_runner.timed` reads
@@ -66,7 +67,7 @@ class Cache:
 
 
 class RoundLine(Record, frozen=True, kw_only=True):
-    """A line of a log of rounds."""
+    """A line of the log."""
 
     ns: dict[str, Annotated[int, Meta(ge=1)]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -77,8 +78,8 @@ class RoundLine(Record, frozen=True, kw_only=True):
 class Rounds:
     """An append-only log: {"ns": {key: nanoseconds}} for a round, {"failed": {key: reason}}.
 
-    A key is the sha256 of a model's bytes; "disturbed" of a round lists those beside which other
-    programs ran, {"forgotten": [key]} drops what stands before it.
+    A key is the sha256 of a model's bytes. "disturbed" lists the models of a round that other
+    programs disturbed; {"forgotten": [key]} invalidates earlier times of a model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,28 +96,28 @@ class Rounds:
             self._take(line)
 
     def among(self, keys: Collection[str]) -> list[dict[str, Timing]]:
-        """Return every finished round of these models, oldest first, by key."""
+        """Return the finished rounds of these models, oldest first, as times by key."""
         rounds = ({k: each for k, each in times.items() if k in keys} for times in self._rounds)
         return [times for times in rounds if times]
 
     def failure(self, key: str) -> str | None:
-        """Why a model does not run here, where it was found not to."""
+        """Return why a model does not run on this machine; None if that is not known."""
         return self._failed.get(key)
 
     def add(self, timings: Mapping[str, Timing]) -> None:
-        """Keep one round."""
+        """Log a round."""
         disturbed = [key for key, timing in timings.items() if timing.disturbed]
         ns = {key: timing.ns for key, timing in timings.items()}
         append_log(self.path, RoundLine(ns=ns, disturbed=disturbed))
         self._rounds.append(dict(timings))
 
     def forget(self, keys: Collection[str]) -> None:
-        """Drop what is known of these models' times."""
+        """Discard the logged times of these models."""
         append_log(self.path, RoundLine(forgotten=sorted(keys)))
         self._drop(keys)
 
     def fail(self, key: str, reason: str) -> None:
-        """Keep that a model does not run here."""
+        """Log that a model does not run on this machine."""
         append_log(self.path, RoundLine(failed={key: reason}))
         self._failed[key] = reason
 
@@ -132,7 +133,7 @@ class Rounds:
 
 
 def _cut_torn_line(path: Path) -> None:
-    # What a kill left of a line; the next line would be written onto it and be lost as well.
+    # A kill may leave part of a line, to which the next line would be appended.
     try:
         with path.open("r+b") as file:
             content = file.read()

@@ -1,7 +1,7 @@
-"""From the sum of unit times to the latency of a whole network, and how far that is to be trusted.
+"""Predicting a network's latency from the sum of its units' times, and the error of that.
 
-latency = scale * sum + offset. The control is the same fit on FLOPs; the noise floor is how much
-two halves of one measurement differ.
+latency = scale * sum + offset. The control is the same fit on FLOPs; the noise floor is the
+difference between two halves of a measurement.
 """
 
 import math
@@ -16,45 +16,45 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import ADDED, check_between
 
 LARGEST = 1e12
-"""No number of a profile is larger, nor infinite."""
+"""Upper limit of all numbers of a profile."""
 SMALLEST = math.ulp(0.0)
-"""The smallest number above 0."""
+"""The smallest float above 0."""
 
 _USELESS_PERCENT = 30
-"""With a larger mean error, a network that seems to keep a budget may take twice as long."""
+"""With a larger mean error, a network predicted to meet a budget may take twice as long."""
 
 _USELESS_FOR_ONE_PERCENT = 75
-"""A single network that takes four times the prediction is more than noise."""
+"""A larger error of a single network (four times the prediction) is more than noise."""
 
 _Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """latency_ms = scale * (sum of unit times) + offset_ms, and how well that holds."""
+    """latency_ms = scale * (sum of unit times) + offset_ms, with its errors."""
 
     scale: float
-    """What the sum is multiplied by, above 0."""
+    """Factor of the sum, above 0."""
     offset_ms: float
-    """What is added."""
+    """Constant added to it."""
     mape_percent: float
-    """Mean absolute error of the predictions, relative to what was measured."""
+    """Mean absolute error of the predictions, relative to the measurements."""
     kendall_tau: float
     """Rank correlation of predicted and measured latency within one image size, -1 to 1."""
     networks: int
-    """Networks that scale and offset were fitted on."""
+    """Number of networks to which scale and offset were fitted."""
     held_out: int
-    """Networks the errors were found on; 0: each was predicted from a fit on all the others."""
+    """Number of networks that tested it; 0: leave-one-out over the fitted ones."""
     max_error_percent: float
-    """The largest single error."""
+    """Largest error of a single network."""
     flops_mape_percent: float
-    """Control: the same error of the same fit on FLOPs."""
+    """Control: `mape_percent` of the same fit on FLOPs."""
     flops_kendall_tau: float
-    """Control: the same correlation of FLOPs."""
+    """Control: `kendall_tau` of FLOPs."""
     noise_percent: float
-    """Noise floor: mean difference of the two halves of a measurement; 0 where not known."""
+    """Noise floor: mean difference between two halves of a measurement; 0 if unknown."""
     weights: dict[str, float] | None = field(default=None, metadata=ADDED)
-    """What unit times of another device were turned into this one's with; None: they were not."""
+    """Weights that converted another device's unit times (`KindFit`); None: not converted."""
 
     def __post_init__(self) -> None:
         """Check every number."""
@@ -74,7 +74,7 @@ class Calibration:
 
     @property
     def useless(self) -> str:
-        """Why predictions are not to be used at all; empty where they may be."""
+        """Why predictions are unusable; empty if they are not."""
         if self.mape_percent > _USELESS_PERCENT:
             return f"predictions are off by {self.mape_percent:.0f} % on average"
         if self.max_error_percent > _USELESS_FOR_ONE_PERCENT:
@@ -86,7 +86,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkTime:
-    """A whole network that was measured beside its table sum."""
+    """A whole network: measured latency and sum of unit times."""
 
     image_size: int
     """Side of its input in pixels."""
@@ -97,9 +97,9 @@ class NetworkTime:
     measured_ms: float
     """Median of the whole network."""
     halves_ms: tuple[float, ...] = ()
-    """Medians of its even and its odd rounds; empty where only one latency is known."""
+    """Medians of even and of odd rounds; empty if only one latency is known."""
     fitted: bool = True
-    """Whether the calibration was fitted on it; the others test it."""
+    """Whether the calibration was fitted to it; others test it."""
 
     def __post_init__(self) -> None:
         """Check every number."""
@@ -112,9 +112,9 @@ class NetworkTime:
 
 
 def fit(summed: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """Return (scale > 0, offset): least squares of the relative error.
+    """Return (scale > 0, offset) with the least squared relative error.
 
-    One network, or networks that fall as their sums rise, say nothing of an offset: it is 0 then.
+    The offset is 0 for a single sum, or if latencies fall as sums rise.
     """
     sums, times = np.array(summed, float), np.array(measured, float)
     unit = float(sums.mean())
@@ -127,7 +127,7 @@ def fit(summed: Sequence[float], measured: Sequence[float]) -> tuple[float, floa
 
 
 def leave_one_out(summed: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """Predict each network from a fit on all the others."""
+    """Predict each network from a fit to all others."""
     if len(summed) < 2:
         raise MobileNASError("a calibration needs at least 2 networks, or its error is not known")
     predicted = []
@@ -143,8 +143,8 @@ def evaluate(
 ) -> tuple[float, float, float]:
     """Return the mean and the largest error in percent, and Kendall's tau within the groups.
 
-    Across image sizes the order is easy, which would hide a bad one within. Without a pair that has
-    an order, tau is 0.
+    Ranking networks across image sizes is easy, which would hide a bad ranking within one. tau is 0
+    if no group has a pair that can be ranked.
     """
     guesses, times = np.array(predicted, float), np.array(measured, float)
     errors = 100 * np.abs(guesses - times) / times
@@ -160,9 +160,9 @@ def evaluate(
 
 
 def calibrate(networks: Sequence[NetworkTime]) -> Calibration:
-    """Fit on the networks that are meant for it and test on the others; without others, one by one.
+    """Fit to the networks marked `fitted`, and test on the others, or by leave-one-out.
 
-    MobileNASError where there are too few networks to know the error.
+    MobileNASError if there are too few networks to estimate the error.
     """
     fitted = [network for network in networks if network.fitted]
     tested = [network for network in networks if not network.fitted]
@@ -186,12 +186,12 @@ def calibrate(networks: Sequence[NetworkTime]) -> Calibration:
 
 
 def _rounded(value: float) -> float:
-    """Leave out what only the order of additions decides: a sum of zero is 0, not 1e-14."""
+    """Round away effects of the order of summation: 1e-14 becomes 0."""
     return round(value, 9) + 0.0
 
 
 def split(networks: Sequence[NetworkTime], held_out: int) -> list[NetworkTime]:
-    """Hold out the last `held_out` networks for the test; the rest is for the fit."""
+    """Mark the last `held_out` networks for testing, and the others for fitting."""
     fitted_count = len(networks) - held_out
     return [replace(network, fitted=index < fitted_count) for index, network in enumerate(networks)]
 

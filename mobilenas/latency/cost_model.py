@@ -15,7 +15,7 @@ from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 
 class Latency:
-    """Milliseconds of one image by a profile: its units' times, corrected by its calibration."""
+    """Latency of one image in ms, predicted by a profile's unit times and calibration."""
 
     is_peak = False
 
@@ -24,15 +24,15 @@ class Latency:
         self.calibration = profile.calibration[precision]
 
     def stem(self, stem: Stem, in_channels: int, image_size: int) -> float:
-        """Return the time of the first convolution and the calibration's offset."""
+        """Return the time of the first convolution, plus the calibration's offset."""
         return self._time(stem_unit(stem, in_channels, image_size)) + self.calibration.offset_ms
 
     def block(self, block: Block, in_channels: int, side: int) -> float:
-        """Return the time of one block; infinite where the device cannot run it."""
+        """Return the time of a block; infinite if the device cannot run it."""
         return self._time(block_unit(block, in_channels, side))
 
     def head(self, head: Head, in_channels: int, side: int, classes: int) -> float:
-        """Return the time of what follows the chain."""
+        """Return the time of the layers after the blocks."""
         parts = [features_unit(head, in_channels, side)]
         if head.hidden:
             parts.append(linear_unit(head.channels, head.hidden, head.activation))

@@ -1,4 +1,4 @@
-"""Random networks of a measured space, of blocks that a device can run."""
+"""Random networks of a measured space, made of blocks that the device can run."""
 
 import random
 from collections.abc import Collection
@@ -18,9 +18,9 @@ _PART_ROWS = ("hidden", "kernel", "squeeze")
 def draw_networks(
     space: MeasuredSpace, number: int, seed: int, excluded: Collection[str] = ()
 ) -> list[MobileArch]:
-    """Draw distinct networks as the space does, redrawing blocks whose unit key is `excluded`.
+    """Draw distinct networks with the space's distribution, except for `excluded` unit keys.
 
-    Fewer come back where the space has no more.
+    Blocks with such a key are redrawn. Returns fewer if the space has no more.
     """
     source = random.Random(seed)
     found: dict[MobileArch, None] = {}

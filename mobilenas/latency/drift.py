@@ -1,17 +1,17 @@
-"""What a machine's changes of speed did to a measurement, taken out of it."""
+"""Removes the effect of a machine's changes of speed from a measurement."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 MIN_MODELS = 5
-"""Of fewer models the median would be their noise."""
+"""With fewer models in a round, the median would be mostly noise."""
 
 
 def remove_drift(
     rounds: Sequence[Mapping[str, float]], references: Collection[str] = ()
 ) -> dict[str, list[float]]:
-    """Return the times of each model without what slowed all models of a round."""
+    """Return the times of each model, divided by the slowdown of their round."""
     corrected: dict[str, list[float]] = {}
     for measured, factor in zip(rounds, slowdowns(rounds, references), strict=True):
         for name, ns in measured.items():
@@ -24,9 +24,9 @@ def slowdowns(
 ) -> list[float]:
     """Return how much slower than usual the machine was in each round.
 
-    A machine changes its speed between rounds, by up to half. The median over a round's models of
-    time / median time of the model says by how much. Where rounds have different models, only
-    those that are in every round can say it: the `references`.
+    The speed of a machine varies between rounds by up to a half. The slowdown is the median of time
+    / (the model's median time) over the models of a round. If rounds have different models, it is
+    computed from `references`, which must be in every round.
     """
     times: dict[str, list[float]] = {}
     for measured in rounds:

@@ -1,7 +1,7 @@
-"""ONNX graphs of units and networks, written node by node: hundreds take seconds, not minutes.
+"""ONNX graphs of units and networks, built node by node, which is much faster than exporting.
 
-They hold what onnxruntime makes of an exported file when it loads it (batch norms folded), with
-random weights, on which the time does not depend. The 8-bit ones hold what
+They equal what onnxruntime makes of an exported file when loading it (batch norms folded), with
+random weights, since latency does not depend on weights. INT8 graphs equal those that
 `mobilenas.onnx.int8` makes of an exported file, with arbitrary scales.
 """
 
@@ -20,19 +20,19 @@ from mobilenas.onnx.settings import PRECISIONS
 from mobilenas.onnx.values import Attribute
 from mobilenas.spaces.mobile.arch import MobileArch
 
-_IR_VERSION = 10  # what the exporter writes beside this opset
-_STEP = 6 / 255  # of every 8-bit activation: 0 to 6, or -3 to 3 around the middle
+_IR_VERSION = 10  # the one that the exporter writes for this opset
+_STEP = 6 / 255  # scale of all INT8 activations: 0 to 6, or -3 to 3 with zero point 128
 _OPERATORS = {"relu": "Relu", "hard_swish": "HardSwish"}
 _CHANNELS_FIRST, _CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def unit_model(unit: Unit, precision: str = "fp32") -> bytes:
-    """Return one unit as ONNX, batch 1: `input` [1, C, S, S] -> `output`, a linear layer's [1, C].
+    """Return one unit as ONNX: `input` [1, C, S, S] (of linear layers [1, C]) -> `output`.
 
-    8-bit units take and give uint8, so that a chain of them quantizes nothing twice, and images
-    with channels last, the order in which onnxruntime computes 8-bit convolutions, so that no unit
-    pays for transposing what the network does not. The stem takes the float image and the
-    classifier gives float logits, as in the network.
+    INT8 units have uint8 inputs and outputs, so that a chain of them quantizes nothing twice. Their
+    feature maps are channels last, as in onnxruntime's INT8 convolutions, so that units have no
+    transposes that the network does not have. As in the network, the stem takes the float image and
+    the classifier returns float logits.
     """
     graph, before, after = _Graph(precision), _shape(unit), _shape(unit, after=True)
     x = graph.input("input", before, image=unit.kind == "stem")
@@ -50,7 +50,7 @@ def arch_model(arch: MobileArch, precision: str = "fp32") -> bytes:
 
 
 class _Graph:
-    """Nodes and weights so far. A tensor between layers is uint8 where the precision is int8."""
+    """A graph under construction. With int8, tensors between layers are uint8."""
 
     def __init__(self, precision: str) -> None:
         check_choice("precision", precision, PRECISIONS)
@@ -62,7 +62,7 @@ class _Graph:
         self._floats: dict[str, str] = {}
 
     def input(self, name: str, shape: tuple[int, ...], *, image: bool) -> str:
-        """Declare the graph's input, float where it is the image, and return the tensor to use."""
+        """Declare the graph's input, float if it is the image; return the tensor to read."""
         quantized = self._int8 and not image
         turned = quantized and len(shape) == 4
         kind = TensorProto.UINT8 if quantized else TensorProto.FLOAT
@@ -73,13 +73,13 @@ class _Graph:
         return name if quantized else self.write(name)
 
     def model(self, name: str, y: str, shape: tuple[int, ...], *, logits: bool) -> bytes:
-        """Declare `y` the graph's output, float where it holds the logits; return the file."""
+        """Make `y` the graph's output, float if it is the logits; return the serialized model."""
         kind = TensorProto.UINT8 if self._int8 and not logits else TensorProto.FLOAT
         if logits:
             y = self.read(y)
         elif len(shape) == 4 and self._int8:
             y, shape = self.node("Transpose", [y], perm=_CHANNELS_LAST), _channels_last(shape)
-        # nothing else reads the last node's output: it takes the name
+        # nothing else reads the last node's output, so it can be renamed
         self._nodes[-1].output[0] = name
         output = onnx.helper.make_tensor_value_info(name, kind, shape)
         graph = onnx.helper.make_graph(
@@ -95,20 +95,20 @@ class _Graph:
         return content
 
     def node(self, kind: str, inputs: Sequence[str], **attributes: Attribute) -> str:
-        """Add a node and return its output."""
+        """Add a node; return the name of its output."""
         output = f"{kind.lower()}_{len(self._nodes)}"
         self._nodes.append(onnx.helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
     def constant(self, name: str, values: ArrayLike, dtype: DTypeLike) -> str:
-        """Store numbers under a name, once."""
+        """Add a constant, unless there is one of this name."""
         if name not in self._weights:
             array = np.asarray(values, dtype)
             self._weights[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
     def read(self, x: str) -> str:
-        """Return the float form of a tensor."""
+        """Return a tensor as float: with int8, dequantized."""
         if not self._int8:
             return x
         if x not in self._floats:
@@ -116,11 +116,11 @@ class _Graph:
         return self._floats[x]
 
     def write(self, y: str) -> str:
-        """Return the form in which layers pass on a float tensor."""
+        """Return a float tensor as layers pass it on: with int8, quantized."""
         return self.node("QuantizeLinear", [y, *self._grid()]) if self._int8 else y
 
     def weighted(self, kind: str, x: str, shape: tuple[int, ...], **attributes: Attribute) -> str:
-        """Add a convolution or linear layer with bias; shape: [out, in / groups, ...]."""
+        """Add a convolution or linear layer with bias; `shape`: [out, in / groups, ...]."""
         name = f"weight_{len(self._nodes)}"
         deviation = (2 / np.prod(shape[1:])) ** 0.5
         weight = self._random.standard_normal(shape, np.float32) * np.float32(deviation)
@@ -150,9 +150,9 @@ class _Graph:
         return self.constant("step", _STEP, np.float32), self.constant("middle", 128, np.uint8)
 
     def activate(self, x: str, name: str) -> str:
-        """Apply an activation, as the exporter and the quantizer write it."""
+        """Add an activation, as exporter and quantizer write it."""
         if self._int8:
-            # the grid of 8-bit values clips: the quantizer leaves relu and relu6 out
+            # the quantized range clips, so the quantizer drops relu and relu6
             return self.multiply(x, self._hard_sigmoid(x)) if name == "hard_swish" else x
         if name == "relu6":
             limits = [self.constant(f"limit {value}", value, np.float32) for value in (0, 6)]
@@ -160,22 +160,22 @@ class _Graph:
         return self.node(_OPERATORS[name], [x]) if name else x
 
     def gate(self, x: str) -> str:
-        """Gate values behind a convolution, which in 8 bits takes up the slope: the grid clips."""
+        """Apply hard sigmoid after a convolution; with int8, the convolution includes it."""
         return x if self._int8 else self._hard_sigmoid(x)
 
     def _hard_sigmoid(self, x: str) -> str:
         return self.write(self.node("HardSigmoid", [self.read(x)], alpha=1 / 6, beta=0.5))
 
     def multiply(self, a: str, b: str) -> str:
-        """Elementwise product; [C, 1, 1] reaches over an image."""
+        """Add an elementwise product, which broadcasts [C, 1, 1]."""
         return self.write(self.node("Mul", [self.read(a), self.read(b)]))
 
     def add(self, a: str, b: str) -> str:
-        """Elementwise sum."""
+        """Add an elementwise sum."""
         return self.write(self.node("Add", [self.read(a), self.read(b)]))
 
     def mean(self, x: str, *, keepdims: bool) -> str:
-        """Mean over the image; in 8 bits as `plain_operators` writes it."""
+        """Add a mean over height and width; with int8 as `plain_operators` writes it."""
         axes = self.constant("axes", [2, 3], np.int64)
         if self._int8:
             pooled = self.write(self.node("GlobalAveragePool", [self.read(x)]))
@@ -194,7 +194,7 @@ class _Graph:
         groups: int = 1,
         activation: str = "",
     ) -> str:
-        """Convolution with a folded norm, and an activation unless it is empty."""
+        """Add a convolution with folded norm, and an activation unless it is empty."""
         y = self.weighted(
             "Conv",
             x,
@@ -209,7 +209,7 @@ class _Graph:
 
 
 def _emit(graph: _Graph, unit: Unit, x: str) -> str:
-    """Add a unit's nodes behind the tensor `x` and return their output."""
+    """Add a unit's nodes after the tensor `x`; return their output."""
     before, after, activation = unit.in_channels, unit.out_channels, unit.activation
     if unit.kind == "stem":
         return graph.conv(x, before, after, unit.kernel, unit.stride, 1, activation)

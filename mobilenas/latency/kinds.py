@@ -1,9 +1,9 @@
-"""Unit times of one device from those of another: what each kind of operation costs more there.
+"""Converts unit times of one device to another, with a weight for each kind of operation.
 
     time = scale * time on the other device + sum over the kinds of weight * amount
 
-No weight is below 0. Of few networks only their sums are known, so weights are shrunk towards 0,
-which is one line for all units, as far as cross-validation asks for it.
+Weights are not negative. They are fitted to the latencies of a few whole networks, so they are
+shrunk towards 0 (a line for all units) by a strength chosen by cross-validation.
 """
 
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ KINDS = (
     "squeeze_excites",
     "params",
 )
-"""What is counted of a unit. Dense are full and 1x1 convolutions and linear layers."""
+"""Amounts that are counted for a unit. Dense: full and 1x1 convolutions, and linear layers."""
 MIN_NETWORKS = 8
-"""With fewer, one line is fitted: on published latencies kinds ranked networks worse too often."""
+"""With fewer, a line is fitted: on published latencies, kinds too often ranked networks worse."""
 
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 _LINE = float("inf")
 _FOLDS = 10
-_PRIOR = 0.1  # of the design: what is known of each weight before the first network is timed
-_SMALLEST_SCALE = 1e-6  # no unit is free
+_PRIOR = 0.1  # prior precision of each weight in the D-optimal design
+_SMALLEST_SCALE = 1e-6  # so that no unit takes no time
 
 _Numbers = NDArray[np.float64]
 
@@ -46,30 +46,30 @@ class KindFit:
     """latency_ms = weights @ (sum of unit times, amounts of `KINDS`) + offset_ms."""
 
     weights: tuple[float, ...]
-    """Scale of the unit times, then milliseconds for one of each kind."""
+    """Scale of the unit times, then ms per amount of each kind."""
     offset_ms: float
-    """What is added once."""
+    """Constant added per network."""
     strength: float
-    """How much the weights of the kinds were shrunk; infinite: to 0, a line."""
+    """Strength of the shrinkage of the kinds' weights; infinite: to 0, which is a line."""
 
     @property
     def is_line(self) -> bool:
-        """Whether unit times are only scaled."""
+        """Whether all weights of kinds are 0."""
         return self.strength == _LINE
 
     def predict(self, columns: _Numbers) -> _Numbers:
-        """Return the latency of each row."""
+        """Return the predicted latency of each row."""
         return np.asarray(columns @ np.array(self.weights) + self.offset_ms)
 
     def corrected(self, unit: Unit, time: Measured) -> Measured:
-        """Return the time of a unit on the device that was fitted."""
+        """Return the time of a unit on the other device."""
         scale, *others = self.weights
         added_ms = float(np.dot(others, amounts(unit)))
         return time.scaled(max(scale, _SMALLEST_SCALE), added_ms)
 
 
 def amounts(unit: Unit) -> tuple[float, ...]:
-    """Count what a unit does, in the order of `KINDS`."""
+    """Return a unit's amounts, in the order of `KINDS`."""
     layers = _layers(unit)
     flops = {3: 0, 5: 0, 7: 0}
     kernels = {"block.start": unit.start_kernel, "block.depthwise": unit.kernel}
@@ -82,10 +82,10 @@ def amounts(unit: Unit) -> tuple[float, ...]:
 
 
 def fit_kinds(columns: _Numbers, times: _Numbers) -> KindFit:
-    """Fit weights to the times of networks; a row of `columns` has a sum of unit times and amounts.
+    """Fit weights to times of networks; rows of `columns`: sum of unit times, then of amounts.
 
-    Of all strengths, and the line, it is the one that shrinks most whose cross-validated error is
-    within one standard error of the least (Breiman et al. 1984, "1-SE rule").
+    Chooses the largest strength (up to the line) whose cross-validated error is within one standard
+    error of the smallest ("1-SE rule", Breiman et al. 1984).
     """
     options = (*_STRENGTHS, _LINE)
     errors = np.empty((len(options), len(times)))
@@ -100,7 +100,7 @@ def fit_kinds(columns: _Numbers, times: _Numbers) -> KindFit:
 
 
 def leave_one_out(columns: _Numbers, times: _Numbers) -> list[float]:
-    """Predict each network from a fit, its strength too, on all the others."""
+    """Predict each network from a fit to all others, including the choice of strength."""
     everyone = range(len(times))
     predicted = []
     for one in everyone:
@@ -110,9 +110,9 @@ def leave_one_out(columns: _Numbers, times: _Numbers) -> list[float]:
 
 
 def most_informative(columns: _Numbers, number: int) -> list[int]:
-    """Choose rows that determine the weights of all columns best, the most informative first.
+    """Return the rows that best determine the weights of all columns, most informative first.
 
-    The greedy D-optimal design: each is the row whose latency the ones before leave most uncertain.
+    Greedy D-optimal design: each is the row whose latency is most uncertain, given those before.
     """
     rows = (columns - columns.mean(axis=0)) / _spread(columns)
     rows = np.column_stack([np.ones(len(rows)), rows])
@@ -131,7 +131,7 @@ def _solve(columns: _Numbers, times: _Numbers, strength: float) -> KindFit:
     if strength == _LINE:
         scale, offset_ms = fit(columns[:, 0].tolist(), times.tolist())
         return KindFit(weights=(scale, *[0.0] * len(KINDS)), offset_ms=offset_ms, strength=strength)
-    units = _spread(columns) / times.mean()  # what is alike in all networks has no weight
+    units = _spread(columns) / times.mean()  # a column that is equal in all networks gets no weight
     ones = np.ones((len(times), 1))
     relative = np.hstack([columns / units, ones, -ones]) / times[:, None]
     shrinkage = np.zeros((len(KINDS), relative.shape[1]))
@@ -145,7 +145,7 @@ def _solve(columns: _Numbers, times: _Numbers, strength: float) -> KindFit:
 
 
 def _spread(columns: _Numbers) -> _Numbers:
-    """Return the standard deviation of each column; infinite where networks do not differ."""
+    """Return the standard deviation of each column; infinite if it is constant."""
     spread = columns.std(axis=0)
     return np.where(spread > 1e-9 * columns.mean(axis=0), spread, np.inf)
 

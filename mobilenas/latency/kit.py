@@ -1,4 +1,4 @@
-"""Measuring another device: a folder of models goes out, a file of times comes back."""
+"""Kits: folders of models that another device times, and the import of its results."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 MANIFEST_FILE = KIT.record
 RUNNER_FILE = "run_kit.py"
 _KINDS = ("unit", "network")
-_MIN_NETWORKS = 4  # two to fit a calibration on, two to test it on
+_MIN_NETWORKS = 4  # two to fit a calibration, two to test it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class KitModel:
     """One model of a kit."""
 
     file: str
-    """Its place in the kit."""
+    """Path in the kit."""
     key: str
     """The unit's key, or `network N`."""
     precision: str
@@ -58,7 +58,7 @@ class KitModel:
     flops: int
     """Multiply-adds."""
     arch: MobileArch | None
-    """The network, None for a unit."""
+    """The network; None for a unit."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -77,7 +77,7 @@ class KitSpace:
     precision: str
     """Precision of its models."""
     space: MobileSpace
-    """Where the networks come from."""
+    """The space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +87,24 @@ class KitSubnetworks:
     precision: str
     """Precision of its models."""
     space: SubnetworkSpace
-    """Where the networks come from."""
+    """The space."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a kit holds."""
+    """The manifest of a kit."""
 
     opset: int
     """ONNX opset of the models."""
     spaces: tuple[KitSpace, ...]
-    """One a precision."""
+    """One per precision."""
     models: tuple[KitModel, ...]
     """Units, then networks, of every precision."""
     subnetworks: tuple[KitSubnetworks, ...] = field(default=(), metadata=ADDED)
-    """One a precision, in place of `spaces`."""
+    """One per precision, in place of `spaces`."""
 
     def __post_init__(self) -> None:
-        """Check that models and spaces belong together."""
+        """Check that every model's precision has a space."""
         for index, model in enumerate(self.models):
             check_choice(f"models[{index}].precision", model.precision, tuple(self.measured))
 
@@ -116,7 +116,7 @@ class Manifest:
 
     @property
     def kit(self) -> str:
-        """The kit's id: a hash of everything in the manifest."""
+        """The kit's id: a hash of the manifest."""
         text = json.dumps(to_plain_without_added(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -126,7 +126,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Json, place: str) -> "Manifest":
-        """Read the JSON form; the id must be that of the content."""
+        """Read the JSON form; the id must match the content."""
         plain = {key: value for key, value in data.items() if key not in ("kit", "schema_version")}
         manifest = from_plain(cls, plain, place)
         if data.get("kit") != manifest.kit:
@@ -145,9 +145,9 @@ def write_kit(
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> Manifest:
-    """Write the units and some networks of each precision's space, and what it takes to time them.
+    """Write units and random networks of each precision's space, with the script to time them.
 
-    The same spaces, number and seed give the same kit.
+    The same spaces, number of networks and seed give the same kit.
     """
     check_folder(folder, KIT, read_manifest)
     if networks < _MIN_NETWORKS:
@@ -179,7 +179,7 @@ def write_kit(
     )
     write_bytes(folder / RUNNER_FILE, Path(__file__).with_name("kit_runner.py").read_bytes())
     write_text(folder / "README.md", _README.format(models=len(models), kit=manifest.kit))
-    # last: a folder with a manifest is a whole kit
+    # last, because a folder with a manifest is a complete kit
     write_json(folder / MANIFEST_FILE, manifest.to_dict())
     return manifest
 
@@ -223,9 +223,9 @@ def _unit_flops(unit: Unit) -> int:
 
 
 def import_results(path: Path, name: str, *, kit: Path | None = None, command: str = "") -> Profile:
-    """Make a profile of what a kit's runner wrote; FileError names file, field and what is legal.
+    """Make a profile from a runner's results; FileError names file, field and legal values.
 
-    The results carry their kit's manifest; `kit` is the folder of the kit that they must be of.
+    The results include their kit's manifest, which must be that of the folder `kit` if given.
     """
     expected = read_manifest(kit / MANIFEST_FILE).kit if kit else None
     record = read_record(path, KitResults, oldest=1)
@@ -239,7 +239,7 @@ def import_results(path: Path, name: str, *, kit: Path | None = None, command: s
 
 
 def profile_of(results: "Results", name: str, command: str = "") -> Profile:
-    """Make a profile of all times of a kit."""
+    """Make a profile from the results of a kit."""
     spaces = results.manifest.measured
     units: dict[str, dict[str, Time]] = {precision: {} for precision in spaces}
     networks: dict[str, list[tuple[MobileArch, Time]]] = {precision: [] for precision in spaces}
@@ -273,7 +273,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class KitTime(Record, frozen=True, kw_only=True):
-    """Nanoseconds of each round of one model, or why it does not run."""
+    """Nanoseconds of a model in each round, or why it does not run."""
 
     ns: Sequence[Annotated[int, Meta(ge=1, le=10**15)]] | None = None
     failed: str | None = None
@@ -291,12 +291,12 @@ class KitResults(Record, frozen=True, kw_only=True):
     date: str
     manifest: Json
     times: dict[str, KitTime]
-    """By file of the kit."""
+    """By model file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a device took for the models of a kit, checked."""
+    """Validated results of a kit."""
 
     manifest: Manifest
     device: Json
@@ -305,7 +305,7 @@ class Results:
     threads: int
     date: str
     times: dict[str, Measured | Failed]
-    """By file of the kit."""
+    """By model file."""
 
 
 def _checked(record: KitResults) -> Results:
@@ -332,7 +332,7 @@ def _checked(record: KitResults) -> Results:
 
 
 def _measured(times: dict[str, list[int] | Failed]) -> dict[str, Measured | Failed]:
-    """Summarize times as `meter` does; a model that was finished early has the first rounds."""
+    """Summarize times as `meter` does; a model that finished early has only the first rounds."""
     known = {file: ns for file, ns in times.items() if not isinstance(ns, Failed)}
     longest = max(map(len, known.values()), default=0)
     rounds = [{file: ns[n] for file, ns in known.items() if n < len(ns)} for n in range(longest)]

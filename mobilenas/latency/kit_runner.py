@@ -1,7 +1,7 @@
-"""Times models on this device: the bench of every measurement, and the runner of a kit.
+"""Times models on this device: the benchmark behind all measurements, and the runner of kits.
 
-Stands alone: a kit holds a copy named run_kit.py, which needs Python 3.8, numpy and onnxruntime.
-`mobilenas` measures with the same bench, in a process of its own (`worker.py`).
+A standalone file: kits have a copy named run_kit.py, which needs Python 3.8, numpy and onnxruntime.
+`mobilenas` measures with the same `Bench`, in a separate process (`worker.py`).
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if sys.platform != "win32":
 
 SCHEMA_VERSION = 2
 TIMING_NS = 1_000_000
-"""A timing lasts at least this long, in runs one after another: shorter ones are clock noise."""
+"""Minimum duration of a timing, in repeated runs: shorter timings are clock noise."""
 
 _TRIES = 3
-"""A timing that other programs disturb is made again, up to this often in all."""
+"""Maximum number of timings, if other programs disturb them."""
 _SLICE_NS = 4_000_000
-"""A longer one is not: no scheduler would leave it the processor for so long."""
+"""A longer timing is not repeated: no scheduler would let it run undisturbed for so long."""
 _MAX_WALL_SHARE = 1.05
-"""Wall time over processor time up to which a thread had the processor to itself."""
+"""Up to this ratio of wall time to processor time, a timing counts as undisturbed."""
 _DEEPEST, _MAX_DIGITS, _LARGEST_INTEGER, _LARGEST_FLOAT = 64, 20, 2**63, 1e100
 _ALIEN = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
-"""What no file of a kit holds, as in mobilenas/core/files.py, which this file does without."""
-_FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
+"""Characters that kit files never have; as in mobilenas/core/files.py, not imported here."""
+_FATAL = 4  # onnxruntime's log level; errors are raised anyway
 _XNNPACK = "XnnpackExecutionProvider"
 _WARMUP_NS = 1_000_000_000
 _MODEL_ERRORS = (
@@ -60,7 +60,7 @@ _MODEL_ERRORS = (
     _state.NotImplemented,
     _state.RuntimeException,
     MemoryError,
-    RuntimeError,  # what pybind makes of any other C++ exception
+    RuntimeError,  # pybind's form of any other C++ exception
     UnicodeDecodeError,  # a name in the file, or in a message about it, that is not UTF-8
 )
 _DTYPES = {
@@ -76,28 +76,29 @@ if TYPE_CHECKING:
 
 
 class KitError(Exception):
-    """Something the user can mend."""
+    """An error that the user can fix."""
 
 
 class ModelError(Exception):
-    """A model that onnxruntime does not load or run; the message goes on after the model's name."""
+    """A model that onnxruntime does not load or run; the message continues the model's name."""
 
 
 class Timing(NamedTuple):
-    """How long one run took."""
+    """Duration of one run."""
 
     ns: int
     """Nanoseconds."""
     disturbed: bool
-    """Whether other programs took the processor away meanwhile."""
+    """Whether other programs took the processor meanwhile."""
 
 
 def timed(run: Callable[[], object], repeats: int, threads: int) -> Timing:
-    """Time `repeats` runs, one after another, that use `threads` threads.
+    """Time `repeats` consecutive runs, which use `threads` threads; repeat if disturbed.
 
-    One thread is timed by what it used of the processor, so that waiting for it does not count;
-    what caches lose meanwhile still does. Several are timed by the wall: one that waits for another
-    uses the processor as well. So is one on Windows, whose clock of threads has ticks of 16 ms.
+    A single thread is timed by its processor time, which excludes time waiting for the processor,
+    but not the effect of other programs on caches. Several threads are timed by wall time, because
+    threads also use the processor while they wait for each other. On Windows wall time is always
+    used, because its thread clock has ticks of 16 ms.
     """
     own_clock = threads == 1 and sys.platform != "win32"
     timing, used_ns = _once(run, repeats, own_clock=own_clock)
@@ -110,7 +111,7 @@ def timed(run: Callable[[], object], repeats: int, threads: int) -> Timing:
 
 
 def _once(run: Callable[[], object], repeats: int, *, own_clock: bool) -> tuple[Timing, int]:
-    """Return one timing, and for how long this thread had the processor in it."""
+    """Return one timing, and this thread's processor time in ns."""
     switches, wall, used = _switches(), time.perf_counter_ns(), time.thread_time_ns()
     for _ in range(repeats):
         run()
@@ -121,38 +122,38 @@ def _once(run: Callable[[], object], repeats: int, *, own_clock: bool) -> tuple[
 
 
 def _switches() -> int:
-    """How often a thread of this process had to give way to another program; 0 on Windows."""
+    """Return how often threads of this process were preempted; 0 on Windows."""
     if sys.platform == "win32":
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class Bench:
-    """Opens models that share threads, memory and inputs, of which each could have its own.
+    """Loads models that share threads, memory and inputs.
 
-    One a process: of its own, each of 1300 models would keep the memory of its largest tensors and,
-    with more than one thread, threads.
+    One per process. Otherwise each of 1300 models would keep memory for its largest tensors and,
+    with several threads, threads of its own.
     """
 
     def __init__(self, threads: int, provider: str, warmup: int = 5) -> None:
         self._threads, self._warmup = threads, warmup
-        # XNNPACK brings threads of its own; onnxruntime's would only be in their way.
+        # XNNPACK has its own threads, with which onnxruntime's would compete.
         xnnpack = provider == _XNNPACK
         self._provider = (provider, {"intra_op_num_threads": str(threads)} if xnnpack else {})
         self._options = onnxruntime.SessionOptions()
         self._options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         self._options.log_severity_level = _FATAL
-        # Threads that go on spinning after a run would slow down the next session's run.
+        # Threads that keep spinning after a run would slow down the next session's run.
         self._options.add_session_config_entry("session.force_spinning_stop", "1")
         self._options.add_session_config_entry("session.use_env_allocators", "1")
-        # Weights stay as long as the session: in the arena they would split its memory.
+        # Weights live as long as the session; in the arena they would fragment its memory.
         self._options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self._share(1 if xnnpack else threads)
         self._random = np.random.default_rng(0)
         self._values: Json = {}
 
     def _share(self, threads: int) -> None:
-        if threads == 1:  # then a session makes no thread
+        if threads == 1:  # then a session starts no threads
             self._options.intra_op_num_threads = self._options.inter_op_num_threads = 1
         elif hasattr(onnxruntime, "set_global_thread_pool_sizes"):
             onnxruntime.set_global_thread_pool_sizes(threads, 1)
@@ -167,9 +168,9 @@ class Bench:
         onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
 
     def load(self, path: Path, *, held: bool = True) -> Job:
-        """Load and warm up a model; ModelError says why one does not load or run.
+        """Load and warm up a model; ModelError if it does not load or run.
 
-        One that is not held is loaded again from its file for every timing, to save memory.
+        Without `held`, it is loaded again from its file for every timing, to save memory.
         """
         if not path.is_file():
             raise ModelError("does not exist")
@@ -192,9 +193,9 @@ class Bench:
         try:
             source: str | bytes = str(path)
             str(path).encode()
-        except UnicodeEncodeError:  # a name that onnxruntime does not take
+        except UnicodeEncodeError:  # a name that onnxruntime does not accept
             source = path.read_bytes()
-        # Its fallback would print to stdout and then measure another provider.
+        # With fallback, it would print to stdout and then measure another provider.
         return onnxruntime.InferenceSession(
             source, self._options, providers=[self._provider], enable_fallback=0
         )
@@ -209,7 +210,7 @@ class Bench:
             )
         shape = (batch, *rest) if entry.shape else ()
         count = math.prod(shape)
-        # All models read the same memory: an input of its own for each would be as much as weights.
+        # All models share one input buffer; separate ones would need as much memory as weights.
         values = self._values.get(entry.type)
         if values is None or values.size < count:
             size = max(count, 2 * values.size if values is not None else 0)
@@ -234,7 +235,7 @@ class Job:
         self._open, self._feed, self._threads = open_, feed, threads
 
     def warm_up(self, runs: int) -> None:
-        """Run it a few times; the fastest run says how many a timing takes."""
+        """Run it a few times; the fastest run determines the number of runs per timing."""
         stop = time.perf_counter_ns() + _WARMUP_NS
         self.run_ns = self._time(self.session, 1).ns
         for _ in range(1, runs):
@@ -248,8 +249,8 @@ class Job:
         session = self.session
         if session is None:
             session = self._open()
-            session.run(None, self._feed)  # the first run of all sets memory up
-        # An untimed run: its weights and inputs are back in the processor's caches.
+            session.run(None, self._feed)  # the first run allocates memory
+        # An untimed run, so that weights and inputs are in the processor's caches.
         session.run(None, self._feed)
         return self._time(session, self._repeats)
 
@@ -262,16 +263,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """Half the width of the median's 95 % confidence interval, from order statistics."""
-    # Between order statistics n/2 -+ 1.96 sqrt(n)/2 the median lies with 95 %, whatever the
-    # distribution (normal approximation of the binomial); a few rounds give their whole range.
+    """Return half the width of the median's 95 % confidence interval, from order statistics."""
+    # The median is between order statistics n/2 -+ 1.96 sqrt(n)/2 with 95 %, for any distribution
+    # (normal approximation of the binomial). For few rounds that is the whole range.
     ordered, count = sorted(values), len(values)
     rank = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1)
     return (ordered[count - 1 - rank] - ordered[rank]) / 2
 
 
 def is_precise(ns: list[int], rounds: int, max_rounds: int, tolerance: float) -> bool:
-    """Whether a model needs no further round: its median is known to `tolerance`, or it had all."""
+    """Whether a model is finished: its median is known to `tolerance`, or rounds are used up."""
     if len(ns) < rounds:
         return False
     return len(ns) >= max_rounds or half_interval(ns) <= tolerance * statistics.median(ns)
@@ -299,7 +300,7 @@ def read_json(path: Path) -> Json:
 
 
 def read_manifest(path: Path) -> Json:
-    """Read what the kit holds; all its models lie in it."""
+    """Read the kit's manifest; all models must be inside the kit."""
     data = read_json(path)
     models = data.get("models")
     if not isinstance(data.get("kit"), str) or not isinstance(models, list):
@@ -315,7 +316,7 @@ def read_manifest(path: Path) -> Json:
 
 
 def check_times(path: Path, times: object) -> None:
-    """Raise unless results have rounds of nanoseconds, or why a model does not run."""
+    """Raise unless every model has rounds of nanoseconds, or the reason why it does not run."""
     if not isinstance(times, dict):
         raise KitError(f"{path}: times must be an object")
     for name, entry in times.items():
@@ -348,7 +349,7 @@ def _object(pairs: list[tuple[str, object]]) -> Json:
 
 
 def _check(data: object, levels: int) -> None:
-    """Raise where lists and objects are nested deeper, or a text has what no name has."""
+    """Raise if data is nested more than `levels` deep, or a text has illegal characters."""
     if isinstance(data, str) and _ALIEN.search(data):
         raise ValueError(f"the text {data[:80]!r} has a character that is not allowed in names")
     if not isinstance(data, (dict, list)):
@@ -360,14 +361,14 @@ def _check(data: object, levels: int) -> None:
 
 
 def write_json(path: Path, data: Json) -> None:
-    """Write so that a kill at any moment leaves the old file or the new one."""
+    """Write atomically, so that a kill leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 def describe_device(name: str) -> Json:
-    """Say what this is; `name` replaces what the system calls its processor."""
+    """Describe this device; `name` replaces the system's name of its processor."""
     return {
         "cpu": name or _processor(),
         "architecture": platform.machine(),
@@ -388,7 +389,7 @@ def _processor() -> str:
 
 
 def new_results(manifest: Json, options: argparse.Namespace) -> Json:
-    """Return results without times; they carry the manifest, so that they can be read alone."""
+    """Return results without times; they include the manifest, so that one file is enough."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kit": manifest["kit"],
@@ -404,7 +405,7 @@ def new_results(manifest: Json, options: argparse.Namespace) -> Json:
 
 
 def start_results(manifest: Json, options: argparse.Namespace) -> Json:
-    """Resume with the results that are there, if they are of this kit and measured alike."""
+    """Return the results to resume from, or new ones; raise if they were measured differently."""
     new = new_results(manifest, options)
     if not options.out.exists():
         return new
@@ -427,7 +428,7 @@ class Loaded(NamedTuple):
 
 
 def load(folder: Path, results: Json, options: argparse.Namespace) -> list[Loaded]:
-    """Load every model that has not failed; note those that do."""
+    """Load every model that has not failed; record those that fail."""
     models, times = results["manifest"]["models"], results["times"]
     loaded: list[Loaded] = []
     bench = Bench(options.threads, options.provider)
@@ -437,7 +438,7 @@ def load(folder: Path, results: Json, options: argparse.Namespace) -> list[Loade
             times[name] = {"failed": "left out with --skip"}
         if "failed" in times.get(name, {}):
             continue
-        # the last line on the screen names a model that ends this process
+        # if a model kills this process, the last line on the screen names it
         tell(f"loading {number}/{len(models)}: {name}")
         if not path.is_file() or sha256(path) != entry["sha256"]:
             raise KitError(f"{path} is missing or differs from the manifest; copy the kit again")
@@ -450,7 +451,7 @@ def load(folder: Path, results: Json, options: argparse.Namespace) -> list[Loade
 
 
 def measure(loaded: list[Loaded], results: Json, options: argparse.Namespace) -> None:
-    """Time every model once a round, in a fresh order, until all medians are known."""
+    """Time every model once per round, in random order, until all medians are known."""
     limits = (options.rounds, max(options.rounds, options.max_rounds), options.tolerance)
     gc.disable()
     number = 0
@@ -472,9 +473,9 @@ def measure(loaded: list[Loaded], results: Json, options: argparse.Namespace) ->
 
 
 def read_perf_test(folder: Path, results: Json) -> None:
-    """Fill in the times that onnxruntime_perf_test wrote, one file a model.
+    """Read the times that onnxruntime_perf_test wrote, one file per model.
 
-    A line is name, seconds, memory, load, run. Run 0 begins a new round; its median counts.
+    A line is name, seconds, memory, load, run. Run 0 begins a new round, whose median is used.
     """
     for entry in results["manifest"]["models"]:
         path = folder / (Path(entry["file"]).name + ".csv")
@@ -500,7 +501,7 @@ def sha256(path: Path) -> str:
 
 
 def tell(message: str) -> None:
-    """Show progress on stderr: one changing line on a terminal."""
+    """Show progress on stderr; on a terminal, in a single line."""
     live = sys.stderr.isatty()
     print(f"\r\033[K{message}" if live else message, end="" if live else "\n", file=sys.stderr)
     sys.stderr.flush()
@@ -551,7 +552,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Exit status 0 when done, 2 for wrong input, 130 when interrupted."""
+    """Return the exit status: 0 when done, 2 for wrong input, 130 when interrupted."""
     try:
         run(parse(words))
     except KitError as error:

@@ -1,4 +1,4 @@
-"""What is known of a model's latency after some rounds."""
+"""Latency statistics of a model over rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,35 +9,35 @@ from mobilenas.core.settings import ADDED
 from mobilenas.latency.kit_runner import half_interval
 
 WIDEST = 0.03
-"""Half an interval over its median from which on the median is not relied on."""
+"""A measurement is unsteady if half its interval exceeds this share of the median."""
 _CALM = 16
-"""So many rounds that nothing disturbed are enough, however many were disturbed."""
+"""This many undisturbed rounds are enough, however many were disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """How long one model takes for one input."""
+    """Latency of one model for one input."""
 
     median_ms: float
     """Median over the rounds."""
     minimum_ms: float
-    """Fastest round: the least disturbed one."""
+    """Fastest round."""
     iqr_ms: float
     """Third quartile minus first quartile."""
     interval_ms: float
     """Half the width of the median's 95 % confidence interval, from order statistics."""
     rounds: int
-    """Rounds that were measured."""
+    """Number of measured rounds."""
     halves_ms: tuple[float, float]
-    """Medians of the even and of the odd rounds: what differs between them is noise."""
+    """Medians of the even and of the odd rounds; their difference is noise."""
     unsteady: bool = field(default=False, metadata=ADDED)
-    """Whether other programs disturbed too many rounds, or the interval is too wide, to rely on."""
+    """Whether too many rounds were disturbed by other programs, or the interval is too wide."""
 
     @classmethod
     def of(cls, nanoseconds: Sequence[float], disturbed: Sequence[bool] = ()) -> "Measured":
-        """Summarize the times of one round or more: of those that were not `disturbed`, if enough.
+        """Summarize times, leaving out `disturbed` rounds if enough others remain.
 
-        Enough are half of all, or 16.
+        Enough is half of all rounds, or 16.
         """
         marks = disturbed or [False] * len(nanoseconds)
         calm = [ns for ns, mark in zip(nanoseconds, marks, strict=True) if not mark]
@@ -60,7 +60,7 @@ class Measured:
 
     @property
     def as_latency(self) -> dict[str, float]:
-        """The fields that files and networks have of it in export.json and compare.json."""
+        """The fields of latency in export.json and compare.json."""
         return {
             "latency_ms": self.median_ms,
             "latency_interval_ms": self.interval_ms,
@@ -69,10 +69,10 @@ class Measured:
         }
 
     def suffices(self, rounds: int, max_rounds: int, tolerance: float) -> bool:
-        """Whether no further round is needed.
+        """Whether no more rounds are needed.
 
-        After `rounds` rounds none is if the interval is within `tolerance` of the median, after
-        `max_rounds` if it is not unsteady, after twice as many in any case.
+        That is so after `rounds` if it is steady and half the interval is within `tolerance` of the
+        median, after `max_rounds` if it is steady, and after twice as many in any case.
         """
         if not rounds <= self.rounds < 2 * max_rounds:
             return self.rounds >= 2 * max_rounds
@@ -80,7 +80,7 @@ class Measured:
         return not self.unsteady and (precise or self.rounds >= max_rounds)
 
     def scaled(self, factor: float, added_ms: float = 0.0) -> "Measured":
-        """Return the same times at another speed of the machine, each longer by `added_ms`."""
+        """Return the times multiplied by `factor`, plus `added_ms`."""
         first, second = self.halves_ms
         return replace(
             self,
@@ -94,7 +94,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A model that onnxruntime does not run here."""
+    """A model that onnxruntime cannot run on this machine."""
 
     reason: str
-    """Goes on after the model's name: what onnxruntime said of it, or how the worker ended."""
+    """onnxruntime's error, or how the worker ended; continues a sentence after the model's name."""

@@ -1,4 +1,4 @@
-"""Latency of many models, measured side by side in one process of their own."""
+"""Measures the latency of many models side by side, in a separate process."""
 
 import hashlib
 import json
@@ -27,19 +27,19 @@ from mobilenas.onnx.session import check_machine
 from mobilenas.onnx.settings import PROVIDER
 
 Source = Callable[[], bytes] | Path
-"""A model: a function that makes its ONNX file, or the file."""
+"""A model: its ONNX file, or a function that makes its bytes."""
 
 _PATIENCE_S = 60.0
-"""A worker that says nothing for so long, beyond what its work should take, hangs."""
+"""A worker that does not answer for this long beyond its expected time hangs."""
 _BUSY = 50
-"""So many times as long work may take beside other programs, all tries together."""
+"""Work may take this many times as long as expected, because of other programs and retries."""
 _HELD_BYTES, _SMALL_BYTES = 800_000_000, 1_000_000
-"""Once so much is loaded, models of a megabyte or more are loaded anew for every timing.
-
-That spreads their times: 20 % between the quartiles instead of 6."""
+"""Once this much is loaded, models of 1 MB or more are reloaded for every timing. That makes their
+times vary more: an interquartile range of 20 % instead of 6 %.
+"""
 _STAGES = ("timing", "timing what varies", "timing again what was disturbed")
 _MAX_DEATHS = 3
-"""Deaths of the worker that no model can be blamed for."""
+"""Maximum number of worker deaths that no model can be blamed for."""
 
 
 def measure(
@@ -56,12 +56,12 @@ def measure(
     cache: Cache | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Measured | Failed]:
-    """Time models in interleaved rounds, so that drift hits all alike; in the order of `models`.
+    """Time models in interleaved rounds, so that drift affects all alike.
 
-    After `rounds` rounds a model is finished whose interval is within `tolerance` of its median,
-    after `max_rounds` every one that is not unsteady, after twice as many all. The `reference`,
-    one of the models, is in every round. No round begins after `limit_s` seconds, except the first.
-    Rounds in the cache count, unless what they give is unsteady.
+    A model is finished as `Measured.suffices` says, with `rounds`, `max_rounds` and `tolerance`.
+    The `reference`, one of the models, is in every round. No round but the first begins after
+    `limit_s` seconds. Rounds in the cache count, unless their result is unsteady. Results are in
+    the order of `models`.
     """
     check_machine(threads, provider)
     _check_minimum("rounds", rounds, 1)
@@ -85,12 +85,12 @@ def measure(
 
 
 def _check_minimum(name: str, value: float, minimum: int) -> None:
-    if not value >= minimum:  # which NaN is not, either
+    if not value >= minimum:  # also true for NaN
         raise MobileNASError(f"{name} is {value}; it must be at least {minimum}")
 
 
 class _Run:
-    """What is known of each model so far, and how to learn more."""
+    """State of a measurement: rounds so far, failed and finished models."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class _Run:
             self._recall(log)
 
     def results(self) -> dict[str, Measured | Failed]:
-        """Say how each model did."""
+        """Return the result of each model."""
         return {
             name: Failed(reason=self._failed[name])
             if name in self._failed
@@ -127,13 +127,13 @@ class _Run:
         }
 
     def measure(self, limit_s: float) -> None:
-        """Time every model enough, in as many workers as have to die for it."""
+        """Time all models until they are finished, starting a new worker when one dies."""
         stop = time.monotonic() + limit_s
         suspect, deaths = "", 0
         while wanted := self._open():
             if self._reference is not None and self._reference not in [*wanted, *self._failed]:
                 wanted.append(self._reference)
-            # The suspect first: if it is to blame, little is lost.
+            # The suspect first, so that little is lost if it is to blame.
             wanted.sort(key=lambda name: name != suspect)
             try:
                 with _Worker(self._settings) as worker, _folder() as folder:
@@ -152,7 +152,7 @@ class _Run:
                     ) from death
 
     def _open(self) -> list[str]:
-        # Later rounds can steady earlier ones otherwise: what was enough once stays enough.
+        # Later rounds may change the estimated drift; a model that was finished stays so.
         self._done |= {name for name in self._models if self._enough(name)}
         return [name for name in self._models if name not in (self._failed.keys() | self._done)]
 
@@ -200,7 +200,7 @@ class _Run:
                 self._reporter.start(stage, total)
             if self._reference in numbers and self._reference not in names:
                 names.append(self._reference)
-            # A fresh order each round: no model always follows the same one.
+            # A random order in each round, so that no model always follows the same one.
             order = [names[index] for index in self._rng.permutation(len(names))]
             begin = time.monotonic()
             expected_s = sum(2 * self._run_ns[name] + TIMING_NS for name in order) / 1e9
@@ -231,7 +231,7 @@ class _Run:
         for name, key in self._keys.items():
             names.setdefault(key, []).append(name)
         self._remember(log.among(names.keys()), names)
-        # What a busy machine spoiled is measured again, not kept for ever.
+        # Times spoiled by a busy machine are discarded and measured again.
         if spoiled := {self._keys[name] for name in self._models if self._is_spoiled(name)}:
             log.forget(spoiled)
             self._remember(log.among(names.keys()), names)
@@ -274,28 +274,28 @@ def _read(path: Path) -> bytes:
 
 
 class _DeathError(Exception):
-    """The worker ended, or was ended, before its answer."""
+    """The worker ended, or was killed, before it answered."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
-        self.name = name  # of the model that was being loaded; "" while many were timed
+        self.name = name  # of the model that was being loaded; "" if models were being timed
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker answers."""
+    """An answer of the worker."""
 
     run_ns: int = 0
-    """Of a model that was loaded."""
+    """Duration of a run of the loaded model."""
     failed: str | None = None
-    """Why it was not."""
+    """Why the model was not loaded."""
     timings: list[tuple[int, bool]] = []
 
 
 class _Worker:
-    """The process that measures, one request at a time."""
+    """The measuring process; answers one request at a time."""
 
     def __init__(self, settings: Json) -> None:
-        # The worker runs this same package, wherever the caller's working directory is.
+        # The worker must import this same package, whatever the working directory is.
         home = str(Path(__file__).resolve().parents[2])
         inherited = os.environ.get("PYTHONPATH")
         environment = os.environ | {

@@ -1,4 +1,4 @@
-"""Device profiles by name: the user's own, and those that come with mobilenas."""
+"""Device profiles by name: the user's own, and those shipped with mobilenas."""
 
 import difflib
 import importlib.resources
@@ -11,13 +11,13 @@ _SHIPPED = "mobilenas.profiles"
 
 
 def profile_path(name: str) -> Path:
-    """Where the user's profile of this name is kept, whether it exists or not."""
+    """Return the path of the user's profile of this name, whether it exists or not."""
     check_name(name)
     return _user_folder() / f"{name}.json"
 
 
 def remove_profile(name: str) -> Path:
-    """Delete the user's profile of this name; return where it was."""
+    """Delete the user's profile of this name; return its path."""
     path = profile_path(name)
     if not path.is_file():
         shipped = name in list_profiles()
@@ -28,14 +28,14 @@ def remove_profile(name: str) -> Path:
 
 
 def list_profiles() -> dict[str, Path]:
-    """Every profile that can be called by its name; the user's own win over shipped ones."""
+    """Return all named profiles; the user's own take precedence over shipped ones."""
     shipped = Path(str(importlib.resources.files(_SHIPPED)))
     paths = [path for folder in (shipped, _user_folder()) for path in sorted(folder.glob("*.json"))]
     return dict(sorted({path.stem: path for path in paths}.items()))
 
 
 def find_profile(name_or_path: str | Path) -> Profile:
-    """Read the profile of this name, or the file where a path is given."""
+    """Read the profile of this name, or at this path."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".json") or Path(text).name != text:
         return read_profile(Path(text))

@@ -1,4 +1,4 @@
-"""Latency of files in other runtimes, which run in this process."""
+"""Latency of files in other runtimes, measured in this process."""
 
 import os
 
@@ -13,7 +13,7 @@ _RUNS = 50
 
 
 def latency(form: str, run: Runner, image: NDArray[np.float32]) -> Measured:
-    """Time of one image after one untimed run; not side by side with other files."""
+    """Return the latency of one image, after one untimed run; not interleaved with other files."""
     run(image)
     threads = (os.cpu_count() or 1) if RUNTIMES[form].all_cores else 1
     timings = [timed(lambda: run(image), 1, threads) for _ in range(_RUNS)]

@@ -1,4 +1,4 @@
-"""What was measured on one device: times of units, and how their sums foretell whole networks."""
+"""Profiles: times of units on one device, and the calibration that predicts networks."""
 
 import datetime
 import re
@@ -34,25 +34,25 @@ from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 HIGHEST_MAPE_PERCENT = 10.0
-"""A larger error of the predictions is worth a warning."""
+"""A larger prediction error gives a warning."""
 LOWEST_KENDALL_TAU = 0.8
-"""A worse order of the predictions is worth a warning."""
+"""A lower rank correlation of the predictions gives a warning."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ProfileError(MobileNASError):
-    """A profile that is unknown, or that lacks what it is asked for."""
+    """An unknown profile, or one that lacks the requested data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A whole network that is timed again beside others: it tells how fast the device is then."""
+    """A whole network that is timed again beside others, to tell the device's current speed."""
 
     arch: MobileArch
     """The network."""
     median_ms: float
-    """Its median in the profile."""
+    """Its median when the profile was made."""
 
     def __post_init__(self) -> None:
         """Check the time."""
@@ -61,14 +61,14 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileHead:
-    """What a profile says beside the times of units."""
+    """A profile without the times of units."""
 
     name: str
-    """What `--profile` calls it: letters, digits, dot, dash and underscore."""
+    """Name for --profile: letters, digits, dots, dashes and underscores."""
     device: Json
-    """What was measured on: processor, architecture, cores, system."""
+    """The device: processor, architecture, cores, system."""
     runtime: str
-    """Name and version, such as `onnxruntime 1.22.0`."""
+    """Name and version of the runtime, such as `onnxruntime 1.22.0`."""
     provider: str
     """onnxruntime's execution provider."""
     threads: int
@@ -76,23 +76,23 @@ class ProfileHead:
     opset: int
     """ONNX opset of the measured models."""
     date: str
-    """Day or moment of the measurement, ISO 8601."""
+    """Date, with or without time, of the measurement, ISO 8601."""
     command: str
     """The command that made it."""
     references: dict[str, tuple[Reference, ...]]
-    """By precision: what tells the device's speed; empty where nothing can be measured again."""
+    """References by precision; empty if nothing can be measured again."""
     calibration: dict[str, Calibration]
-    """By precision: from table sums to latencies; without it nothing can be predicted."""
+    """Calibration by precision; without it nothing can be predicted."""
     networks: dict[str, tuple[NetworkTime, ...]]
-    """By precision: what the calibration was fitted and tested on."""
+    """Networks by precision to which the calibration was fitted, or that tested it."""
     spaces: tuple[MobileSpace, ...]
     """The spaces whose units were measured."""
     subnetworks: tuple[SubnetworkSpace, ...] = field(default=(), metadata=ADDED)
-    """Likewise, the parts of pretrained networks."""
+    """Likewise for parts of pretrained networks."""
 
 
 class _Blocks(Part, frozen=True, kw_only=True):
-    """The times in a profile's file."""
+    """The times in a profile file."""
 
     blocks: dict[str, dict[str, Json]]
 
@@ -102,7 +102,7 @@ class Profile(ProfileHead):
     """Unit times of one device, runtime, provider and thread count, with their calibration."""
 
     blocks: dict[str, dict[str, Measured | Failed]]
-    """By precision and unit key: its time, or why it has none."""
+    """Time by precision and unit key, or why there is none."""
 
     def __post_init__(self) -> None:
         """Check every field; the error names the place, the value and what is legal."""
@@ -128,11 +128,11 @@ class Profile(ProfileHead):
                 _check_time(key, time, f"blocks.{precision}.{key}")
 
     def has(self, precision: str) -> bool:
-        """Whether anything was measured in this precision."""
+        """Whether it has times in this precision."""
         return precision in self.blocks
 
     def time_ms(self, unit: Unit, precision: str) -> float:
-        """Median time of a unit; ProfileError where it was not measured or could not be."""
+        """Return the median of a unit; ProfileError if it was not measured or failed."""
         times = self._times(precision)
         if unit.key not in times and _is_classifier(unit):
             return _interpolate(unit, lambda measured: self._median(measured, precision))
@@ -144,20 +144,20 @@ class Profile(ProfileHead):
         return any(isinstance(times.get(part.key), Failed) for part in _parts(unit, times))
 
     def lacking(self, units: Iterable[Unit], precision: str) -> list[Unit]:
-        """Units that were never measured; of a classifier, the counts of classes it needs."""
+        """Return units that were not measured; for a classifier, those to interpolate from."""
         times = self.blocks.get(precision, {})
         parts = [part for unit in units for part in _parts(unit, times)]
         return [part for part in dict.fromkeys(parts) if part.key not in times]
 
     def summed_ms(self, units: Sequence[Unit], precision: str) -> float:
-        """Sum of the units' times, in the table's own milliseconds."""
+        """Return the sum of the units' medians, without calibration."""
         if missing := self.lacking(units, precision):
             stems = [unit.side for unit in units if unit.kind == "stem"]
             raise self._lacks(missing[0], precision, *stems[:1])
         return sum(self.time_ms(unit, precision) for unit in units)
 
     def predict_ms(self, units: Sequence[Unit], precision: str) -> float:
-        """Latency of the network that is made of these units."""
+        """Return the predicted latency of a network made of these units."""
         total = self.summed_ms(units, precision)
         if precision not in self.calibration:
             raise ProfileError(f"profile {self.name} is not calibrated for {precision}")
@@ -167,7 +167,7 @@ class Profile(ProfileHead):
     def network_time(
         self, arch: MobileArch, precision: str, measured_ms: float, halves_ms: Sequence[float] = ()
     ) -> NetworkTime:
-        """Put what a whole network took beside its table sum."""
+        """Return a network's latency together with the sum of its unit times."""
         return NetworkTime(
             image_size=arch.image_size,
             flops=costs(arch).flops,
@@ -186,7 +186,7 @@ class Profile(ProfileHead):
         )
 
     def warnings(self) -> list[str]:
-        """What a reader of the predictions must know."""
+        """Return warnings about the predictions."""
         found = []
         for precision, times in self.blocks.items():
             unsteady = sum(isinstance(t, Measured) and t.unsteady for t in times.values())
@@ -210,24 +210,24 @@ class Profile(ProfileHead):
 
     @property
     def image_sizes(self) -> list[int]:
-        """Sides of the images of its spaces."""
+        """Image sizes of its spaces."""
         return image_sizes(self.measured)
 
     @property
     def measured(self) -> list[MeasuredSpace]:
-        """Its spaces, of either kind."""
+        """All its spaces."""
         return [*self.spaces, *self.subnetworks]
 
     @property
     def failures(self) -> dict[str, dict[str, str]]:
-        """By precision and unit key: why the device could not run it."""
+        """Why the device could not run a unit, by precision and unit key."""
         return {
             precision: {key: t.reason for key, t in times.items() if isinstance(t, Failed)}
             for precision, times in self.blocks.items()
         }
 
     def summary(self) -> Json:
-        """What `profile show --json` writes: everything but archs, spaces and single times."""
+        """Return what `profile show --json` prints: everything but archs, spaces and unit times."""
         plain: Json = to_plain(self)
         for name in ("references", "calibration", "spaces", "subnetworks", "blocks"):
             del plain[name]
@@ -271,13 +271,13 @@ class Profile(ProfileHead):
 
 
 def image_sizes(spaces: Iterable[MeasuredSpace]) -> list[int]:
-    """Return the sides of the images of all networks of some spaces, increasing."""
+    """Return the image sizes of some spaces, in increasing order."""
     sides = (s.sides if isinstance(s, SubnetworkSpace) else (s.image_size,) for s in spaces)
     return sorted(set(chain.from_iterable(sides)))
 
 
 def check_name(name: str) -> None:
-    """Raise ProfileError unless `name` can be a profile's."""
+    """Raise ProfileError unless `name` is a legal profile name."""
     if not _NAME.fullmatch(name):
         raise ProfileError(
             f"{name!r} is not a profile's name: write letters, digits, dots, dashes, underscores"
@@ -290,7 +290,7 @@ def write_profile(profile: Profile, path: Path) -> None:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read and check a profile; FileError names file, field, value and what is legal."""
+    """Read and check a profile; FileError names file, field, value and legal values."""
     plain = read_json(path, oldest=1)
     try:
         return _from_plain(plain)
@@ -307,18 +307,18 @@ def _at_class_counts(unit: Unit) -> list[Unit]:
 
 
 def _parts(unit: Unit, times: Mapping[str, object]) -> list[Unit]:
-    # What the time of a unit is made from: itself, or the classifiers around it.
+    # The units from which its time is computed: itself, or classifiers to interpolate between.
     return _at_class_counts(unit) if unit.key not in times and _is_classifier(unit) else [unit]
 
 
 def _interpolate(unit: Unit, median: Callable[[Unit], float]) -> float:
-    """Time of a classifier from those at CLASS_COUNTS, on the line through the nearest two."""
+    """Return a classifier's time, interpolated linearly between the nearest two CLASS_COUNTS."""
     known = [(part.out_channels, median(part)) for part in _at_class_counts(unit)]
     above = next((i for i, (count, _) in enumerate(known) if count >= unit.out_channels), -1)
     second = len(known) - 1 if above < 0 else max(1, above)
     (low, low_ms), (high, high_ms) = known[second - 1], known[second]
     line = low_ms + (high_ms - low_ms) * (unit.out_channels - low) / (high - low)
-    # Outside, noise must not make a classifier with more classes cheaper or a small one free.
+    # In extrapolation, noise must not make a large classifier cheaper, or a small one free.
     return max(line, known[-1][1]) if above < 0 else max(line, min(ms for _, ms in known) / 2)
 
 
@@ -389,5 +389,5 @@ def _time_from_plain(value: Json, place: str) -> Measured | Failed:
 def _time_to_plain(time: Measured | Failed) -> Json:
     if isinstance(time, Failed):
         return {"failed": time.reason}
-    # files of steady measurements have no word of it
+    # written only for unsteady measurements
     return {k: v for k, v in vars(time).items() if k != "unsteady" or time.unsteady}

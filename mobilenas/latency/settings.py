@@ -1,4 +1,4 @@
-"""How latencies are measured, and the space of a profile, as settings."""
+"""Settings of latency measurements and profiles."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from mobilenas.onnx.settings import PROVIDER, Precision
 from mobilenas.spaces.mobile.settings import Activation
 
 NETWORKS = 45
-"""Whole networks that calibrate and test a profile."""
+"""Default number of networks that calibrate and test a profile."""
 _FLOPS_AT_224 = 300_000_000
 
 
@@ -35,7 +35,7 @@ class MeasureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSettings:
-    """Which space is measured, and how many networks beside its parts."""
+    """The space that is measured, and the number of networks."""
 
     space: Literal["mobile"] | None = setting(
         None, help="Family of networks to measure.", group="Measurement"

@@ -1,4 +1,4 @@
-"""A profile of a device that ran only a few networks: another's unit times, calibrated anew."""
+"""Profiles of devices on which only a few networks were timed, from another device's profile."""
 
 import csv
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
 MIN_NETWORKS = 2
-"""With fewer, the error of the predictions is not known."""
+"""With fewer networks, the error of the predictions is not known."""
 
 _HEADER = ["network", "latency_ms"]
 _CLASSES = 1000
@@ -42,14 +42,13 @@ def transfer(
     command: str = "",
     reporter: Reporter | None = None,
 ) -> Profile:
-    """Fit to networks timed on another device, which becomes profile `name`.
+    """Fit a profile to networks timed on another device; the result is named `name`.
 
-    With `MIN_NETWORKS` of `mobilenas.latency.kinds` cross-validation decides between a line of the
-    summed unit times and unit times that are corrected for each kind of operation; with fewer it is
-    a line. Its error is found by leaving out one network after another. `precision` is that of the
-    timed networks; the profile's first where it is not said. Units that lack, as those of
-    MobileNets do, are measured on the profile's machine. ProfileError on any other, and where the
-    fit is useless.
+    With at least `kinds.MIN_NETWORKS` networks, cross-validation decides between a line through the
+    sums of unit times, and unit times corrected by kind of operation; with fewer it is a line. The
+    error is estimated by leave-one-out. `precision` is that of the timed networks, by default the
+    profile's first. Missing units, such as those of MobileNets, are measured if this is the
+    profile's machine. ProfileError if it is not, or if the fit is useless.
     """
     precision = precision or next(iter(profile.blocks))
     if not profile.has(precision):
@@ -96,7 +95,7 @@ def _by_kind(
     precision: str,
     reporter: Reporter,
 ) -> Profile:
-    """Return the profile with unit times corrected by kind, or `line` where that is no better."""
+    """Return the profile with unit times corrected by kind, or `line` if that is no better."""
     if len(times) < kinds.MIN_NETWORKS:
         reporter.info(
             f"One scale for all parts, because there are fewer than {kinds.MIN_NETWORKS} networks"
@@ -154,8 +153,8 @@ def write_networks(
 ) -> list[str]:
     """Write networks of a profile's space to time on another device; return their names.
 
-    They are the most informative of many random ones, in this order. Each is an ONNX file with
-    random weights and its arch as JSON; times.csv lacks only the times.
+    They are the most informative of many random ones, best first. Each is an ONNX file with random
+    weights, and its arch as JSON. times.csv lists them, without times.
     """
     precision = precision or next(iter(profile.blocks))
     spaces = [
@@ -181,7 +180,7 @@ def write_networks(
 
 
 def _columns(profile: Profile, archs: Sequence[MobileArch], precision: str) -> NDArray[np.float64]:
-    """Return a row for each network: the sum of its units' times, then of their amounts."""
+    """Return a row for each network: the sum of unit times, then the sums of amounts."""
     rows = []
     for arch in archs:
         units = arch_units(arch)
@@ -193,7 +192,7 @@ def _columns(profile: Profile, archs: Sequence[MobileArch], precision: str) -> N
 def _with_units(
     profile: Profile, archs: Sequence[MobileArch], precision: str, reporter: Reporter
 ) -> Profile:
-    """Return the profile with times of all units of these networks."""
+    """Return the profile with times of all units of these networks, measured if missing."""
     lacking = profile.lacking([u for arch in archs for u in arch_units(arch)], precision)
     if not lacking:
         return profile
@@ -213,7 +212,7 @@ def _with_units(
 def read_times(path: Path) -> list[tuple[MobileArch, float]]:
     """Read a table with the columns network,latency_ms; FileError names file, line and value.
 
-    A network is the path of an arch.json, from the table's folder, or NAME[:WIDTH[:SIDE]].
+    A network is the path of an arch.json, relative to the table, or NAME[:WIDTH[:SIDE]].
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -229,7 +228,7 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
         try:
             if row:
                 arch, latency_ms = _read_row(row, path.parent)
-                if arch in times:  # leaving one of them out would not leave it out
+                if arch in times:  # leave-one-out would not leave it out
                     raise MobileNASError(f"{row[0]} is timed above, too; write each network once")
                 times[arch] = latency_ms
         except MobileNASError as error:
@@ -238,7 +237,7 @@ def read_times(path: Path) -> list[tuple[MobileArch, float]]:
 
 
 def read_network(text: str, folder: Path) -> MobileArch:
-    """Return the network of an arch.json, its path from `folder`, or of NAME[:WIDTH[:SIDE]]."""
+    """Return the network of an arch.json, a path relative to `folder`, or NAME[:WIDTH[:SIDE]]."""
     if text.endswith(".json"):
         data = read_json(folder / text, oldest=1)
         return MobileArch.from_dict(data.get("arch", data), str(folder / text))

@@ -1,4 +1,4 @@
-"""The parts of a network that are measured by themselves, and the keys a profile knows them by."""
+"""Units: parts of a network that are measured separately, with their keys in a profile."""
 
 import re
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from mobilenas.spaces.mobile.space import MobileSpace, Slot
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 MeasuredSpace = MobileSpace | SubnetworkSpace
-"""A space whose parts can be measured one by one."""
+"""A space whose parts can be measured separately."""
 
 KINDS = ("stem", "block", "features", "linear")
-"""What a unit can be; see `Unit`."""
+"""Kinds of units; see `Unit`."""
 CLASS_COUNTS = (10, 100, 1000)
-"""A classifier is measured at these widths; a profile interpolates between them."""
+"""Classifiers are measured with these numbers of classes, and interpolated between them."""
 
 _KEY = re.compile(
     r"(?P<kind>[a-z]+)(?: (?P<side>\d+)px)? (?P<in_channels>\d+)(?:>(?P<hidden>\d+))?"
     r">(?P<out_channels>\d+)(?: start(?P<start_kernel>\d+))?(?: k(?P<kernel>\d+) s(?P<stride>\d+))?"
     r"(?: se(?P<squeeze>\d+))?(?: (?P<activation>[a-z][a-z0-9_]*))?"
 )
-_UNSAID = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0, "start_kernel": 0}
+_DEFAULTS = {"side": 1, "hidden": 0, "kernel": 0, "stride": 1, "squeeze": 0, "start_kernel": 0}
 _MAX = 65536
 
 
@@ -35,8 +35,8 @@ _MAX = 65536
 class Unit:
     """One part of a network: stem, inverted residual, 1x1 convolution with mean, or linear layer.
 
-    A block has a shortcut where shape is kept, and no expansion layer where hidden equals the input
-    channels, as `mobilenas.nn.InvertedResidual`.
+    As in `mobilenas.nn.InvertedResidual`, a block that keeps the shape has a shortcut, and one
+    whose hidden channels equal the input's has no expansion layer.
     """
 
     kind: str
@@ -48,9 +48,9 @@ class Unit:
     out_channels: int
     """Channels of the output."""
     hidden: int = 0
-    """Channels of a block's depthwise convolution, 0 where there is none."""
+    """Channels of a block's depthwise convolution, 0 for none."""
     kernel: int = 0
-    """Side of the stem's or the depthwise kernel, 0 where there is none."""
+    """Side of the stem's or depthwise kernel, 0 for none."""
     stride: int = 1
     """1 or 2."""
     squeeze: int = 0
@@ -61,7 +61,7 @@ class Unit:
     """Side of the depthwise kernel before a block's expansion, 0 for none."""
 
     def __post_init__(self) -> None:
-        """Check every field; what the kind does not have must be left out."""
+        """Check every field; fields that the kind does not have must be unset."""
         check_choice("kind", self.kind, KINDS)
         block, convolves = self.kind == "block", self.kind in ("stem", "block")
         for name, low, high in (
@@ -80,7 +80,7 @@ class Unit:
 
     @property
     def key(self) -> str:
-        """The unit in words, such as `block 32px 16>96>24 k3 s2 se24 hard_swish`."""
+        """The unit as text, such as `block 32px 16>96>24 k3 s2 se24 hard_swish`."""
         channels = (self.in_channels, self.hidden, self.out_channels)
         words = [
             self.kind,
@@ -95,7 +95,7 @@ class Unit:
 
     @classmethod
     def parse(cls, key: str) -> "Unit":
-        """Return the unit of a key; the error names the key and what is wrong with it."""
+        """Parse a key; the error names the key and what is wrong with it."""
         found = _KEY.fullmatch(key)
         if found is None:
             raise MobileNASError(
@@ -103,7 +103,7 @@ class Unit:
             )
         said = found.groupdict()
         numbers = {
-            name: int(text) if text else _UNSAID[name]
+            name: int(text) if text else _DEFAULTS[name]
             for name, text in said.items()
             if name not in ("kind", "activation")
         }
@@ -117,7 +117,7 @@ class Unit:
 
 
 def stem_unit(stem: Stem, in_channels: int, image_size: int) -> Unit:
-    """Return the first convolution, 3x3."""
+    """Return the unit of the first convolution, 3x3."""
     return Unit(
         kind="stem",
         side=image_size,
@@ -130,7 +130,7 @@ def stem_unit(stem: Stem, in_channels: int, image_size: int) -> Unit:
 
 
 def block_unit(block: Block, in_channels: int, side: int) -> Unit:
-    """Return an inverted residual whose input is `in_channels` x `side` x `side`."""
+    """Return the unit of a block with input [`in_channels`, `side`, `side`]."""
     return Unit(
         kind="block",
         side=side,
@@ -146,7 +146,7 @@ def block_unit(block: Block, in_channels: int, side: int) -> Unit:
 
 
 def features_unit(head: Head, in_channels: int, side: int) -> Unit:
-    """Return the 1x1 convolution after the chain, with activation and mean over the image."""
+    """Return the unit of the last 1x1 convolution, with activation and global mean."""
     return Unit(
         kind="features",
         side=side,
@@ -157,7 +157,7 @@ def features_unit(head: Head, in_channels: int, side: int) -> Unit:
 
 
 def linear_unit(in_channels: int, out_channels: int, activation: str = "") -> Unit:
-    """Return a linear layer; the classifier has no activation."""
+    """Return the unit of a linear layer; classifiers have no activation."""
     return Unit(
         kind="linear",
         side=1,
@@ -176,12 +176,12 @@ def _measured_kernel(block: Block) -> int:
 
 
 def has_units(arch: Arch) -> TypeGuard[MobileArch]:
-    """Whether a profile can have the times of all parts of a network."""
+    """Whether all parts of a network can be units of a profile."""
     return family_of(arch).has_units(arch)
 
 
 def arch_units(arch: MobileArch) -> list[Unit]:
-    """Every unit of a network, in order."""
+    """Return the units of a network, in order."""
     units = [stem_unit(arch.stem, arch.in_channels, arch.image_size)]
     channels, side = arch.stem.channels, output_side(arch.image_size, arch.stem.stride)
     for block in arch.blocks:
@@ -195,9 +195,9 @@ def arch_units(arch: MobileArch) -> list[Unit]:
 
 
 def space_units(space: MeasuredSpace) -> list[Unit]:
-    """Every distinct unit of a space in a stable order; the classifier at CLASS_COUNTS.
+    """Return the distinct units of a space in a fixed order; classifiers have CLASS_COUNTS.
 
-    All units pad evenly. A convolution that pads as TensorFlow does has the same cost and shape.
+    All units have symmetric padding; TensorFlow's gives the same costs and shapes.
     """
     head = space.whole.head if isinstance(space, SubnetworkSpace) else space.head
     units = _part_units(space) if isinstance(space, SubnetworkSpace) else _chain_units(space)
@@ -228,7 +228,7 @@ def _slot_units(space: MobileSpace, slot: Slot) -> list[Unit]:
     return [
         block_unit(space.block(slot, before, after, *options), before, slot.side)
         for before, after in product(slot.in_widths, slot.out_widths)
-        # a stage has one width: only its first block can change it
+        # within a stage only the first block can change the width
         if slot.first or before == after
         for options in product(slot.expansions, space.kernels, space.squeeze, slot.start_kernels)
     ]

@@ -1,4 +1,4 @@
-"""Whole models timed beside a profile's references, in the profile's milliseconds."""
+"""Times models beside a profile's references, and corrects for the machine's current speed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _ROUNDS, _TRIES = 32, 2
 
 
 def is_current_device(profile: Profile) -> bool:
-    """Whether the profile was measured on this machine, with the runtime that is installed."""
+    """Whether the profile was measured on this machine with the installed runtime."""
     return dict(profile.device) == device()
 
 
@@ -30,11 +30,11 @@ def measure_with_references(
     models: Mapping[str, Callable[[], bytes] | Path],
     reporter: Reporter | None = None,
 ) -> dict[str, Measured]:
-    """Return times by name, as they would have been when the profile was made.
+    """Return the times by name, converted to the machine's speed when the profile was made.
 
-    A machine is not always equally fast: whole networks of the profile, timed in the same rounds,
-    say by how much it differs from then. Where they do not agree, all is measured once more, and
-    then called unsteady. MobileNASError where a model does not run.
+    The speed of a machine varies. Whole networks of the profile, timed in the same rounds, tell by
+    how much it has changed. If their ratios disagree, all is measured once more, and if they still
+    do, times are marked unsteady. MobileNASError if a model does not run.
     """
     group = profile.references[precision]
     references = {
@@ -54,7 +54,7 @@ def measure_with_references(
         drift = median(ratios)
         busy = any(ms.unsteady for ms in now)
         scattered = busy or _scatter(ratios) > WIDEST * drift
-        if busy or not scattered:  # what is unsteady was repeated for long already
+        if busy or not scattered:  # unsteady models were already measured for longer
             break
     found = {name: measured[name].scaled(drift) for name in models}
     return {
@@ -63,7 +63,7 @@ def measure_with_references(
 
 
 def _scatter(ratios: Sequence[float]) -> float:
-    """Half the range between the quartiles."""
+    """Return half the interquartile range."""
     first, third = np.percentile(ratios, (25, 75))
     return float(third - first) / 2
 

@@ -1,8 +1,8 @@
-"""The process that measures: no torch, fixed threads, models side by side.
+"""The measuring process: no torch, fixed number of threads, models side by side.
 
-`python -m mobilenas.latency.worker` reads one JSON object a line from stdin and answers each with
-one line, until stdin ends. It has nothing to do but wait while its parent works, so that the
-parent's work is not in the times:
+`python -m mobilenas.latency.worker` reads a JSON object per line from stdin and answers each with a
+line, until stdin ends. It is idle while its parent works, so the parent's work does not affect the
+times:
 
     {"threads": 1, "provider": "...", "warmup": 5}   the first line; answer {}
     {"path": "...", "held": true}                    load; {"run_ns": ...} or {"failed": "reason"}
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Answer requests until there are no more."""
-    # Whatever a library prints to stdout goes to stderr; the answers have a file of their own.
+    """Answer requests until stdin ends."""
+    # Anything that a library prints to stdout goes to stderr; answers go to a duplicate of stdout.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = json.loads(sys.stdin.readline())

@@ -1,1 +1,1 @@
-"""What the supernets of all families share: channel samplers, schedules."""
+"""Shared by the supernets of all families: channel samplers and schedules."""

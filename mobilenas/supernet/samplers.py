@@ -1,4 +1,4 @@
-"""Channel samplers: which 1/K of the channels enter a mixed operation; the rest pass by."""
+"""Channel samplers: which 1/K of the channels enter a mixed operation; others bypass it."""
 
 import math
 
@@ -15,7 +15,7 @@ _REDUCTION = 4
 
 
 class ChannelSampler(nn.Module):
-    """Names the channels that enter, and returns them, weighted where the method does that."""
+    """Selects the channels that enter, and may weight them."""
 
     chosen: Tensor
     steps: Tensor
@@ -28,15 +28,15 @@ class ChannelSampler(nn.Module):
         self.register_buffer("steps", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> channels that enter [N, C/K, H, W] and their sorted places [C/K]."""
+        """x: [N, C, H, W] -> entering channels [N, C/K, H, W] and their sorted indices [C/K]."""
         raise TypeError(f"{type(self).__name__} chooses no channels")
 
     def frequencies(self) -> Tensor:
-        """Return how often each channel was chosen in training, 0 to 1: [C]."""
+        """Return the share of training steps in which each channel was chosen: [C]."""
         return self.chosen / self.steps.clamp(min=1)
 
     def reset_counts(self) -> None:
-        """Forget how often each channel was chosen."""
+        """Reset the counts of `frequencies`."""
         self.chosen.zero_()
         self.steps.zero_()
 
@@ -47,10 +47,10 @@ class ChannelSampler(nn.Module):
 
 
 class RandomSampler(ChannelSampler):
-    """A fresh uniform choice each step (PC-DARTS, Xu et al. 2020)."""
+    """Draws channels uniformly in each step (PC-DARTS, Xu et al. 2020)."""
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> channels that enter and their places."""
+        """x: [N, C, H, W] -> entering channels [N, C/K, H, W] and their indices [C/K]."""
         order = torch.randperm(self.channels, generator=generator)[: self.entering]
         indices = order.sort().values.to(x.device)
         self._count(indices)
@@ -58,7 +58,7 @@ class RandomSampler(ChannelSampler):
 
 
 class ScoredSampler(ChannelSampler):
-    """Scores each channel of an image, 0 to 1, and weighs with the score what enters.
+    """Scores each channel of an image from 0 to 1, and multiplies entering channels by it.
 
     - se: sigmoid(MLP(mean x)) (squeeze-excite, Hu et al. 2018);
     - eca: sigmoid(convolution over the channels of mean x) (Wang et al. 2020);
@@ -69,7 +69,7 @@ class ScoredSampler(ChannelSampler):
         super().__init__(channels, partial)
         self.attention = attention
         if attention == "eca":
-            # |log2(C)/2 + 1/2| channels wide, made odd (Wang et al. 2020, equation 12)
+            # kernel size |log2(C)/2 + 1/2|, made odd (Wang et al. 2020, equation 12)
             kernel = int(abs((math.log2(channels) + 1) / 2))
             kernel += 1 - kernel % 2
             self.convolution = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
@@ -79,13 +79,13 @@ class ScoredSampler(ChannelSampler):
             self.mlp = nn.Sequential(*layers)
 
     def scores(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W] -> [N, C]."""
+        """Return the scores: x [N, C, H, W] -> [N, C]."""
         if self.attention == "eca":
             score: Tensor = self.convolution(mean(x)[:, None])[:, 0]
             return score.sigmoid()
         score = self.mlp(mean(x))
         if self.attention == "cbam":
-            # of a flat image: its gradient needs the places of the maxima and not the whole x
+            # max over a flattened image: the gradient needs the positions of maxima, not all of x
             score = score + self.mlp(x.permute(0, 2, 3, 1).flatten(1, 2).max(1).values)
         return score.sigmoid()
 
@@ -95,19 +95,19 @@ class ScoredSampler(ChannelSampler):
 
 
 class AttentionSampler(ScoredSampler):
-    """The C/K largest batch sums of the scores enter (ADARTS, equations 4 to 6: cbam)."""
+    """The C/K channels with the largest batch sums of scores enter (ADARTS, eq. 4 to 6: cbam)."""
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
+        """x: [N, C, H, W] -> entering channels times their scores, and their indices."""
         score = self.scores(x)
         total = processes.add_up(score.detach().sum(0))
         return self._enter(x, score, _largest(total, self.entering))
 
 
 class RankedSampler(ScoredSampler):
-    """Batch means of the scores, smoothed over steps, rank the channels: performance measurement.
+    """Channels with the largest batch mean of scores, averaged over steps, enter.
 
-    Published with the squeeze-excite form (Pan, Zheng, Zou 2024).
+    The "performance measurement" of Pan, Zheng, Zou 2024, who use squeeze-excite scores.
     """
 
     importance: Tensor
@@ -117,7 +117,7 @@ class RankedSampler(ScoredSampler):
         self.register_buffer("importance", torch.full((channels,), 0.5))
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x: [N, C, H, W] -> channels that enter, times their scores, and their places."""
+        """x: [N, C, H, W] -> entering channels times their scores, and their indices."""
         score = self.scores(x)
         if self.training:
             batch = processes.add_up(score.detach().mean(0) * weight_of(len(x)))
@@ -126,12 +126,12 @@ class RankedSampler(ScoredSampler):
 
 
 def mean(x: Tensor) -> Tensor:
-    """x: [N, C, H, W] -> [N, C]; its gradient lies in memory as x does, channels last."""
+    """x: [N, C, H, W] -> [N, C]; its gradient is channels last, like x."""
     return x.permute(0, 2, 3, 1).mean((1, 2))
 
 
 def take(x: Tensor, indices: Tensor) -> Tensor:
-    """x: [N, C, H, W] -> the channels of `indices`; along the last dimension, as in memory."""
+    """x: [N, C, H, W] -> its channels `indices`, taken along the last dimension in memory."""
     return x.permute(0, 2, 3, 1).index_select(3, indices).permute(0, 3, 1, 2)
 
 
@@ -142,7 +142,7 @@ def put_back(x: Tensor, indices: Tensor, y: Tensor) -> Tensor:
 
 
 def make_sampler(settings: SamplerSettings, channels: int) -> ChannelSampler | None:
-    """Return the sampler for `channels` channels; None where every one of them enters."""
+    """Return the sampler for `channels` channels; None if all of them enter."""
     name, partial = settings.name, settings.partial
     if name == "full" or partial == 1:
         return None
@@ -157,5 +157,5 @@ def make_sampler(settings: SamplerSettings, channels: int) -> ChannelSampler | N
 
 
 def _largest(score: Tensor, count: int) -> Tensor:
-    # sorted places keep the channels' order; top-k itself passes no gradient
+    # sorted to keep the order of channels; top-k passes no gradient
     return score.topk(count).indices.sort().values

@@ -1,4 +1,4 @@
-"""How much the entropy losses press over a search."""
+"""Schedules of a search: weights of the entropy losses, and temperature."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from mobilenas.core.settings import check_between, check_choice
 EntropyShape = Literal["const", "linear", "log", "step"]
 ENTROPY_SCHEDULES: tuple[EntropyShape, ...] = get_args(EntropyShape)
 ENTROPY_TERMS = ("operations", "edges")
-"""L_O: every decision should be certain; L_E: k edges should be kept, and certainly."""
+"""L_O pushes every decision to one option; L_E pushes the edges to exactly k certain ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntropySchedule:
-    """Factors of the entropy losses over time (DA2S): lambda w1(t) [w2(t) L_O + w3 L_E], w3 = 1."""
+    """Weights of the entropy losses over time (DA2S): lambda w1(t) [w2(t) L_O + w3 L_E], w3 = 1."""
 
     weight: float = 0.1
-    """lambda: 0 turns every term off."""
+    """lambda; 0 turns all terms off."""
     terms: tuple[str, ...] = ENTROPY_TERMS
-    """Which losses are on: `operations` is L_O, `edges` is L_E."""
+    """The active losses: `operations` is L_O, `edges` is L_E."""
     shape: EntropyShape = "log"
     """How w2 rises after its start."""
     start: float = 0.5
@@ -34,7 +34,7 @@ class EntropySchedule:
         _check_terms(self.terms)
 
     def factors(self, epoch: float, warmup: int, epochs: int) -> dict[str, float]:
-        """Return the factor before each loss that is on, at `epoch`; all are 0 during warm-up.
+        """Return the weight of each active loss at `epoch`; all are 0 during warm-up.
 
         w1 rises linearly from 0 at the end of warm-up to 1 at the last epoch.
         """
@@ -52,7 +52,7 @@ class EntropySchedule:
 
 
 def parse_terms(text: str) -> tuple[str, ...]:
-    """Read `operations,edges`, or one of the two."""
+    """Parse `operations,edges`, or one of the two."""
     terms = tuple(part.strip() for part in text.split(","))
     try:
         _check_terms(terms)
@@ -73,12 +73,12 @@ def _check_terms(terms: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """tau0 during warm-up, then geometric to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
+    """tau0 in warm-up, then geometric decay to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
 
     start: float = 2.0
     """tau0."""
     end: float = 0.1
-    """tauT; equal to `start`: the fixed temperature of the ablation."""
+    """tauT; if equal to `start`, the temperature is constant."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -87,7 +87,7 @@ class Temperature:
 
     @classmethod
     def parse(cls, text: str) -> "Temperature":
-        """Read `1:0.1`, or `1` for a fixed temperature."""
+        """Parse `1:0.1`, or `1` for a constant temperature."""
         try:
             first, *rest = (float(part) for part in text.split(":"))
             (last,) = rest or (first,)

@@ -1,4 +1,4 @@
-"""Which channels enter a mixed operation, as settings."""
+"""Settings of channel samplers."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,22 +15,22 @@ PARTIALS = (1, 2, 4, 8)
 """Legal K: 1/K of the channels enter."""
 
 OWN_ATTENTION: dict[Sampler, Attention] = {"attention": "cbam", "ranked": "se"}
-"""Samplers with scores, and the form that is theirs."""
+"""Samplers with scores, and their default form."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """Which channels enter the mixed operation."""
+    """Which channels enter a mixed operation."""
 
     name: Sampler = "attention"
-    """Which sampler."""
+    """Name of the sampler."""
     partial: int = 4
-    """K: 1/K of the channels enter, in the blocks that keep shape and in all cells."""
+    """K: 1/K of the channels enter, in all cells and in blocks that keep the shape."""
     attention: Attention | None = None
-    """Form of the scores; None: the sampler's own, cbam or (ranked) se."""
+    """Form of the scores; None: the sampler's default, cbam or (ranked) se."""
 
     def __post_init__(self) -> None:
-        """Check the names and that they go together."""
+        """Check names and combination."""
         check_choice("sampler", self.name, SAMPLERS)
         check_choice("partial channels K", self.partial, PARTIALS)
         if self.attention is None:

@@ -1,4 +1,4 @@
-"""What the supernets of all spaces have in common."""
+"""The base class of all supernets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +10,20 @@ from mobilenas.core.files import State
 
 
 class Supernet(nn.Module):
-    """Every network of a space in one set of weights; the alphas are kept apart from them."""
+    """All networks of a space in one set of weights; the alphas are kept separately."""
 
     def __init__(self) -> None:
         super().__init__()
         self.channels_generator = torch.Generator()
-        """What a random sampler draws from."""
+        """Generator of the random sampler."""
 
     def start_from(self, state: State) -> None:
-        """Take the weights of the space's largest network, where the space lies around one."""
+        """Load the weights of the space's largest network, if it was built around one."""
         raise TypeError(f"{type(self).__name__} is not built around a network with weights")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Inside, weights get no gradients: a step of the alphas computes only what it uses."""
+        """Disable gradients of the weights inside the context, for steps of the alphas."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         for weight in weights:
             weight.requires_grad_(False)

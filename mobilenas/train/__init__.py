@@ -1,4 +1,4 @@
-"""Training: recipes, trainer, resumable trainings in a folder, pretrained weights, distillation."""
+"""Training: recipes, trainer, resumable training in a folder, pretrained weights, distillation."""
 
 from typing import TYPE_CHECKING
 

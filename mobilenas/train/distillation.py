@@ -13,12 +13,12 @@ from mobilenas.nn.network import resized
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """A trained network that others learn from; it sees the images that they see, at its side."""
+    """A trained network that others learn from; it gets their images, resized to its own size."""
 
     network: nn.Module
     """In eval mode: [N, C, image_size, image_size] -> logits [N, classes]."""
     image_size: int
-    """Side of the images in pixels that it was trained for."""
+    """Image size it was trained for, side in pixels."""
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Teacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of its weights: who learned from another teacher is another training."""
+        """SHA-256 of its weights; part of the identity of a training."""
         digest = hashlib.sha256()
         for name, value in self.network.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -38,8 +38,8 @@ class Teacher:
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(teacher || student) of [N, classes] logits, mean over the batch.
 
-    Hinton, Vinyals and Dean 2015: T softens both, and T^2 keeps the gradient's size as T grows.
-    No gradient flows into the teacher.
+    Hinton, Vinyals and Dean 2015: T softens both, and T^2 keeps the size of the gradient
+    independent of T. No gradient flows into the teacher.
     """
     divergence = functional.kl_div(
         functional.log_softmax(logits / temperature, dim=1),

@@ -1,7 +1,7 @@
-"""Pretrained networks: which there are, finding their weights, loading them.
+"""Pretrained networks: list, finding their weights, loading them.
 
-Weights of another program have other names; a source knows those of its file. torch is imported
-when weights are loaded, not for the list.
+Files of other libraries name layers differently; a source maps the names. torch is imported only to
+load weights, not for the list.
 """
 
 import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mobilenas.spaces.mobile.arch import MobileArch
 
 Names = Mapping[str, str]
-"""What a file calls the layers that our module calls otherwise."""
+"""Names of layers in our module -> names in the file, where they differ."""
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _RUN_FILES = ("arch.json", "model.safetensors")
 
@@ -33,40 +33,40 @@ class Source:
     """A network with trained weights."""
 
     arch: "Callable[[int, int], MobileArch]"
-    """Of image side and classes: the network."""
+    """Makes the network, given image size and number of classes."""
     params: int
-    """Trainable numbers, with the classifier of the weights."""
+    """Trainable parameters, including the classifier."""
     flops: int
     """Multiply-adds at `image_size`."""
     image_size: int
-    """Side of the images in pixels that the weights were trained for."""
+    """Image size the weights were trained for, side in pixels."""
     mean: tuple[float, ...]
-    """Of the images by channel, on a scale of 0 to 1, as in training."""
+    """Mean of each channel used in training, in 0..1."""
     std: tuple[float, ...]
     """Standard deviation, likewise."""
     top1: float | None = None
-    """Published accuracy on ImageNet's validation images in percent."""
+    """Published ImageNet validation accuracy, in percent."""
     citation: str = ""
     """Who published it."""
     license: str = ""
-    """Of the weights."""
+    """License of the weights."""
     classes: int = 1000
-    """Width of the classifier that the weights have."""
+    """Number of classes of the weights' classifier."""
     names: "Callable[[MobileArch], Names]" = lambda _: {}
-    """What the file calls the layers of a network, such as {"stem.0": "features.0.0"}."""
+    """Returns the file's names of layers, such as {"stem.0": "features.0.0"}."""
     module: str = ""
-    """An installed package with the file in it."""
+    """Python package that contains the file."""
     install: str = ""
-    """What pip installs to have that package."""
+    """Argument of pip install for that package."""
     url: str = ""
-    """Where the file is downloaded from, to torch's cache."""
+    """Download URL of the file, cached as torch.hub does."""
     page: str = ""
-    """Where people find the file."""
+    """Web page of the file."""
     file: Path | None = None
-    """The file."""
+    """Local path of the file."""
 
     def find(self) -> Path | None:
-        """Return the file of the weights; None where it is not on this machine."""
+        """Return the file of the weights; None if it is not on this machine."""
         files = [self.file] if self.file else []
         if self.module and (spec := find_spec(self.module)):
             folders = map(Path, spec.submodule_search_locations or ())
@@ -83,7 +83,7 @@ class Source:
 
     @property
     def advice(self) -> str:
-        """How to get the weights where they are not on this machine."""
+        """How to get the weights if they are not on this machine."""
         if self.file:
             return f"{self.file} does not exist"
         if self.install:
@@ -94,7 +94,7 @@ class Source:
 
 
 def cached(url: str) -> Path:
-    """Return where torchvision keeps the file of an address (`torch.hub`), without torch."""
+    """Return the path in torch.hub's cache for a URL, without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", f"{cache}/torch")
     return Path(home).expanduser() / "hub/checkpoints" / url.rpartition("/")[2]
@@ -121,15 +121,15 @@ def load(
     seed: int = 0,
     download: bool = False,
 ) -> "tuple[MobileArch, dict[str, Tensor]]":
-    """Return a pretrained network and its weights, under the names of its module.
+    """Return a pretrained network and its weights, by the names of its module.
 
     Args:
         name: A name of `SOURCES`, or a run folder.
-        weights: A state dict of that network, safetensors or torch.save; the source's own if None.
-        classes: Width of the classifier. Unless the weights have as many, its last layer is drawn.
-        image_size: Side of the images in pixels; what the weights were trained for if None.
-        seed: Of the drawn layer.
-        download: Whether weights that are not on this machine may be downloaded.
+        weights: A state dict of that network, safetensors or torch.save; None: the source's own.
+        classes: Number of classes. If the weights have another, the last layer is initialized.
+        image_size: Side of the images in pixels; None: that of the weights' training.
+        seed: Of the initialized layer.
+        download: Whether missing weights may be downloaded.
 
     Raises:
         MobileNASError: There is no such source.
@@ -138,7 +138,7 @@ def load(
     source = source_of(name)
     arch = source.arch(source.image_size if image_size is None else image_size, source.classes)
     path = _file(source, name, download) if weights is None else weights
-    trained = _trained(arch, path, name, source.names(arch))
+    trained = _read_weights(arch, path, name, source.names(arch))
     if classes in (None, source.classes):
         return arch, trained
     assert classes is not None
@@ -156,7 +156,7 @@ def load(
     }
 
 
-def _trained(arch: "MobileArch", path: Path, name: str, layers: Names) -> "dict[str, Tensor]":
+def _read_weights(arch: "MobileArch", path: Path, name: str, layers: Names) -> "dict[str, Tensor]":
     """Read the weights of a network."""
     import torch
 
@@ -174,7 +174,7 @@ def _trained(arch: "MobileArch", path: Path, name: str, layers: Names) -> "dict[
 
 
 def _file(source: Source, name: str, download: bool) -> Path:
-    """Return the file with the weights, downloaded where that is allowed."""
+    """Return the file with the weights, downloading it if that is allowed."""
     path = source.find()
     if path is None and source.url and download:
         path = cached(source.url)
@@ -192,7 +192,7 @@ def _download(source: Source, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(source.url, str(path), checksum if dash else None, progress=False)
-    except (OSError, RuntimeError) as error:  # no network; another checksum
+    except (OSError, RuntimeError) as error:  # no network, or wrong checksum
         raise FileError(f"cannot download {source.url}: {error}; {source.advice}") from error
 
 
@@ -215,7 +215,7 @@ class _StartPart(Part, frozen=True, kw_only=True):
 
 
 def from_pretrained(folder: str) -> bool:
-    """Whether this is the folder of a run that started from a pretrained network."""
+    """Whether this is a run folder whose run started from a pretrained network."""
     path = Path(folder) / "run.json"
     return path.exists() and read_record(path, _StartPart).settings.pretrained is not None
 
@@ -256,13 +256,13 @@ def _lite(size: int, image_size: int, classes: int) -> "MobileArch":
 def _mobilenet(name: str, image_size: int, classes: int) -> "MobileArch":
     from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 
-    # built for large images: baselines for small ones have other strides
+    # strides are those for large images; baselines on small ones differ
     arch = replace(MOBILENETS[name](1.0, 224, classes), image_size=image_size)
     return arch if name == "mobilenet_v2" else replace(arch, epsilon=1e-3, momentum=0.01)
 
 
 def _blocks(arch: "MobileArch", place: Callable[[int], str], *parts: str) -> dict[str, str]:
-    """Return names of blocks of which each layer is a convolution, then a norm."""
+    """Return names of layers in blocks whose layers are all a convolution and a norm."""
     ours = ("expand.0", "expand.1", "depthwise.0", "depthwise.1", "project.0", "project.1")
     return {
         f"blocks.{index}.{own}": f"{place(index)}.{other}"
@@ -272,7 +272,7 @@ def _blocks(arch: "MobileArch", place: Callable[[int], str], *parts: str) -> dic
 
 
 def _names_of_lite(arch: "MobileArch") -> Names:
-    """Names of efficientnet_lite_pytorch."""
+    """Return the names of efficientnet_lite_pytorch."""
     convolutions = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
     return _blocks(arch, lambda index: f"_blocks.{index}", *convolutions) | {
         "stem.0": "_conv_stem",
@@ -284,7 +284,7 @@ def _names_of_lite(arch: "MobileArch") -> Names:
 
 
 def _names_of_timm(arch: "MobileArch") -> Names:
-    """Names of timm; its first stage, which does not expand, has other names than the rest."""
+    """Return timm's names; its first stage has no expansion, and so different names."""
     stages = groupby(arch.blocks, key=lambda block: block.out)
     places = [f"blocks.{s}.{b}" for s, (_, stage) in enumerate(stages) for b, _ in enumerate(stage)]
     parts = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
@@ -301,7 +301,7 @@ def _names_of_timm(arch: "MobileArch") -> Names:
 
 
 def _names_of_torchvision(arch: "MobileArch") -> Names:
-    """Names of torchvision, where the layers of a block are numbered by what there is."""
+    """Return torchvision's names, which number only the layers that a block has."""
     last = len(arch.blocks) + 1
     names = {
         f"{own}.{part}": f"features.{number}.{part}"
@@ -321,7 +321,7 @@ def _names_of_torchvision(arch: "MobileArch") -> Names:
                     f"{own}.reduce": f"{place}.{number}.fc1",
                     f"{own}.expand": f"{place}.{number}.fc2",
                 }
-            elif layer == "project" and not is_v3:  # not in a layer of its own
+            elif layer == "project" and not is_v3:  # not nested in a layer
                 names |= {f"{own}.{part}": f"{place}.{number + part}" for part in (0, 1)}
             else:
                 names |= {f"{own}.{part}": f"{place}.{number}.{part}" for part in (0, 1)}
@@ -394,4 +394,4 @@ SOURCES = Registry[Source](
         },
     },
 )
-"""Networks with trained weights by the name that users give."""
+"""Networks with trained weights, by name."""

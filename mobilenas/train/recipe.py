@@ -1,4 +1,4 @@
-"""How a network is trained: one recipe serves the searched network and every baseline."""
+"""The training recipe, the same for the searched network and all baselines."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from mobilenas.data.settings import Augmentation
 Optimizer = Literal["sgd", "adamw"]
 Amp = Literal["off", "bfloat16", "float16"]
 MAX_EPOCHS = 100_000
-"""Of a training."""
+"""Maximum number of epochs of a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that the parts go together."""
+        """Check ranges and combinations."""
         check_settings(self)
         check_between(self, "epochs", 1, MAX_EPOCHS)
         if isinstance(self.epochs, float):
@@ -127,7 +127,7 @@ class Recipe:
         self.augmentation()
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Rate after `epoch` epochs, a fraction included: linear rise to the peak, cosine to 0."""
+        """Return the rate after `epoch` epochs (float): linear rise to the peak, cosine to 0."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
         falling = self.epochs - self.warmup_epochs
@@ -135,15 +135,15 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def lasting(self, epochs: int) -> "Recipe":
-        """Return the same over so many epochs; the warm-up shrinks with them."""
+        """Return the recipe with other epochs, of which warm-up is at most a quarter."""
         return replace(self, epochs=epochs, warmup_epochs=min(self.warmup_epochs, epochs / 4))
 
     def ema_decay_at(self, step: int) -> float:
-        """Decay at a step: min(decay, (1+t)/(10+t)), so that short trainings forget the start."""
+        """Return the decay at step t: min(decay, (1+t)/(10+t)), to forget the start sooner."""
         return min(self.ema_decay, (1 + step) / (10 + step))
 
     def augmentation(self) -> Augmentation:
-        """Return what is done to training images; the data decide on flips."""
+        """Return the augmentation of training images; flips depend on the data."""
         return Augmentation(
             crop_padding=self.crop_padding,
             randaugment=self.randaugment,
@@ -155,7 +155,7 @@ class Recipe:
         )
 
     def amp_on(self, device: str) -> Amp:
-        """Return the precision of the forward pass on a device; refused where it has none."""
+        """Return the forward pass's precision; MobileNASError if the device has none such."""
         if not device.startswith("cuda"):
             if self.amp not in (None, "off"):
                 raise MobileNASError(

@@ -1,4 +1,4 @@
-"""Recipes by name, and single fields of one changed by text such as `mixup=0.2`."""
+"""Named recipes, and changes to single fields such as `mixup=0.2`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from mobilenas.core.settings import Fields, check_choice
 from mobilenas.train.recipe import MAX_EPOCHS, Recipe
 
 SMALL_SET = 5000
-"""Sets of fewer training images have a smaller batch and learning rate."""
+"""With fewer training images, batch size and learning rate are smaller."""
 _SETTINGS = {one.name: one for one in settings_of(Recipe)}
 
 
 def usual_rate(images: int) -> Fields:
-    """Return batch size and peak learning rate for so many images (docs/results/search.md)."""
+    """Return batch size and peak learning rate for a number of images (docs/results/search.md)."""
     batch, rate = (128, 0.5) if images >= SMALL_SET else (32, 0.05)
     return {"batch_size": batch, "learning_rate": rate}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRecipe:
-    """What a name of `--recipe` stands for; the number of epochs is left to the effort."""
+    """A recipe of `--recipe`; the number of epochs depends on the effort."""
 
     purpose: str
-    """What it is for, and where it differs from what was published."""
+    """What it is for, and how it differs from the published recipe."""
     fields: Mapping[str, object]
-    """Fields of `Recipe`; batch size and learning rate are `usual_rate` unless they are here."""
+    """Fields of `Recipe`; batch size and learning rate default to `usual_rate`."""
     paper: str = "this project's own"
-    """Where it was published."""
+    """Its publication."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -41,7 +41,7 @@ class NamedRecipe:
         Recipe(epochs=MAX_EPOCHS, **self.for_images(SMALL_SET))
 
     def for_images(self, images: int) -> Fields:
-        """Return the fields for so many training images."""
+        """Return the fields for a number of training images."""
         return usual_rate(images) | dict(self.fields)
 
 
@@ -97,15 +97,15 @@ RECIPES = Registry[NamedRecipe](
         ),
     },
 )
-"""By the name that `--recipe` takes."""
+"""Recipes by name."""
 DEFAULT_RECIPE, FINETUNE = "scratch-small", "finetune"
-"""The usual ones: from scratch, and from pretrained weights."""
+"""The defaults: from scratch, and from pretrained weights."""
 
 
 def fields_of(name: str, images: int, changes: Iterable[str] = ()) -> Fields:
-    """Return the fields of a recipe for so many training images, some of them changed.
+    """Return the fields of a recipe for a number of training images, with changes.
 
-    `changes` are texts such as `mixup=0.2` or `crop_scale=none`. MobileNASError says which name or
+    `changes`: strings such as `mixup=0.2` or `crop_scale=none`. MobileNASError says which name or
     value is wrong, and what is legal.
     """
     check_choice("recipe", name, tuple(RECIPES))

@@ -34,9 +34,9 @@ from mobilenas.train.records import TrainLine
 from mobilenas.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
-"""All that a killed training needs to resume."""
+"""State from which a killed training resumes."""
 LOG = "log.jsonl"
-"""One line an epoch: epoch, loss, val_top1, lr, seconds."""
+"""One line per epoch: epoch, loss, val_top1, lr, seconds."""
 BEST_WEIGHTS = "best.safetensors"
 """Averaged weights of the epoch with the highest validation top-1."""
 LAST_WEIGHTS = "last.safetensors"
@@ -44,22 +44,22 @@ LAST_WEIGHTS = "last.safetensors"
 
 
 class TrainResult(Record, frozen=True, kw_only=True):
-    """What a training came to; accuracies are of averaged weights on validation images."""
+    """Result of a training; accuracies are of averaged weights on validation images."""
 
     epochs: Epoch
     """Epochs trained."""
     best_epoch: Epoch
-    """The one with the highest top-1, counted from 1; the later one where two are equal."""
+    """The epoch with the highest top-1, counted from 1; of equal ones the last."""
     val_top1: Percent
     """Percent, at the best epoch."""
     last_val_top1: Percent
     """Percent, at the last epoch."""
     seconds: Amount
-    """Wall time of all epochs with their validation, whatever number of times it was resumed."""
+    """Processor time of all epochs with validation (on cuda wall time), summed over processes."""
     params: Count
-    """Trainable numbers of the network, without what only training sees."""
+    """Trainable parameters of the network, without auxiliary classifiers."""
     trained_in: str | None = None
-    """The run of a sweep that trained it, where several share it."""
+    """The run of a sweep that trained it, if several share it."""
 
 
 def train(
@@ -76,14 +76,14 @@ def train(
     teacher: Teacher | None = None,
     begun: Path | None = None,
 ) -> TrainResult:
-    """Train `arch` and write its weights; a finished training is read from its files.
+    """Train `arch` and write its weights; the result of a finished training is read.
 
-    It starts from `network`, which must be of `arch`, or from weights drawn by the seed, and learns
-    from `teacher`, too, where there is one. Where a folder in `begun` holds the first epochs of
-    this very training (`train_part`), it continues them.
+    Starts from `network`, which must be of `arch`, or from weights drawn by the seed. With
+    `teacher`, its outputs are learned from, too. If a folder in `begun` holds the first epochs of
+    the same training (`train_part`), continues from them.
 
-    Raises FileError where `folder` holds another training, DivergedError where the loss does
-    not stay finite.
+    Raises FileError if `folder` holds another training, DivergedError if the loss becomes infinite
+    or NaN.
     """
     reporter = NullReporter() if reporter is None else reporter
     identity = training_identity(arch, data, recipe, seed, network, teacher)
@@ -92,7 +92,7 @@ def train(
         _discard(folder)
         state = _read_begun(begun, identity) or _State(identity=identity)
     log = state.log
-    # the checkpoint has the log, too: a kill between the two files leaves no line out or double
+    # from the checkpoint, since a kill between writing the two files may have lost a line
     write_log(folder / LOG, log)
     reporter.start(stage, recipe.epochs)
     if log:
@@ -127,10 +127,10 @@ def train_part(
     teacher: Teacher | None = None,
     begun: Path | None = None,
 ) -> list[TrainLine]:
-    """Train the first `epochs` of a recipe; return their log. It starts as `train` does.
+    """Train the first `epochs` of a recipe as `train` does, and return their log.
 
-    A later call with more epochs, or one with `begun=folder.parent`, continues from the checkpoint:
-    the result is that of one uninterrupted training.
+    A later call with more epochs, or with `begun=folder.parent`, continues from the checkpoint,
+    with the result of an uninterrupted training.
     """
     identity = training_identity(arch, data, recipe, seed, network, teacher)
     state = _read_checkpoint(folder / CHECKPOINT, identity)
@@ -139,7 +139,7 @@ def train_part(
         if state.log:
             _save(state, folder)
     log = state.log
-    if log:  # a kill between the two files leaves no line out
+    if log:  # a kill between writing the two files may have lost a line
         write_log(folder / LOG, log)
     if len(log) < epochs:
         trainer = Trainer(
@@ -152,9 +152,9 @@ def train_part(
 def load_weights(arch: Arch, path: Path) -> nn.Module:
     """Build `arch` with the weights of a safetensors file, in eval mode.
 
-    Raises FileError that names the file and the first weight that does not fit.
+    Raises FileError, which names the file and the first weight that does not fit.
     """
-    # the start weights, drawn and dropped, move no generator
+    # drawing the initial weights must not advance the global generator
     with torch.random.fork_rng(devices=[]):
         network = build(arch)
     load_into(network, path, "this network")
@@ -169,14 +169,14 @@ def training_identity(
     network: Network | None = None,
     teacher: Teacher | None = None,
 ) -> Json:
-    """Return what must not change between the parts of one training, in JSON's types."""
+    """Return what must not change when a training is resumed, as JSON types."""
     identity: Json = {
         "arch": arch.to_dict(),
         "recipe": to_plain_without_added(recipe),
         "seed": seed,
         "data": data.fingerprint,
     }
-    # where channel sizes start follows from their run, and their files have never said it
+    # not for channel sizes: their run determines the start, and their files never had this field
     if network is not None and family_of(arch).search:
         identity["start"] = "given"
     if teacher is not None:
@@ -187,7 +187,7 @@ def training_identity(
 
 @dataclass(kw_only=True)
 class _State:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     identity: Json
     trainer: State = field(default_factory=dict)
@@ -197,7 +197,7 @@ class _State:
 
 
 def _read_begun(folder: Path | None, identity: Json) -> _State | None:
-    """Return the state of this training among those that have begun in `folder`, if it did."""
+    """Return this training's checkpoint from a subfolder of `folder`; None if it has none."""
     for path in sorted(folder.glob(f"*/{CHECKPOINT}")) if folder else ():
         state = load_checkpoint(path)
         if state is not None and state.get("identity") == identity:
@@ -237,7 +237,7 @@ def _restore(trainer: Trainer, state: _State, path: Path) -> None:
 def _train_to(
     epochs: int, trainer: Trainer, state: _State, folder: Path, reporter: Reporter
 ) -> None:
-    """Run the epochs that `state` lacks; `state` and the folder follow."""
+    """Train up to `epochs`, updating `state` and the folder after each epoch."""
     log = state.log
     if log:
         _restore(trainer, state, folder / CHECKPOINT)
@@ -269,7 +269,7 @@ def _run_epoch(trainer: Trainer) -> TrainLine:
 
 
 def _best(log: list[TrainLine]) -> TrainLine:
-    # of two equal epochs the later: it has seen more images at a lower rate
+    # of equal epochs the later one, which has seen more images at a lower rate
     return max(log, key=lambda line: (line.val_top1, line.epoch))
 
 
@@ -284,6 +284,6 @@ def _write_missing(folder: Path, state: _State) -> None:
 
 
 def _discard(folder: Path) -> None:
-    # the checkpoint first: a kill on the way leaves nothing that looks finished
+    # the checkpoint first, so that a kill on the way leaves nothing that looks finished
     for name in (CHECKPOINT, LOG, BEST_WEIGHTS, LAST_WEIGHTS):
         (folder / name).unlink(missing_ok=True)

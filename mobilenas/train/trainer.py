@@ -1,4 +1,4 @@
-"""Training epoch by epoch; between two epochs everything that matters is in `state_dict`."""
+"""Training epoch by epoch; between epochs, `state_dict` holds the complete state."""
 
 import copy
 import hashlib
@@ -26,19 +26,19 @@ from mobilenas.train.distillation import Teacher, distillation_loss
 from mobilenas.train.recipe import Recipe
 
 EVALUATION_BATCH_SIZE = 256
-"""Images at once where no gradient is needed."""
+"""Batch size without gradients."""
 AUXILIARY_WEIGHT = 0.4
-"""Of the loss of an auxiliary classifier, as in DARTS (Liu et al. 2019)."""
+"""Weight of an auxiliary classifier's loss, as in DARTS (Liu et al. 2019)."""
 _READ_EVERY = 16
-"""Steps after which their losses are read, for which the program waits until a GPU is done."""
+"""Losses are read every 16 steps, because reading waits for the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """What a network does on a split."""
+    """Accuracy, loss and predictions of a network on a split."""
 
     top1: float
-    """Percent of the images whose highest logit is their label's."""
+    """Percentage of images whose highest logit is that of their label."""
     loss: float
     """Mean cross-entropy, without label smoothing."""
     predictions: Tensor
@@ -47,9 +47,9 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu") -> Evaluation:
-    """Measure `model` on `split` in eval mode and float32; its mode is restored.
+    """Evaluate `model` on `split` in eval mode and float32; its mode is restored.
 
-    The processes of a job measure on a part of it each, and all return the whole.
+    The processes of a job evaluate a share each, and all return the result for the whole split.
     """
     if not len(split):
         raise DataError(f"{data.name}: there are no images to measure on")
@@ -73,11 +73,11 @@ def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
-    """Two groups for an optimizer: weights that decay, and the rest.
+    """Return two parameter groups for an optimizer: weights with decay, and the rest without.
 
-    Norms and biases do not decay, and neither do depthwise kernels: there are few numbers in
-    them, and decay costs accuracy (MobileNet, Howard et al. 2017, section 4). Those of a supernet
-    belong to no convolution and are known by their shape [C, 1, k, k].
+    Norms and biases do not decay, and neither do depthwise kernels: they have few parameters, and
+    decay costs accuracy (MobileNet, Howard et al. 2017, section 4). Depthwise kernels of a supernet
+    belong to no convolution module; their shape [C, 1, k, k] identifies them.
     """
     depthwise = {
         id(module.weight)
@@ -92,7 +92,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for weight in model.parameters():
-        # norms and biases are the parameters of one dimension
+        # parameters with one dimension are norms and biases
         decays = weight.dim() > 1 and id(weight) not in depthwise
         (decaying if decays else others).append(weight)
     return [
@@ -102,7 +102,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[State]:
 
 
 def _optimizer(network: nn.Module, recipe: Recipe, *, given: bool) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer; `given`: the layers below the classifier are trained."""
+    """Return the recipe's optimizer; `given`: training starts from given weights."""
     groups = parameter_groups(network, recipe.weight_decay)
     if given and recipe.backbone_rate != 1:
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -124,7 +124,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Trainer:
-    """Trains one arch; the same arguments give the same weights on the same machine."""
+    """Trains one arch. The same arguments give the same weights on the same machine."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Trainer:
     ) -> None:
         """Start from `network`, which must be of `arch`, or from weights drawn by the seed.
 
-        With `teacher` it also learns from that network's answers, as much as from the labels.
+        With `teacher`, the distillation loss is added to the loss of the labels.
         """
         self._teacher = teacher
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
@@ -164,7 +164,7 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = recipe.norm_momentum
         lay_out(self._network, network.memory_format, device)
-        self._parameters = list(network.parameters())  # to walk the modules takes milliseconds
+        self._parameters = list(network.parameters())  # walking the modules takes milliseconds
         self._average = AveragedModel(
             self._network, multi_avg_fn=self._update_average, use_buffers=True
         )
@@ -174,17 +174,17 @@ class Trainer:
 
     @property
     def model(self) -> nn.Module:
-        """The network with averaged weights, in eval mode; it changes as training goes on."""
+        """The network with averaged weights, in eval mode; later steps change it."""
         return self._average.module
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one pass."""
+        """Number of steps per epoch."""
         return batches_per_pass(self.split, self.recipe.batch_size, drop_last=self._drops_last)
 
     @property
     def _drops_last(self) -> bool:
-        # a set smaller than one batch is one step, not none
+        # a set smaller than a batch still makes one step
         return len(self.split) >= self.recipe.batch_size
 
     def run_epoch(self) -> dict[str, float]:
@@ -192,7 +192,8 @@ class Trainer:
 
         The loss includes that of an auxiliary classifier.
 
-        Raises DivergedError where loss or gradient is not finite; the trainer is of no use then.
+        Raises DivergedError if loss or gradient is not finite; the trainer cannot be used after
+        that.
         """
         self._network.train()
         if self._freezes_norms:
@@ -202,8 +203,8 @@ class Trainer:
         self._network.start_epoch(self.epochs_done / self.recipe.epochs)
         lr, losses, unread = 0.0, list[float](), list[Tensor]()
         with self._randomness(f"epoch {self.epochs_done}"), shared_batches():
-            for x, y in self._batches():  # x: [B, 3, H, W], y: [B], or shares [B, classes]
-                # the middle of a step: neither the first nor the last is wasted on a rate of 0
+            for x, y in self._batches():  # x: [B, 3, H, W], y: [B] or, mixed, [B, classes]
+                # the middle of a step, so that neither the first nor the last has a rate of 0
                 step = len(losses) + len(unread)
                 progress = self.epochs_done + (step + 0.5) / self.steps_per_epoch
                 lr = self.recipe.learning_rate_at(progress)
@@ -216,18 +217,18 @@ class Trainer:
         return {"loss": sum(losses) / len(losses), "lr": lr}
 
     def evaluate(self, split: Split) -> Evaluation:
-        """Measure the averaged weights on `split`."""
+        """Evaluate the averaged weights on `split`."""
         return evaluate(self.model, split, self.data, self.device)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copy the averaged weights and statistics to the CPU, by `build(arch)`'s names."""
+        """Copy the averaged weights and statistics to the CPU, by their names in `build(arch)`."""
         return {
             name: value.detach().to("cpu", copy=True).contiguous()
             for name, value in self.model.state_dict().items()
         }
 
     def state_dict(self) -> State:
-        """Copy all that later epochs depend on; their randomness follows from seed and epoch."""
+        """Return a copy of the state. Randomness needs none: it depends on seed and epoch alone."""
         return copy.deepcopy(
             {
                 "epochs_done": self.epochs_done,
@@ -263,7 +264,7 @@ class Trainer:
         )
 
     def _step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        """Return [2], on the device: the loss and the norm of its gradient."""
+        """Make a step; return [2], on the device: the loss and its gradient norm."""
         self._optimizer.zero_grad()
         dtype = torch.float16 if self._amp == "float16" else torch.bfloat16
         with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
@@ -280,10 +281,11 @@ class Trainer:
         return torch.stack((loss, norm.to(loss.dtype)))
 
     def _read(self, figures: list[Tensor], first: int) -> list[float]:
-        """Return the losses of the steps from `first` on, which must be finite."""
+        """Return the losses of the steps after `first`; DivergedError if one is not finite."""
         rows: list[list[float]] = torch.stack(figures).tolist()
         for step, (loss, norm) in enumerate(rows, first + 1):
-            # a scale of float16 that was too large makes a gradient infinite; that step is left out
+            # in float16 a loss scale that is too large gives an infinite gradient; the scaler skips
+            # the step
             finite = math.isfinite(norm) or self._scaler.is_enabled()
             if not math.isfinite(loss) or not finite:
                 raise DivergedError(
@@ -302,7 +304,7 @@ class Trainer:
         return loss + self._guidance(x, logits)
 
     def _guidance(self, x: Tensor, logits: Tensor) -> Tensor | float:
-        """Return what a teacher adds to the loss."""
+        """Return the distillation loss; 0 without a teacher."""
         if self._teacher is None:
             return 0.0
         return distillation_loss(logits, self._teacher(x), temperature=1.0)
@@ -316,7 +318,7 @@ class Trainer:
 
     @contextmanager
     def _randomness(self, purpose: str) -> Iterator[None]:
-        """Seed torch (dropout, start weights) by seed and purpose; put its state back after."""
+        """Seed torch (dropout, initial weights) by seed and purpose; restore its state after."""
         digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
         seed = int.from_bytes(digest[:7], "big")
         device = torch.device(self.device)
