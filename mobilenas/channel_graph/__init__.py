@@ -1,4 +1,4 @@
-"""Which channel sizes of a traceable model are tied; counts of it, and the model resized."""
+"""Tied channel sizes of traceable models: finding and counting them, and resizing models."""
 
 from mobilenas.channel_graph.groups import Dimension, Graph, Group, Layer, Member, Part, sizes
 from mobilenas.channel_graph.models import load_model

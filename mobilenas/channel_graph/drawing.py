@@ -5,26 +5,26 @@ from html import escape
 from mobilenas.channel_graph.groups import Graph, Group
 
 _FREE, _FIXED = "#3d87cc", "#858d99"
-_FONT, _CHARACTER = 11, 6.7  # pixels; a fixed-width font, so that lengths of text are known
+_FONT, _CHARACTER = 11, 6.7  # pixels; in a fixed-width font the width of text is known
 _ROW, _BAR, _EDGE, _GAP = 20, 240, 12, 16
 _SHOWN = 3
 
 
 def layer_names(group: Group) -> list[str]:
-    """Return the layers of a group, each once; a parameter of the model itself by its own name."""
+    """Return the layers of a group, each once; for parameters outside of layers, their names."""
     return list(dict.fromkeys(member.module or member.kind for member in group.members))
 
 
 def groups_drawing(graph: Graph, title: str) -> str:
-    """Draw a bar a group, as long as it has channels, with its layers; grey where it is fixed.
+    """Draw a bar per group, with its number of channels and its layers; fixed groups are grey.
 
-    Pointing at a row shows all of its layers.
+    Hovering over a row shows all its layers.
     """
     groups = graph.groups
     largest = max(group.size for group in groups)
     bars = _EDGE + _CHARACTER * max(len(group.name) for group in groups) + _GAP
     layers = bars + _BAR + _CHARACTER * len(str(largest)) + 2 * _GAP
-    labels = [_words(group) for group in groups]
+    labels = [_label(group) for group in groups]
     width = round(layers + _CHARACTER * max(map(len, labels)) + _EDGE)
     width = max(width, round(2 * _EDGE + _CHARACTER * len(title)))
     rows = [
@@ -56,7 +56,7 @@ def _row(group: Group, label: str, top: int, bars: float, layers: float, scale: 
     )
 
 
-def _words(group: Group) -> str:
+def _label(group: Group) -> str:
     names = layer_names(group)
     label = f"{len(names)}: {', '.join(names[:_SHOWN])}" + ", ..." * (len(names) > _SHOWN)
     if group.fixed is not None:
@@ -65,5 +65,5 @@ def _words(group: Group) -> str:
 
 
 def _text(value: str) -> str:
-    # control characters, which a layer's name may have, are not XML
+    # control characters, which layer names may have, are not legal in XML
     return escape("".join(char if char.isprintable() else "?" for char in value))

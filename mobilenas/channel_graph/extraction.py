@@ -1,4 +1,4 @@
-"""The state of extraction while rules visit the nodes of a traced model, and the graph made."""
+"""State of the extraction while rules visit the nodes of a traced model."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from mobilenas.channel_graph.variables import Layout, Run, Unsupported, Variable
 from mobilenas.core.settings import counted
 
 NORM_TENSORS = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
-"""What a norm or PReLU has a number of for each channel: names and axes."""
+"""Names and axes of the per-channel tensors of norms and PReLU."""
 NO_LAYER = "no layer makes these channels"
-"""Why the size of a constant or of a parameter on its own cannot change."""
+"""Why the size of a constant, or of a parameter outside of layers, cannot change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +26,26 @@ class Value:
     """A tensor of the graph."""
 
     shape: tuple[int, ...]
-    """Present sizes, for a batch of `BATCH`."""
+    """Current sizes, for a batch of `BATCH`."""
     layouts: tuple[Layout, ...]
-    """Per dimension; empty where no channel count changes the size."""
+    """Layout of each dimension; empty if the size depends on no channel count."""
     name: str = ""
     """State-dict name of a parameter or buffer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """A number that the code made from shapes: scaled numbers of entries, and a constant."""
+    """A number that the model's code computed from shapes: a linear combination and a constant."""
 
     value: int
-    """The number at present."""
+    """Current value."""
     terms: tuple[tuple[Fraction, Layout], ...]
-    """What it grows with."""
+    """Coefficients of the layouts' numbers of entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One node, with what its arguments stand for."""
+    """A node with the values of its arguments."""
 
     node: fx.Node
     """The node."""
@@ -54,19 +54,19 @@ class Call:
     args: tuple[NodeValue, ...]
     """Values, lengths, plain numbers, and tuples of them."""
     kwargs: dict[str, NodeValue]
-    """As `args`."""
+    """Likewise."""
     result: NodeValue
-    """What the node gives: tensors without data."""
+    """Result of the node: tensors without data."""
     module: nn.Module | None
-    """The layer that is called."""
+    """The called layer."""
 
     def get(self, place: int, name: str, default: NodeValue = None) -> NodeValue:
-        """Return an argument that may be given by place or by name."""
+        """Return an argument given by position or by name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
 
     @property
     def x(self) -> Value:
-        """The tensor that is worked on."""
+        """The input tensor."""
         x = self.get(0, "input")
         if not isinstance(x, Value):
             raise Unsupported("its first argument is no tensor")
@@ -84,13 +84,13 @@ class Call:
         return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, Value)]
 
     def written(self, number: object) -> str:
-        """Say that a size stands in the code, as a reason for channels to be fixed."""
+        """Return the reason for channels fixed by a size that is written in the code."""
         file, line = self.node.meta["line"]
         return f"{Path(file).name}:{line} says {number}"
 
 
 class Extraction:
-    """Layouts of all dimensions seen so far, and the equations between them."""
+    """Layouts of all dimensions so far, and the equations between them."""
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
@@ -99,7 +99,7 @@ class Extraction:
         self._layers: dict[str, Layer] = {}
 
     def channels(self, value: Value, place: int) -> Layout:
-        """Return the layout of a dimension that a layer takes for its channels."""
+        """Return the layout of a dimension that a layer uses as channels."""
         layout = value.layouts[place]
         if not layout:
             layout = self.variables.new(value.shape[place])
@@ -107,12 +107,12 @@ class Extraction:
         return layout
 
     def fixed(self, layout: Layout, reason: str) -> Layout:
-        """Fix a layout, and return that of a dimension that no channel count changes."""
+        """Fix a layout, and return the empty layout."""
         self.variables.fix(layout, reason)
         return ()
 
     def makes(self, module: str, size: int, *tensors: tuple[str, int]) -> Layout:
-        """Return the output channels of a layer, the same ones each time it is called."""
+        """Return the output channels of a layer, the same for each of its calls."""
         if (module, "out") not in self._dimensions:
             self.meets(module, "out", self.variables.new(size, module), *tensors)
         return self._dimensions[module, "out"][0]
@@ -120,7 +120,7 @@ class Extraction:
     def meets(
         self, module: str, kind: str, layout: Layout, *tensors: tuple[str, int], blocks: int = 1
     ) -> None:
-        """Note that a dimension of a layer runs over these channels; a second call ties them."""
+        """Record that a dimension of a layer runs over these channels; another call ties them."""
         if (module, kind) in self._dimensions:
             self.variables.tie(self._dimensions[module, kind][0], layout)
             return
@@ -141,7 +141,7 @@ class Extraction:
     def sides(
         self, name: str, layer: _ConvNd | nn.Linear, inputs: Layout | None = None
     ) -> tuple[Layout, Layout]:
-        """Return the input and output channels of a layer; `inputs` are those that enter it."""
+        """Return the input and output channels of a layer; `inputs`: the channels of its input."""
         if isinstance(layer, nn.Linear):
             entering, leaving, blocks = layer.in_features, layer.out_features, 1
         else:
@@ -158,7 +158,7 @@ class Extraction:
         return inputs, self.makes(name, leaving, ("weight", 0), ("bias", 0))
 
     def parameter(self, tensor: Tensor) -> Value:
-        """Return a parameter or buffer that the code uses by itself."""
+        """Return a parameter or buffer that the code uses directly."""
         name = self.traced.names[id(tensor)]
         module, _, own = name.rpartition(".")
         owner = self.traced.modules[module]
@@ -182,13 +182,13 @@ class Extraction:
         return Value(shape=tuple(tensor.shape), layouts=tuple(layouts), name=name)
 
     def counts(self, name: str, call: Call, kernel: int, outputs: int, blocks: int | None) -> None:
-        """Note the multiply-adds of one call of a layer."""
+        """Add the multiply-adds of one call of a layer."""
         work = kernel * call.result.numel() // (BATCH * outputs)
         before = self._layers.get(name, Layer(module=name, work=0, blocks=blocks))
         self._layers[name] = replace(before, work=before.work + work)
 
     def graph(self, image_size: int, in_channels: int) -> Graph:
-        """Return what was found."""
+        """Return the resulting graph."""
         names = self._names()
         reasons = self.variables.reasons()
         for variable in names.keys() - self._origins().keys():
@@ -212,7 +212,7 @@ class Extraction:
         )
 
     def _origins(self) -> dict[int, str]:
-        """First layer that makes the channels of each variable, in the order of the layers."""
+        """Return the first layer that makes the channels of each variable, in layer order."""
         origins: dict[int, str] = {}
         for variable, origin in enumerate(self.variables.origins):
             if origin is not None:
@@ -221,7 +221,7 @@ class Extraction:
         return origins
 
     def _names(self) -> dict[int, str]:
-        """Names of all variables that a dimension runs over."""
+        """Return the names of all variables that occur in a dimension."""
         wanted = self._origins()
         for layout, dimension in self._dimensions.values():
             for run in self.variables.resolve(layout):

@@ -1,7 +1,7 @@
-"""Which channel sizes of a model are tied: the result of the extraction, and counts made from it.
+"""The result of the extraction, which channel sizes of a model are tied, and costs from it.
 
-Every dimension of a layer that runs over channels is a row of parts, each with the channels of one
-group. A group has one size; whoever changes it changes all of its parts together.
+Every channel dimension of a layer is a sequence of parts, each with the channels of one group. A
+group has one size, so all its parts change together.
 """
 
 import math
@@ -15,38 +15,40 @@ from mobilenas.core.settings import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Entries of a dimension that stand for all channels of one group, in the group's order."""
+    """Entries of a dimension for all channels of one group, in the group's order."""
 
     group: str
     """The group's name."""
     repeat: int = 1
-    """Neighbouring entries of each channel: H*W after flattening, more after a shuffle."""
+    """Consecutive entries per channel: H*W after flattening, more after a shuffle."""
     aligned: bool = True
-    """Whether entry j is of channel j // repeat. False behind a split of shuffled channels, where
-    only the number of entries follows the group; go by place there, not by channel."""
+    """Whether entry j belongs to channel j // repeat. False after a split of shuffled channels,
+    where only the number of entries depends on the group; then index by position, not by
+    channel.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """Input or output channels of a layer, or the channels a norm or a parameter runs over."""
+    """The input or output channels of a layer, or those of a norm or parameter."""
 
     module: str
     """Name of the layer, as in `named_modules`."""
     kind: str
-    """"in", "out", "norm", or the name of a parameter that belongs to no layer known here."""
+    """"in", "out", "norm", or the name of a parameter outside of known layers."""
     axes: tuple[tuple[str, int], ...]
-    """(state-dict name, axis) of each tensor this dimension sizes; none for depthwise inputs."""
+    """(state-dict name, axis) of each tensor with this dimension; empty for depthwise inputs."""
     blocks: int = 1
-    """A grouped convolution's groups for its input: the axis holds the entries of one block."""
+    """Groups of a grouped convolution, for its input: the weight's axis has one block's entries."""
     parts: tuple[Part, ...]
-    """In order, without gaps."""
+    """The parts in order, without gaps."""
 
     def size(self, sizes: Mapping[str, int]) -> int:
-        """Count the entries when the groups have these sizes."""
+        """Return the number of entries if the groups have these sizes."""
         return sum(sizes[part.group] * part.repeat for part in self.parts)
 
     def spans(self, sizes: Mapping[str, int]) -> Iterator[tuple[Part, int, int]]:
-        """Yield each part with its first entry and the one after its last."""
+        """Yield each part with the half-open range of its entries."""
         start = 0
         for part in self.parts:
             stop = start + sizes[part.group] * part.repeat
@@ -56,14 +58,14 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A part of a dimension, seen from its group."""
+    """A part of a dimension, as listed by its group."""
 
     dimension: Dimension
-    """Where it is."""
+    """The dimension."""
     offset: int
-    """First entry."""
+    """Its first entry."""
     size: int
-    """Entries: the group's size times `repeat`."""
+    """Number of entries: the group's size times `repeat`."""
     repeat: int
     """As in `Part`."""
     aligned: bool
@@ -76,52 +78,52 @@ class Member:
 
     @property
     def kind(self) -> str:
-        """What the dimension is to the layer: "in", "out", "norm" or a parameter's name."""
+        """Kind of dimension: "in", "out", "norm" or a parameter's name."""
         return self.dimension.kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Channel sizes that are one size."""
+    """Channel sizes that must be equal."""
 
     name: str
-    """Of the first layer that makes these channels; "NAME#2" for a second group of that layer."""
+    """Name of the first layer that makes these channels; "NAME#2" for its second group."""
     size: int
-    """Channels. A layer with several members of the group has that many times as many."""
+    """Number of channels. A layer with several members has a multiple of it."""
     divisor: int
-    """Legal sizes are its multiples."""
+    """Legal sizes are multiples of it."""
     fixed: str | None
-    """Why the size cannot change; None where it can."""
+    """Why the size cannot change; None if it can."""
     members: tuple[Member, ...]
     """In the order of the forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A convolution or linear layer, with what its multiply-adds depend on."""
+    """A convolution or linear layer, with the factors of its multiply-adds."""
 
     module: str
-    """Its name."""
+    """Name of the layer."""
     work: int
-    """Kernel size times output positions, over all of its calls, for one image."""
+    """Kernel size times output positions, summed over its calls, for one image."""
     blocks: int | None
-    """Groups of the convolution; None for a depthwise one, which has as many as inputs."""
+    """Groups of the convolution; None for a depthwise one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """All groups of one model at its present sizes."""
+    """All groups of a model at its current sizes."""
 
     image_size: int
-    """Side of the images it was traced with."""
+    """Side of the images used in tracing."""
     in_channels: int
     """Channels of the images."""
     sizes: Mapping[str, int]
-    """Size of each group, in the order of the forward pass; fixed groups, too."""
+    """Size of each group, including fixed ones, in the order of the forward pass."""
     divisors: Mapping[str, int]
     """Divisor of each group."""
     fixed: Mapping[str, str]
-    """Reason for each group that cannot change."""
+    """Reasons why groups cannot change."""
     dimensions: tuple[Dimension, ...]
     """In the order of the forward pass."""
     layers: tuple[Layer, ...]
@@ -164,10 +166,10 @@ class Graph:
         return self._dimensions[module, kind]
 
     def at(self, sizes: Mapping[str, int]) -> "Graph":
-        """Return the graph of the model that `resized` makes with these sizes.
+        """Return the graph of the model that `resized` returns for these sizes.
 
-        Better than to extract it anew: a convolution with g groups whose input became g channels
-        would then be taken for a depthwise one.
+        Unlike a new extraction, this does not mistake a convolution with g groups for a depthwise
+        one when its input is reduced to g channels.
         """
         full = self.checked(sizes)
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
@@ -180,7 +182,7 @@ class Graph:
         )
 
     def checked(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return a size for every group, the present one where `sizes` has none.
+        """Return a legal size for every group, by default its current one.
 
         MobileNASError for an unknown or fixed group, or a size that is not legal.
         """
@@ -208,7 +210,7 @@ class Graph:
         return full
 
     def flops(self, sizes: Mapping[str, int]) -> int:
-        """Count multiply-adds for one image when the groups have these sizes."""
+        """Return the multiply-adds for one image if the groups have these sizes."""
         full = self.checked(sizes)
         total = 0
         for layer in self.layers:
@@ -219,7 +221,7 @@ class Graph:
         return total
 
     def params(self, sizes: Mapping[str, int]) -> int:
-        """Count parameters when the groups have these sizes."""
+        """Return the number of parameters if the groups have these sizes."""
         return sum(math.prod(shape) for shape in self.at(sizes).shapes.values())
 
 

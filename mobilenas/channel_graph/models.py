@@ -18,15 +18,15 @@ from mobilenas.core.settings import counted
 from mobilenas.nn.weights import load_into
 
 TORCHVISION = "torchvision:"
-"""Starts the name of a torchvision classification model."""
+"""Prefix of torchvision classification models."""
 FORMS = "torchvision:NAME or package.module:factory"
-"""What a model can be given as."""
+"""Legal forms of a model's name."""
 
 _FACTORY = re.compile(r"\w+(\.\w+)*:\w+")
 _allowed: set[str] = set()
 
-# Auxiliary classifiers would be a second output. init_weights is given because torchvision warns
-# where it is not, and takes the published initialization.
+# Without auxiliary classifiers, which are a second output. init_weights is set because torchvision
+# warns if it is not; True is the published initialization.
 _OPTIONS: dict[str, dict[str, object]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -43,10 +43,10 @@ def load_model(
 ) -> nn.Module:
     """Build the model that `spec` names, and load its weights if a file is given.
 
-    `torchvision:NAME` is built for `classes` (torchvision's own number where None), without
-    pretrained weights. `package.module:factory` is called without arguments; the current folder is
-    on its import path. MobileNASError where the model cannot be built, does not take images
-    [N, in_channels, image_size, image_size] or does not give logits [N, classes].
+    `torchvision:NAME` is built for `classes` (None: torchvision's default), without pretrained
+    weights. `package.module:factory` is called without arguments, with the current folder on the
+    import path. MobileNASError if the model cannot be built, or does not map images [N,
+    in_channels, image_size, image_size] to logits [N, classes].
     """
     if spec.startswith(TORCHVISION):
         model = _from_torchvision(spec.removeprefix(TORCHVISION), classes)
@@ -81,12 +81,12 @@ def check_exists(spec: str) -> None:
 
 
 def allow_model(spec: str) -> None:
-    """Let files name this factory, too, until the process ends."""
+    """Allow files to name this factory until the process ends."""
     _allowed.add(spec)
 
 
 def check_allowed(spec: str) -> None:
-    """Raise for a factory that a file names and the user did not: building it runs its code."""
+    """Raise for a factory that a file names and the user has not allowed, as it is run code."""
     check_name(spec)
     if not spec.startswith(TORCHVISION) and spec not in _allowed:
         raise MobileNASError(
@@ -122,7 +122,7 @@ def _factory(spec: str) -> Callable[[], object]:
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:  # a script may end on import  # the user's code
+        except (Exception, SystemExit) as error:  # a script may exit on import  # the user's code
             raise MobileNASError(
                 f"cannot import {module_name} of {spec}: {_reason(error)}"
             ) from error
@@ -146,7 +146,7 @@ def _from_factory(spec: str) -> nn.Module:
 
 
 def _materialize(model: nn.Module, spec: str, images: torch.Tensor) -> None:
-    """Let lazy layers see how many channels there are."""
+    """Initialize lazy layers by a forward pass."""
     training = model.training
     try:
         with torch.no_grad():

@@ -1,8 +1,9 @@
-"""A model with other channel sizes: the same modules with tensors and attributes of the new shapes.
+"""Resizes models: the same modules, with tensors and attributes of other channel sizes.
 
-Of each group the leading channels are kept, in each block of a grouped convolution; `keep` chooses
-others. What is new gets values that fit the old ones: in weights, normal ones with the old standard
-deviation; in vectors (biases, norms), the old mean. So a slice of a fresh model is a fresh model.
+By default the leading channels of each group are kept (of each block in grouped convolutions);
+`keep` selects others. New weights are drawn from a normal distribution with the standard deviation
+of the old ones; new entries of vectors (biases, norms) are the old mean. So resizing an untrained
+model gives an untrained model.
 """
 
 import copy
@@ -19,7 +20,7 @@ from mobilenas.core.errors import MobileNASError
 from mobilenas.core.settings import counted
 
 Keep = Mapping[str, Tensor]
-"""By group, [new size]: the old channel that each new one comes from, -1 for one that is new."""
+"""By group, [new size]: the old channel from which each channel comes, -1 for new ones."""
 
 
 def resized(
@@ -30,10 +31,10 @@ def resized(
     keep: Keep | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Return a copy of `model` in which groups have other sizes; the model stays as it is.
+    """Return a copy of `model` with other group sizes.
 
-    `graph` is the model's; the result's is `graph.at(sizes)`. Groups that are not in `sizes` keep
-    their size. `generator` draws new weights. MobileNASError for sizes that are not legal.
+    `graph` is that of `model`; the result's is `graph.at(sizes)`. Groups not in `sizes` keep their
+    size. `generator` draws new weights. MobileNASError for illegal sizes.
     """
     _check_fits(model, graph)
     resizing = Resizing(graph, sizes, keep=keep)
@@ -50,15 +51,15 @@ def resized(
         if isinstance(tensor, nn.Parameter):
             moved = nn.Parameter(moved, requires_grad=tensor.requires_grad)
         setattr(modules[owner], key, moved)
-    # a pass on the meta device: a size that was overlooked shows here, not in training
+    # a pass on the meta device, so that an overlooked size fails here, not in training
     trace(result, image_size=graph.image_size, in_channels=graph.in_channels)
     return result
 
 
 class Resizing:
-    """Where every channel, entry and number of the new sizes comes from.
+    """Maps channels and entries of the new sizes to those of the old ones.
 
-    Also moves what has a parameter's shape, such as an optimizer's state.
+    Also moves other tensors with a parameter's shape, such as optimizer state.
     """
 
     def __init__(self, graph: Graph, sizes: Mapping[str, int], *, keep: Keep | None = None) -> None:
@@ -77,7 +78,7 @@ class Resizing:
         self._entries: dict[tuple[str, str], Tensor] = {}
 
     def entries(self, dimension: Dimension) -> Tensor:
-        """Return [new entries]: the old entry that each one comes from, -1 for one that is new."""
+        """Return [new entries]: the old entry from which each one comes, -1 for new ones."""
         key = dimension.module, dimension.kind
         if key not in self._entries:
             pieces = []
@@ -94,10 +95,10 @@ class Resizing:
         return self._entries[key]
 
     def move(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is kept of a tensor in its new shape, and a mask of what is not kept.
+        """Return a tensor in its new shape, and a mask of its new entries.
 
-        `name` is a parameter's or buffer's state-dict name, `tensor` has its old shape. Where the
-        mask, which broadcasts to the new shape, is true the values mean nothing.
+        `name` is the state-dict name of a parameter or buffer, and `tensor` has its old shape. The
+        mask broadcasts to the new shape; where it is true, values are arbitrary.
         """
         missing = torch.zeros((1,) * tensor.dim(), dtype=torch.bool)
         outputs = len(tensor) if tensor.dim() else 1
@@ -118,10 +119,10 @@ class Resizing:
 
 
 def leading(graph: Graph, name: str, size: int) -> Tensor:
-    """Return [size]: the old channels of a group that are kept when none are chosen.
+    """Return [size]: the old channels of a group that are kept by default.
 
     A group whose sizes are multiples of d has d blocks; channel c of block b comes from channel c
-    of block b. So channels stay within their group of a grouped convolution.
+    of block b. So channels stay in their block of a grouped convolution.
     """
     blocks = graph.divisors[name]
     old, new = graph.sizes[name] // blocks, size // blocks
@@ -132,10 +133,10 @@ def leading(graph: Graph, name: str, size: int) -> Tensor:
 def _in_block(
     graph: Graph, dimension: Dimension, inputs: Tensor, rows: Tensor, outputs: int
 ) -> Tensor:
-    """Old column of each number of a grouped convolution's weight: [new outputs, inputs / groups].
+    """Return the old column of each entry of a grouped weight: [new outputs, inputs / groups].
 
-    `inputs` [new inputs] and `rows` [new outputs] are where those come from, of `outputs` old ones.
-    -1 where the old input was in another group than the old output.
+    `inputs` [new inputs] and `rows` [new outputs] are the old inputs and outputs that they come
+    from; `outputs` is the old number. -1 if old input and output were in different blocks.
     """
     blocks, width = dimension.blocks, dimension.size(graph.sizes) // dimension.blocks
     block = torch.arange(len(rows)) // (len(rows) // blocks)  # [new outputs]: their new group
@@ -145,7 +146,7 @@ def _in_block(
 
 
 def _like(tensor: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """New values that fit a tensor."""
+    """Return new values with the statistics of a tensor."""
     drawn = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
     if not tensor.is_floating_point() or sum(size > 1 for size in tensor.shape) < 2:
         return drawn.fill_(tensor.double().mean().item())

@@ -1,7 +1,7 @@
-"""What every supported operation does to channels, and the extraction of a model's graph.
+"""The rules for channels of all supported operations, and the extraction of a model's graph.
 
-Source: section 3 of DepGraph (Fang et al. 2023) has the same dependencies; here they hold between
-runs of channels, so that concatenation, flattening and shuffles need no rule of their own later on.
+The dependencies are those of DepGraph (Fang et al. 2023), section 3. Here they are between runs of
+channels, so that resizing needs no special cases for concatenation, flattening and shuffles.
 """
 
 import math
@@ -25,8 +25,8 @@ def extract(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Graph
     """Find which channel sizes of a classification model are tied.
 
     `model` maps images [N, in_channels, image_size, image_size] to logits [N, classes]. It is
-    traced in evaluation mode and stays as it is. MobileNASError where it cannot be traced, or
-    where an operation is not supported.
+    traced in evaluation mode and not changed. MobileNASError if it cannot be traced, or has an
+    unsupported operation.
     """
     traced = trace(model, image_size=image_size, in_channels=in_channels)
     e = Extraction(traced)
@@ -75,7 +75,7 @@ def _image(e: Extraction, image: Tensor) -> Value:
 
 
 def _plain(result: NodeValue) -> NodeValue:
-    """Return a result that no channel count is in."""
+    """Return a result whose sizes depend on no channel count."""
     if isinstance(result, Tensor):
         return Value(shape=tuple(result.shape), layouts=((),) * result.dim())
     return result
@@ -90,7 +90,7 @@ def _name(traced: Traced, node: fx.Node) -> str:
 
 
 def _checked(e: Extraction, result: NodeValue) -> NodeValue:
-    """Hold what a rule says against the present sizes."""
+    """Check a rule's result against the current sizes."""
     if isinstance(result, Value):
         said = [e.variables.entries(layout) if layout else None for layout in result.layouts]
         if len(said) != len(result.shape) or any(
@@ -119,7 +119,7 @@ def _rule(call: Call) -> Rule:
 
 
 def convolution(e: Extraction, call: Call) -> Value:
-    """Input and output channels are of two groups; of one for a depthwise convolution."""
+    """Input and output channels are different groups, or the same for a depthwise convolution."""
     name, conv = _layer(e, call)
     assert isinstance(conv, _ConvNd)
     x, kernel = call.x, math.prod(conv.kernel_size)
@@ -134,7 +134,7 @@ def convolution(e: Extraction, call: Call) -> Value:
 
 
 def linear(e: Extraction, call: Call) -> Value:
-    """As a convolution, over the last dimension."""
+    """Like a convolution, over the last dimension."""
     name, layer = _layer(e, call)
     assert isinstance(layer, nn.Linear)
     x = call.x
@@ -145,7 +145,7 @@ def linear(e: Extraction, call: Call) -> Value:
 
 
 def _layer(e: Extraction, call: Call) -> tuple[str, nn.Module]:
-    """Return the layer that is called, or whose weights and groups F.conv2d or F.linear got."""
+    """Return the called layer, or the one whose weights were passed to F.conv2d or F.linear."""
     found = e.traced.layer(call.node)
     if found is None:
         raise Unsupported("its weight is no parameter of a convolution or linear layer")
@@ -164,7 +164,7 @@ def _check_positions(x: Value, channels: int) -> None:
 
 
 def norm(e: Extraction, call: Call) -> Value:
-    """Batch, instance and group norm, PReLU: one number of each tensor for a channel."""
+    """Batch, instance and group norm, PReLU: each tensor has one entry per channel."""
     channels = e.channels(call.x, 1)
     if not (isinstance(call.module, nn.PReLU) and call.module.num_parameters == 1):
         e.meets(str(call.node.target), "norm", channels, *NORM_TENSORS)
@@ -181,7 +181,7 @@ def layer_norm(e: Extraction, call: Call) -> Value:
 
 
 def norm_function(e: Extraction, call: Call) -> Value:
-    """F.layer_norm, F.batch_norm and F.group_norm with parameters of some module."""
+    """F.layer_norm, F.batch_norm and F.group_norm with parameters of any module."""
     x, *tensors = call.values()
     channels = e.channels(x, -1 if call.name == "layer_norm" else 1)
     for tensor in tensors:
@@ -190,13 +190,13 @@ def norm_function(e: Extraction, call: Call) -> Value:
         e.variables.divide(channels, call.get(1, "num_groups"))
     owners = [e.traced.modules[tensor.name.rpartition(".")[0]] for tensor in tensors if tensor.name]
     if call.name == "layer_norm" and not any(isinstance(owner, nn.LayerNorm) for owner in owners):
-        # nn.LayerNorm keeps the shape that stands here in an attribute, others may have it anywhere
+        # nn.LayerNorm has this shape as an attribute, others may have it anywhere
         e.variables.fix(channels, call.written(call.get(1, "normalized_shape")))
     return keep(e, call)
 
 
 def keep(_: Extraction, call: Call) -> Value:
-    """Activations, dropout, pooling and others that leave the channels as they are."""
+    """Activations, dropout, pooling and others that keep the channels."""
     x, shape = call.x, call.shape
     same = len(shape) == len(x.shape) and all(
         old == new for old, new, layout in zip(x.shape, shape, x.layouts, strict=True) if layout
@@ -207,7 +207,7 @@ def keep(_: Extraction, call: Call) -> Value:
 
 
 def elementwise(e: Extraction, call: Call) -> NodeValue:
-    """Sums and products of tensors tie their channels; those of lengths are lengths."""
+    """Sums and products of tensors tie their channels; those of lengths give lengths."""
     values = call.values()
     if not values:
         return shapes.arithmetic(call)
@@ -219,7 +219,7 @@ def elementwise(e: Extraction, call: Call) -> NodeValue:
 
 
 def reduce(_: Extraction, call: Call) -> Value:
-    """Means and sums over dimensions, of which nothing or a single entry is left."""
+    """Means and sums over dimensions, which are removed or reduced to a single entry."""
     x = call.x
     dims = call.get(1, "dim", call.kwargs.get("axis"))
     dims = range(len(x.shape)) if dims is None else (dims,) if isinstance(dims, int) else dims
@@ -231,7 +231,7 @@ def reduce(_: Extraction, call: Call) -> Value:
 
 
 def attribute(e: Extraction, call: Call) -> NodeValue:
-    """x.shape; other attributes say nothing of channels."""
+    """x.shape; other attributes do not depend on channels."""
     if call.get(1, "name") == "shape":
         return shapes.size_of(e, call)
     if isinstance(call.result, Tensor):
@@ -240,7 +240,7 @@ def attribute(e: Extraction, call: Call) -> NodeValue:
 
 
 def nothing(_: Extraction, call: Call) -> NodeValue:
-    """Facts that no channel count changes: the rank, the device."""
+    """Properties that do not depend on channel counts: rank, device."""
     return call.result
 
 

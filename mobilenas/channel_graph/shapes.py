@@ -1,4 +1,4 @@
-"""Rules for operations that move entries without changing them: views, slices, concatenation."""
+"""Rules for operations that only move entries: views, slices, concatenation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from mobilenas.channel_graph.variables import Layout, Unsupported, repeated
 
 
 def size_of(_: Extraction, call: Call) -> NodeValue:
-    """x.size(), x.size(1), x.shape: numbers that remember what they are the size of."""
+    """x.size(), x.size(1), x.shape: numbers that keep track of their layouts."""
     lengths = tuple(
         Length(value=size, terms=((Fraction(1), layout),)) if layout else size
         for size, layout in zip(call.x.shape, call.x.layouts, strict=True)
@@ -20,7 +20,7 @@ def size_of(_: Extraction, call: Call) -> NodeValue:
 
 
 def arithmetic(call: Call) -> NodeValue:
-    """Sums of lengths, and products and quotients with plain numbers."""
+    """Sums of lengths, and their products and quotients with plain numbers."""
     one, other = (*call.args, None)[:2]
     if call.name == "neg":
         one, other = -1, one
@@ -55,7 +55,7 @@ def _form(e: Extraction, length: Length) -> dict[int, Fraction]:
 
 
 def _share(e: Extraction, length: Length, layout: Layout) -> Fraction:
-    """How much of a layout a length is, at any size."""
+    """Return the share of a layout that a length is, which must be the same at all sizes."""
     whole, part = e.variables.form(layout), _form(e, length)
     share = Fraction(length.value, e.variables.entries(layout))
     if {variable: share * count for variable, count in whole.items()} != part:
@@ -64,7 +64,7 @@ def _share(e: Extraction, length: Length, layout: Layout) -> Fraction:
 
 
 def concatenate(e: Extraction, call: Call) -> Value:
-    """torch.cat: layouts side by side; other dimensions are tied."""
+    """torch.cat: concatenates layouts; other dimensions are tied."""
     values = call.get(0, "tensors")
     if not all(isinstance(value, Value) for value in values):
         raise Unsupported("its arguments are no tuple of tensors")
@@ -84,7 +84,7 @@ def concatenate(e: Extraction, call: Call) -> Value:
 
 
 def meeting(e: Extraction, met: Sequence[tuple[int, Layout]]) -> Layout:
-    """Return the layout of dimensions that meet entry by entry; those of size 1 are broadcast."""
+    """Return the layout of dimensions that are combined elementwise; size 1 is broadcast."""
     size = max(size for size, _ in met)
     layouts = [layout for own, layout in met if layout and own == size]
     constant = any(not layout and own == size > 1 for own, layout in met)
@@ -99,14 +99,14 @@ def meeting(e: Extraction, met: Sequence[tuple[int, Layout]]) -> Layout:
         e.variables.tie(layouts[0], layout)
     if not layouts:
         return ()
-    # the order is that of every one of them, so one that is out of order spoils it
+    # the result is aligned only if all of them are
     resolved = [e.variables.resolve(layout) for layout in layouts]
     spoiled = [layout for layout in resolved if not all(run.aligned for run in layout)]
     return (spoiled or resolved)[0]
 
 
 def transpose(_: Extraction, call: Call) -> Value:
-    """Permute and transpose."""
+    """permute, transpose."""
     rank = len(call.x.shape)
     order = list(range(rank))
     if call.name == "permute":
@@ -118,7 +118,7 @@ def transpose(_: Extraction, call: Call) -> Value:
 
 
 def _flat(call: Call, place: int, name: str) -> Sequence[NodeValue]:
-    """Arguments that may come one by one or as a tuple."""
+    """Return arguments that may be given one by one or as a tuple."""
     rest = call.args[place:] or (call.kwargs.get(name),)
     return rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | list) else rest
 
@@ -141,7 +141,7 @@ def view(e: Extraction, call: Call) -> Value:
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Smallest neighbouring dimensions of both shapes that hold the same entries."""
+    """Yield the smallest runs of dimensions with equal numbers of entries in both shapes."""
     i = j = 0
     while i < len(old) or j < len(new):
         stop, end = min(i + 1, len(old)), min(j + 1, len(new))
@@ -155,7 +155,7 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[slice, sli
 
 
 def _join(sizes: Sequence[int], layouts: Sequence[Layout]) -> Layout:
-    """Return the layout of several dimensions made one."""
+    """Return the layout of several dimensions merged into one."""
     places = [place for place, layout in enumerate(layouts) if layout]
     if not places:
         return ()
@@ -168,7 +168,7 @@ def _join(sizes: Sequence[int], layouts: Sequence[Layout]) -> Layout:
 def _part(
     e: Extraction, call: Call, layout: Layout, sizes: Sequence[int], requested: Sequence[NodeValue]
 ) -> list[Layout]:
-    """Return the layouts of one dimension made several."""
+    """Return the layouts of one dimension split into several."""
     result: list[Layout] = [()] * len(sizes)
     if not layout:
         if any(isinstance(item, Length) for item in requested):
@@ -179,7 +179,7 @@ def _part(
         e.variables.fix(layout, call.written(math.prod(sizes)))
         return result
     if len(free) > 1:
-        # without channel counts in the arguments, all but one are of size 1
+        # without channel counts in the arguments, all but one must have size 1
         free = [place for place in free if sizes[place] > 1] or free[:1]
         if len(free) > 1:
             raise Unsupported("it makes two dimensions of channels from one")
@@ -192,18 +192,18 @@ def _part(
 
 
 def _agree(e: Extraction, layout: Layout, requested: Length) -> None:
-    """See to it that a dimension has the size that is asked of it at all sizes."""
+    """Ensure that a dimension has the requested size at all channel sizes."""
     if _form(e, requested) == e.variables.form(layout):
         return
     (scale, other), *more = requested.terms
     if scale == 1 and not more:
-        e.variables.tie(layout, other)  # of another tensor, as in y.view(x.size(0), x.size(1))
+        e.variables.tie(layout, other)  # of another tensor, such as in y.view(x.size(0), x.size(1))
     else:
         raise Unsupported("its sizes do not follow the channels")
 
 
 def chunk(e: Extraction, call: Call) -> tuple[Value, ...]:
-    """Chunk and split into equal parts; parts of written sizes fix the channels."""
+    """chunk, and split into equal parts; sizes written in the code fix the channels."""
     x = call.x
     place = call.get(2, "dim", 0) % len(x.shape)
     layout, count = x.layouts[place], len(call.result)
@@ -232,7 +232,7 @@ def chunk(e: Extraction, call: Call) -> tuple[Value, ...]:
 
 
 def shuffle(e: Extraction, call: Call) -> Value:
-    """nn.ChannelShuffle and its function: [g, n] channels become [n, g]."""
+    """nn.ChannelShuffle and F.channel_shuffle: channels [g, n] become [n, g]."""
     groups = getattr(call.module, "groups", None) or call.get(1, "groups")
     piece = e.variables.pieces(e.channels(call.x, 1), groups)[0]
     layouts = (call.x.layouts[0], repeated(piece, groups), *call.x.layouts[2:])
@@ -240,7 +240,7 @@ def shuffle(e: Extraction, call: Call) -> Value:
 
 
 def item(e: Extraction, call: Call) -> NodeValue:
-    """x[...]: slices of channels by parts of their number, anything elsewhere."""
+    """x[...]: slices of channels at shares of their number; any index elsewhere."""
     base, index = call.args
     if not isinstance(base, Value):
         return base[index]
@@ -266,7 +266,7 @@ def item(e: Extraction, call: Call) -> NodeValue:
 
 
 def _taken(e: Extraction, call: Call, layout: Layout, part: int | slice) -> Layout:
-    """Return the layout of some entries of a dimension."""
+    """Return the layout of a slice of a dimension."""
     if not layout or part in (slice(None), slice(0, None)):
         return layout
     bounds = [part.start, part.stop] if isinstance(part, slice) else []

@@ -1,7 +1,8 @@
-"""A model as a torch.fx graph with the shape of every value, for images of one size.
+"""Traces a model to a torch.fx graph with the shape of every value, for one image size.
 
-torch.fx and not torch.export: export writes sizes that the code reads from a tensor as numbers, so
-`x.view(n, g, c // g)` could no longer be told from `x.view(n, 2, 29)`, which no other size fits.
+torch.fx, not torch.export, because export records sizes that the code reads from a tensor as
+numbers. Then `x.view(n, g, c // g)` could not be told from `x.view(n, 2, 29)`, which fits no other
+size.
 """
 
 import copy
@@ -25,35 +26,35 @@ from mobilenas.core.errors import MobileNASError, first_line
 from mobilenas.core.settings import counted
 
 BATCH = 2
-"""Images in the traced batch: not 1, which would hide what is broadcast over the batch."""
+"""Batch size in tracing: not 1, which would hide broadcasting over the batch."""
 
-_TORCH = str(Path(torch.__file__).parent / "_")[:-1]  # with a slash: torchvision is another folder
+_TORCH = str(Path(torch.__file__).parent / "_")[:-1]  # ends in a slash, unlike torchvision
 _KNOWN_LAYERS = (_ConvNd, nn.Linear, _NormBase)
 _STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 LAYER_FUNCTIONS = ("conv1d", "conv2d", "conv3d", "linear")
-"""What runs a layer from its own code."""
+"""Functions by which a layer's own code computes it."""
 
 NodeValue = Any
-"""What a node of a traced model gives: a tensor, a number, a text, or a structure of these."""
+"""Value of a node: a tensor, number or string, or a structure of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """What one forward pass in evaluation mode computes."""
+    """The forward pass of a model in evaluation mode."""
 
     graph: fx.Graph
     """Nodes in the order they run; `node.meta["line"]` is (file, line number)."""
     modules: Mapping[str, nn.Module]
-    """Modules of a copy without data, by name."""
+    """Modules of a copy of the model without data, by name."""
     names: Mapping[int, str]
-    """Name of each parameter and buffer of that copy by its id."""
+    """Names of that copy's parameters and buffers, by id."""
     results: Mapping[fx.Node, NodeValue]
-    """What each node gives: tensors without data, numbers, or tuples of them."""
+    """Value of each node: tensors without data, numbers, or tuples of these."""
 
     def layer(self, node: fx.Node) -> tuple[str, nn.Module] | None:
         """Return the layer that a node runs; None for other nodes.
 
-        It is called as a module, or from its own code, where a subclass does more beside it.
+        It is called as a module, or, in a subclass that does more, as a function.
         """
         if node.op == "call_module":
             return str(node.target), self.modules[str(node.target)]
@@ -71,8 +72,8 @@ class Traced:
 def trace(model: nn.Module, *, image_size: int, in_channels: int = 3) -> Traced:
     """Trace `model` for images [N, in_channels, image_size, image_size].
 
-    MobileNASError names the line that breaks the trace, what refuses the image size, weights that
-    the forward pass does not use, and an output that is no single tensor [N, classes].
+    MobileNASError names a line that cannot be traced, a layer that does not accept the image size,
+    weights that the forward pass does not use, or an output other than one tensor [N, classes].
     """
     _check_plain(model)
     twin = without_data(model)
@@ -91,13 +92,13 @@ def without_data(model: nn.Module) -> nn.Module:
     memo: dict[int, NodeValue] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = tensor.detach().to("meta")
-        empty = empty.float() if empty.is_floating_point() else empty  # as the traced images
+        empty = empty.float() if empty.is_floating_point() else empty  # as are the traced images
         memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(model, memo).eval()
 
 
 def where(node: fx.Node) -> str:
-    """Say which module computes a node, and on which line."""
+    """Return the module that computes a node, and the line."""
     stack = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
     module = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
     file, line = node.meta["line"]
@@ -119,7 +120,7 @@ class _Tracer(fx.Tracer):
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _is_inner(frame.f_code.co_filename):
             frame = frame.f_back
-        # fx has a far slower way to note this
+        # fx's own way to record this is far slower
         node.meta["line"] = (
             ("?", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
         )
@@ -142,7 +143,7 @@ def _graph(twin: nn.Module) -> fx.Graph:
     layers = {module for module in twin.modules() if _is_layer(module)}
     for module in twin.modules():
         if isinstance(module, _NormBase):
-            # its test of the rank would break the trace of a subclass
+            # its check of the rank would break tracing of a subclass
             module._check_input_dim = lambda _: None  # type: ignore[method-assign]
     try:
         return _Tracer(layers).trace(twin, given)
@@ -155,7 +156,7 @@ def _graph(twin: nn.Module) -> fx.Graph:
 
 
 def _check_plain(model: nn.Module) -> None:
-    """Refuse by name what can be neither copied nor traced."""
+    """Raise, with the name, for modules that can be neither copied nor traced."""
     for name, module in model.named_modules():
         named = name or "the model"
         wrapped = isinstance(module, torch.jit.ScriptModule | nn.DataParallel)
@@ -179,16 +180,16 @@ def _check_plain(model: nn.Module) -> None:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a convolution, linear layer or norm does to channels what its class does.
+    """Whether a module treats channels as its class, convolution, linear layer or norm, does.
 
-    A subclass that pads, standardizes its weights or applies an activation does. Of one that has
-    other layers or buffers inside, that uses its weights more than once, or that does something
-    else at other sizes, the code is traced.
+    That is true for a subclass that pads, standardizes its weights or applies an activation. Others
+    are traced: those with inner layers or buffers, those that use their weights more than once, and
+    those that behave differently at other sizes.
     """
     if not isinstance(module, _KNOWN_LAYERS):
         return False
     if type(module).__module__.startswith("torch.") or isinstance(module, _ConvTransposeNd):
-        return True  # of a transposed convolution, so that it is refused by its name
+        return True  # transposed convolutions, so that the error names them
     inner = [child for part in module.children() for child in (*part.parameters(), *part.buffers())]
     if inner or not {*module._buffers} <= _STATISTICS:
         return False
@@ -196,7 +197,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 class _LayerCalls(TorchFunctionMode):
-    """Counts the convolutions and linear layers that run inside."""
+    """Counts the convolutions and linear layers that run in its context."""
 
     count = 0
 
@@ -212,7 +213,7 @@ class _LayerCalls(TorchFunctionMode):
 
 
 def _scales(layer: _ConvNd | nn.Linear) -> bool:
-    """Whether a layer without data, run once, takes and gives other numbers of channels, too."""
+    """Whether a layer runs once and also works with other numbers of channels (without data)."""
     twin = copy.deepcopy(layer)
     if isinstance(twin, nn.Linear):
         inputs, outputs, blocks = 2 * twin.in_features, 3 * twin.out_features, 1
@@ -230,7 +231,7 @@ def _scales(layer: _ConvNd | nn.Linear) -> bool:
     try:
         with calls:
             result = twin(layer.weight.new_empty(BATCH, inputs, *(64 for _ in kernel)))
-    except Exception:  # the user's code; what cannot be followed is named when it is traced
+    except Exception:  # the user's code; tracing it will name the problem
         return False
     return calls.count == 1 and isinstance(result, Tensor) and result.shape[1:2] == (outputs,)
 
@@ -253,7 +254,7 @@ def _run(
     for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
         try:
-            with image.device:  # tensors that the code makes have no data either
+            with image.device:  # tensors that the code creates have no data either
                 results[node] = _result(node, modules, None if results else image, args, kwargs)
         except Exception as error:  # the user's code
             side = image.shape[-1]
@@ -274,14 +275,14 @@ def _result(
 ) -> NodeValue:
     target: NodeValue = node.target
     if node.op == "placeholder":
-        # every further input stands at its default
+        # further inputs have their defaults
         return image if image is not None else (args[0] if args else None)
     if node.op == "get_attr":
         owner, _, name = target.rpartition(".")
-        return getattr(modules[owner], name).to("meta")  # as it is, but for a constant of the code
+        return getattr(modules[owner], name).to("meta")  # no-op except for constants in the code
     if node.op == "call_module":
         if isinstance(modules[target], _NormBase):
-            return args[0]  # keeps its shape; on the meta device it is by far the slowest layer
+            return args[0]  # it keeps the shape, and is by far the slowest layer on the meta device
         return modules[target](*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)
@@ -309,7 +310,7 @@ def _check_output(traced: Traced) -> None:
 
 
 def _tensor_names(twin: nn.Module) -> dict[int, str]:
-    """Names of all parameters and buffers; refuse weights that two modules share."""
+    """Return names of all parameters and buffers; raise for weights shared by two modules."""
     names: dict[int, str] = {}
     for prefix, module in twin.named_modules():
         for key, tensor in _own_tensors(module):

@@ -1,9 +1,9 @@
 """Unknown channel counts and the equations between them: union-find with splitting.
 
-A dimension of a tensor that runs over channels is a layout, a row of runs. A run stands for all
-channels of one variable, each of them `repeat` times in a row. Two layouts that must be equal are
-walked side by side: where a run ends inside another, that one's variable is split in two, and runs
-of equal length are made one. So `cat(a, b) + c` splits c, and flattening multiplies `repeat`.
+A channel dimension of a tensor has a layout, a sequence of runs. A run has all channels of one
+variable, each repeated `repeat` times. Two layouts that must be equal are traversed together: where
+a run ends inside another, the other's variable is split in two, and runs of equal length are
+unified. So `cat(a, b) + c` splits c, and flattening multiplies `repeat`.
 """
 
 import math
@@ -16,7 +16,7 @@ from mobilenas.core.settings import counted
 
 @dataclass(frozen=True)
 class Run:
-    """All channels of a variable, each `repeat` times in a row."""
+    """All channels of a variable, each repeated `repeat` times."""
 
     variable: int
     repeat: int = 1
@@ -24,15 +24,15 @@ class Run:
 
 
 Layout = tuple[Run, ...]
-"""Empty for a dimension whose size no channel count changes: batch, height, a constant."""
+"""Empty for a dimension whose size depends on no channel count: batch, height, a constant."""
 
 
 class Unsupported(Exception):  # noqa: N818 - the operation is unsupported; rules name it
-    """What an operation does to channels cannot be said as equations between layouts."""
+    """An operation's effect on channels cannot be expressed as equations between layouts."""
 
 
 class Variables:
-    """Sizes of all variables at present, and what is known to be equal."""
+    """Current sizes of all variables, and the known equations."""
 
     def __init__(self) -> None:
         self.origins: list[str | None] = []
@@ -42,21 +42,21 @@ class Variables:
         self._multiples: list[tuple[Layout, int]] = []
 
     def new(self, size: int, origin: str | None = None) -> Layout:
-        """Return a variable of its own; `origin` is the layer that makes the channels."""
+        """Return the layout of a new variable; `origin`: the layer that makes the channels."""
         self._sizes.append(size)
         self.origins.append(origin)
         return (Run(len(self._sizes) - 1),)
 
     def size(self, variable: int) -> int:
-        """Return the present size."""
+        """Return the current size of a variable."""
         return self._sizes[variable]
 
     def entries(self, layout: Layout) -> int:
-        """Count the present entries of a layout."""
+        """Return the current number of entries of a layout."""
         return sum(self._sizes[run.variable] * run.repeat for run in layout)
 
     def resolve(self, layout: Layout) -> Layout:
-        """Return the layout in variables that nothing is known of."""
+        """Return the layout in terms of free variables."""
         runs: list[Run] = []
         for run in layout:
             if run.variable not in self._bound:
@@ -70,18 +70,18 @@ class Variables:
         return tuple(runs)
 
     def form(self, layout: Layout) -> dict[int, Fraction]:
-        """Return the number of entries as a sum: how often each variable counts."""
+        """Return the number of entries as coefficients of the free variables."""
         form: dict[int, Fraction] = {}
         for run in self.resolve(layout):
             form[run.variable] = form.get(run.variable, Fraction(0)) + run.repeat
         return form
 
     def fix(self, layout: Layout, reason: str) -> None:
-        """Keep all variables of a layout at their present sizes."""
+        """Fix all variables of a layout at their current sizes."""
         self._fixed.append((layout, reason))
 
     def divide(self, layout: Layout, divisor: int) -> None:
-        """Keep the number of entries a multiple."""
+        """Require that the number of entries is a multiple of `divisor`."""
         if divisor > 1:
             self._multiples.append((layout, divisor))
 
@@ -100,11 +100,11 @@ class Variables:
             if len(first) == len(second) == 1:
                 self._equate(*first, *second)
             else:
-                self.tie(first, second)  # one cut has split a variable of the other, too
+                self.tie(first, second)  # a cut has also split a variable of the other
             one, other = self.resolve(one), self.resolve(other)
 
     def cut(self, layout: Layout, length: int) -> tuple[Layout, Layout]:
-        """Return the first `length` entries and the rest; a variable may be split for it."""
+        """Return the first `length` entries and the rest, splitting a variable if necessary."""
         layout = self.resolve(layout)
         head = 0
         for place, run in enumerate(layout):
@@ -118,7 +118,7 @@ class Variables:
         return layout, ()
 
     def pieces(self, layout: Layout, count: int) -> list[Layout]:
-        """Cut into equal pieces that stay equal; their lengths follow each other."""
+        """Cut a layout into pieces that are tied to be equal."""
         layout = self.resolve(layout)
         if count == 1:
             return [layout]
@@ -129,7 +129,7 @@ class Variables:
                 "pieces"
             )
         if len(layout) == 1 and layout[0].repeat % count == 0:
-            # shuffled: each piece has some entries of nearly every channel, whatever the size
+            # shuffled: each piece has entries of nearly every channel, at any size
             return [(replace(layout[0], repeat=layout[0].repeat // count, aligned=False),)] * count
         pieces = []
         for _ in range(count):
@@ -140,7 +140,7 @@ class Variables:
         return [self.resolve(piece) for piece in pieces]
 
     def divided(self, layout: Layout, length: int) -> Layout:
-        """Return the layout whose entries are rows of `length` entries of this one."""
+        """Return the layout whose entries are `length` consecutive entries of this one."""
         layout = self.resolve(layout)
         while uneven := [run for run in layout if run.repeat % length]:
             run = uneven[0]
@@ -156,7 +156,7 @@ class Variables:
         return tuple(replace(run, repeat=run.repeat // length) for run in layout)
 
     def reasons(self) -> dict[int, str]:
-        """Return why variables are fixed: the first reason of each."""
+        """Return the first reason why each fixed variable is fixed."""
         reasons: dict[int, str] = {}
         for layout, reason in self._fixed:
             for run in self.resolve(layout):
@@ -164,13 +164,13 @@ class Variables:
         for layout, divisor in self._multiples:
             needs = self._needs(layout, divisor)
             if any(self._sizes[variable] % need for variable, need in needs.items()):
-                # a multiple in their sum only: rather keep them than search over such sums
+                # only their sum is a multiple, so fix them instead of searching over such sums
                 for variable in needs:
                     reasons.setdefault(variable, f"with others it makes a multiple of {divisor}")
         return reasons
 
     def divisors(self, fixed: Iterable[int]) -> dict[int, int]:
-        """Return what sizes must be multiples of, for variables that are not fixed."""
+        """Return the divisors of the sizes of variables that are not `fixed`."""
         divisors: dict[int, int] = {}
         for layout, divisor in self._multiples:
             for variable, need in self._needs(layout, divisor).items():
@@ -178,7 +178,7 @@ class Variables:
         return {variable: need for variable, need in divisors.items() if variable not in fixed}
 
     def _needs(self, layout: Layout, divisor: int) -> Mapping[int, int]:
-        """What each variable must be a multiple of, so that the entries are one of `divisor`."""
+        """Return each variable's divisor that makes the entries a multiple of `divisor`."""
         return {
             variable: divisor // math.gcd(divisor, int(count))
             for variable, count in self.form(layout).items()
@@ -193,7 +193,7 @@ class Variables:
         return replace(run, variable=head[0].variable), replace(run, variable=rest[0].variable)
 
     def _equate(self, one: Run, other: Run) -> None:
-        """Make one of two variables whose runs are of equal length."""
+        """Unify the variables of two runs of equal length."""
         if one.variable == other.variable:
             return
         old, young = sorted((one, other), key=lambda run: run.variable)
@@ -212,5 +212,5 @@ class Variables:
 
 
 def repeated(layout: Layout, times: int) -> Layout:
-    """Put each entry `times` in a row."""
+    """Repeat each entry `times` times."""
     return tuple(replace(run, repeat=run.repeat * times) for run in layout)

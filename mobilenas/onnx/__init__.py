@@ -1,4 +1,4 @@
-"""ONNX files: export, checks, prediction. Imports nothing: `predict` does without torch."""
+"""ONNX files: export, checks, prediction. Imports nothing, since `predict` needs no torch."""
 
 OPSET = 18
-"""The exporter's own opset: it writes it without converting, and older phone runtimes read it."""
+"""The exporter's native opset, written without conversion and read by older phone runtimes."""

@@ -25,9 +25,9 @@ from mobilenas.onnx.settings import PROVIDER
 from mobilenas.onnx.values import Array
 
 ALIGNMENT = 8
-"""Channels that are no multiple of this fall off the runtimes' blocked layouts."""
+"""Channels should be multiples of this, the blocked layouts of runtimes."""
 REORDERS = ("ReorderInput", "ReorderOutput")
-"""What onnxruntime puts where it changes the order of a tensor's numbers."""
+"""onnxruntime's nodes that change the memory layout of a tensor."""
 
 _ORT_SUFFIX = ".ort"
 _FATAL = 4  # onnxruntime's log level
@@ -38,11 +38,11 @@ _OptimizationLevel = onnxruntime.GraphOptimizationLevel
 def check_file(
     path: Path, reference: Path | None = None, images: Iterable[Array] = ()
 ) -> FileReport:
-    """Check a file of ONNX or ORT format; FileError names it and what is wrong.
+    """Check a file in ONNX or ORT format; FileError names it and what is wrong.
 
     It is compared with `reference` on `images`: inputs of both, or uint8 pixels [1, H, W, C], which
-    float models get normalized by their metadata. An unaligned channel or a reorder is no error:
-    the report says it.
+    are normalized for float models by their metadata. Unaligned channels and reorders are reported,
+    not errors.
     """
     ort = path.suffix == _ORT_SUFFIX
     runner = session(path)
@@ -80,7 +80,7 @@ def read_model(path: Path) -> ModelProto:
         DecodeError,
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
-        UnicodeDecodeError,  # a message about a name that is not UTF-8
+        UnicodeDecodeError,  # an error about a name that is not UTF-8
     ) as error:
         raise FileError(f"{path} is not a correct ONNX file: {first_line(error)}") from error
     return model
@@ -113,7 +113,7 @@ def _options(level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOp
 
 
 def _optimized(path: Path, level: onnxruntime.GraphOptimizationLevel) -> ModelProto:
-    """Return the graph that onnxruntime runs."""
+    """Return the graph that onnxruntime runs, optimized to `level`."""
     with tempfile.TemporaryDirectory(prefix="mobilenas-check-") as folder:
         file = Path(folder, "optimized.onnx")
         options = _options(level)
@@ -129,17 +129,17 @@ def _optimized(path: Path, level: onnxruntime.GraphOptimizationLevel) -> ModelPr
 
 
 def _unaligned(model: ModelProto) -> tuple[str, ...]:
-    """Convolutions with other output channels than multiples of 8.
+    """Return convolutions whose output channels are not a multiple of 8.
 
-    Not depthwise ones, which have their input's, nor inputs: those are the image, whose channels
-    are given, or what another convolution gave.
+    Depthwise ones have those of their input, which is listed already. Input channels are not
+    checked: they are the image's, or another convolution's output.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
         name = _weight(node)
-        while name not in shapes and name in makers:  # behind what dequantizes or casts it
+        while name not in shapes and name in makers:  # through dequantization and casts
             name = makers[name].input[0]
         channels = shapes.get(name, (0,))[0]
         depthwise = any(item.name == "group" and item.i == channels for item in node.attribute)
@@ -155,7 +155,7 @@ def _weight(node: NodeProto) -> str:
 
 
 def _peak_memory(path: Path, model: ModelProto) -> int:
-    """Maximum bytes alive at once; an elementwise operator overwrites an input that dies there."""
+    """Return the peak of bytes alive at once; elementwise operators overwrite dead inputs."""
     nodes = model.graph.node
     sizes = _sizes(path, model)
     last = {name: place for place, node in enumerate(nodes) for name in node.input}
@@ -171,7 +171,7 @@ def _peak_memory(path: Path, model: ModelProto) -> int:
 
 
 def _sizes(path: Path, model: ModelProto) -> dict[str, int]:
-    """Bytes of the input and of every tensor that depends on it, found by running the graph."""
+    """Run the graph; return the bytes of the input and of all tensors that depend on it."""
     (image,) = model.graph.input
     depends = {image.name}
     for node in model.graph.node:
@@ -217,10 +217,10 @@ def _agreement(path: Path, reference: Path, images: Iterable[Array]) -> tuple[fl
 
 
 class _Pixels(Classifier):
-    """A file that takes pixels [1, H, W, C], too, if it takes floats."""
+    """A file that accepts pixels [1, H, W, C] even if its input is float."""
 
     def logits(self, image: Array) -> NDArray[np.float32]:
-        """Logits [classes]; DataError for an image that does not fit."""
+        """Return logits [classes]; DataError for an image that does not fit."""
         if image.dtype == np.uint8 and self.type == FLOAT:
             metadata = ModelMetadata.from_strings(self.metadata, str(self.path))
             image = prepare(image[0], metadata)

@@ -1,6 +1,6 @@
-"""A file as an image classifier in onnxruntime: an image in, finite logits out, or why not.
+"""An ONNX file as an image classifier in onnxruntime; returns finite logits or raises.
 
-Without torch, as prediction is. What is wrong with a file from outside becomes a FileError here.
+Needs no torch, like prediction. Problems of files from outside become FileErrors here.
 """
 
 import math
@@ -15,20 +15,20 @@ from mobilenas.onnx.session import LOAD_ERRORS, session, time_limit
 from mobilenas.onnx.values import Array
 
 FLOAT, PIXELS = "tensor(float)", "tensor(uint8)"
-"""What a file can take: float32 [1, C, H, W] or uint8 [1, H, W, C]."""
+"""Legal inputs: float32 [1, C, H, W] or uint8 [1, H, W, C]."""
 LIMIT_S = 60.0
-"""Longest time for one image of a file from outside, which may loop for ever."""
+"""Time limit for one image with a file from outside, which may loop for ever."""
 
 _DTYPES = {FLOAT: np.float32, PIXELS: np.uint8}
 _LOGITS = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
+_FATAL = 4  # onnxruntime's log level; errors are raised anyway
 
 
 class Classifier:
-    """An open file. FileError names a file that is none, at opening or with an image."""
+    """An open file. FileError names a file that is not a classifier, when opened or run."""
 
     def __init__(self, path: Path, threads: int = 1, *, limit_s: float | None = None) -> None:
-        """Open `path`; `limit_s`: seconds that an image may take, for a file from outside."""
+        """Open `path`; `limit_s`: time limit in seconds per image, for a file from outside."""
         self.path = path
         self._limit_s = limit_s
         self._runner = session(path, threads, limit_s=limit_s)
@@ -37,7 +37,7 @@ class Classifier:
             self.metadata: dict[str, str] = dict(self._runner.get_modelmeta().custom_metadata_map)
             for entry in (*inputs, *outputs):
                 _ = entry.name
-        except LOAD_ERRORS as error:  # names are decoded when they are asked for
+        except LOAD_ERRORS as error:  # names are decoded on access
             raise FileError(f"{path} has names that cannot be read: {first_line(error)}") from error
         for kind, entries in (("input", inputs), ("output", outputs)):
             if len(entries) != 1:
@@ -51,15 +51,15 @@ class Classifier:
             )
 
     def takes(self, *shapes: tuple[str, list[int]]) -> bool:
-        """Whether one image of one of these (type, shape without batch) fits."""
+        """Whether the input is one image of one of these (type, shape without batch)."""
         batch, *rest = self.shape or [0]
         return (self.type, rest) in shapes and (not isinstance(batch, int) or batch == 1)
 
     def logits(self, image: Array) -> NDArray[np.float32]:
-        """Logits [classes] of one image, of the input's type and shape with a batch of 1.
+        """Return logits [classes] of one image, which has the input's type and shape, batch 1.
 
         DataError for an image that does not fit; FileError for a file that fails, takes too long,
-        or gives anything but finite numbers.
+        or returns values that are not finite.
         """
         check_image(image, self._entry, self.path)
         options = onnxruntime.RunOptions()

@@ -1,4 +1,4 @@
-"""From a trained module to an ONNX file that is checked, described and compared with the module."""
+"""Exports a trained module to ONNX, with metadata, and compares the file with the module."""
 
 import contextlib
 import logging
@@ -30,7 +30,7 @@ INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input and output."""
 
 TOLERANCE = 1e-2
-"""Most that a logit may differ from the module's, as a share of the largest one (at least of 1)."""
+"""Maximum difference of logits from the module's, relative to the largest logit (at least 1)."""
 
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
@@ -44,13 +44,13 @@ def export_onnx(
     metadata: dict[str, str],
     dynamic_batch: bool = False,
 ) -> None:
-    """Write a graph `image` float32 [1, C, S, S] -> `logits` [1, classes]; batch norms are kept.
+    """Write a graph `image` float32 [1, C, S, S] -> `logits` [1, classes].
 
-    Normalization stays outside of the graph: `metadata` says it (`ModelMetadata.to_strings`).
-    Constants are folded, but neither batch norms nor what is computed from parameters (a turned or
-    normalized weight): the file holds exactly the module's parameters under their names, each once,
-    and marks what is none, so that `count_onnx` can count them; onnxruntime folds the rest when
-    it loads the file. FileError names weights that are not finite.
+    Normalization is not in the graph but in `metadata` (`ModelMetadata.to_strings`). Constants are
+    folded, but neither batch norms nor values computed from parameters (such as a transposed
+    weight). So the file has exactly the module's parameters, by name and each once, and other
+    tensors are marked, which `count_onnx` relies on. onnxruntime folds the rest when it loads the
+    file. FileError names weights that are not finite.
     """
     _check_weights(module, path)
     with _evaluating(module):
@@ -73,9 +73,9 @@ def _check_weights(module: nn.Module, path: Path) -> None:
 def check_parity(
     module: nn.Module, path: Path, batches: Iterable[Tensor], threads: int = 1
 ) -> Parity:
-    """Compare the module with the file in onnxruntime on float32 [N, C, S, S], one image a call.
+    """Compare the module with the file in onnxruntime on float32 [N, C, S, S], image by image.
 
-    FileError names a file that gives other logits than the module, with the numbers.
+    FileError names a file whose logits differ from the module's, with the difference.
     """
     model = Classifier(path, threads)
     device = next(module.parameters()).device
@@ -105,7 +105,10 @@ def check_parity(
 
 
 def _judge(parity: Parity, path: Path, *, largest: float, alone: float) -> None:
-    """Raise where the difference is more than rounding; `alone`: without the rest of the batch."""
+    """Raise if the difference is more than rounding.
+
+    `alone`: the difference from the module's logits without the rest of the batch.
+    """
     limit = TOLERANCE * largest
     if parity.max_abs_difference <= limit:
         return
@@ -142,7 +145,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def evaluate_onnx(path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads: int = 1) -> float:
-    """Top-1 in percent over (float32 [N, C, S, S], labels [N]), one image a call."""
+    """Return top-1 in percent over (float32 [N, C, S, S], labels [N]), image by image."""
     right, images = 0, 0
     for logits, label in each_logits(path, batches, threads):
         right += int(logits.argmax() == label)
@@ -153,7 +156,7 @@ def evaluate_onnx(path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads:
 def each_logits(
     path: Path, batches: Iterable[tuple[Tensor, Tensor]], threads: int = 1
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Give logits [classes] and label of every image, one image a call; DataError without any."""
+    """Yield logits [classes] and label of every image; DataError if there are none."""
     model = Classifier(path, threads)
     images = 0
     for batch, labels in batches:
@@ -165,12 +168,12 @@ def each_logits(
 
 
 def read_props(path: Path) -> dict[str, str]:
-    """All metadata of a file as it was passed to `export_onnx`."""
+    """Return the metadata of a file, as passed to `export_onnx`."""
     return dict(session(path).get_modelmeta().custom_metadata_map)
 
 
 def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: bool) -> ModelProto:
-    # a batch of one would be taken for a constant
+    # a batch of one would become a constant
     batch = 2 if dynamic_batch else 1
     image = torch.zeros(
         batch, channels, image_size, image_size, device=next(module.parameters()).device
@@ -184,7 +187,7 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
             opset_version=OPSET,
-            # the exporter's own optimization would fold batch norms; the passes below do the rest
+            # the exporter's optimization would also fold batch norms; the passes below do not
             optimize=False,
             verbose=False,
         )
@@ -202,14 +205,14 @@ def _to_proto(module: nn.Module, image_size: int, channels: int, dynamic_batch: 
                 False if any(x is not None and x.name in parameters for x in node.inputs) else None
             ),
         )
-        # runtimes run a Pad by itself, and quantize it
+        # runtimes would run, and quantize, a separate Pad
         RewriteRuleSet([fuse_pad_into_conv_rule]).apply_to_model(program.model)
         onnxscript.optimizer.remove_unused_nodes(program.model)
         return program.model_proto
 
 
 def _separate_names(graph: "Graph") -> None:
-    """The exporter calls a mean `mean`, also where a weight of the module has that name."""
+    """Rename values that have the name of a weight: the exporter calls any mean `mean`."""
     taken = set(graph.initializers) | {value.name for value in graph.inputs}
     for number, node in enumerate(graph):
         for value in node.outputs:
@@ -219,7 +222,7 @@ def _separate_names(graph: "Graph") -> None:
 
 @contextlib.contextmanager
 def quiet(names: Sequence[str], *ignored: type[Warning]) -> Iterator[None]:
-    """Hold back what loggers say below an error, and warnings, as of deprecated names in use."""
+    """Suppress log messages below errors, and warnings of the `ignored` categories."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -235,7 +238,7 @@ def quiet(names: Sequence[str], *ignored: type[Warning]) -> Iterator[None]:
 
 
 def _drop_invented_biases(model: ModelProto, parameters: set[str]) -> None:
-    """The exporter gives a convolution without bias one of zeros; it is no weight of the module."""
+    """Drop the zero biases that the exporter gives convolutions without bias."""
     zeros = {
         tensor.name
         for tensor in model.graph.initializer
@@ -251,7 +254,7 @@ def _drop_invented_biases(model: ModelProto, parameters: set[str]) -> None:
 
 
 def _mark_tensors(model: ModelProto, parameters: set[str]) -> None:
-    """Say of each stored tensor that would be counted wrongly by its looks what it is."""
+    """Mark stored tensors that `count_onnx` would otherwise misjudge as parameters or constants."""
     stored = list(model.graph.initializer)
     for node in model.graph.node:
         stored += [item.t for item in node.attribute if item.name == "value" and item.HasField("t")]
@@ -263,7 +266,7 @@ def _mark_tensors(model: ModelProto, parameters: set[str]) -> None:
 
 
 def _drop_exporter_notes(model: ModelProto) -> None:
-    """Stack traces and paths of the machine that exported: larger than a small network."""
+    """Drop stack traces and local paths, which are larger than a small network."""
     graph = model.graph
     del model.metadata_props[:]
     del graph.metadata_props[:]

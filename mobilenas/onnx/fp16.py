@@ -1,4 +1,4 @@
-"""Files in float16: half the size, computed in float16 where the device can and the numbers fit."""
+"""Files in float16: half the size, computed in float16 where device and value ranges allow it."""
 
 import math
 import shutil
@@ -23,16 +23,16 @@ from mobilenas.onnx.targets import plain_operators
 from mobilenas.onnx.values import Array
 
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
-"""Where float16 ends, and below which it loses digits."""
+"""Largest float16, and smallest normal one, below which precision is lost."""
 MARGIN = 2.0
-"""Other images than those of calibration may go so much further."""
+"""Safety factor for values on images other than those of calibration."""
 CANCELLED = 64.0
-"""A sum so many times smaller than its parts has lost 6 of the 11 binary digits of float16."""
+"""A sum this many times smaller than its terms has lost 6 of the 11 bits of float16."""
 
 _CONVERTED = ("DequantizeLinear", "QuantizeLinear")
 _WEIGHTED = ("Conv", "Gemm")
 _LAYERS = (*_WEIGHTED, "ConvTranspose", "MatMul")
-# as torch.autocast: their intermediate squares, quotients and exponentials leave float16 first
+# as in torch.autocast: their squares, quotients and exponentials leave float16's range first
 _FLOAT32 = frozenset(
     {
         *("Div", "Exp", "Log", "LogSoftmax", "Pow", "Reciprocal", "ReduceL2", "ReduceLogSumExp"),
@@ -43,17 +43,17 @@ _SUMS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"
 
 
 def to_fp16(source: Path, path: Path, images: Iterable[Array]) -> Fp16Report:
-    """Write `source` with float16 weights and computation to `path`; its metadata is kept.
+    """Write `source` with float16 weights and computation to `path`, with its metadata.
 
-    Input and output stay float32: an app fills and reads the same buffers whichever file it
-    loads, and two casts of an image and some logits cost nothing beside the network. Batch norms
-    are folded first, in float32, because small variances vanish in float16, and operators made
-    plain (`plain_operators`). `images`: inputs of the model, on which the range of every tensor is
-    measured in float32; a node stays in float32 where its weights, activations or sums come within
-    `MARGIN` of the end of float16 or are all too small for it, where large numbers cancel, and
-    where its operator is one that overflows inside. Processors without float16 kernels, such as
-    x86, compute in float32 from the float16 weights: there nothing of this would show. FileError
-    names a file that does not load, or one of whose layers fewer than half would be in float16.
+    Input and output stay float32, so that apps use the same buffers for all files; the casts take
+    negligible time. First, batch norms are folded in float32, because small variances vanish in
+    float16, and operators are replaced (`plain_operators`). `images` are inputs of the model, on
+    which the range of every tensor is measured in float32. A node stays in float32 if its weights,
+    activations or sums come within `MARGIN` of float16's largest number or are too small for
+    float16, if large terms cancel, or if its operator overflows internally. Running the file cannot
+    show these problems on processors without float16 kernels, such as x86, which compute in
+    float32. FileError names a file that does not load, or one with more than half of its layers in
+    float32.
     """
     samples = samples_for(source, images, "measure ranges of")
     model = prepared(source)
@@ -65,7 +65,7 @@ def to_fp16(source: Path, path: Path, images: Iterable[Array]) -> Fp16Report:
         model, keep_io_types=True, node_block_list=[node.name for node in kept]
     )
     _join_casts(half, {node.name for node in model.graph.node})
-    # the converter puts the cast of the input behind all that reads it
+    # the converter puts the input's cast after the nodes that read it
     ONNXModel(half).topological_sort()
     write_model(half, path)
     return Fp16Report(
@@ -76,14 +76,14 @@ def to_fp16(source: Path, path: Path, images: Iterable[Array]) -> Fp16Report:
 
 
 def _out_of_range(model: ModelProto, activations: Mapping[str, float]) -> list[NodeProto]:
-    """Nodes that float16 would compute wrongly."""
+    """Return the nodes that would be inaccurate in float16."""
     stored = {
         tensor.name: onnx.numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
     weights = {name: float(np.abs(values).max(initial=0)) for name, values in stored.items()}
-    # a weight that is added may vanish beside a larger sum, but not an epsilon
+    # a weight may vanish when it is added to a larger number, but not an epsilon
     factors = {
         name
         for node in model.graph.node
@@ -99,7 +99,7 @@ def _out_of_range(model: ModelProto, activations: Mapping[str, float]) -> list[N
         large = [activations.get(name, weights.get(name, 0.0)) for name in names]
         small = [activations.get(name, weights.get(name, 0.0)) for name in names if name in factors]
         if node.op_type in _SUMS:
-            # the sum is larger than the mean that it becomes
+            # the sum is larger than its mean
             summed = sizes.get(node.input[0], 1) / max(1, sizes.get(node.output[0], 1))
             large.append(activations.get(node.output[0], 0.0) * max(1.0, summed))
         return max(large) > LARGEST / MARGIN or any(0 < value < SMALLEST for value in small)
@@ -109,9 +109,9 @@ def _out_of_range(model: ModelProto, activations: Mapping[str, float]) -> list[N
 
 
 def _cancelling(model: ModelProto, largest: Mapping[str, float]) -> set[str]:
-    """Outputs of sums that are far smaller than what goes into them, and the large ones before.
+    """Return outputs of sums far smaller than their terms, and of the nodes that compute the terms.
 
-    What float16 has rounded off the large numbers is what the small ones are made of.
+    Rounding errors of the large terms would dominate the small sum.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
@@ -152,7 +152,7 @@ def _refuse_overflow(
 
 
 def _separate_weights(model: ModelProto, kept: set[str]) -> None:
-    """Give nodes that stay in float32 constants of their own."""
+    """Give nodes that stay in float32 their own copies of shared constants."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
@@ -165,12 +165,12 @@ def _separate_weights(model: ModelProto, kept: set[str]) -> None:
 
 
 def _join_casts(model: ModelProto, own: set[str]) -> None:
-    """Let float32 nodes hand on float32: the converter casts to float16 and back between them.
+    """Remove casts to float16 and back between float32 nodes, which the converter inserts.
 
-    `own`: nodes that the model had before, whose casts may be of other types.
+    `own`: names of the model's original nodes, whose casts are kept.
     """
     graph = model.graph
-    # it also writes the same cast once for each reader
+    # it also repeats the same cast for each reader
     nodes = list({tuple(node.output): node for node in reversed(graph.node)}.values())[::-1]
     makers = {name: node for node in nodes for name in node.output}
     outputs = {value.name for value in graph.output}
@@ -182,7 +182,7 @@ def _join_casts(model: ModelProto, own: set[str]) -> None:
         origin, given = before.input[0], node.output[0]
         if given in outputs and origin in makers:
             nodes.remove(node)
-            maker = makers[origin]  # gives the output itself
+            maker = makers[origin]  # writes the output directly
             maker.output[:] = [given if name == origin else name for name in maker.output]
             names[origin] = given
         elif given not in outputs:
@@ -198,7 +198,7 @@ def _join_casts(model: ModelProto, own: set[str]) -> None:
         nodes = live
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]  # types that were true before
+    del graph.value_info[:]  # types from before the conversion
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
@@ -212,7 +212,7 @@ def _casts_to(node: NodeProto, kind: int) -> bool:
 
 
 def prepared(source: Path) -> ModelProto:
-    """Read a float32 model as it is quantized: `folded`, plain operators, a name for each node."""
+    """Read a float32 model for quantization: `folded`, with plain operators and named nodes."""
     model = folded(source)
     plain_operators(model)
     for place, node in enumerate(model.graph.node):
@@ -221,9 +221,9 @@ def prepared(source: Path) -> ModelProto:
 
 
 def folded(source: Path) -> ModelProto:
-    """Read a float32 model: norms folded, shapes inferred, weights used by one layer each.
+    """Read a float32 model; fold norms, infer shapes, give each layer its own weights.
 
-    FileError names a file that does not load or is no float32 model.
+    FileError names a file that does not load or is not float32.
     """
     metadata = read_props(source)
     model = read_model(source)
@@ -233,7 +233,7 @@ def folded(source: Path) -> ModelProto:
         raise FileError(f"{source} is INT8 or float16 already; give the float32 file")
     with tempfile.TemporaryDirectory(prefix="mobilenas-fold-") as folder:
         given, path = Path(folder, "given.onnx"), Path(folder, "folded.onnx")
-        # under a name that is not UTF-8 it would not be folded, and only the log would say so
+        # with a name that is not UTF-8, folding would fail, reported only in the log
         shutil.copyfile(source, given)
         # symbolic shape inference is for transformers
         quant_pre_process(str(given), str(path), skip_symbolic_shape=True)
@@ -244,7 +244,7 @@ def folded(source: Path) -> ModelProto:
 
 
 def _separate(model: ModelProto) -> None:
-    """Give each layer weights of its own: onnxruntime stores equal ones, such as zeros, once."""
+    """Give each layer its own weights: onnxruntime stores equal tensors, such as zeros, once."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     taken: set[str] = set()
     for place, node in enumerate(model.graph.node):
@@ -260,7 +260,7 @@ def _separate(model: ModelProto) -> None:
 
 
 def describe(model: ModelProto, metadata: dict[str, str]) -> None:
-    """Set the metadata; drop what passes noted, and operator sets that no node uses."""
+    """Set the metadata; drop other metadata, and operator sets that no node uses."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
     used = {node.domain for node in model.graph.node}

@@ -1,4 +1,4 @@
-"""Files that take camera pixels: uint8, channels last, normalization in the graph."""
+"""Files with camera pixels as input: uint8, channels last, normalization in the graph."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from mobilenas.onnx.settings import UINT8_NHWC
 from mobilenas.onnx.values import Attribute
 
 INPUT_KEY = "input"
-"""Key of the metadata that says what a file takes, as JSON; a file without it takes FLOAT_NCHW."""
+"""Metadata key of the input's `Layout`, as JSON; files without it have FLOAT_NCHW."""
 
 _PREFIX = "pixels"
 _CHANNELS_FIRST = (0, 3, 1, 2)
@@ -27,13 +27,13 @@ Step = tuple[str, list[NDArray[np.float64]], dict[str, Attribute]]
 def fold_input(source: Path, path: Path, mean: Sequence[float], std: Sequence[float]) -> None:
     """Write `source` to `path` with an input of uint8 [1, H, W, C] pixels instead of floats.
 
-    The graph turns and casts the pixels and computes x = (pixels / 255 - mean) / std; mean and std
-    of each channel in 0..1. Where a convolution reads the image, its weights take up the scale, and
-    its bias the shift if it pads nothing; a padded one gets the shift as a subtraction before it,
-    because its zeros stand for x = 0 and not for black pixels. Before anything else, as in 8 bits
-    and float16, a depthwise 1x1 convolution does both; so a file is quantized first and folded
-    last. The metadata gets `INPUT_KEY`; mean and std stay there as a record, and nothing may apply
-    them again. FileError names a source that has another input.
+    The graph transposes and casts the pixels and computes x = (pixels / 255 - mean) / std, with
+    mean and std of each channel in 0..1. If a float convolution reads the image, the scale is
+    folded into its weights. The shift is folded into its bias if it has no padding, and is else a
+    subtraction before it, because padding zeros mean x = 0, not black pixels. In other cases, such
+    as INT8 and float16 files, a 1x1 depthwise convolution does both; so quantize first and fold
+    last. `INPUT_KEY` is added to the metadata; mean and std stay there as a record and must not be
+    applied again. FileError names a source with another input.
     """
     model = read_model(source)
     props = {item.key: item.value for item in model.metadata_props}
@@ -41,8 +41,8 @@ def fold_input(source: Path, path: Path, mean: Sequence[float], std: Sequence[fl
     scale = 1 / (255 * np.asarray(std, np.float64))
     shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     readers = [node for node in model.graph.node if image.name in node.input]
-    # not Mul and Add: onnxruntime turns them to channels last in 8-bit models, where three channels
-    # broadcast slowly (0.8 ms at 224x224, this one 0.1)
+    # not Mul and Add: in INT8 models onnxruntime runs them channels last, where broadcasting three
+    # channels is slow (0.8 ms at 224x224, this one 0.1)
     step: Step | None = ("Conv", [scale.reshape(-1, 1, 1, 1), shift], {"group": len(mean)})
     if len(readers) == 1 and _has_own_weights(model, readers[0]):
         step = _fold_into(model, readers[0], scale, shift)
@@ -77,7 +77,7 @@ def _set_input(image: ValueInfoProto) -> None:
 
 
 def _has_own_weights(model: ModelProto, node: NodeProto) -> bool:
-    """Whether it is a plain convolution whose weights are stored and no other node's."""
+    """Whether it is a convolution without groups, with stored weights that only it uses."""
     stored = {tensor.name for tensor in model.graph.initializer}
     plain = node.op_type == "Conv" and all(a.name != "group" or a.i == 1 for a in node.attribute)
     uses = [name for other in model.graph.node for name in other.input]
@@ -87,7 +87,7 @@ def _has_own_weights(model: ModelProto, node: NodeProto) -> bool:
 def _fold_into(
     model: ModelProto, conv: NodeProto, scale: NDArray[np.float64], shift: NDArray[np.float64]
 ) -> Step | None:
-    """Let a convolution take up the normalization; return what it cannot."""
+    """Fold normalization into a convolution; return the step that cannot be folded."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     weight = onnx.numpy_helper.to_array(stored[conv.input[1]]).astype(np.float64)  # [O, C, k, k]
     _store(stored[conv.input[1]], weight * scale[:, None, None])
@@ -114,11 +114,11 @@ def _store(tensor: TensorProto, values: NDArray[np.float64]) -> None:
 def _read_pixels(
     model: ModelProto, image: str, readers: Sequence[NodeProto], step: Step | None
 ) -> None:
-    """Put the nodes that turn, cast and normalize before those that read the image."""
+    """Insert nodes that transpose, cast and normalize before those that read the image."""
     turned, x = f"{_PREFIX}_turned", f"{_PREFIX}_float"
     make = onnx.helper.make_node
     nodes = [
-        # turned as bytes, which are a quarter of the floats
+        # transposed as bytes, a quarter of the floats' size
         make("Transpose", [image], [turned], turned, perm=_CHANNELS_FIRST),
         make("Cast", [turned], [x], x, to=TensorProto.FLOAT),
     ]

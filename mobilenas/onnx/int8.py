@@ -1,7 +1,7 @@
-"""Files in 8-bit integers: static QDQ quantization, equalized ranges, corrected biases.
+"""INT8 files: static QDQ quantization, range equalization, bias correction.
 
-Weights are int8 and activations uint8: the pair that x86 has instructions for. Norms that could not
-be folded stay in float.
+Weights are int8 and activations uint8, for which x86 has instructions. Norms that cannot be folded
+stay float.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ _CALIBRATION = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-_PERCENTILE = 99.99  # of the values, half of the others cut off on each side
-_AT_ONCE = 8  # images whose activations are held at a time
-_ROUNDS = 20  # of equalization; the scales of long chains settle within ten
-_SETTLED = 1e-3
+_PERCENTILE = 99.99  # of the values; half of the others is cut off on each side
+_AT_ONCE = 8  # images whose activations are in memory at a time
+_ROUNDS = 20  # of equalization; even long chains converge within ten
+_CONVERGED = 1e-3
 _TINY = 1e-30
 _WEIGHTED = ("Conv", "Gemm")
 _INPUTS = ("x", "weight", "bias")  # of a weighted layer
 _HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "MaxPool", "Relu", "Squeeze")
 Reader = tuple[NodeProto, int]
-"""A layer and the axis of its weight that belongs to its input's channels."""
+"""A layer, and the axis of its weight for input channels."""
 
 
 def quantize_static_qdq(
@@ -57,16 +57,16 @@ def quantize_static_qdq(
     equalize: bool = False,
     correct_bias: bool = False,
 ) -> None:
-    """Write `source` with weights and activations in 8 bits to `path`; its metadata is kept.
+    """Write `source` with INT8 weights and activations to `path`, with its metadata.
 
-    `images`: inputs of the model, one image each, from which ranges and bias corrections come.
-    Batch norms are folded and operators made plain (`plain_operators`) first; `equalize`: see
+    `images`: inputs of the model, one image each, that determine ranges and bias corrections.
+    First, batch norms are folded and operators replaced (`plain_operators`). `equalize`: see
     `equalize_ranges`; `correct_bias`: see `correct_biases`. FileError names a file that does not
-    load, DataError says which image does not fit or that there is none.
+    load; DataError an image that does not fit, or says that there is none.
     """
     check_choice("method", method, CALIBRATIONS)
     samples = samples_for(source, images, "quantize")
-    model = prepared(source)  # whose nodes have names by which they are found again in 8 bits
+    model = prepared(source)  # nodes have names, by which they are found again after quantization
     if equalize:
         equalize_ranges(model, samples)
     quantized = _quantize(model, samples, per_channel=per_channel, method=method)
@@ -76,15 +76,14 @@ def quantize_static_qdq(
 
 
 def equalize_ranges(model: ModelProto, samples: Samples = ()) -> int:
-    """Even out the weights' ranges between layers, in place; return the number of layers scaled.
+    """Equalize the ranges of weights across layers, in place; return the number of scaled layers.
 
-    Output channel i of a layer is divided by s_i = sqrt(r1_i / r2_i) and what reads it multiplied,
-    r1 and r2 being the largest absolute weights of the channel on the two sides (Nagel et al.
-    2019, arXiv 1906.04721, eq. 11), in rounds until nothing moves. The function stays the same, so
-    this is done only where scales pass: nothing, ReLU, pools and squeeze-excite's product between
-    two layers, not ReLU6, hard-swish or a shortcut. With `samples` no channel's activations
-    may outgrow the largest of their tensor: a channel of tiny weights and a large bias would take
-    the whole 8-bit range otherwise.
+    Output channel i of a layer is divided by s_i = sqrt(r1_i / r2_i), and the input weights of its
+    readers multiplied. r1 and r2 are the largest absolute weights of the channel on both sides
+    (Nagel et al. 2019, arXiv 1906.04721, eq. 11). Repeats until convergence. The function must not
+    change, so between the layers there may be only ReLU, pools and squeeze-excite's product, not
+    ReLU6, hard-swish or a shortcut. With `samples`, no channel's activations may exceed the largest
+    of their tensor. Else a channel with tiny weights and a large bias could take the whole range.
     """
     graph = _Weights(model)
     pairs = [
@@ -104,14 +103,14 @@ def equalize_ranges(model: ModelProto, samples: Samples = ()) -> int:
             total *= scale
             graph.scale(node, readers, scale)
             moved = max(moved, float(np.abs(np.log(scale)).max()))
-        if moved < _SETTLED:
+        if moved < _CONVERGED:
             break
     graph.store()
     return len(pairs)
 
 
 class _Weights:
-    """Weights of a graph as float64 numbers, and who reads what."""
+    """Weights of a graph as float64, and the readers of each tensor."""
 
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
@@ -124,11 +123,11 @@ class _Weights:
         self._changed: set[str] = set()
 
     def scalable(self, node: NodeProto) -> bool:
-        """Whether all weights of a layer are numbers that only it uses."""
+        """Whether all weights of a layer are stored and used by it alone."""
         return all(name in self.values and len(self._uses[name]) == 1 for name in node.input[1:])
 
     def readers(self, node: NodeProto) -> list[Reader]:
-        """Layers that take up a scale of a layer's output, with the axis; empty if some cannot."""
+        """Return the layers that can absorb a scale of this one's output; empty if one cannot."""
         channels = len(self.values[node.input[1]])
         found = self._takers(node.output[0], set()) or []
         fit = all(self.values[r.input[1]].shape[axis] == channels for r, axis in found)
@@ -146,7 +145,7 @@ class _Weights:
                     return None
                 found.append((node, axis))
                 continue
-            # of a product's two sides one may be scaled: the gate, behind layers that took it up
+            # only one factor of a product may be scaled
             sides = sum(given in scaled for given in node.input)
             passes = node.op_type in _HOMOGENEOUS or (node.op_type == "Mul" and sides == 1)
             more = self._takers(node.output[0], scaled) if passes else None
@@ -166,7 +165,7 @@ class _Weights:
         return 0 if shape and shape[0] == groups and shape[1] == 1 else None
 
     def balance(self, node: NodeProto, readers: list[Reader]) -> Array:
-        """Return s of `equalize_ranges`; 1 for channels without weights."""
+        """Return s of `equalize_ranges`; 1 for channels with zero weights."""
         first = _largest(self.values[node.input[1]], 0)
         second = np.max([_largest(self.values[r.input[1]], axis) for r, axis in readers], axis=0)
         live = (first > 0) & (second > 0)
@@ -175,7 +174,7 @@ class _Weights:
         return scale
 
     def scale(self, node: NodeProto, readers: list[Reader], scale: Array) -> None:
-        """Divide a layer's output by `scale` and multiply it back where it is read."""
+        """Divide a layer's output by `scale`, and multiply its readers' input weights by it."""
         for name in node.input[1:]:
             self._multiply(name, 1 / scale, 0)
         for reader, axis in readers:
@@ -189,7 +188,7 @@ class _Weights:
         self._changed.add(name)
 
     def store(self) -> None:
-        """Write what was changed into the graph."""
+        """Write changed weights to the graph."""
         for tensor in self._graph.initializer:
             if tensor.name in self._changed:
                 values = self.values[tensor.name].astype(np.float32)
@@ -197,7 +196,7 @@ class _Weights:
 
 
 def _largest(values: Array, axis: int) -> Array:
-    """Largest absolute value of each place along an axis."""
+    """Return the largest absolute value at each index of an axis."""
     others = tuple(place for place in range(values.ndim) if place != axis)
     return np.asarray(np.abs(values).max(axis=others))
 
@@ -205,7 +204,7 @@ def _largest(values: Array, axis: int) -> Array:
 def _largest_activations(
     model: ModelProto, nodes: Sequence[NodeProto], samples: Samples
 ) -> dict[str, Array]:
-    """Largest activation of each channel of a layer's output, as a share of its tensor's."""
+    """Return each output channel's largest activation, relative to that of the tensor, by layer."""
     if not samples or not nodes:
         return {}
     rectified = {
@@ -223,11 +222,11 @@ def _largest_activations(
 
 
 def correct_biases(model: ModelProto, quantized: ModelProto, samples: Samples) -> int:
-    """Take each layer's mean error out of its bias, in place; return the number of layers.
+    """Correct biases by each layer's mean error, in place; return the number of layers.
 
-    The error of an output channel is the mean over images and places of W x - Wq q(x), with x the
-    float model's own activation (Nagel et al. 2019, arXiv 1906.04721, section 4.2, the mean being
-    measured): each layer by itself, so that one pass over `samples` serves all.
+    The error of an output channel is the mean over images and positions of W x - Wq q(x), where x
+    is the float model's activation (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with the
+    measured mean). As each layer is corrected independently, one pass over `samples` is enough.
     """
     floats = {node.name: node for node in model.graph.node}
     makers = {node.output[0]: node for node in quantized.graph.node}
@@ -260,7 +259,7 @@ def _compare(
     weight: NodeProto,
     stored: dict[str, TensorProto],
 ) -> None:
-    """Watch the mean of a layer's output less that of its 8-bit twin on the same float input."""
+    """Watch the mean difference between a layer and its INT8 twin on the same float input."""
     probe.store([stored[name] for name in (*x.input[1:], *weight.input)])
     grid = list(x.input[1:])
     rounded = probe.node("QuantizeLinear", [layer.input[0], *grid])
@@ -275,7 +274,7 @@ def _quantize(model: ModelProto, samples: Samples, *, per_channel: bool, method:
     metadata = {item.key: item.value for item in model.metadata_props}
     with tempfile.TemporaryDirectory(prefix="mobilenas-quantize-") as folder:
         plain, path = Path(folder, "float.onnx"), Path(folder, "quantized.onnx")
-        add_pre_process_metadata(model)  # without which the quantizer warns
+        add_pre_process_metadata(model)  # else the quantizer warns
         onnx.save(model, str(plain))
         # the histograms' collector prints
         with contextlib.redirect_stdout(io.StringIO()):
@@ -302,22 +301,22 @@ def _is_norm(node: NodeProto) -> bool:
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Gives the samples in strides: the quantizer keeps all activations of one in memory."""
+    """Feeds samples in strides: the quantizer holds all activations of a stride in memory."""
 
     def __init__(self, name: str, samples: Samples) -> None:
         self._name, self._samples = name, samples
         self.set_range(0, len(samples))
 
     def __len__(self) -> int:
-        """Return the number of samples, rounded up to whole strides as the quantizer wants it."""
+        """Return the number of samples, rounded up to whole strides, as the quantizer requires."""
         return -(-len(self._samples) // _AT_ONCE) * _AT_ONCE
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Give these samples next."""
+        """Select the samples to feed next."""
         self._next = iter(self._samples[start_index:end_index])
 
     def get_next(self) -> dict[str, Array] | None:
-        """Return the next sample by the input's name, None after the last."""
+        """Return the next sample, keyed by the input's name; None after the last."""
         sample = next(self._next, None)
         return None if sample is None else {self._name: sample}
 

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, so that it can be used without anything beside it."""
+"""Metadata of an exported file, which make it usable by itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from mobilenas.core.errors import FileError
 from mobilenas.core.files import parse_json, to_json
 
 OWN_KEY = "counting_rule"
-"""Key that every file of a run has, and no other tool's."""
+"""Key that all exported files have, and no other tool's."""
 
 _LARGEST_SIDE = 4096
-"""As in an arch."""
+"""The limit of archs."""
 _MIN_STD = 1e-6
-"""Near zero, what is divided by it overflows."""
+"""Division by a smaller number may overflow."""
 _LARGEST = 1e6
-"""No mean or standard deviation of a channel in 0..1 is near it; a NaN is not below it."""
+"""Upper limit of mean and standard deviation, which are about 0..1."""
 _LARGEST_PIXEL = 3.5e38
-"""Above every float32."""
+"""Upper limit of pixels: above every float32."""
 _FIELDS = ("labels", "mean", "std", "image_size")
 _RANGE = "pixel_range"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What prediction needs: labels, and x = (pixels / 255 - mean) / std of a square image."""
+    """Labels, and the normalization x = (pixels / 255 - mean) / std of a square image."""
 
     labels: tuple[str, ...]
     """Class names in the order of the logits."""
@@ -35,16 +35,16 @@ class ModelMetadata:
     image_size: int
     """Side of the input in pixels."""
     pixel_range: tuple[float, float] | None = None
-    """Numbers of images of more than 8 bits that become 0 and 255; None: trained on none."""
+    """Values that become 0 and 255 in images of more than 8 bits; None: not trained on any."""
 
     def to_strings(self) -> dict[str, str]:
-        """Return the form for a file's metadata_props: each value as JSON."""
+        """Return the values as JSON strings, for a file's metadata_props."""
         names = _FIELDS if self.pixel_range is None else (*_FIELDS, _RANGE)
         return {name: to_json(getattr(self, name)) for name in names}
 
     @classmethod
     def from_strings(cls, data: Mapping[str, str], source: str) -> "ModelMetadata":
-        """Read the form of `to_strings` among other keys; FileError names `source` and the key."""
+        """Parse `to_strings`, ignoring other keys; FileError names `source` and the key."""
         values = {name: _value(data, name, source) for name in _FIELDS}
         for name, above in (("mean", None), ("std", _MIN_STD)):
             _check(_is_numbers(values[name], above=above), name, source)

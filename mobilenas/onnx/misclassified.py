@@ -1,4 +1,4 @@
-"""What an exported file gets right and wrong, from one pass in onnxruntime."""
+"""Confusion matrix and misclassified images of an exported file."""
 
 import base64
 import heapq
@@ -17,40 +17,40 @@ from mobilenas.onnx.export import each_logits
 from mobilenas.onnx.predict import softmax
 
 MAX_SHOWN = 24
-"""Misclassified that are kept with their pictures."""
+"""Number of misclassified images that are kept."""
 _LARGEST_SIDE = 96
 
 
 class MisclassifiedImage(Record, frozen=True, kw_only=True):
-    """One image that got a wrong class."""
+    """A misclassified image."""
 
     image: str
-    """File of the image below the data's folder; its number in the split where it is no file."""
+    """File of the image below the data's folder, or its number in the split if it is not a file."""
     label: str
-    """Its class."""
+    """Its true class."""
     predicted: str
     """The most probable class."""
     probability: Share
-    """Of the predicted class, in 0..1."""
+    """Probability of the predicted class, in 0..1."""
     probability_of_label: Share
-    """Of the image's own class."""
+    """Probability of the true class."""
     png: str
-    """What the network saw, at most 96 pixels wide: a PNG file in base64."""
+    """The image as the network saw it, at most 96 pixels wide: a PNG file in base64."""
 
 
 class Misclassified(Record, frozen=True, kw_only=True):
-    """misclassified.json: all predictions of one file on one split, in short."""
+    """misclassified.json: a summary of a file's predictions on a split."""
 
     file: str
-    """The file."""
+    """The exported file."""
     images: Some
-    """Images of the split."""
+    """Number of images of the split."""
     top1: Percent
-    """Percent that got their own class."""
+    """Percentage of images that are classified correctly."""
     confusion: dict[str, dict[str, Count]]
-    """Images by class and predicted class; pairs that did not occur are left out."""
+    """Number of images by true and predicted class, without zeros."""
     worst: tuple[MisclassifiedImage, ...]
-    """Those of which the network was most certain, the most certain first."""
+    """The misclassified images with the highest probability, highest first."""
 
 
 def find_misclassified(
@@ -62,9 +62,9 @@ def find_misclassified(
     names: Sequence[str] = (),
     threads: int = 1,
 ) -> Misclassified:
-    """Run a file on `batches`: all images of `split` in order, float32 [N, C, S, S], labels [N].
+    """Run a file on all images of `split`, given by `batches`: float32 [N, C, S, S], labels [N].
 
-    `names` has the file of every image of the split's store, or nothing. DataError without images.
+    `names` are the files of all images of the split's store, if any. DataError without images.
     """
     pairs: Counter[tuple[int, int]] = Counter()
     wrong: list[tuple[float, int, int, int, float]] = []
@@ -73,7 +73,7 @@ def find_misclassified(
         pairs[label, predicted] += 1
         if predicted != label:
             certain = softmax(logits)
-            # of equally certain ones the first: a heap drops its smallest
+            # of equal probabilities the first image is kept: a heap drops its smallest item
             found = (float(certain[predicted]), -place, label, predicted, float(certain[label]))
             (heapq.heappush if len(wrong) < MAX_SHOWN else heapq.heappushpop)(wrong, found)
     images = pairs.total()
@@ -101,7 +101,7 @@ def find_misclassified(
 
 
 def _png(pixels: Tensor) -> str:
-    """uint8 [3, H, W] -> a PNG file in base64."""
+    """Encode uint8 [3, H, W] as a PNG file in base64."""
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Files in the ORT format, for builds of onnxruntime that hold only what a model needs."""
+"""Files in the ORT format, for reduced builds of onnxruntime."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ from mobilenas.onnx.ort_table import sorted_table
 from mobilenas.onnx.session import session
 
 SUFFIX = ".ort"
-"""By which onnxruntime knows the format."""
+"""Suffix by which onnxruntime recognizes the format."""
 OPERATORS_SUFFIX = ".required_operators.config"
-"""Of the file that a reduced build is made with, beside the model's."""
+"""Suffix of the file that configures a reduced build, beside the model."""
 
 _TOOL = "onnxruntime.tools.convert_onnx_models_to_ort"
 _LEVEL = "ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL"
@@ -28,29 +28,28 @@ _NAME = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class OrtFiles:
-    """What `to_ort` wrote."""
+    """Files written by `to_ort`."""
 
     model: Path
     """The model."""
     operators: Path
-    """For `build.sh --include_ops_by_config`: the operators that the model needs."""
+    """The operators that the model needs, for `build.sh --include_ops_by_config`."""
 
 
 def to_ort(source: Path, path: Path) -> OrtFiles:
-    """Write an ONNX file in the ORT format to `path`, which ends in `.ort`, and its operators.
+    """Write an ONNX file in the ORT format to `path` (.ort), and its operators beside it.
 
-    The graph is optimized now and not when it is loaded, for ARM: without the blocked layout of
-    x86, so on x86 the file is slower than the ONNX file it comes from. A float16 model keeps its
-    weights in float16, but onnxruntime on a machine without float16 kernels, such as x86, writes
-    casts around them: the result is small and computes in float32 on any device. A model in 8 bits
-    is exact where it is meant to run; on x86 without VNNI its kernels overflow, as `session` says,
-    and no option helps. The same source gives the same bytes. FileError names a source that does
-    not load.
+    The graph is optimized now instead of at loading, for ARM: without the blocked layout of x86,
+    where the file is slower than its ONNX source. A float16 model keeps float16 weights, but if
+    this machine has no float16 kernels, such as x86, onnxruntime adds casts: the file is small and
+    computes in float32 on any device. An INT8 model is exact on ARM; on x86 without VNNI its
+    kernels overflow (see `session`), which no option prevents. The same source gives the same
+    bytes. FileError names a source that does not load.
     """
     if path.suffix != SUFFIX:
         raise FileError(f"{path} must end in {SUFFIX}: onnxruntime knows the format by it")
     session(source)
-    # the last level would fold the casts, and with them the weights, into float32
+    # the highest level would fold casts, and turn the weights into float32
     level = "extended" if _is_half(source) else "all"
     with tempfile.TemporaryDirectory(prefix="mobilenas-ort-") as folder:
         given, made = Path(folder, "given"), Path(folder, "made")
@@ -62,7 +61,7 @@ def to_ort(source: Path, path: Path) -> OrtFiles:
         files = OrtFiles(model=path, operators=path.with_suffix(OPERATORS_SUFFIX))
         lines = operators.read_text(encoding="utf-8").splitlines()
         write_bytes(path, sorted_table(model.read_bytes()))
-    # the tool's comment names the temporary folder
+    # comments of the tool name the temporary folder
     needed = [line for line in lines if not line.startswith("#")]
     write_text(files.operators, "\n".join([f"# Needed by {path.name}", *needed]) + "\n")
     session(path)
@@ -70,7 +69,7 @@ def to_ort(source: Path, path: Path) -> OrtFiles:
 
 
 def _convert(source: Path, given: Path, made: Path, level: str) -> None:
-    """Run onnxruntime's tool in a process of its own: it prints and sets up logging."""
+    """Run onnxruntime's tool in a separate process, because it prints and configures logging."""
     done = subprocess.run(
         [
             *(sys.executable, "-P", "-m", _TOOL),

@@ -1,8 +1,8 @@
-"""The one table of an ORT file that onnxruntime writes in the order of a hash: put in order.
+"""Sorts the one table of an ORT file that onnxruntime writes in hash order.
 
-It says which inputs and outputs decide on the types of each operator's kernel. Its entries lie in
-the file in another order from one process to the next; sorted, the same model gives the same file.
-Fields after onnxruntime's schema (`onnxruntime/core/flatbuffers/schema/ort.fbs`).
+It says which inputs and outputs determine the types of each operator's kernel. The order of its
+entries differs between processes; sorted, the same model gives the same file. Fields are those of
+onnxruntime's schema (`onnxruntime/core/flatbuffers/schema/ort.fbs`).
 """
 
 import struct
@@ -13,15 +13,15 @@ from flatbuffers.table import Table
 _RESOLVER = 10  # slot of InferenceSession.kernel_type_str_resolver
 _FIRST, _SECOND = 4, 6  # slots of a table's first two fields
 Arguments = tuple[tuple[int, int], ...]
-"""Type and index of each."""
+"""Type and index of each argument."""
 Kernel = tuple[bytes, Arguments]
-"""A kernel's type name and the arguments that it stands for."""
+"""A kernel's type name, and the arguments that have it."""
 Entry = tuple[bytes, tuple[Kernel, ...]]
-"""An operator and its kernels' types."""
+"""An operator and the types of its kernels."""
 
 
 def sorted_table(content: bytes) -> bytes:
-    """Return an ORT file with that table at its end, in order; the old place is left empty."""
+    """Return an ORT file with the table sorted and moved to the end; the old one is zeroed."""
     buffer = bytearray(content)
     root = Table(buffer, struct.unpack_from("<I", buffer)[0])
     slot = root.Offset(_RESOLVER)
@@ -44,7 +44,7 @@ def _vtable(table: Table) -> int:
 
 
 class _Reader:
-    """Reads the table and remembers where it lies."""
+    """Reads the table and records which bytes it occupies."""
 
     def __init__(self, buffer: bytearray) -> None:
         self._buffer = buffer
@@ -94,13 +94,13 @@ class _Reader:
         self._vtables.add(vtable)
 
     def clear(self, keep: int) -> None:
-        """Fill with zeros what was read, but for what the rest of the file shares with it."""
+        """Zero the bytes that were read, except those shared with the rest of the file."""
         first, last = min(start for start, _ in self._places), max(end for _, end in self._places)
         for vtable in self._vtables:
             if first <= vtable < last and vtable != keep:
                 size = struct.unpack_from("<H", self._buffer, vtable)[0]
                 self._places.append((vtable, vtable + size))
-        # a text behind the table's parts is one of the graph's, which the table shares
+        # a string after the table's parts belongs to the graph and is shared
         own = [(start, end) for start, end in self._texts if start < last]
         for start, end in self._places + own:
             self._buffer[start:end] = bytes(end - start)

@@ -1,6 +1,6 @@
-"""Formats of other runtimes, written from the module and run where they belong.
+"""Formats of other runtimes: written from the module, and run in their runtime.
 
-Each is one entry of `RUNTIMES`, where code outside the package registers its own.
+Each is an entry of `RUNTIMES`, to which code outside the package can add.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Another runtime than onnxruntime, and the format of its files."""
+    """A runtime other than onnxruntime, and its file format."""
 
     suffix: str
-    """Of the file, such as .tflite."""
+    """Suffix of its files, such as .tflite."""
     write: Callable[[nn.Module, Tensor, Path], object]
-    """Writes a module in eval mode to a file, given an example of its input, [1, C, S, S]."""
+    """Writes a module in eval mode to a file, given an example input [1, C, S, S]."""
     open: Callable[[Path], Runner]
     """Opens a file in its runtime."""
     packages: tuple[str, ...] = ()
-    """Modules that it needs; the format's name is the extra that installs them."""
+    """Python packages that it needs; the extra that installs them has the format's name."""
     all_cores: bool = False
-    """Whether the runtime uses a thread per core and cannot be told otherwise."""
+    """Whether the runtime always uses a thread per core."""
 
 
 def check_installed(form: str) -> None:
-    """Raise MobileNASError that names the extra, if a format's packages are not here."""
+    """Raise MobileNASError, which names the extra, if a format's packages are missing."""
     for module in RUNTIMES[form].packages:
         with _extra(form):
             if find_spec(module) is None:
@@ -49,9 +49,9 @@ def check_installed(form: str) -> None:
 
 
 def convert(module: nn.Module, form: str, path: Path, *, channels: int, image_size: int) -> None:
-    """Write a module in float32 to `path`; MobileNASError names the extra that is missing.
+    """Write a module in float32 to `path`; MobileNASError names a missing extra.
 
-    The files hold no metadata: labels, mean and std stand in export.json and in model.onnx.
+    The files have no metadata; labels, mean and std are in export.json and model.onnx.
     """
     with _quiet(), _extra(form):
         RUNTIMES[form].write(module.eval(), torch.zeros(1, channels, image_size, image_size), path)
@@ -122,7 +122,7 @@ def _extra(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the converters print, log and warn of their own deprecated names."""
+    """Suppress output, log messages and warnings of the converters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -151,4 +151,4 @@ RUNTIMES = Registry[Runtime](
         ),
     },
 )
-"""By the name that `--formats` takes."""
+"""Runtimes by the name of their format."""

@@ -1,4 +1,4 @@
-"""Labels for image files from an exported network, with onnxruntime, numpy and Pillow alone."""
+"""Classifies image files with an exported network; needs only onnxruntime, numpy and Pillow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from mobilenas.onnx.record import EXPORT_FILE, read_export
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the network says about one image."""
+    """The network's prediction for one image."""
 
     path: Path
-    """The image."""
+    """Path of the image."""
     labels: tuple[tuple[str, float], ...]
     """Label and probability, the most probable first."""
 
 
 def exported_model(run: Path) -> Path:
-    """Return the file that a run folder has for its device: in 8 bits, if the run was for int8."""
+    """Return the file of a run folder meant for its device: INT8 if the run was for int8."""
     if run.name == Path(EXPORT_FILE).parent.name and not (run / EXPORT_FILE).exists():
         run = run.absolute().parent
     if not (run / EXPORT_FILE).exists():
@@ -38,9 +38,9 @@ def exported_model(run: Path) -> Path:
 
 
 def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list[Prediction]:
-    """Give each image its `top` labels, or all there are; the error names a file that is bad.
+    """Return the `top` labels of each image; errors name a file that cannot be used.
 
-    The model is an exported file or a run folder, which has one.
+    The model is an exported file, or a run folder with one.
     """
     if top < 1:
         raise MobileNASError(f"top is {top}; it must be at least 1")
@@ -59,7 +59,7 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
     predictions = []
     for path in image_paths:
         pixels = decode(path, size, metadata.pixel_range)
-        # a file that takes pixels normalizes them itself
+        # files with pixel input normalize them in the graph
         logits = model.logits(pixels[None] if model.type == PIXELS else prepare(pixels, metadata))
         if len(logits) != len(metadata.labels):
             raise FileError(
@@ -74,7 +74,7 @@ def predict(model_path: Path, image_paths: Sequence[Path], top: int = 3) -> list
 
 
 def prepare(pixels: NDArray[np.uint8], metadata: ModelMetadata) -> NDArray[np.float32]:
-    """(pixels / 255 - mean) / std: uint8 [size, size, C] -> float32 [1, C, size, size]."""
+    """Normalize, (pixels / 255 - mean) / std: uint8 [S, S, C] -> float32 [1, C, S, S]."""
     mean, std = np.array(metadata.mean), np.array(metadata.std)
     scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
     values = pixels.astype(np.float32) * scale + shift
@@ -82,6 +82,6 @@ def prepare(pixels: NDArray[np.uint8], metadata: ModelMetadata) -> NDArray[np.fl
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits [classes] -> probabilities [classes]."""
+    """Return probabilities: logits [classes] -> [classes]."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     return np.asarray(exponentials / exponentials.sum())

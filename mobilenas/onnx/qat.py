@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 RATE_SHARE = 0.02
-"""Of the recipe's learning rate: the weights are trained already."""
+"""Share of the recipe's learning rate, since the weights are already trained."""
 
 _NEEDED = "--qat-epochs needs torchao: pip install 'mobilenas[qat]'"
-# of kernels that torchao lacks here, and of its deprecated names
+# they warn about kernels that torchao lacks here, and deprecated names
 _CHATTY_LOGGERS = ("torchao", "torch.utils._pytree")
 _WEIGHTED = ("conv2d", "linear")
-_FUSED = ("hardsigmoid", "hardtanh", "relu")  # with the layer before: no rounding between the two
+_FUSED = ("hardsigmoid", "hardtanh", "relu")  # with the layer before: no rounding in between
 _JOINED = ("add", "adaptive_avg_pool2d", "avg_pool2d", "cat", "max_pool2d", "mean", "mul")
 
 
 def check_installed() -> None:
-    """Raise MobileNASError that names the extra, if its package is not here."""
+    """Raise MobileNASError, which names the extra, if its package is missing."""
     if find_spec("torchao") is None:
         raise MobileNASError(_NEEDED)
 
@@ -45,13 +45,13 @@ def fine_tune(
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> nn.Module:
-    """Return a copy of a trained network, norms folded, trained on with rounding in every step.
+    """Return a copy of a network with folded norms, fine-tuned with simulated rounding.
 
-    torchao puts fake quantization where `quantize_static_qdq` will put the true one: int8 weights,
-    by output channel or by tensor, uint8 activations. Training images only; the recipe's
-    batches, augmentation and smoothing at `RATE_SHARE` of its rate, falling to 0 without warm-up.
-    `on_epoch` gets each epoch's number and mean loss. MobileNASError names the extra that is
-    missing, DivergedError says that the loss is not finite.
+    torchao puts fake quantization where `quantize_static_qdq` quantizes: int8 weights per channel
+    or per tensor, uint8 activations. Uses training images only, with the recipe's batch size,
+    augmentation and label smoothing, and `RATE_SHARE` of its rate, with cosine decay and no
+    warm-up. `on_epoch` gets the number and mean loss of each epoch. MobileNASError names a missing
+    extra; DivergedError if the loss is not finite.
     """
     folded = fold_norms(module).requires_grad_()
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
@@ -93,7 +93,7 @@ def fine_tune(
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
-    """Copy a network as onnxruntime quantizes it: norms in the convolutions, hard-swish apart."""
+    """Copy a network as onnxruntime quantizes it: norms folded, hard-swish decomposed."""
     folded = copy.deepcopy(module).eval()
     for chain in [part for part in folded.modules() if isinstance(part, nn.Sequential)]:
         for place, layer in enumerate(chain):
@@ -107,18 +107,18 @@ def fold_norms(module: nn.Module) -> nn.Module:
 
 
 class _HardSwish(nn.Module):
-    """x * hardsigmoid(x), the gate rounded by itself."""
+    """x * hardsigmoid(x), with the gate rounded separately."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape, kept."""
+        """x: any shape -> same shape."""
         return x * F.hardsigmoid(x)
 
 
 def _simulated(module: nn.Module, example: Tensor, *, per_channel: bool) -> nn.Module:
-    """Trace a network and put fake quantization where the file will round; [2, C, S, S] shows how.
+    """Trace a network on `example` [2, C, S, S], with fake quantization where the file rounds.
 
-    The values are rounded as onnxruntime rounds them: weights on -127..127 with zero at 0 in the
-    range they have at each step, activations on 0..255 in a running range.
+    Rounds like onnxruntime: weights to -127..127, symmetric, in their current range, and
+    activations to 0..255 in a running range.
     """
     with quiet(_CHATTY_LOGGERS, DeprecationWarning):
         try:
@@ -158,7 +158,7 @@ def _simulated(module: nn.Module, example: Tensor, *, per_channel: bool) -> nn.M
 
 
 def _quantizer(activation: "QuantizationSpec", weight: "QuantizationSpec") -> "Quantizer":
-    """Return what tells torchao where `quantize_static_qdq` rounds."""
+    """Return a quantizer that tells torchao where `quantize_static_qdq` rounds."""
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 
     class StaticForm(Quantizer):  # type: ignore[misc]  # torchao ships no types
@@ -183,12 +183,12 @@ def _quantizer(activation: "QuantizationSpec", weight: "QuantizationSpec") -> "Q
             return model
 
         def validate(self, model: torch.fx.GraphModule) -> None:
-            """Take every annotation."""
+            """Accept every annotation."""
 
     return StaticForm()
 
 
 def _kind(node: torch.fx.Node) -> str:
-    """`conv2d` of aten.conv2d.default, `add` of aten.add_.Tensor; empty for what is no operator."""
+    """Return a node's operator, such as `add` for aten.add_.Tensor; empty for other nodes."""
     name = str(node.target) if node.op == "call_function" else ""
     return name.removeprefix("aten.").partition(".")[0].removesuffix("_")

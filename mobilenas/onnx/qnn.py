@@ -1,7 +1,7 @@
-"""How much of a graph onnxruntime's QNN provider, for Qualcomm's chips, can run.
+"""How much of a graph onnxruntime's QNN provider (for Qualcomm chips) can run.
 
-The mobile usability checker has no list for it. This one is that of onnxruntime's page on the
-provider, with HardSigmoid (since onnxruntime 1.18, pull request 20508) and Reshape.
+The mobile usability checker has no list for it. This list is from onnxruntime's page on the
+provider, plus HardSigmoid (since onnxruntime 1.18, pull request 20508) and Reshape.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxruntime.tools.mobile_helpers.usability_checker import PartitioningInfo
 
 MAX_RANK = 5
-"""Most sizes of a tensor."""
+"""Maximum rank of a tensor."""
 OPERATORS = frozenset(
     {
         *("Abs", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "AveragePool"),
@@ -30,7 +30,7 @@ OPERATORS = frozenset(
         *("Tile", "TopK", "Transpose", "Unsqueeze", "Where"),
     }
 )
-"""Of ONNX itself."""
+"""Supported operators of the ONNX domain."""
 _NO_INTEGERS = (
     "the file is float, which the NPU runs in float16 if at all; it is made for INT8: export int8"
 )
@@ -40,19 +40,19 @@ _PLAIN_DOMAINS = ("", "ai.onnx")
 
 
 class SupportedOperators:
-    """The list, as the usability checker asks for one."""
+    """The list in the form that the usability checker expects."""
 
     def is_op_supported(self, node: NodeProto) -> bool:
-        """Whether the provider has an operator."""
+        """Whether the provider supports an operator."""
         return node.domain in _PLAIN_DOMAINS and node.op_type in OPERATORS
 
     def get_caveats(self) -> Sequence[str]:
-        """Return nothing: the page says little beyond the names."""
+        """Return no caveats: the page has little more than names."""
         return ()
 
 
 def judge(model: ModelProto, verdict: str, dynamic: int) -> tuple[str, str]:
-    """Return the checker's verdict with what else the provider asks for, and what to say of it."""
+    """Return the checker's verdict, adjusted to the provider's other conditions, and a note."""
     if dynamic:
         return "no", _DYNAMIC
     if _is_quantized(model):
@@ -61,7 +61,7 @@ def judge(model: ModelProto, verdict: str, dynamic: int) -> tuple[str, str]:
 
 
 def _is_quantized(model: ModelProto) -> bool:
-    """Whether convolutions and linear layers read 8-bit numbers through QDQ nodes."""
+    """Whether all convolutions and linear layers read 8-bit values through QDQ nodes."""
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     return bool(layers) and all(
@@ -70,5 +70,5 @@ def _is_quantized(model: ModelProto) -> bool:
 
 
 def partition(model: ModelProto, checker: ModuleType) -> "PartitioningInfo":
-    """Return the checker's partitions of a graph with shapes, all of which must be fixed."""
+    """Return the checker's partitions of a graph; all shapes must be fixed."""
     return checker.check_partitioning(model.graph, SupportedOperators(), True, MAX_RANK)

@@ -1,4 +1,4 @@
-"""The ranges of the values inside a network, measured on images in float32."""
+"""Measures statistics of values inside a network on images, in float32."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ Samples = Sequence[Array]
 
 
 def samples_for(source: Path, images: Iterable[Array], what: str) -> Samples:
-    """Inputs that fit the model at `source`; DataError where one does not or there is none."""
+    """Return inputs for the model at `source`; DataError if one does not fit or there are none."""
     (entry,) = session(source).get_inputs()
     samples = []
     for number, image in enumerate(images):
@@ -30,7 +30,7 @@ def samples_for(source: Path, images: Iterable[Array], what: str) -> Samples:
 
 
 class Probe:
-    """A model that gives a figure of each tensor that is watched."""
+    """A model that outputs statistics of watched tensors."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model = ModelProto()
@@ -50,18 +50,18 @@ class Probe:
         self._flat = {name for name, kind in self.types.items() if len(kind.shape.dim) == 2}
 
     def store(self, tensors: Iterable[TensorProto]) -> None:
-        """Add weights, each once."""
+        """Add weights, unless they are stored already."""
         for tensor in tensors:
             if tensor.name not in self._stored:
                 self._stored.add(tensor.name)
                 self._model.graph.initializer.append(tensor)
 
     def node(self, kind: str, inputs: Sequence[str]) -> str:
-        """Add a node and return its output."""
+        """Add a node; return its output."""
         return self.copy(onnx.helper.make_node(kind, inputs, [""]))
 
     def copy(self, node: NodeProto) -> str:
-        """Add a node like this one under names of its own and return its output."""
+        """Add a copy of a node under a new name; return its output."""
         self._added += 1
         added = self._model.graph.node.add()
         added.CopyFrom(node)
@@ -71,12 +71,12 @@ class Probe:
         return str(added.output[0])
 
     def watch(self, reduction: str, name: str) -> None:
-        """Give a figure for each channel of a tensor [1, C, H, W] or [1, C]."""
+        """Output a reduction for each channel of a tensor [1, C, H, W] or [1, C]."""
         axes = "probe_row" if name in self._flat else "probe_image"
         self._give(reduction, [name, axes], ["channels"])
 
     def watch_whole(self, reduction: str, name: str) -> None:
-        """Give one figure for a tensor of any shape."""
+        """Output a reduction of a whole tensor."""
         self._give(reduction, [name], [])
 
     def _give(self, reduction: str, inputs: list[str], shape: list[str]) -> None:
@@ -85,7 +85,7 @@ class Probe:
         self._model.graph.output.append(value)
 
     def run(self, samples: Samples) -> Iterator[list[Array]]:
-        """Give the figures for each sample, in the order in which they were asked for."""
+        """Yield the statistics for each sample, in the order of the `watch` calls."""
         with tempfile.TemporaryDirectory(prefix="mobilenas-probe-") as folder:
             path = Path(folder, "probe.onnx")
             onnx.save(self._model, str(path))
@@ -96,9 +96,9 @@ class Probe:
 
 
 def largest_values(model: ModelProto, samples: Samples, source: Path) -> dict[str, float]:
-    """Largest absolute value of every float tensor that a node gives, over all samples.
+    """Return the largest absolute value over samples of every float output of a node, by name.
 
-    FileError where one is not finite in float32 already.
+    FileError if a value is not finite even in float32.
     """
     probe = Probe(model)
     made = {name for node in model.graph.node for name in node.output}

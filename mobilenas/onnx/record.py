@@ -1,4 +1,4 @@
-"""export.json: the files that a run has exported, and what was measured on each."""
+"""export.json: the exported files of a run, with measurements."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,93 +8,93 @@ from mobilenas.core.files import inside
 from mobilenas.core.records import Amount, Count, Few, Percent, Record, Some, read_record
 
 EXPORT_FILE = "export/export.json"
-"""Its place in a run folder."""
+"""Path in a run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far the file and the module agree on the same images."""
+    """Agreement of file and module on the same images."""
 
     max_abs_difference: Amount
-    """Largest difference of any logit."""
+    """Largest difference of logits."""
     top1_agreement: Percent
-    """Percent of images with the same most probable class."""
+    """Percentage of images with the same top-1 class."""
     images: Count
     """Number of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
-    """What `check_file` found."""
+    """Result of `check_file`."""
 
     size_bytes: Count
     """Size of the file."""
     opset: Count | None
-    """Version of the ONNX operators; None for the ORT format, whose nodes keep theirs."""
+    """ONNX opset; None for the ORT format, where each node has its own version."""
     static: bool
-    """Whether every size of every input and output is fixed, the batch at 1."""
+    """Whether all sizes of inputs and outputs are fixed, with batch 1."""
     operators: dict[str, Count]
-    """How often each operator stands in the file, by name."""
+    """Number of nodes by operator."""
     unaligned: tuple[str, ...]
-    """Convolutions whose output channels are no multiple of 8, each as `weight: channels`."""
+    """Convolutions whose output channels are not multiples of 8, as `weight: channels`."""
     reorders: dict[str, Count]
-    """`REORDERS` that are left when onnxruntime has optimized the file for this machine."""
+    """Number of `REORDERS` nodes after onnxruntime's optimization for this machine."""
     peak_memory_bytes: Count
-    """Most bytes of activations alive at once, operators in onnxruntime's order, one image."""
+    """Peak bytes of activations for one image, with operators in onnxruntime's order."""
     max_abs_difference: Amount | None
-    """Largest difference of any logit from the reference's; None without a reference."""
+    """Largest difference of logits from the reference's; None without a reference."""
     top1_agreement: Percent | None
-    """Percent of the images with the reference's most probable class."""
+    """Percentage of images with the reference's top-1 class."""
     images: Count
-    """Images compared."""
+    """Number of compared images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fp16Report:
-    """What `to_fp16` found."""
+    """Result of `to_fp16`."""
 
     largest_activation: Amount
-    """Largest absolute value inside the network on the images, in float32."""
+    """Largest absolute activation on the images, in float32."""
     float32_nodes: tuple[str, ...]
     """Nodes that stay in float32, each as operator and output."""
     nodes: Count
-    """All nodes that compute."""
+    """Number of all nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetReport:
-    """What one target makes of one file."""
+    """How much of a file a target supports."""
 
     target: str
     """One of `TARGETS`."""
     available: bool
-    """Whether the onnxruntime of this machine has the provider."""
+    """Whether this machine's onnxruntime has the provider."""
     verdict: str
-    """`yes`, `maybe` or `no`, as the checker judges; `unknown` where nothing can be told here."""
+    """`yes`, `maybe` or `no` by the checker; `unknown` without a checker."""
     recommendation: str
     """The verdict in a sentence."""
     nodes: Count | None = None
-    """Nodes of the graph when onnxruntime has optimized it as far as any device lets it."""
+    """Nodes of the graph after onnxruntime's device-independent optimizations."""
     supported: Count | None = None
-    """Those that the target takes."""
+    """Nodes that the target supports."""
     partitions: Count | None = None
-    """Connected parts that the target runs; between two the CPU runs something."""
+    """Connected parts that the target runs; the CPU runs the nodes between them."""
     unsupported: dict[str, Count] = field(default_factory=dict)
-    """Nodes that the target refuses for their operator, by operator."""
+    """Nodes with unsupported operators, by operator."""
     dynamic: Count = 0
-    """Nodes that it refuses for a size that is not fixed."""
+    """Nodes that are not supported because of dynamic sizes."""
     unchecked: tuple[str, ...] = ()
-    """What the provider asks of operators in the graph beyond their type, unchecked."""
+    """Conditions of the provider on operators in the graph that were not checked."""
     caveat: str = ""
-    """What the verdict does not see; empty where there was no checker."""
+    """Limits of the verdict; empty without a checker."""
     split_by: tuple[str, ...] = ()
-    """Operators of the network, not of the file's form, for which there are several parts."""
+    """Operators of the network (not of the file's format) that cause several partitions."""
     note: str = ""
-    """What else is to be known of the target or of this file on it."""
+    """Other remarks on the target, or on this file with it."""
 
 
 class Timing(Record, frozen=True, kw_only=True):
-    """How latency was measured."""
+    """How latencies were measured."""
 
     provider: str
     threads: Few
@@ -102,7 +102,7 @@ class Timing(Record, frozen=True, kw_only=True):
 
 
 class Quantization(Record, frozen=True, kw_only=True):
-    """How a file in INT8 was made."""
+    """How an INT8 file was made."""
 
     method: str
     weights: str
@@ -114,7 +114,7 @@ class Quantization(Record, frozen=True, kw_only=True):
 
 
 class WrittenFile(Record, frozen=True, kw_only=True):
-    """An exported file that has no latency yet."""
+    """An exported file, before its latency is measured."""
 
     path: str
     required_operators: str | None = None
@@ -147,13 +147,13 @@ class ExportRecord(Record, frozen=True, kw_only=True):
     quantization: Quantization | None = None
 
     def made(self, name: str) -> Quantization | None:
-        """How the INT8 file of this name was made; of model.int8.onnx the run says it."""
+        """Return how the INT8 file `name` was made; model.int8.onnx has the run's settings."""
         file = self.files.get(name)
         return self.quantization if file is None or file.quantization is None else file.quantization
 
 
 def read_export(folder: Path) -> ExportRecord:
-    """Read export.json of a run; FileError unless all its files lie in the run folder."""
+    """Read export.json of a run; FileError unless all its files are in the run folder."""
     path = folder / EXPORT_FILE
     record = read_record(path, ExportRecord)
     for name in ("onnx", record.deployed):

@@ -1,4 +1,4 @@
-"""Costs counted a second time, from the ONNX file or by fvcore: nothing here reads an arch."""
+"""Independent counts of costs, from ONNX files or by fvcore, without reading archs."""
 
 import math
 import warnings
@@ -18,57 +18,55 @@ from mobilenas.core.errors import FileError, first_line
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _PLAIN_DOMAINS = ("", "ai.onnx")
-# These multiply and add, but no rule here says how much; a count without them would be too low.
+# Operators with multiply-adds but without a counting rule; ignoring them would be too low.
 _UNCOUNTED = (
     *("Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM"),
     *("MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN"),
 )
 CONSTANT, PARAMETER = "constant", "parameter"
-"""Doc strings of tensors that the writer of a file knows: never trained, and trained."""
+"""Doc strings by which `export_onnx` marks tensors that are not, or are, trained."""
 
-_NORM_STATISTICS = (3, 4)  # places of the running mean and variance among a batch norm's inputs
+_NORM_STATISTICS = (3, 4)  # input indices of a batch norm's running mean and variance
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxLayer:
-    """One node that multiplies and adds or holds weights."""
+    """A node with multiply-adds or weights."""
 
     name: str
-    """The node's name, or that of its output where it has none."""
+    """The node's name, or that of its output if it has none."""
     op: str
     """Operator, such as Conv."""
     flops: int
     """Multiply-adds for one image."""
     params: int
-    """Weights that no earlier node uses."""
+    """Parameters, without those of earlier nodes."""
     out_shape: tuple[int, ...]
     """Shape of the output without the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxCount:
-    """What an ONNX file costs for one image."""
+    """Costs of an ONNX file for one image."""
 
     flops: int
     """Multiply-adds of Conv, Gemm and MatMul."""
     params: int
-    """Numbers that were trained; the rule stands at `count_onnx`."""
+    """Trained parameters, by the rule of `count_onnx`."""
     layers: tuple[OnnxLayer, ...]
-    """Nodes in the file's order; their sums are the totals."""
+    """Nodes in the file's order; they add up to the totals."""
 
 
 def count_onnx(path: Path) -> OnnxCount:
-    """Count a float ONNX file from its own nodes and inferred shapes; FileError where it cannot be.
+    """Count a float ONNX file from its nodes and inferred shapes; FileError if that is impossible.
 
-    FLOPs: the multiply-adds of Conv, Gemm and MatMul for one image (a symbolic batch is 1);
-    nothing else counts, nor does what depends on stored tensors alone: a runtime computes that
-    once, when it loads the file. Params: all numbers of float tensors stored in the file that a
-    node uses, each tensor once, without scalars (tensors of rank 0, such as a clip's limits),
-    without integers (axes, shapes), and without the running mean and variance of a
-    BatchNormalization; a tensor's doc string says otherwise (`CONSTANT`, `PARAMETER`). For a file
-    of `export_onnx`, which writes them and folds no parameter, that is the number of parameters
-    that the module uses; a file with folded batch norms holds fewer (C numbers instead of 2C for
-    each).
+    FLOPs: multiply-adds of Conv, Gemm and MatMul for one image (a symbolic batch is 1), except
+    nodes that depend on stored tensors alone, which a runtime computes once, at loading. Params:
+    the elements of all stored float tensors that a node uses, each tensor once, without scalars
+    (rank 0, such as a clip's limits), integers (axes, shapes), and the running mean and variance of
+    a BatchNormalization; the doc strings `CONSTANT` and `PARAMETER` take precedence. For a file of
+    `export_onnx`, which writes them and folds no parameters, this equals the number of parameters
+    that the module uses. With folded batch norms it is smaller (C instead of 2C for each).
     """
     model = _infer_shapes(_read(path), path)
     shapes = {value.name: _shape(value) for value in _values(model)}
@@ -107,16 +105,16 @@ def count_onnx(path: Path) -> OnnxCount:
 
 
 def count_fvcore(module: nn.Module, image_size: int, channels: int) -> dict[str, int]:
-    """Multiply-adds of convolutions and linear layers by module name, by fvcore, for one image."""
+    """Return fvcore's multiply-adds for one image, by name of convolution or linear module."""
     with warnings.catch_warnings():
-        # fvcore compiles a loss of its own with torch.jit.script when it is imported
+        # on import, fvcore compiles a loss with torch.jit.script
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis, jit_handles
 
         parameter = next(module.parameters())
         image = torch.zeros(1, channels, image_size, image_size, device=parameter.device)
         analysis = FlopCountAnalysis(module, image.to(parameter.dtype))
-        # fvcore goes on counting an operator whose handle is set to None: name those that count
+        # fvcore still counts operators whose handle is None, so name those that count
         analysis.clear_op_handles().set_op_handle(
             **{
                 "aten::_convolution": jit_handles.conv_flop_jit,
@@ -137,13 +135,13 @@ def count_fvcore(module: nn.Module, image_size: int, channels: int) -> dict[str,
     own = dict(by_module)
     for name, flops in by_module.items():
         if name:
-            # a module's count includes its children's: keep what is its own
+            # a module's count includes its children's; keep only its own
             own[name.rpartition(".")[0]] -= flops
     return {name: int(flops) for name, flops in own.items() if flops}
 
 
 def _named_padding_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count a convolution whose padding is a word, such as "same"; fvcore has no handle for it."""
+    """Count a convolution with padding="same" or "valid", for which fvcore has no handle."""
     kernel: list[int] = inputs[1].type().sizes()
     result: list[int] = outputs[0].type().sizes()
     return math.prod(result) * math.prod(kernel[1:])
@@ -163,7 +161,7 @@ def _read(path: Path) -> ModelProto:
 
 
 def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
-    """Shapes of all values for a batch of 1, from the operators alone."""
+    """Infer shapes of all values for a batch of 1, from the operators alone."""
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name in weights or not value.type.tensor_type.shape.dim:
@@ -177,7 +175,7 @@ def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
                 f"{path}: input {value.name!r} has a shape that cannot be counted; "
                 "the batch must be 1 or symbolic and all other sizes fixed"
             )
-    # what the exporter noted is not evidence
+    # do not trust the exporter's shapes
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -194,7 +192,7 @@ def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
 
 
 def _shape(value: ValueInfoProto) -> tuple[int | None, ...] | None:
-    """Sizes of a value, None for one that is not known."""
+    """Return the sizes of a value, None for unknown ones."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -202,7 +200,7 @@ def _shape(value: ValueInfoProto) -> tuple[int | None, ...] | None:
 
 
 def _stored_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Initializers, and constants written as nodes, under the name of the node's output."""
+    """Yield initializers, and Constant nodes' tensors under the name of their output."""
     yield from model.graph.initializer
     for node in model.graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():

@@ -1,4 +1,4 @@
-"""An onnxruntime session with nothing left to chance: provider, threads, no log lines."""
+"""onnxruntime sessions with explicit provider and threads, and without log messages."""
 
 import os
 import threading
@@ -12,11 +12,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from mobilenas.core.errors import FileError, MobileNASError, first_line
 from mobilenas.onnx.settings import PROVIDER
 
-"""The execution provider of every session, unless one is asked for."""
 XNNPACK = "XnnpackExecutionProvider"
 """The other provider that can be measured, in builds of onnxruntime that have it."""
 
-_FATAL = 4  # onnxruntime's log level; its errors come as exceptions anyway
+_FATAL = 4  # onnxruntime's log level; errors are raised anyway
 LOAD_ERRORS = (
     _state.EPFail,
     _state.Fail,
@@ -29,10 +28,10 @@ LOAD_ERRORS = (
     _state.NotImplemented,
     _state.RuntimeException,
     MemoryError,
-    RuntimeError,  # what pybind makes of any other C++ exception
+    RuntimeError,  # pybind's form of any other C++ exception
     UnicodeDecodeError,  # a name in the file, or in a message about it, that is not UTF-8
 )
-"""What onnxruntime raises for a model that it does not load or run."""
+"""Exceptions of onnxruntime for a model that it cannot load or run."""
 
 
 def session(
@@ -40,9 +39,9 @@ def session(
 ) -> onnxruntime.InferenceSession:
     """Open a model on the CPU with `threads` threads; FileError names a file that does not load.
 
-    Its answers are those of exact 8-bit arithmetic, as phones have it. On x86 without VNNI the
-    fast kernels overflow 16 bits where many large products meet; what is timed runs those.
-    `limit_s`: seconds after which loading stops, for a file from outside.
+    INT8 results are exact, as on phones. On x86 without VNNI, the fast kernels can overflow their
+    16-bit sums; only timing uses those. `limit_s`: time limit for loading in seconds, for a file
+    from outside.
     """
     if not path.is_file():
         raise FileError(f"{path} does not exist")
@@ -55,7 +54,7 @@ def session(
     options.inter_op_num_threads = 1
     with time_limit(limit_s, lambda: options.set_load_cancellation_flag(True)) as expired:
         try:
-            # Its fallback would print to stdout and then run another provider.
+            # With fallback, it would print to stdout and then run another provider.
             return onnxruntime.InferenceSession(
                 source_of(path), options, providers=[PROVIDER], enable_fallback=0
             )
@@ -69,7 +68,7 @@ def session(
 
 @contextmanager
 def time_limit(seconds: float | None, stop: Callable[[], None]) -> Iterator[threading.Event]:
-    """Call `stop` from another thread after so many seconds; the event tells that it was called."""
+    """Call `stop` from another thread after `seconds`; the event is set if it was called."""
     expired = threading.Event()
 
     def expire() -> None:
@@ -89,7 +88,7 @@ def time_limit(seconds: float | None, stop: Callable[[], None]) -> Iterator[thre
 
 
 def check_machine(threads: int, provider: str) -> None:
-    """Raise unless this machine has so many cores and this onnxruntime the provider."""
+    """Raise unless this machine has enough cores, and this onnxruntime the provider."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not 1 <= threads <= (cores or 1):
         raise MobileNASError(
@@ -105,7 +104,7 @@ def check_machine(threads: int, provider: str) -> None:
 
 
 def source_of(path: Path) -> str | bytes:
-    """Return what onnxruntime takes: a name that is not UTF-8 it does not, but the file's bytes."""
+    """Return the path, or the file's bytes if its name is not UTF-8, as onnxruntime needs."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

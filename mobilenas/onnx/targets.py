@@ -1,4 +1,4 @@
-"""How much of a graph a target's accelerator can run, and exact rewrites that raise it."""
+"""How much of a graph a target's accelerator can run, and exact rewrites that increase it."""
 
 import logging
 import tempfile
@@ -27,16 +27,16 @@ CAVEAT = (
     "onnxruntime's mobile usability checker compares operator types with the provider's list and "
     "shapes with fixed ones; it sees no device, and a driver may still refuse a node"
 )
-"""To be said beside every verdict of the checker."""
+"""Shown with every verdict of the checker."""
 DEPRECATED = {
     "nnapi": "Android has deprecated NNAPI since version 15: use qnn on Qualcomm's chips, "
     "xnnpack or cpu on others"
 }
-"""Targets that their makers have given up, and what to use."""
+"""Deprecated targets, and what to use instead."""
 GATE = "HardSigmoid"
-"""What hard-swish and squeeze-excite multiply by."""
+"""The operator of the gates in hard-swish and squeeze-excite."""
 FORM_OPERATORS = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
-"""What a file's form brings, whatever the network: the form is the wrong one for such a target."""
+"""Operators that come from the file's format, not from the network; another format avoids them."""
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -45,10 +45,10 @@ _PROVIDERS = {
     "nnapi": "NnapiExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
-# MLProgram (iOS 15 and newer; the provider's option ModelFormat) knows more operators than
-# NeuralNetwork, hard-sigmoid among them
+# MLProgram (iOS 15 and newer; the provider's option ModelFormat) supports more operators than
+# NeuralNetwork, such as hard-sigmoid
 _LISTS = {"nnapi": "nnapi_supported_ops.md", "coreml": "coreml_supported_mlprogram_ops.md"}
-# Operators of this project's files when onnxruntime has folded norms and taken HardSwish apart.
+# Operators of this project's files after onnxruntime folded norms and decomposed HardSwish.
 _OPERATORS = frozenset(
     {
         *("Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Gemm"),
@@ -61,7 +61,7 @@ _ZERO, _ONE, _AXES = "plain_zero", "plain_one", "plain_axes"
 
 
 def check_target(path: Path, target: str) -> TargetReport:
-    """Say what a target makes of an ONNX file; FileError names a file that does not load."""
+    """Report how much of an ONNX file a target supports; FileError names a bad file."""
     check_choice("target", target, TARGETS)
     session(path)
     available = _PROVIDERS[target] in onnxruntime.get_available_providers()
@@ -77,9 +77,10 @@ def check_target(path: Path, target: str) -> TargetReport:
 
 
 def refused_operators(target: str) -> frozenset[str]:
-    """Operators of this project's files that a target does not run, by the checker's own list.
+    """Return the operators of this project's files that a target does not list as supported.
 
-    HardSwish has no line: onnxruntime turns it into HardSigmoid and Mul. Batch norms are folded.
+    HardSwish is not listed, because onnxruntime turns it into HardSigmoid and Mul. Batch norms are
+    folded.
     """
     check_choice("target", target, TARGETS)
     listed = qnn.OPERATORS if target == "qnn" else _OPERATORS
@@ -87,7 +88,7 @@ def refused_operators(target: str) -> frozenset[str]:
 
 
 def plain_operators(model: ModelProto) -> int:
-    """Put operators that runtimes have fast kernels for in place of others, in place; count them.
+    """Replace operators by ones with fast kernels, in place; return the number of changes.
 
     Exact up to rounding: `reduce_mean_to_pool` and `hard_sigmoid_to_clip`.
     """
@@ -95,10 +96,10 @@ def plain_operators(model: ModelProto) -> int:
 
 
 def reduce_mean_to_pool(model: ModelProto) -> int:
-    """Turn means over height and width into global average pools; return how many there were.
+    """Replace means over height and width by global average pools; return their number.
 
-    onnxruntime has kernels for these in 8 bits and for blocked channels, and more accelerators
-    know them. A mean that drops its axes gets a Squeeze.
+    onnxruntime has INT8 and blocked kernels for these, and more accelerators support them. For a
+    mean without keepdims, a Squeeze is added.
     """
     stored = constants(model)
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -122,10 +123,10 @@ def reduce_mean_to_pool(model: ModelProto) -> int:
 
 
 def hard_sigmoid_to_clip(model: ModelProto) -> int:
-    """Turn hard-sigmoids behind convolutions into clips to 0..1; return how many there were.
+    """Replace hard-sigmoids after convolutions by clips to 0..1; return their number.
 
-    max(0, min(1, alpha (W x + b) + beta)): the weights take up alpha, the bias beta. So a
-    squeeze-excite's gate stays in 8 bits, and NNAPI, which has no hard-sigmoid, runs it.
+    max(0, min(1, alpha (W x + b) + beta)): alpha and beta are folded into the convolution. So the
+    gate of squeeze-excite stays INT8, and NNAPI, which has no hard-sigmoid, can run it.
     """
     stored = constants(model)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -183,10 +184,10 @@ def _checked(path: Path, target: str, available: bool) -> TargetReport:
 
 
 def _as_targets_see_it(path: Path) -> ModelProto:
-    """Return the graph that providers choose from, with shapes.
+    """Return the graph from which providers choose nodes, with shapes.
 
-    Not optimized where weights are float16: on a CPU without float16 kernels that would put
-    casts around every node.
+    A float16 graph is not optimized, because that adds casts around every node on a CPU without
+    float16 kernels.
     """
     from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo, optimize_model
 
@@ -213,12 +214,12 @@ def _partition(model: ModelProto, target: str) -> "PartitioningInfo":
             return checker.check_nnapi_partitions(model, True)
         return checker.check_coreml_partitions(model, True, _LISTS[target])
     finally:
-        # the checker makes nodes hashable, for all of the process
+        # the checker makes nodes hashable in the whole process
         NodeProto.__hash__ = hashing  # type: ignore[method-assign]
 
 
 class _Lines(logging.Handler):
-    """Hands each message on."""
+    """Passes each message to a function."""
 
     def __init__(self, keep: Callable[[str], None]) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class _Lines(logging.Handler):
 
 
 def _supported(target: str) -> frozenset[str]:
-    """Operators of ONNX itself in the checker's list, a table of Markdown."""
+    """Return the ONNX operators in the checker's list, a Markdown table."""
     from onnxruntime.tools.mobile_helpers import usability_checker as checker
 
     table = Path(checker.__file__).with_name(_LISTS[target]).read_text(encoding="utf-8")
@@ -266,7 +267,7 @@ def _float(node: NodeProto, name: str, default: float) -> float:
 
 
 def _store(model: ModelProto, values: Mapping[str, Array | np.float32]) -> None:
-    """Keep the weights that some node uses, with these in place of what had their names."""
+    """Store weights, replacing those of the same name; drop weights that no node uses."""
     used = {name for node in model.graph.node for name in node.input}
     kept = {item.name: item for item in model.graph.initializer if item.name in used}
     for name, numbers in values.items():

@@ -1,10 +1,10 @@
-"""Types of what ONNX files hold."""
+"""Types of values in ONNX files."""
 
 from typing import Any
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-"""The numbers of a tensor, of the type that its file says."""
+"""A tensor, with the dtype of its file."""
 Attribute = Any
-"""Of a node: a number, a text, a list of these or a graph."""
+"""Attribute of a node: a number, a string, a list of these, or a graph."""
