@@ -1,12 +1,11 @@
-"""New channel sizes from the metric's changes.
+"""Proposes new channel sizes from changes of the layer metric.
 
 The proposal is that of CONetV2 (Wang et al. 2021, arXiv 2110.06830), "with simulated annealing
-inspired stochasticity", as the authors' published code has it. It is not a Metropolis step; that
-the search takes worse trials back (search.py) is added to it. Chance only adds to a group's
-change, always upward, and does so more often and more strongly where the metric moves much and
-while the search is hot.
+inspired stochasticity", as in the authors' published code. It is not a Metropolis step; undoing
+worse trials (search.py) is our addition. Chance only increases a group's change, more often and by
+more if the metric changes much and while the temperature is high.
 
-Here proposals are proportions, which the budget scales to sizes (cost/projection.py).
+Here proposals are proportions, which are scaled to the budget (cost/projection.py).
 """
 
 import math
@@ -18,27 +17,27 @@ from statistics import fmean
 from mobilenas.cost.projection import SizeRange, Sizes
 
 HOTTEST = 5.0
-"""Temperature of the first trial (CONetV2)."""
+"""Initial temperature (CONetV2)."""
 _MIN, _MAX = 0.5, 2.0  # factors of one trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What one trial proposes."""
+    """The proposal of a trial."""
 
     proportions: dict[str, float]
-    """Wanted sizes of every group, neither rounded nor held to a budget."""
+    """Proposed sizes of all groups, neither rounded nor scaled to the budget."""
     pushed: tuple[str, ...]
-    """The groups whose change was pushed upward by chance."""
+    """The groups whose change was increased by chance."""
 
 
 def temperature(trial: int, trials: int) -> float:
-    """Return T_t = 5 (N - t) / N of trial t = 0 .. N - 1."""
+    """Return T_t = 5 (N - t) / N for trial t = 0 .. N - 1."""
     return HOTTEST * max(trials - trial, 0) / trials
 
 
 def push_probability(change: float, heat: float) -> float:
-    """Return exp(-1 / (|D| T)): 0 where the metric stands still or the search is cold."""
+    """Return exp(-1 / (|D| T)); 0 if change D or temperature T is 0."""
     moved = abs(change) * heat
     return math.exp(-1 / moved) if moved > 0 else 0.0
 
@@ -51,10 +50,10 @@ def propose(
     heat: float,
     source: random.Random,
 ) -> Proposal:
-    """Return C' = C clip(1 + delta D, 0.5, 2) of every group.
+    """Return C' = C clip(1 + delta D, 0.5, 2) for every group.
 
-    With p = exp(-1 / (|D| T)), D becomes D + p with probability p, drawn for each group. `greedy`
-    is the same with heat T = 0. Each group takes one number from the source, whatever its D.
+    With p = exp(-1 / (|D| T)), D becomes D + p with probability p, drawn for each group. The
+    schedule `greedy` is the case T = 0. Each group takes one number from `source`, whatever its D.
     """
     proposed, pushed = {}, []
     for name, size in proportions.items():
@@ -70,10 +69,9 @@ def propose(
 def remainder(
     proportions: Mapping[str, float], sizes: Sizes, ranges: Mapping[str, SizeRange]
 ) -> dict[str, float]:
-    """Return the proportions scaled to the sizes made of them, each within half a step of its size.
+    """Return proportions scaled to their rounded sizes, each within half a step of its size.
 
-    Sizes are rounded to multiples of 8: what a small group was to change by is not lost so, but
-    adds up over the trials.
+    So small changes are not lost when sizes are rounded to multiples of 8, but add up over trials.
     """
     scale = math.exp(fmean(math.log(size / proportions[name]) for name, size in sizes.items()))
     return {

@@ -1,8 +1,8 @@
-"""What is tried on a model of the user's own before anything is trained, in seconds.
+"""Checks of a user's model before anything is trained; they take seconds.
 
-A search ends with an ONNX file that labels one image at a time. What would only show there, hours
-later, shows here on a few random images: a copy of the model takes one step of training, a batch of
-several, images one by one, and the way through the exporter.
+A search ends with an ONNX file that classifies one image at a time. To find problems now and not
+hours later, a copy of the model is trained for one step on random images, run on a batch and on
+single images, and exported.
 """
 
 import copy
@@ -28,18 +28,17 @@ from mobilenas.onnx.recount import OnnxCount, count_fvcore, count_onnx
 from mobilenas.spaces.channels.space import Base
 
 IMAGES = 5
-"""In a batch: neither 1 nor the traced 2."""
-_TOLERANCE = 1e-3  # of the largest logit; float32 kernels differ by 1e-5
+"""Batch size: neither 1 nor 2, which is used in tracing."""
+_TOLERANCE = 1e-3  # relative to the largest logit; float32 kernels differ by 1e-5
 _NOISE = 0.1
 _SHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-"""ONNX operators that leave values as they are."""
+"""ONNX operators that do not change values."""
 
 
 def check_base(base: Base, given: nn.Module | None) -> None:
-    """Raise for a model that cannot be trained, exported or counted; `given` has its weights.
+    """Raise for a model that cannot be trained, exported or counted; `given`: it with its weights.
 
-    MobileNASError says what the model must do; InternalError where the counts of this project do
-    not agree on it.
+    MobileNASError says what the model must do; InternalError if two counts of its costs differ.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -60,7 +59,7 @@ class _Trial:
         self.memory_format = base.memory_format
 
     def check(self, model: nn.Module, given: nn.Module | None) -> OnnxCount:
-        """Train a copy for a step, hold it against itself, and return the count of its file."""
+        """Run all checks on a copy; return the count of its ONNX file."""
         for name, weight in model.named_parameters():
             if weight.is_meta or weight.dtype != torch.float32:
                 found = "without data" if weight.is_meta else str(weight.dtype)[len("torch.") :]
@@ -85,11 +84,11 @@ class _Trial:
         return self._export(twin)
 
     def _train(self, twin: nn.Module) -> None:
-        """Take one step; norms with running statistics get those of the images."""
+        """Run one forward and backward pass; norms get running statistics of the images."""
         mode = "in training mode"
         for module in twin.modules():
             if isinstance(module, _BatchNorm):
-                module.momentum = None  # a mean over all batches, which are one
+                module.momentum = None  # a mean over all batches, here one
         logits = self._logits(twin.train(), self.images, mode)
         self._check_finite(logits, mode)
         if not logits.requires_grad:
@@ -145,7 +144,7 @@ class _Trial:
         return file
 
     def _logits(self, model: nn.Module, images: Tensor, mode: str) -> Tensor:
-        """Run the model; refuse outputs that are not [N, classes], and changes of the images."""
+        """Run the model; raise unless it returns [N, classes] and does not change the images."""
         taken = images.clone()
         with self._running(mode):
             logits: object = model(taken)
@@ -172,7 +171,7 @@ class _Trial:
 
     @contextmanager
     def _running(self, mode: str) -> Iterator[None]:
-        """Turn whatever the user's code raises into one line."""
+        """Turn exceptions of the user's code into a one-line error."""
         try:
             yield
         except FileError:
@@ -187,14 +186,14 @@ class _Trial:
 
 @torch.no_grad()
 def _make_generic(model: nn.Module) -> None:
-    """Move weights a little: a layer that starts at zero would hide what is behind it."""
+    """Add noise to the weights: a layer initialized to zero would hide problems before it."""
     for weight in model.parameters():
         fan_in = weight[0].numel() if weight.dim() else 1
         weight.add_(torch.randn_like(weight), alpha=_NOISE / math.sqrt(max(1, fan_in)))
 
 
 def _last_operator(path: Path) -> str:
-    """Return what an ONNX file computes last; empty where that is its input."""
+    """Return the last operator of an ONNX file that changes values; empty if there is none."""
     graph = onnx.load(str(path)).graph
     makers = {name: node for node in graph.node for name in node.output}
     node = makers.get(graph.output[0].name)
@@ -208,7 +207,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _check_counts(base: Base, model: nn.Module, file: OnnxCount | None) -> None:
-    """Hold the groups' count of FLOPs and params against those that budgets are checked with."""
+    """Compare the groups' count of FLOPs and params with the independent ones."""
     graph = base.graph
     flops = sum(count_fvcore(model, base.image_size, base.in_channels).values())
     params = sum(weight.numel() for weight in model.parameters())
@@ -218,7 +217,7 @@ def _check_counts(base: Base, model: nn.Module, file: OnnxCount | None) -> None:
             f"two counts of {base} differ: {ours[0]:,} FLOPs and {ours[1]:,} params by its groups, "
             f"{flops:,} and {params:,} by fvcore and the module"
         )
-    # a parameter that the code does not use is not in the file: fewer break no budget
+    # unused parameters are not in the file; fewer params break no budget
     if file is not None and (file.flops != flops or file.params > params):
         raise InternalError(
             f"two counts of {base} differ: {flops:,} FLOPs and {params:,} params by its groups, "

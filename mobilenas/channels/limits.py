@@ -1,4 +1,4 @@
-"""What keeps channel sizes within their budgets at every step of a search."""
+"""Scales channel sizes to the budgets in every trial of a search."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from mobilenas.cost.projection import Sizes
 from mobilenas.spaces.channels.space import ChannelsArch
 
 MeasureArchs = Callable[[Sequence[ChannelsArch]], list[float]]
-"""Measures networks: milliseconds of each."""
+"""Measures networks; returns the latency of each in ms."""
 
 _ROUNDS = 8
 _USED = 0.95
@@ -20,13 +20,13 @@ _USED = 0.95
 class Limits:
     """Scales sizes to the budgets: FLOPs and params by counting, latency by measuring.
 
-    Between measurements latency is taken for a line over FLOPs.
+    Between measurements, latency is interpolated linearly over FLOPs.
     """
 
     def __init__(self, budgets: Budgets, measure: MeasureArchs | None) -> None:
         self.budgets, self.measure = budgets, measure
         self.limit_ms = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)
-        self.measured: list[tuple[int, float]] = []  # FLOPs and milliseconds, the last two
+        self.measured: list[tuple[int, float]] = []  # the last two: FLOPs and ms
         if self.limit_ms is not None and measure is None:
             raise BudgetError(
                 "a latency budget on channel sizes needs measurements on the machine of the "
@@ -36,7 +36,7 @@ class Limits:
     def keep(
         self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
     ) -> tuple[dict[str, int], dict[str, float]]:
-        """Return legal sizes in these proportions that use the budgets and keep them, and costs."""
+        """Return legal sizes in these proportions that use the budgets, and their costs."""
         if self.limit_ms is None:
             found = self.budgets.spread(proportions, priority)
             return found, self._counted(found)
@@ -58,7 +58,7 @@ class Limits:
         return kept
 
     def _guess(self, fits: float, over: float) -> float:
-        """FLOPs at which the line through the last measurements meets the limit."""
+        """Return the FLOPs at which the line through the last two measurements meets the limit."""
         assert self.limit_ms is not None
         (flops, ms), *earlier = reversed(self.measured)
         slope = ms / flops
@@ -77,7 +77,7 @@ class Limits:
         return point
 
     def _under(self, flops: float) -> Budgets:
-        """Return the budgets that are counted, with the FLOPs that the latency allows."""
+        """Return the counted budgets, with at most these FLOPs."""
         counted = [b for b in self.budgets.budgets if b.cost != LATENCY]
         limit = min([flops, *(b.limit for b in counted if b.cost == "flops")])
         others = [b for b in counted if b.cost != "flops"]
@@ -87,7 +87,7 @@ class Limits:
         return {cost: table.exact(sizes) for cost, table in self.budgets.tables.items()}
 
     def state_dict(self) -> State:
-        """Return what a resumed search needs."""
+        """Return the state for resuming."""
         return {"measured": self.measured}
 
     def load_state_dict(self, state: State) -> None:

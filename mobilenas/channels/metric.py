@@ -1,12 +1,12 @@
-"""How well a layer uses its channels, read from its weight alone: no data, no forward pass.
+"""QC, a metric of how well a layer uses its channels, from its weights alone.
 
-The weight is unfolded along its output and along its input channels. Empirical variational Bayes
-matrix factorization splits each unfolding into a low-rank part and noise, and QC weighs the rank of
-that part against its condition number (CONetV2, Wang et al. 2021, arXiv 2110.06830).
+The weight is unfolded along its output and its input channels. Empirical variational Bayes matrix
+factorization splits each unfolding into a low-rank part and noise, and QC combines that part's rank
+and condition number (CONetV2, Wang et al. 2021, arXiv 2110.06830).
 
 The factorization's global optimum is known in closed form: Nakajima, Sugiyama, Babacan and Tomioka,
-JMLR 14, 2013. The form used here, with tau, and the bounds of the noise variance are from
-Nakajima, Tomioka, Sugiyama and Babacan, JMLR 16, 2015.
+JMLR 14, 2013. The form used here, with tau, and the bounds of the noise variance are from Nakajima,
+Tomioka, Sugiyama and Babacan, JMLR 16, 2015.
 """
 
 import math
@@ -25,41 +25,41 @@ from mobilenas.core.files import State
 
 Array = NDArray[np.float64]
 Member = tuple[str, str]
-"""A layer's name, and the side on which a group holds its channels: "in" or "out"."""
+"""A layer's name, and which of its channels belong to a group: "in" or "out"."""
 
 _NOISE_POINTS = 256
-# weights are float32: singular values under this share of the largest are rounding
+# weights are float32: singular values below this share of the largest are rounding errors
 _RESOLUTION = float(np.finfo(np.float32).eps)
-# where log(z + 1) / z is a half: tau lies between alpha times this and this
+# log(z + 1) / z is 1/2 here; tau is between alpha times this and this
 _HALF = 2.5128624172523393
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerQuality:
-    """QC of a layer along both of its channel dimensions, and what it is made of."""
+    """QC of a layer along both channel dimensions, with rank and condition number."""
 
     in_qc: float
     """QC of the unfolding [input channels, output channels x kernel], 0 to pi / 2."""
     out_qc: float
     """QC of the unfolding [output channels, input channels x kernel], 0 to pi / 2."""
     in_rank: int
-    """Singular values above the noise, of the first unfolding."""
+    """Rank of the low-rank part of the first unfolding."""
     out_rank: int
-    """The same of the second unfolding."""
+    """Rank of the low-rank part of the second unfolding."""
     in_condition: float
-    """Largest over smallest singular value of the low-rank part; 0 where the rank is 0."""
+    """Largest over smallest singular value of the low-rank part; 0 if the rank is 0."""
     out_condition: float
-    """The same of the second unfolding."""
+    """Likewise for the second unfolding."""
 
     @classmethod
     def constant(cls) -> "LayerQuality":
-        """Return what tells no layer from another: the control of a search."""
+        """Return a constant, for the control that distinguishes no layers."""
         one = {"in_qc": 1.0, "out_qc": 1.0, "in_condition": 1.0, "out_condition": 1.0}
         return cls(**one, in_rank=1, out_rank=1)
 
 
 def qualities(model: nn.Module) -> dict[str, LayerQuality]:
-    """Return the quality of every 2-d convolution and linear layer of a model, by its name."""
+    """Return the quality of every 2-d convolution and linear layer of a model, by name."""
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -72,22 +72,22 @@ def qualities(model: nn.Module) -> dict[str, LayerQuality]:
 
 
 def quality(weight: Tensor, groups: int = 1) -> LayerQuality:
-    """Return the quality of one weight [Cout, Cin / groups] or [Cout, Cin / groups, k, k].
+    """Return the quality of a weight [Cout, Cin / groups] or [Cout, Cin / groups, k, k].
 
-    QC = atan2(rank / dim, 1 - 1 / condition) (CONetV2). It is 0 where nothing rises above the noise
-    and pi / 2 at rank 1, whose condition is 1, whatever the dim: the published definition.
+    QC = atan2(rank / dim, 1 - 1 / condition) (CONetV2). It is 0 if nothing is above the noise. By
+    this published definition it is pi / 2 at rank 1, whose condition is 1, for any dim.
 
-    dim is the number of channels. In a grouped convolution the groups' rows are stacked, and a row
-    has (Cin / groups) k k values (output side) or (Cout / groups) k k (input side). That
-    caps the rank for no fault of the channels, so dim is the cap where it is smaller. A depthwise
-    convolution has the same unfolding [C, k k] on both sides: its filters. Taking each group for
-    itself would leave one row a channel, and one row cannot be told from noise.
+    dim is the number of channels. In a grouped convolution the rows of all groups are stacked, and
+    a row has (Cin / groups) k k values (output side) or (Cout / groups) k k (input side). That
+    limits the rank, so dim is at most this limit. A depthwise convolution has the same unfolding
+    [C, k k], its filters, on both sides: separate groups would have one row each, which cannot be
+    told from noise.
     """
     outgoing, incoming = unfold(weight, groups)
     if not np.isfinite(outgoing).all():
         raise DivergedError("its weight holds values that are not finite numbers")
     out_signal = low_rank_values(outgoing)
-    # without a kernel one is the transpose of the other
+    # without a kernel, one is the transpose of the other
     alike = groups == 1 and weight.shape[2:].numel() == 1
     in_signal = out_signal if alike else low_rank_values(incoming)
     in_qc, in_condition = _qc(in_signal, incoming.shape, groups)
@@ -112,9 +112,9 @@ def unfold(weight: Tensor, groups: int = 1) -> tuple[Array, Array]:
 
 
 def low_rank_values(matrix: Array) -> Array:
-    """Return the singular values of the low-rank part, largest first: none for zeros or one row.
+    """Return the low-rank part's singular values, largest first; none for zeros or one row.
 
-    A singular value that rises above the noise is shrunk by what noise adds to it.
+    Singular values above the noise are shrunk by the noise's contribution.
     """
     rows, columns = sorted(matrix.shape)  # L <= M
     squares = _squared_singular_values(matrix)
@@ -129,23 +129,23 @@ def low_rank_values(matrix: Array) -> Array:
 
 
 def _squared_singular_values(matrix: Array) -> Array:
-    """Return the squares, largest first, from the smaller Gram matrix.
+    """Return squared singular values, largest first, from the smaller Gram matrix.
 
-    Squaring costs half of the digits: a value is good to 1e-16 over its squared share of the
-    largest. Ten times faster than the singular values themselves.
+    Ten times faster than an SVD, with half the digits: the relative error is 1e-16 over the value's
+    squared share of the largest.
     """
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     return np.asarray(np.linalg.eigvalsh(gram)[::-1].clip(min=0.0))
 
 
 def noise_variance(squares: Array, columns: int) -> float:
-    """Return the noise variance with the least free energy, for squared singular values [L].
+    """Return the noise variance of minimal free energy, for squared singular values [L].
 
-    The minimum lies within bounds (JMLR 16, 2015), but other valleys may too: a grid over the
-    logarithm finds them, a bounded search the floor of each.
+    The minimum is within known bounds (JMLR 16, 2015), but there may be other local minima: a grid
+    over the logarithm finds all, and a bounded search refines each.
     """
     rows = len(squares)
-    max_rank = math.ceil(rows / (1 + rows / columns)) - 1  # no rank is above this
+    max_rank = math.ceil(rows / (1 + rows / columns)) - 1  # the rank cannot be larger
     high = squares.sum() / (rows * columns)
     low = max(
         squares[max_rank] / (columns * _threshold(rows / columns)),
@@ -171,8 +171,8 @@ def noise_variance(squares: Array, columns: int) -> float:
 def free_energy(log_noise: Array, squares: Array, columns: int) -> Array:
     """Return the free energy at log noise variances [P], for squared singular values [L].
 
-    It is 2 F / M without constants: sum over h of x_h + log s2, plus, where x_h is above the
-    threshold, log(tau + 1) + alpha log(tau / alpha + 1) - tau, with x_h = square_h / (M s2).
+    It is 2 F / M without constants: sum over h of x_h + log s2, plus log(tau + 1) + alpha log(tau /
+    alpha + 1) - tau if x_h is above the threshold, with x_h = square_h / (M s2).
     """
     alpha = len(squares) / columns
     x = squares / (columns * np.exp(log_noise)[:, None])  # [P, L]
@@ -187,9 +187,9 @@ def free_energy(log_noise: Array, squares: Array, columns: int) -> Array:
 
 @lru_cache(maxsize=4096)
 def _threshold(alpha: float) -> float:
-    """Return the x above which a component is kept: (1 + tau)(1 + alpha / tau).
+    """Return the threshold of x above which a component is kept: (1 + tau)(1 + alpha / tau).
 
-    tau is where phi(tau) + phi(tau / alpha) = 0, with phi(z) = log(z + 1) / z - 1 / 2.
+    tau solves phi(tau) + phi(tau / alpha) = 0, with phi(z) = log(z + 1) / z - 1 / 2.
     """
     if alpha == 1.0:
         tau = _HALF
@@ -212,7 +212,7 @@ def _qc(signal: Array, shape: tuple[int, ...], groups: int) -> tuple[float, floa
 
 
 class Momentum:
-    """M_t = gamma M_(t-1) + QC_t of every layer and side (CONetV2)."""
+    """M_t = gamma M_(t-1) + QC_t for every layer and side (CONetV2)."""
 
     def __init__(self, gamma: float = 0.8) -> None:
         if not 0 <= gamma < 1:
@@ -222,7 +222,7 @@ class Momentum:
         self.before: dict[str, dict[str, float]] = {}
 
     def update(self, found: Mapping[str, LayerQuality]) -> None:
-        """Take in the qualities of one trial. Before the first one M is 0."""
+        """Add the qualities of a trial. M is 0 before the first one."""
         self.before, self.now = self.now, {}
         for name, layer in found.items():
             past = self.before.get(name, {"in": 0.0, "out": 0.0})
@@ -232,14 +232,14 @@ class Momentum:
     def change(self, members: Sequence[Member]) -> float:
         """Return D, the mean of M_t minus the mean of M_(t-1) over a group's members.
 
-        It is 0 until two trials were taken in: one alone shows no change.
+        It is 0 until two trials were added.
         """
         if not self.before:
             return 0.0
         return fmean(self.now[name][side] - self.before[name][side] for name, side in members)
 
     def state_dict(self) -> State:
-        """Return what a resumed search needs, in JSON's own types."""
+        """Return the state for resuming, as JSON types."""
         return {"now": self.now, "before": self.before}
 
     def load_state_dict(self, state: State) -> None:

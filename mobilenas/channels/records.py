@@ -6,7 +6,7 @@ from mobilenas.core.records import Amount, Cost, Count, Few, Number, Percent, Re
 
 
 class TrialLine(Record, frozen=True, kw_only=True):
-    """A line of search/log.jsonl of channel sizes: a trial."""
+    """A line of search/log.jsonl for channel sizes: a trial."""
 
     trial: Few
     sizes: dict[str, Count]

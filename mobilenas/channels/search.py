@@ -1,4 +1,4 @@
-"""The search for channel sizes: short trials under a budget, then the best sizes once more."""
+"""The search for channel sizes: short trials within the budgets, then finalists."""
 
 import hashlib
 import json
@@ -36,16 +36,16 @@ from mobilenas.train import Recipe, train
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelResult:
-    """What a search for channel sizes found."""
+    """Result of a search for channel sizes."""
 
     sizes: dict[str, int]
     """Channels of every group that can change."""
     costs: dict[str, float]
-    """What they cost; with a latency budget also their milliseconds."""
+    """Their costs, including latency in ms if it has a budget."""
     candidates: int
-    """Sizes that entered the finalists."""
+    """Number of sizes among the finalists."""
     seconds: dict[str, float]
-    """Wall time of trials and finalists, summed over resumes."""
+    """Seconds of trials and finalists, measured by `clock`, summed over resumes."""
 
 
 def search_channels(
@@ -61,12 +61,12 @@ def search_channels(
     reporter: Reporter,
     measure: MeasureArchs | None = None,
 ) -> ChannelResult:
-    """Search, let the finalists decide; resumes from the folder's last checkpoint.
+    """Search, and decide by finalists; resumes from the folder's last checkpoint.
 
-    `recipe` is that of the final training; trials take its rate, over their own epochs. So do the
-    finalists: whole trainings of few epochs, because in the first part of a longer one, at its
-    highest rate, many networks stay at chance. Like the final training they start from the weights
-    that came along, if any did. `measure` measures latencies, if it can be done.
+    `recipe` is that of the final training; trials use its schedule over the epochs of all trials.
+    Finalists are complete trainings of few epochs, because in the first part of a longer one, at
+    its highest rate, many networks stay at chance. Like the final training they start from the
+    model's weights, if it has any. `measure` measures latencies, if that is possible.
     """
     search = _Search(budgets, data, settings, recipe, folder, seed, device, measure)
     search.run(reporter)
@@ -112,7 +112,7 @@ def search_channels(
 
 
 class _Search:
-    """Trials in a row; whole in its checkpoint after each of them."""
+    """The sequence of trials; each is followed by a complete checkpoint."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Search:
         self.recipe = recipe.lasting(settings.trials * settings.epochs)
         self.limits = Limits(budgets, measure)
         self.momentum = Momentum(settings.gamma)
-        self.proportions: dict[str, float] = {}  # of the last accepted trial
+        self.proportions: dict[str, float] = {}  # those of the last accepted trial
         self.log: list[TrialLine] = []
         parts = {
             "space": to_plain(self.space),
@@ -144,7 +144,7 @@ class _Search:
         self.identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def run(self, reporter: Reporter) -> None:
-        """Make every trial that the checkpoint lacks."""
+        """Run all trials that the checkpoint does not have."""
         trials = self.settings.trials
         accepted = self._restore()
         reporter.start("channels", trials)
@@ -156,9 +156,9 @@ class _Search:
             reporter.step(len(self.log), figures)
 
     def candidates(self, count: int) -> list[dict[str, int]]:
-        """Return different accepted sizes, those of the best trials first; the start is the last.
+        """Return distinct accepted sizes, best trials first, then the sizes of the start.
 
-        The start, the model's own proportions under the budget, is what a search must beat.
+        The start, mostly the model's own proportions within the budget, is what a search must beat.
         """
         accepted = [line for line in self.log if line.accepted]
         accepted.sort(key=lambda line: (-line.val_top1, -line.trial))
@@ -170,7 +170,7 @@ class _Search:
         return [*best, start] if count > 1 or not best else best
 
     def _trial(self, before: TrialTrainer | None) -> tuple[TrialTrainer, TrialLine]:
-        """Change the sizes, train, and accept the change or take it back."""
+        """Change the sizes, train, and accept or undo the change."""
         began, number, settings = clock(self.device), len(self.log), self.settings
         source = random.Random(f"trial/{self.seed}/{number}")
         annealed = settings.schedule == "annealed"
@@ -206,21 +206,21 @@ class _Search:
             seconds=clock(self.device) - began,
         )
         if before is not None and not accepted:
-            before.epochs_done = trial.epochs_done  # the rate and the images go on
+            before.epochs_done = trial.epochs_done  # learning rate and order of images continue
             trial = before
         else:
             self.proportions = proportions
-        trial.teacher = None  # the next change makes its own
+        trial.teacher = None  # the next change sets its own
         return trial, line
 
     def _accepts(self, val_top1: float, heat: float, source: random.Random) -> bool:
-        """Metropolis's rule, in points of validation top-1 against the last accepted trial."""
+        """Apply Metropolis's rule to the drop in validation top-1 since the last accepted trial."""
         last = next(line.val_top1 for line in reversed(self.log) if line.accepted)
         drop = last - val_top1
         return drop <= 0 or (heat > 0 and source.random() < math.exp(-drop / heat))
 
     def _start(self) -> tuple[TrialTrainer, dict[str, float]]:
-        """Make the model in start sizes; its weights before training are the metric's zero."""
+        """Build the model at its start sizes; its untrained weights give the metric's baseline."""
         wanted = self.space.start() if self.settings.start == "model" else self.space.smallest()
         sizes, costs = self.limits.keep(wanted)
         given = start_network(self.space.base, self.settings.weights, self.settings.model)
@@ -248,7 +248,7 @@ class _Search:
         return {name: self.momentum.change(members[name]) for name in trial.arch.sizes}
 
     def _quality(self, trial: TrialTrainer) -> dict[str, float]:
-        """Mean momentum of the metric over each group."""
+        """Return the mean momentum of the metric over each group."""
         now, members = self.momentum.now, _members(self.space.base.graph)
         return {
             name: fmean(now[layer][side] for layer, side in members[name])
@@ -276,7 +276,7 @@ class _Search:
         if state.get("identity") != self.identity:
             raise FileError(f"{path} belongs to another search; choose another folder")
         self.log = read_checkpoint_log(state, TrialLine, path)
-        # a kill between the two files leaves no line out
+        # a kill between writing the two files may have lost a line
         write_log(self.folder / "log.jsonl", self.log)
         with restoring(path):
             self.proportions = state["proportions"]
@@ -295,7 +295,7 @@ class _Search:
 
 
 def _members(graph: Graph) -> dict[str, Sequence[Member]]:
-    """Sides of convolutions and linear layers on which each group lies."""
+    """Return the sides of convolutions and linear layers that belong to each group."""
     layers = {layer.module for layer in graph.layers}
     return {
         group.name: [

@@ -1,4 +1,4 @@
-"""How channel sizes are searched, as settings."""
+"""Settings of the search for channel sizes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,46 +8,46 @@ from mobilenas.core.setting import check_settings, setting
 from mobilenas.core.settings import check_between
 
 Start = Literal["model", "small"]
-"""Proportions of the start: the model's own sizes, or the smallest of every group."""
+"""Initial proportions: the model's own sizes, or the smallest of every group."""
 Schedule = Literal["annealed", "greedy"]
-"""`annealed`: pushes by chance and worse trials are accepted while hot; `greedy`: neither."""
+"""`annealed`: with random increases and, at high temperature, worse trials; `greedy`: without."""
 Metric = Literal["qc", "constant"]
-"""`constant` for every layer is the control."""
+"""Layer metric; `constant`, the same for all layers, is the control."""
 WeightTransfer = Literal["svd", "magnitude", "fresh"]
-"""How weights are kept while sizes change."""
+"""How weights are transferred when sizes change."""
 WEIGHT_TRANSFERS: tuple[WeightTransfer, ...] = get_args(WeightTransfer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSettings:
-    """Everything but model, budgets, data and seed."""
+    """Settings of a search for channel sizes."""
 
     model: str
     """torchvision:NAME, package.module:factory, a run folder or an arch.json."""
     trials: int = 8
-    """Changes of the sizes; the first trial trains the start sizes."""
+    """Number of trials; the first one trains the start sizes."""
     epochs: int = 1
     """Epochs of each trial."""
     start: Start = "model"
-    """Proportions of the start."""
+    """Initial proportions."""
     schedule: Schedule = "annealed"
-    """How proposals are made and accepted."""
+    """How sizes are proposed and accepted."""
     metric: Metric = "qc"
-    """What pushes sizes."""
+    """Layer metric that drives the sizes."""
     gamma: float = 0.8
     """Momentum of the metric."""
     delta: float = 1.0
     """How far a change of the metric moves a size."""
     weight_transfer: WeightTransfer = "svd"
-    """How weights are kept while sizes change."""
+    """How weights are transferred when sizes change."""
     distill: float = 1.0
     """Weight of the distillation from the model before the change; 0 turns it off."""
     distill_temperature: float = 2.0
-    """Temperature of its logits."""
+    """Temperature of the distillation."""
     weights: Path | None = None
-    """Weights that the model comes with, a safetensors file."""
+    """Weights of the model, a safetensors file."""
     controls: bool = False
-    """Whether uniform and constant-metric sizes are trained beside the result."""
+    """Whether to train controls: uniform, random, constant-metric and unchanged sizes."""
 
     def __post_init__(self) -> None:
         """Check the names and the ranges."""
@@ -62,7 +62,7 @@ class ChannelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelOptions:
-    """A user's options on a search for channel sizes; None: the default of `ChannelSettings`."""
+    """The user's options for a search for channel sizes; None: the default of `ChannelSettings`."""
 
     model: str = setting(
         "",
@@ -155,6 +155,6 @@ class ChannelOptions:
 
 
 def weights_of(model: str, weights: Path | None) -> Path | None:
-    """Return the weights that were given, or those of the run folder that is the model."""
+    """Return the given weights, or those of the model if it is a run folder."""
     own = Path(model) / "model.safetensors"
     return own if weights is None and own.exists() else weights

@@ -1,8 +1,8 @@
-"""Which channels stay when a group shrinks, and what takes over the work of those that go.
+"""Which channels are kept when a group shrinks, and how the dropped ones are absorbed.
 
-By `svd` a group keeps the channels that span its activations best, and the layers that read it are
-told to make those that go from those that stay. No data are needed: a batch norm says how its
-outputs are distributed, and the weights that make them how they are correlated.
+With `svd`, a group keeps the channels that best span its activations, and the layers that read it
+reconstruct dropped channels from kept ones. No data are needed: mean and variance of activations
+come from batch norms, and correlations from the weights before them.
 """
 
 import math
@@ -23,15 +23,15 @@ from mobilenas.channel_graph import Graph, Group, Member
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_TERMS = 6  # of the Hermite series; what is cut off counts as each channel's own noise
-_RIDGE = 1e-4  # times the mean variance
+_TERMS = 6  # of the Hermite series; the remainder counts as independent noise of each channel
+_RIDGE = 1e-4  # relative to the mean variance
 _LARGEST_CUT = 1024
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """How the activations of a group are distributed."""
+    """Mean and covariance of a group's activations."""
 
     mean: Array
     """[C]."""
@@ -41,20 +41,20 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """The channels that go, made of those that stay: gone = weights kept + constant."""
+    """Dropped channels as a function of kept ones: gone = weights @ kept + constant."""
 
     gone: Indices
-    """[D], old channels; those that stay are the group's other ones, in order."""
+    """[D], indices of dropped channels; kept are all others, in order."""
     weights: Array
     """[D, K]."""
     constant: Array
     """[D]."""
     mean: Array
-    """[C], of the activations, by which the constant was found."""
+    """[C], mean activations, from which the constant was computed."""
 
 
 def norms_behind(model: nn.Module, graph: Graph) -> dict[str, _BatchNorm]:
-    """By layer, the batch norm that takes its outputs and nothing else."""
+    """Return by layer the batch norm that reads its outputs and nothing else."""
     modules = dict(model.named_modules())
     norms = {}
     for layer, norm in pairwise(graph.dimensions):
@@ -70,22 +70,22 @@ def norms_behind(model: nn.Module, graph: Graph) -> dict[str, _BatchNorm]:
 
 
 class Shrinking:
-    """What is kept of the groups of one model."""
+    """Chooses the channels to keep in the groups of a model."""
 
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self._model, self._graph = model, graph
         self._norms = norms_behind(model, graph)
 
     def by_magnitude(self, group: Group, size: int) -> Indices:
-        """Return [size], the channels whose weights, times the norm's, have the largest L2 norm."""
+        """Return [size], the channels whose weights, times the norm's scale, are largest (L2)."""
         squares = np.diag(self._products(group))
         return _in_blocks(group, size, lambda own, count: np.argsort(-squares[own])[:count])
 
     def by_span(self, group: Group, size: int) -> tuple[Indices, Reconstruction | None]:
-        """Return [size], the channels that span the group's activations best, and how they do.
+        """Return [size], the channels that best span the group's activations, and reconstruction.
 
-        A channel counts by what the layers behind it make of it. Where no batch norm tells of the
-        activations, weights are spanned instead, and nothing is absorbed.
+        Channels are weighted by the weights of the layers that read them. If batch norms do not
+        determine the activations, weights are spanned instead, and nothing is absorbed.
         """
         moments = self._moments(group)
         spanned = self._products(group) if moments is None else moments.covariance
@@ -95,20 +95,20 @@ class Shrinking:
         return kept, None if moments is None else _reconstruct(moments, kept)
 
     def _producers(self, group: Group) -> list[Member]:
-        """Layers that make the channels by mixing others, but for the gates of squeeze-excite."""
+        """Return the layers that make the channels from others, without squeeze-excite's gates."""
         depthwise = {member.module for member in _depthwise(group)}
         made = [m for m in group.members if m.kind == "out" and m.module not in depthwise]
         normed = [member for member in made if member.module in self._norms]
         return normed or made
 
     def _rows(self, member: Member) -> Array:
-        """Return [C, values], the weights that make each channel."""
+        """Return [C, values], the weights that produce each channel."""
         weight = self._model.get_parameter(f"{member.module}.weight")
         rows = _numbers(weight[member.offset : member.offset + member.size])
         return rows.reshape(len(rows), -1)
 
     def _products(self, group: Group) -> Array:
-        """Return [C, C], scalar products of the weights times the norms'."""
+        """Return [C, C], scalar products of the weights, scaled by the norms."""
         total = np.zeros((group.size, group.size))
         for member in self._producers(group):
             rows = self._rows(member)
@@ -122,10 +122,10 @@ class Shrinking:
         return weight[member.offset : member.offset + member.size]
 
     def _moments(self, group: Group) -> Moments | None:
-        """Return the moments of what the layers behind a group read, as far as norms tell them.
+        """Return the moments of a group's activations, or None if norms do not determine them.
 
-        Norms' outputs are taken as normal, with the norm's bias as mean and its weight as
-        deviation, correlated as the rows of the weights before it, and then rectified.
+        Outputs of a norm are assumed normal, with its bias as mean and its weight as standard
+        deviation, correlated like the rows of the weights before it, and then rectified.
         """
         makers, depthwise = self._producers(group), _depthwise(group)
         norms = [self._norms.get(member.module) for member in (*makers, *depthwise)]
@@ -149,20 +149,20 @@ class Shrinking:
         return bias[member.offset : member.offset + member.size]
 
     def _correlated(self, member: Member) -> Array:
-        """Return [C, C], covariances of a norm's outputs if the layer's inputs were white."""
+        """Return [C, C], covariances of a norm's outputs, assuming white inputs of the layer."""
         rows = self._rows(member)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
         return self._by_block(member, rows * self._scale(member)[:, None])
 
     def _by_block(self, member: Member, rows: Array) -> Array:
-        """Return rows' products; those of a grouped convolution's groups see other inputs."""
+        """Return products of rows; 0 between groups of a convolution, whose inputs differ."""
         blocks = self._graph.dimension(member.module, "in").blocks
         block = np.arange(len(rows)) * blocks // len(rows)
-        single = rows.astype(np.float32)  # as the weights are; half the time
+        single = rows.astype(np.float32)  # as the weights, in half the time
         return np.asarray((single @ single.T) * (block[:, None] == block), np.float64)
 
     def _use(self, group: Group) -> Array:
-        """Return [C], how much the layers that read the group make of each channel."""
+        """Return [C], the relative size of the weights that read each channel."""
         use = np.zeros(group.size)
         for member in group.members:
             if member.kind == "in" and member.dimension.axes:
@@ -179,7 +179,7 @@ class Shrinking:
 def rectified(mean: Array, covariance: Array) -> Moments:
     """Return the moments of max(x, 0) for normal x with mean [C] and covariance [C, C].
 
-    The covariance is a power series in the correlation, by the Hermite expansion of the rectifier.
+    The covariance is a power series in the correlation: the Hermite expansion of the ReLU.
     """
     deviation = np.sqrt(np.maximum(np.diag(covariance), _TINY))
     t = mean / deviation
@@ -197,12 +197,12 @@ def rectified(mean: Array, covariance: Array) -> Moments:
 
 
 def spanning(products: Array, size: int) -> Indices:
-    """Choose the rows of a matrix, given by their products [C, C], that span the matrix best.
+    """Return the rows that best span a matrix, given the products [C, C] of its rows.
 
-    The matrix is cut to its `size` largest singular values, and QR with pivoting takes the row that
-    is farthest from the span of those before it, again and again: an interpolative decomposition.
-    More than 1024 rows are not cut first, which takes minutes; the pivots are those of a Cholesky
-    decomposition then.
+    The matrix is truncated to its `size` largest singular values. QR with pivoting then repeatedly
+    takes the row farthest from the span of those before: an interpolative decomposition. More than
+    1024 rows are not truncated, which would take minutes; the pivots are those of a Cholesky
+    decomposition.
     """
     if len(products) > _LARGEST_CUT:
         _, order, _, _ = lapack.dpstrf(products)
@@ -214,7 +214,7 @@ def spanning(products: Array, size: int) -> Indices:
 
 
 def _reconstruct(moments: Moments, kept: Indices) -> Reconstruction:
-    """Regress the channels that go on those that stay."""
+    """Regress the dropped channels on the kept ones."""
     gone = np.setdiff1d(np.arange(len(moments.mean)), kept)
     own = moments.covariance[kept][:, kept]
     ridge = max(_RIDGE * np.trace(own) / len(kept), _TINY) * np.eye(len(kept))
@@ -224,14 +224,14 @@ def _reconstruct(moments: Moments, kept: Indices) -> Reconstruction:
 
 
 def _in_blocks(group: Group, size: int, best: Callable[[Indices, int], Indices]) -> Indices:
-    """Choose in each block of a grouped convolution, as `leading` does; in order."""
+    """Select channels in each block of a grouped convolution, as `leading` does; in order."""
     old, new = group.size // group.divisor, size // group.divisor
     blocks = np.arange(group.size).reshape(group.divisor, old)
     return np.concatenate([own[np.sort(best(own, new))] for own in blocks])
 
 
 def _depthwise(group: Group) -> list[Member]:
-    """Outputs of the depthwise convolutions over a group."""
+    """Return the outputs of depthwise convolutions over a group."""
     names = {m.module for m in group.members if m.kind == "in" and not m.dimension.axes}
     return [m for m in group.members if m.kind == "out" and m.module in names]
 

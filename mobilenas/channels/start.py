@@ -1,4 +1,4 @@
-"""Which model a search for channel sizes starts from."""
+"""The model from which a search for channel sizes starts."""
 
 from pathlib import Path
 from typing import TypeGuard
@@ -19,11 +19,11 @@ from mobilenas.train import load_weights
 from mobilenas.train.pretrained import SOURCES, load
 
 UNKNOWN = "model is {!r}: no pretrained network, run folder or arch.json, and not " + FORMS
-"""Of the name of a model."""
+"""Error for an unknown model, to be formatted with its name."""
 
 
 def check_start(settings: ChannelSettings) -> None:
-    """Raise where the model or its weights are not there, before images say what it must fit."""
+    """Raise if model or weights do not exist, before images are read."""
     if settings.model in SOURCES:
         load(settings.model, weights=settings.weights)
         return
@@ -37,10 +37,10 @@ def check_start(settings: ChannelSettings) -> None:
 
 
 def base_of(model: str, data: ImageKind) -> Base:
-    """Return the model that `--model` names, for these images.
+    """Return the model of `--model` for these images.
 
-    A pretrained network, a run folder or an arch.json, torchvision:NAME, or package.module:factory,
-    which the files of a run may name from then on.
+    `model`: a pretrained network, a run folder, an arch.json, torchvision:NAME, or
+    package.module:factory, which files of the run may name from then on.
     """
     if model in SOURCES:
         return Base.of(SOURCES[model].arch(data.image_size, len(data.classes)))
@@ -68,7 +68,7 @@ def base_of(model: str, data: ImageKind) -> Base:
 
 
 def _arch_file(model: str) -> Path | None:
-    """Return the arch.json that `--model` names; None for a model from torchvision or a factory."""
+    """Return the arch.json of `--model`; None for a model from torchvision or a factory."""
     path = Path(model)
     if path.exists():
         return path / "arch.json" if path.is_dir() else path
@@ -78,9 +78,9 @@ def _arch_file(model: str) -> Path | None:
 
 
 def start_network(base: Base, weights: Path | None, source: str = "") -> ChannelsNetwork | None:
-    """Return the model with the weights it comes with, at its own sizes; None without any.
+    """Return the model at its own sizes with its given weights; None without weights.
 
-    `source` is the name of a pretrained network; then `weights` are a file in place of its own.
+    `source`: name of a pretrained network, whose own weights `weights` replace if given.
     """
     if source in SOURCES:
         return ChannelsNetwork(_pretrained(base, weights, source), base)
@@ -93,7 +93,7 @@ def start_network(base: Base, weights: Path | None, source: str = "") -> Channel
         arch = base.mobile or base.cell
         assert arch is not None
         model = load_weights(arch, weights)
-        model.auxiliary = None  # type: ignore[assignment]  # a second classifier of cells
+        model.auxiliary = None  # type: ignore[assignment]  # the auxiliary classifier of cells
     return ChannelsNetwork(model, base)
 
 
@@ -112,9 +112,9 @@ def has_sizes(arch: Arch) -> TypeGuard[ChannelsArch]:
 
 
 def kept_network(arch: ChannelsArch, settings: ChannelSettings) -> ChannelsNetwork | None:
-    """Return what every training at the arch's sizes starts from; None where no weights came along.
+    """Return the initial network of trainings at these sizes; None without given weights.
 
-    That is the model with what these sizes keep of the weights it comes with.
+    Its weights are transferred from those of the model.
     """
     given = start_network(arch.base, settings.weights, settings.model)
     if given is None:

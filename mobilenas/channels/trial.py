@@ -1,4 +1,4 @@
-"""One trial: a model in new sizes, its weights kept, taught by the model before the change."""
+"""A trial: a model with new sizes and transferred weights, distilled from the one before."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from mobilenas.train.distillation import distillation_loss
 
 
 class TrialTrainer(Trainer):
-    """A trainer whose network has learned before, with the model before the change as teacher."""
+    """A trainer of a network with transferred weights, taught by the model before the change."""
 
     _network: ChannelsNetwork
 
@@ -31,7 +31,7 @@ class TrialTrainer(Trainer):
         network: ChannelsNetwork | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
-        # its weights are given only where it begins, so all layers learn alike
+        # fine-tuning settings do not apply: all layers are trained alike
         recipe = replace(recipe, backbone_rate=1.0, freeze_norms=False)
         super().__init__(arch, data, recipe, seed=seed, device=device, network=network)
         self.arch, self.settings, self.teacher = arch, settings, teacher
@@ -42,7 +42,7 @@ class TrialTrainer(Trainer):
         return self._network.model
 
     def changed(self, space: ChannelsSpace, sizes: Sizes) -> "TrialTrainer":
-        """Return the trainer of the same model in other sizes; weights and momentum follow."""
+        """Return a trainer of the model at other sizes, with transferred weights and momentum."""
         device, settings = self.device, self.settings
         graph = space.base.graph.at(self.arch.sizes)
         before = self.inner.cpu()

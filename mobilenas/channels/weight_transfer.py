@@ -1,6 +1,6 @@
-"""Other channel sizes with the trained weights kept: what shrinks, what grows, what follows.
+"""Weight transfer: changes the channel sizes of a trained model.
 
-`changed` does all of it. Whoever has an optimizer, too, takes its two steps one by one:
+`changed` does all of it. With an optimizer, use the steps:
 
     change = choose(model, graph, sizes)
     other = apply(model, change)
@@ -31,32 +31,32 @@ def changed(
     method: str = "svd",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Return a copy of `model` with other sizes, its weights kept; the model stays as it is.
+    """Return a copy of `model` with other sizes and transferred weights.
 
-    `graph` is the model's; the result's is `graph.at(sizes)`. A group that grows does not change
-    what the model computes, unless `inexact` names it. `generator` draws new weights.
-    MobileNASError for sizes that are not legal.
+    `graph` is that of `model`; the result's is `graph.at(sizes)`. Growing a group does not change
+    the model's outputs, unless `inexact` names the group. `generator` draws new weights.
+    MobileNASError for illegal sizes.
     """
     return apply(model, choose(model, graph, sizes, method=method), generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What becomes of the channels of a model."""
+    """A change of a model's channels."""
 
     resizing: Resizing
-    """Which ones stay."""
+    """New sizes and kept channels."""
     reconstructions: Mapping[str, Reconstruction]
-    """By group, how those that stay take over from those that go."""
+    """By group, how kept channels reconstruct dropped ones."""
     fresh: bool
-    """Whether all weights are drawn anew."""
+    """Whether all weights are initialized anew."""
 
 
 @torch.no_grad()
 def choose(
     model: nn.Module, graph: Graph, sizes: Mapping[str, int], *, method: str = "svd"
 ) -> Change:
-    """Say which channels stay: all of a group that grows, the chosen ones of one that shrinks."""
+    """Choose the kept channels: all of a growing group, selected ones of a shrinking group."""
     check_choice("method", method, WEIGHT_TRANSFERS)
     full = graph.checked(sizes)
     keep: dict[str, Tensor] = {}
@@ -66,7 +66,7 @@ def choose(
         return Change(resizing=Resizing(graph, sizes, keep=keep), reconstructions={}, fresh=True)
     shrinking = Shrinking(model, graph)
     for group in graph.groups:
-        # behind a split of shuffled channels there is no telling one from another
+        # after a split of shuffled channels, entries do not correspond to channels
         if full[group.name] >= group.size or not all(member.aligned for member in group.members):
             continue
         if method == "magnitude":
@@ -85,9 +85,9 @@ def choose(
 def apply(
     model: nn.Module, change: Change, *, generator: torch.Generator | None = None
 ) -> nn.Module:
-    """Return a copy of the model with the change made; the model stays as it is.
+    """Return a copy of the model with the change applied.
 
-    New channels get values like the old ones', but old outputs take nothing from them at first.
+    New channels get weights with the statistics of old ones, but weights of 0 to old outputs.
     """
     resizing = change.resizing
     result = resized(
@@ -97,7 +97,7 @@ def apply(
         _initialize(result, generator)
     else:
         _silence_new_inputs(model, result, resizing)
-        _take_over(model, result, change)
+        _absorb(model, result, change)
     return result
 
 
@@ -106,8 +106,8 @@ def follow(
 ) -> torch.optim.Optimizer:
     """Return an optimizer of the same class and options for the parameters of `new_model`.
 
-    State of a parameter's shape, such as momentum, moves like the parameter and is zero for what
-    is new; other state is copied. MobileNASError for a parameter that is not the model's.
+    State with a parameter's shape, such as momentum, is resized like the parameter, with zeros for
+    new entries; other state is copied. MobileNASError for a parameter that is not the model's.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups: list[State] = []
@@ -142,9 +142,9 @@ def _moved(value: object, name: str, parameter: Tensor, resizing: Resizing) -> o
 
 
 def inexact(model: nn.Module, graph: Graph) -> dict[str, str]:
-    """Return the groups whose growth changes what the model computes, each with the reason.
+    """Return the groups whose growth changes the model's outputs, with the reason.
 
-    What the code does to channels outside of layers, such as a mean over them, is not seen.
+    Operations on channels outside of layers, such as a mean over them, are not considered.
     """
     modules = dict(model.named_modules())
     reasons = {}
@@ -164,7 +164,7 @@ def inexact(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 
 def _silence_new_inputs(model: nn.Module, result: nn.Module, resizing: Resizing) -> None:
-    """Give the weights from new inputs to old outputs the value 0."""
+    """Set the weights from new inputs to old outputs to 0."""
     for dimension in resizing.graph.dimensions:
         if dimension.kind != "in" or not dimension.axes:
             continue
@@ -176,12 +176,12 @@ def _silence_new_inputs(model: nn.Module, result: nn.Module, resizing: Resizing)
 
 
 def _outputs(dimension: Dimension, resizing: Resizing) -> Tensor:
-    """Return [outputs] of the layer of an input: the old ones they come from, -1 for new ones."""
+    """Return [outputs] of an input's layer: old outputs they come from, -1 for new ones."""
     return resizing.entries(resizing.graph.dimension(dimension.module, "out"))
 
 
-def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
-    """Let the layers behind make the channels that are gone from those that stay."""
+def _absorb(model: nn.Module, result: nn.Module, change: Change) -> None:
+    """Let the layers that read dropped channels reconstruct them from kept ones."""
     resizing = change.resizing
     old_norms, norms = (norms_behind(net, resizing.graph) for net in (model, result))
     new_groups = resizing.graph.at(resizing.sizes).groups
@@ -190,7 +190,7 @@ def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
             continue
         reconstruction = change.reconstructions[group.name]
         for old, new in zip(group.members, new_group.members, strict=True):
-            # not in a grouped convolution: most that stay are in other groups of it
+            # not in grouped convolutions, where most kept channels are in other groups
             if old.kind == "in" and old.dimension.axes and old.dimension.blocks == 1:
                 rows = _outputs(old.dimension, resizing)
                 weight = _columns(model, old)
@@ -206,17 +206,17 @@ def _take_over(model: nn.Module, result: nn.Module, change: Change) -> None:
 
 
 def _columns(model: nn.Module, member: Member) -> Tensor:
-    """Return [outputs, channels, values], the weights that read a group."""
+    """Return [outputs, channels, values], a layer's weights that read a group."""
     weight: Tensor = model.get_parameter(f"{member.module}.weight")
     weight = weight[:, member.offset : member.offset + member.size]
     return weight.reshape(len(weight), member.size // member.repeat, -1)
 
 
 def _share(weight: Tensor, reconstruction: Reconstruction, norm: _BatchNorm | None) -> float:
-    """Return how much of the means that are expected arrives at a layer, weight [outputs, C].
+    """Return the share of the expected means that reaches a layer with weight [outputs, C].
 
-    The norm behind it knows what did: less behind the gates of squeeze-excite, next to nothing
-    where no rectifier made the means.
+    It is read from the running mean of the norm after it: less after squeeze-excite's gates, and
+    almost nothing without a ReLU.
     """
     if norm is None or norm.running_mean is None:
         return 1.0
@@ -225,7 +225,7 @@ def _share(weight: Tensor, reconstruction: Reconstruction, norm: _BatchNorm | No
 
 
 def _shift(layer: nn.Module, norm: _BatchNorm | None, amount: Tensor) -> None:
-    """Add [outputs] to what a layer gives, where there is a place for it."""
+    """Add `amount` [outputs] to a layer's outputs, by its norm or bias if it has one."""
     if norm is not None and norm.running_mean is not None:
         norm.running_mean -= amount
     elif isinstance(layer.bias, Tensor):
@@ -233,11 +233,11 @@ def _shift(layer: nn.Module, norm: _BatchNorm | None, amount: Tensor) -> None:
 
 
 def _initialize(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw all layers anew, as this project's networks start."""
+    """Initialize all layers, as this project's networks are."""
     for module in model.modules():
         if isinstance(module, _ConvNd | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()  # norms and PReLU: nothing is drawn
+            reset()  # norms and PReLU, without randomness

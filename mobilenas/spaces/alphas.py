@@ -1,4 +1,4 @@
-"""Alphas of a space whose decisions are independent: one row of logits each."""
+"""Alphas of a space with independent decisions: a row of logits for each."""
 
 import random
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mobilenas.spaces.base import AnySupernet
 
-# finite, for the gradient of p log p at p = 0; exp(_NEVER / tau) is 0 in float32 up to tau = 100
+# finite, so that p log p has a gradient at p = 0; exp(_NEVER / tau) is 0 for tau up to 100
 _NEVER = -1e5
 
 
@@ -19,23 +19,23 @@ class Rows(Protocol):
     """A relaxation: probabilities [decisions, options] by the kind of decision."""
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return those of one kind."""
+        """Return the probabilities of one kind."""
 
 
 C = TypeVar("C")
-"""A family's choices: a row of indices by the kind of decision, as attributes."""
+"""A family's choices: a sequence of indices for each kind of decision, as attributes."""
 P = TypeVar("P", bound=Rows)
 """A family's relaxations."""
 
 
 class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
-    """One row of logits per decision; options that a decision does not have get probability 0.
+    """A row of logits per decision; options that a decision does not have get probability 0.
 
-    `options` has for each kind of decision the indices of the options of each.
+    `options`: for each kind, the range of legal indices of each decision.
     """
 
     decisions: ClassVar[tuple[str, ...]]
-    """Kinds of decisions."""
+    """The kinds of decisions."""
 
     def __init__(self, options: Mapping[str, Sequence[range]]) -> None:
         super().__init__()
@@ -48,19 +48,19 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
 
     @abstractmethod
     def relaxation(self, rows: Mapping[str, Tensor]) -> P:
-        """Return the relaxation of these probabilities."""
+        """Return the relaxation with these probabilities."""
 
     @abstractmethod
     def choice(self, picks: Mapping[str, list[int]]) -> C:
         """Return the choice of these options."""
 
     def legal(self, name: str) -> Tensor:
-        """[decisions, options]: where there is an option."""
+        """Return a mask of existing options: [decisions, options]."""
         legal: Tensor = getattr(self, f"legal_{name}")
         return legal
 
     def masked(self, name: str) -> Tensor:
-        """[decisions, options]: logits, so low where there is no option that it gets 0."""
+        """Return logits [decisions, options], in effect minus infinity for missing options."""
         logits: Tensor = self.logits[name]
         return logits.masked_fill(~self.legal(name), _NEVER)
 
@@ -91,7 +91,7 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
         return self.relaxation(rows)
 
     def draws(self, source: random.Random, tau: float) -> Iterator[C]:
-        """Draw choices from softmax(alpha / tau) without end, from the alphas as they are now."""
+        """Yield endless choices drawn from softmax(alpha / tau) of the current alphas."""
         soft = self.soft(tau)
         p = {name: soft[name].tolist() for name in self.decisions}
         while True:
@@ -102,11 +102,11 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
             yield self.choice(picks)
 
     def stages(self, choice: C, tau: float) -> dict[str, P]:
-        """Return `soft` and `one_hot`: a chain has operations to make discrete, and no edges."""
+        """Return `soft` and `one_hot`; a chain has operations to discretize, but no edges."""
         return {"supernet": self.soft(tau), "operations_discrete": self.one_hot(choice)}
 
     def alone(self, net: AnySupernet, choice: C) -> Callable[[Tensor], Tensor]:
-        """Return what runs one network with the supernet's weights, at its own cost."""
+        """Return a function that runs only the chosen network, with the supernet's weights."""
         return partial(net.run, choice=choice)
 
     def distributions(self, p: P) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -115,11 +115,11 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
             yield name, p[name], self.legal(name).sum(-1)
 
     def likeliest(self) -> C:
-        """Return the most probable option of every decision, whatever it costs."""
+        """Return the most probable option of every decision, ignoring budgets."""
         return self.choice({name: self.masked(name).argmax(-1).tolist() for name in self.decisions})
 
     def entropy(self, tau: float) -> Tensor:
-        """L_O of DA2S: entropy of the operations' probabilities in nats, summed over decisions."""
+        """Return L_O of DA2S: entropy of the probabilities in nats, summed over decisions."""
         total = torch.zeros(())
         for name in self.decisions:
             log_p = (self.masked(name) / tau).log_softmax(-1)
@@ -127,11 +127,11 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
         return total
 
     def edge_entropy(self) -> Tensor:
-        """L_E of DA2S: a chain has no edges to choose between."""
+        """Return L_E of DA2S, 0 because a chain has no edges to choose."""
         return torch.zeros(())
 
     def one_hot(self, choice: C) -> P:
-        """Return the relaxation that is certain of `choice`."""
+        """Return the relaxation with probability 1 for `choice`."""
         rows = {}
         for name in self.decisions:
             row = torch.zeros_like(self.logits[name])

@@ -1,8 +1,8 @@
-"""What a family of networks is, and the one place where families are registered.
+"""The protocols of a family of networks, and the registry of families.
 
-A family is a space, its networks, and all that depends on what they are made of: how one is built
-and counted, and for a search its supernet, alphas and discretization. Whoever needs one of these
-asks `family_of` and not which family it is.
+A family is a space, its networks, and everything that depends on their structure: building and
+counting, and for a search supernet, alphas and discretization. Code that needs one of these asks
+`family_of`, and does not check which family it is.
 """
 
 import random
@@ -21,11 +21,11 @@ from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.supernet.shared import Supernet
 
 AnyChoice = Any
-"""One option for every decision of a space; each family has a type of its own."""
+"""One option for every decision of a space; each family has its own type."""
 Relaxation = Any
-"""Probabilities of all options, which a supernet and expected costs take; likewise."""
+"""Probabilities of all options, input of supernets and expected costs; likewise."""
 AnyArch = Any
-"""An arch, for a function that takes the archs of its own family alone."""
+"""An arch, in functions that accept only archs of their family."""
 AnySpace = Any
 """A space, likewise."""
 AnySupernet = Any
@@ -35,10 +35,10 @@ CostTable = Any
 
 
 class Arch(Protocol):
-    """One network, stated in full: a plain value that can be hashed, with a JSON form."""
+    """A complete description of a network: a hashable value with a JSON form."""
 
     family: ClassVar[str]
-    """Name of its family, `space` in the JSON form."""
+    """Name of its family; `space` in the JSON form."""
 
     @property
     def image_size(self) -> int:
@@ -50,7 +50,7 @@ class Arch(Protocol):
 
     @property
     def classes(self) -> int:
-        """Width of the output."""
+        """Number of classes."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the JSON form."""
@@ -69,24 +69,24 @@ class Space(Protocol):
         """Draw every decision uniformly."""
 
     def smallest(self) -> AnyChoice:
-        """Return the choice whose every decision is the cheapest."""
+        """Return the choice with the cheapest option of every decision."""
 
     def largest(self) -> AnyChoice:
-        """Return the choice whose every decision is the most expensive."""
+        """Return the choice with the most expensive option of every decision."""
 
 
 class SearchedSpace(Space, Protocol):
-    """A space that a supernet has the networks of."""
+    """A space whose networks are all in a supernet."""
 
     @property
     def kept_edges(self) -> int:
-        """Edges that a network keeps in its normal cell; 0 in a chain."""
+        """Number of edges in a network's normal cell; 0 for a chain."""
 
     def skips(self, choice: AnyChoice) -> dict[str, int]:
-        """Return how many skip connections or missing blocks a network has, by part."""
+        """Return the number of skip connections or omitted blocks, by part."""
 
     def is_legal(self, choice: AnyChoice) -> bool:
-        """Whether a choice is one of this space."""
+        """Whether a choice belongs to this space."""
 
 
 class ArchParameters(Protocol):
@@ -99,81 +99,81 @@ class ArchParameters(Protocol):
         """Draw a relaxation."""
 
     def one_hot(self, choice: AnyChoice) -> Relaxation:
-        """Return the relaxation that is certain of `choice`."""
+        """Return the relaxation with probability 1 for `choice`."""
 
     def stages(self, choice: AnyChoice, tau: float) -> dict[str, Relaxation]:
-        """Return relaxations on the way from `soft` to `one_hot`, by what has become discrete."""
+        """Return relaxations from `soft` to `one_hot`, by what has been discretized."""
 
     def alone(self, net: AnySupernet, choice: AnyChoice) -> Callable[[Tensor], Tensor]:
-        """Return what runs one network with the weights of its supernet."""
+        """Return a function that runs only the chosen network, with the supernet's weights."""
 
     def likeliest(self) -> AnyChoice:
-        """Return the most probable network, whatever it costs."""
+        """Return the most probable network, ignoring budgets."""
 
     def distributions(self, p: Relaxation) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield a name, probabilities [decisions, options] and the number of options of each."""
 
     def scores(self) -> dict[str, Tensor]:
-        """Return what discretization sums, without gradient."""
+        """Return the scores that discretization maximizes, without gradient."""
 
     def entropy(self, tau: float) -> Tensor:
-        """L_O of DA2S in nats, summed over decisions."""
+        """Return L_O of DA2S in nats, summed over decisions."""
 
     def edge_entropy(self) -> Tensor:
-        """L_E of DA2S; 0 where there are no edge weights."""
+        """Return L_E of DA2S; 0 without edge weights."""
 
     def table(self) -> dict[str, list[list[float]]]:
-        """Return the numbers for the log."""
+        """Return the alphas for the log."""
 
     def to(self, device: str) -> "ArchParameters":
-        """As of nn.Module."""
+        """As in nn.Module."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As of nn.Module."""
+        """As in nn.Module."""
 
     def state_dict(self) -> State:
-        """As of nn.Module."""
+        """As in nn.Module."""
 
     def load_state_dict(self, state_dict: State) -> object:
-        """As of nn.Module."""
+        """As in nn.Module."""
 
 
 class Program(Protocol):
-    """Discretization: the most probable networks by the alphas that meet the budgets."""
+    """Discretization: finds the most probable networks that meet the budgets."""
 
     def best(self) -> AnyChoice:
-        """Return the most probable one; BudgetError if no network meets the budgets."""
+        """Return the most probable choice; BudgetError if no network meets the budgets."""
 
     def solve(self, *, exclude: Sequence[AnyChoice] = ()) -> AnyChoice | None:
-        """Return the most probable one that differs enough from the others, or None."""
+        """Return the most probable choice that differs enough from `exclude`, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Searchable:
-    """What a gradient search needs of a family."""
+    """The parts of a family that a gradient search needs."""
 
     supernet: Callable[[AnySpace, SamplerSettings], Supernet]
-    """Of a space; its start weights come from torch's global generator."""
+    """Makes the supernet of a space; weights are drawn from torch's global generator."""
     alphas: Callable[..., ArchParameters]
-    """Of a space, with `none` and `edge_weights` (cells only)."""
+    """Makes the alphas of a space; keywords `none` and `edge_weights` are for cells only."""
     program: Callable[[AnySpace, Mapping[str, Tensor]], Program]
-    """Of the budgets and the alphas' scores."""
+    """Makes the program from budgets and the alphas' scores."""
     draws: Callable[[AnySpace, random.Random], Iterator[AnyChoice]] | None = None
-    """Of the alphas: choices by their probabilities, without end. None: the supernet cannot run one
-    network at that network's own cost, and candidates are the most probable networks.
+    """Yields endless choices drawn from the alphas. None: the supernet cannot run a single network
+    at that network's cost, and candidates are the most probable networks.
     """
     first: Callable[..., Sequence[AnyChoice]] | None = None
-    """Of the budgets: networks that an evolution by accuracy begins with, beside random ones."""
+    """Returns networks within the budgets that start an evolution, beside random ones."""
     inherited: Callable[[AnySupernet, AnyChoice, int], Network] | None = None
-    """Of a supernet, a choice and a seed: the network with its weights from the supernet."""
+    """Given supernet, choice and seed, returns the network with inherited weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Everything about a family that somebody outside it needs."""
+    """Everything that code outside of a family needs from it."""
 
     name: str
-    """As in `--space` and in files."""
+    """Name in `--space` and in files."""
     arch: type[AnyArch]
     """Type of its networks, an `Arch` with a classmethod `from_dict`."""
     space: type[AnySpace]
@@ -181,30 +181,30 @@ class Family:
     choice: type[AnyChoice]
     """Type of its choices."""
     build: Callable[[AnyArch], Network]
-    """From an arch to a module; its start weights come from torch's global generator."""
+    """Builds the module of an arch; weights are drawn from torch's global generator."""
     layer_costs: Callable[[AnyArch], list[LayerCost]]
-    """Every layer of an arch in the order it runs."""
+    """Returns the costs of all layers of an arch, in the order they run."""
     rough_size: Callable[[AnyArch], tuple[int, int]]
-    """About how many weights an arch has, and values in its largest feature map."""
+    """Estimates the number of weights of an arch, and of values in its largest feature map."""
     costs: tuple[str, ...]
-    """Names of the costs that are counted without a device."""
+    """Names of the costs that need no device."""
     table: Callable[..., CostTable]
-    """Of a space, the name of a cost and, for latency, a model of it: exact and expected costs."""
+    """Makes the `CostTable` of a space, a cost and, for latency, its model."""
     search: Searchable | None = None
-    """None where no supernet has all networks of a space."""
+    """None if there is no supernet."""
     genotype: Callable[[AnyArch], str | None] = lambda arch: None
-    """What arch.json says of an arch beside its JSON form."""
+    """Returns the genotype that arch.json has beside the JSON form."""
     needs_budget: bool = True
-    """Whether a job must have one."""
+    """Whether a job must have a budget."""
     sized: bool = False
-    """Whether the budgets size the space, so that its largest network uses them."""
+    """Whether the space is sized by the budgets, so that its largest network uses them."""
     has_units: Callable[[AnyArch], bool] = lambda arch: False
-    """Whether a profile can have the times of all parts of an arch."""
+    """Whether all parts of an arch can be units of a profile."""
     with_channels: Callable[[AnyArch, int], AnyArch] | None = None
-    """An arch or a space with other initial channels; None where these are decisions."""
+    """Returns an arch or space with other initial channels; None if these are decisions."""
     scaled: bool = False
-    """Whether a choice is scaled to the budgets, not drawn until it keeps them; then latency is
-    measured, not predicted.
+    """Whether choices are scaled to the budgets instead of drawn until they meet them; then latency
+    is measured, not predicted.
     """
 
 
@@ -218,9 +218,9 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Add a family, in place of another of its name.
+    """Add a family, replacing one of the same name.
 
-    A module that is not in `_MODULES` registers its family when it is imported.
+    Modules that are not in `_MODULES` register their family on import.
     """
     _FAMILIES[family.name] = family
 
@@ -231,7 +231,7 @@ def families() -> tuple[str, ...]:
 
 
 def searched() -> tuple[str, ...]:
-    """Return the names of the families that a gradient search knows: those of `--space`."""
+    """Return the names of families with a gradient search, the values of `--space`."""
     return tuple(name for name in families() if family(name).search)
 
 
@@ -248,7 +248,7 @@ def family_of(thing: Arch | Space) -> Family:
 
 
 def searchable(space: Space) -> Searchable:
-    """Return what a gradient search needs of a space's family."""
+    """Return the parts of a space's family that a gradient search needs."""
     search = family_of(space).search
     if search is None:
         raise TypeError(f"a {space.family} space has no supernet")

@@ -1,4 +1,4 @@
-"""Networks of every family: what reads an arch and what builds it."""
+"""Reading and building archs of any family."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from mobilenas.nn.network import Network
 from mobilenas.spaces.base import Arch, families, family, family_of
 
 _MAX_NUMBERS = 2**30
-"""A network from a file with more weights, or more numbers in a feature map, is not built."""
+"""Limit for networks from files, in weights and in values of a feature map."""
 
 
 def build(arch: Arch) -> Network:
-    """Build the module; its start weights come from torch's global generator."""
+    """Build the module of an arch; weights are drawn from torch's global generator."""
     return family_of(arch).build(arch)
 
 
@@ -35,6 +35,6 @@ def arch_from_dict(data: object, source: str = "arch") -> Arch:
 
 
 def read_arch(path: Path) -> Arch:
-    """Read an arch from its own JSON file or a run's arch.json (there under the key `arch`)."""
+    """Read an arch from its own JSON file, or from a run's arch.json (key `arch`)."""
     data = read_json(path, oldest=1)
     return arch_from_dict(data.get("arch", data), str(path))

@@ -1,7 +1,7 @@
-"""What the discretization of all families shares: the most probable choice that meets all budgets.
+"""Base of all discretization programs: the most probable choice that meets all budgets.
 
-Each family states it as a mixed-integer linear program: which variables and rows there are. How it
-is solved (HiGHS), and that the exact costs have the last word, is the same.
+Each family states its mixed-integer linear program, as variables and rows. Solving it (HiGHS) and
+checking exact costs is shared.
 """
 
 from abc import ABC, abstractmethod
@@ -21,24 +21,24 @@ _SECONDS = 20.0
 _MAX_REJECTED = 20
 
 Row = tuple[dict[int, float], float, float]
-"""Coefficients by variable, and the minimum and maximum of their sum."""
+"""Coefficients by variable, and lower and upper bound of the sum."""
 C = TypeVar("C")
 
 Key = tuple[Any, ...]
-"""What a variable stands for; each program makes its own."""
+"""Key of a variable, defined by each program."""
 
 
 class BudgetProgram(ABC, Generic[C]):
-    """Variables from 0 to 1, by keys that begin with their kind; their scores; and rows."""
+    """Variables in [0, 1], by keys that begin with their kind, with scores, and rows."""
 
     continuous: ClassVar[tuple[str, ...]]
-    """Kinds of variables that the rows hold at 0 or 1."""
+    """Kinds of variables that need no integrality, because rows force them to 0 or 1."""
     decisive: ClassVar[tuple[str, ...]]
-    """Kinds of variables that a choice consists of."""
+    """Kinds of variables that make up a choice."""
     distance: ClassVar[int]
-    """In how many decisive variables two choices differ, at least, unless a caller says it."""
+    """Default minimum number of decisive variables in which two choices differ."""
     gap: ClassVar[float]
-    """Relative distance to the optimum at which the solver may stop."""
+    """Relative optimality gap at which the solver may stop."""
 
     def __init__(self, budgets: Budgets) -> None:
         self.budgets, self.space = budgets, budgets.space
@@ -55,16 +55,16 @@ class BudgetProgram(ABC, Generic[C]):
 
     @abstractmethod
     def _choice(self, chosen: Sequence[int]) -> C:
-        """Return the choice whose decisive variables these are."""
+        """Return the choice with these decisive variables."""
 
     @abstractmethod
     def _differs(self, other: C, distance: int) -> Row:
-        """Return the row of a choice that differs from `other` in `distance` variables or more."""
+        """Return the row that requires at least `distance` differences from `other`."""
 
     def solve(self, *, exclude: Sequence[C] = (), distance: int | None = None) -> C | None:
-        """Return the most probable choice that differs from each of `exclude`; None without any.
+        """Return the most probable choice that differs from each of `exclude`; None if none does.
 
-        It differs in `distance` blocks or edges or more.
+        It differs from each in at least `distance` blocks or edges.
         """
         distance = self.distance if distance is None else distance
         rows = [*self.rows, *(self._differs(other, distance) for other in exclude)]
@@ -75,14 +75,14 @@ class BudgetProgram(ABC, Generic[C]):
             ones = np.flatnonzero(solution > 0.5).tolist()
             chosen = [n for n in ones if self.keys[n][0] in self.decisive]
             choice = self._choice(chosen)
-            # the solver keeps a limit to 1e-6 of it only: the exact cost decides
+            # the solver meets limits only to a relative 1e-6, so the exact cost decides
             if self.budgets.is_feasible(choice):
                 return choice
             rows.append((dict.fromkeys(chosen, 1.0), 0, len(chosen) - 1))
         return None
 
     def best(self) -> C:
-        """Return the most probable choice; BudgetError where no network meets the budgets."""
+        """Return the most probable choice; BudgetError if no network meets the budgets."""
         self.budgets.check_reachable()
         choice = self.solve()
         if choice is None:
@@ -92,7 +92,7 @@ class BudgetProgram(ABC, Generic[C]):
     def _solve(self, rows: Sequence[Row]) -> np.ndarray | None:
         places = [(r, c) for r, (row, _, _) in enumerate(rows) for c in row]
         values = [value for row, _, _ in rows for value in row.values()]
-        # HiGHS of scipy before 1.15 takes indices of 32 bits only
+        # HiGHS in scipy before 1.15 accepts only 32-bit indices
         where = np.array(places, np.int32).T
         matrix = coo_array((values, tuple(where)), shape=(len(rows), len(self.keys))).tocsr()
         result = milp(
@@ -110,7 +110,7 @@ class BudgetProgram(ABC, Generic[C]):
 def perturbed(
     log_probabilities: Mapping[str, Tensor], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Return log probabilities with Gumbel noise: the largest of a row is a draw from it."""
+    """Add Gumbel noise to log probabilities, so that the largest of a row is a sample from it."""
     return {
         name: rows - torch.empty_like(rows).exponential_(generator=generator).log()
         for name, rows in log_probabilities.items()

@@ -1,9 +1,9 @@
-"""One network of the cell family (DARTS) as a plain frozen value with a JSON form.
+"""A network of the cell family (DARTS) as a frozen value with a JSON form.
 
-Inside a cell, indices 0 and 1 are its inputs (the cell before the last one, the last one) and
-indices 2, 3, ... its nodes. A node is the sum of its edges; an edge is an operation on an earlier
-index. A node without edges is not there: nothing may read it, and the cell's output, which is the
-concatenation of the nodes in `concat`, leaves it out.
+In a cell, indices 0 and 1 are its inputs (the outputs of the cell before the previous one, and of
+the previous one) and 2, 3, ... its nodes. A node is the sum of its edges; an edge is an operation
+on an earlier index. The cell's output is the concatenation of the nodes in `concat`. A node without
+edges is absent: nothing may read it, and the output omits it.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ OPERATIONS = (
     *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
     *("avg_pool_3x3", "max_pool_3x3", "skip_connect"),
 )
-"""What an edge can do (Liu et al. 2019, section 3.1); `none` is in no searched network."""
+"""Operations of edges (Liu et al. 2019, section 3.1); `none` exists only in the search."""
 INPUTS = 2
-"""Inputs of a cell; its nodes are numbered from here."""
+"""Number of inputs of a cell; its nodes are numbered from here."""
 STEMS = ("cifar", "imagenet")
-"""What stands before the cells: a 3x3 convolution, or three of them with stride 2."""
+"""Layers before the cells: a 3x3 convolution, or three of them with stride 2."""
 
 _RANGES = {"in_channels": (1, 64), "classes": (2, 65536), "layers": (1, 200), "channels": (2, 4096)}
-# each of the two reductions then has at least 2x2 pixels to reduce
+# so that each of the two reductions has at least 2x2 pixels to reduce
 _SMALLEST_IMAGE = {"cifar": 4, "imagenet": 32}
 
 
@@ -38,7 +38,7 @@ class Edge:
     operation: str
     """A name from `OPERATIONS`."""
     input: int
-    """The index it reads: 0 or 1 for the cell's inputs, 2 for its first node, and so on."""
+    """The index that it reads: 0 or 1 for the cell's inputs, 2 for its first node, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +49,23 @@ class Cell:
         tuple[Annotated[tuple[Edge, ...], Meta(max_length=64)], ...],
         Meta(max_length=64),
     ]
-    """The edges of each node, any number; the node is their sum."""
+    """The edges of each node, in any number; the node is their sum."""
     concat: Annotated[tuple[int, ...], Meta(max_length=64)]
-    """Places of the nodes whose concatenation is the cell's output; empty nodes are left out."""
+    """Indices of the nodes that are concatenated to the cell's output, without empty nodes."""
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Places that are concatenated: those of `concat` whose node has edges."""
+        """Indices that are concatenated: those of `concat` whose node has edges."""
         return tuple(node for node in self.concat if self.nodes[node - INPUTS])
 
     @property
     def skips(self) -> int:
-        """How many edges are skip connections."""
+        """Number of edges that are skip connections."""
         return sum(edge.operation == "skip_connect" for edges in self.nodes for edge in edges)
 
     @property
     def reads(self) -> frozenset[int]:
-        """Indices that some edge reads."""
+        """Indices that are read by an edge."""
         return frozenset(edge.input for edges in self.nodes for edge in edges)
 
 
@@ -74,9 +74,9 @@ class Genotype:
     """The two cells of a network, named as in DARTS."""
 
     normal: Cell
-    """Keeps the image's size."""
+    """The cell that keeps the image size."""
     reduce: Cell
-    """Halves it: what reads one of its inputs has stride 2."""
+    """The cell that halves it: edges that read its inputs have stride 2."""
 
     def __post_init__(self) -> None:
         """Check every edge; the error names the place, the value and what is legal."""
@@ -90,18 +90,18 @@ class Genotype:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedCell:
-    """One cell of a network where it stands; what it is built from and costs follow from this."""
+    """A cell at its place in a network, which determines how it is built and its costs."""
 
     cell: Cell
-    """The graph."""
+    """The cell's graph."""
     stride: int
-    """2 for a reduction, else 1."""
+    """2 for a reduction cell, else 1."""
     channels: int
     """Channels of every node."""
     in_channels: tuple[int, int]
     """Channels of its inputs."""
     in_sides: tuple[int, int]
-    """Sides of its inputs in pixels; the first may be larger, and is then reduced on entry."""
+    """Sides of its inputs in pixels; the first may be larger, and is reduced on entry."""
 
     @property
     def out_channels(self) -> int:
@@ -125,19 +125,19 @@ class CellArch:
     in_channels: int
     """Channels of the input."""
     classes: int
-    """Width of the output."""
+    """Number of classes."""
     stem: str
     """A name from `STEMS`."""
     layers: int
-    """Number of cells; those at a third and two thirds of the depth are reductions."""
+    """Number of cells; those at 1/3 and 2/3 of the depth are reductions."""
     channels: int
     """Channels of the first cell's nodes, an even number; each reduction doubles them."""
     genotype: Genotype
     """The two cells."""
     auxiliary: bool
-    """Whether training adds a second classifier after the last reduction; costs leave it out."""
+    """Whether training adds a second classifier after the last reduction; not part of costs."""
     drop_path: float
-    """Probability of dropping an edge's result for an image, in training only; skips are kept."""
+    """Probability of dropping an edge's output for an image in training, except of skips."""
 
     def __post_init__(self) -> None:
         """Check every field; the error names the place, the value and what is legal."""
@@ -150,7 +150,7 @@ class CellArch:
                     f"{name} is {value!r}; it must be a whole number, {low} to {high}"
                 )
         if self.channels % 2:
-            # a factorized reduction makes each half of the channels from other pixels
+            # a factorized reduction computes the two halves of the channels from different pixels
             raise MobileNASError(f"channels is {self.channels}; it must be even")
         if type(self.auxiliary) is not bool:
             raise MobileNASError(f"auxiliary is {self.auxiliary!r}; it must be true or false")
@@ -158,12 +158,12 @@ class CellArch:
 
     @property
     def reductions(self) -> frozenset[int]:
-        """Numbers of the cells that are reductions (Liu et al. 2019, section 3.1)."""
+        """Indices of the reduction cells (Liu et al. 2019, section 3.1)."""
         return frozenset((self.layers // 3, 2 * self.layers // 3))
 
     @cached_property
     def cells(self) -> tuple[PlacedCell, ...]:
-        """Every cell in order."""
+        """All cells in order."""
         if self.stem == "cifar":
             in_channels = (3 * self.channels, 3 * self.channels)
             in_sides = (self.image_size, self.image_size)
@@ -232,7 +232,7 @@ def _check_cell(name: str, cell: Cell) -> None:
         )
     if not cell.outputs:
         raise MobileNASError(f"{name}: no node of concat {list(cell.concat)} has an edge")
-    # what nothing reads would be trained, counted and run for nothing
+    # parts that nothing reads would be trained, counted and run in vain
     if 1 not in cell.reads:
         raise MobileNASError(f"{name}: no edge reads input 1, so the cell before it would be idle")
     for number, edges in enumerate(cell.nodes):

@@ -1,4 +1,4 @@
-"""From a cell arch to a plain nn.Module."""
+"""Builds the nn.Module of a cell arch."""
 
 from collections import OrderedDict
 
@@ -15,7 +15,7 @@ _AUXILIARY = (128, 768)  # channels of the auxiliary classifier's convolutions, 
 
 
 class ReluConvNorm(nn.Sequential):
-    """ReLU, convolution, batch norm: the order inside cells. The input is left as it was."""
+    """ReLU, convolution, batch norm: the order inside cells. The ReLU is not in place."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1
@@ -25,7 +25,7 @@ class ReluConvNorm(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """ReLU, depthwise convolution, 1x1 convolution, batch norm; once is DARTS's dilated one."""
+    """ReLU, depthwise and 1x1 convolution, batch norm: a dil_conv, or half of a sep_conv."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 1) -> None:
         depthwise = nn.Conv2d(
@@ -48,9 +48,9 @@ class SeparableConv(nn.Sequential):
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the image: half of the channels see the even pixels, half the odd ones.
+    """Halve the image: half of the channels read the even pixels, half the odd ones.
 
-    An odd side has no last odd pixel; zeros stand for it, so that any image size will do.
+    For an odd side, the missing last odd pixels are zeros, so any image size works.
     """
 
     def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
@@ -59,7 +59,7 @@ class FactorizedReduce(nn.Module):
         self.even = nn.Conv2d(in_channels, out_channels // 2, 1, 2, bias=False)
         self.odd = nn.Conv2d(in_channels, out_channels // 2, 1, 2, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
-        # known when building: asking the tensor would leave a branch in a traced graph
+        # decided when building, because checking the tensor would be a branch in a traced graph
         self.shifted = nn.ZeroPad2d((0, 1, 0, 1)) if side % 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,8 +73,9 @@ class FactorizedReduce(nn.Module):
 def _every_other(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution of stride 2.
 
-    In training to the pixels that it reads: on processors without AVX-512 its backward pass writes
-    outside of its memory where x, channels last, has under 8 channels (oneDNN of torch 2.13).
+    In training, it is applied without stride to the pixels that it reads: on processors without
+    AVX-512, the backward pass of the strided one writes out of bounds if x, channels last, has
+    fewer than 8 channels (oneDNN of torch 2.13).
     """
     if conv.training:
         return functional.conv2d(x[:, :, ::2, ::2], conv.weight)
@@ -83,7 +84,7 @@ def _every_other(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Leave the result out for some images and scale the others up (Larsson et al. 2017)."""
+    """Drop the result for some images and scale up the others (Larsson et al. 2017)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class CellModule(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
-        """Two inputs [N, C', H', W'] -> [N, C x concatenated nodes, H, W]."""
+        """before, last: [N, C', H', W'] -> [N, C x concatenated nodes, H, W]."""
         states: dict[int, Tensor] = {0: self.enter[0](before), 1: self.enter[1](last)}
         for node, (reads, operations) in enumerate(
             zip(self.reads, self.nodes, strict=True), INPUTS
@@ -125,10 +126,10 @@ class CellModule(nn.Module):
 
 
 class AuxiliaryClassifier(nn.Module):
-    """The second classifier, which only training sees.
+    """The auxiliary classifier, used in training only.
 
-    It averages over each quarter of the image where DARTS takes two 5x5 windows a side, so that
-    any image size will do.
+    It averages over each quarter of the image, where DARTS averages over two 5x5 windows per side,
+    so any image size works.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -151,7 +152,7 @@ class AuxiliaryClassifier(nn.Module):
 
 
 class CellNetwork(Network):
-    """The network a cell arch states; nothing of the search is in it."""
+    """The network of a cell arch, without any parts of the search."""
 
     def __init__(self, arch: CellArch) -> None:
         super().__init__()
@@ -178,11 +179,11 @@ class CellNetwork(Network):
         return self._logits(self._features(x)[0])
 
     def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x: [N, in_channels, side, side] -> logits, and the auxiliary ones if there are any."""
+        """x: [N, in_channels, side, side] -> logits, and auxiliary logits, if any."""
         return (self(x),) if self.auxiliary is None else self.forward_both(x)
 
     def start_epoch(self, share: float) -> None:
-        """Raise drop path linearly from 0 to the arch's over the training, as DARTS does."""
+        """Increase drop path linearly over the training, from 0 to the arch's, as DARTS does."""
         self.set_drop_path(self.drop_path * share)
 
     def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +195,7 @@ class CellNetwork(Network):
         return self._logits(last), auxiliary
 
     def set_drop_path(self, rate: float) -> None:
-        """Change the probability of dropping an edge."""
+        """Set the probability of dropping an edge."""
         if not 0 <= rate < 1:
             raise MobileNASError(f"drop_path is {rate!r}; it must be in [0, 1)")
         for module in self.modules():
@@ -202,7 +203,7 @@ class CellNetwork(Network):
                 module.rate = rate
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the last cell and of the last reduction."""
+        """Return the outputs of the last cell and of the last reduction."""
         before = self.stem(x)
         last = middle = self.second_stem(before)
         for number, cell in enumerate(self.cells):
@@ -216,7 +217,7 @@ class CellNetwork(Network):
 
 
 def _entrance(placed: PlacedCell, number: int) -> nn.Module:
-    """What brings an input of the cell to its channels and size; nothing where no edge reads it."""
+    """Return the layers that fit an input to the cell's channels and size, if it is read."""
     if number not in placed.cell.reads:
         return nn.Identity()
     channels, side = placed.in_channels[number], placed.in_sides[number]

@@ -1,9 +1,9 @@
-"""Exact costs of a cell arch, layer by layer, from its numbers alone.
+"""Exact costs of a cell arch, layer by layer, without building it.
 
-Counting rule: one multiply-add is one FLOP. The auxiliary classifier, which only training sees, is
-left out. Memory follows each map from the step that makes it to the last that reads it; ReLU and
-norms work in place. A pool, a sum or a concatenation makes a map but has no row of its own: its
-memory counts in the row before.
+Counting rule: one multiply-add is one FLOP. The auxiliary classifier, which only training uses, is
+not counted. A feature map is in memory from the step that writes it to the last that reads it; ReLU
+and norms work in place. Pools, sums and concatenations write maps but have no row of their own:
+their memory counts in the row before.
 """
 
 from dataclasses import dataclass, replace
@@ -13,23 +13,23 @@ from mobilenas.spaces.cell.arch import INPUTS, CellArch, Edge, PlacedCell
 
 
 def cell_layer_costs(arch: CellArch) -> list[LayerCost]:
-    """Every layer (a convolution with its norm, or the classifier) in the order it runs."""
+    """Return all layers (convolutions with their norm, classifier) in the order they run."""
     tape = _Tape()
     image = tape.map((), arch.in_channels, arch.image_size)
     before, last = _stems(tape, image, arch)
     for number, placed in enumerate(arch.cells):
         before, last = last, _cell(tape, f"cells.{number}", placed, (before, last))
     features = arch.cells[-1].out_channels
-    # the mean reads the last map; the classifier reads one number a channel
+    # the mean reads the last map; the classifier reads one value per channel
     pooled = tape.map((last,), features, 1)
     tape.linear("classifier", pooled, arch.classes)
     return tape.layers()
 
 
 def ends_cost(arch: CellArch, cost: str, features: int) -> int:
-    """Return what stems and classifier cost where the last cell has so many output channels.
+    """Return the cost of stems and classifier, if the last cell has `features` output channels.
 
-    `cost` is flops or params, here and in the next two; they sum to those of `cell_layer_costs`.
+    `cost` is flops or params. This, `entrance_cost` and `edge_cost` add up to `cell_layer_costs`.
     """
     tape = _Tape()
     _stems(tape, tape.map((), arch.in_channels, arch.image_size), arch)
@@ -38,14 +38,14 @@ def ends_cost(arch: CellArch, cost: str, features: int) -> int:
 
 
 def entrance_cost(placed: PlacedCell, cost: str, number: int, channels: int) -> int:
-    """Return what bringing in an input (0 or 1) costs where it has so many channels."""
+    """Return the cost of the entrance of input `number` (0 or 1), which has `channels` channels."""
     tape = _Tape()
     _entrance(tape, "enter", placed, number, tape.map((), channels, placed.in_sides[number]))
     return tape.total(cost)
 
 
 def edge_cost(placed: PlacedCell, cost: str, edge: Edge) -> int:
-    """Return what an edge of a cell costs."""
+    """Return the cost of an edge of a cell."""
     tape = _Tape()
     side = placed.in_sides[1] if edge.input < INPUTS else placed.out_side
     read = tape.map((), placed.channels, side)
@@ -55,13 +55,13 @@ def edge_cost(placed: PlacedCell, cost: str, edge: Edge) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """Makes one map, whose number is the step's."""
+    """A step that writes one map; both have the same number."""
 
     reads: tuple[int, ...]
     channels: int
     side: int
     name: str
-    """Of its row; empty for a step without weights."""
+    """Name of its row; empty for a step without weights."""
     flops: int
     params: int
 
@@ -71,7 +71,7 @@ class _Step:
 
 
 class _Tape:
-    """The steps of a network in order; a map is named by the number of the step that makes it."""
+    """The steps of a network in order; a map has the number of the step that writes it."""
 
     def __init__(self) -> None:
         self._steps: list[_Step] = []
@@ -120,7 +120,7 @@ class _Tape:
         return sum(getattr(step, cost) for step in self._steps)
 
     def layers(self) -> list[LayerCost]:
-        """Rows of the steps with weights."""
+        """Return the rows of the steps with weights."""
         count = len(self._steps)
         last = {read: number for number, step in enumerate(self._steps) for read in step.reads}
         maps = ((s.size_bytes, n, last.get(n, count - 1)) for n, s in enumerate(self._steps))
@@ -141,7 +141,7 @@ class _Tape:
 
 
 def _stems(tape: _Tape, image: int, arch: CellArch) -> tuple[int, int]:
-    """Maps that the first cell reads."""
+    """Return the maps that the first cell reads."""
     channels = arch.channels
     if arch.stem == "cifar":
         stem = tape.conv("stem", image, 3 * channels, 3)
@@ -196,7 +196,7 @@ def _separable(tape: _Tape, name: str, read: int, channels: int, kernel: int, st
 
 
 def _factorized_reduce(tape: _Tape, name: str, read: int, channels: int) -> int:
-    # the norm behind the concatenation counts half with each half of the channels
+    # half of the norm after the concatenation counts with each half of the channels
     even = tape.conv(f"{name}.even", read, channels // 2, 1, 2)
     odd = tape.conv(f"{name}.odd", read, channels // 2, 1, 2)
     return tape.map((even, odd), channels, tape.side(odd))

@@ -1,4 +1,4 @@
-"""The cell family, registered."""
+"""Registers the cell family."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Cells in the notation of the DARTS papers, and the networks that were published in it."""
+"""Genotypes in the notation of the DARTS papers, and published networks."""
 
 import ast
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ _EXAMPLE = (
 )
 _LONGEST_TEXT = 20_000
 _MAX_PLACES = 100
-_PER_NODE = 2  # edges of a node where the notation does not say which node an edge belongs to
+_PER_NODE = 2  # edges per node in flat lists
 
 # second order, searched on CIFAR-10 (Liu et al. 2019, figures 4 and 5)
 _DARTS_V2 = """Genotype(
@@ -43,10 +43,10 @@ _PC_DARTS_IMAGENET = """Genotype(
 
 
 def parse_genotype(text: str) -> Genotype:
-    """Read `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), ...)`.
+    """Parse `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), ...)`.
 
-    A flat list gives every node two edges, as the papers do; a list of lists gives each node its
-    own. The text is parsed, never run.
+    A flat list has two edges per node, as in the papers; a list of lists has any number. The text
+    is never executed.
     """
     given = _fields(text)
     plain = {
@@ -58,7 +58,7 @@ def parse_genotype(text: str) -> Genotype:
 
 
 def format_genotype(genotype: Genotype) -> str:
-    """Write what `parse_genotype` reads: flat where every node has two edges, else nested."""
+    """Format for `parse_genotype`: flat if every node has two edges, else nested."""
     cells = (("normal", genotype.normal), ("reduce", genotype.reduce))
     parts = (f"{name}={_listed(cell)}, {name}_concat={list(cell.concat)}" for name, cell in cells)
     return f"Genotype({', '.join(parts)})"
@@ -94,7 +94,7 @@ CELL_NETWORKS: dict[str, Callable[..., CellArch]] = {
     "pc_darts_cifar": pc_darts_cifar,
     "pc_darts_imagenet": pc_darts_imagenet,
 }
-"""The published networks by name: (image side, classes) -> arch."""
+"""Published networks by name: (image size, classes) -> arch."""
 
 
 def _cifar(text: str, image_size: int, classes: int, drop_path: float) -> CellArch:
@@ -122,7 +122,7 @@ def _fields(text: str) -> dict[str, object]:
             raise wrong
         given = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
     except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError) as error:
-        # all that ast's documentation names for text that is not Python or not a plain value
+        # as ast's documentation lists for text that is not Python or not a literal
         raise wrong from error
     if len(call.keywords) != len(_FIELDS) or set(given) != set(_FIELDS):
         names = ", ".join(str(keyword.arg) for keyword in call.keywords)
@@ -131,7 +131,7 @@ def _fields(text: str) -> dict[str, object]:
 
 
 def _literal(node: ast.expr) -> object:
-    """Return a plain value; `range(2, 6)` is one, too."""
+    """Return the value of a literal or of `range(2, 6)`."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
         limits = [ast.literal_eval(argument) for argument in node.args]
         if all(type(limit) is int and 0 <= limit <= _MAX_PLACES for limit in limits):
@@ -144,7 +144,7 @@ def _concat(value: object) -> object:
 
 
 def _nodes(name: str, value: object) -> object:
-    """Return edges as `from_plain` reads them, by node; it names what else is wrong."""
+    """Return the edges by node, in the form for `from_plain`, which reports other errors."""
     if not isinstance(value, list):
         return value
     if any(isinstance(item, list) for item in value):

@@ -1,10 +1,10 @@
-"""Operations of a cell supernet, each for all edges that read one node of a cell.
+"""Operations of a cell supernet, each computed for all edges that read the same node.
 
-The channels of the edges lie side by side, so that edges are groups of one convolution. `active`
-names the edges that are computed, in order; `weights` [edges] scale what they return.
+The channels of all edges are concatenated, so that edges are groups of one convolution. `active`
+are the edges that are computed, in order; `weights` [edges] scale their outputs.
 
-Times are those of oneDNN on one core with channels last. Its depthwise convolutions are slow
-backward where they are dilated, and in the gradient of kernels wider than 3: both are avoided.
+Optimized for oneDNN on one core with channels last. Its depthwise convolutions have slow backward
+passes if they are dilated, and slow weight gradients for kernels wider than 3; both are avoided.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,35 +24,35 @@ POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 Context = Any
-"""What torch gives forward and backward: it keeps whatever is put on it."""
+"""The context of autograd functions, with arbitrary attributes."""
 
 
 class NodeInputs:
-    """What enters the operations, and what several of them make of it first."""
+    """The input of the operations, with intermediate results that several of them share."""
 
     def __init__(self, x: Tensor, stride: int) -> None:
         self.x, self.stride = x, stride
         self.has_phases = stride == 2 or not (x.shape[2] % 2 or x.shape[3] % 2)
-        """Whether dilated kernels have images on which they are not: not where a side is odd."""
+        """Whether dilated convolutions can run as plain ones on `phases`: sides must be even."""
         self._repeated: dict[tuple[bool, int], Tensor] = {}
 
     @cached_property
     def relu(self) -> Tensor:
-        """[N, C, H, W]."""
+        """ReLU of the input, [N, C, H, W]."""
         return self.x.relu()
 
     @cached_property
     def phases(self) -> Tensor:
-        """[4N, C, H/2, W/2]: even and odd pixels apart; a dilated kernel mixes none of them.
+        """[4N, C, H/2, W/2]: even and odd pixels separated; dilated kernels do not mix them.
 
-        With stride 2 it sees the even ones alone: [N, C, H/2, W/2], rounded up.
+        With stride 2, only the even ones: [N, C, H/2, W/2], rounded up.
         """
         if self.stride == 2:
             return self.relu[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
         return torch.cat([self.relu[:, :, a::2, b::2] for a in (0, 1) for b in (0, 1)])
 
     def repeated(self, edges: int, *, dilated: bool = False) -> Tensor:
-        """[N, edges x C, H, W] after ReLU, or the phases: the input of convolutions."""
+        """Return the convolutions' input, `relu` or `phases`, repeated for each edge."""
         key = (dilated, edges)
         if key not in self._repeated:
             x = self.phases if dilated else self.relu
@@ -61,14 +61,14 @@ class NodeInputs:
 
 
 class EdgeNorm(nn.BatchNorm2d):
-    """Batch norms of several edges, without parameters; their scale is given with each call."""
+    """Batch norms of several edges, without parameters; calls pass the scale."""
 
     def __init__(self, edges: int, channels: int) -> None:
         super().__init__(edges * channels, affine=False)
         self.edges = edges
 
     def scaled(self, x: Tensor, active: Sequence[int], weights: Tensor | None = None) -> Tensor:
-        """x: [N, active x C, H, W] -> the same, normalized, times `weights` [edges]."""
+        """x: [N, active x C, H, W] -> same shape, normalized, times `weights` [edges]."""
         assert self.running_mean is not None and self.running_var is not None
         whole = self.running_mean, self.running_var
         mean, var = (picked(statistic, active, self.edges) for statistic in whole)
@@ -97,7 +97,7 @@ class Separable(nn.Module):
     def deepen(
         self, x: Tensor, active: Sequence[int], stride: int = 1, dilation: int = 1
     ) -> Tensor:
-        """x: [N, active x C, H, W] -> [N, active x C, H', W'], the depthwise convolution."""
+        """Apply the depthwise convolution: [N, active x C, H, W] -> [N, active x C, H', W']."""
         weight = picked(self.depthwise, active, self.edges)
         size = weight.shape[-1]
         wanted = weight.requires_grad and torch.is_grad_enabled()
@@ -108,13 +108,13 @@ class Separable(nn.Module):
         return functional.conv2d(x, weight, None, stride, padding, dilation, len(weight))
 
     def finish(self, x: Tensor, active: Sequence[int], weights: Tensor | None = None) -> Tensor:
-        """x: [N, active x C, H, W] -> the same, projected and normalized, times `weights`."""
+        """x: [N, active x C, H, W] -> same shape, projected and normalized, times `weights`."""
         y = functional.conv2d(x, picked(self.project, active, self.edges), groups=len(active))
         return self.norm.scaled(y, active, weights)
 
 
 class SeparableTwice(nn.Module):
-    """sep_conv."""
+    """sep_conv: two separable convolutions."""
 
     def __init__(self, edges: int, channels: int, kernel: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class SeparableTwice(nn.Module):
 
 
 class Dilated(Separable):
-    """dil_conv."""
+    """dil_conv: a dilated separable convolution."""
 
     def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H', W'], times `weights` [edges]."""
@@ -146,7 +146,7 @@ class Dilated(Separable):
 
 
 class HalvingSkip(nn.Module):
-    """skip_connect of stride 2: half of the channels see even pixels, half odd ones."""
+    """skip_connect with stride 2: half of the channels read even pixels, half odd ones."""
 
     def __init__(self, edges: int, channels: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class HalvingSkip(nn.Module):
             picked(weight, active, self.edges).view(len(active), -1, channels)
             for weight in (self.even, self.odd)
         ]
-        # each edge's halves side by side; one sees the first C channels, one the others
+        # both halves of each edge; one reads the first C channels, one the others
         kernel = torch.cat(
             [functional.pad(halves[0], (0, channels)), functional.pad(halves[1], (channels, 0))], 1
         )
@@ -173,7 +173,7 @@ class HalvingSkip(nn.Module):
 
 
 class _Mix(torch.autograd.Function):
-    """1x1 convolution that keeps its input only for a kernel that asks for a gradient."""
+    """1x1 convolution that saves its input only if the kernel needs a gradient."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, kernel: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class _Mix(torch.autograd.Function):
 
 
 class _MaxPool2x2(torch.autograd.Function):
-    """Max pool that keeps the indices of the maxima and not the image."""
+    """Max pool that saves the indices of maxima instead of the image."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class _MaxPool2x2(torch.autograd.Function):
     def backward(ctx: Context, gradient: Tensor) -> Tensor:
         """Return the gradient for x."""
         (indices,) = ctx.saved_tensors
-        # only its shape counts; `empty_permuted` is channels last
+        # only its shape matters; `empty_permuted` is channels last
         blank = torch.empty_permuted(
             ctx.size, (0, 2, 3, 1), dtype=gradient.dtype, device=gradient.device
         )
@@ -222,9 +222,9 @@ class _MaxPool2x2(torch.autograd.Function):
 
 
 class _Depthwise5x5(torch.autograd.Function):
-    """Depthwise convolution whose weights get their gradient in two parts.
+    """Depthwise convolution that computes its weight gradient in two parts.
 
-    Those of columns 0 and 1 and of columns 2 to 4 together take a quarter of the time of all five.
+    Columns 0 and 1, then 2 to 4, take a quarter of the time of all five at once.
     """
 
     @staticmethod
@@ -258,19 +258,19 @@ class _Depthwise5x5(torch.autograd.Function):
 
 
 def mix(x: Tensor, kernel: Tensor) -> Tensor:
-    """x: [N, I, H, W], kernel: [O, I] -> [N, O, H, W], a 1x1 convolution."""
+    """Apply a 1x1 convolution: x [N, I, H, W], kernel [O, I] -> [N, O, H, W]."""
     y: Tensor = _Mix.apply(x, kernel)  # type: ignore[no-untyped-call]
     return y
 
 
 def halve(x: Tensor) -> Tensor:
-    """x: [N, C, H, W] -> [N, C, H/2, W/2], rounded up, a max pool."""
+    """Apply a 2x2 max pool: x [N, C, H, W] -> [N, C, H/2, W/2], rounded up."""
     y: Tensor = _MaxPool2x2.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
 def own_operation(name: str, edges: int, channels: int, stride: int) -> nn.Module | None:
-    """Return what each edge has its own weights for; None where the edges share the result."""
+    """Return a module with separate weights per edge; None if edges share the result."""
     kind, _, size = name.rpartition("_")
     if kind == "sep_conv":
         return SeparableTwice(edges, channels, int(size[0]))
@@ -282,7 +282,7 @@ def own_operation(name: str, edges: int, channels: int, stride: int) -> nn.Modul
 
 
 def picked(rows: Tensor, active: Sequence[int], edges: int) -> Tensor:
-    """rows: [edges x R, ...] -> [active x R, ...]."""
+    """Select the rows of active edges: [edges x R, ...] -> [active x R, ...]."""
     if len(active) == edges:
         return rows
     parts = rows.view(edges, -1, *rows.shape[1:])[list(active)]
@@ -290,7 +290,7 @@ def picked(rows: Tensor, active: Sequence[int], edges: int) -> Tensor:
 
 
 def _weight(*shape: int) -> nn.Parameter:
-    """Start as torch starts the convolution of one edge alone."""
+    """Initialize as torch does the convolution of a single edge."""
     weight = nn.Parameter(torch.empty(shape))
     nn.init.kaiming_uniform_(weight, a=5**0.5)
     return weight

@@ -1,9 +1,9 @@
-"""From the alphas of two cells to an arch that meets every budget, as a mixed-integer program.
+"""Discretizes the alphas of two cells to an arch that meets all budgets (mixed-integer program).
 
-One binary variable per (cell, edge, operation). Two more kinds follow from them, and are between 0
-and 1 because these rows hold them there: whether a cell reads its input 0, and whether a node has
-edges. Where both multiply in a cost, a pair variable makes the product linear. Without a budget and
-with 2 edges a node, the optimum is what DARTS derives (Liu et al. 2019, section 2.4).
+There is a binary variable per (cell, edge, operation). They determine two more kinds, which are
+continuous: whether a cell reads its input 0, and whether a node has edges. Products of these in
+costs are linearized by pair variables. Without budgets and with 2 edges per node, the optimum is
+that of DARTS (Liu et al. 2019, section 2.4).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from mobilenas.spaces.program import BudgetProgram, Row
 class CellProgram(BudgetProgram[CellChoice]):
     """The program for one cell space, one set of scores and all budgets.
 
-    Choices differ in an edge that only one of them keeps, or that has another operation.
+    Choices differ in edges that only one of them keeps, or with different operations.
     """
 
     continuous = ("reads", "node", "pair")
@@ -43,7 +43,7 @@ class CellProgram(BudgetProgram[CellChoice]):
             self._add_budgets()
 
     def _kept(self, kind: str, edges: Sequence[int]) -> dict[int, float]:
-        """Return a row that counts how many of the edges are kept."""
+        """Return the coefficients that count the kept ones of these edges."""
         operations = range(len(self.space.operations))
         return {self.index["edge", kind, e, o]: 1.0 for e in edges for o in operations}
 
@@ -60,7 +60,7 @@ class CellProgram(BudgetProgram[CellChoice]):
         sources = [source for source, _ in self.space.edge_ends]
         first, second = ([e for e, p in enumerate(sources) if p == n] for n in range(INPUTS))
         self._add_any(self._variable("reads", kind), kind, first)
-        # what nothing reads is no part of a network
+        # the previous cell must be read
         self.rows.append((self._kept(kind, second), 1, np.inf))
 
     def _add_nodes(self, kind: str) -> None:
@@ -73,13 +73,13 @@ class CellProgram(BudgetProgram[CellChoice]):
                     self.rows.append((self._kept(kind, [e]) | {filled: -1.0}, -np.inf, 0))
 
     def _add_any(self, variable: int, kind: str, edges: Sequence[int]) -> None:
-        """Hold the variable at 1 where one of the edges is kept, else at 0."""
+        """Force the variable to 1 if one of the edges is kept, else to 0."""
         for e in edges:
             self.rows.append((self._kept(kind, [e]) | {variable: -1.0}, -np.inf, 0))
         self.rows.append((self._kept(kind, edges) | {variable: -1.0}, 0, np.inf))
 
     def _add_pairs(self) -> None:
-        """Add reads x node for every pair of kinds; of a by-node target, no node is empty."""
+        """Add reads x node for every pair of kinds; with edges per node, no node is empty."""
         if self.space.edges.of == "node":
             return
         for kind, other, node in product(KINDS, KINDS, range(self.space.nodes)):
@@ -93,7 +93,7 @@ class CellProgram(BudgetProgram[CellChoice]):
         floors: dict[int, float] = {}
         for budget in self.budgets.budgets:
             row, fixed = self._loads(budget)
-            # this budget counts as used only if the floor of it is
+            # 1 only if the budget is used to the floor
             used = self._variable("used", budget.cost)
             floors[used] = 1.0
             self.rows.append((row, -np.inf, 1 - fixed))
@@ -101,7 +101,7 @@ class CellProgram(BudgetProgram[CellChoice]):
         self.rows.append((floors, 1, np.inf))
 
     def _loads(self, budget: Budget) -> tuple[dict[int, float], float]:
-        """Return what each variable adds to cost / limit, and what is there without any."""
+        """Return each variable's contribution to cost / limit, and the constant part."""
         table, nodes = self.budgets.tables[budget.cost], range(self.space.nodes)
         costs, fixed = dict.fromkeys(range(len(self.keys)), 0.0), table.fixed
         for number, kind in enumerate(KINDS):
@@ -123,7 +123,7 @@ class CellProgram(BudgetProgram[CellChoice]):
 
     def _differs(self, other: CellChoice, distance: int) -> Row:
         row: dict[int, float] = {}
-        same = 0  # edges that `other` keeps: each differs unless its operation is chosen again
+        same = 0  # edges that `other` keeps, each of which differs unless its operation is chosen
         for kind in KINDS:
             for e, pick in enumerate(other.of(kind)):
                 if pick == LEFT_OUT:

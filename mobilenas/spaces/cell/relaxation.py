@@ -1,4 +1,4 @@
-"""Alphas of the two cells, weights of their edges, and the relaxations made from them."""
+"""Alphas and betas of the two cells, and relaxations made from them."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +18,7 @@ _TINY = 1e-12
 
 
 class CellAlphas(nn.Module):
-    """A row of logits per edge of each cell and, where edges have weights, a beta."""
+    """A row of logits per edge of each cell, and a beta if edges have weights."""
 
     def __init__(self, space: CellSpace, *, none: bool, edge_weights: str) -> None:
         super().__init__()
@@ -26,16 +26,16 @@ class CellAlphas(nn.Module):
         self.space, self.none, self.edge_weights = space, none, edge_weights
         edges, columns = len(space.edge_ends), len(space.operations)
         self.operations = nn.ParameterDict()
-        """By kind [E, O], or [E, O + 1] with `none` last."""
+        """[E, O] by kind of cell, or [E, O + 1] with `none` last."""
         self.betas = nn.ParameterDict()
-        """By kind [E]; empty where edges have no weights."""
+        """[E] by kind of cell; empty if edges have no weights."""
         for kind in KINDS:
             self.operations[kind] = nn.Parameter(torch.zeros(edges, columns + none))
             if edge_weights != "none":
                 self.betas[kind] = nn.Parameter(torch.zeros(edges))
 
     def soft(self, tau: float) -> CellProbabilities:
-        """Return softmax(alpha / tau); the temperature is the operations' alone."""
+        """Return softmax(alpha / tau); the temperature applies to operations only."""
         operations = {kind: (self.operations[kind] / tau).softmax(-1) for kind in KINDS}
         edges = {kind: self._edges(kind) for kind in KINDS}
         kept = {kind: self._kept(operations[kind], edges[kind]) for kind in KINDS}
@@ -59,9 +59,9 @@ class CellAlphas(nn.Module):
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
-        """Return log(edge weight x operation probability) by kind: [E, O] in float64, no `none`.
+        """Return log(edge weight x operation probability) by kind: float64 [E, O], without `none`.
 
-        `none` has its share of the probabilities all the same, as in DARTS.
+        `none` still takes its share of the probabilities, as in DARTS.
         """
         columns, scores = len(self.space.operations), {}
         for kind in KINDS:
@@ -70,7 +70,7 @@ class CellAlphas(nn.Module):
         return scores
 
     def entropy(self, tau: float) -> Tensor:
-        """L_O of DA2S: entropy of operations in nats, summed over the edges of both cells."""
+        """Return L_O of DA2S: entropy of operations in nats, summed over edges of both cells."""
         total = torch.zeros(())
         for kind in KINDS:
             log_p = (self.operations[kind] / tau).log_softmax(-1)
@@ -78,17 +78,18 @@ class CellAlphas(nn.Module):
         return total
 
     def edge_entropy(self) -> Tensor:
-        """L_E of DA2S, summed over the groups of both cells; 0 where edges have no weights.
+        """Return L_E of DA2S, summed over the groups of both cells; 0 without edge weights.
 
-        Of a group with b = softmax(min(beta, 1)), of which k are kept: the entropy of b in nats,
-        and 0.2 (sum of max(0, min(beta, 1)) - k)^2.
+        For a group with b = softmax(min(beta, 1)), of which k are kept, it is the entropy of b in
+        nats, plus 0.2 (sum of max(0, min(beta, 1)) - k)^2.
         """
         total = torch.zeros(())
         for beta in self.betas.values():
             for group in self.space.groups():
                 clipped = beta[group].clamp(max=1)
                 log_b = clipped.log_softmax(0)
-                # not relu, whose gradient is 0 at 0: there betas start, and the count lifts them
+                # not relu, whose gradient is 0 at 0, the initial betas, which this term must
+                # increase
                 excess = clipped.clamp(min=0).sum() - self._count(group)
                 loss = _COUNT_FACTOR * excess.square() - (log_b.exp() * log_b).sum()
                 total = total + loss.cpu()
@@ -96,7 +97,7 @@ class CellAlphas(nn.Module):
 
     @torch.no_grad()
     def one_hot(self, choice: CellChoice) -> CellProbabilities:
-        """Return the relaxation that is certain of `choice`: edges share their group's weight."""
+        """Return the relaxation with probability 1 for `choice`; kept edges share the weight."""
         operations, edges, kept = {}, {}, {}
         for kind in KINDS:
             alphas = self.operations[kind]
@@ -114,9 +115,10 @@ class CellAlphas(nn.Module):
 
     @torch.no_grad()
     def operations_discrete(self, choice: CellChoice, tau: float) -> CellProbabilities:
-        """Return one operation on every edge, weighed as in `soft`.
+        """Return the relaxation with one operation per edge, and edge weights as in `soft`.
 
-        It is the choice's where the edge is kept, else the likeliest but `none`.
+        It is the operation of `choice` if the edge is kept, else the most probable one except
+        `none`.
         """
         soft, operations = self.soft(tau), {}
         for kind in KINDS:
@@ -128,7 +130,7 @@ class CellAlphas(nn.Module):
         return CellProbabilities(operations=operations, edges=soft.edges, kept=soft.kept)
 
     def stages(self, choice: CellChoice, tau: float) -> dict[str, CellProbabilities]:
-        """Return `soft`, then with one operation per edge, then `one_hot`: with edges left out."""
+        """Return `soft`, one operation per edge, and `one_hot`, with only the kept edges."""
         return {
             "supernet": self.soft(tau),
             "operations_discrete": self.operations_discrete(choice, tau),
@@ -136,7 +138,7 @@ class CellAlphas(nn.Module):
         }
 
     def alone(self, net: nn.Module, choice: CellChoice) -> Callable[[Tensor], Tensor]:
-        """Return what runs one network with the supernet's weights."""
+        """Return a function that runs one network with the supernet's weights."""
         return partial(net, p=self.one_hot(choice))
 
     def distributions(self, p: CellProbabilities) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -145,21 +147,21 @@ class CellAlphas(nn.Module):
             yield kind, rows, rows.new_full(rows.shape[:1], rows.shape[1])
 
     def likeliest(self) -> CellChoice:
-        """Return the most probable network, whatever it costs."""
+        """Return the most probable network, ignoring budgets."""
         return CellProgram(Budgets(self.space, ()), self.scores()).best()
 
     def table(self) -> dict[str, list[list[float]]]:
-        """Return alphas by kind, a row per edge, and betas by kind and `_edges`, in one row."""
+        """Return alphas by kind, a row per edge, and betas as one row by kind + `_edges`."""
         rows = {kind: self.operations[kind].tolist() for kind in KINDS}
         rows |= {f"{kind}_edges": [beta.tolist()] for kind, beta in self.betas.items()}
         return {name: [[round(v, 4) for v in row] for row in of] for name, of in rows.items()}
 
     def _count(self, group: list[int]) -> int:
-        """Edges of a group that are kept."""
+        """Return the number of kept edges of a group."""
         return min(self.space.edges.kept, len(group))
 
     def _log_edges(self, kind: str) -> Tensor:
-        """[E]: log of `_edges`, exact where that is too small to be told from 0."""
+        """Return log edge weights [E], exact even where the weights underflow."""
         if self.edge_weights == "none":
             return torch.zeros_like(self.operations[kind][:, 0])
         beta: Tensor = self.betas[kind]
@@ -168,26 +170,26 @@ class CellAlphas(nn.Module):
         return torch.cat([beta[group].log_softmax(0) for group in self.space.groups()])
 
     def _edges(self, kind: str) -> Tensor:
-        """[E]: weight of each edge in the sum of its node."""
+        """Return the weight of each edge in the sum of its node, [E]."""
         return self._log_edges(kind).exp()
 
     def _kept(self, operations: Tensor, edges: Tensor) -> Tensor:
-        """[E]: probability that an edge is kept, from its weight times its best operation's."""
+        """Return the probability that an edge is kept, [E], from weight x best operation."""
         score = edges * operations[:, : len(self.space.operations)].amax(-1)
         groups = self.space.groups()
         return torch.cat([_capped(score[group], self._count(group)) for group in groups])
 
 
 def _capped(score: Tensor, count: int) -> Tensor:
-    """score: [n] -> q = min(1, c score) with the c that makes q sum to `count`: [n]."""
+    """score: [n] -> q = min(1, c score) [n], with c such that q sums to `count`."""
     if count >= len(score):
         return torch.ones_like(score)
     score = score.clamp(min=_TINY)
     order = score.detach().argsort(descending=True)
     ordered = score.detach()[order]
-    rest = ordered.flip(0).cumsum(0).flip(0)  # each with all that follow
+    rest = ordered.flip(0).cumsum(0).flip(0)  # each with all after it
     left = count - torch.arange(len(score), device=score.device)
-    # the first few are 1: as few as leave none of the others above 1
+    # the first ones are 1: as few as possible with none of the others above 1
     certain = int((left * ordered <= rest).int().argmax())
     free = order[certain:]
     share = (count - certain) * score[free] / score[free].sum()

@@ -1,4 +1,4 @@
-"""Sizes of the cell space, as settings."""
+"""Settings of the cell space."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
@@ -7,17 +7,16 @@ from mobilenas.core.setting import setting
 from mobilenas.spaces.cell.space import EdgeTarget
 
 EdgeWeights = Literal["none", "softmax", "clipped"]
-"""How a node weighs its edges: not at all, softmax of betas (PC-DARTS), or of min(beta, 1) (DA2S).
-"""
+"""Edge weights: none, softmax of betas (PC-DARTS), or of min(beta, 1) (DA2S)."""
 EDGE_WEIGHTS: tuple[EdgeWeights, ...] = get_args(EdgeWeights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """Sizes of the cell space; None leaves one to the budgets."""
+    """Sizes of the cell space; None: chosen by the budgets."""
 
     edges: EdgeTarget = field(default_factory=EdgeTarget)
-    """How many edges a network keeps."""
+    """Number of edges that a network keeps."""
     layers: int | None = None
     """Cells of the searched networks."""
     channels: int | None = None
@@ -27,14 +26,14 @@ class CellSettings:
     search_channels: int = 16
     """Its initial channels."""
     auxiliary: bool = False
-    """Whether final training has a second classifier."""
+    """Whether final training has an auxiliary classifier."""
     drop_path: float = 0.0
     """Largest probability of dropping an edge in final training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellOptions:
-    """A user's options on the cell space; None: the default of `CellSettings`."""
+    """The user's options for the cell space; None: the default of `CellSettings`."""
 
     edges: str | None = setting(
         None,
@@ -95,7 +94,7 @@ class CellOptions:
 
     @property
     def cell_settings(self) -> CellSettings:
-        """Return the sizes, with the defaults for what was not said."""
+        """The settings, with defaults for options that were not given."""
         given = {one.name: getattr(self, one.name) for one in fields(CellOptions)}
         stated = {name: value for name, value in given.items() if value is not None}
         if self.edges is not None:

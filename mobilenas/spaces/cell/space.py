@@ -1,4 +1,4 @@
-"""The cell space: which edges two cells keep, and what each kept edge does.
+"""The cell space: which edges two cells keep, and the operation of each.
 
 Edges are numbered as in DARTS, node by node: the first node's two inputs are edges 0 and 1, the
 second node's three are edges 2, 3 and 4, and so on.
@@ -19,14 +19,14 @@ from mobilenas.spaces.cell.arch import INPUTS, OPERATIONS, Cell, CellArch, Edge,
 
 KINDS = ("normal", "reduce")
 LEFT_OUT = -1
-"""In a choice: this edge is not there."""
+"""In a choice: the edge is not kept."""
 TARGETS = ("node", "cell")
 
 _TARGET = re.compile(r"(\d{1,4})/(n|node|cell|\d{1,4})")
 _MAX_NODES = 6
-# of uniformly drawn edges, 15 % (6 nodes, 5 edges a cell) or more keep the rules of a cell
+# at least 15 % of uniform draws (6 nodes, 5 edges per cell) are legal cells
 _MAX_DRAWS = 10_000
-# by params; a skip is a convolution where it halves the image
+# by params; a skip that halves the image is a convolution
 _CHEAPEST_FIRST = (
     *("max_pool_3x3", "avg_pool_3x3", "skip_connect"),
     *("dil_conv_3x3", "dil_conv_5x5", "sep_conv_3x3", "sep_conv_5x5"),
@@ -35,12 +35,12 @@ _CHEAPEST_FIRST = (
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeTarget:
-    """How many edges a searched cell keeps."""
+    """Number of edges that a searched cell keeps."""
 
     kept: int = 2
-    """Edges that are kept; a node with fewer inputs keeps all of them."""
+    """Number of kept edges; a node with fewer inputs keeps all."""
     of: str = "node"
-    """What they are counted of: each `node`, or the whole `cell`."""
+    """Whether that is per `node` or per `cell`."""
 
     def __post_init__(self) -> None:
         """Check both fields."""
@@ -53,7 +53,7 @@ class EdgeTarget:
 
     @classmethod
     def parse(cls, text: str, nodes: int = 4) -> "EdgeTarget":
-        """Read `2/node` (or `2/n`), `3/cell`, or `3/14`: 3 of all 14 edges of a 4-node cell."""
+        """Parse `2/node` (or `2/n`), `3/cell`, or `3/14`: 3 of all 14 edges of a 4-node cell."""
         match = _TARGET.fullmatch(text.strip())
         if not match:
             raise MobileNASError(
@@ -79,14 +79,14 @@ class CellChoice:
     normal: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
     """Per edge: an index into the space's operations, or LEFT_OUT."""
     reduce: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
-    """The same for the reduction."""
+    """Likewise for the reduction cell."""
 
     def of(self, kind: str) -> tuple[int, ...]:
-        """Return the edges of the cell of a kind, `normal` or `reduce`."""
+        """Return the options of a cell, `normal` or `reduce`."""
         return self.normal if kind == "normal" else self.reduce
 
     def alike(self, other: "CellChoice") -> float:
-        """Return the share of edges with the same operation, of all that either network keeps."""
+        """Return the share of equal edges, with the same operation, among all of either network."""
         first, second = (
             {
                 (kind, edge, operation)
@@ -101,7 +101,7 @@ class CellChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpace:
-    """The set of networks of DARTS cells that can be found, and the supernet's size."""
+    """A set of networks of DARTS cells, and the size of its supernet."""
 
     family: ClassVar[str] = "cell"
 
@@ -110,27 +110,27 @@ class CellSpace:
     in_channels: int
     """Channels of the input."""
     classes: int
-    """Width of the output."""
+    """Number of classes."""
     stem: str = "cifar"
     """A name from `STEMS`."""
     layers: int = 8
-    """Cells of the networks that are searched."""
+    """Number of cells of the networks."""
     channels: int = 16
-    """Their initial channels, an even number."""
+    """Initial channels of the networks, an even number."""
     search_layers: int = 8
-    """Cells of the supernet."""
+    """Number of cells of the supernet."""
     search_channels: int = 16
-    """Its initial channels, an even number."""
+    """Initial channels of the supernet, an even number."""
     nodes: int = 4
-    """Nodes of a cell."""
+    """Number of nodes of a cell."""
     operations: tuple[str, ...] = OPERATIONS
-    """What an edge can do; `none` is not among them: an edge that is not kept does nothing."""
+    """Operations of edges, without `none`, which is an edge that is not kept."""
     edges: EdgeTarget = EdgeTarget()
-    """How many edges are kept."""
+    """Number of edges that a cell keeps."""
     auxiliary: bool = False
-    """Whether the networks train with a second classifier."""
+    """Whether the networks are trained with an auxiliary classifier."""
     drop_path: float = 0.0
-    """The networks' probability of dropping an edge's result in training."""
+    """Probability of dropping an edge's output in training."""
 
     def __post_init__(self) -> None:
         """Check every field; the error names it, its value and what is legal."""
@@ -158,7 +158,7 @@ class CellSpace:
 
     @cached_property
     def edge_ends(self) -> tuple[tuple[int, int], ...]:
-        """Per edge: the index it reads, and the number of its node from 0."""
+        """Per edge: the index that it reads, and its node, numbered from 0."""
         return _edge_ends(self.nodes)
 
     @cached_property
@@ -172,13 +172,13 @@ class CellSpace:
 
     @property
     def kept_edges(self) -> int:
-        """Edges that each cell of a network keeps."""
+        """Number of edges in each cell of a network."""
         return sum(min(self.edges.kept, len(group)) for group in self._groups)
 
     def groups(self) -> list[list[int]]:
-        """Return the edges that compete: one list for every node, or one for the whole cell.
+        """Return groups of competing edges: one per node, or one for the whole cell.
 
-        Of each list min(edges.kept, its length) are kept.
+        Of each group, min(edges.kept, its length) are kept.
         """
         return [list(group) for group in self._groups]
 
@@ -201,9 +201,9 @@ class CellSpace:
         )
 
     def search_arch(self) -> CellArch:
-        """Return a network of the supernet's size with every edge: its cells are the supernet's.
+        """Return a network of the supernet's size with all edges, from which the supernet is built.
 
-        Which operation an edge has in it means nothing.
+        The operations of its edges have no meaning.
         """
         whole = self._cell((0,) * len(self.edge_ends))
         return CellArch(
@@ -219,12 +219,12 @@ class CellSpace:
         )
 
     def skips(self, choice: CellChoice) -> dict[str, int]:
-        """Return how many edges of each cell are skip connections."""
+        """Return the number of skip connections in each cell."""
         genotype = self.genotype(choice)
         return {kind: genotype.of(kind).skips for kind in KINDS}
 
     def is_legal(self, choice: CellChoice) -> bool:
-        """Whether a choice has as many edges as the space keeps and is a whole network."""
+        """Whether a choice has the space's number of edges and gives a valid network."""
         return all(self._is_legal(choice.of(kind)) for kind in KINDS)
 
     def random(self, source: Random) -> CellChoice:
@@ -232,19 +232,18 @@ class CellSpace:
         return CellChoice(normal=self._draw(source), reduce=self._draw(source))
 
     def smallest(self) -> CellChoice:
-        """Return a choice of few params.
+        """Return a choice with few params.
 
-        Every kept edge has the cheapest operation. Input 0 is left unread where that can be, which
-        saves what brings it in, and a whole-cell target fills the first nodes, so that there are
-        few. Where nothing reads input 0 at the price of one more node, another choice may have
-        fewer.
+        Every kept edge has the cheapest operation. If possible, input 0 is not read, which saves
+        its entrance; with edges per cell, the first nodes are filled, so that there are few nodes.
+        It may not be the minimum if not reading input 0 takes one more node.
         """
         return self._extreme(_CHEAPEST_FIRST, lambda source, node: (source == 0, node, source))
 
     def largest(self) -> CellChoice:
-        """Return a choice of many params: the dearest operations, as many nodes as there can be.
+        """Return a choice with many params: most expensive operations, as many nodes as possible.
 
-        Nodes take turns with input 1 and input 0 first, so that both are read.
+        Nodes alternately prefer input 1 and input 0, so that both are read.
         """
         return self._extreme(
             _CHEAPEST_FIRST[::-1],
@@ -274,7 +273,7 @@ class CellSpace:
         )
 
     def _is_whole(self, kept: Collection[int]) -> bool:
-        """Whether some edge reads input 1 and none a node without edges, as cells must."""
+        """Whether input 1 is read, and no edge reads a node without edges."""
         edge_ends = [self.edge_ends[edge] for edge in kept]
         reads = {source for source, _ in edge_ends}
         return 1 in reads and reads <= {0, 1, *(INPUTS + node for _, node in edge_ends)}
@@ -294,7 +293,7 @@ class CellSpace:
     def _extreme(
         self, order: tuple[str, ...], rank: Callable[[int, int], tuple[int, ...]]
     ) -> CellChoice:
-        """Keep the edges that rank first, with the operation that is first in `order`."""
+        """Keep the edges with the lowest rank, all with the first operation in `order`."""
         operation = min(range(len(self.operations)), key=lambda o: order.index(self.operations[o]))
         picks = [LEFT_OUT] * len(self.edge_ends)
         for group in self._groups:

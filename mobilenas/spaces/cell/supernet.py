@@ -1,9 +1,9 @@
-"""The supernet of the cell space: every edge and operation of its cells in one set of weights.
+"""The supernet of the cell space: all edges and operations of its cells in one set of weights.
 
-What the edges that read one node of a cell have in common is computed once: the choice of
-channels, ReLU, pools, and the skip where it keeps the size. The weight of an operation is the scale
-of its last batch norm, which has none of its own; pools and skip are weighed by one 1x1
-convolution. Operations and edges of weight 0 are not computed, and their weights get no gradient.
+Work shared by the edges that read one node is done once: selecting channels, ReLU, pools, and the
+skip at stride 1. The weight of an operation is the scale of its last batch norm, which has no
+parameters; pools and skip are weighted by one 1x1 convolution. Operations and edges of weight 0 are
+not computed, and get no gradient.
 """
 
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ from mobilenas.supernet.shared import Supernet
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What the edges that read one node weigh: m edges, O operations."""
+    """Weights of the m edges that read one node, with O operations."""
 
     operations: Tensor
-    """[m, O]: weight of an operation in its node: edge weight times probability."""
+    """[m, O]: weight of each operation: edge weight times probability."""
     edges: Tensor
-    """[m]: weight of the channels that pass by."""
+    """[m]: weight of the channels that bypass the operations."""
     active: tuple[tuple[int, ...], ...]
-    """Per operation: the edges for which its weight is not 0."""
+    """Per operation: the edges on which its weight is not 0."""
     nonzero: tuple[int, ...]
     """The edges whose weight is not 0."""
 
 
 class CellSuperNetwork(Supernet):
-    """Stem, mixed cells, mean over the image, classifier; wired as the networks that are searched.
+    """Stem, mixed cells, global mean, classifier; wired like the networks of the space.
 
-    Norms inside cells have no parameters and pools have a norm, as in the search of DARTS.
+    As in the search of DARTS, norms in cells have no parameters, and pools have a norm.
     """
 
     def __init__(self, space: CellSpace, sampler: SamplerSettings) -> None:
@@ -65,7 +65,7 @@ class CellSuperNetwork(Supernet):
     def forward(self, x: Tensor, p: CellProbabilities) -> Tensor:
         """x: [N, C, side, side] -> logits [N, classes] of the mixture under `p`."""
         mixtures = {kind: self._mixtures(p, kind) for kind in KINDS}
-        # one ReLU for the two cells that read an output, in place: nothing else reads it
+        # one ReLU for both cells that read an output; in place, as nothing else reads it
         before = last = self.stem(x).relu_()
         if self.second_stem is not None:
             last = self.second_stem(before).relu_()
@@ -77,11 +77,11 @@ class CellSuperNetwork(Supernet):
         return logits
 
     def _mixtures(self, p: CellProbabilities, kind: str) -> list[Mixture]:
-        """Per input or node of a cell that edges read."""
+        """Return a mixture for each input or node that edges read."""
         edges = p.edges[kind]
-        # without `none`, which takes its probability and adds nothing
+        # without `none`, which has a probability but adds nothing
         weights = edges[:, None] * p.operations[kind][:, : len(self.space.operations)]
-        weights = weights * (weights != 0)  # no gradient for what is not computed
+        weights = weights * (weights != 0)  # no gradient for operations that are not computed
         known, nonzero = weights.tolist(), edges.tolist()
         mixtures = []
         for source in range(INPUTS + self.space.nodes - 1):
@@ -119,7 +119,7 @@ class MixedCell(nn.Module):
     def forward(
         self, inputs: tuple[Tensor, Tensor], mixtures: Sequence[Mixture], draws: torch.Generator
     ) -> Tensor:
-        """Two inputs [N, C', H', W'] after ReLU -> [N, C x nodes, H, W]."""
+        """inputs: two [N, C', H', W'] after ReLU -> [N, C x nodes, H, W]."""
         sums = [_Sum() for _ in range(self.nodes)]
         nodes: list[Tensor] = []
         for number, (reader, mixture) in enumerate(zip(self.readers, mixtures, strict=True)):
@@ -133,21 +133,21 @@ class MixedCell(nn.Module):
 
 
 class _Sum:
-    """A node while its edges come in."""
+    """A node's sum, accumulated over its edges."""
 
     def __init__(self) -> None:
         self.passing: list[tuple[Tensor, Tensor]] = []
-        """Images [N, C, H, W] and the weights [C] of their channels."""
+        """Bypassing feature maps [N, C, H, W] with weights [C] of their channels."""
         self.parts: list[Tensor] = []
-        """[N, C/K, H, W] each."""
+        """Outputs of operations, [N, C/K, H, W] each."""
         self.indices: list[Tensor] = []
-        """[C/K] each: where the channels of a part belong; empty where every channel entered."""
+        """Channel indices of each part, [C/K]; empty if all channels entered."""
 
     def total(self, like: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        """Return [N, *shape] on the device of `like` [N, ...]: zeros where no edge has come in."""
+        """Return [N, *shape] on the device of `like` [N, ...]; zeros without any edges."""
         parts = self.parts or [like.new_zeros(len(like), *shape)]
         if self.indices:
-            # a 1x1 convolution with ones and zeros puts channels where they belong
+            # a 1x1 convolution with ones and zeros moves channels to their positions
             kernel = functional.one_hot(torch.cat(self.indices), shape[0]).t().to(parts[0])
             parts = [mix(torch.cat(parts, 1), kernel)]
         elif len(parts) > 1:
@@ -161,7 +161,7 @@ class _Sum:
 
 
 class Reader(nn.Module):
-    """All that the edges which read one node do to it; they lead to the last nodes, one each."""
+    """All edges that read one node; one leads to each of the nodes after it."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class Reader(nn.Module):
         self.sampler: ChannelSampler | None = make_sampler(sampler, channels)
         self.channels = self.sampler.entering if self.sampler else channels
         self.own = nn.ModuleDict()
-        """The operations that have weights of their own on each edge."""
+        """Operations with separate weights for each edge."""
         for name in operations:
             module = own_operation(name, edges, self.channels, stride)
             if module is not None:
@@ -188,7 +188,7 @@ class Reader(nn.Module):
     def forward(
         self, x: Tensor, mixture: Mixture, draws: torch.Generator, sums: Sequence[_Sum]
     ) -> None:
-        """x: [N, C, H, W]; adds to the sums of the nodes that the edges lead to."""
+        """Add the edges' outputs for x [N, C, H, W] to the sums of their nodes."""
         indices: list[Tensor] = []
         if self.sampler is not None:
             entering, chosen = self.sampler(x, draws)
@@ -207,12 +207,12 @@ class Reader(nn.Module):
             sums[edge].passing.append((x, mixture.edges[edge].to(x) * passing))
 
     def _outputs(self, x: Tensor, mixture: Mixture) -> dict[tuple[int, ...], Tensor]:
-        """x: [N, C, H, W] -> by active edges [N, active x C, H', W'], the sums of operations."""
+        """x: [N, C, H, W] -> sums of operations [N, active x C, H', W'], by active edges."""
         inputs, shared = NodeInputs(x, self.stride), []
         outputs: dict[tuple[int, ...], Tensor] = {}
 
         def add(active: tuple[int, ...], y: Tensor) -> None:
-            # in place: norms and mixes do not look at what they returned
+            # in place, because norms and mixes do not save their outputs
             outputs[active] = outputs[active].add_(y) if active in outputs else y
 
         for number, name in enumerate(self.names):
@@ -247,7 +247,7 @@ def _nonzero(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def _entrance(placed: PlacedCell, number: int) -> nn.Module:
-    """As in the networks that are searched, but after ReLU and with a norm without parameters."""
+    """Return the entrance as in the networks, but after ReLU and with a norm without parameters."""
     channels, side = placed.in_channels[number], placed.in_sides[number]
     norm = nn.BatchNorm2d(placed.channels, affine=False)
     if side == placed.in_sides[1]:

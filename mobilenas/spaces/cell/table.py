@@ -1,9 +1,9 @@
-"""Cost tables of a cell space: exact for any choice, expected for a relaxation.
+"""Cost tables of a cell space: exact for choices, expected for relaxations.
 
-With x = 1 for each kept edge e and its operation o, r_t = 1 where a cell of kind t reads its input
-0, and n_s non-empty nodes in the cells of kind s, the FLOPs and the params of a network are
-F = F0 + sum x_teo f_teo + sum_t r_t (a_t + sum_s n_s b_ts) + sum_s n_s d_s: how wide an entrance or
-the classifier is follows from the nodes of the cell before. Every network reads input 1.
+With x_teo = 1 if edge e of cell kind t is kept with operation o, r_t = 1 if cells of kind t read
+input 0, and n_s non-empty nodes in cells of kind s, FLOPs and params of a network are F = F0 + sum
+x_teo f_teo + sum_t r_t (a_t + sum_s n_s b_ts) + sum_s n_s d_s, because the width of an entrance or
+the classifier depends on the nodes of an earlier cell. Input 1 is always read.
 """
 
 import math
@@ -20,10 +20,10 @@ from mobilenas.spaces.cell.costs import edge_cost, ends_cost, entrance_cost
 from mobilenas.spaces.cell.space import KINDS, LEFT_OUT, CellChoice, CellSpace
 
 CELL_COSTS = ("flops", "params")
-"""Costs of the cell space; peak memory is no sum over edges."""
+"""Costs of the cell space; peak memory is not a sum over edges."""
 
 _INPUT_SETS = tuple(map(frozenset[int], ((), (0,), (1,), (0, 1))))
-# an edge that is certain of `none` costs nothing; far from the smallest float32, as gradients are
+# so that an edge with only `none` costs nothing; gradients must stay within float32
 _TINY = 1e-25
 
 
@@ -36,11 +36,11 @@ class CellProbabilities:
     edges: Mapping[str, Tensor]
     """[E]: weight of an edge in the sum of its node."""
     kept: Mapping[str, Tensor]
-    """[E]: probability that the edge is kept; sums to the number of kept edges."""
+    """[E]: probability that an edge is kept; sums to the number of kept edges."""
 
 
 class CellCostTable:
-    """FLOPs or params over a cell space; tensors are by kind of cell, in the order of KINDS."""
+    """FLOPs or params of a cell space; the first dimension of tensors is KINDS."""
 
     is_peak = False
 
@@ -49,15 +49,15 @@ class CellCostTable:
         self.space, self.cost = space, cost
         kinds, edges, operations = len(KINDS), len(space.edge_ends), len(space.operations)
         self.operations = torch.zeros(kinds, edges, operations, dtype=torch.float64)
-        """f: [2, E, O]."""
+        """f [2, E, O]: costs of operations."""
         self.entrance = torch.zeros(kinds, dtype=torch.float64)
-        """a: [2]: of input 0, whatever its channels."""
+        """a [2]: cost of the entrance of input 0 that does not depend on its channels."""
         self.per_pair = torch.zeros(kinds, kinds, dtype=torch.float64)
-        """b: [2, 2]: of input 0, for each node of the cell (second index) that it comes from."""
+        """b [2, 2]: its cost per node of the cell (second index) that it comes from."""
         self.per_node = torch.zeros(kinds, dtype=torch.float64)
-        """d: [2]: of what always reads a cell, for each of its nodes."""
+        """d [2]: cost per node of a cell, of the layers that always read it."""
         self.fixed = 0.0
-        """F0."""
+        """F0: the constant part."""
         self._fill()
         self._rows: list[list[list[float]]] = self.operations.tolist()
         self._coefficients = list(
@@ -95,7 +95,7 @@ class CellCostTable:
         self.per_node[kinds[-1]] += ends_cost(arch, cost, arch.cells[-1].channels) - base
 
     def _edges(self, placed: PlacedCell) -> Tensor:
-        """[E, O]: costs of all edges of one cell."""
+        """Return the costs of all edges of a cell, [E, O]."""
         return torch.tensor(
             [
                 [
@@ -108,9 +108,9 @@ class CellCostTable:
         )
 
     def _make_masks(self) -> Tensor:
-        """[M, E]: edges that read input 0; of a whole-cell target also each node's, and both's.
+        """Return masks of edges [M, E]: those that read input 0, each node's, and unions of both.
 
-        Of a by-node target, no node is empty.
+        With edges per node, only the first, because no node is empty.
         """
         reads = torch.tensor([source == 0 for source, _ in self.space.edge_ends])
         if self.space.edges.of == "node":
@@ -139,7 +139,7 @@ class CellCostTable:
         )
 
     def _frame(self, reads: Sequence[bool], nodes: Sequence[int]) -> float:
-        """Return the cost of all but edges; by kind: is input 0 read, and the number of nodes."""
+        """Return the cost without edges, given by kind whether input 0 is read, and nodes."""
         cost = self.fixed
         for kind, (entrance, per_pair, per_node) in enumerate(self._coefficients):
             cost += per_node * nodes[kind]
@@ -148,9 +148,9 @@ class CellCostTable:
         return cost
 
     def _cheapest(self, costs: Sequence[float]) -> dict[tuple[bool, int], float]:
-        """Return the least cost of a cell's edges by (is input 0 read, number of nodes).
+        """Return the minimum cost of a cell's edges by (whether input 0 is read, number of nodes).
 
-        `costs` [E] is each edge's own least. Node by node, over all sets of nodes so far.
+        `costs` [E] are the minima of single edges. Dynamic programming over the nodes.
         """
         space, kept, first = self.space, self.space.edges.kept, 0
         by_node = space.edges.of == "node"
@@ -181,8 +181,8 @@ class CellCostTable:
     def expected(self, p: CellProbabilities) -> Tensor:
         """Return the expected cost, a scalar that carries gradients to the probabilities.
 
-        Edges are taken to be kept independently of each other, those of one node of a by-node
-        target aside. `none` is never chosen: its share of an edge goes to the others.
+        Edges are assumed to be kept independently (with edges per node, except those of one node).
+        `none` is never chosen: its probability is distributed to the other operations.
         """
         kept, operations = (
             torch.stack([values[kind] for kind in KINDS]).to(self.operations)
@@ -200,7 +200,7 @@ class CellCostTable:
         else:
             empty, neither = missed[:, 1:].chunk(2, 1)  # [2, nodes]
             nodes = (1 - empty).sum(-1)
-            # within one cell, an edge may both read input 0 and fill its node
+            # within a cell, one edge may both read input 0 and make its node non-empty
             own = (reads[:, None] - empty + neither).sum(-1)
             both = torch.where(self._same, own[:, None], reads[:, None] * nodes)
         return (

@@ -1,1 +1,1 @@
-"""The channel sizes of any traceable model, all else of it as it is."""
+"""The channels space: a traceable model at other channel sizes."""

@@ -1,9 +1,9 @@
 """Exact costs of a model at the channel sizes of an arch, layer by layer.
 
-Counting rule: one multiply-add is one FLOP. FLOPs and params in total are the graph's; here each
-layer is seen once more in a trace without data, with the maps that are alive while it runs. Norms,
-activations and views work in place, and so does an addition to a map that nothing else reads; any
-other operation makes a map, whose memory counts in the row of the last layer before it.
+Counting rule: one multiply-add is one FLOP. Layers are counted in a trace without data,
+independently of the graph's totals, with the feature maps alive while each runs. Norms, activations
+and views work in place, and so does an addition to a map that nothing else reads; any other
+operation writes a map, whose memory counts in the row of the last layer before it.
 """
 
 from dataclasses import replace
@@ -20,11 +20,11 @@ from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes
 from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsSpace
 
 WIDTHS_COSTS = ("flops", "params")
-"""What sizes can be limited by without running the model."""
+"""Costs that can have a budget without running the model."""
 
 
 class ChannelsTable:
-    """One cost over the channels space, by the groups alone: no model is built."""
+    """A cost of the channels space, computed from the groups without building a model."""
 
     is_peak = False
 
@@ -47,20 +47,20 @@ class ChannelsTable:
 
 
 def channels_layer_costs(arch: ChannelsArch) -> list[LayerCost]:
-    """Every convolution and linear layer, with the norms behind it, in the order it runs."""
+    """Return all convolutions and linear layers, each with the norms after it, in order."""
     return list(_layer_costs(arch.base, tuple(arch.sizes.items())))
 
 
 @lru_cache(maxsize=64)
 def _layer_costs(base: Base, sizes: tuple[tuple[str, int], ...]) -> tuple[LayerCost, ...]:
-    with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are not used
         model = base.resized(dict(sizes))
     rows = module_layer_costs(model, image_size=base.image_size, in_channels=base.in_channels)
     return tuple(rows)
 
 
 def module_layer_costs(model: nn.Module, *, image_size: int, in_channels: int) -> list[LayerCost]:
-    """Do the same for a module that torch.fx can trace."""
+    """Return the same for a module that torch.fx can trace."""
     traced = trace(model, image_size=image_size, in_channels=in_channels)
     rows: list[LayerCost] = []
     counted: set[int] = set()
@@ -89,7 +89,7 @@ def module_layer_costs(model: nn.Module, *, image_size: int, in_channels: int) -
 
 
 def _positions(result: Tensor, layer: _ConvNd | nn.Linear) -> int:
-    """Outputs of a layer for one image, by channel."""
+    """Return the number of outputs per channel of a layer, for one image."""
     channels = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
     return result.numel() // (BATCH * channels)
 
@@ -101,11 +101,11 @@ def _shape(result: Tensor) -> tuple[int, int, int]:
 
 
 def _new_params(traced: Traced, node: fx.Node, counted: set[int]) -> int:
-    """Numbers of a node's parameters that no node before it had."""
+    """Return the number of a node's parameters, without those of earlier nodes."""
     found: list[Tensor] = []
     if node.op == "call_module":
         found = list(traced.modules[str(node.target)].parameters())
-    elif node.op != "get_attr":  # which stands before what uses it
+    elif node.op != "get_attr":  # counted with the node that uses it
         own = [source for source in node.all_input_nodes if source.op == "get_attr"]
         values = [traced.results[source] for source in own]
         found = [value for value in values if isinstance(value, nn.Parameter)]
@@ -115,7 +115,7 @@ def _new_params(traced: Traced, node: fx.Node, counted: set[int]) -> int:
 
 
 def _alive(traced: Traced) -> list[int]:
-    """Bytes of all maps that are alive while each node runs, for one image."""
+    """Return the bytes of maps alive while each node runs, for one image."""
     nodes = list(traced.graph.nodes)
     buffers: dict[fx.Node, fx.Node] = {}
     for node in nodes:
@@ -130,7 +130,7 @@ def _maps(node: fx.Node) -> list[fx.Node]:
 
 
 def _buffer(traced: Traced, node: fx.Node, buffers: dict[fx.Node, fx.Node]) -> fx.Node:
-    """Return the node that made the memory a node's result lies in: itself, or a source."""
+    """Return the node that allocated the memory of a node's result: itself, or a source."""
     sources = _maps(node)
     result = traced.results[node]
     if not sources or not isinstance(result, Tensor):
@@ -145,7 +145,7 @@ def _buffer(traced: Traced, node: fx.Node, buffers: dict[fx.Node, fx.Node]) -> f
         source
         for source in sources
         if _size_bytes(traced.results[source]) == _size_bytes(result)
-        and list(source.users)[-1] is node  # the other reads of that map are over
+        and list(source.users)[-1] is node  # all other reads of that map are done
     ]
     return buffers[same[0]] if same else node
 

@@ -1,4 +1,4 @@
-"""The family of channel sizes, registered. It has no supernet: one network changes its sizes."""
+"""Registers the family of channel sizes. It has no supernet: one network changes its sizes."""
 
 from collections.abc import Mapping
 

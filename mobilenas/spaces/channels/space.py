@@ -1,4 +1,4 @@
-"""The channels space: the channel sizes of any traceable model, all else of it as it is."""
+"""The channels space: a traceable model at other channel sizes."""
 
 import math
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ _GROWTH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The model whose sizes change: one that a name says, or a network of another space."""
+    """The model whose sizes change: a named one, or a network of another space."""
 
     image_size: int
     """Side of the square input in pixels."""
     in_channels: int
     """Channels of the input."""
     classes: int
-    """Width of the output."""
+    """Number of classes."""
     name: str | None = None
     """torchvision:NAME or package.module:factory."""
     mobile: MobileArch | None = None
@@ -47,7 +47,7 @@ class Base:
     """A network of the cell space."""
 
     def __post_init__(self) -> None:
-        """Check that it is one of the three, of a size that can be built."""
+        """Check that exactly one of the three is given, and the ranges."""
         if sum(given is not None for given in (self.name, self.mobile, self.cell)) != 1:
             raise MobileNASError("a base is one of name, mobile and cell")
         if self.name is not None:
@@ -58,7 +58,7 @@ class Base:
 
     @classmethod
     def of(cls, arch: Arch) -> "Base":
-        """Return the base that a network of another space is; MobileNASError for one of this."""
+        """Return a base for a network of another space; MobileNASError for one of this space."""
         if arch.family not in _INNER:
             raise MobileNASError("it holds channel sizes of another model; start from that model")
         inner: dict[str, AnyArch] = {arch.family: arch}
@@ -78,7 +78,7 @@ class Base:
             check_allowed(self.name)
 
     def module(self) -> nn.Module:
-        """Build the model at its own sizes; start weights come from torch's global generator.
+        """Build the model at its own sizes; weights are drawn from torch's global generator.
 
         MobileNASError for a factory that only a file named (`allow_model`).
         """
@@ -86,7 +86,7 @@ class Base:
             return MobileNetwork(self.mobile)
         if self.cell is not None:
             network = CellNetwork(self.cell)
-            network.auxiliary = None  # the second classifier is for training only
+            network.auxiliary = None  # the auxiliary classifier is for training only
             return network
         assert self.name is not None
         self.check_allowed()
@@ -98,7 +98,7 @@ class Base:
         )
 
     def resized(self, sizes: Sizes) -> nn.Module:
-        """Build the model at other sizes: a slice of a fresh model is a fresh model."""
+        """Build the model at other sizes; slices of initial weights are initial weights."""
         for name, legal in ChannelsSpace(base=self).ranges.items() if sizes else ():
             if (size := sizes.get(name, 0)) > legal.high:
                 raise MobileNASError(
@@ -109,14 +109,14 @@ class Base:
 
     @property
     def graph(self) -> Graph:
-        """Which of its sizes are tied."""
+        """Its graph of tied sizes."""
         return _graph(self)
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Channels last, which is faster, where the model's code can do with it.
+        """Channels last, which is faster, if the model's code works with it.
 
-        `x.view(n, -1)` behind a convolution cannot.
+        For example, `x.view(n, -1)` after a convolution does not.
         """
         own = self.name is not None and not self.name.startswith(TORCHVISION)
         return _memory_format(self) if own else torch.channels_last
@@ -124,21 +124,21 @@ class Base:
 
 @lru_cache(maxsize=32)
 def _graph(base: Base) -> Graph:
-    with torch.random.fork_rng(devices=[]):  # its weights, drawn and dropped
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are not used
         return extract(base.module(), image_size=base.image_size, in_channels=base.in_channels)
 
 
 @lru_cache(maxsize=32)
 @torch.no_grad()
 def _memory_format(base: Base) -> torch.memory_format:
-    # not on the meta device, where convolutions forget the layout
+    # not on the meta device, where convolutions lose the memory format
     with torch.random.fork_rng(devices=[]):
         model = base.module().eval()
     images = torch.zeros(2, base.in_channels, base.image_size, base.image_size)
     try:
         lay_out(model, torch.channels_last)
         model(images.to(memory_format=torch.channels_last))
-    except Exception:  # of the user's code; what fails in either layout is named before training
+    except Exception:  # of the user's code; `check_base` reports what fails in both layouts
         return torch.contiguous_format
     return torch.channels_last
 
@@ -166,7 +166,7 @@ class ChannelsArch:
 
     @property
     def classes(self) -> int:
-        """Width of the output."""
+        """Number of classes."""
         return self.base.classes
 
     def to_dict(self) -> Json:
@@ -219,7 +219,7 @@ _INNER: dict[str, type[MobileArch] | type[CellArch]] = {"mobile": MobileArch, "c
 
 
 class ChannelsNetwork(Network):
-    """A model at the sizes that an arch states."""
+    """A model at the sizes of an arch."""
 
     def __init__(self, model: nn.Module, base: Base) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class ChannelsNetwork(Network):
         return cls(arch.base.resized(arch.sizes), arch.base)
 
     def layer_of(self, module: str) -> str:
-        """Return the module's own name in the model."""
+        """Return the module's name in the model."""
         return module.removeprefix("model.")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class ChannelsNetwork(Network):
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelsSpace:
-    """All sizes of one model: multiples of 8, up to twice its own."""
+    """All sizes of a model: multiples of 8, up to twice its own."""
 
     family: ClassVar[str] = "channels"
 
@@ -255,7 +255,7 @@ class ChannelsSpace:
 
     @property
     def ranges(self) -> dict[str, SizeRange]:
-        """Legal sizes of every group that can change; MobileNASError where none can."""
+        """Legal sizes of every group that can change; MobileNASError if none can."""
         graph = self.base.graph
         free = sizes(graph)
         if not free:
@@ -290,9 +290,9 @@ class ChannelsSpace:
         return {name: legal.largest for name, legal in self.ranges.items()}
 
     def random(self, source: Random) -> dict[str, int]:
-        """Draw each size from an eighth of the largest to the largest, uniformly in its logarithm.
+        """Draw each size log-uniformly between an eighth of the largest and the largest.
 
-        Only proportions matter: what is drawn is scaled to a budget.
+        Only proportions matter, because they are scaled to a budget.
         """
         return {
             name: legal.nearest(legal.largest * 8 ** -source.random())

@@ -1,1 +1,1 @@
-"""The networks inside a network that has weights, at several image sizes."""
+"""Subnetworks of a pretrained network, at several image sizes."""

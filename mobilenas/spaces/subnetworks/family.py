@@ -1,4 +1,4 @@
-"""The family of a network's subnetworks, registered; their archs are those of the mobile family."""
+"""Registers the family of subnetworks; their archs are those of the mobile family."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ def _table(space: SubnetworkSpace, cost: str, latency: CostModel | None) -> Cost
 
 
 def _alphas(space: SubnetworkSpace, **_: object) -> Alphas:
-    # a chain has no edges to weigh and no `none`
+    # a chain has no edge weights and no `none`
     return Alphas(space)
 
 

@@ -1,4 +1,4 @@
-"""A network with all channels narrowed uniformly, and the weights that remain: a baseline."""
+"""A baseline: a network narrowed uniformly, and the weights that it keeps."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,11 +16,11 @@ def narrowed(arch: MobileArch, width: float) -> MobileArch:
     blocks, before, narrow = list[Block](), arch.stem.channels, _scaled(arch.stem.channels, width)
     stem = narrow
     for block in arch.blocks:
-        # without an expansion layer the hidden channels are the input's
+        # without an expansion layer, the hidden channels are the input's
         hidden, out = _scaled(block.hidden, width), _scaled(block.out, width)
-        hidden = narrow if block.hidden == before else _unlike(hidden, narrow, block.hidden)
+        hidden = narrow if block.hidden == before else _avoid(hidden, narrow, block.hidden)
         if block.stride == 1:
-            out = narrow if block.out == before else _unlike(out, narrow, block.out)
+            out = narrow if block.out == before else _avoid(out, narrow, block.out)
         squeeze = _scaled(block.squeeze, width)
         blocks.append(replace(block, hidden=hidden, out=out, squeeze=squeeze))
         before, narrow = block.out, out
@@ -45,8 +45,8 @@ def _layers(arch: MobileArch) -> list[tuple[bool, bool]]:
     ]
 
 
-def _unlike(channels: int, other: int, most: int) -> int:
-    """Return channels other than `other`: equal ones would add a shortcut, or cost a layer."""
+def _avoid(channels: int, other: int, most: int) -> int:
+    """Avoid `channels` equal to `other`, which would add a shortcut or remove a layer."""
     return min(most, channels + ALIGNMENT) if channels == other else channels
 
 
@@ -57,9 +57,9 @@ def _scaled(channels: int, width: float) -> int:
 def narrowed_state(
     arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the weights of `arch` that the narrowed network keeps: of the largest L1 norms.
+    """Return the weights of `arch` that the narrowed network keeps, by the largest L1 norms.
 
-    Channels that shortcuts tie are kept or dropped together (Li et al. 2017, arXiv 1608.08710).
+    Channels tied by shortcuts are kept or dropped together (Li et al. 2017, arXiv 1608.08710).
     """
     found = dict(state)
     entering, *outputs = _outputs(arch, narrow, state)
@@ -96,7 +96,7 @@ def narrowed_state(
 
 
 def _outputs(arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return which channels the stem and every block keep: the same as long as shortcuts go on."""
+    """Return the channels that stem and blocks keep, the same across shortcuts."""
     layers, groups, before = [("stem.0", "stem.1")], [[0]], arch.stem.channels
     for number, block in enumerate(arch.blocks, 1):
         layers.append((f"blocks.{number - 1}.project.0", f"blocks.{number - 1}.project.1"))
@@ -113,17 +113,17 @@ def _outputs(arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]) 
 
 
 def _scaled_norms(state: Mapping[str, Tensor], layer: str, norm: str) -> Tensor:
-    """Return how much each output of a convolution and the norm behind it carries."""
+    """Return the L1 norms of a convolution's outputs, times the scale of the norm after it."""
     return _norms(state[f"{layer}.weight"]) * state[f"{norm}.weight"].abs()
 
 
 def _norms(weight: Tensor) -> Tensor:
-    """[outputs, ...] -> L1 norm of each output's weights."""
+    """Return the L1 norm of each output's weights: [outputs, ...] -> [outputs]."""
     return weight.abs().flatten(1).sum(1)
 
 
 def _largest(norms: Tensor, count: int) -> Tensor:
-    """Return the places of the largest, in order."""
+    """Return the indices of the largest norms, in order."""
     return norms.argsort(descending=True, stable=True)[:count].sort().values
 
 
@@ -134,7 +134,7 @@ def _take(
     rows: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> None:
-    """Leave these outputs of layers, and of their weights these inputs."""
+    """Keep only these outputs (`rows`) and inputs (`columns`) of layers."""
     for key, value in state.items():
         if key.rpartition(".")[0] not in layers or not value.dim():
             continue

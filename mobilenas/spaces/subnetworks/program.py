@@ -1,8 +1,8 @@
-"""From alphas to a part of a network that meets every budget, as a mixed-integer linear program.
+"""Discretizes alphas to a subnetwork that meets all budgets (mixed-integer linear program).
 
-One binary variable per side, per depth of a stage, and per (side, block, hidden channels, kernel,
-squeeze): so every cost is linear. The score of an option is its log probability less the largest of
-its decision, as in the mobile space.
+There is a binary variable per image size, per depth of a stage, and per (image size, block, hidden
+channels, kernel, squeeze), so every cost is linear. The score of an option is its log probability
+minus the largest of its decision, as in the mobile space.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         return {self._variable(name, number, n, score=float(scores[n])): 1.0 for n in options}
 
     def _add_slot(self, number: int) -> None:
-        """Give a block one option at the side of the network, where the network has it."""
+        """Require one option of a block at the network's image size, if the block exists."""
         slot, scores = self.space.slots[number], self.scores
         options = [range(len(row)) for row in (slot.hidden, slot.kernels, slot.squeeze)]
         there = dict[int, float]()
@@ -69,7 +69,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         self.rows.append((there | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
 
     def _add_budget(self, budget: Budget) -> None:
-        # this budget counts as used only if the floor of it is
+        # 1 only if the budget is used to the floor
         used = self._variable("used", budget.cost)
         table, loads = self.budgets.tables[budget.cost], dict[int, float]()
         for side, fixed in enumerate(table.fixed.tolist()):
@@ -91,7 +91,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         return dict.fromkeys(places, 1.0), 0, max(0, len(places) - distance)
 
     def _places(self, choice: Choice) -> list[int]:
-        """Return the variables of the blocks that a choice has."""
+        """Return the block variables of a choice."""
         (side,) = choice.side
         return [
             self.index[("block", side, n, *(getattr(choice, name)[n] for name in _OPERATIONS))]
@@ -100,7 +100,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         ]
 
     def _choice(self, chosen: Sequence[int]) -> Choice:
-        # a block that is left out keeps its likeliest options, which nothing reads
+        # omitted blocks get their most probable options, which have no effect
         picks = {name: self.scores[name].argmax(-1).tolist() for name in DECISIONS}
         for kind, *rest in (self.keys[n] for n in chosen):
             if kind == "block":
@@ -114,23 +114,22 @@ class SubnetworkProgram(BudgetProgram[Choice]):
 
 
 def least_cut(budgets: Budgets) -> list[Choice]:
-    """Return for every side the network under the budgets that leaves out least.
+    """Return for every image size the feasible network that omits the least.
 
-    That is the one with the largest product of the shares that its blocks keep: of the hidden
-    channels, and of the weights of a kernel. A block that is left out counts as one that keeps the
-    smallest share of its channels.
+    That is the one with the largest product of the blocks' kept shares of hidden channels and
+    kernel weights. An omitted block counts as one with the smallest share of its channels.
     """
     space = budgets.space
     found = list[Choice]()
     for side in range(len(space.sides)):
         choice = SubnetworkProgram(budgets, _kept_shares(space, side)).solve()
-        # where no network of this side will do, it is one of another
+        # if no network of this size is feasible, the solution has another size
         found += [choice] if choice is not None and choice.side == (side,) else []
     return found
 
 
 def _kept_shares(space: SubnetworkSpace, side: int) -> dict[str, Tensor]:
-    """Return scores of all options, by the kind of decision, that leave one side alone."""
+    """Return scores of all options by kind of decision, which exclude all other image sizes."""
     smallest = float(np.log(min(space.shares)))
     rows: dict[str, list[list[float]]] = {
         "side": [[0.0 if n == side else _NEVER for n in range(len(space.sides))]],

@@ -1,4 +1,4 @@
-"""Alphas of the subnetworks of a network."""
+"""Alphas of the subnetworks space."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from mobilenas.spaces.subnetworks.table import Probabilities
 
 
 class Alphas(IndependentAlphas[Choice, Probabilities]):
-    """Of the side of the images, the depth of every stage, and of all that a block chooses."""
+    """Alphas of the image size, the depth of every stage, and the options of every block."""
 
     decisions = DECISIONS
 
@@ -18,7 +18,7 @@ class Alphas(IndependentAlphas[Choice, Probabilities]):
         super().__init__({name: list(map(range, space.options(name))) for name in DECISIONS})
 
     def relaxation(self, rows: Mapping[str, Tensor]) -> Probabilities:
-        """Return the relaxation of these probabilities."""
+        """Return the relaxation with these probabilities."""
         return Probabilities(**rows)
 
     def choice(self, picks: Mapping[str, list[int]]) -> Choice:

@@ -1,4 +1,4 @@
-"""Starting from a pretrained network, as the user states it."""
+"""Settings of runs that start from a pretrained network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +9,21 @@ from mobilenas.core.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedSettings:
-    """The network that a run starts from."""
+    """The pretrained network of a run."""
 
     name: str
     """A name of `mobilenas pretrained`, or a run folder."""
     weights: Path | None
-    """File of its weights; None: the network's own."""
+    """File of its weights; None: those of the source."""
     teacher_epochs: int
-    """Epochs of the whole network on the images, before its parts are searched."""
+    """Epochs of fine-tuning the whole network before the search."""
     from_scratch: bool
     """Whether the searched network is also trained from scratch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedOptions:
-    """A user's options on it."""
+    """The user's options for a pretrained network."""
 
     pretrained: str | None = setting(
         None,
@@ -48,7 +48,7 @@ class PretrainedOptions:
     )
 
     def check_pretrained(self) -> None:
-        """Raise where something is said that needs such a network, and none is."""
+        """Raise for options that need a pretrained network if there is none."""
         for name in ("weights", "from_scratch"):
             if self.pretrained is None and getattr(self, name):
                 raise MobileNASError(f"--{name.replace('_', '-')} needs --pretrained")

@@ -1,7 +1,7 @@
-"""The networks inside a given one: fewer hidden channels, smaller kernels, fewer blocks, less side.
+"""Subnetworks: fewer hidden channels, smaller kernels, fewer blocks, smaller images.
 
-What once-for-all networks choose (Cai et al. 2020, arXiv 1908.09791), around any chain of inverted
-residuals. Every network is a part of the whole one, and starts with that part of its weights.
+The decisions of once-for-all networks (Cai et al. 2020, arXiv 1908.09791), for any chain of
+inverted residuals. Every network is a part of the whole one, and inherits that part of its weights.
 """
 
 import math
@@ -24,40 +24,40 @@ _Index = Annotated[int, Meta(ge=0, le=63)]
 _Picks = tuple[_Index, ...]
 
 DECISIONS = ("side", "hidden", "kernel", "squeeze", "depth")
-"""Of a `Choice`: `side` once, `depth` per stage, the others per block."""
+"""Fields of a `Choice`: `side` once, `depth` per stage, the others per block."""
 _MAX_CHANGES = 3
 _MAX_TILT = 4.0
-"""Of a random network: log odds of the largest option against the smallest."""
+"""Maximum log odds of the largest option against the smallest, in random networks."""
 _MIN_KERNEL = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A block of the whole network, and what it may be."""
+    """A block of the whole network, with its options."""
 
     block: Block
-    """As it is in the whole network."""
+    """The block in the whole network."""
     in_channels: int
     """Channels of its input."""
     stage: int
     """Index of its stage."""
     place: int
-    """Index in its stage; the stage's depth decides whether it is there."""
+    """Index in its stage; it exists if the stage is deep enough."""
     hidden: tuple[int, ...]
     """Channels of the depthwise convolution, increasing; the last is the block's own."""
     kernels: tuple[int | str, ...]
-    """Sides of the kernel, increasing; the last is the block's own."""
+    """Kernel sizes, increasing; the last is the block's own."""
     squeeze: tuple[bool, ...]
-    """Whether squeeze-excite is there; the last is the block's own."""
+    """Whether it has squeeze-excite; the last is the block's own."""
 
     def parts(self) -> Iterator[tuple[tuple[int, int, int], Block]]:
-        """Yield every combination of options, as indices for `part`, with its block."""
+        """Yield every combination of options as indices for `part`, with its block."""
         hidden, kernels, squeeze = map(range, map(len, (self.hidden, self.kernels, self.squeeze)))
         for picks in product(hidden, kernels, squeeze):
             yield picks, self.part(*picks)
 
     def part(self, hidden: int, kernel: int, squeeze: int) -> Block:
-        """Return the block with these options, as indices."""
+        """Return the block with the options at these indices."""
         return replace(
             self.block,
             hidden=self.hidden[hidden],
@@ -71,15 +71,15 @@ class Choice:
     """One option for every decision of a space, as indices."""
 
     side: _Picks
-    """Once, into the space's sides."""
+    """A single index into the space's sides."""
     hidden: _Picks
-    """Per block of the whole network, into the slot's hidden channels."""
+    """Per block of the whole network, indices into the slot's hidden channels."""
     kernel: _Picks
-    """Per block, into the slot's kernels."""
+    """Per block, indices into the slot's kernels."""
     squeeze: _Picks
-    """Per block, into the slot's options."""
+    """Per block, indices into the slot's squeeze options."""
     depth: _Picks
-    """Per stage: how many of its blocks are there, less one."""
+    """Per stage, the number of its blocks minus one."""
 
     def alike(self, other: "Choice") -> float:
         """Return the share of equal decisions."""
@@ -92,14 +92,14 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class SubnetworkSpace:
-    """The parts of one network."""
+    """The subnetworks of one network."""
 
     family: ClassVar[str] = "subnetworks"
 
     whole: MobileArch
-    """The largest network, at the largest side."""
+    """The whole network, at the largest image size."""
     sides: Annotated[tuple[Annotated[int, Meta(ge=8, le=4096)], ...], Meta(min_length=1)]
-    """Sides of the images in pixels, increasing; the last is the whole network's."""
+    """Image sizes (sides in pixels), increasing; the last is the whole network's."""
     shares: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1)] = (
         1 / 3,
         1 / 2,
@@ -107,10 +107,10 @@ class SubnetworkSpace:
         5 / 6,
         1.0,
     )
-    """Hidden channels to choose from, of those that a block has."""
+    """Options for hidden channels, as shares of a block's own."""
 
     def __post_init__(self) -> None:
-        """Check that the whole network is one of the space."""
+        """Check that the whole network belongs to the space."""
         if list(self.sides) != sorted(set(self.sides)) or self.sides[-1] != self.whole.image_size:
             raise MobileNASError(
                 f"sides is {list(self.sides)}; it must increase to {self.whole.image_size}"
@@ -122,12 +122,12 @@ class SubnetworkSpace:
 
     @property
     def image_size(self) -> int:
-        """Largest side of the images in pixels."""
+        """Largest image size, side in pixels."""
         return self.whole.image_size
 
     @property
     def classes(self) -> int:
-        """Width of the output."""
+        """Number of classes."""
         return self.whole.classes
 
     @property
@@ -138,11 +138,11 @@ class SubnetworkSpace:
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """Every block of the whole network, with its options."""
+        """All blocks of the whole network, with their options."""
         slots = list[Slot]()
         before = self.whole.stem.channels
         for block in self.whole.blocks:
-            # a block that changes the shape begins a stage: the next ones can be left out
+            # a block that changes the shape begins a stage; later ones can be omitted
             begins = block.stride > 1 or block.out != before or not slots
             last = slots[-1] if slots else None
             sizes = {make_divisible(block.hidden * share) for share in self.shares}
@@ -152,7 +152,7 @@ class SubnetworkSpace:
                     in_channels=before,
                     stage=0 if last is None else last.stage + begins,
                     place=0 if begins or last is None else last.place + 1,
-                    # without an expansion layer the hidden channels are the input's
+                    # without an expansion layer, the hidden channels are the input's
                     hidden=(block.hidden,)
                     if block.hidden == before
                     else (
@@ -170,21 +170,21 @@ class SubnetworkSpace:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Blocks of every stage of the whole network."""
+        """Number of blocks in each stage of the whole network."""
         counts = [0] * (self.slots[-1].stage + 1)
         for slot in self.slots:
             counts[slot.stage] += 1
         return tuple(counts)
 
     def input_sides(self, image_size: int) -> list[int]:
-        """Return the side of every block's input, and last that of the head's."""
+        """Return the side of every block's input, and of the head's."""
         sides = [output_side(image_size, self.whole.stem.stride)]
         for slot in self.slots:
             sides.append(output_side(sides[-1], slot.block.stride))
         return sides
 
     def keeps(self, choice: Choice, number: int) -> bool:
-        """Whether a network has a block."""
+        """Whether the network of a choice has block `number`."""
         slot = self.slots[number]
         return slot.place <= choice.depth[slot.stage]
 
@@ -201,7 +201,7 @@ class SubnetworkSpace:
         )
 
     def choice(self, arch: MobileArch) -> Choice:
-        """Return the choice whose network `arch` is; MobileNASError where it is no part."""
+        """Return the choice of `arch`; MobileNASError if it is not a subnetwork."""
         picks = {name: [n - 1 for n in self.options(name)] for name in DECISIONS}
         picks["side"] = [n for n, side in enumerate(self.sides) if side == arch.image_size]
         picks["depth"], stage, place, before = [-1] * len(self.depths), -1, 0, -1
@@ -225,15 +225,15 @@ class SubnetworkSpace:
 
     @property
     def kept_edges(self) -> int:
-        """No edges: the networks are chains."""
+        """0, because the networks are chains."""
         return 0
 
     def skips(self, choice: Choice) -> dict[str, int]:
-        """Return how many blocks are left out."""
+        """Return the number of omitted blocks."""
         return {"blocks": sum(self.depths) - sum(choice.depth) - len(choice.depth)}
 
     def options(self, name: str) -> list[int]:
-        """Return how many options each decision of a kind has."""
+        """Return the number of options of each decision of a kind."""
         if name == "side":
             return [len(self.sides)]
         if name == "depth":
@@ -242,7 +242,7 @@ class SubnetworkSpace:
         return [len(getattr(slot, places[name])) for slot in self.slots]
 
     def is_legal(self, choice: Choice) -> bool:
-        """Whether a choice has one option for every decision."""
+        """Whether a choice has a legal option for every decision."""
         for name in DECISIONS:
             picks, options = getattr(choice, name), self.options(name)
             if len(picks) != len(options):
@@ -252,7 +252,7 @@ class SubnetworkSpace:
         return True
 
     def mutated(self, choice: Choice, source: random.Random) -> Choice:
-        """Return a choice with one to three decisions drawn again."""
+        """Return a choice with one to three decisions redrawn."""
         fresh, changes = self.random(source), dict[str, tuple[int, ...]]()
         for _ in range(source.randint(1, _MAX_CHANGES)):
             name = source.choice(DECISIONS)
@@ -263,10 +263,10 @@ class SubnetworkSpace:
         return replace(choice, **changes)
 
     def random(self, source: random.Random) -> Choice:
-        """Draw a side, how large its network is to be, and by that every other decision.
+        """Draw the image size, then a tilt to large or small options, then all other decisions.
 
-        Uniform draws are about half of the whole network, whatever the side: at few sides would one
-        use a budget and keep it.
+        Uniform draws are about half of the whole network at any image size, so hardly any would use
+        and meet a budget.
         """
         tilt = source.uniform(-_MAX_TILT, _MAX_TILT)
 
@@ -277,15 +277,15 @@ class SubnetworkSpace:
         return replace(self._pick(pick), side=(source.randrange(len(self.sides)),))
 
     def smallest(self) -> Choice:
-        """Return the choice whose every decision is the cheapest."""
+        """Return the choice with the cheapest option of every decision."""
         return self._pick(lambda options: 0)
 
     def largest(self) -> Choice:
-        """Return the whole network at the largest side."""
+        """Return the whole network at the largest image size."""
         return self._pick(lambda options: options - 1)
 
     def distance(self, one: Choice, other: Choice) -> int:
-        """Return in how many blocks two networks differ: all of them where the side does."""
+        """Return the number of blocks in which two networks differ; all if the image sizes do."""
         if one.side != other.side:
             return len(self.slots)
         return sum(self._in_slot(one, n) != self._in_slot(other, n) for n in range(len(self.slots)))
@@ -300,5 +300,5 @@ class SubnetworkSpace:
 
 
 def choice_of(picks: Mapping[str, list[int]]) -> Choice:
-    """Make a choice of one index per decision."""
+    """Make a choice from one index per decision."""
     return Choice(**{name: tuple(picks[name]) for name in DECISIONS})

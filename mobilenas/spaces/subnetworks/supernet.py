@@ -1,4 +1,4 @@
-"""The supernet of a network's subnetworks: its own weights, of which each uses the leading ones."""
+"""The supernet of subnetworks: the whole network, whose leading weights each of them uses."""
 
 from typing import cast
 
@@ -17,11 +17,11 @@ from mobilenas.supernet.settings import SamplerSettings
 from mobilenas.supernet.shared import Supernet
 
 _MIXED_SIDES = 2
-"""Of a relaxation, the likeliest sides are run: each costs a pass of its own."""
+"""A relaxation is run only at its most probable image sizes, since each takes a separate pass."""
 
 
 class SubnetworkSupernet(Supernet):
-    """The whole network; a step of a mixture costs what the whole does, at two sides."""
+    """The whole network; a mixture costs as much as the whole network at two image sizes."""
 
     def __init__(self, space: SubnetworkSpace, sampler: SamplerSettings) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class SubnetworkSupernet(Supernet):
         self.whole = MobileNetwork(space.whole)
 
     def start_from(self, state: State) -> None:
-        """Take the weights of the whole network, its hidden channels by importance."""
+        """Load the weights of the whole network, with hidden channels sorted by importance."""
         self.whole.load_state_dict(reordered(self.space, state))
 
     def forward(self, x: Tensor, p: Probabilities) -> Tensor:
-        """x: [N, C, S, S], S the largest side -> logits [N, classes] of the mixture under `p`."""
+        """x: [N, C, S, S] at the largest size -> logits [N, classes] of the mixture under `p`."""
         weights, places = p.side[0].topk(min(_MIXED_SIDES, len(self.space.sides)))
         weights = weights / weights.sum()
         logits = [
@@ -53,7 +53,7 @@ class SubnetworkSupernet(Supernet):
         return self._classify(x)
 
     def run(self, x: Tensor, choice: Choice) -> Tensor:
-        """x: [N, C, S, S] -> logits [N, classes] of one network, at its own side and cost."""
+        """x: [N, C, S, S] -> logits [N, classes] of one network, at its own image size and cost."""
         x = self.whole.stem(resized(x, self.space.sides[choice.side[0]]))
         for number, (slot, block) in enumerate(
             zip(self.space.slots, self.whole.blocks, strict=True)
@@ -66,14 +66,14 @@ class SubnetworkSupernet(Supernet):
     def _classify(self, x: Tensor) -> Tensor:
         x = self.whole.head(x).mean((2, 3))
         for layer in self.whole.classifier:
-            # a supernet is looked at in training mode, for the statistics of its batches
+            # no dropout: supernets are evaluated in training mode, for batch statistics
             x = x if isinstance(layer, nn.Dropout) else layer(x)
         return x
 
 
 def inherited(net: SubnetworkSupernet, choice: Choice, seed: int) -> MobileNetwork:
     """Return the network of `choice` with its part of the supernet's weights and statistics."""
-    with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are not used
         network = MobileNetwork(net.space.arch(choice))
     network.load_state_dict(part(net.space, choice, net.whole.state_dict()))
     return network
@@ -82,10 +82,10 @@ def inherited(net: SubnetworkSupernet, choice: Choice, seed: int) -> MobileNetwo
 def _mixture(
     block: InvertedResidual, x: Tensor, slot: Slot, number: int, p: Probabilities
 ) -> Tensor:
-    """x: [N, Cin, H, W] -> [N, Cout, ...]: what the block adds, its options mixed.
+    """x: [N, Cin, H, W] -> [N, Cout, ...]: the mixture of a block's options, without shortcut.
 
-    A mixture over kernels is one convolution with the mixed kernel, and one over channel counts a
-    projection of masked channels, as in the mobile space's supernet.
+    As in the mobile space's supernet, a mixture of kernels is one convolution with the mixed
+    kernel, and a mixture of channel counts is a projection of masked channels.
     """
     h: Tensor = block.expand(block.start(x))
     operation, norm, activation = block.depthwise
@@ -94,7 +94,7 @@ def _mixture(
         h = _convolved(operation, h, operation.weight * _mixed_mask(p.kernel[number], sides))
     else:
         h = operation(h)
-    # [hidden, 1, 1]: what of a channel is there
+    # mask [hidden, 1, 1]: probability that a channel exists
     h = activation(norm(h)) * _leading(p.hidden[number], slot.hidden)[:, None, None]
     if isinstance(block.squeeze_excite, SqueezeExcite):
         h = torch.lerp(h, block.squeeze_excite(h), p.squeeze[number, 1])
@@ -103,7 +103,7 @@ def _mixture(
 
 
 def _leading(p: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """p: [options, ...] -> [counts[-1]]: the chance that a channel is there."""
+    """p: [options, ...] -> [counts[-1]]: probability that each channel exists."""
     mask = (
         torch.arange(counts[-1], device=p.device) < torch.tensor(counts, device=p.device)[:, None]
     )
@@ -112,7 +112,7 @@ def _leading(p: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 
 def _mixed_mask(p: Tensor, sides: list[int]) -> Tensor:
-    """p: [options, ...] -> [k, k] of the largest: the chance that a weight is there."""
+    """p: [options, ...] -> [k, k] of the largest kernel: probability that each weight exists."""
     masks = [
         functional.pad(p.new_ones(side, side), [(sides[-1] - side) // 2] * 4) for side in sides
     ]
@@ -121,7 +121,7 @@ def _mixed_mask(p: Tensor, sides: list[int]) -> Tensor:
 
 
 def _alone(block: InvertedResidual, x: Tensor, slot: Slot, number: int, choice: Choice) -> Tensor:
-    """x: [N, Cin, H, W] -> [N, Cout, ...]: what the block of one network adds."""
+    """x: [N, Cin, H, W] -> [N, Cout, ...]: the block of one network, without shortcut."""
     hidden = slot.hidden[choice.hidden[number]]
     h: Tensor = block.start(x)
     if isinstance(block.expand, nn.Sequential):
@@ -134,7 +134,7 @@ def _alone(block: InvertedResidual, x: Tensor, slot: Slot, number: int, choice: 
             operation, h, cropped(operation.weight[:hidden], slot.kernels[choice.kernel[number]])
         )
     else:
-        # a registered operation has weights of all channels, and treats each by itself
+        # a registered operation has weights for all channels, and treats each separately
         whole = functional.pad(h, (0, 0, 0, 0, 0, slot.hidden[-1] - hidden))
         h = operation(whole)[:, :hidden]
     h = activation(_normalized(norm, h))
@@ -155,7 +155,7 @@ def _alone(block: InvertedResidual, x: Tensor, slot: Slot, number: int, choice: 
 
 
 def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """Run a depthwise convolution with another kernel, of a size that sees the same pixels."""
+    """Run a depthwise convolution with another kernel, padded so that it has the same centre."""
     side, stride = weight.shape[-1], layer.stride[0]
     if isinstance(layer, SameConv2d):
         zeros = side - stride + -x.shape[-1] % stride
@@ -165,7 +165,7 @@ def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
-    """x: [N, c, H, W] -> the same, normalized by the first c entries."""
+    """x: [N, c, H, W] -> same shape, normalized by the first c entries of the norm."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
     count = x.shape[1]

@@ -1,8 +1,8 @@
-"""Costs of the parts of a network: exact for a choice, expected for a relaxation.
+"""Costs of subnetworks: exact for a choice, expected for a relaxation.
 
-The decisions are independent, hence the expectation is a multilinear form of their probabilities,
-side by side. Memory is a maximum and not a sum: its expectation is taken block by block and the
-largest counts, as in the mobile space.
+Decisions are independent, so for each image size the expectation is a multilinear form of their
+probabilities. Memory is a maximum, not a sum: it is the largest of the blocks' expectations, as in
+the mobile space.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpac
 
 @dataclass(frozen=True, kw_only=True)
 class Probabilities:
-    """A relaxation: one distribution per decision; L blocks, S stages.
+    """A relaxation: one distribution per decision; R image sizes, L blocks, S stages.
 
-    Where a decision has fewer options than others of its kind there are zeros behind.
+    A decision with fewer options than others of its kind is padded with zeros.
     """
 
     side: Tensor
@@ -43,7 +43,7 @@ class Probabilities:
 
 
 class CostTable:
-    """One cost over a space; an analytic one needs only its name, a measured one its model."""
+    """A cost of a space; counted costs need only their name, latency its model."""
 
     def __init__(self, space: SubnetworkSpace, cost: str, model: CostModel | None = None) -> None:
         model = Counted(cost) if model is None else model
@@ -51,9 +51,9 @@ class CostTable:
         self.space, self.cost, self.is_peak = space, cost, model.is_peak
         counts = [max(space.options(name)) for name in ("hidden", "kernel", "squeeze")]
         self.blocks = torch.zeros(len(space.sides), len(slots), *counts, dtype=torch.float64)
-        """[R, L, H, K, Q]; zeros where there is no such option."""
+        """[R, L, H, K, Q]: costs of blocks; zero for missing options."""
         self.fixed = torch.zeros(len(space.sides), 2, dtype=torch.float64)
-        """[R, 2]: stem and head."""
+        """[R, 2]: costs of stem and head."""
         for r, side in enumerate(space.sides):
             sides = space.input_sides(side)
             for number, slot in enumerate(slots):

@@ -1,4 +1,4 @@
-"""The weights of a subnetwork: which of the whole network's it has."""
+"""The part of the whole network's weights that a subnetwork has."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,11 @@ State = Mapping[str, Tensor]
 
 
 def reordered(space: SubnetworkSpace, state: State) -> dict[str, Tensor]:
-    """Return the weights with the hidden channels of every block in the order of importance.
+    """Return the weights with the hidden channels of every block sorted by importance.
 
-    Parts of a network have its first channels. The function that it computes stays the same. The
-    importance of a channel is the L1 norm of what the projection takes from it (Li et al. 2017,
-    arXiv 1608.08710), times the scale of the norm before.
+    Subnetworks have the first channels. The network's function does not change. The importance of a
+    channel is the L1 norm of the projection's weights that read it (Li et al. 2017, arXiv
+    1608.08710), times the scale of the norm before.
     """
     found = dict(state)
     for number, slot in enumerate(space.slots):
@@ -35,7 +35,7 @@ def reordered(space: SubnetworkSpace, state: State) -> dict[str, Tensor]:
 
 
 def part(space: SubnetworkSpace, choice: Choice, state: State) -> dict[str, Tensor]:
-    """Return the weights of the network of a choice, under the names that it gives them."""
+    """Return the weights of the network of a choice, by its own names."""
     found = {key: value for key, value in state.items() if not key.startswith("blocks.")}
     for own, number in enumerate(n for n in range(len(space.slots)) if space.keeps(choice, n)):
         slot, name = space.slots[number], f"blocks.{number}"
@@ -52,7 +52,7 @@ def part(space: SubnetworkSpace, choice: Choice, state: State) -> dict[str, Tens
 
 
 def cropped(kernel: Tensor, side: int | str) -> Tensor:
-    """[C, 1, k, k] -> [C, 1, side, side]: the middle, which sees the same pixels."""
+    """Crop a kernel to its centre: [C, 1, k, k] -> [C, 1, side, side]."""
     if isinstance(side, str):
         return kernel
     edge = (kernel.shape[-1] - side) // 2
@@ -64,7 +64,7 @@ def _left_out(slot: Slot, layer: str, choice: Choice, number: int) -> bool:
 
 
 def _hidden(key: str, value: Tensor, name: str, channels: Tensor) -> Tensor:
-    """Return a tensor of a block with these hidden channels."""
+    """Select these hidden channels of a block's tensor."""
     layer = key.removeprefix(f"{name}.")
     if not value.dim() or layer.startswith(("start.", "project.1.")):
         return value
