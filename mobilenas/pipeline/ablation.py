@@ -1,6 +1,6 @@
-"""The comparison of search methods over seeds: every variant searches, and all train by one recipe.
+"""Ablations: compares search methods over seeds; all networks are trained by one recipe.
 
-OUT/runs/ARM-seed-N is the run folder of one network; its entry.json is there when it is done.
+OUT/runs/VARIANT-seed-N is the run folder of one network, which has entry.json when it is done.
 """
 
 import random
@@ -72,25 +72,25 @@ class Ablation:
     """An open ablation."""
 
     folder: Path
-    """OUT."""
+    """The folder of the ablation, OUT."""
     request: Request
-    """What all variants share."""
+    """The options that all variants share."""
     variants: tuple[Variant, ...]
-    """What is compared."""
+    """The compared variants."""
     control: Variant
     """The variant that the others are compared with."""
     command: str
-    """How it was started."""
+    """The command that started it."""
     data: ImageData
     """The images."""
     profile: Profile | None
-    """Device profile, where one was asked for."""
+    """Device profile, if one was requested."""
     reporter: Reporter
-    """Hears of progress."""
+    """Receives progress."""
 
     @property
     def seeds(self) -> range:
-        """Every seed that was asked for."""
+        """All requested seeds."""
         return range(self.request.seed, self.request.seed + self.request.seeds)
 
     def settings(self, variant: Variant, seed: int) -> RunSettings:
@@ -98,7 +98,7 @@ class Ablation:
         return _settings(self.request, variant, seed, len(self.data.train))
 
     def run_folder(self, variant: Variant, seed: int) -> Path:
-        """Where one network is made."""
+        """Return the run folder of one network."""
         return self.folder / "runs" / f"{variant.file_name}-seed-{seed}"
 
     def run(self, variant: Variant, seed: int) -> Run:
@@ -132,9 +132,9 @@ def start_ablation(
     variants = parse_variants(methods)
     wanted = variants[0] if control is None else parse_variant(control)
     _check_request(request)
-    goes_on = check_folder(folder, ABLATION, read_request, resume=resume, overwrite=overwrite)
-    held_against = next((variant for variant in variants if variant.is_like(wanted)), None)
-    if held_against is None:
+    resumes = check_folder(folder, ABLATION, read_request, resume=resume, overwrite=overwrite)
+    own_control = next((variant for variant in variants if variant.is_like(wanted)), None)
+    if own_control is None:
         names = ", ".join(variant.name for variant in variants)
         raise MobileNASError(f"--control is {control}; it must be one of --methods: {names}")
     path = folder / REQUEST_FILE
@@ -142,15 +142,15 @@ def start_ablation(
         command=command,
         request=request,
         variants=tuple(variant.name for variant in variants),
-        control=held_against.name,
+        control=own_control.name,
     )
-    if goes_on:
+    if resumes:
         existing = read_record(path, RequestRecord)
         _check_same(folder, existing, record)
         record = existing
     ablation = _open(folder, record, reporter)
     _check(ablation)
-    if not goes_on:
+    if not resumes:
         start_folder(folder, ABLATION)
         write_record(path, record)
     check_record(folder, ABLATION)
@@ -164,20 +164,20 @@ def open_ablation(folder: Path, reporter: Reporter) -> Ablation:
 
 
 def _settings(request: Request, variant: Variant, seed: int, images: int) -> RunSettings:
-    """Return what `Ablation.settings` does, for so many training images."""
+    """Return `Ablation.settings` for a number of training images."""
     own = dict(variant.parts)
     if variant.method is None:
         own = dict.fromkeys(PARTS)
     if request.space == "cell":
-        # a budget would change which edges are kept; the final channels keep it instead
+        # a budget would change which edges are kept; it sets the final channels instead
         own |= {"flops": None, "params": None}
     elif own.get("prior") is None:
-        own["prior"] = False  # it would have its say in every variant
+        own["prior"] = False  # it would influence every variant
     try:
         requested = replace(
             request, method=variant.method or DEFAULT_METHOD, seed=seed, seeds=1, **own
         )
-        if requested.search_epochs is None:  # all variants search as long
+        if requested.search_epochs is None:  # all variants search for equally long
             final = requested.settings(images).recipe.epochs
             requested = replace(requested, search_epochs=usual_epochs(final, alphas_decide=True))
         return requested.settings(images)
@@ -203,7 +203,7 @@ def _open(folder: Path, record: RequestRecord, reporter: Reporter) -> Ablation:
 
 
 def read_request(path: Path) -> tuple[Request, tuple[Variant, ...], Variant, str]:
-    """Return the request, arms, control and command of an ablation-request.json."""
+    """Return request, variants, control and command of an ablation-request.json."""
     return _parsed(path, read_record(path, RequestRecord))
 
 
@@ -213,7 +213,7 @@ def _parsed(path: Path, record: RequestRecord) -> tuple[Request, tuple[Variant, 
         for variant in variants:
             inside(path.parent, variant.file_name, "variants")
         (control,) = (variant for variant in variants if variant.name == record.control)
-    except (ValueError, MobileNASError) as error:  # no variant is the control, or two are
+    except (ValueError, MobileNASError) as error:  # no or several variants are the control
         raise FileError(f"{path} is not what a start writes: {error}") from error
     return record.request, variants, control, record.command
 
@@ -247,7 +247,7 @@ def _check_same(folder: Path, existing: RequestRecord, requested: RequestRecord)
 
 
 def _check(ablation: Ablation) -> None:
-    """Make the settings of every variant, and look whether they differ."""
+    """Check the settings of all variants, and that they differ."""
     settings = [ablation.settings(variant, ablation.request.seed) for variant in ablation.variants]
     searched = [(a, s) for a, s in zip(ablation.variants, settings, strict=True) if a.method]
     for number, (variant, own) in enumerate(searched):
@@ -261,14 +261,14 @@ def _check(ablation: Ablation) -> None:
 def _check_space(
     request: Request, settings: RunSettings, latency: Latency | None, kind: ImageKind
 ) -> None:
-    """Look whether the budgets can be kept; in cells by the final channels."""
+    """Check that the budgets can be met; for cells, by the number of final channels."""
     space = usable_space(settings, kind, latency)
     if with_channels := family_of(space).with_channels:
         Budgets(with_channels(space, 2), request.budgets).check_reachable()
 
 
 def run_ablation(ablation: Ablation) -> AblationRecord:
-    """Make every network that is not there; return ablation.json, written after every seed."""
+    """Make all missing networks; return ablation.json, which is written after every seed."""
     for seed in ablation.seeds:
         for variant in ablation.variants:
             _run_variant(ablation, variant, seed)
@@ -279,7 +279,7 @@ def run_ablation(ablation: Ablation) -> AblationRecord:
 
 
 def _run_variant(ablation: Ablation, variant: Variant, seed: int) -> None:
-    """Search and train one network, look at the test images once, and write entry.json."""
+    """Search and train one network, evaluate it once on test images, and write entry.json."""
     run = ablation.run(variant, seed)
     if (run.folder / ENTRY_FILE).exists():
         return
@@ -319,20 +319,20 @@ def _run_variant(ablation: Ablation, variant: Variant, seed: int) -> None:
 
 
 def _drawn(run: Run) -> AnyChoice:
-    """Draw uniformly: in cells among all, in the mobile space among those of the budgets."""
+    """Draw a network uniformly: among all cells, or among feasible ones of the mobile space."""
     source = random.Random(f"random arm/{run.settings.seed}")
     return (run.space if family_of(run.space).with_channels else run.budgets).random(source)
 
 
 def _searched_choice(run: Run) -> AnyChoice:
-    """Return the candidate that the search decided for; arch.json has it as an arch only."""
+    """Return the choice that the search found; arch.json has only its arch."""
     return searched_choice(run.folder / "search", run.budgets.space, searched_arch(run.folder))
 
 
 def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
-    """Return the network with the largest even number of initial channels that meets the budgets.
+    """Return the network with the most initial channels (even) that meets the budgets.
 
-    BudgetError where none does; it names `whose` network it is, and the smallest cost.
+    BudgetError if none does; it has `whose` network it is, and the smallest cost.
     """
     with_channels = family_of(arch).with_channels
     assert with_channels is not None
@@ -354,7 +354,7 @@ def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
 
 
 def _result(ablation: Ablation) -> AblationRecord:
-    """Return ablation.json from the entries of the seeds that every variant is done with."""
+    """Return ablation.json from the seeds that are done for all variants."""
     paths = {
         seed: [ablation.run_folder(variant, seed) / ENTRY_FILE for variant in ablation.variants]
         for seed in ablation.seeds
@@ -388,7 +388,7 @@ def _result(ablation: Ablation) -> AblationRecord:
 def _figures(
     space: str, variant: Variant, entries: Sequence[EntryRecord], control: Sequence[EntryRecord]
 ) -> VariantRecord:
-    """Return what ablation.json says of one variant."""
+    """Return the record of one variant in ablation.json."""
     choices = [from_plain(family(space).choice, entry.choice, "choice") for entry in entries]
     top1 = [[entry.top1 for entry in both] for both in (entries, control)]
     try:

@@ -1,4 +1,4 @@
-"""The baselines of a run: which networks, under which budgets."""
+"""The baselines of a run, and their budgets."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,10 +38,10 @@ ARCH_FILE = "arch.json"
 def compared_networks(
     run: Run, requested: BaselineSettings | None, existing: Sequence[Trained]
 ) -> list[ComparedNetwork]:
-    """Return what is asked for, and not there; `longer_mobilenets` come when these are trained."""
+    """Return requested networks that do not exist, except `longer_mobilenets`, which need these."""
     settings = run.settings
     requested = requested or _baseline_settings(settings)
-    # a MobileNet by its name alone: another width of it would be a second choice
+    # MobileNets by name only, without width: each gets one width
     known = {(entry.kind, entry.name.split()[0], entry.seed) for entry in existing}
     found = [
         ComparedNetwork(
@@ -62,7 +62,7 @@ def compared_networks(
             else []
         )
     except BudgetError as error:
-        # such as the FLOPs of a cell that is all skips: a rare find is no reason to lose the rest
+        # such as the FLOPs of a cell with only skips; the other baselines are still possible
         run.reporter.info(f"{error}: random networks are skipped")
         randoms, random_searches = [], []
     names = [
@@ -83,10 +83,10 @@ def compared_networks(
 def longer_mobilenets(
     run: Run, requested: BaselineSettings | None, trained: Sequence[Trained]
 ) -> list[ComparedNetwork]:
-    """Return each seed's best MobileNet for equal time, where asked for and not among `trained`.
+    """Return each seed's best MobileNet for equal time, if requested and not in `trained`.
 
-    Those are the networks of compare.json. What was decided is kept: seconds are measured, and
-    MobileNets can be added later.
+    `trained` are the networks of compare.json. A decision is saved and kept, because it depends on
+    measured seconds, and MobileNets may be added later.
     """
     if not (requested or _baseline_settings(run.settings)).equal_time:
         return []
@@ -107,7 +107,7 @@ def longer_mobilenets(
 
 
 def read_longer(path: Path, seed: int) -> ComparedNetwork:
-    """Read what equal-time.json says of a MobileNet that is trained for longer."""
+    """Return the MobileNet of equal-time.json, to be trained for longer."""
     record = read_record(path, EqualTimeRecord)
     return ComparedNetwork(
         name=equal_time.KIND,
@@ -120,13 +120,13 @@ def read_longer(path: Path, seed: int) -> ComparedNetwork:
 
 
 def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None:
-    """Write which MobileNet a seed has for equal time, and its epochs; nothing without any."""
+    """Choose a seed's MobileNet for equal time and its epochs, and write them, if there is one."""
     own = [e for e in trained if e.seed == seed and e.kind in ("searched", "mobilenet")]
     check_given(own, ("val_top1", "train_seconds", "arch"), run.folder / COMPARE_FILE)
     best = equal_time.best_mobilenet(own, seed)
     if best is None:
         return
-    assert best.arch is not None and best.train_seconds is not None  # as was checked
+    assert best.arch is not None and best.train_seconds is not None  # checked above
     searching = searched_record(run.seed_folder(seed)).search_seconds
     seconds = searching + next(e.train_seconds or 0.0 for e in own if e.kind == "searched")
     epochs = run.settings.recipe.epochs
@@ -142,7 +142,7 @@ def _decide(run: Run, trained: Sequence[Trained], seed: int, path: Path) -> None
 
 
 def _baseline_settings(settings: RunSettings) -> BaselineSettings:
-    """Return the baselines that the run was asked for."""
+    """Return the baselines of the run's settings."""
     return BaselineSettings(
         mobilenets=settings.baselines,
         random=settings.random,
@@ -152,9 +152,9 @@ def _baseline_settings(settings: RunSettings) -> BaselineSettings:
 
 
 def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
-    """Return the baselines of channel sizes: uniform ones, a metric that says nothing, the model's.
+    """Return the controls of channel sizes: uniform, with a constant metric, and unchanged ones.
 
-    The model's own sizes show what the budgets cost, and need not keep them.
+    The unchanged sizes show the loss by the budgets, which they need not meet.
     """
     how = run.settings.channel_sizes
     if how is None or not how.controls:
@@ -173,10 +173,10 @@ def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
 
 
 def _limits(run: Run) -> Budgets:
-    """Return the budgets of all that is compared: without any, the FLOPs of what was found.
+    """Return the budgets of the comparison; without any, the searched network's FLOPs.
 
-    So it is under a penalty, which leaves it to the search how much of a budget is used, and where
-    only measuring could tell whether a budget is kept.
+    The same holds under a penalty, with which the search decides how much of a budget it uses, and
+    if only measuring shows whether a budget is met.
     """
     settings = run.settings
     measured = settings.channel_sizes is not None and any(
@@ -189,7 +189,7 @@ def _limits(run: Run) -> Budgets:
 
 
 def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[ComparedNetwork]:
-    """Return the MobileNets for every seed; their widths are chosen once, also where measured."""
+    """Return the MobileNets for every seed; widths are chosen once for all seeds."""
     if run.image_sizes:
         fit, too_large = _mobilenets_at_best_side(run, names, limits.budgets)
     else:
@@ -209,7 +209,7 @@ def _mobilenets_at(
 def _mobilenets_at_best_side(
     run: Run, names: Sequence[str], budgets: Sequence[Budget]
 ) -> tuple[list[ComparedNetwork], list[str]]:
-    """Return each at the side where it is best, which is decided as that of the search is."""
+    """Return each at its best image size, which is chosen as for the search."""
     fit, too_large, seed = list[ComparedNetwork](), list[str](), run.settings.seed
     for name in names:
         path = run.folder / f"compare/{name}-image-size-seed-{seed}" / IMAGE_SIZE_FILE
@@ -249,7 +249,7 @@ def _random_search(run: Run, limits: Budgets, seed: int) -> ComparedNetwork:
 
 
 def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -> ChannelResult:
-    """Search channel sizes as the run says."""
+    """Search channel sizes with the run's settings."""
     return search_channels(
         run.budgets,
         run.data,
@@ -265,12 +265,12 @@ def searched_channels(run: Run, how: ChannelSettings, folder: Path, seed: int) -
 
 
 def searched_record(folder: Path) -> ArchRecord:
-    """Return the arch.json that a search wrote."""
+    """Return the arch.json of a search."""
     return read_record(_arch_path(folder), ArchRecord)
 
 
 def searched_arch(folder: Path) -> Arch:
-    """Return the arch that a search wrote."""
+    """Return the searched arch."""
     return read_arch(_arch_path(folder))
 
 

@@ -1,4 +1,4 @@
-"""Networks of several runs, and files of other tools, side by side."""
+"""Compares the networks of several runs, and files of other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from mobilenas.train import Recipe
 
 
 class ComparedRun(Record, frozen=True, kw_only=True):
-    """One of the runs that are compared."""
+    """One of the compared runs."""
 
     run: str
     budgets: Sequence[BudgetCheck]
@@ -45,13 +45,13 @@ class ComparedRun(Record, frozen=True, kw_only=True):
 
 
 class RunDifference(DifferenceTo, frozen=True, kw_only=True):
-    """The difference of a later run's searched networks to those `against`, the first run."""
+    """The difference of a later run's searched networks from those of the first run, `against`."""
 
     run: str
 
 
 class ComparisonRecord(Record, frozen=True, kw_only=True):
-    """result.json of a comparison of several."""
+    """result.json of a comparison of several runs."""
 
     runs: Sequence[ComparedRun]
     differences: Sequence[RunDifference]
@@ -64,16 +64,16 @@ class ComparisonRecord(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison of several."""
+    """A comparison of several runs."""
 
     networks: list[NetworkRecord]
-    """As in compare.json, with `run`."""
+    """The networks as in compare.json, with `run`."""
     result: ComparisonRecord
-    """What result.json says of them."""
+    """The content of result.json."""
 
     @property
     def budgets(self) -> list[BudgetCheck]:
-        """Those of all runs."""
+        """The budgets of all runs."""
         return [budget for run in self.result.runs for budget in run.budgets]
 
     def to_dict(self) -> dict[str, object]:
@@ -84,10 +84,10 @@ class Comparison:
 def compare(
     run: Run, names: Sequence[str] | None = None, random: int | None = None
 ) -> tuple[list[NetworkRecord], ResultRecord]:
-    """Return compare.json and result.json of one run, with the baselines that are asked for.
+    """Return compare.json and result.json of one run, with the requested baselines.
 
-    `names` are MobileNets and `random`, of which there are as many as `random` says; without
-    either, what the run was asked for. What was compared before stays.
+    `names` are MobileNets and "random", and `random` is the number of random networks; without
+    either, the run's settings apply. Networks compared before are kept.
     """
     renew_times(run)
     networks = compare_stage(run, _baselines(run, names, random))
@@ -120,10 +120,10 @@ def side_by_side(
     names: Sequence[str] | None = None,
     random: int | None = None,
 ) -> Comparison:
-    """Hold the networks of all runs and ONNX files beside each other; all are timed again together.
+    """Compare the networks of all runs and ONNX files; all latencies are measured again together.
 
-    Runs must share their images and everything that trains; each is compared first, as `compare`
-    does. MobileNASError says what differs, or which file does not fit.
+    Runs must have the same images and training settings; each is first compared as by `compare`.
+    MobileNASError says what differs, or which file does not fit.
     """
     check_alike(runs)
     for path in files:
@@ -157,7 +157,7 @@ def side_by_side(
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Raise unless all runs have the images and the training of the first."""
+    """Raise unless all runs have the images and training settings of the first."""
     first, *others = (_conditions(run) for run in runs)
     for run, own in zip(runs[1:], others, strict=True):
         if run.folder.resolve() in [other.folder.resolve() for other in runs if other is not run]:
@@ -182,12 +182,12 @@ class _ImagesPart(Part, frozen=True, kw_only=True):
 
 
 def _conditions(run: Run) -> dict[str, object]:
-    """Return what decides on accuracy beside the network and the seed, by name."""
+    """Return what affects accuracy other than network and seed, by name."""
     data = read_record(run.folder / RUN_FILE, _ImagesPart).data
     return {
         "images": data.fingerprint,
         "classes": data.classes,
-        # what is searched needs no counterpart
+        # a searched image size may differ
         "image_size": AUTO if run.settings.search_image_size else data.image_size,
         "flip": data.flip,
         **to_plain(run.settings.recipe),
@@ -207,7 +207,7 @@ def _described(run: Run, budgets: Sequence[BudgetCheck]) -> ComparedRun:
 
 
 def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
-    """Return the paired difference of every later run's searched networks to the first run's."""
+    """Return the paired difference of every later run's searched networks from the first's."""
     by_run: dict[str, list[NetworkRecord]] = {}
     for network in networks:
         if network.kind == "searched":
@@ -222,7 +222,7 @@ def _differences(networks: Sequence[NetworkRecord]) -> list[RunDifference]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Return a sentence for each run after the first: its searched networks against the first's."""
+    """Return a sentence for each later run: its searched networks against the first run's."""
     flops: dict[str, int] = {}
     for network in comparison.networks:
         if network.kind == "searched" and network.run and network.flops:
@@ -240,9 +240,9 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool) -> None:
-    """Write the networks to compare.json, as a run has it, and the rest to result.json."""
+    """Write the networks to compare.json, as in a run, and the rest to result.json."""
     check_out(folder, overwrite=overwrite)
     start_folder(folder, COMPARISON)
-    # the record first: a kill in between can be overwritten
+    # the record first, so that the leftovers of a kill can be overwritten
     write_records(folder / COMPARE_FILE, comparison.networks)
     write_record(folder / RESULT_FILE, comparison.result)

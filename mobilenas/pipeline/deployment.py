@@ -1,4 +1,4 @@
-"""The file of a run that the device runs, in the device's precision, and its latency."""
+"""The file of a run for the device, in the device's precision, and latencies."""
 
 import functools
 import tempfile
@@ -59,7 +59,7 @@ def write_onnx(run: Run, arch: Arch, model: nn.Module, path: Path) -> Parity:
 
 
 def deployable_model(run: Run, onnx_path: Path) -> Path:
-    """Return the file that the device gets: the one exported, or its quantized form."""
+    """Return the file for the device: the exported one, or its quantized form."""
     if run.settings.precision == "fp32":
         return onnx_path
     path = onnx_path.with_suffix(".int8.onnx")
@@ -69,13 +69,13 @@ def deployable_model(run: Run, onnx_path: Path) -> Path:
 
 
 def file_top1(run: Run, path: Path) -> float:
-    """Percent of the test images that a file classifies correctly in onnxruntime."""
+    """Return the top-1 of a file on test images in onnxruntime, in percent."""
     given = batches(run.data.test, run.data, batch_size=256, seed=None)
     return evaluate_onnx(path, given, run.settings.threads)
 
 
 def file_misclassified(run: Run, name: str) -> Misclassified:
-    """What a file of the run does with the test images in onnxruntime: the pass of `file_top1`."""
+    """Run a file on the test images, as `file_top1`; return top-1, confusion, errors."""
     data = run.data
     given = batches(data.test, data, batch_size=256, seed=None)
     return find_misclassified(
@@ -90,7 +90,7 @@ def file_misclassified(run: Run, name: str) -> Misclassified:
 
 
 def conditions(run: Run) -> Timing:
-    """Say how `measure_latency` measures."""
+    """Return the conditions of `measure_latency`."""
     if run.latency is None or not is_current_device(run.latency.profile):
         return Timing(provider=PROVIDER, threads=1, profile=None)
     profile = run.latency.profile
@@ -104,11 +104,11 @@ def time_run(
     *,
     written: Mapping[str, WrittenFile] | None = None,
 ) -> tuple[ExportRecord, list[NetworkRecord]]:
-    """Measure every file of a run side by side; write export.json and compare.json, return them.
+    """Measure all files of a run side by side; write and return export.json and compare.json.
 
-    So a file has one latency. `written` are files that `exported` does not have yet, by name, and
-    `entries` what compare.json is to hold; it is read where they are not given. A file of another
-    runtime keeps the time it has there.
+    So both have the same latency of a file. `written`: files to add to `exported`, by name.
+    `entries`: the networks for compare.json, by default its current ones. Files of other runtimes
+    keep their latency.
     """
     path = run.folder / COMPARE_FILE
     if entries is None:
@@ -139,12 +139,12 @@ def time_run(
 def time_entries(
     run: Run, exported: ExportRecord, entries: Sequence[Trained]
 ) -> list[NetworkRecord]:
-    """Write compare.json with a latency of every network: the file's own where all have one.
+    """Write compare.json with latencies: those of export.json, if all files have one.
 
-    Otherwise all are measured side by side, the exported files among them.
+    Otherwise all are measured side by side, with the exported files.
     """
     timed = {file.path: file for file in exported.files.values()}
-    # without "unsteady" in the record of an older release it is not known how reliable it was
+    # a record of an older release has no "unsteady": how reliable it was is unknown
     if any(entry.onnx not in timed or timed[entry.onnx].unsteady is not False for entry in entries):
         return time_run(run, exported, entries)[1]
     networks = [
@@ -159,12 +159,12 @@ def time_entries(
 
 
 def renew_times(run: Run) -> None:
-    """Measure all again where a latency is unsteady, or was not measured with the others."""
+    """Measure all files again if a latency is unsteady, or was not measured with the others."""
     compared = run.folder / COMPARE_FILE
     if not (run.folder / EXPORT_FILE).exists():
         return
     if isinstance(run.space, ChannelsSpace):
-        run.space.base.check_allowed()  # the report needs it, after all is written and measured
+        run.space.base.check_allowed()  # checked now, because the report will need it in the end
     exported = read_export(run.folder)
     files = [file for file in exported.files.values() if _is_timed(run, file)]
     known = {file.path: file.latency_ms for file in files}
@@ -177,12 +177,12 @@ def renew_times(run: Run) -> None:
 
 
 def _is_timed(run: Run, file: WrittenFile) -> bool:
-    """Whether onnxruntime runs an exported file that is there."""
+    """Whether an exported file exists and runs in onnxruntime."""
     return Path(file.path).suffix in (".onnx", SUFFIX) and (run.folder / file.path).exists()
 
 
 def time_files(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
-    """Measure files side by side."""
+    """Measure files side by side, as a stage."""
     paths = list(dict.fromkeys(paths))
     run.reporter.start("latency", len(paths))
     timed = measure_latency(run, paths)
@@ -191,7 +191,7 @@ def time_files(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 
 def measure_latency(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
-    """Latency of files, side by side; in the profile's milliseconds where this is its machine."""
+    """Measure files side by side; on the profile's machine, corrected to its speed."""
     if run.latency is not None and is_current_device(run.latency.profile):
         latency = run.latency
         times = measure_with_references(
@@ -207,7 +207,7 @@ def measure_latency(run: Run, paths: Sequence[Path]) -> dict[Path, Measured]:
 
 
 def predicted(run: Run, arch: Arch) -> dict[str, float]:
-    """Every cost of an arch by the cost model; latency where a profile has its blocks."""
+    """Return all costs of an arch, including latency if a profile can have its blocks."""
     exact: dict[str, float] = {**costs_by_name(arch)}
     if run.latency is None or not has_units(arch):
         return exact
@@ -215,7 +215,7 @@ def predicted(run: Run, arch: Arch) -> dict[str, float]:
 
 
 def predicted_ms(run: Run, arch: Arch) -> float | None:
-    """Predicted latency; None without a profile, or where it lacks a block of the arch."""
+    """Return the predicted latency; None without a profile, or if it lacks a block."""
     if run.latency is None or not has_units(arch):
         return None
     profile, precision = run.latency.profile, run.latency.precision
@@ -224,7 +224,7 @@ def predicted_ms(run: Run, arch: Arch) -> float | None:
 
 
 def arch_meter(run: Run) -> MeasureArchs | None:
-    """Return what measures archs in the profile's milliseconds, if this is its machine."""
+    """Return a function that measures archs as the profile does, if this is its machine."""
     latency = run.latency
     if latency is None or not is_current_device(latency.profile):
         return None
@@ -246,7 +246,7 @@ def arch_meter(run: Run) -> MeasureArchs | None:
 
 
 def _measurable(run: Run, arch: Arch, path: Path) -> Callable[[], bytes] | Path:
-    """Return a network that has the speed of the arch's, trained or not."""
+    """Return a model with the speed of the arch's, without training it."""
     if has_units(arch):
         return functools.partial(arch_model, arch, run.settings.precision)
     run, dynamic = run.at(arch.image_size), run.settings.dynamic_batch

@@ -1,4 +1,4 @@
-"""What a run could reach and how long it would take, before it is started."""
+"""Dry runs: the range of costs, and how long a run would take."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ _CHOOSE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook(Request):
-    """A job of which nothing need be limited yet."""
+    """A request that needs no budget."""
 
     @property
     def _needs_budget(self) -> bool:
@@ -33,23 +33,23 @@ class Outlook(Request):
 
 
 Range = dict[str, float]
-"""Of a cost: `smallest`, `largest` and, where there is one, `budget`."""
+"""Values of a cost: `smallest`, `largest` and, if there is one, `budget`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a run could reach, and how long it would take."""
+    """Result of a dry run."""
 
     costs: dict[str, Range]
-    """By cost."""
+    """Ranges by cost."""
     remarks: list[str]
-    """A sentence for each budget that limits nothing."""
+    """Sentences on budgets that limit nothing."""
     seconds: dict[str, float]
-    """Of each part of `mobilenas run`; empty where no network uses the budgets."""
+    """Expected seconds by part of `mobilenas run`; empty if no network uses the budgets."""
     image_size: int | None = None
-    """Side of the images, where there is no budget."""
+    """Image size, without budgets."""
     sides: dict[int, dict[str, Range]] = field(default_factory=dict)
-    """The ranges for images of other sides, where there is no budget."""
+    """The ranges for other image sizes, without budgets."""
 
     def to_dict(self) -> dict[str, object]:
         """Return what `--json` prints."""
@@ -61,10 +61,9 @@ class DryRun:
 
 
 def dry_run(request: Request, reporter: Reporter) -> DryRun:
-    """Return the range of every cost of the space, and an estimate of the time from a few steps.
+    """Return the range of every cost of the space, and an estimated time from a few steps.
 
-    An `Outlook` without any budget has no space yet: the ranges are those of all spaces, also by
-    side.
+    Without budgets, an `Outlook` has no space yet: the ranges are over all spaces, by image size.
     """
     if not request.budgets and request.space != "cell":
         return _every_budget(request, reporter)
@@ -98,8 +97,8 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
 
 
 def _every_budget(request: Request, reporter: Reporter) -> DryRun:
-    """Return what any budget could ask for, with images of the own and of the usual sides."""
-    limited = replace(request, flops=1)  # settings are not made without, and nothing reads it
+    """Return the ranges of costs over all spaces, for the images' own and common sizes."""
+    limited = replace(request, flops=1)  # settings need a budget, which is not used
     settings = limited.settings(ANY_COUNT)
     tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)

@@ -12,17 +12,17 @@ from mobilenas.train.recipes import DEFAULT_RECIPE, fields_of
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long networks are trained; small sets get more epochs, to reach `min_steps`.
+    """Training effort; small image sets get more epochs, to reach `min_steps`.
 
-    They get at most `MAX_REPEATS` times as many: more passes over so few images only cost time.
+    At most `MAX_REPEATS` times as many, because more passes over few images are useless.
     """
 
     epochs: int
-    """Final training."""
+    """Epochs of the final training."""
     min_steps: int
-    """Fewest steps of the final training."""
+    """Minimum number of steps of the final training."""
     finalists: int
-    """Archs that enter the finalists."""
+    """Number of finalists."""
 
 
 MAX_REPEATS = 10
@@ -32,7 +32,7 @@ EFFORTS: dict[EffortName, Effort] = {
     "standard": Effort(epochs=15, min_steps=1200, finalists=4),
     "full": Effort(epochs=60, min_steps=6000, finalists=6),
 }
-"""By name."""
+"""Efforts by name."""
 
 
 def recipe_for(
@@ -42,9 +42,9 @@ def recipe_for(
     name: str = DEFAULT_RECIPE,
     changes: Sequence[str] = (),
 ) -> Recipe:
-    """Return how networks are trained on so many images; `epochs`: instead of the effort's.
+    """Return the recipe for a number of training images; `epochs` replaces the effort's.
 
-    `name` is that of the recipe, and `changes` are fields of it as `fields_of` reads them.
+    `name` is a recipe, and `changes` are changes of its fields, for `fields_of`.
     """
     check_choice("effort", effort, tuple(EFFORTS))
     fields = fields_of(name, images, changes)

@@ -1,4 +1,4 @@
-"""How long a job will take, from a few timed steps; and how long it took, stage by stage."""
+"""Estimates how long a job will take from a few timed steps, and times its stages."""
 
 import os
 import random
@@ -30,47 +30,47 @@ from mobilenas.train import Recipe, Trainer
 from mobilenas.train.distillation import Teacher
 
 _TRAINED_BYTES = 4 * 4
-"""Of a parameter: weight, gradient, momentum and average, in float32."""
+"""Bytes per parameter: weight, gradient, momentum and average, in float32."""
 _SHOWN = 256
-"""Images that are classified to see how long one takes: whole batches, as later."""
+"""Images used to time classification: a whole batch, as in evaluation."""
 Clock = Callable[[], float]
-"""Seconds from anywhere."""
+"""Returns seconds since an arbitrary start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Seconds of what a job does many times."""
+    """Seconds of the repeated operations of a job."""
 
     weight_step: float
-    """A step of the supernet's weights; 0 where there is no supernet."""
+    """A step of the supernet's weights; 0 without a supernet."""
     alpha_step: float
     """A step of the alphas."""
     supernet_image: float
-    """One image that the supernet classifies."""
+    """Classifying one image with the supernet."""
     step: float
-    """A step of the final training of a network of the budgets."""
+    """A training step of a network within the budgets."""
     image: float
-    """One image that such a network classifies."""
+    """Classifying one image with such a network."""
     export: float
     """Writing its ONNX file."""
     teacher_step: float = 0.0
-    """A step of the whole pretrained network; 0 where there is none."""
+    """A training step of the whole pretrained network; 0 without one."""
 
 
 def estimate(run: Run, clock: Clock = time.perf_counter) -> dict[str, float]:
-    """Return the seconds that each part of `run` is expected to take on this machine now."""
+    """Return the expected seconds of each part of `run` on this machine."""
     speeds, sides = measure_speeds(run, clock), len(run.image_sizes)
     return parts(run.settings, run.data, speeds, _mobilenets(run), sides=sides)
 
 
 def measure_speeds(run: Run, clock: Clock) -> Speeds:
-    """Time a few steps of the supernet and of a random network of the budgets.
+    """Time a few steps of the supernet and of a random network within the budgets.
 
-    Where the side is searched they are of the largest, whose images take the longest to prepare.
+    If the image size is searched, the largest is timed, which takes the longest.
     """
     if run.image_sizes:
         run = run.at(run.image_sizes[-1])
-    # the generators of the job's device alone: a machine may have more GPUs than one
+    # only the generators of the job's device, as a machine may have several GPUs
     devices = [] if run.device == "cpu" else [torch.device(run.device)]
     with torch.random.fork_rng(devices=devices):
         return _measure_speeds(run, clock)
@@ -94,7 +94,7 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
         search = replace(settings.search, epochs=3, warmup=2)
         searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)
-        searcher.run_epoch()  # the first of everything is slow
+        searcher.run_epoch()  # the first epoch is slow
         weight_step = _seconds(searcher.run_epoch, clock)
         alpha_step = max(0.0, _seconds(searcher.run_epoch, clock) - weight_step)
         relaxed = searcher.alphas.soft(1.0)
@@ -118,7 +118,7 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
 
 
 def _check_memory(params: int) -> None:
-    """Raise where the machine cannot even hold what training keeps of each parameter."""
+    """Raise if the machine has too little memory for the training state of all parameters."""
     needed = params * _TRAINED_BYTES
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
@@ -132,7 +132,7 @@ def _check_memory(params: int) -> None:
 def _network_speeds(
     run: Run, arch: Arch, recipe: Recipe, clock: Clock, teacher: Teacher | None = None
 ) -> tuple[float, float]:
-    """Seconds of a training step and of an image that is classified."""
+    """Return the seconds of a training step, and of classifying an image."""
     run = run.at(arch.image_size)
     settings, few = run.settings, _few(run.data, 2 * recipe.batch_size)
     short = recipe.lasting(2)
@@ -162,7 +162,7 @@ def _seconds(work: Callable[[], object], clock: Clock) -> float:
 
 
 def _mobilenets(run: Run) -> int:
-    """Return how many MobileNets and pretrained networks will be trained for each seed, at most."""
+    """Return the maximum number of MobileNets and pretrained networks trained per seed."""
     settings = run.settings
     scratch = _scratch_mobilenets(run)
     if settings.pretrained is None or not settings.baselines:
@@ -174,7 +174,7 @@ def _mobilenets(run: Run) -> int:
 
 
 def _is_measured(settings: RunSettings) -> bool:
-    """Whether only measuring tells which networks meet the budgets."""
+    """Whether only measuring shows which networks meet the budgets."""
     return any(budget.cost == LATENCY for budget in settings.budgets)
 
 
@@ -194,10 +194,10 @@ def _scratch_mobilenets(run: Run) -> int:
 def parts(
     settings: RunSettings, data: ImageData, speeds: Speeds, mobilenets: int, *, sides: int = 0
 ) -> dict[str, float]:
-    """Return seconds by part, when `mobilenets` of them are trained for each seed.
+    """Return seconds by part, with `mobilenets` MobileNets per seed.
 
-    With several `sides` to choose from, networks of all of them are compared first, also of each
-    MobileNet.
+    With several image sizes (`sides`) to choose from, networks at all of them are compared first,
+    also for each MobileNet.
     """
     training = _training(settings.recipe, data, speeds.step, speeds.image)
     search = _search(settings, data, speeds)
@@ -206,7 +206,7 @@ def parts(
     baselines = (mobilenets + settings.scratch_control) * settings.seeds + settings.random
     if settings.channel_sizes is not None and settings.channel_sizes.controls:
         baselines += 2 * settings.seeds
-    # random search, and the best MobileNet for equal time, take what a search and its training take
+    # random search and the best MobileNet for equal time each take as long as search and training
     as_long = settings.seeds * (settings.random_search + (settings.equal_time and mobilenets > 0))
     networks = settings.seeds + baselines + as_long
     ranked = settings.finalists.compared_at(2, settings.recipe.epochs)[-1]
@@ -238,7 +238,7 @@ def _search(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
         trial = replace(settings.recipe, epochs=settings.channel_sizes.epochs, warmup_epochs=0.0)
         epochs = _training(trial, data, speeds.step, speeds.image)
         return settings.channel_sizes.trials * epochs
-    # all images are the weights' where no alphas are to see others
+    # without steps of the alphas, weights are trained on all images
     alone = how.sampling == "sandwich" and how.warmup >= how.epochs
     steps = max(1, len(data.train) // (1 if alone else 2) // how.batch_size)
     images = images_evaluated(how, len(data.val)) + how.evaluated * len(data.val)
@@ -251,7 +251,7 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     how = settings.finalists
     if how.count < 2:
         return 0.0
-    # the winner's epochs are the first of its final training; channel sizes begin anew
+    # the winner's epochs are part of its final training, except for channel sizes
     lost = (
         how.lost(how.count, settings.recipe.epochs)
         if settings.channel_sizes is None
@@ -269,7 +269,7 @@ def _choosing(settings: RunSettings, data: ImageData, speeds: Speeds, sides: int
 
 
 def _epoch(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
-    """Seconds of one network in one epoch of final training."""
+    """Return the seconds of one epoch of final training."""
     one = replace(settings.recipe, epochs=1, warmup_epochs=0.0)
     return _training(one, data, speeds.step, speeds.image)
 
@@ -280,13 +280,13 @@ def _training(recipe: Recipe, data: ImageData, step: float, image: float) -> flo
 
 
 def format_durations(seconds: Mapping[str, float]) -> str:
-    """Write total and parts, such as `14 min: search 3 min, export 20 s`."""
+    """Format total and parts, such as `14 min: search 3 min, export 20 s`."""
     named = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if s)
     return f"{format_duration(sum(seconds.values()))}: {named}"
 
 
 def format_duration(seconds: float) -> str:
-    """Write 45 as `45 s`, 840 as `14 min`, 9000 as `2.5 h`."""
+    """Format 45 as `45 s`, 840 as `14 min`, 9000 as `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -300,7 +300,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
-        """Charge the time since the last lap to a stage."""
+        """Add the time since the last lap to a stage."""
         now = self._clock()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

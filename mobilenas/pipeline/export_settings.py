@@ -1,4 +1,4 @@
-"""Which files an export writes, and how its INT8 file is made, as settings."""
+"""Settings of exports and of their INT8 files."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from mobilenas.onnx.record import Quantization
 
 FORMATS = ("onnx", "fp16", "int8", "ort")
-"""What a network can be written as."""
+"""Built-in formats for onnxruntime."""
 OTHER_FORMATS = ("litert", "executorch")
-"""And for other runtimes, where their packages are installed; their files lie beside model.onnx."""
+"""Built-in formats for other runtimes, which need extra packages; files are beside model.onnx."""
 CALIBRATION_IMAGES = 128
-"""Training images from which ranges are taken."""
+"""Default number of training images for calibration."""
 PIXELS = "-uint8"
-"""Ends the name of a file that takes pixels."""
+"""Suffix of the names of files with pixel input."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Settings:
-    """How weights and activations become INT8."""
+    """How weights and activations are quantized."""
 
     weights: Int8Weights = setting(
         PER_CHANNEL,
@@ -72,7 +72,7 @@ class Int8Settings:
             )
 
     def describe(self, data: "ImageData", seed: int) -> "Quantization":
-        """What export.json says of the file; `seed` draws the calibration images."""
+        """Return the record in export.json; `seed` draws the calibration images."""
         from mobilenas.onnx.record import Quantization
 
         chosen = self.corrections
@@ -91,7 +91,7 @@ class Int8Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class FormatSettings:
-    """Which files are written, and what they may lose."""
+    """Which files are written, and how much accuracy they may lose."""
 
     formats: tuple[str, ...] = setting(
         ("onnx",),
@@ -128,7 +128,7 @@ class FormatSettings:
         high=10_000,
     )
     int8: Int8Settings | None = None
-    """How the INT8 file is made; None: the one that is there, or as usual."""
+    """How the INT8 file is made; None: an existing one, or the defaults."""
 
     def __post_init__(self) -> None:
         """Check the names and the range."""
@@ -144,6 +144,6 @@ class FormatSettings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the files in export.json, such as `int8` or, taking pixels, `int8-uint8`."""
+        """Names of the files in export.json, such as `int8` or, with pixel input, `int8-uint8`."""
         ending = PIXELS if self.input == UINT8_NHWC else ""
         return tuple(dict.fromkeys(name + ending for name in self.formats))

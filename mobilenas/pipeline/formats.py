@@ -1,4 +1,4 @@
-"""Files of a run's network for phones, each measured and checked beside model.onnx."""
+"""Files of a run's network for phones, measured and checked against model.onnx."""
 
 import math
 import tempfile
@@ -52,7 +52,7 @@ CHECK_IMAGES = 64
 
 _AT_ONCE = 256
 Step = Callable[[Path, Path], object]
-"""Makes a file from a file."""
+"""Converts a file to another."""
 
 
 def _check_installed(settings: FormatSettings) -> None:
@@ -66,14 +66,14 @@ def _check_installed(settings: FormatSettings) -> None:
 
 
 def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
-    """Write, measure and check the files that export/ lacks; return export.json.
+    """Write, measure and check the files missing in export/; return export.json.
 
-    All files are timed again when one is added: side by side, so that their times compare. One that
-    loses more than `max_drop` is not kept; the others are, before MobileNASError says so. One that
-    a target would run in several parts is kept and marked; that is a warning, and an error where
-    there are more than `max_parts`.
+    When a file is added, all are timed again side by side, so that their latencies are comparable.
+    Files that lose more than `max_drop` are not kept; MobileNASError reports them after the others
+    are written. A file that a target would partition is kept with a warning, or an error if it has
+    more than `max_parts` partitions.
     """
-    _check_installed(settings)  # before any image is read
+    _check_installed(settings)  # before images are read
     record = export_stage(run)
     run = run.at(read_arch(run.folder / ARCH_FILE).image_size)
     files: dict[str, WrittenFile] = dict(record.files)
@@ -90,7 +90,7 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
     unfixed: dict[str, list[str]] = {}
     lacking = {name: _is_lacking(run, record, name, requested) for name in settings.names}
     if any(lacking.values()):
-        _ = run.data  # reading them is a stage of its own
+        _ = run.data  # reading images is a separate stage of the progress
     run.reporter.start("formats", len(lacking))
     for done, (name, new) in enumerate(lacking.items(), 1):
         with tempfile.TemporaryDirectory(prefix="mobilenas-formats-") as folder:
@@ -149,20 +149,20 @@ def write_formats(run: Run, settings: FormatSettings) -> ExportRecord:
 
 
 def _is_lacking(run: Run, record: ExportRecord, name: str, requested: Quantization | None) -> bool:
-    """Whether a file is not there, or was made in another way than is asked for."""
+    """Whether a file is missing, or was made with other settings than requested."""
     entry = record.files.get(name)
     if entry is None:
         return True
     if name.startswith("int8") and requested is not None and record.made(name) != requested:
         return True
     lost = not (run.folder / entry.path).exists()
-    return lost and entry.path != ONNX_FILE  # that one is no copy: nothing makes it again
+    return lost and entry.path != ONNX_FILE  # model.onnx is not a copy and cannot be made again
 
 
 def _written(
     run: Run, record: ExportRecord, name: str, requested: Quantization | None, folder: Path
 ) -> WrittenFile:
-    """Write one file from model.onnx below `folder`; return its entry, but for its times."""
+    """Write a file from model.onnx below `folder`; return its record without latency."""
     form, pixels = name.removesuffix(PIXELS), name.endswith(PIXELS)
     relative = format_path(Path(ONNX_FILE), form, pixels=pixels)
     path, source = folder / relative, run.folder / ONNX_FILE
@@ -183,7 +183,7 @@ def _written(
     if pixels:
         if whole and steps and not _is_lacking(run, record, form, requested):
             steps, source = [], run.folder / whole.path
-        # last, so that the ranges of the normalized image stay those of calibration
+        # last, so that quantization is calibrated on normalized images
         steps.append(partial(fold_input, mean=run.data.mean, std=run.data.std))
     if form == "ort":
         steps.append(to_ort)
@@ -203,7 +203,7 @@ def _written(
 
 
 def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
-    """Write the network as fine-tuning with 8 bits simulated leaves it, in float32."""
+    """Write the network after quantization-aware training, in float32."""
     from mobilenas.onnx.qat import fine_tune
 
     epochs = made.qat_epochs
@@ -225,7 +225,7 @@ def _write_tuned(run: Run, made: Quantization, _: Path, path: Path) -> None:
 
 
 def _other(run: Run, form: str, folder: Path) -> FileRecord:
-    """Write a file for another runtime below `folder` and hold it against model.onnx there."""
+    """Write a file for another runtime below `folder`, and compare it with model.onnx there."""
     data = run.data
     relative = format_path(Path(ONNX_FILE), form)
     path = folder / relative
@@ -258,7 +258,7 @@ def _other(run: Run, form: str, folder: Path) -> FileRecord:
 
 
 def _images(run: Run, split: Split) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Images float32 [1, C, S, S] with their labels."""
+    """Yield images float32 [1, C, S, S] with their labels."""
     for x, y in batches(split, run.data, batch_size=_AT_ONCE, seed=None):
         for image, label in zip(x, y.tolist(), strict=True):
             yield np.ascontiguousarray(image[None].numpy()), label
@@ -271,11 +271,11 @@ def _keep(run: Run, entry: WrittenFile, folder: Path) -> None:
 
 
 def format_path(onnx: Path, form: str, *, pixels: bool = False) -> Path:
-    """Return where a form of model.onnx lies: model.int8.uint8.onnx, model.ort and so on."""
+    """Return the path of a format of model.onnx: model.int8.uint8.onnx, model.ort and so on."""
     if form in OTHER_FORMATS:
         return onnx.with_suffix(RUNTIMES[form].suffix)
     if form in RUNTIMES:
-        # a folder of their own for registered formats: `--overwrite` deletes no others
+        # registered formats have a separate folder, whose content `--overwrite` may delete
         return onnx.parent / f"other/{form}{RUNTIMES[form].suffix}"
     precision = f".{form}" if form in ("fp16", "int8") else ""
     layout = ".uint8" if pixels else ""
@@ -284,14 +284,14 @@ def format_path(onnx: Path, form: str, *, pixels: bool = False) -> Path:
 
 
 def _pixels(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images as a camera gives them: uint8 [B, S, S, 3], and labels [B]."""
+    """Yield images as camera pixels, uint8 [B, S, S, 3], and labels [B]."""
     chunks = torch.arange(len(split)).split(_AT_ONCE)
     for chunk, images in zip(chunks, split.stream(chunks), strict=True):
         yield images.permute(0, 2, 3, 1).contiguous(), split.labels[chunk]
 
 
 def _complaint(name: str, entry: WrittenFile, float_top1: float, max_drop: float) -> str:
-    """Say what is wrong if a file loses too much, and what can be done."""
+    """Return an error with advice if a file loses too much accuracy; empty if not."""
     drop = float_top1 - entry.top1
     if drop <= max_drop + 1e-9:
         return ""
@@ -303,7 +303,7 @@ def _complaint(name: str, entry: WrittenFile, float_top1: float, max_drop: float
 
 
 def _advice(entry: WrittenFile) -> str:
-    """What may lose less than a file in INT8 does; empty where nothing was chosen."""
+    """Return advice for an INT8 file that loses too much; empty for other files."""
     made = entry.quantization
     if made is None:
         return ""
@@ -315,7 +315,7 @@ def _advice(entry: WrittenFile) -> str:
 
 
 def _parts(entry: WrittenFile, settings: FormatSettings) -> dict[str, int]:
-    """Targets that would run a file in several parts for want of an operator of the network."""
+    """Return targets that would partition a file because they lack an operator of the network."""
     return {
         target: report.partitions or 1
         for target, report in _reports(entry, settings).items()
@@ -324,7 +324,7 @@ def _parts(entry: WrittenFile, settings: FormatSettings) -> dict[str, int]:
 
 
 def _refusing_sizes(entry: WrittenFile, settings: FormatSettings) -> list[str]:
-    """Targets that refuse nodes of a file because their sizes are not fixed."""
+    """Return targets that do not support nodes of a file because of dynamic sizes."""
     return [target for target, report in _reports(entry, settings).items() if report.dynamic]
 
 
@@ -340,7 +340,7 @@ def _split_by(report: TargetReport) -> set[str]:
 
 
 def _cutting(target: str, parts: dict[str, int], record: ExportRecord) -> str:
-    """Say which files a target would run in parts, for which operators, and what can be done."""
+    """Return a message on files that a target would partition, with operators and advice."""
     files = (record.files[name] for name in parts if name in record.files)
     reports = [(file.targets or {})[target] for file in files]
     lacking = sorted(set().union(*map(_split_by, reports)) or refused_operators(target))
@@ -352,7 +352,7 @@ def _cutting(target: str, parts: dict[str, int], record: ExportRecord) -> str:
 
 
 def _checked(run: Run, entry: WrittenFile, path: Path, targets: tuple[str, ...]) -> WrittenFile:
-    """Return the entry with the checks that it lacks."""
+    """Return the record, with missing checks added."""
     if entry.checks is None and entry.parity is None:
         data = run.data
         count = min(CHECK_IMAGES, len(data.val))
@@ -361,7 +361,7 @@ def _checked(run: Run, entry: WrittenFile, path: Path, targets: tuple[str, ...])
         report = check_file(path, run.folder / ONNX_FILE, images)
         entry = structs.replace(entry, checks=report)
     known = entry.targets or {}
-    if path.suffix == ".onnx" and targets:  # the checker reads ONNX files only
+    if path.suffix == ".onnx" and targets:  # the checker only reads ONNX files
         new = {name: check_target(path, name) for name in targets if name not in known}
         entry = structs.replace(entry, targets=known | new)
     return entry

@@ -1,7 +1,7 @@
-"""`--image-size auto`: the sides to choose from, and which one is searched.
+"""`--image-size auto`: which image sizes (sides) are options, and which one is searched.
 
-At every side a network begins the final training on images of that side; successive halving decides
-among them, as it does among finalists.
+For every image size, a network begins its final training on images of that size, and successive
+halving decides among them, as among finalists.
 """
 
 import random
@@ -32,7 +32,7 @@ from mobilenas.train import LOG
 from mobilenas.train.records import TrainLine
 
 IMAGE_SIZES = IMAGE_SIZE_FILE.removesuffix(".json")
-"""Where the networks begin their training, each in a folder of its own."""
+"""Folder of the networks' trainings, one subfolder each."""
 _SMALLEST, _STEP, _MOST = 32, 16, 6
 _DRAWS = 1000
 _GUESSES = (
@@ -44,10 +44,10 @@ _GUESSES = (
 def image_sizes(
     settings: RunSettings, kind: ImageKind, latency: Latency | None = None
 ) -> tuple[int, ...]:
-    """Return the sides to choose from; none where the side is not searched.
+    """Return the image sizes to choose from; none if the size is not searched.
 
-    They are multiples of 16 from 32 up, and the images' own; of those that meet the budgets six at
-    most, evenly spread. BudgetError where there is none.
+    They are multiples of 16 from 32 up, and the images' own size; at most six of those that can
+    meet the budgets, evenly spaced. BudgetError if there is none.
     """
     if not settings.search_image_size:
         return ()
@@ -63,7 +63,7 @@ def image_sizes(
     usable = [side for side in sorted(spread) if _is_usable(settings, kind.at(side), latency)]
     if not usable:
         usable = [max(spread, default=sides[0])]
-        space = usable_space(settings, kind.at(*usable), latency)  # says what is wrong, as a rule
+        space = usable_space(settings, kind.at(*usable), latency)  # mostly raises the right error
         _budgets(settings, space, latency).random(random.Random(0))
     return tuple(usable)
 
@@ -82,9 +82,9 @@ def _is_reachable(settings: RunSettings, kind: ImageKind) -> bool:
 
 
 def _is_usable(settings: RunSettings, kind: ImageKind, latency: Latency | None) -> bool:
-    """Whether the budgets have a space at this side, and random networks of it keep and use them.
+    """Whether there is a space at this image size, with feasible networks among random ones.
 
-    Close to the smallest cost of any network there may be hardly one.
+    Close to the smallest possible cost, hardly any network is feasible.
     """
     try:
         limits = _budgets(settings, usable_space(settings, kind, latency), latency)
@@ -100,7 +100,7 @@ def _budgets(settings: RunSettings, space: Space, latency: Latency | None) -> Bu
 
 
 def at_chosen_size(run: Run) -> Run:
-    """Return `run` at the side that it searches, which is chosen first if it has not been yet."""
+    """Return `run` at the image size that is searched; choose it first, if necessary."""
     if not run.settings.search_image_size:
         return run
     path = run.folder / IMAGE_SIZE_FILE
@@ -126,7 +126,7 @@ def _choose(run: Run, path: Path) -> None:
 
 
 def _proposed(run: Run, spaces: Sequence[Space]) -> ImageSizeRecord:
-    """Return the network of each space that is most promising before any training."""
+    """Return each space's most promising network before any training."""
     settings, began = run.settings, clock(run.device)
     run.reporter.start("networks for image sizes", len(spaces))
     archs = list[Arch]()
@@ -143,9 +143,9 @@ def _proposed(run: Run, spaces: Sequence[Space]) -> ImageSizeRecord:
 
 
 def compare_sides(run: Run, path: Path, stage: str) -> tuple[ImageSizeRecord, Arch]:
-    """Return the record at `path`, where the networks are that are compared, and the winner.
+    """Compare the networks of the record at `path`; return the record and the winner.
 
-    Each begins the final training on images of its own side, in a folder beside the record.
+    Each begins its final training on images of its own size, in a folder beside the record.
     """
     record = read_record(path, ImageSizeRecord)
     archs = [arch_from_dict(plain, str(path)) for plain in record.archs]
@@ -171,9 +171,9 @@ def compare_sides(run: Run, path: Path, stage: str) -> tuple[ImageSizeRecord, Ar
 
 
 def choosing_seconds(run: Run, seed: int) -> dict[str, float]:
-    """Return what choosing the side took, which is a part of every seed's search.
+    """Return the seconds of choosing the image size, which are part of every seed's search.
 
-    Epochs that finalists continued are theirs.
+    Without epochs that the finalists continued from, which count there.
     """
     if not run.settings.search_image_size:
         return {}

@@ -1,4 +1,4 @@
-"""The layers of anything `mobilenas profile flops` takes, with fvcore's count beside ours."""
+"""Layer tables for `mobilenas profile flops`, with our count and fvcore's."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,38 +24,38 @@ class Layer:
     """One row of the table."""
 
     name: str
-    """Its place in the network."""
+    """Path in the network."""
     flops: int
     """Multiply-adds by our count."""
     params: int
-    """Trained numbers."""
+    """Trainable parameters."""
     fvcore_flops: int | None
-    """Multiply-adds by fvcore's count; None for an ONNX file, which it does not read."""
+    """Multiply-adds by fvcore's count; None for ONNX files, which it does not read."""
     out_shape: tuple[int, ...]
     """Shape of the output without the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """The whole table."""
+    """A layer table with totals."""
 
     name: str
-    """As the user named it."""
+    """The name that the user gave."""
     flops: int
     """Sum of the layers."""
     params: int
     """Sum of the layers."""
     fvcore_flops: int | None
-    """All that fvcore counted."""
+    """Total of fvcore's count."""
     layers: tuple[Layer, ...]
     """In the network's order."""
 
 
 def count(target: str, **shape: Any) -> Counted:
-    """Count a network by name, an arch.json, an ONNX file, or the network of a run folder.
+    """Count a network given by name, arch.json, ONNX file or run folder.
 
-    A name is one of this project's, torchvision:NAME or package.module:factory. `shape` goes with
-    it: image_size and classes, and width for a MobileNet.
+    A name is one of this project's, torchvision:NAME or package.module:factory. `shape` is for
+    names only: image_size, classes and, for MobileNets, width.
     """
     if target in MOBILENETS:
         whole = {"width": 1.0, "image_size": 224, "classes": 1000} | shape
@@ -78,7 +78,7 @@ def count(target: str, **shape: Any) -> Counted:
 
 
 def count_arch(name: str, arch: Arch) -> Counted:
-    """Count an arch; `name` is how the table calls it."""
+    """Count an arch; `name` is for the table."""
     network = build(arch)
     by_module = count_fvcore(network, arch.image_size, arch.in_channels)
     by_layer: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file whose metadata tell an app all it needs."""
+"""Writes a trained network as ONNX with all metadata that an app needs."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from mobilenas.pipeline.run_folder import versions
 from mobilenas.spaces.base import Arch
 
 PARITY_IMAGES = 256
-"""Validation images on which an exported file must agree with the module, or all there are."""
+"""Maximum number of validation images on which file and module are compared."""
 
 
 def write_network(
@@ -32,8 +32,8 @@ def write_network(
 ) -> Parity:
     """Export a trained module, with labels, normalization, arch and budgets in the metadata.
 
-    Nothing is at `path` before the file has given the module's own logits, one image at a time, on
-    validation images; FileError where it does not.
+    The file is written to `path` only if its logits on validation images, one image at a time,
+    agree with the module's; else FileError.
     """
     images = (x for x, _ in batches(data.val, data, batch_size=64, seed=None))
     with tempfile.TemporaryDirectory(prefix="mobilenas-export-") as folder:
@@ -61,7 +61,7 @@ def export_network(
     budgets: Sequence[Budget] = (),
     dynamic_batch: bool = False,
 ) -> None:
-    """Export a module without a check of what it computes."""
+    """Export a module without comparing its logits."""
     described = ModelMetadata(
         labels=data.classes,
         mean=data.mean,

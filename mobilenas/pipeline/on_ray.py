@@ -1,6 +1,6 @@
-"""The runs of a sweep as tasks of Ray, side by side: on this machine, or on a running cluster.
+"""Makes the runs of a sweep in parallel as Ray tasks, on this machine or a running cluster.
 
-Ray starts a process for each run, and again where it dies; the run folder is what resumes.
+Ray starts a process for each run, and restarts it if it dies; the run resumes from its folder.
 """
 
 import logging
@@ -29,17 +29,17 @@ from mobilenas.pipeline.sweep import SWEEP_FILE, Sweep, read_sweep, run_one, wri
 from mobilenas.report.run_page import REPORT_FILE
 
 Progress = Callable[[], AbstractContextManager[Reporter]]
-"""Makes what hears of progress in the process of a run; Ray forwards what that prints."""
+"""Makes a reporter in the process of a run; Ray forwards its output."""
 
 _RETRIES = 3
 _PATIENCE_S = 30
 _ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     "RAY_COLOR_PREFIX": "0",
-    "RAY_DEDUP_LOGS": "0",  # equal lines of two runs are two
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # run.json names the GPU as it does elsewhere
+    "RAY_DEDUP_LOGS": "0",  # equal lines of two runs are both shown
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # so that run.json names the GPU as usual
 }
-_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # half a minute, not ten, for a wrong address
+_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # half a minute instead of ten for a wrong address
 
 
 class RunsFailedError(MobileNASError):
@@ -48,7 +48,7 @@ class RunsFailedError(MobileNASError):
 
 @contextmanager
 def connected(address: str | None, *, quiet: bool) -> Iterator[None]:
-    """Start Ray on this machine, or connect to the cluster at `address`; ended on leaving."""
+    """Start Ray on this machine, or connect to the cluster at `address`, inside the context."""
     os.environ |= _ENVIRONMENT | ({} if address is None else _CLUSTER)  # read by `import ray`
     try:
         import ray
@@ -66,7 +66,7 @@ def connected(address: str | None, *, quiet: bool) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = "Ray does not start" if address is None else f"--address {address}"
         raise MobileNASError(f"{where}: {first_line(error)}") from error
-    signal.signal(signal.SIGTERM, stop)  # Ray's own leaves without a word
+    signal.signal(signal.SIGTERM, stop)  # Ray's own handler exits without a message
     try:
         yield
     finally:
@@ -74,14 +74,14 @@ def connected(address: str | None, *, quiet: bool) -> Iterator[None]:
 
 
 def run_on_ray(sweep: Sweep, address: str | None, progress: Progress) -> dict[str, ResultRecord]:
-    """Do every run that is not done as a task of Ray; return result.json of each by name.
+    """Make all unfinished runs as Ray tasks; return result.json of each run by name.
 
-    RunsFailedError names those that failed, after all others are done.
+    RunsFailedError names failed runs, after all others are done.
     """
     import ray
 
     _check_cores(sweep, address)
-    task = ray.remote(max_calls=1)(_run)  # a process of its own, as without Ray
+    task = ray.remote(max_calls=1)(_run)  # a separate process per run
     results, failures = dict[str, ResultRecord](), dict[str, str]()
     waiting: dict[Future[ResultRecord], str] = {}
     for name, request in sweep.requests.items():
@@ -98,7 +98,7 @@ def run_on_ray(sweep: Sweep, address: str | None, progress: Progress) -> dict[st
         known = (sweep.data.image_size, sweep.profile)
         waiting[resources.remote(*where, *known, progress).future()] = name
     if results:
-        write_reports(sweep.folder)  # a kill may have left those of fewer
+        write_reports(sweep.folder)  # a kill may have left reports of fewer runs
     sweep.reporter.start("sweep", len(sweep.requests))
     for done, future in enumerate(as_completed(waiting), len(results) + 1):
         name = waiting[future]
@@ -106,11 +106,11 @@ def run_on_ray(sweep: Sweep, address: str | None, progress: Progress) -> dict[st
             results[name] = future.result()
             outcome = f"{results[name].top1:.2f} %"
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", error)  # what the run raised, or how its process ended
+            cause = getattr(error, "cause", error)  # the run's exception, or how its process ended
             foreseen = isinstance(cause, MobileNASError)
             kind = "" if foreseen else f"{type(cause).__name__}: "
             failures[name], outcome = f"{kind}{first_line(cause)}", "failed"
-            sweep.reporter.info(f"{name}: {failures[name] if foreseen else error}")  # a traceback
+            sweep.reporter.info(f"{name}: {failures[name] if foreseen else error}")  # or traceback
         else:
             write_reports(sweep.folder)
         sweep.reporter.step(done, {name: outcome})
@@ -121,7 +121,7 @@ def run_on_ray(sweep: Sweep, address: str | None, progress: Progress) -> dict[st
 
 
 def _check_cores(sweep: Sweep, address: str | None) -> None:
-    """Raise where this machine never has the cores of a run, which would wait without end."""
+    """Raise if this machine has fewer cores than a run needs, which would wait forever."""
     import ray
 
     threads = next(iter(sweep.requests.values())).threads
@@ -131,7 +131,7 @@ def _check_cores(sweep: Sweep, address: str | None) -> None:
 
 
 def _finished(folder: Path) -> ResultRecord | None:
-    """Return result.json of a run that has nothing left to do."""
+    """Return result.json of a finished run; None if it is not finished."""
     done = (folder / RESULT_FILE).exists() and (folder / REPORT_FILE).exists()
     return read_record(folder / RESULT_FILE, ResultRecord) if done else None
 
@@ -144,7 +144,7 @@ def _run(
     profile: Profile | None,
     progress: Progress,
 ) -> ResultRecord:
-    """Do one run, in a process of Ray's that does nothing else."""
+    """Make one run, in its own Ray process."""
     keep_freed_memory()
     try:
         os.chdir(cwd)
@@ -172,7 +172,7 @@ def _run(
 
 
 def _wait_for_former(folder: Path) -> None:
-    """Wait for the process that a killed sweep left in a run: Ray ends it within seconds."""
+    """Wait for a process of a killed sweep to release the run; Ray ends it within seconds."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Runs that start from a pretrained network: subnetworks, weights, the teacher, baselines.
+"""Runs that start from a pretrained network: teacher, inherited weights, baselines.
 
-The whole network is fine-tuned first. The search begins with its weights, and what is trained from
-weights afterwards learns from its answers, too.
+The whole network is fine-tuned first and becomes the teacher. The search starts from its weights,
+and networks trained from weights are distilled from it.
 """
 
 import math
@@ -36,15 +36,15 @@ from mobilenas.train.distillation import Teacher
 from mobilenas.train.pretrained import SOURCES, load, source_of
 
 TEACHER = "teacher"
-"""Stage, and folder below the run's."""
+"""Name of the stage, and of its folder in the run folder."""
 FROM_WEIGHTS = ("searched", "random", "random-search", PRETRAINED)
-"""Kinds that start from weights in such a run, and learn from the teacher."""
+"""Kinds that start from weights in such a run, and are distilled from the teacher."""
 _SIDE_STEP = 8
 _MIN_SIDE = 32
 
 
 def teacher_stage(run: Run, seed: int) -> Teacher:
-    """Fine-tune the whole network at the largest side that is searched, below the seed's folder."""
+    """Fine-tune the whole network at the largest searched image size, in the seed's folder."""
     settings, arch = _of(run.settings), _space(run).whole
     folder = run.seed_folder(seed) / TEACHER
     record = folder / "train.json"
@@ -66,9 +66,9 @@ def teacher_stage(run: Run, seed: int) -> Teacher:
 
 
 def halving_of_random(run: Run, folder: Path, seed: int) -> SuccessiveHalving:
-    """Return successive halving of random networks: as other networks of the run they are trained.
+    """Return successive halving for random networks, which trains them like the run's others.
 
-    So they start from their part of the teacher's weights, and learn from it, where there is one.
+    If there is a teacher, they start from their part of its weights and are distilled from it.
     """
     from_weights = run.settings.pretrained is not None
     return SuccessiveHalving(
@@ -86,7 +86,7 @@ def halving_of_random(run: Run, folder: Path, seed: int) -> SuccessiveHalving:
 
 
 def _part(run: Run, seed: int, arch: Arch) -> Network:
-    """Return a part of the whole network with its part of the teacher's weights."""
+    """Return a subnetwork with its part of the teacher's weights."""
     assert isinstance(arch, MobileArch)
     space, state = _space(run), dict(teacher_stage(run, seed).network.state_dict())
     network = _built(arch, part(space, space.choice(arch), reordered(space, state)))
@@ -94,7 +94,7 @@ def _part(run: Run, seed: int, arch: Arch) -> Network:
 
 
 def start_network(run: Run, compared: ComparedNetwork) -> Network:
-    """Return what a baseline starts from: its part of the teacher's or of its source's weights."""
+    """Return a baseline's initial network, with weights of the teacher or of its source."""
     arch, seed, space = compared.arch, compared.seed, _space(run)
     if compared.kind != PRETRAINED:
         return _part(run, seed, arch)
@@ -110,16 +110,16 @@ def start_network(run: Run, compared: ComparedNetwork) -> Network:
 
 
 def _adapted(run: Run, seed: int, arch: MobileArch, network: Network) -> Network:
-    """Give the norms of a part, or at another side, the statistics of the images."""
+    """Estimate the norms' statistics, which differ for subnetworks and other image sizes."""
     estimate_statistics(network, run.at(arch.image_size).data, seed, run.device)
     return network
 
 
 def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]:
-    """Yield every pretrained network whose weights are here, whole and narrowed, for every seed.
+    """Yield the pretrained networks with local weights, whole and narrowed, for every seed.
 
-    Whole: at the largest side, a multiple of 8, at which it meets the budgets. Narrowed: at the
-    largest side that is searched, all channels alike, until it does.
+    Whole: at the largest image size, a multiple of 8, at which it meets the budgets. Narrowed: at
+    the largest searched image size, with the largest uniform width that does.
     """
     settings, largest = _of(run.settings), _space(run).image_size
     classes = len(run.data.classes)
@@ -143,13 +143,13 @@ def pretrained_baselines(run: Run, limits: Budgets) -> Iterator[ComparedNetwork]
 
 
 def ready_made(settings: PretrainedSettings) -> list[str]:
-    """Return the run's own source, and the others whose weights are on this machine."""
+    """Return the run's own source, and all others whose weights are on this machine."""
     names = [name for name, source in SOURCES.items() if source.find() is not None]
     return list(dict.fromkeys((settings.name, *names)))
 
 
 def _narrowed(whole: MobileArch) -> Iterator[tuple[float, MobileArch]]:
-    """Yield every hundredth of its channels that keeps its layers, as a share, and the network."""
+    """Yield widths in hundredths that keep the layers, with the narrowed network."""
     for hundredths in range(1, 100):
         arch = narrowed(whole, hundredths / 100)
         if same_layers(whole, arch):
@@ -159,9 +159,9 @@ def _narrowed(whole: MobileArch) -> Iterator[tuple[float, MobileArch]]:
 def _largest(
     run: Run, growing: Iterable[tuple[str, MobileArch]], limits: Budgets
 ) -> list[tuple[str, MobileArch]]:
-    """Return the last of growing networks that meets the budgets, if one does.
+    """Return the largest of growing networks that meets the budgets, if one does.
 
-    Latency is measured where this is the profile's machine, and predicted elsewhere.
+    Latency is measured on the profile's machine, and predicted elsewhere.
     """
     kept = [(label, arch) for label, arch in growing if keeps(arch, limits.budgets)]
     limit_ms = next((b.limit for b in limits.budgets if b.cost == LATENCY), None)

@@ -1,4 +1,4 @@
-"""How a run's INT8 file is made, for every command: calibration and corrections."""
+"""Writes INT8 files, for all commands: calibration and corrections."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from mobilenas.pipeline.export_settings import CALIBRATION_IMAGES
 
 
 def write_int8(data: ImageData, made: Quantization, source: Path, path: Path) -> None:
-    """Write `source`, a float file, in 8 bits to `path`, as `Int8Settings.describe` says."""
+    """Quantize the float file `source` to `path`, with the settings `made`."""
     quantize_static_qdq(
         source,
         path,
@@ -29,7 +29,7 @@ def write_int8(data: ImageData, made: Quantization, source: Path, path: Path) ->
 def calibration(
     data: ImageData, seed: int, images: int = CALIBRATION_IMAGES
 ) -> Iterator[NDArray[np.float32]]:
-    """Training images float32 [1, C, S, S], drawn by the seed; all where there are fewer."""
+    """Yield up to `images` training images, float32 [1, C, S, S], drawn by the seed."""
     drawn = stratified_subset(data.train, min(images, len(data.train)), seed)
     for x, _ in batches(drawn, data, batch_size=CALIBRATION_IMAGES, seed=None):
         for image in x:

@@ -1,4 +1,4 @@
-"""result.json, and the files of the baselines of equal time."""
+"""Records of result.json, and of the baselines of equal time."""
 
 from collections.abc import Sequence
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""A job as the user states it, and the full settings that follow from it."""
+"""A job as the user states it, from which its full settings are made."""
 
 import math
 from collections.abc import Mapping
@@ -30,24 +30,24 @@ from mobilenas.train.recipes import (
 )
 
 ACTIVATION_FOR: dict[Precision, Activation] = {"fp32": "hard_swish", "int8": "relu"}
-"""By precision: hard-swish breaks the quantized chain, and is slower there than what it wins."""
+"""Activation by precision: in INT8, hard-swish interrupts the quantized chain and is too slow."""
 _RANGES = "; `mobilenas search --data DATA --dry-run` prints the possible ranges"
 ANY_COUNT = SMALL_SET
-"""Images to make settings for where only their legality matters."""
+"""A number of images for making settings of which only the legality matters."""
 _RUNG_SHARE = 0.2
-# of the epochs of the final training: of the supernet and the teacher of a pretrained network
+# shares of the final training's epochs, for supernet and teacher with a pretrained network
 _SANDWICH_SHARE, _TEACHER_SHARE, _MIN_TEACHER_EPOCHS = 0.15, 0.25, 3
-# subnetworks of a pretrained network whose loss is evaluated, for each finalist
+# evaluated subnetworks of a pretrained network per finalist
 _EVALUATED = 5
-# of the norms' statistics in trainings from scratch: those of pretrained networks are slow
+# momentum of norms in trainings from scratch; that of pretrained networks is slow
 _MOMENTUM = 0.1
-# after one epoch networks on hard images still stand at the loss of guessing
+# on hard images, networks are still at chance level after one epoch
 _MIN_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOptions, BudgetOptions):
-    """A user's options; None leaves the value to the effort or to the data."""
+    """The user's options; None: the value depends on effort or data."""
 
     effort: EffortName = setting(
         "standard", help="How long networks are trained.", group="Training"
@@ -128,7 +128,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     )
 
     def __post_init__(self) -> None:
-        """Check what can be checked before the images are read."""
+        """Check everything that does not need the images."""
         super().__post_init__()
         check_choice("space", self.space, self._spaces)
         self._refuse_other_spaces()
@@ -139,7 +139,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             )
         self.check_pretrained()
         if self.pretrained is not None:
-            source_of(self.pretrained)  # raises where there is none
+            source_of(self.pretrained)  # raises if it does not exist
         if not self.budgets and self._needs_budget:
             raise BudgetError(NO_BUDGET + _RANGES * (self.space == "mobile"))
         self._refuse_split_graphs()
@@ -160,17 +160,17 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def _needs_budget(self) -> bool:
-        """Whether networks have no size without one."""
+        """Whether the networks need a budget to have a size."""
         return self.space != "cell"
 
     @property
     def _default_random(self) -> int:
-        """Random networks where no number was given."""
+        """Default number of random networks."""
         return RunSettings.random
 
     @property
     def _rung_share(self) -> float:
-        """Epochs of a rung of finalists, of those of the final training."""
+        """Epochs of a rung of finalists, as a share of the final training's."""
         return _RUNG_SHARE
 
     @property
@@ -180,7 +180,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         return tuple(name for name in searched() if name != SUBNETWORKS)
 
     def _refuse_other_spaces(self) -> None:
-        """Refuse by name the parts that the space does not have."""
+        """Raise for options that do not apply to the space."""
         others = _CELLS_ONLY if self.space == "mobile" else _MOBILE_ONLY
         self._refuse(others, f"--space {self.space}")
         if self.pretrained is not None:
@@ -199,7 +199,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             )
 
     def _refuse(self, others: Mapping[str, str], where: str) -> None:
-        """Refuse options that were given but do not work here, and say why."""
+        """Raise for given options among `others`, with the reason."""
         for name, why in others.items():
             if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise MobileNASError(
@@ -207,7 +207,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
                 )
 
     def _refuse_split_graphs(self) -> None:
-        """Refuse by name the options whose operators a target does not run."""
+        """Raise for options whose operators a target does not support."""
         for name, legal in (("activation", ("relu", "relu6")), ("squeeze", ("off",))):
             given, target = getattr(self, name), self.target_without_gate
             if target and given not in (None, *legal):
@@ -218,7 +218,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def target_without_gate(self) -> str:
-        """The first target that runs neither hard-swish nor squeeze-excite; empty if all do."""
+        """The first target without hard-swish and squeeze-excite; empty if all support them."""
         if not self.targets:
             return ""
         from mobilenas.onnx.targets import GATE, refused_operators
@@ -226,7 +226,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         return next((name for name in self.targets if GATE in refused_operators(name)), "")
 
     def settings(self, train_images: int) -> RunSettings:
-        """Return the full settings for so many training images."""
+        """Return the full settings for a number of training images."""
         from mobilenas.pipeline.run_folder import check_device
 
         self.data_settings.check_source()
@@ -240,7 +240,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             scratch_recipe = replace(
                 recipe_for(self.effort, train_images, recipe.epochs), norm_momentum=_MOMENTUM
             )
-        # the published methods on cells have no finalists
+        # the published methods for cells have no finalists
         usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
         return RunSettings(
@@ -267,12 +267,12 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def _starts_from(self) -> str | None:
-        """The pretrained network that is started from; None: from scratch."""
+        """The pretrained network to start from; None: from scratch."""
         return self.pretrained
 
     @property
     def data_settings(self) -> DataSettings:
-        """Which images; a pretrained network wants them as its weights were trained."""
+        """The images, normalized as for the pretrained network's weights if there is one."""
         settings = super().data_settings
         if self._starts_from is None:
             return settings
@@ -281,10 +281,10 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def _alphas_decide(self) -> bool:
-        """Whether a method or a part of it was given, or there are no finalists to decide."""
+        """Whether a method or part was given, or there are no finalists to decide."""
         parts = any(getattr(self, part) is not None for part in PARTS if part != "prior")
         published = self.method != DEFAULT_METHOD
-        # the losses of parts of a pretrained network decide also without finalists
+        # losses of subnetworks of a pretrained network decide even without finalists
         alone = self.finalists in (0, 1) and self.pretrained is None
         return self.space == "cell" or alone or parts or published or self.rank > 0
 
@@ -293,7 +293,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         if self.pretrained is not None:
             return self._search_of_parts(recipe, parts)
         usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
-        # the supernet learns from scratch, by no other recipe than it was measured with
+        # the supernet is trained from scratch, with the settings of our measurements
         rate = usual_rate(train_images)
         return settings_for(
             self.method,
@@ -306,9 +306,9 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         )
 
     def _search_of_parts(self, recipe: Recipe, parts: Fields) -> SearchSettings:
-        """Return how the parts of a pretrained network are searched, at the rate of fine-tuning."""
+        """Return the search settings for subnetworks of a pretrained network."""
         epochs = self.search_epochs or max(1, round(recipe.epochs * _SANDWICH_SHARE))
-        if recipe.optimizer != "sgd":  # the supernet's optimizer is SGD, at a rate that suits it
+        if recipe.optimizer != "sgd":  # the supernet's is SGD, which needs its own learning rate
             recipe = recipe_for(self.effort, ANY_COUNT, recipe.epochs, FINETUNE)
         given = parts | {"sampler": "full", "prior": False}
         if not self._alphas_decide:
@@ -339,18 +339,18 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     @property
     def _usual_squeeze(self) -> Policy:
-        """Squeeze-excite pays for its FLOPs everywhere; for time and params, a search decides."""
+        """Squeeze-excite is always worth its FLOPs; under latency or params it is searched."""
         if self.target_without_gate:
             return "off"
         return "on" if self.latency is None and self.params is None else "searched"
 
     @property
     def _usual_extra_depthwise(self) -> Policy:
-        """It helps on some images and harms on others; no profile has such blocks."""
+        """It helps on some images and hurts on others; no profile has such blocks."""
         return "searched" if self.space == "mobile" and self.profile is None else "off"
 
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
-        """Return how channel sizes are searched, which this request does not ask for."""
+        """Return the settings of a search for channel sizes; None here."""
         return None
 
 
@@ -370,7 +370,7 @@ _NOT_PRETRAINED = {
     "prior": "it knows networks from scratch",
     "rank": "it compares with trainings from scratch",
 }
-"""Options that runs from a pretrained network refuse, and why."""
+"""Options that do not work with a pretrained network, and why."""
 _CELLS_ONLY = {
     "edges": _CHAIN,
     "edge_weights": _CHAIN,
@@ -382,7 +382,7 @@ _CELLS_ONLY = {
     "auxiliary": "its networks have one classifier",
     "drop_path": "its networks have no parallel edges",
 }
-"""Options that the mobile space refuses, and why."""
+"""Options that do not work in the mobile space, and why."""
 _MOBILE_ONLY = {
     "activation": "cells have ReLU everywhere",
     "squeeze": "cells have no squeeze-excite",
@@ -395,4 +395,4 @@ _MOBILE_ONLY = {
     "latency": "no profile has the blocks of cells; limit --flops or --params",
     "profile": "no profile has the blocks of cells",
 }
-"""Options that the cell space refuses, and why."""
+"""Options that do not work in the cell space, and why."""

@@ -10,14 +10,14 @@ from mobilenas.pipeline.settings import RunSettings
 from mobilenas.train.pretrained import SOURCES, from_pretrained
 
 TRIALS = {"quick": 4, "standard": 8, "full": 20}
-"""By effort."""
-# of the final training's epochs: over all trials, and for each finalist
+"""Number of trials by effort."""
+# shares of the final training's epochs: all trials together, and each finalist
 _SHARE, _FINALIST_SHARE = 0.5, 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelsRequest(Request, ChannelOptions):
-    """A user's options; None leaves the value to the effort."""
+    """The user's options; None: the value depends on effort."""
 
     space: str = "channels"
     """Not an option here."""
@@ -31,7 +31,7 @@ class ChannelsRequest(Request, ChannelOptions):
     )
 
     def __post_init__(self) -> None:
-        """Check what can be checked before the images are read."""
+        """Check everything that does not need the images."""
         if not self.model:
             raise MobileNASError("missing option --model")
         super().__post_init__()
@@ -42,7 +42,7 @@ class ChannelsRequest(Request, ChannelOptions):
 
     @property
     def _default_random(self) -> int:
-        """Random sizes are one of the controls."""
+        """Default number of random sizes, which are one of the controls."""
         return super()._default_random if self.controls else 0
 
     @property
@@ -50,14 +50,14 @@ class ChannelsRequest(Request, ChannelOptions):
         return _FINALIST_SHARE
 
     def check_pretrained(self) -> None:
-        """Weights are the model's."""
+        """Check nothing: weights are those of the model."""
 
     @property
     def _spaces(self) -> tuple[str, ...]:
         return (self.space,)
 
     def _refuse_other_spaces(self) -> None:
-        """There are no options of other spaces here."""
+        """Check nothing: options of other spaces do not exist here."""
 
     def _channel_settings(self, epochs: int) -> ChannelSettings:
         trials = self.trials or TRIALS[self.effort]

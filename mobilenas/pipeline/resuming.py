@@ -1,4 +1,4 @@
-"""--resume with options: they must equal those that the job was started with."""
+"""--resume with options, which must equal those of the start."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -16,10 +16,10 @@ from mobilenas.search.variants import parse_variant, parse_variants
 
 
 def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Reporter) -> Run | None:
-    """Open the run in `folder` if `stated` is what it was asked for; FileError names what is not.
+    """Open the run in `folder` if it has the `stated` options; FileError names different ones.
 
-    None where there is no run, or one that does not say what it was asked for, as those of older
-    releases: such a request must be stated whole.
+    None if there is no run, or one without its request, as in older releases; then all options must
+    be given.
     """
     path = folder / RUN_FILE
     if not path.exists():
@@ -37,7 +37,7 @@ def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Repo
         raise FileError(f"{path}: {error}") from error
     run = open_run(folder, reporter)
     if other := other_options(requested, stated):
-        # an effort that is stated by its number of epochs is the same job
+        # an effort given as its number of epochs is the same job
         again = replace(requested, **stated)
         if _differ_at_once(requested, again) or again.settings(len(run.data.train)) != run.settings:
             raise FileError(f"{folder} holds another run: {other}")
@@ -45,7 +45,7 @@ def resume_run(folder: Path, stated: Fields, kind: type[Request], reporter: Repo
 
 
 def _differ_at_once(requested: Request, again: Request) -> bool:
-    """Whether the requests differ in more than in epochs, which the number of images decides."""
+    """Whether requests differ in more than epochs, which depend on the number of images."""
     before, now = requested.settings(ANY_COUNT), again.settings(ANY_COUNT)
     alike = {name: getattr(before, name) for name in ("recipe", "search", "finalists")}
     return replace(now, **alike) != before
@@ -59,9 +59,9 @@ def resume_sweep(
     methods: Sequence[str],
     reporter: Reporter,
 ) -> Sweep | None:
-    """Open the sweep in `folder` if what is stated is what it was asked for; None without one.
+    """Open the sweep in `folder` if it has the stated options; None if there is none.
 
-    FileError names what is not.
+    FileError names different options.
     """
     path = folder / SWEEP_FILE
     if not path.exists():
@@ -89,9 +89,9 @@ def resume_ablation(
     control: str | None,
     reporter: Reporter,
 ) -> Ablation | None:
-    """Open the ablation in `folder` if what is stated is what it was asked for; None without one.
+    """Open the ablation in `folder` if it has the stated options; None if there is none.
 
-    FileError names what is not.
+    FileError names different options.
     """
     path = folder / REQUEST_FILE
     if not path.exists():
@@ -109,7 +109,7 @@ def resume_ablation(
 
 
 def other_options(requested: Request, stated: Fields) -> str:
-    """Say which options are not what was asked for; empty where all are."""
+    """Describe the options that differ from the request; empty if there are none."""
     before, now = to_plain(requested), to_plain(replace(requested, **stated))
     return ", ".join(
         f"--{name.replace('_', '-')} is {_shown(now[name])}, it was {_shown(before[name])}"

@@ -1,4 +1,4 @@
-"""The run folder: the request of one job, and where each stage reads and writes."""
+"""The run folder: a job's settings, images, space and budgets, for all stages."""
 
 import platform
 import shlex
@@ -98,21 +98,21 @@ class Run:
     """An open run folder."""
 
     folder: Path
-    """RUN."""
+    """The folder, RUN."""
     settings: RunSettings
-    """The full settings of the job, as run.json has them."""
+    """The full settings of the job, as in run.json."""
     reporter: Reporter = field(default_factory=NullReporter)
-    """Hears of progress."""
+    """Receives progress."""
     side: int | None = None
-    """Side of the images, where it is not the one that the run began with (`at`)."""
+    """Image size, if it is not that of the run's start (`at`)."""
     shared: Path | None = None
-    """SWEEP/baselines, where the run is one of a sweep whose runs have baselines in common."""
+    """SWEEP/baselines, if runs of a sweep share baselines."""
     _others: dict[int, ImageData] = field(default_factory=dict, repr=False)
-    """The images at other sides, as far as they have been read."""
+    """Images at other sizes that have been read."""
 
     @cached_property
     def data(self) -> ImageData:
-        """The images; refused when they are not those the run began with."""
+        """The images; DataError if they have changed since the run's start."""
         if self.side is None:
             settings = self.settings.data
             if self.settings.search_image_size:
@@ -120,40 +120,40 @@ class Run:
             return self.check_images(load_data(settings, self.reporter))
         if self.side not in self._others:
             self.reporter.info(f"images are read at {self.side}x{self.side}")
-            # what there is to say of them was said when the run began
+            # without reporter, because their notes were reported at the start
             data = load_data(replace(self.settings.data, image_size=self.side))
             self._others[self.side] = self.check_images(data)
         return self._others[self.side]
 
     def check_images(self, data: ImageData) -> ImageData:
-        """Return `data`; DataError unless they are the images that the run began with."""
+        """Return `data`; DataError if the images have changed since the run's start."""
         if data.fingerprint != self.fingerprint:
             raise DataError(f"the images of {data.name} are not those {self.folder} started with")
         return data
 
     @cached_property
     def fingerprint(self) -> str:
-        """The hash of the images that the run began with."""
+        """The hash of the images at the run's start."""
         return read_record(self.folder / RUN_FILE, _ImagesPart).data.fingerprint
 
     @property
     def image_size(self) -> int:
-        """Side of the images, whether or not they are read."""
+        """Image size, without reading the images."""
         if "data" in vars(self):
             return self.data.image_size
         return self.side or read_record(self.folder / RUN_FILE, _ImagesPart).data.image_size
 
     def at(self, image_size: int) -> "Run":
-        """Return the same job over the same images at a network's side, read when they are used."""
+        """Return the same job with images of another size, which are read on first use."""
         if image_size == self.image_size:
             return self
         return self._shared_with(replace(self, side=image_size))
 
     @cached_property
     def image_sizes(self) -> tuple[int, ...]:
-        """The sides among which `--image-size auto` or a pretrained network's parts are chosen.
+        """The image sizes that `--image-size auto` or a pretrained network's search chooses from.
 
-        None where there is one side only.
+        Empty if there is only one.
         """
         if isinstance(self.space, SubnetworkSpace):
             return self.space.sides if len(self.space.sides) > 1 else ()
@@ -163,7 +163,7 @@ class Run:
 
     @cached_property
     def space(self) -> Space:
-        """The space that the budgets ask for, at the side that was chosen where it is searched."""
+        """The space; if the image size is searched, at the chosen one."""
         plain, file = None, IMAGE_SIZE_FILE
         if self.settings.search_image_size and (self.folder / file).exists():
             plain = read_record(self.folder / file, _SpacePart).space
@@ -174,54 +174,54 @@ class Run:
         return space
 
     def forget_space(self) -> None:
-        """Read the space again: its side has been chosen."""
+        """Drop the cached space, because its image size has been chosen."""
         for name in ("space", "budgets"):
             vars(self).pop(name, None)
 
     @cached_property
     def budgets(self) -> Budgets:
-        """The budgets over the space; under a penalty its strength decides what is used of them."""
+        """The budgets over the space; under a penalty they need not be used."""
         filled = self.settings.search.constraint != PENALTY
         return Budgets(self.space, self.settings.budgets, self.latency, filled=filled)
 
     @cached_property
     def latency(self) -> Latency | None:
-        """Latency on the device of the profile, where there is one."""
+        """The latency model of the profile, if there is one."""
         if self.settings.profile is None:
             return None
         return latency_model(self.settings, read_profile(self.folder / PROFILE_FILE))
 
     @property
     def device(self) -> str:
-        """Where networks are trained; MobileNASError where this machine has none."""
+        """Device of training; MobileNASError if this machine does not have it."""
         check_device(self.settings.device)
         return self.settings.device
 
     def within(self, folder: Path) -> "Run":
-        """Return the same job with another folder for what is written, below this one's."""
-        data = self.data  # read once
+        """Return the same job with another folder to write to, below this one."""
+        data = self.data  # read only once
         inner = self._shared_with(replace(self, folder=folder))
         inner.__dict__["data"] = data
         return inner
 
     def _shared_with(self, other: "Run") -> "Run":
-        # what its folder may not know
+        # what cannot be read from its folder
         shared = ("space", "latency", "fingerprint")
         other.__dict__ |= {name: getattr(self, name) for name in shared}
         return other
 
     @property
     def seeds(self) -> range:
-        """Every seed of the comparison."""
+        """All seeds of the comparison."""
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     def seed_folder(self, seed: int) -> Path:
-        """RUN itself for the first seed; repeats live below it."""
+        """Return the folder of a seed: RUN for the first, subfolders for repeats."""
         return self.folder if seed == self.settings.seed else self.folder / f"repeats/seed-{seed}"
 
 
 def check_device(name: str) -> None:
-    """Raise where torch finds no such device: a run of another machine can be opened without it."""
+    """Raise if torch does not find the device. Runs of other machines can be opened without it."""
     if name == "cuda" and not torch.cuda.is_available():
         raise MobileNASError("--device cuda: torch finds no CUDA device here")
 
@@ -241,7 +241,7 @@ def create_run(
 ) -> Run:
     """Start a run in `folder`, or resume the one there; only `overwrite` replaces one.
 
-    `image_sizes` are what `--image-size auto` chooses from.
+    `image_sizes` are the options of `--image-size auto`.
     """
     torch.set_num_threads(processes.threads_of(settings.threads))
     if check_run(folder, resume=resume, overwrite=overwrite):
@@ -252,7 +252,7 @@ def create_run(
             )
         existing.check_images(data)
         if settings.channel_sizes is not None:
-            # the caller names it, not only the folder's files
+            # named by the caller, not only by files of the folder
             allow_model(settings.channel_sizes.model)
         existing.__dict__["data"] = data
         return existing
@@ -279,12 +279,12 @@ def create_run(
     _end_start(folder)
     check_record(folder, RUN)
     run = Run(folder=folder, settings=settings, reporter=reporter)
-    run.__dict__["data"] = data  # already read: spares the cached property a second reading
+    run.__dict__["data"] = data  # already read, so the cached property need not read it
     return run
 
 
 def check_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Return whether `folder` holds a run to resume; FileError unless it may be used."""
+    """Return whether `folder` has a run to resume; FileError if it must not be used."""
     return check_folder(folder, RUN, _settings, resume=resume, overwrite=overwrite)
 
 
@@ -302,13 +302,13 @@ def _settings(path: Path) -> RunSettings:
 
 
 def _end_start(folder: Path) -> None:
-    """Give the profile its name, which is the last step of a start: no run lacks its profile."""
+    """Rename the profile, the last step of a start, so that no run lacks its profile."""
     if (folder / _STARTING_PROFILE).exists():
         (folder / _STARTING_PROFILE).replace(folder / PROFILE_FILE)
 
 
 def refuse_own_weights(folder: Path, settings: RunSettings) -> None:
-    """Raise where the weights that a run starts from lie in the folder that is to be emptied."""
+    """Raise if the weights that a run starts from are in the folder that will be emptied."""
     files = [settings.channel_sizes.weights] if settings.channel_sizes is not None else []
     if settings.pretrained is not None:
         files += [settings.pretrained.weights, source_of(settings.pretrained.name).file]
@@ -318,14 +318,14 @@ def refuse_own_weights(folder: Path, settings: RunSettings) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
+    """Return the versions of packages on which results depend."""
     return {"mobilenas": __version__, "python": platform.python_version()} | {
         name: version(name) for name in _PACKAGES
     }
 
 
 def machine() -> Machine:
-    """What the results were made on."""
+    """Return a description of this machine."""
     return Machine(
         platform=platform.platform(),
         processor=platform.processor() or platform.machine(),
@@ -334,7 +334,7 @@ def machine() -> Machine:
 
 
 def command_line() -> str:
-    """The command as it was typed."""
+    """Return the command line."""
     return shlex.join(["mobilenas", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""The full settings of a run, which determine every result on the same machine."""
+"""The full settings of a run, which determine all results on the same machine."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -24,12 +24,12 @@ NO_LATENCY_OF_CELLS = (
 _SPACES = ("mobile", "cell")
 _CHANNELS = "channels"
 SUBNETWORKS = "subnetworks"
-"""Family of the parts of a pretrained network."""
+"""Family of the subnetworks of a pretrained network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """Settings that reach the stages as the user gave them."""
+    """Options that the stages use unchanged."""
 
     profile: str | None = setting(
         None,
@@ -37,7 +37,7 @@ class JobSettings:
         group="Budgets",
         metavar="NAME",
     )
-    """RUN/profile.json is what it held when the run was started."""
+    """RUN/profile.json is a copy from the run's start."""
     precision: Precision = setting(
         "fp32", help="Precision of the network on the device.", group="Budgets"
     )
@@ -47,7 +47,7 @@ class JobSettings:
         help="Search method; `mobilenas methods` shows its parts.",
         built_in=tuple(METHODS),
     )
-    """The preset that the search was made from; its parts decide, not its name."""
+    """The preset of the search settings; only its parts matter, not its name."""
     operations: tuple[str, ...] = setting(
         (),
         help="Registered operations that blocks may have in place of depthwise convolutions.",
@@ -55,7 +55,7 @@ class JobSettings:
         rare=True,
         added=True,
     )
-    """docs/extending.md says how to register one."""
+    """docs/extending.md explains how to register one."""
     seed: int = setting(
         0, help="Random seed of search and training.", group="Training", low=0, high=2**31 - 1
     )
@@ -79,7 +79,7 @@ class JobSettings:
     random_search: bool = setting(
         False, help="Compare with a random search of equal time.", group="Comparison"
     )
-    """Random networks get the search's time, through the same finalists stage."""
+    """Random networks go through the same finalists stage for as long as the search took."""
     equal_time: bool = setting(
         False,
         help="Also train the best MobileNet for as long as search and final training took.",
@@ -118,43 +118,43 @@ class RunSettings(JobSettings):
     """All settings of a job; on the same machine they determine every result."""
 
     data: DataSettings
-    """Which images."""
+    """The images."""
     budgets: tuple[Budget, ...]
-    """Upper limits, one a cost."""
+    """Upper limits, at most one per cost."""
     search: SearchSettings
-    """How to search."""
+    """The search."""
     finalists: FinalistSettings
     """How the finalists are compared."""
     recipe: Recipe
-    """How the searched network and all it is compared with are trained."""
+    """Training of the searched network and all baselines."""
     cell: CellSettings = field(default_factory=CellSettings)
     """Sizes of the cell space."""
     channel_sizes: ChannelSettings | None = None
-    """How channel sizes are searched; None in the other spaces."""
+    """The search for channel sizes; None in other spaces."""
     activation: Activation = "hard_swish"
     """Activation of the space's blocks."""
     squeeze: Policy = "searched"
-    """Squeeze-excite."""
+    """Squeeze-excite in the blocks."""
     extra_depthwise: Policy = field(default="off", metadata=ADDED)
-    """A depthwise convolution that blocks start with."""
+    """A depthwise convolution at the start of blocks."""
     inherit: bool = field(default=False, metadata=ADDED)
-    """Whether final training starts from the supernet's weights; not in cells."""
+    """Whether final training starts from the supernet's weights; not for cells."""
     search_image_size: bool = field(default=False, metadata=ADDED)
-    """Whether the side of the images is searched, too (`--image-size auto`)."""
+    """Whether the image size is searched (`--image-size auto`)."""
     pretrained: PretrainedSettings | None = field(default=None, metadata=ADDED)
-    """The network whose parts are searched, and from whose weights; None: from scratch."""
+    """The pretrained network whose subnetworks are searched; None: from scratch."""
     scratch_recipe: Recipe | None = field(default=None, metadata=ADDED)
-    """How networks are trained that start from no weights, where others do; None: by `recipe`."""
+    """Recipe of networks without initial weights, if others have some; None: `recipe`."""
     random: int = 3
-    """Random networks of the budgets to compare with."""
+    """Number of random networks to compare with."""
 
     @property
     def scratch_control(self) -> bool:
-        """Whether the searched network, which starts from weights, is trained from scratch, too."""
+        """Whether the searched network, which starts from weights, is also trained from scratch."""
         return self.inherit if self.pretrained is None else self.pretrained.from_scratch
 
     def __post_init__(self) -> None:
-        """Check that they go together, also with what the registries have."""
+        """Check the combination of settings, and names against registries."""
         from mobilenas.spaces.base import families
         from mobilenas.spaces.mobile.mobilenets import MOBILENETS
 

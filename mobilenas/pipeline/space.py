@@ -1,4 +1,4 @@
-"""The space of a job: for its settings, and for what is known of its images."""
+"""Makes the space of a job from its settings and the properties of its images."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ _S = TypeVar("_S")
 
 
 def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | None:
-    """Return what predicts latency in the precision that was asked for; None without a profile."""
+    """Return the latency model for the requested precision; None without a profile."""
     if profile is None:
         return None
     if not profile.has(settings.precision):
@@ -43,7 +43,7 @@ def latency_model(settings: RunSettings, profile: Profile | None) -> Latency | N
 
 
 def usable_space(settings: RunSettings, data: ImageKind, latency: Latency | None = None) -> Space:
-    """Return the space, after a check that some network of it uses the budgets."""
+    """Return the space, after checking that a network of it uses the budgets."""
     space = make_space(settings, data, latency)
     filled = settings.search.constraint != PENALTY
     Budgets(space, settings.budgets, latency, filled=filled).check_used()
@@ -77,7 +77,7 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
 def _hinting(
     make: Callable[[RunSettings, ImageKind, int], _S], settings: RunSettings, data: ImageKind
 ) -> _S:
-    """Return what `make` does; an UnreachableError names a smaller side that would do."""
+    """Return the result of `make`; an UnreachableError suggests a smaller image size."""
     try:
         return make(settings, data, data.image_size)
     except UnreachableError as error:
@@ -85,7 +85,7 @@ def _hinting(
         def kept(side: int) -> bool:
             try:
                 make(settings, data, side)
-            except MobileNASError:  # a model may take one side only
+            except MobileNASError:  # a model may accept only one size
                 return False
             return True
 

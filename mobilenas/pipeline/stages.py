@@ -1,7 +1,6 @@
-"""run = search -> train -> export -> compare -> report, over a run folder.
+"""The stages over a run folder: run = search -> train -> export -> compare -> report.
 
-Every stage reads files of the folder and writes files of the folder; one that is done is not done
-again.
+Every stage reads and writes files of the folder. A finished stage is not repeated.
 """
 
 from collections.abc import Mapping
@@ -65,7 +64,7 @@ RESULT_FILE = "result.json"
 
 
 def run_all(run: Run) -> ResultRecord:
-    """Do every stage that is not done, and return result.json."""
+    """Run all unfinished stages, and return result.json."""
     watch = Stopwatch()
     if not (run.folder / "search").exists():
         run.reporter.info(f"estimate from a few timed steps: {format_durations(estimate(run))}")
@@ -87,9 +86,9 @@ def run_all(run: Run) -> ResultRecord:
 
 
 def search_stage(run: Run, seed: int | None = None) -> ArchRecord:
-    """Write arch.json: the arch, its exact costs, the budgets it keeps, its discretization gap.
+    """Search; write arch.json: the arch, its exact costs, budgets, discretization gap.
 
-    Cells stand there a second time, in the notation of the papers (`Family.genotype`).
+    It also has cells in the notation of the papers (`Family.genotype`).
     """
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
@@ -155,7 +154,7 @@ def _searched(run: Run, folder: Path, seed: int) -> SearchResult:
 
 
 def train_stage(run: Run, seed: int | None = None) -> TrainResult:
-    """Train the searched arch and write model.safetensors and train/train.json."""
+    """Train the searched arch; write model.safetensors and train/train.json."""
     seed = run.settings.seed if seed is None else seed
     folder = run.seed_folder(seed)
     arch = searched_arch(folder)
@@ -167,7 +166,7 @@ def train_stage(run: Run, seed: int | None = None) -> TrainResult:
 def export_stage(run: Run) -> ExportRecord:
     """Write export/model.onnx, export.json (parity, size, latency, top-1) and misclassified.json.
 
-    A run of an older release gets the last alone.
+    A finished run of an older release gets only the last.
     """
     path = run.folder / EXPORT_FILE
     if path.exists():
@@ -179,7 +178,7 @@ def export_stage(run: Run) -> ExportRecord:
         raise FileError(f"{run.folder} has no {WEIGHTS_FILE}; run `mobilenas train` first")
     arch = searched_arch(run.folder)
     run = run.at(arch.image_size)
-    data = run.data  # reading them is a stage of its own
+    data = run.data  # reading images is a separate stage of the progress
     run.reporter.start("export", 1)
     model = load_weights(arch, run.folder / WEIGHTS_FILE)
     onnx_path = run.folder / ONNX_FILE
@@ -207,34 +206,34 @@ def export_stage(run: Run) -> ExportRecord:
 
 
 def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[NetworkRecord]:
-    """Train all baselines of the result in the same way, and write compare.json.
+    """Train all baselines by the same recipe, and write compare.json.
 
-    Networks that are there already stay, also those that `requested` does not have. When one is
-    added, all are timed again: side by side, so that their times compare.
+    Existing networks are kept, even if they are not `requested`. When one is added, all are timed
+    again side by side, so that their latencies are comparable.
     """
     path = run.folder / COMPARE_FILE
     existing = read_networks(path) if path.exists() else []
     if existing and requested is None:
         return existing
-    export_stage(run)  # the searched network's file, which is one of those that are timed
+    export_stage(run)  # the searched network's file is timed, too
     for seed in run.seeds:
         search_stage(run, seed)
         train_stage(run, seed)
     networks = compared_networks(run, requested, existing)
     train_shared(run, networks)
     added = [_trained(run, network) for network in networks]
-    # which MobileNet, and for how many epochs, is decided by how all of these were trained
+    # which MobileNet it is, and its epochs, depend on the trainings above
     longer = longer_mobilenets(run, requested, [*existing, *added])
     added += [_trained(run, network) for network in longer]
     return time_entries(run, export_stage(run), [*existing, *added]) if added else existing
 
 
 def compared_run(run: Run, name: str) -> Run:
-    """Return the run in the folder of a network of compare.json.
+    """Return a run over the folder of a network in compare.json.
 
-    `name` is a whole name there or, such as mobilenet_v2, its first word: the best of those on
-    validation images. Of the repeats it is that of the first seed. What `export_stage` reads is
-    put into the folder.
+    `name` is its name or the first word, such as mobilenet_v2, which is the best of these on
+    validation images. It is the network of the first seed. Files that `export_stage` reads are
+    added to the folder.
     """
     path = run.folder / COMPARE_FILE
     entries = read_networks(path) if path.exists() else []
@@ -264,7 +263,7 @@ def report_stage(run: Run) -> Path:
 
 
 def renew_report(run: Run, newer: Path) -> None:
-    """Write result.json and report.html again where a file that they tell of has overtaken them."""
+    """Write result.json and report.html again if the file `newer` is newer."""
     for name, write in ((RESULT_FILE, write_result), (REPORT_FILE, report_stage)):
         path = run.folder / name
         if path.exists() and path.stat().st_mtime < newer.stat().st_mtime:
@@ -272,7 +271,7 @@ def renew_report(run: Run, newer: Path) -> None:
 
 
 def write_result(run: Run) -> ResultRecord:
-    """Count the final file again, hold every budget against it, and write result.json."""
+    """Recount the final file, check all budgets, and write result.json."""
     entries = compare_stage(run)
     found = next(entry for entry in entries if entry.kind == "searched")
     exported, exact = export_stage(run), searched_record(run.folder).costs
@@ -297,12 +296,12 @@ def write_result(run: Run) -> ResultRecord:
 
 
 def verify_budgets(run: Run) -> list[BudgetCheck]:
-    """Return requested, predicted and recounted value of every budget.
+    """Return requested, predicted and recounted values of all budgets.
 
     FLOPs and params are counted on the ONNX file by code that shares nothing with the cost model.
-    Memory depends on how a runtime allocates: there it is the prediction that is compared with the
-    limit, and `recounted` is null. So it is for latency on a device that is not this machine; here
-    the exported file is measured. Where that was unsteady, `holds` is null.
+    Memory depends on the runtime's allocator, so its prediction is compared with the limit, and
+    `recounted` is null. The same holds for latency on another device. On this machine, the exported
+    file is measured; if that was unsteady, `holds` is null.
     """
     counted = count_onnx(run.folder / ONNX_FILE)
     recounts = {"flops": counted.flops, "params": counted.params}
@@ -318,7 +317,7 @@ def verify_budgets(run: Run) -> list[BudgetCheck]:
         measured = budget.cost == LATENCY and here
         decisive: float = value if recount is None else max(value, recount)
         if measured:
-            # a median is known to its interval only: over is what lies over with all of it
+            # exceeded only if the whole interval of the median is above the limit
             decisive = file.latency_ms - (file.latency_interval_ms or 0.0)
         unknown = measured and file.unsteady is not False
         rows.append(
@@ -336,7 +335,7 @@ def verify_budgets(run: Run) -> list[BudgetCheck]:
 
 
 def _check_built(arch: Arch, exact: Costs) -> None:
-    """Count FLOPs and params again on the built module; a difference is a bug of the cost model."""
+    """Recount FLOPs and params on the built module; a difference is a bug in the cost model."""
     module = build(arch)
     flops = sum(count_fvcore(module, arch.image_size, arch.in_channels).values())
     params = sum(weight.numel() for weight in module.deployed_parameters())
@@ -347,7 +346,7 @@ def _check_built(arch: Arch, exact: Costs) -> None:
 
 
 def _trained(run: Run, network: ComparedNetwork) -> Trained:
-    """Train one network of the comparison, write its file, and test that: one image at a time."""
+    """Train a network of the comparison, write its file, and evaluate that on test images."""
     seed, arch = network.seed, network.arch
     run = run.at(arch.image_size)
     found = network.kind == "searched"
@@ -391,7 +390,7 @@ def _trained(run: Run, network: ComparedNetwork) -> Trained:
 
 
 def _top1(run: Run, file: Path) -> float:
-    """Look at the test images once; of model.onnx keep what it got wrong, for the report."""
+    """Evaluate a file on test images; for model.onnx, also write misclassified.json."""
     if file != run.folder / ONNX_FILE:
         return file_top1(run, file)
     found = file_misclassified(run, ONNX_FILE)

@@ -1,4 +1,4 @@
-"""Start the run that a request asks for, after all that can be checked before images are read."""
+"""Starts the run of a request, after all checks that need no images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,8 +29,8 @@ def start(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
-    """Start the run of a request in `folder`, or with `resume` resume it."""
-    check_run(folder, resume=resume, overwrite=overwrite)  # before images are decoded
+    """Start the run of a request in `folder`, or resume it with `resume`."""
+    check_run(folder, resume=resume, overwrite=overwrite)  # before decoding images
     profile = profile_of(request, reporter)
     tell_targets(request, reporter)
     data = read_images({"": request}, profile, reporter)
@@ -55,11 +55,11 @@ def read_images(
     reporter: Reporter,
     check: Callable[[RunSettings, ImageKind, Latency | None], object] = usable_space,
 ) -> ImageData:
-    """Read the images that all of `requests` share, after all that can be checked before them.
+    """Read the images that all `requests` share, after all checks that do not need them.
 
-    Settings, model, profile and device are checked first, then `check` when classes and size are
-    known, and only then is any image decoded: at the largest side that is of use, where the side is
-    searched. Errors begin with the request's name, if it has one.
+    First settings, model, profile and device are checked, then, once classes and image size are
+    known, `check` is called. Only then images are decoded, at the largest useful size if it is
+    searched. Budget errors begin with the request's name, if it has one.
     """
     few = {name: request.settings(ANY_COUNT) for name, request in requests.items()}
     for settings in few.values():
@@ -86,7 +86,7 @@ def read_images(
 
 
 def profile_of(request: Request, reporter: Reporter) -> Profile | None:
-    """Find the device profile that was asked for, and tell what is wrong with its predictions."""
+    """Return the requested profile, and report warnings about its predictions."""
     if request.profile is None:
         return None
     profile = find_profile(request.profile)
@@ -100,7 +100,7 @@ def profile_of(request: Request, reporter: Reporter) -> Profile | None:
 
 
 def tell_targets(request: Request, reporter: Reporter) -> None:
-    """Report what the targets exclude from the space."""
+    """Report operators that the targets exclude from the space."""
     target = request.target_without_gate
     if target and request.space == "mobile":
         reporter.info(f"{target} has no {GATE}: networks have no hard-swish and no squeeze-excite")

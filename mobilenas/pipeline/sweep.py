@@ -1,6 +1,6 @@
-"""Several networks from one request: a run for each budget or strength of the penalty, and method.
+"""Sweeps: a run for each budget or strength of the penalty, and each method.
 
-Song and Li 2020 vary the strength of the FLOPs penalty to get networks of several sizes.
+Song and Li 2020 vary the strength of the FLOPs penalty to obtain networks of several sizes.
 SWEEP/flops-500k, SWEEP/strength-0.3 or SWEEP/flops-500k-adarts is the run folder of one network.
 """
 
@@ -46,21 +46,21 @@ class Sweep:
     """An open sweep."""
 
     folder: Path
-    """SWEEP."""
+    """The folder of the sweep, SWEEP."""
     requests: Mapping[str, Request]
-    """What each run is asked for, by the name of its folder."""
+    """The requests of all runs, by the name of their folder."""
     command: str
-    """How it was started."""
+    """The command that started it."""
     data: ImageData
     """The images."""
     profile: Profile | None
-    """Device profile, where one was asked for."""
+    """Device profile, if one was requested."""
     reporter: Reporter
-    """Hears of progress."""
+    """Receives progress."""
 
     @property
     def shared(self) -> Path | None:
-        """Where baselines are trained that runs of several methods have in common."""
+        """Folder of the baselines that runs of several methods share; None with one method."""
         methods = {request.method for request in self.requests.values()}
         return self.folder / "baselines" if len(methods) > 1 else None
 
@@ -71,10 +71,10 @@ def requests_for(
     strengths: Sequence[float],
     methods: Sequence[str] = (),
 ) -> dict[str, Request]:
-    """Return a request for each of `flops`, or for each strength, with each of `methods`.
+    """Return requests for all of `flops`, or all strengths, with each of `methods`.
 
-    `requested` are the fields of a Request that all share. Without `flops` and `strengths` these
-    have the budgets, and the methods vary.
+    `requested` are fields of Request that all share. Without `flops` and `strengths`, they include
+    the budgets, and only methods vary.
     """
     if not methods:
         return _sizes(requested, flops, strengths)
@@ -94,10 +94,10 @@ def requests_for(
 def _sizes(
     requested: Fields, flops: Sequence[int], strengths: Sequence[float]
 ) -> dict[str, Request]:
-    """Return a request for each of `flops`, or for each strength under one wide budget.
+    """Return requests for all of `flops`, or all strengths under one wide budget.
 
-    The finalists are chosen by accuracy alone, so under a penalty, where they differ in cost, there
-    are none unless they are asked for.
+    Finalists are compared by accuracy alone. Under a penalty their costs differ, so by default
+    there are none.
     """
     if not strengths:
         if not flops:
@@ -128,7 +128,7 @@ def _check_distinct(option: str, values: Sequence[float]) -> None:
 
 
 def _exact(limit: int) -> str:
-    """500000 is 500k, 500001 itself."""
+    """Format 500000 as 500k, 500001 in full."""
     short = format_count(limit)
     return short if parse_count(short) == limit else str(limit)
 
@@ -145,18 +145,18 @@ def start_sweep(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Sweep:
-    """Start a sweep in `folder`, or resume the one there; every budget is checked first."""
+    """Start a sweep in `folder`, or resume it; all budgets are checked first."""
     requests = requests_for(requested, flops, strengths, methods)
-    goes_on = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
+    resumes = check_folder(folder, SWEEP, read_sweep, resume=resume, overwrite=overwrite)
     path = folder / SWEEP_FILE
     record = SweepRecord(command=command, requests=requests)
-    if goes_on:
+    if resumes:
         existing = read_sweep(path)
         if existing.requests != requests:
             raise FileError(f"{folder} holds another sweep than --resume was asked for")
         record = existing
     sweep = _open(folder, record, reporter)
-    if not goes_on:
+    if not resumes:
         for request in requests.values():
             refuse_own_weights(folder, request.settings(ANY_COUNT))
         start_folder(folder, SWEEP)
@@ -186,7 +186,7 @@ def _open(folder: Path, record: SweepRecord, reporter: Reporter) -> Sweep:
 
 
 def read_sweep(path: Path) -> SweepRecord:
-    """Read a sweep.json; its runs lie beside it."""
+    """Read a sweep.json; its runs must be in the same folder."""
     record = read_record(path, SweepRecord)
     for name in record.requests:
         inside(path.parent, name, "requests")
@@ -194,9 +194,9 @@ def read_sweep(path: Path) -> SweepRecord:
 
 
 def run_sweep(sweep: Sweep) -> dict[str, ResultRecord]:
-    """Do every run that is not done; return result.json of each by name.
+    """Make all unfinished runs; return result.json of each run by name.
 
-    SWEEP/report.html and SWEEP/pareto.json are written after each.
+    SWEEP/report.html and SWEEP/pareto.json are written after each run.
     """
     results = {}
     for name in sweep.requests:
@@ -225,6 +225,6 @@ def run_one(sweep: Sweep, name: str) -> ResultRecord:
 
 
 def write_reports(folder: Path) -> None:
-    """Write SWEEP/report.html and SWEEP/pareto.json over the runs that exist."""
+    """Write SWEEP/report.html and SWEEP/pareto.json for the existing runs."""
     report_of(folder)
     write_pareto(folder)

@@ -1,4 +1,4 @@
-"""Training the networks of a run: from which weights, by which recipe, with which teacher."""
+"""Training of a run's networks: initial weights, recipe, teacher."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from mobilenas.train import (
 
 TRAINED = "train.json"
 _SHARED = ("mobilenet", RANDOM)
-"""Kinds of baselines that do not depend on the search."""
+"""Kinds of baselines that do not depend on the search, so that runs can share them."""
 
 
 def train_searched(run: Run, arch: Arch, seed: int) -> TrainResult:
@@ -53,7 +53,7 @@ def train_searched(run: Run, arch: Arch, seed: int) -> TrainResult:
 
 
 def train_compared(run: Run, network: ComparedNetwork) -> TrainResult:
-    """Train a baseline, in its folder; one that runs of a sweep share is trained once for all."""
+    """Train a baseline in its folder; one that runs of a sweep share is trained only once."""
     own, shared = _own_folder(run, network), _shared_folder(run, network)
     if shared is None:
         return _train_compared(run, network, own)
@@ -70,7 +70,7 @@ def train_compared(run: Run, network: ComparedNetwork) -> TrainResult:
 
 
 def train_shared(run: Run, networks: Sequence[ComparedNetwork]) -> None:
-    """Train the baselines that runs of a sweep share, but for those that another is training."""
+    """Train the baselines that runs of a sweep share, except those that another run is training."""
     for network in networks:
         if shared := _shared_folder(run, network):
             with holding(shared.parent, wait=False) as free:
@@ -83,9 +83,10 @@ def _own_folder(run: Run, network: ComparedNetwork) -> Path:
 
 
 def _shared_folder(run: Run, network: ComparedNetwork) -> Path | None:
-    """Return where a baseline is trained that other runs of the sweep may have, too.
+    """Return the folder of a baseline that runs of a sweep may share; None for others.
 
-    Its name has a hash of all that its weights depend on. What the run has itself stays there.
+    Its name has a hash of everything that determines the weights. None also if the run has already
+    begun its own training.
     """
     own = _own_folder(run, network)
     if any((own / name).exists() for name in (TRAINED, CHECKPOINT)):
@@ -133,7 +134,7 @@ def _train(
     begun: Path | None = None,
     trained_in: str | None = None,
 ) -> TrainResult:
-    """Train a network that `start` gives; `learns`: from the teacher, too, where there is one."""
+    """Train the network from `start`; `learns`: also from the teacher, if there is one."""
     path = folder / TRAINED
     if path.exists():
         return read_record(path, TrainResult)
@@ -163,7 +164,7 @@ def _train(
 
 
 def _kept(run: Run, arch: Arch) -> Network | None:
-    """Return what sizes of a model that came with weights start from; None: from scratch."""
+    """Return the initial network of channel sizes of a model with weights; None: from scratch."""
     if run.settings.channel_sizes is None or not has_sizes(arch):
         return None
     return kept_network(arch, run.settings.channel_sizes)

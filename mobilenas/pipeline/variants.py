@@ -1,4 +1,4 @@
-"""What varies over the runs of a sweep or an ablation, as settings."""
+"""Options of sweeps and ablations: what varies over their runs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,12 +22,12 @@ NOT_ABLATED = {
     "inherit": "every network is trained from scratch",
     "dynamic_batch": "nothing is exported",
 }
-"""Settings of a run that mean nothing in an ablation, and why."""
+"""Options of runs that do not work in ablations, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What a sweep varies, and where its runs are made."""
+    """Options of a sweep."""
 
     flops: tuple[int, ...] = setting(
         (),
@@ -57,7 +57,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationOptions:
-    """What an ablation compares."""
+    """Options of an ablation."""
 
     methods: str | None = setting(
         None,

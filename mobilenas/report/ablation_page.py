@@ -1,4 +1,4 @@
-"""The page of an ablation, made of what ablation.json holds: one file that needs no network."""
+"""The page of an ablation, made from ablation.json: one self-contained file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Plot = tuple[str, str, Mapping[str, Mapping[str, Sequence[float]]], float | None]
-"""Title, axis, values by part and variant, and a level to dash."""
+"""Title, axis label, values by part and variant, and the level of a dashed line."""
 
 _SKIPS = {
     "normal": "skips, normal cell",
@@ -55,7 +55,7 @@ def ablation_page(record: AblationRecord) -> str:
 
 
 def _figures(variant: VariantRecord) -> list[str]:
-    """Return the cells of a variant's row."""
+    """Return the table cells of a variant."""
     entries = variant.entries
     channels = [entry.channels for entry in entries if entry.channels is not None]
     ends = dict.fromkeys(str(end) for end in (min(channels), max(channels))) if channels else ()
@@ -82,7 +82,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _plots(record: AblationRecord) -> list[tuple[str, Markup]]:
-    """Return every plot under its title."""
+    """Return all plots with their titles."""
     variants = record.variants
     top1 = {"test top-1": {a.name: [e.top1 for e in a.entries] for a in variants}}
     control = next(variant for variant in variants if variant.name == record.control)
@@ -111,9 +111,9 @@ def _plots(record: AblationRecord) -> list[tuple[str, Markup]]:
 def _marks(
     title: str, label: str, groups: Mapping[str, Mapping[str, Sequence[float]]], level: float | None
 ) -> Markup:
-    """Draw one row a variant, and in it one line of marks for each of `groups`."""
+    """Draw a row per variant, with a line of marks for each of `groups`."""
     names = list(next(iter(groups.values())))
-    # arms are named in words of any length: each part has a line of its own
+    # names of variants may be long, so each part has its own line
     labels = ["\n".join(map(_ascii, parts_of(name))) for name in names]
     lines = sum(1 + text.count("\n") for text in labels)
     with page_style():
@@ -135,7 +135,7 @@ def _marks(
 def _draw(
     axes: "Axes", group: str, variants: Sequence[Sequence[float]], offset: float, colour: str
 ) -> None:
-    """Draw the marks of every variant; its seeds stand on steps, so that equal ones are seen."""
+    """Draw the marks of every variant, with seeds offset so that equal values are visible."""
     seeds = len(variants[0])
     step = min(0.07, 0.2 / seeds)
     x = [value for values in variants for value in values]
@@ -151,5 +151,5 @@ def _draw(
 
 
 def _ascii(name: str) -> str:
-    # matplotlib warns of glyphs that its own font lacks
+    # matplotlib warns about glyphs that its font lacks
     return name.encode("ascii", "replace").decode()

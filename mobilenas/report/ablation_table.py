@@ -1,4 +1,4 @@
-"""An ablation in figures over seeds, and in sentences that claim no more than these."""
+"""Statistics of an ablation over seeds, and sentences that state no more than they show."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ def over_seeds(figures: Sequence[Mapping[str, float]]) -> dict[str, MeanStd]:
 
 
 def parts_of(name: str) -> list[str]:
-    """Return METHOD, :part=value, :part=value, ... of a variant's name, a line each where long.
+    """Split a variant's name into METHOD, :part=value, :part=value, ..., for line breaks.
 
-    Joined they are the name.
+    Joined, they are the name.
     """
-    # a value may have a colon, too: temperature=1:0.1
+    # a value may contain a colon: temperature=1:0.1
     return re.split(r"(?=:[^:=]*=)", name)
 
 
 def sentences(variants: Sequence[VariantRecord], control: str) -> list[str]:
-    """Return one sentence a variant: its paired difference to the control."""
+    """Return a sentence per variant: its paired difference from the control."""
     return [
         f"{variant.name} against {control}: {format_difference(found)}: {found.verdict}."
         for variant in variants
@@ -33,7 +33,7 @@ def sentences(variants: Sequence[VariantRecord], control: str) -> list[str]:
 
 
 def costs_sentence(variants: Sequence[VariantRecord]) -> str:
-    """Say from what to what the costs of the trained networks go."""
+    """Return a sentence with the ranges of the trained networks' costs."""
     every = [entry.costs for variant in variants for entry in variant.entries]
     ranges = []
     for values, label in (

@@ -1,4 +1,4 @@
-"""A cell as inline SVG: by graphviz where it is installed, else by matplotlib."""
+"""Draws a cell as inline SVG, by graphviz if it is installed, else by matplotlib."""
 
 import shutil
 import subprocess
@@ -21,9 +21,9 @@ _DOT_SECONDS = 20
 
 
 def draw_cell(cell: Cell, name: str) -> Markup:
-    """Draw inputs, nodes, output and the edges with their operations, coloured by their kind.
+    """Draw inputs, nodes, output, and edges with their operations, coloured by kind.
 
-    An empty node is faint and dashed: it is not there, and the concatenation leaves it out.
+    An empty node is faint and dashed, because the concatenation omits it.
     """
     program, own = shutil.which("dot"), name.lower().replace(" ", "-")
     drawn = _by_graphviz(program, cell) if program else None
@@ -33,7 +33,7 @@ def draw_cell(cell: Cell, name: str) -> Markup:
 
 
 def cell_dot(cell: Cell) -> str:
-    """Return a cell in graphviz's language."""
+    """Return a cell in graphviz's DOT language."""
     lines = [
         'rankdir=LR; bgcolor="transparent"',
         "node [shape=box, style=rounded, width=0.4, height=0.3]",
@@ -59,7 +59,7 @@ def cell_dot(cell: Cell) -> str:
 
 
 def _short(operation: str) -> str:
-    """`sep_conv_3x3` is `sep 3x3`, and `skip_connect` is `skip`."""
+    """Abbreviate an operation: `sep_conv_3x3` to `sep 3x3`, `skip_connect` to `skip`."""
     first, *_, last = operation.split("_")
     return f"{first} {last}" if last[0].isdigit() else first
 
@@ -69,7 +69,7 @@ def _colour(operation: str) -> str:
 
 
 def _by_graphviz(program: str, cell: Cell) -> str | None:
-    """Return graphviz's SVG; None where it does not work."""
+    """Return graphviz's SVG; None if graphviz fails."""
     try:
         done = subprocess.run(
             [program, "-Tsvg"],
@@ -91,9 +91,9 @@ _INPUT_HALF_WIDTH, _INPUT_COLUMN = 0.27, 0.66
 
 
 class _Stairs:
-    """A row for every edge and a column for every place, so that no two labels meet.
+    """Layout with a row for every edge and a column for every index, so that labels do not overlap.
 
-    A node stands at the end of its edges' rows; what reads it starts from the line below it.
+    A node is at the end of its edges' rows; edges that read it start at the line below it.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -112,7 +112,7 @@ class _Stairs:
         self.size = (self.x[-1] + _INPUT_HALF_WIDTH + _MARGIN, self.bottom + self.top)
 
     def last_use(self, place: int) -> float | None:
-        """Return the row of the last edge that reads a place, or of the output."""
+        """Return the row of the last edge that reads an index, or that of the output."""
         if place in self.cell.outputs:
             return self.bottom
         uses = [
@@ -149,7 +149,7 @@ def _by_matplotlib(cell: Cell, own: str, name: str) -> Markup:
 
 
 def _place(axes: "Axes", stairs: _Stairs, place: int, x: float) -> None:
-    """Draw an input or node, and the line below it from which it is read."""
+    """Draw an input or node, and the line below it where edges start."""
     if place < INPUTS:
         begin = stairs.top
         _box(axes, x, (begin, begin), _INPUT_NAMES[place], _INPUT_HALF_WIDTH)
@@ -200,7 +200,7 @@ def _box(
 def _arrow(
     axes: "Axes", starts: list[float], end: float, y: float, colour: str, label: str
 ) -> None:
-    """Draw what leaves the lines at `starts`; the label stands before the arrow's head."""
+    """Draw an arrow that starts at the lines at `starts`; its label is before the head."""
     axes.plot(starts, [y] * len(starts), color=colour, marker="o", markersize=3.5, linestyle="")
     axes.annotate(
         "",

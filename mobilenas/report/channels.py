@@ -1,4 +1,4 @@
-"""The report's sections on channel sizes: the model at the searched ones, and the trials."""
+"""Sections of the report on channel sizes: the searched sizes, and the trials."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -24,7 +24,7 @@ _NAMED = 8
 
 
 def channels_section(arch: ChannelsArch) -> Markup:
-    """Show the channels of every group, and how they differ from the model's own."""
+    """Show the channels of every group, beside the model's own."""
     graph = arch.base.graph
     return render(
         "network_channels.html",
@@ -36,7 +36,7 @@ def channels_section(arch: ChannelsArch) -> Markup:
 
 
 def trials_plots(log: Sequence[TrialLine]) -> list[tuple[str, Markup]]:
-    """Draw (title, SVG) of what the trials of a search for channel sizes came to."""
+    """Return plots (title, SVG) of the trials of a search for channel sizes."""
     trials = [line.trial for line in log]
     start = log[0].sizes
     with page_style():
@@ -69,7 +69,7 @@ def _accepted(log: Sequence[TrialLine]) -> Markup:
 
 
 def _lines(trials: Sequence[int], lines: Mapping[str, Sequence[float]], label: str) -> Markup:
-    """A line a group; those that end furthest from the middle are named."""
+    """Draw a line per group; those with the most extreme last values are labelled."""
     fig, axes = new_axes(3.4, 3.0)
     ends = sorted(lines, key=lambda name: lines[name][-1])
     named = {*ends[: _NAMED // 4], *ends[-_NAMED // 4 :]}

@@ -1,4 +1,4 @@
-"""Sections of the report on the result: the verdict, the budgets, and all networks side by side."""
+"""Sections of the report on the result: verdict, budgets, and comparison of all networks."""
 
 from collections.abc import Sequence
 
@@ -18,21 +18,21 @@ _LIMITS = {"memory": "{} bytes of activations", "latency": "{} ms"}
 
 
 def headline(budgets: Sequence[BudgetRow], entries: Sequence[NetworkRecord]) -> str:
-    """Return the result in one sentence: the budgets, and what `verdict` says."""
+    """Return the result in one sentence: the budgets, and the `verdict`."""
     sentence = verdict(entries)
     limits = " and ".join(limit_text(budget) for budget in budgets)
     return f"With at most {limits}, {sentence[0].lower()}{sentence[1:]}" if limits else sentence
 
 
 def limit_text(budget: BudgetRow) -> str:
-    """Say a limit as the user wrote it: 300k FLOPs, 8 ms."""
+    """Format a limit as the user wrote it: 300k FLOPs, 8 ms."""
     cost, limit = budget.cost, budget.limit
     number = f"{limit:g}" if cost == "latency" else format_count(limit)
     return _LIMITS.get(cost, f"{{}} {_COST_NAMES.get(cost, cost)}").format(number)
 
 
 def result(files: RunFiles) -> Markup:
-    """Say what was found, how it compares, and whether the budgets hold."""
+    """Show the searched network's result, its comparison, and whether it meets the budgets."""
     budgets = _budgets(files)
     recounted = files.result is not None
     return render(
@@ -50,13 +50,13 @@ def result(files: RunFiles) -> Markup:
 
 
 def _budgets(files: RunFiles) -> Sequence[BudgetRow]:
-    """From the last stage that speaks of them."""
+    """Return the budgets from the last stage that has written them."""
     last = files.result or files.searched or files.run
     return last.budgets if last else ()
 
 
 def comparison(files: RunFiles) -> Markup:
-    """Show every network, as a table and against FLOPs and latency."""
+    """Show all networks in a table, and their accuracy against FLOPs and latency."""
     if not files.entries:
         return missing("compare.json", "mobilenas compare")
     titles = {"flops": "Accuracy against FLOPs", "latency": "Against latency"}

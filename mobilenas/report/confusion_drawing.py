@@ -1,4 +1,4 @@
-"""Drawing of a confusion matrix as inline SVG: the browser's text has letters of every script."""
+"""Draws a confusion matrix as inline SVG, with text of the browser's fonts for all scripts."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,24 +11,25 @@ from mobilenas.report.plots import COLOURS
 
 RIGHT, WRONG = COLOURS[1], COLOURS[0]
 SHADES = 20
-"""Opacities of a square."""
+"""Number of opacity levels of a square."""
 
 _LETTERS = 16
 _FONT = 11
 _LETTER = 0.65 * _FONT
-"""Units that a digit or a small letter may take."""
+"""Width of a digit or lower-case letter, in SVG units."""
 _WIDTHS = dict.fromkeys("mMwW@%&", 1.6) | dict.fromkeys("<>+=~#", 1.3)
-"""Of wider ones, in such letters, in the wide fonts of usual systems."""
+"""Widths of wider characters relative to that, in the wide fonts of common systems."""
 _CAPITAL, _CHINESE = 1.3, 2.0
 _GAP = 5
 _SMALLEST, _LARGEST, _SIDE = 14, 26, 300
-"""Units: a square of many classes and of few, and the matrix of those between."""
+"""SVG units: sides of the smallest and largest square, and of the matrix in between."""
 
 
 def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> Markup:
-    """Draw a square a pair: opacity is its share of the class's images, right ones another colour.
+    """Draw a square per pair: its opacity is the share of the class's images.
 
-    The largest share of a wrong class is opaque: else few mistakes would not be seen.
+    Correct ones have another colour. The largest share of a wrong class is opaque, because
+    otherwise rare mistakes would be invisible.
     """
     largest = largest_wrong_share(confusion, labels) or 1
     side = min(_LARGEST, max(_SMALLEST, _SIDE // len(labels)))
@@ -61,7 +62,7 @@ def confusion_drawing(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
 
 
 def largest_wrong_share(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> float:
-    """Return the largest share of a class's images that another class got."""
+    """Return the largest share of a class's images that is predicted as one other class."""
     return max(
         (
             counts.get(name, 0) / (sum(counts.values()) or 1)
@@ -74,10 +75,10 @@ def largest_wrong_share(confusion: Mapping[str, Mapping[str, int]], labels: Sequ
 
 
 def shortened(name: str) -> str:
-    """Return a name that takes as much room as `_LETTERS` letters at most."""
+    """Shorten a name to the width of at most `_LETTERS` letters."""
     if _width(name) <= _LETTERS:
         return name
-    kept, width = "", 1.6  # of the dots
+    kept, width = "", 1.6  # of the ellipsis
     for char in name:
         width += _width(char)
         if width > _LETTERS:
@@ -97,7 +98,7 @@ def _letter_width(char: str) -> float:
 
 
 def _row(depths: Sequence[tuple[bool, int]], x: float, y: float, side: int) -> list[str]:
-    """Return the squares of a row: equal neighbours are one rectangle, empty ones none."""
+    """Return the squares of a row; equal neighbours are one rectangle, empty ones are omitted."""
     found, place = [], 0
     for (right, depth), run in groupby(depths):
         count = len(list(run))
@@ -112,7 +113,7 @@ def _row(depths: Sequence[tuple[bool, int]], x: float, y: float, side: int) -> l
 
 
 def _words(name: str, whole: str, end: float, middle: float) -> list[str]:
-    """Return the name of a class before its row and above its column."""
+    """Return labels with the name of a class, left of its row and above its column."""
     content = f"<title>{escape(whole)}</title>{escape(name)}"
     return [
         f'<text x="{end:.1f}" y="{middle:.1f}" text-anchor="end" dominant-baseline="central">'

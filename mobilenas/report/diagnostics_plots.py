@@ -1,4 +1,4 @@
-"""Drawings of a search's diagnostics: what its log says beyond losses and costs."""
+"""Plots of a search's diagnostics: the parts of its log other than losses and costs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 Log = Sequence[SearchLine]
 
 _WIDTH, _ROW, _AROUND = 3.4, 0.1, 0.95
-"""Inches: a heatmap's width, the height of its rows, and what its axis and key need."""
+"""Inches: width of a heatmap, height of its rows, and space for axis and legend."""
 SHADES = 16
-"""Opacities that are told apart."""
+"""Number of opacity levels."""
 _COLOUR = COLOURS[1]
 _CURVES = (
     ("Gradient norm of the alphas", "alpha_gradient_norm", "norm"),
@@ -40,9 +40,9 @@ _CURVES = (
 
 
 def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, Markup]]:
-    """Draw (title, SVG) of each diagnostic that the log has; curves shade the warm-up epochs.
+    """Return a plot (title, SVG) of each diagnostic in the log; warm-up epochs are shaded.
 
-    Epochs without a figure are left out of its drawing, and the list is empty where none has any.
+    Epochs without a diagnostic are omitted from its plot.
     """
     plots: list[tuple[str, Markup]] = []
     with page_style():
@@ -53,7 +53,7 @@ def diagnostics_plots(log: Log, warmup: int = 0) -> list[tuple[str, Markup]]:
                 lines = {unit: [getattr(record, name) for record in records]}
                 epochs = [record.epoch for record in records]
                 plots.append((title, curve(title, epochs, lines, None, warmup)))
-        # the tall ones last, beside each other
+        # tall plots last, side by side
         if records := _having(log, "entropies"):
             plots.append(("Entropy of each decision", _entropies(records)))
         if records := _having(log, "channels"):
@@ -66,7 +66,7 @@ def _having(log: Log, name: str) -> Log:
 
 
 def _entropies(log: Log) -> Markup:
-    """Draw a column an epoch and a row a decision: edges of one cell under those of the other."""
+    """Draw a heatmap with a column per epoch and a row per decision, grouped by node."""
     rows: list[list[float]] = []
     groups: list[tuple[str, int]] = []
     for kind, first in log[0].entropies.items():
@@ -83,7 +83,7 @@ def _entropies(log: Log) -> Markup:
 
 
 def _nodes(edges: int) -> list[int]:
-    """Return how many edges each node has: node n reads two inputs and n nodes."""
+    """Return the number of edges of each node: node n reads two inputs and n nodes."""
     sizes: list[int] = []
     while sum(sizes) < edges:
         sizes.append(min(2 + len(sizes), edges - sum(sizes)))
@@ -91,7 +91,7 @@ def _nodes(edges: int) -> list[int]:
 
 
 def _channels(channels: Mapping[str, Sequence[float]]) -> Markup:
-    """Draw a row a place that is read, a column a channel; places of one cell are together."""
+    """Draw a heatmap with a row per sampler, grouped by cell, and a column per channel."""
     grouped = groupby(channels, key=lambda name: name.rpartition(".")[0] or name)
     groups = [(label, len(list(names))) for label, names in grouped]
     bounds = list(range(max(map(len, channels.values())) + 1))
@@ -100,7 +100,7 @@ def _channels(channels: Mapping[str, Sequence[float]]) -> Markup:
 
 
 def _skips(log: Log, warmup: int) -> Markup:
-    """Draw whole numbers of each cell; dashes show a line that lies under another."""
+    """Draw the skip connections of each cell; the second line is dashed, so both are visible."""
     fig, axes = new_axes(_WIDTH, 2.2, AROUND_CURVE)
     epochs = [record.epoch for record in log]
     if warmup:
@@ -125,9 +125,9 @@ def _heatmap(
     label: str,
     key: str,
 ) -> "Figure":
-    """Draw rows from the top down, column n from bounds[n] to bounds[n + 1], named in groups.
+    """Draw a heatmap from the top down, column n from bounds[n] to bounds[n + 1].
 
-    A value is the opacity of one colour over the page, light or dark; 0 is a faint grey.
+    `groups` of rows have labels. Values are opacities of one colour; 0 is a faint grey.
     """
     from matplotlib.patches import Patch
 
@@ -161,9 +161,10 @@ def shade(
     largest: float,
     colour: str = _COLOUR,
 ) -> None:
-    """Draw rows of values as opacities of one colour; `largest` is opaque, 0 a faint grey.
+    """Draw rows of values as opacities of a colour; `largest` is opaque, 0 is a faint grey.
 
-    One path is one opacity, equal neighbours are one rectangle: that keeps the page small.
+    All squares of one opacity are one path, and equal neighbours one rectangle, to keep the page
+    small.
     """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -181,7 +182,7 @@ def shade(
 
 
 def paint(depth: int, colour: str = _COLOUR) -> Style:
-    """Return how a patch of an opacity of 0 to `SHADES` looks."""
+    """Return the style of a patch with an opacity of 0 to `SHADES`."""
     if not depth:
         return {"color": INK, "alpha": 0.06, "linewidth": 0}
     return {"color": colour, "alpha": depth / SHADES, "linewidth": 0}

@@ -1,4 +1,4 @@
-"""Sections of the report on the exported files and on latency: predicted, measured, 8 bits."""
+"""Sections of the report on exported files, and on predicted and measured latency."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -12,11 +12,11 @@ from mobilenas.report.page import missing, render
 from mobilenas.report.plots import against_plot
 
 _LARGE_DROP = 1.0
-"""Points of top-1 that a reader should know of first."""
+"""A larger loss of top-1, in points, is shown prominently."""
 
 
 def exported_files(files: RunFiles) -> Markup:
-    """Show every file: accuracy, what it loses against the float file, size, latency, checks."""
+    """Show all files: accuracy, loss against the float file, size, latency, checks."""
     if files.export is None:
         return missing("export/export.json", "mobilenas export")
     written = files.export.files
@@ -41,10 +41,10 @@ def _refused(report: TargetReport) -> list[str]:
 
 
 def latencies(files: RunFiles) -> Markup:
-    """Show predicted against measured latency, where a profile was used."""
+    """Show predicted against measured latency, if a profile was used."""
     profile = files.profile
     if profile is None:
-        return Markup()  # none was predicted: all were measured
+        return Markup()  # nothing was predicted
     precision = files.settings.precision
     timing = files.export.timing if files.export and files.entries else None
     here = timing is not None and timing.profile is not None

@@ -1,4 +1,4 @@
-"""The files of a run folder as the report reads them."""
+"""Reads the files of a run folder for the report."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,14 +36,14 @@ class _AllSettings(Part, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """The files of a run folder; None or empty where a stage is not done."""
+    """The files of a run folder; None or empty if a stage has not run."""
 
     folder: Path
-    """RUN."""
+    """The run folder."""
 
     @cached_property
     def run(self) -> RunPart | None:
-        """What was asked for."""
+        """run.json."""
         return self._record("run.json", RunPart)
 
     @cached_property
@@ -53,33 +53,33 @@ class RunFiles:
 
     @cached_property
     def arch(self) -> Arch | None:
-        """Its arch."""
+        """The searched network's arch."""
         source = str(self.folder / "arch.json")
         return arch_from_dict(self.searched.arch, source) if self.searched else None
 
     @cached_property
     def epochs(self) -> list[SearchLine]:
-        """A line for each epoch of the search; none where it was for channel sizes."""
+        """A line for each epoch of the search; empty in a search for channel sizes."""
         return [] if self._searches_channels else read_log(self.folder / _LOG, SearchLine)
 
     @cached_property
     def trials(self) -> list[TrialLine]:
-        """A line for each trial of channel sizes."""
+        """A line for each trial of a search for channel sizes."""
         return read_log(self.folder / _LOG, TrialLine) if self._searches_channels else []
 
     @cached_property
     def finalists(self) -> FinalistsRecord | None:
-        """The round of finalists."""
+        """The finalists and their scores."""
         return self._record("search/finalists.json", FinalistsRecord)
 
     @cached_property
     def image_size(self) -> ImageSizeRecord | None:
-        """How the side of the images was chosen, where it was searched."""
+        """How the image size was chosen, if it was searched."""
         return self._record("search/image-size.json", ImageSizeRecord)
 
     @cached_property
     def rank(self) -> RankRecord | None:
-        """Ranking quality."""
+        """Ranking quality of the supernet."""
         return self._record("search/rank.json", RankRecord)
 
     @cached_property
@@ -89,7 +89,7 @@ class RunFiles:
 
     @cached_property
     def exports_of_others(self) -> dict[str, ExportRecord]:
-        """The exported files of the networks it is compared with, by name, where there are any."""
+        """Exported files of compared networks, by name."""
         exports = (
             (entry.name, PurePosixPath(entry.onnx).parent / EXPORT_FILE)
             for entry in self.entries
@@ -100,27 +100,27 @@ class RunFiles:
 
     @cached_property
     def misclassified(self) -> Misclassified | None:
-        """What the exported file got wrong."""
+        """The misclassified images of the exported file."""
         return self._record("export/misclassified.json", Misclassified)
 
     @cached_property
     def candidates(self) -> CandidatesRecord | None:
-        """What discretization gave."""
+        """The candidates from discretization."""
         return self._record("search/candidates.json", CandidatesRecord)
 
     @cached_property
     def profile(self) -> ProfilePart | None:
-        """The device profile as it was when the run began."""
+        """The device profile, as at the start of the run."""
         return self._record("profile.json", ProfilePart)
 
     @cached_property
     def result(self) -> ResultPart | None:
-        """What scripts read."""
+        """result.json."""
         return self._record("result.json", ResultPart)
 
     @cached_property
     def entries(self) -> list[NetworkRecord]:
-        """Every network of the comparison."""
+        """All networks of the comparison."""
         path = self.folder / "compare.json"
         return read_networks(path) if path.exists() else []
 
@@ -136,7 +136,7 @@ class RunFiles:
 
     @property
     def all_settings(self) -> Json:
-        """The settings as run.json has them."""
+        """All settings, as in run.json."""
         part = self._record("run.json", _AllSettings)
         return part.settings if part else {}
 

@@ -1,4 +1,4 @@
-"""Section of the report on what the exported file gets wrong: classes, and pictures."""
+"""Section of the report on misclassified images: confused classes, and pictures."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from mobilenas.report.files import RunFiles
 from mobilenas.report.page import missing, render
 
 Confusion = Mapping[str, Mapping[str, int]]
-"""Images by class and predicted class."""
+"""Number of images by class and predicted class."""
 
 _MAX_CLASSES = 60
 _MAX_PAIRS = 10
 
 
 def misclassified(files: RunFiles) -> Markup:
-    """Show the confusion of classes and the mistakes that the network was most certain of."""
+    """Show the confusion matrix, and the misclassified images with the highest probability."""
     if files.misclassified is None:
         return missing("export/misclassified.json", "mobilenas export")
     confusion = files.misclassified.confusion
@@ -36,7 +36,7 @@ def misclassified(files: RunFiles) -> Markup:
 
 
 def _pairs(confusion: Confusion) -> list[tuple[str, str, int, float]]:
-    """Return class, predicted class, images and percent of the class, the most frequent first."""
+    """Return class, predicted class, images and percentage of the class, most frequent first."""
     pairs = [
         (label, name, count, 100 * count / sum(row.values()))
         for label, row in confusion.items()

@@ -1,4 +1,4 @@
-"""Sections of the report on the searched network: its drawing, whatever its space, its layers."""
+"""Sections of the report on the searched network: its drawing and its layers."""
 
 from functools import singledispatch
 
@@ -16,7 +16,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 
 
 def searched_network(files: RunFiles) -> Markup:
-    """Show the network."""
+    """Show the searched network."""
     if files.arch is None:
         return missing("arch.json", "mobilenas search")
     return draw_network(files.arch)
@@ -24,7 +24,7 @@ def searched_network(files: RunFiles) -> Markup:
 
 @singledispatch
 def draw_network(arch: object) -> Markup:
-    """Draw a network; every kind of arch registers here what draws it."""
+    """Draw a network; a function is registered here for every type of arch."""
     raise TypeError(f"nothing draws a {type(arch).__name__}")
 
 
@@ -49,7 +49,7 @@ draw_network.register(channels_section)
 
 
 def layer_table(files: RunFiles) -> Markup:
-    """Show what every layer costs."""
+    """Show the costs of all layers."""
     if files.arch is None:
         return missing("arch.json", "mobilenas search")
     return render("layers.html", layers=layer_costs(files.arch), whole=costs(files.arch))

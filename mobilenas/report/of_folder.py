@@ -1,4 +1,4 @@
-"""report.html of what a folder holds: one run, or the runs of a sweep."""
+"""Writes report.html for a run folder or a sweep."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ PARETO_FILE = "pareto.json"
 
 
 def report_of(folder: Path) -> Path:
-    """Write the report of RUN, or of SWEEP: a folder whose folders are runs.
+    """Write the report of a run, or of a sweep, whose subfolders are runs.
 
-    FileError where it is neither.
+    FileError if the folder is neither.
     """
     path = folder / REPORT_FILE
     if (folder / "run.json").exists():

@@ -1,4 +1,4 @@
-"""What turns a template of templates/ into HTML; all that a template is given is escaped."""
+"""Renders templates of templates/ to HTML; all values are escaped."""
 
 from functools import cache
 from pathlib import PurePath
@@ -17,18 +17,18 @@ from mobilenas.core.settings import (
 
 
 class Missing(Markup):
-    """What is to be done before a section can be shown."""
+    """A note on what must be done before a section can be shown."""
 
 
 def missing(what: str, command: str) -> Missing:
-    """Say which command makes what a section would show."""
+    """Return a note on which command makes the content of a section."""
     return Missing(render("missing.html", what=what, command=command))
 
 
 def render(template: str, **values: object) -> Markup:
-    """Return a template with these values; markup among them, such as a drawing, stays markup.
+    """Render a template with these values; values that are Markup are not escaped.
 
-    jinja2.UndefinedError where it asks for a value that there is not.
+    jinja2.UndefinedError if the template uses a missing value.
     """
     return Markup(_environment().get_template(template).render(values))
 
@@ -56,7 +56,7 @@ def _environment() -> Environment:
 
 
 def number(value: float | None, spec: str, std: float | None = None) -> str:
-    """Write a number as `spec` says, with its spread where there is one; None is a dash."""
+    """Format a number by `spec`, with its standard deviation if given; None is a dash."""
     if value is None:
         return "-"
     return f"{value:{spec}}" if std is None else f"{value:{spec}} ± {std:{spec}}"

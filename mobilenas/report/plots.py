@@ -1,4 +1,4 @@
-"""The report's drawings as inline SVG; ink is the page's colour, so they suit light and dark."""
+"""The report's plots as inline SVG; lines and text have the page's colour, light or dark."""
 
 import io
 import re
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator
 
 Style = dict[str, Any]
-"""Arguments of matplotlib by name, which it types one by one, not as a mapping."""
+"""Keyword arguments of matplotlib, whose types cannot be checked in a mapping."""
 
-# A colour nobody draws with: in the finished SVG it becomes currentColor, which follows the page.
+# A placeholder, replaced in the SVG by currentColor, the text colour of the page.
 INK = "#010203"
 COLOURS = ("#e07b1a", "#3d87cc", "#a35fc9", "#2f9e77", "#c9577b")
 GREY = "#858d99"
@@ -46,15 +46,15 @@ _COST_AXES = {
     "flops": "FLOPs (multiply-adds)",
     "latency": "latency of one image, ms",
 }
-"""By cost: what the axis says."""
+"""Axis labels by cost."""
 AROUND_CURVE = (0.7, 0.45)
-"""Inches left of the axes of a curve and below them, for tick labels of six characters."""
+"""Margins left of and below a curve's axes in inches, for tick labels of six characters."""
 _RIM = 0.08
 _HALF_LEGEND, _LEGEND_ROW = 22, 0.18
-"""Letters that fit in half a legend; inches of a line of it."""
+"""Characters that fit in half a legend; height of a legend row in inches."""
 _MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
 
-# matplotlib types the names as literals, which a plain dict is not
+# Any, because matplotlib types the keys as literals
 _RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mobilenas",
@@ -81,7 +81,7 @@ _RC: Any = {
 def accuracy_plot(
     entries: Sequence[NetworkRecord], cost: str, limits: Mapping[str, float]
 ) -> Markup:
-    """Draw top-1 of the test images against `flops` or `latency`, one mark a network."""
+    """Draw top-1 on test images against `flops` or `latency`, a mark per network."""
     label = _COST_AXES[cost]
     groups = _groups(entries)
     columns = 2 if max(len(name) for name, *_ in groups) <= _HALF_LEGEND else 1
@@ -89,7 +89,7 @@ def accuracy_plot(
         fig, axes = new_axes(3.9, 3.1 + _LEGEND_ROW * (len(groups) / columns))
         markers = iter(_MOBILENET_MARKERS * (len(entries) // len(_MOBILENET_MARKERS) + 1))
         for name, kind, group in groups:
-            # mypy knows scatter's arguments by name, not as an unpacked mapping
+            # mypy cannot check an unpacked mapping as arguments of scatter
             style: Style = _KIND_STYLES.get(kind) or (_MOBILENET_STYLE | {"marker": next(markers)})
             x, y = [entry.cost(cost) for entry in group], [entry.top1 for entry in group]
             axes.scatter(x, y, label=plain(name), linewidths=0, alpha=0.9, **style)
@@ -106,7 +106,7 @@ def accuracy_plot(
 def front_plot(
     entries: Sequence[NetworkRecord], fronts: Mapping[str, Sequence[NetworkRecord]], cost: str
 ) -> Markup:
-    """Draw all networks of several runs by kind, and the stairs of each of `fronts` by its name."""
+    """Draw the networks of several runs by kind, and each of `fronts` as steps."""
     label = _COST_AXES[cost]
     with page_style():
         fig, axes = new_axes(3.9, 3.7)
@@ -129,7 +129,7 @@ def front_plot(
 
 
 def count_axis(axes: "Axes", *, whole: bool) -> None:
-    """Give the x axis at most five ticks, such as 1.5M."""
+    """Give the x axis at most five ticks, with labels such as 1.5M."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(locator(5) if whole else MaxNLocator(nbins=5))
@@ -139,13 +139,13 @@ def count_axis(axes: "Axes", *, whole: bool) -> None:
 def search_plots(
     log: Sequence[SearchLine], limits: Mapping[str, float], warmup: int
 ) -> list[tuple[str, Markup]]:
-    """Draw (title, SVG) of each curve over the epochs of a search; warm-up epochs are shaded."""
+    """Return curves (title, SVG) over the epochs of a search; warm-up epochs are shaded."""
     loads = {
         f"{cost} / limit, %": [100 * record.expected[cost] / limit for record in log]
         for cost, limit in limits.items()
     }
     multipliers = {c: [r.multipliers[c] for r in log] for c in limits}
-    # in warm-up no step of the alphas is taken, and the log says 0
+    # in warm-up there are no steps of the alphas, and the log has 0
     alpha_loss = [r.alpha_loss if r.epoch > warmup else float("nan") for r in log]
     curves: list[tuple[str, dict[str, list[float]], float | None]] = [
         ("Loss", {"weights": [r.loss for r in log], "alphas": alpha_loss}, None),
@@ -159,7 +159,7 @@ def search_plots(
         return [
             (title, curve(title, epochs, lines, level, warmup))
             for title, lines, level in curves
-            if lines  # without budgets there is nothing to hold costs against
+            if lines  # without budgets there is no utilization
         ]
 
 
@@ -171,7 +171,7 @@ def curve(
     warmup: int,
     step: str = "epoch",
 ) -> Markup:
-    """Draw lines by name over epochs, or other steps; warm-up is shaded, `level` is dashed."""
+    """Draw named lines over epochs or other steps; warm-up is shaded, `level` is a dashed line."""
     fig, axes = new_axes(3.4, 2.2, AROUND_CURVE)
     if warmup:
         axes.axvspan(0.5, min(warmup, epochs[-1]) + 0.5, color=INK, alpha=0.07, linewidth=0)
@@ -200,7 +200,7 @@ def against_plot(
     *,
     equal: bool = False,
 ) -> Markup:
-    """Draw y against x, a mark a network; `equal` adds dashes where both are the same."""
+    """Draw y against x, a mark per network; `equal` adds a dashed diagonal."""
     with page_style():
         fig, axes = new_axes(3.4, 2.8)
         axes.scatter(x, y, color=COLOURS[1], s=22, linewidths=0)
@@ -215,7 +215,7 @@ def against_plot(
 def _groups(
     entries: Sequence[NetworkRecord],
 ) -> list[tuple[str, str, list[NetworkRecord]]]:
-    """Group by what the legend names: each MobileNet by name, all others by kind."""
+    """Group networks for the legend: MobileNets by name, all others by kind."""
     groups: dict[tuple[str, str], list[NetworkRecord]] = {}
     for entry in entries:
         label = entry.name if entry.kind == "mobilenet" else entry.kind
@@ -224,7 +224,7 @@ def _groups(
 
 
 def page_style() -> "AbstractContextManager[None]":
-    """Return a context in which matplotlib draws for the page."""
+    """Return a context with matplotlib's style for the page."""
     import matplotlib as mpl
 
     return mpl.rc_context(_RC)
@@ -233,10 +233,10 @@ def page_style() -> "AbstractContextManager[None]":
 def new_axes(
     width: float, height: float, around: tuple[float, float] | None = None
 ) -> tuple["Figure", "Axes"]:
-    """Return a figure of so many inches that lets the page through.
+    """Return a transparent figure and its axes; sizes are in inches.
 
-    `around` are the inches left of the axes and below them; without, matplotlib finds out what
-    labels and legends need, which takes three times as long.
+    `around`: margins left of and below the axes. By default matplotlib computes the space for
+    labels and legends, which takes three times as long.
     """
     from matplotlib.figure import Figure
 
@@ -253,14 +253,14 @@ def new_axes(
 
 
 def locator(max_ticks: int) -> "MaxNLocator":
-    """Return what places at most so many ticks, on whole numbers."""
+    """Return a locator of at most `max_ticks` ticks at integers."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=max_ticks, integer=True, min_n_ticks=1)
 
 
 def plain(label: str) -> str:
-    """Return a label that matplotlib shows: it leaves out those that start with _."""
+    """Remove leading underscores, because matplotlib hides labels that start with _."""
     return label.lstrip("_") or "?"
 
 
@@ -269,16 +269,16 @@ def figure_svg(fig: "Figure", name: str, label: str, *, sized: bool = False) -> 
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
-        # its own font lacks them; the text is drawn by the browser
+        # missing in its own font; the browser draws the text
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return page_svg(buffer.getvalue(), name, label, sized=sized)
 
 
 def page_svg(svg: str, name: str, label: str, *, sized: bool = False) -> Markup:
-    """Return an SVG file as an element of a page: own ids, the page's ink, no preamble.
+    """Return an SVG file as an element of a page: unique ids, the page's colour, no preamble.
 
-    It takes the width there is; a `sized` one keeps its own.
+    It fills the available width, unless it is `sized`.
     """
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -296,10 +296,10 @@ _TIMES = "\u00d7"
 
 
 def arch_drawing(arch: MobileArch) -> Markup:
-    """Draw the chain: a bar a block, as high as its output has channels, coloured by kernel."""
+    """Draw the chain: a bar per block, its height the output channels, its colour the kernel."""
     channels = [arch.stem.channels, *(block.out for block in arch.blocks)]
     side = -(-arch.image_size // arch.stem.stride)
-    # the stem is dense: it has no expansion
+    # the stem has no expansion
     columns = [
         _column(0, "stem", GREY, _square(3), channels[0], max(channels), side, arch.stem.stride)
     ]

@@ -1,4 +1,4 @@
-"""What reports read of run.json, profile.json and result.json, and the files of an ablation."""
+"""Records that reports read from run.json, profile.json and result.json; files of an ablation."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -27,14 +27,14 @@ from mobilenas.search.records import check_costs
 
 
 class BudgetCheck(BudgetRow, frozen=True, kw_only=True):
-    """A budget in result.json, where null says what is not known."""
+    """A budget in result.json; unknown values are null."""
 
     recounted: Count | None
     holds: bool | None
 
 
 class DataPart(Part, frozen=True, kw_only=True):
-    """What reports say of the images."""
+    """The part of the images that reports show."""
 
     source: str
     classes: Sequence[str]
@@ -45,7 +45,7 @@ class DataPart(Part, frozen=True, kw_only=True):
 
 
 class SearchPart(Part, frozen=True, kw_only=True):
-    """What reports say of the search's settings."""
+    """The part of the search's settings that reports show."""
 
     warmup: Few = 0
     constraint: str = "lagrangian"
@@ -53,7 +53,7 @@ class SearchPart(Part, frozen=True, kw_only=True):
 
 
 class SettingsPart(Part, frozen=True, kw_only=True):
-    """What reports say of a run's settings."""
+    """The part of a run's settings that reports show."""
 
     space: str = "mobile"
     seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
@@ -64,7 +64,7 @@ class SettingsPart(Part, frozen=True, kw_only=True):
 
 
 class RunPart(Part, frozen=True, kw_only=True):
-    """What reports say of run.json."""
+    """The part of run.json that reports show."""
 
     command: str
     settings: SettingsPart
@@ -76,7 +76,7 @@ class RunPart(Part, frozen=True, kw_only=True):
 
 
 class CalibrationPart(Part, frozen=True, kw_only=True):
-    """What reports say of a calibration."""
+    """The part of a calibration that reports show."""
 
     mape_percent: Amount
     flops_mape_percent: Amount
@@ -87,7 +87,7 @@ class CalibrationPart(Part, frozen=True, kw_only=True):
 
 
 class ProfilePart(Part, frozen=True, kw_only=True):
-    """What reports say of profile.json."""
+    """The part of profile.json that reports show."""
 
     name: str
     threads: Few
@@ -109,7 +109,7 @@ class ParetoNetwork(Record, frozen=True, kw_only=True):
 
 
 class ParetoRecord(Record, frozen=True, kw_only=True):
-    """pareto.json of a sweep: networks that none of their list beats at their FLOPs or less."""
+    """pareto.json of a sweep: networks that none of their list beats with at most their FLOPs."""
 
     front: Sequence[ParetoNetwork]
     searched: Sequence[ParetoNetwork]
@@ -123,7 +123,7 @@ class DifferenceTo(Difference, frozen=True, kw_only=True):
 
 
 class ResultPart(Part, frozen=True, kw_only=True):
-    """What reports say of result.json."""
+    """The part of result.json that reports show."""
 
     budgets: Sequence[BudgetCheck]
     alarms: Sequence[str] = ()
@@ -137,14 +137,14 @@ class EntryGap(Record, frozen=True, kw_only=True):
 
 
 class EntrySeconds(Record, frozen=True, kw_only=True):
-    """Wall time of a variant's network."""
+    """Seconds of a variant's search and training: processor time, on cuda wall time."""
 
     search: Amount
     train: Amount
 
 
 class EntryRecord(Record, frozen=True, kw_only=True):
-    """entry.json of an ablation: what one seed of a variant came to."""
+    """entry.json of an ablation: the result of one seed of a variant."""
 
     seed: Count
     arch: Json
@@ -160,7 +160,7 @@ class EntryRecord(Record, frozen=True, kw_only=True):
     channels: Some | None = None
 
     def __post_init__(self) -> None:
-        """Check that the costs are there which every network has."""
+        """Check that the costs that every network has are present."""
         check_costs(self.costs)
 
 

@@ -1,4 +1,4 @@
-"""report.html: what a run found, how it compares, how to make it again; read from the folder."""
+"""report.html: result, comparison and reproduction of a run, read from its folder."""
 
 import json
 from collections.abc import Callable
@@ -28,10 +28,10 @@ REPORT_FILE = "report.html"
 
 
 def write_report(folder: Path, path: Path) -> None:
-    """Write the report of the run in `folder` to `path`: one file that needs no network.
+    """Write the report of the run in `folder` to `path`: one self-contained file.
 
-    Sections without anything to show are left out; those whose stage is not done are one section,
-    which names the commands. FileError where a file of the folder is not what the stages write.
+    Sections without content are omitted. Those whose stage has not run are combined to one section
+    that names the commands. FileError if a file of the folder is not as the stages write it.
     """
     files = RunFiles(folder=folder)
     if not files.run and not files.searched:
@@ -51,7 +51,7 @@ def write_report(folder: Path, path: Path) -> None:
 
 
 def section(files: RunFiles, title: str, show: Callable[[RunFiles], Markup]) -> Markup:
-    """Return one section; FileError where the files lack what it shows, or do not agree."""
+    """Return one section; FileError if the files lack its content or contradict each other."""
     try:
         return show(files)
     except (
@@ -94,4 +94,4 @@ SECTIONS: tuple[tuple[str, Callable[[RunFiles], Markup]], ...] = (
     ("Cost of each layer", layer_table),
     ("How to reproduce", _reproduce),
 )
-"""What is read from the folder, from the top of the page down."""
+"""The sections of the page, from top to bottom."""

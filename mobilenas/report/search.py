@@ -1,4 +1,4 @@
-"""Sections of the report on the search: over time, its finalists, its gap, its ranking."""
+"""Sections of the report on the search: epochs, finalists, discretization gap, ranking."""
 
 from collections.abc import Sequence
 
@@ -27,13 +27,13 @@ def search_over_time(files: RunFiles) -> Markup:
         warmup, alarms = settings.search.warmup, tuple(epochs[-1].alarms)
         if len(epochs) > 1:
             plots = search_plots(epochs, limits, warmup) + diagnostics_plots(epochs, warmup)
-        else:  # a curve of one point says nothing
+        else:  # no curves with a single point
             plots, only = [], epochs[0]
     else:
         return missing("search/log.jsonl", "mobilenas search")
     return render(
         "search.html",
-        # arch.json has those of the finalists, too
+        # arch.json also has those of the finalists
         alarms=(files.searched and files.searched.alarms) or alarms,
         plots=plots,
         only=only,
@@ -48,7 +48,7 @@ def finalists(files: RunFiles) -> Markup:
     """Show the scores of every rung."""
     if files.finalists is None:
         if files.searched is not None:
-            return Markup()  # one candidate entered, so there was no round
+            return Markup()  # with one candidate there are no finalists
         return missing("search/finalists.json", "mobilenas search")
     archs = _archs(files.finalists.archs, "search/finalists.json")
     numbers = [str(number + 1) for number in range(len(archs))]
@@ -57,7 +57,7 @@ def finalists(files: RunFiles) -> Markup:
 
 
 def image_size(files: RunFiles) -> Markup:
-    """Show the networks by which the side of the images was chosen, where it was searched."""
+    """Show the networks by which the image size was chosen, if it was searched."""
     found = files.image_size
     if found is None or found.winner is None or not found.scores:
         return Markup()
@@ -72,7 +72,7 @@ def _archs(plain: Sequence[Json], source: str) -> list[Arch]:
 def _rounds(
     title: str, names: Sequence[str], archs: Sequence[Arch], scores: Sequence[Score], winner: int
 ) -> Markup:
-    """Show what networks reached in every rung."""
+    """Show the top-1 of networks in every rung."""
     reached = {(s.arch, s.rung): s.val_top1 for s in scores}
     ends = {s.rung: s.epochs for s in scores}
     rungs = range(max(ends) + 1)
@@ -89,7 +89,7 @@ def _has_supernet(files: RunFiles) -> bool:
 
 
 def discretization_gap(files: RunFiles) -> Markup:
-    """Show what the supernet loses when it becomes one network."""
+    """Show the accuracy that the supernet loses in discretization."""
     if files.searched is None:
         return missing("The discretization gap", "mobilenas search")
     if not _has_supernet(files):

@@ -1,4 +1,4 @@
-"""The page of a sweep: the networks that several runs found, their baselines, the front of all."""
+"""The page of a sweep: searched networks of all runs, their baselines, and the Pareto front."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,35 +24,35 @@ class SweptRun:
     """One run of a sweep."""
 
     name: str
-    """Its folder's name."""
+    """Name of its folder."""
     report: str
-    """Its own report, from the sweep's folder; empty where there is none."""
+    """Path of its report from the sweep's folder; empty if there is none."""
     requested: str
-    """Its budgets, and the strength of their penalty where there was one."""
+    """Its budgets, and the strength of the penalty if there was one."""
     command: str
-    """How to make it again."""
+    """The command that started it."""
     method: str
-    """How it searched."""
+    """Search method."""
     data: DataPart
-    """What run.json says of the images."""
+    """The images, from run.json."""
     entries: Sequence[NetworkRecord]
-    """Every network of its comparison; empty where it is not done."""
+    """All networks of its comparison; empty if that has not run."""
 
     @property
     def rows(self) -> list[Row]:
-        """Its networks over seeds."""
+        """Rows of its networks over seeds."""
         return summarize(self.entries)
 
     def best(self, kind: str) -> Row | None:
-        """The network of a kind with the highest mean top-1."""
+        """Return the row of a kind with the highest mean top-1."""
         rows = (row for row in self.rows if row.kind == kind)
         return max(rows, key=lambda row: row.top1_mean, default=None)
 
 
 def swept_runs(folder: Path, report: str) -> list[SweptRun]:
-    """Read the runs that are folders of `folder`, the cheapest first; those not done are last.
+    """Read the runs in subfolders of `folder`, cheapest first, unfinished ones last.
 
-    FileError where two of them are of different images: their accuracies cannot be compared.
+    FileError if two have different images, because their accuracies cannot be compared.
     """
     runs = [_read(path, report) for path in sorted(folder.glob("*/run.json"))]
     for run in runs:
@@ -67,7 +67,7 @@ def swept_runs(folder: Path, report: str) -> list[SweptRun]:
 def _read(path: Path, report: str) -> SweptRun:
     files = RunFiles(folder=path.parent)
     run, search = files.run, files.settings.search
-    assert run is not None  # its file is there
+    assert run is not None  # its file exists
     requested = [limit_text(budget) for budget in run.budgets] or ["no budget"]
     if search.constraint == PENALTY:
         requested.append(f"{PENALTY} {search.strength:g}")
@@ -88,7 +88,7 @@ def _flops(run: SweptRun) -> float:
 
 
 def sweep_page(folder: Path, runs: Sequence[SweptRun]) -> str:
-    """Return the whole page."""
+    """Return the page of the sweep."""
     entries = _entries(runs)
     return render(
         "sweep.html",
@@ -140,7 +140,7 @@ def _of_kind(entries: Sequence[NetworkRecord], kind: str) -> list[NetworkRecord]
 
 
 def front(entries: Sequence[NetworkRecord], cost: str = "flops") -> list[NetworkRecord]:
-    """Return the networks that none beats at their cost or less, the cheapest first."""
+    """Return the Pareto front: networks that none beats with at most their cost, cheapest first."""
     ahead: list[NetworkRecord] = []
     for entry in sorted(entries, key=lambda entry: (entry.cost(cost), -entry.top1)):
         if not ahead or entry.top1 > ahead[-1].top1:
@@ -149,7 +149,7 @@ def front(entries: Sequence[NetworkRecord], cost: str = "flops") -> list[Network
 
 
 def summary(runs: Sequence[SweptRun]) -> str:
-    """Return the result in one sentence; it counts, and judges no difference."""
+    """Return the result in one sentence, which counts but makes no claims about differences."""
     done = [(run.best("searched"), run.best("mobilenet")) for run in runs]
     found = [ours for ours, _ in done if ours is not None]
     if not found:

@@ -1,4 +1,4 @@
-"""The comparison in rows, and in one sentence that claims no more than its numbers."""
+"""The comparison as a table, and as one sentence that claims only what the numbers show."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,60 +18,60 @@ from mobilenas.core.settings import check_choice, counted, format_count
 from mobilenas.report.records import DifferenceTo
 
 SCRATCH = "scratch"
-"""Kind and name of the searched network trained from scratch, where it starts from weights."""
+"""Kind and name of the searched network trained from scratch, if it starts from weights."""
 UNCHANGED = "unchanged"
-"""Kind and name of the model at its own sizes, where the search is for its channel sizes."""
+"""Kind and name of the model at its own sizes, in a search for channel sizes."""
 PRETRAINED = "pretrained"
-"""Kind of pretrained networks that are fine-tuned, whole or narrowed."""
+"""Kind of fine-tuned pretrained networks, whole or narrowed."""
 KINDS = (
     *("searched", SCRATCH, UNCHANGED, "uniform", "constant", "random-search", "random", PRETRAINED),
     *(equal_time.KIND, "mobilenet", "external"),
 )
 """Kinds of networks in compare.json, in the order of the table."""
 MEANS = ("random-search", "random", equal_time.KIND)
-"""Kinds whose networks differ from one another: their costs are means."""
+"""Kinds whose networks differ from each other, so that their costs are means."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the comparison: a network over seeds, or all random networks together."""
+    """A row of the comparison: a network over seeds, or all random networks."""
 
     name: str
-    """As in compare.json; `random (N networks)` together; with epochs where others have fewer."""
+    """Name as in compare.json; `random (N networks)` for all; with epochs if they differ."""
     kind: str
     """One of `KINDS`."""
     networks: int
-    """Trainings behind the row."""
+    """Number of trainings."""
     flops: int | None
-    """Multiply-adds of the first network, the mean of kinds in `MEANS`; None: not countable."""
+    """Multiply-adds of the first network, or mean for kinds in `MEANS`; None: not countable."""
     params: int | None
-    """Trainable numbers, likewise."""
+    """Trainable parameters, likewise."""
     size_bytes: int
     """Size of the ONNX file, likewise."""
     latency_ms: float
-    """Median milliseconds, likewise."""
+    """Median latency, likewise."""
     latency_interval_ms: float | None
-    """Half the width of its 95 % confidence interval; None in runs of older releases."""
+    """Half the width of its 95 % interval; None in runs of older releases."""
     unsteady: bool
     """Whether other programs disturbed a measurement."""
     top1_mean: float
-    """Percent of the test images."""
+    """Mean top-1 on test images, in percent."""
     top1_std: float | None
     """Sample standard deviation in points; None for a single network."""
     top1_best: float
-    """Percent, of the best network of the row."""
+    """Top-1 of the best network of the row."""
     chance: bool = False
-    """Whether one of the networks is known to be no better than chance."""
+    """Whether a network is known to be no better than chance."""
     run: str | None = None
-    """Run folder, where networks of several stand side by side; None for external ones."""
+    """Run folder, in a comparison of several runs; None for external files."""
     exported: bool = False
-    """Whether an external file is one that mobilenas exported."""
+    """Whether an external file was exported by mobilenas."""
     note: str = ""
-    """What must be known of the row beside its figures."""
+    """A remark on the row."""
 
 
 def read_networks(path: Path) -> list[NetworkRecord]:
-    """Read compare.json of a run, whose files lie there; FileError names what is wrong with it."""
+    """Read compare.json of a run, whose files must be in its folder; FileError if it is invalid."""
     entries = read_compared(path)
     for entry in entries:
         inside(path.parent, entry.onnx, path)
@@ -98,7 +98,7 @@ def read_compared(path: Path) -> list[NetworkRecord]:
 
 
 def check_given(entries: Sequence[Trained], names: Sequence[str], path: Path) -> None:
-    """Raise unless compare.json, which is `path`, has these fields of all `entries`."""
+    """Raise unless all `entries` of compare.json (`path`) have these fields."""
     for entry in entries:
         for name in names:
             if getattr(entry, name) is None:
@@ -106,9 +106,9 @@ def check_given(entries: Sequence[Trained], names: Sequence[str], path: Path) ->
 
 
 def summarize(entries: Sequence[NetworkRecord]) -> list[Row]:
-    """Return one row a group in the order of `KINDS`, the MobileNets from best to worst.
+    """Return a row per group in the order of `KINDS`, MobileNets from best to worst.
 
-    Networks of several runs come run by run, external ones last.
+    With several runs, rows are grouped by run; external files are last.
     """
     groups: dict[tuple[str | None, str, str], list[NetworkRecord]] = {}
     for entry in entries:
@@ -169,7 +169,7 @@ def _note(kind: str, name: str, group: Sequence[NetworkRecord]) -> str:
 
 
 def network_name(group: Sequence[NetworkRecord]) -> str:
-    """Return the name that networks share, with their epochs where others have fewer."""
+    """Return the common name of networks, with their epochs if these are not the recipe's."""
     name = group[0].name
     if group[0].kind != equal_time.KIND:
         return name
@@ -188,11 +188,11 @@ def _mean_count(counts: Sequence[int | None]) -> int | None:
 
 
 def verdict(entries: Sequence[NetworkRecord]) -> str:
-    """Return one sentence: the searched network against the best MobileNet and all else.
+    """Return one sentence: the searched network compared with all baselines.
 
-    It says "better" and "worse" only where the paired test over seeds shows it, and then on how
-    many seeds and with which p. From one seed it reports points and no more, and where the searched
-    network only guesses, not even these.
+    "better" and "worse" are used only if the paired test over seeds shows it, with the number of
+    seeds and p. With one seed there are only points, and if the searched network is no better than
+    chance, there is no comparison.
     """
     found = searched_top1(entries)
     if not found:
@@ -213,9 +213,9 @@ def verdict(entries: Sequence[NetworkRecord]) -> str:
 
 
 def differences(entries: Sequence[NetworkRecord]) -> list[DifferenceTo]:
-    """Return what `verdict` rests on: `against` whom, and the figures of the paired difference.
+    """Return the paired differences behind `verdict`, with the baseline in `against`.
 
-    Baselines that share no seed with the searched network are left out.
+    Baselines that share no seed with the searched network are omitted.
     """
     found = searched_top1(entries)
     compared = ((baseline, paired(found, others)) for baseline, others in _baselines(entries))
@@ -245,7 +245,7 @@ _CONTROLS = (
     ("uniform", "uniform sizes"),
     ("constant", "sizes by a constant metric"),
 )
-"""Kinds that are one network a seed, and the words for them."""
+"""Kinds with one network per seed, and their names in sentences."""
 
 
 def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, float]]]:
@@ -259,22 +259,22 @@ def _baselines(entries: Sequence[NetworkRecord]) -> list[tuple[str, dict[int, fl
         count = sum(entry.kind == "random" for entry in entries)
         baseline = f"the mean of {count} random networks" if count > 1 else "one random network"
         baselines.append((baseline, mean))
-    if rival := {seed: max(top1) for seed, top1 in _by_seed(entries, "random-search").items()}:
-        baselines.append(("the random search given the search's time", rival))
+    if drawn := {seed: max(top1) for seed, top1 in _by_seed(entries, "random-search").items()}:
+        baselines.append(("the random search given the search's time", drawn))
     if longer := {seed: max(top1) for seed, top1 in _by_seed(entries, equal_time.KIND).items()}:
         baselines.append(("the best MobileNet given the search's time", longer))
     return baselines
 
 
 def _best_of(entries: Sequence[NetworkRecord], kind: str) -> tuple[str, dict[int, float]] | None:
-    """Return the one with the best mean, which is picked by test accuracy, to its advantage."""
+    """Return the network with the best mean on test images, a choice that favours the baseline."""
     by_name: dict[str, dict[int, float]] = {}
     for entry in entries:
         if entry.kind == kind and entry.seed is not None:
             by_name.setdefault(entry.name, {})[entry.seed] = entry.top1
     if not by_name:
         return None
-    # one that lacks seeds could be the best by luck
+    # one with fewer seeds could be the best by luck
     max_seeds = max(map(len, by_name.values()))
     whole = [name for name, own in by_name.items() if len(own) == max_seeds]
     best = max(whole, key=lambda name: fmean(by_name[name].values()))
@@ -285,7 +285,7 @@ def _best_of(entries: Sequence[NetworkRecord], kind: str) -> tuple[str, dict[int
 
 
 def paired(own: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
-    """Return the paired difference over the seeds that both have; None where they share none."""
+    """Return the paired difference over common seeds; None if there are none."""
     seeds = [seed for seed in own if seed in others]
     if not seeds:
         return None
