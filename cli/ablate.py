@@ -1,4 +1,4 @@
-"""`mobilenas ablate`: search methods compared with each other."""
+"""`mobilenas ablate`: compares search methods."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ def command(
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Ablation":
-    """Start the ablation of these options in --out, or resume it."""
+    """Start the ablation with these options in --out, or resume it."""
     from mobilenas.pipeline.ablation import open_ablation, start_ablation
     from mobilenas.pipeline.resuming import resume_ablation
     from mobilenas.pipeline.run_folder import command_line

@@ -1,4 +1,4 @@
-"""`mobilenas channels --graph-only`: which channel sizes of a model are tied."""
+"""`mobilenas channels --graph-only`: shows which channel sizes of a model are tied."""
 
 import textwrap
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 224
 MIN_SIZE, MAX_SIZE = 4, 4096
-_NAME, _WHY, _LAYERS = 26, 16, 18  # characters: most of a name and a reason, least of the layers
+_NAME, _WHY, _LAYERS = 26, 16, 18  # characters: maximum of names and reasons, minimum of layers
 
 
 def show_groups(
@@ -30,7 +30,7 @@ def show_groups(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the groups of a model, and draw them into `out`."""
+    """Print the groups of a model, and draw them to `out`."""
     if out is not None and out.suffix != ".svg":
         raise click.UsageError(f"--out is {str(out)!r}; with --graph-only it must end with .svg")
     network, graph = _extract(model, image_size=image_size, classes=classes, weights=weights)
@@ -88,7 +88,7 @@ def _of_arch(path: Path, weights: Path | None) -> tuple["nn.Module", "Graph"]:
 
     arch = read_arch(path)
     network: Any = build(arch) if weights is None else load_weights(arch, weights)
-    network.auxiliary = None  # a cell's second classifier is for training only
+    network.auxiliary = None  # the auxiliary classifier of cells is for training only
     return network, extract(network, image_size=arch.image_size, in_channels=arch.in_channels)
 
 
@@ -127,7 +127,7 @@ def _plain(model: str, graph: "Graph", inexact: dict[str, str]) -> dict[str, obj
 
 
 def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
-    # not `show_table`: it sets all columns but the first to the right, and these hold names
+    # not `show_table`, which would right-align these columns with names
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -166,7 +166,7 @@ def _show(model: str, graph: "Graph", inexact: dict[str, str]) -> None:
 
 
 def _layers(group: "Group", width: int) -> str:
-    """Their number, and as many of the first names as two lines take."""
+    """Return the number of layers, and as many of their names as fit in two lines."""
     from mobilenas.channel_graph.drawing import layer_names
 
     names = layer_names(group)
@@ -184,5 +184,5 @@ def _layers(group: "Group", width: int) -> str:
 
 
 def _tail(name: str, width: int) -> str:
-    """The end of a name, which tells layers of one block apart."""
+    """Return the end of a name, which distinguishes layers of a block."""
     return name if len(name) <= width else "..." + name[3 - width :]

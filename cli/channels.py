@@ -1,4 +1,4 @@
-"""`mobilenas channels`: the channel sizes of any traceable model."""
+"""`mobilenas channels`: searches the channel sizes of any traceable model."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings
 
 
 @click.command(cls=Command, name="channels", epilog=RULE)
-@options_of(ChannelsRequest, without=_NOT_HERE, hidden=("memory",))  # which is refused by name
+@options_of(ChannelsRequest, without=_NOT_HERE, hidden=("memory",))  # an error, with a reason
 @option("--graph-only", is_flag=True, help="Print which sizes are tied, without a search.")
 @option("--classes", type=click.IntRange(2, 65536), metavar="N", help="Classes, for --graph-only.")
 @folder_options

@@ -1,4 +1,4 @@
-"""A command whose `--help` lists its options in groups, and the rare ones only in `--help-all`."""
+"""Commands whose `--help` lists options in groups; rare ones are only in `--help-all`."""
 
 from typing import Any, get_args
 
@@ -18,7 +18,7 @@ _EXAMPLES: dict[Group, tuple[str, ...]] = {
     "Measurement": ("--image-size 224", "--threads 4"),
     "Output": ("--out RUN", "--resume"),
 }
-"""Shown beside the name of a group: those whose option the command has."""
+"""Examples in the headings of groups, if the command has the option."""
 
 _ALL = "mobilenas.help_all"
 
@@ -41,7 +41,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """Lists options in groups; has `--help-all` where some are rare."""
+    """Lists options in groups; has `--help-all` if some are rare."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -58,7 +58,7 @@ class Command(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, also names of an earlier release."""
+        """Parse arguments, including deprecated names."""
         return super().parse_args(ctx, renamed(args))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

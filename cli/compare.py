@@ -1,4 +1,4 @@
-"""`mobilenas compare`: baselines and budget check, several runs, files of other tools, papers."""
+"""`mobilenas compare`: trains baselines; compares runs, files of other tools, and papers."""
 
 import shlex
 from pathlib import Path
@@ -20,7 +20,7 @@ MOBILENETS = get_args(MobileNet)
 
 
 def read_baselines(text: str) -> tuple[str, ...]:
-    """Read names of baselines with commas between them."""
+    """Parse comma-separated names of baselines."""
     for name in (found := names(text)):
         check_choice("baseline", name, (*MOBILENETS, RANDOM, "none"))
     return found

@@ -1,4 +1,4 @@
-"""`--dry-run`: the costs a job can reach and how long it would take, without starting it."""
+"""`--dry-run`: shows the possible costs of a job and its expected time."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ dry_run_option = option(
 
 
 def show_outlook(ctx: click.Context) -> int:
-    """Show what the options could reach; return the exit status."""
+    """Show the dry run of the options; return the exit status."""
     from .session import requested_settings, working
 
     with working("", None, quiet=ctx.params["quiet"]) as reporter:

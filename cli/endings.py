@@ -1,4 +1,4 @@
-"""Exits forced from outside: signals, broken streams, lack of memory or disk space."""
+"""Exits with outside causes: signals, broken streams, lack of memory or disk space."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ _NO_MEMORY = (
     *("can't allocate memory", "out of memory", "bad_alloc", "bad allocation"),
     "failed to map segment from shared object",
 )
-"""What torch and the libraries below it say in a RuntimeError, or where they are imported."""
+"""Messages of torch and its libraries about lack of memory, in RuntimeErrors or on import."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -42,7 +42,7 @@ class Interrupted(click.ClickException):
 
 
 class Lacking(click.ClickException):
-    """No memory, no disk, or a name that cannot be used, with the command that resumes."""
+    """Lack of memory or disk space, or an unusable name, with the command that resumes."""
 
     def __init__(self, message: str, lack: BaseException) -> None:
         super().__init__(message)
@@ -50,12 +50,12 @@ class Lacking(click.ClickException):
 
 
 def status_of_signal(ending: BaseException | None) -> int:
-    """Return 128 and the number of the signal, as shells have it; 130 is Ctrl-C."""
+    """Return 128 plus the number of the signal, as in shells; 130 is Ctrl-C."""
     return 128 + (ending.number if isinstance(ending, StoppedError) else signal.SIGINT)
 
 
 def catch_signals() -> None:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, unless they are ignored, as by nohup."""
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, unless ignored (nohup)."""
     for name in _SIGNALS:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
@@ -67,7 +67,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def open_streams() -> None:
-    """Give closed standard streams the null device: no file of ours may get their numbers."""
+    """Open closed standard streams as the null device, so that no file gets their numbers."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -78,15 +78,15 @@ def open_streams() -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Send what is still written to a stream nowhere: also Python's own last flush."""
-    with contextlib.suppress(OSError):  # a stream without a file
+    """Discard further output to a stream, including Python's flush at exit."""
+    with contextlib.suppress(OSError):  # a stream without a file descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
 def lack_of(error: ImportError | MemoryError | OSError | RuntimeError) -> str:
-    """Return in one line what the machine lacks; empty for any other error."""
+    """Return in one line what the machine lacks; empty for other errors."""
     if isinstance(error, BrokenPipeError):
         return ""
     if isinstance(error, LostProcessError):
@@ -100,6 +100,6 @@ def lack_of(error: ImportError | MemoryError | OSError | RuntimeError) -> str:
 
 
 def status_of_lack(error: BaseException) -> int:
-    """Return the exit status: a name that cannot be used is wrong input."""
+    """Return the exit status; an unusable file name is wrong input."""
     wrong = isinstance(error, OSError) and error.filename and error.errno in _WRONG_NAMES
     return WRONG_INPUT if wrong else FAILED

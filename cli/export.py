@@ -1,4 +1,4 @@
-"""`mobilenas export`: the ONNX file, and the other forms that phones take."""
+"""`mobilenas export`: writes the ONNX file, and other formats for phones."""
 
 import shlex
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def command(
         if given:
             from mobilenas.pipeline.formats import write_formats
 
-            settings = _settings(given)  # wrong ones open no run
+            settings = _settings(given)  # before opening the run, in case they are wrong
         whole = open_run(folder, reporter)
         run = whole if network is None else compared_run(whole, network)
         renew_times(run)
@@ -79,7 +79,7 @@ def command(
 
 
 def _settings(given: Fields) -> FormatSettings:
-    """Put the options of int8 together."""
+    """Return the settings from the given options."""
     int8 = {one.name: given[one.name] for one in settings_of(Int8Settings) if one.name in given}
     others = {name: value for name, value in given.items() if name not in int8}
     return FormatSettings(**others, int8=Int8Settings(**int8) if int8 else None)

@@ -1,4 +1,4 @@
-"""`mobilenas profile latency`, `kit`, `import` and `calibrate`: what makes a profile."""
+"""`mobilenas profile latency`, `kit`, `import` and `calibrate`: commands that make profiles."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def spaces_of(ctx: click.Context, settings: ProfileSettings) -> "dict[str, MeasuredSpace]":
-    """Return the space of each precision."""
+    """Return the space to measure for each precision."""
     if settings.space is None and settings.pretrained is None:
         raise click.UsageError("missing option --space or --pretrained", ctx)
     if settings.image_size is None:
@@ -51,7 +51,7 @@ def spaces_of(ctx: click.Context, settings: ProfileSettings) -> "dict[str, Measu
 
 @contextmanager
 def measuring(quiet: bool) -> Iterator[Reporter]:
-    """Show progress; where it is interrupted, say that the same command resumes."""
+    """Show progress; if interrupted, say that the same command resumes."""
     from .endings import Interrupted
     from .progress import make_reporter
 
@@ -210,7 +210,7 @@ def import_(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Make a profile of what a kit measured on another device."""
+    """Make a profile from the results of a kit on another device."""
     if name is None:
         raise click.UsageError("missing option --name", ctx)
     refuse(name, overwrite=overwrite)
@@ -252,12 +252,13 @@ def calibrate(
 ) -> None:
     """Make a profile from a few networks timed on another device.
 
-    A network of times.csv is an arch.json, as `profile suggest` writes them, or
-    mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small, mobilenet_v3_large, whose parts are measured
-    first, which only the profile's own machine can; its time comes from the device, for one image.
+    times.csv has the latency of one image for each network, measured on the device. A network is an
+    arch.json from `profile suggest`, or mobilenet_v2[:WIDTH[:SIDE]], mobilenet_v3_small or
+    mobilenet_v3_large. Parts of these MobileNets are measured first, which works only on the
+    profile's own machine.
 
-    With 8 networks or more, parts are corrected by kind of operation where cross-validation finds
-    that better than one scale for all.
+    With 8 networks or more, parts are corrected by kind of operation if cross-validation shows that
+    this is better than one scale for all.
     """
     if source is None or times is None or name is None:
         raise click.UsageError("missing option --from, --times or --name", ctx)
@@ -279,7 +280,7 @@ def calibrate(
 
 
 def refuse(name: str, *, overwrite: bool) -> None:
-    """Raise where a profile of this name is there already."""
+    """Raise if there is already a profile of this name."""
     from mobilenas.core.errors import MobileNASError
     from mobilenas.latency.named_profiles import profile_path
 

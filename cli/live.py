@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar with elapsed and remaining time, the latest figures below it."""
+"""Progress on a terminal: a bar with elapsed and remaining time, and the latest figures."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ from .terminal import clean
 
 
 class _Bar(Progress):
-    """A progress bar with a line of text below."""
+    """A progress bar with a line of text below it."""
 
     below = ""
 
@@ -34,7 +34,7 @@ class _Bar(Progress):
 
 
 class LiveReporter:
-    """Draws the current stage; a stage that has ended leaves one line behind."""
+    """Shows the current stage; a finished stage leaves one line."""
 
     def __init__(self) -> None:
         self._bar = _Bar(
@@ -63,12 +63,12 @@ class LiveReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # a terminal that hung up
+        with contextlib.suppress(OSError):  # the terminal hung up
             self._end_stage()
             self._bar.stop()
 
     def start(self, stage: str, total: int) -> None:
-        """Draw a new bar."""
+        """Show a new bar."""
         self._end_stage()
         self._stage, self._began = stage, time.monotonic()
         self._task = self._bar.add_task(stage, total=total)

@@ -1,4 +1,4 @@
-"""The entry point: commands that are imported when they are called, and the exit status."""
+"""The entry point: imports commands when they are called, and determines the exit status."""
 
 import contextlib
 import importlib
@@ -50,18 +50,18 @@ COMMANDS = {
     "predict": "Classify images with an exported network.",
     "try": "Try the networks of a run in a browser, such as a phone's.",
 }
-"""Every command with its line of `--help`, so that the list imports no command."""
+"""All commands with their line of `--help`, which needs no imports."""
 
 
 class Commands(click.Group):
-    """Imports `cli/NAME.py` when NAME is called, and turns every ending into an exit status."""
+    """Imports `cli/NAME.py` when NAME is called, and turns errors into exit statuses."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the work."""
+        """Return the names in the order of typical use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None for a name there is not."""
+        """Import a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         load_plugins()
@@ -75,9 +75,9 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command and exit: 0 done, 2 wrong input, 3 a budget does not hold, 130 interrupted.
+        """Run a command and exit: 0 done, 2 wrong input, 3 budget not met, 130 interrupted.
 
-        Anything else is status 1: one line where the machine lacks something, else the traceback.
+        Other errors are status 1: a line if the machine lacks something, else a traceback.
         """
         settings = {"prog_name": "mobilenas"} | kwargs | {"standalone_mode": False}
         try:
@@ -99,16 +99,16 @@ class Commands(click.Group):
             echo("mobilenas: interrupted", err=True)
         except (ImportError, MemoryError, OSError, RuntimeError) as error:
             status, lack = status_of_lack(error), lack_of(error)
-            abandon(sys.stdout)  # Python's own flush at exit must not complain about it
+            abandon(sys.stdout)  # so that Python's flush at exit does not fail
             if lack:
                 _complain(lack)
-            elif not isinstance(error, BrokenPipeError):  # whoever read stdout has gone
+            elif not isinstance(error, BrokenPipeError):  # the reader of stdout has exited
                 raise
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _complain(message: str, error: click.ClickException | None = None) -> None:
-    """Write one line, whatever the message holds."""
+    """Print an error in one line."""
     line = " ".join(message.split())
     line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
     if isinstance(error, Interrupted):
@@ -138,27 +138,28 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Answer `mobilenas` and `python -m mobilenas`."""
-    # Read when torch is imported: threads that wait for each other sleep instead of spinning, or
-    # two of them take a hundred times as long as one where other programs use the cores, too.
+    """Run the command line, for `mobilenas` and `python -m mobilenas`."""
+    # Read when torch is imported: waiting threads sleep instead of spinning. Otherwise two threads
+    # take a hundred times as long as one if other programs use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when Pillow is imported: an image in one block goes back to the system, in blocks of 16
-    # MB each thread that decodes keeps some.
+    # Read when Pillow is imported: an image in a single block is returned to the system, whereas
+    # each decoding thread would keep some blocks of 16 MB.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "512m")
     keep_freed_memory()
     open_streams()
-    # images.py has a limit of its own, and an error that names the file
+    # images.py has its own limit, with an error that names the file
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # a terminal of another encoding shows names of classes escaped
+        # terminals with another encoding show class names escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     catch_signals()
     try:
         cli()
     except SystemExit as ending:
         if isinstance(ending.code, int) and (ending.code > SIGNALLED or launched()):
-            # Ctrl-C ends at once: torch takes a second to shut down, and every file is whole. A
-            # process of several does, too, because a thread of torch may abort the shutdown.
+            # After Ctrl-C, exit at once: torch takes a second to shut down, and all files are
+            # complete. Likewise for one of several processes, because a torch thread may abort the
+            # shutdown.
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()

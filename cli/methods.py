@@ -1,4 +1,4 @@
-"""`mobilenas methods`: the presets of `--method`."""
+"""`mobilenas methods`: shows the presets of `--method`."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ def command(as_json: bool) -> None:
 
 
 def _parts(method: "Method") -> str:
-    """The parts as options."""
+    """Return the parts as options."""
     sampler, tau = method.sampler, method.temperature
     parts = [f"--sampler {sampler.name}"]
     if sampler.attention:

@@ -1,4 +1,4 @@
-"""Options made from settings, and those that commands share."""
+"""Options made from settings, and options that commands share."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ Decorator = Callable[[Any], Any]
 
 
 class NamedPath(click.Path):
-    """A file or folder; an empty name is not the current folder."""
+    """A file or folder; an empty name is an error, not the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
@@ -28,11 +28,11 @@ class NamedPath(click.Path):
 
 
 PATH = NamedPath(path_type=Path)
-"""The type of every option and argument that names a file or a folder."""
+"""The type of all options and arguments for files and folders."""
 
 
 class Reading(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """Reads text with a function, whose errors become those of the option."""
+    """Parses text with a function, whose errors become those of the option."""
 
     def __init__(self, read: Callable[[str], object], name: str) -> None:
         self.read, self.name = read, name
@@ -40,7 +40,7 @@ class Reading(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
-        """Return what the text says; defaults are no text."""
+        """Return the parsed text; defaults, which are not text, are returned unchanged."""
         if not isinstance(value, str):
             return value
         try:
@@ -52,7 +52,7 @@ class Reading(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them, each once; `none` is no name."""
+    """Parse comma-separated names without duplicates; `none` gives no names."""
     return () if text == "none" else tuple(dict.fromkeys(map(str.strip, text.split(","))))
 
 
@@ -61,7 +61,7 @@ def _numbers(read: Callable[[str], Any]) -> Reading:
 
 
 def option(*flags: str, **attributes: Any) -> Decorator:
-    """Return an option of `command.Option`."""
+    """Return an option of type `command.Option`."""
     return click.option(*flags, cls=Option, **attributes)
 
 
@@ -78,7 +78,7 @@ def _joined(
 
 
 def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
-    """Return the option of a setting; its dataclass checks what is legal."""
+    """Return the option of a setting; its dataclass checks the value."""
     attributes: Fields = {
         "help": one.help,
         "group": one.group,
@@ -93,7 +93,8 @@ def made_from(one: Setting, *, hidden: bool = False) -> Decorator:
     elif one.kind is bool:
         attributes |= {"is_flag": True}
     elif one.read is not None and not one.several:
-        # `multiple` only so that a second one is noticed instead of winning silently
+        # `multiple` only to make a repeated option an error, instead of the last one winning
+        # silently
         attributes |= {"multiple": True, "callback": _once, "default": None}
     elif one.repeated:
         attributes |= {"multiple": True, "callback": _joined}
@@ -121,20 +122,20 @@ def _type(one: Setting) -> "click.ParamType[object] | type":
 def options_of(
     kind: type, *, without: Collection[str] = (), hidden: Collection[str] = ()
 ) -> Decorator:
-    """Return the options of all settings of a dataclass; `hidden` ones are not in the help."""
+    """Return the options for all settings of a dataclass; `hidden` ones are not in the help."""
     settings = [one for one in settings_of(kind) if one.name not in without]
     return stacked([made_from(one, hidden=one.name in hidden) for one in settings])
 
 
 def typed(ctx: click.Context, kind: type) -> Fields:
-    """Return the settings of a dataclass that stand in the command."""
+    """Return the settings of a dataclass that are given on the command line."""
     given = ctx.get_parameter_source
     names = [one.name for one in settings_of(kind) if one.name in ctx.params]
     return {name: ctx.params[name] for name in names if given(name) is ParameterSource.COMMANDLINE}
 
 
 def stacked(options: Sequence[Decorator]) -> Decorator:
-    """Return several options as one."""
+    """Combine several options into one decorator."""
 
     def decorate(function: F) -> F:
         for one in reversed(options):
@@ -154,7 +155,7 @@ def _allow_models(ctx: click.Context, _param: click.Parameter, names: tuple[str,
 
 
 ALLOWED_MODELS = "mobilenas.allowed_models"
-"""Where the context of a command has what --allow-model was given."""
+"""Key of the values of --allow-model in a command's context."""
 
 
 allow_model_option = option(
@@ -167,7 +168,7 @@ allow_model_option = option(
     metavar="NAME",
     help="Run the code of package.module:factory where a file names it as its model.",
 )
-"""--allow-model: from a file alone nothing is imported."""
+"""--allow-model: without it, no code that only a file names is imported."""
 json_option = option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 """--json for commands that show no progress."""
 output_options = stacked((option("--quiet", is_flag=True, help="Show no progress."), json_option))
@@ -182,7 +183,7 @@ folder_options = stacked(
 )
 """--out, --resume, --overwrite, --allow-model."""
 run_argument = stacked((click.argument("folder", metavar="RUN", type=PATH), allow_model_option))
-"""The run folder of a command that resumes one, and --allow-model."""
+"""The run folder of a command on an existing run, and --allow-model."""
 
 RULE = f"FLOPs: {COUNTING_RULE}."
-"""Below the help of commands that take or print FLOPs."""
+"""Shown below the help of commands with FLOPs."""

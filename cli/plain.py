@@ -1,4 +1,4 @@
-"""Progress where stderr is no terminal: lines."""
+"""Progress as plain lines, if stderr is not a terminal."""
 
 import time
 from types import TracebackType
@@ -7,9 +7,10 @@ from .terminal import echo
 
 
 class PlainReporter:
-    """One line a step, no control characters; of mere counting, ten lines.
+    """Prints a line per step, without control characters; at most ten for steps without figures.
 
-    Remarks wait for the first step: where work never begins, the error is all there is to read.
+    Messages are held back until the first step, so that if work fails before it, only the error is
+    printed.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class PlainReporter:
         self._began = time.monotonic()
 
     def step(self, done: int, figures: dict[str, str]) -> None:
-        """Write the line of a step."""
+        """Print the line of a step."""
         tenth = 10 * done // max(1, self._total)
         if figures or tenth > self._tenth:
             self._flush()
@@ -44,7 +45,7 @@ class PlainReporter:
         self._tenth = tenth
 
     def info(self, message: str) -> None:
-        """Write the line, once a step has been made."""
+        """Print the message, after the first step."""
         if self._waiting is None:
             echo(message, err=True)
         else:
@@ -59,6 +60,6 @@ class PlainReporter:
 def stage_line(
     stage: str, done: float, total: float, figures: dict[str, str], seconds: float
 ) -> str:
-    """Say in one line how far a stage is."""
+    """Return a line with the progress of a stage."""
     words = [f"{name} {value}" for name, value in figures.items()]
     return ", ".join([f"{stage} {done:.0f}/{total:.0f}", *words, f"{seconds:.0f} s"])

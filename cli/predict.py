@@ -1,4 +1,4 @@
-"""`mobilenas predict`: labels for image files; does without torch."""
+"""`mobilenas predict`: classifies image files; needs no torch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`mobilenas pretrained`: networks that come with trained weights."""
+"""`mobilenas pretrained`: lists pretrained networks."""
 
 import textwrap
 
@@ -49,7 +49,7 @@ def command(as_json: bool) -> None:
     echo("top-1: as published, on ImageNet's validation images. Weights:")
     for name, source in SOURCES.items():
         where = f"{name}: {found[name] or source.advice}"
-        # a path or an address stays whole
+        # paths and URLs are not broken
         lines = textwrap.wrap(where, 80, break_on_hyphens=False, break_long_words=False)
         echo("\n  ".join(lines))
     echo("A run folder can be used as one, too.")

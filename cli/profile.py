@@ -1,4 +1,4 @@
-"""`mobilenas profile`: what a network costs, and how long it takes on a device."""
+"""`mobilenas profile`: costs of networks, and their latency on devices."""
 
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,23 +22,23 @@ MOBILENETS = get_args(MobileNet)
 
 
 def width(text: str) -> float:
-    """Read a width multiplier; for click, as the type of an option."""
+    """Parse a width multiplier; the type of an option."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.01 <= value <= 10:  # which NaN is not, either
+    if not 0.01 <= value <= 10:  # also true for NaN
         raise click.BadParameter(f"{text!r} is not a number between 0.01 and 10")
     return value
 
 
 class Profiles(click.Group):
-    """Takes names of an earlier release, too."""
+    """Also accepts deprecated names of commands."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the first word."""
+        """Find the command by the first word."""
         return super().resolve_command(ctx, [renamed_command(args[0]), *args[1:]])
 
 

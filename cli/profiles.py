@@ -1,4 +1,4 @@
-"""`mobilenas profile list`, `show` and `check`, and how profiles and times are printed."""
+"""`mobilenas profile list`, `show`, `remove`, `suggest`, `check`; printing profiles, times."""
 
 import shlex
 from dataclasses import asdict
@@ -34,7 +34,7 @@ def list_(as_json: bool) -> None:
         row: dict[str, object] = {"name": name, "file": str(path), "error": ""}
         try:
             profile = read_profile(path)
-        except MobileNASError as error:  # one that is broken does not hide the others
+        except MobileNASError as error:  # a broken profile does not hide the others
             row["error"] = str(error)
         else:
             row |= _described(profile)
@@ -82,7 +82,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 def show_profile(profile: "Profile", *, as_json: bool) -> None:
-    """Print a profile without its single times."""
+    """Print a profile without unit times."""
     from .render import show_json, show_table
 
     if as_json:
@@ -122,7 +122,7 @@ def show_profile(profile: "Profile", *, as_json: bool) -> None:
 
 
 def show_times(times: "dict[str, Measured]", threads: int, provider: str, *, as_json: bool) -> None:
-    """Print how long models take."""
+    """Print the latencies of models."""
     from .render import show_json, show_table
 
     if as_json:
@@ -192,8 +192,8 @@ def remove(name: str, as_json: bool) -> None:
 def suggest(name: str, out: Path, networks: int, precision: str | None, as_json: bool) -> None:
     """Write networks to time on another device.
 
-    FOLDER gets ONNX files of the networks that say most about a device, the most informative first,
-    and times.csv to fill in.
+    Writes ONNX files of the networks that are most informative about a device, in this order, and
+    times.csv to fill in.
     """
     from mobilenas.latency.named_profiles import find_profile
     from mobilenas.latency.transfer import write_networks

@@ -9,7 +9,7 @@ from .plain import PlainReporter
 
 
 def make_reporter(quiet: bool) -> AbstractContextManager[Reporter]:
-    """Choose how progress is shown; it goes to stderr, so `--json` changes nothing."""
+    """Choose how progress is shown: on stderr, so that `--json` is not affected."""
     if quiet:
         return nullcontext(NullReporter())
     if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""`mobilenas recipes`: what `--recipe` takes."""
+"""`mobilenas recipes`: shows the values of `--recipe`."""
 
 import textwrap
 

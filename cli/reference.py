@@ -1,4 +1,4 @@
-"""docs/reference.md, made from the settings: `python -m mobilenas.cli.reference` prints it."""
+"""Prints docs/reference.md, made from the settings: `python -m mobilenas.cli.reference`."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -30,7 +30,7 @@ _COLUMNS = "| option | value | default | meaning |\n|---|---|---|---|"
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the content of the page."""
     commands = [f"| `{name}` | {line} |" for name, line in COMMANDS.items()]
     parts = [_HEAD, "## Commands\n", "| command | |\n|---|---|", *commands]
     for group in get_args(Group):

@@ -1,4 +1,4 @@
-"""Names of an earlier release, which this one still takes with a warning; the next one will not."""
+"""Deprecated names, accepted with a warning in this release and removed in the next."""
 
 import re
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ _PART = re.compile(rf":({'|'.join(_PARTS)})=(mixture|single)?")
 
 
 def renamed(words: Iterable[str]) -> list[str]:
-    """Return the words of a command with today's names; each old one is warned of.
+    """Replace deprecated names among the words of a command, with a warning for each.
 
-    After `--` all words are arguments.
+    All words after `--` are arguments.
     """
     found: list[str] = []
     for word in words:
@@ -40,7 +40,7 @@ def renamed(words: Iterable[str]) -> list[str]:
 
 
 def renamed_command(name: str) -> str:
-    """Return today's name of a command of `mobilenas profile`; an old one is warned of."""
+    """Return the current name of a command of `mobilenas profile`; warn about a deprecated one."""
     now = _COMMANDS.get(name, name)
     if now != name:
         echo(f"mobilenas: warning: profile {name} is deprecated; use profile {now}", err=True)

@@ -1,4 +1,4 @@
-"""Tables for people; nothing here computes."""
+"""Prints results as tables; computes nothing."""
 
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -50,12 +50,12 @@ BROKEN_BUDGET = 3
 
 
 def status_of(budgets: Iterable["BudgetRow"]) -> int:
-    """Return the exit status: 3 if a budget does not hold, or is not known to."""
+    """Return the exit status: 3 if a budget is not met, or that is not known."""
     return DONE if all(budget.holds for budget in budgets) else BROKEN_BUDGET
 
 
 def show_file(path: Path) -> None:
-    """Print a JSON file as it stands."""
+    """Print a JSON file unchanged."""
     echo(path.read_text(encoding="utf-8"), nl=False)
 
 
@@ -70,9 +70,9 @@ def show_table(
     rows: Iterable[Sequence[str]],
     words: Collection[str] = (),
 ) -> None:
-    """Print a table of figures: at the right; the first column and `words` left, folded at spaces.
+    """Print a table: the first column and `words` are left-aligned and wrapped, others right.
 
-    Where the terminal is too narrow for that, a row is a few lines: first cell, named figures.
+    If the terminal is too narrow, each row is a few lines: the first cell, then named values.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     console = Console(highlight=False)
@@ -98,10 +98,10 @@ def show_table(
 
 
 def _show_stacked(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
-    """Print the first cell of each row, below it the others with their columns' names."""
+    """Print the first cell of each row, and below it the others with their column names."""
     for first, *others in rows:
         named = [f"{name} {cell}" for name, cell in zip(columns[1:], others, strict=True)]
-        # textwrap keeps what a no-break space joins
+        # textwrap does not break at a no-break space
         short = (
             pair.replace(" ", "\N{NO-BREAK SPACE}") if len(pair) < width - 2 else pair
             for pair in named
@@ -120,7 +120,7 @@ def _show_stacked(columns: Sequence[str], rows: Iterable[Sequence[str]], width: 
 def show_formats(
     files: Mapping[str, "FileRecord"], names: Sequence[str], targets: Sequence[str]
 ) -> None:
-    """Print these files of an export, what was checked, and what each target makes of them."""
+    """Print these files of an export, their checks, and the targets' partitions."""
     targets = tuple(dict.fromkeys(targets))
     shown = {name: files[name] for name in dict.fromkeys(names)}
     top1 = files["onnx"].top1
@@ -167,11 +167,11 @@ def show_formats(
 
 
 def _show_checks(files: Iterable["FileRecord"]) -> None:
-    """Print what `check_file` found of each file; of other runtimes' files there is parity."""
+    """Print the report of `check_file` for each file, or the parity of other runtimes' files."""
     rows = []
     for file in files:
         checks, agreement = file.checks, file.checks or file.parity
-        if agreement is None:  # model.onnx, where it was not asked for
+        if agreement is None:  # model.onnx, if it was not requested
             continue
         found = ["-"] * 4
         if checks:
@@ -185,7 +185,7 @@ def _show_checks(files: Iterable["FileRecord"]) -> None:
 
 
 def _parts(report: "TargetReport | None") -> str:
-    """Parts that a target runs, or the verdict where it has no list."""
+    """Return the number of partitions, or the verdict if there is no list."""
     if report is None:
         return "-"
     return report.verdict if report.partitions is None else str(report.partitions)
@@ -197,7 +197,7 @@ def show_rule() -> None:
 
 
 def show_result(networks: Sequence["NetworkRecord"], result: "ResultRecord") -> None:
-    """Print a run's comparison, what it shows, and the budget check."""
+    """Print a run's comparison, verdict, and budget check."""
     from mobilenas.report.table import summarize
 
     show_networks(summarize(networks))
@@ -210,7 +210,7 @@ def show_result(networks: Sequence["NetworkRecord"], result: "ResultRecord") -> 
 
 
 def show_networks(rows: Iterable["Row"]) -> None:
-    """Print the comparison; networks of several runs have their run's number."""
+    """Print the comparison; networks of several runs are marked with the run's number."""
     rows = list(rows)
     runs = dict.fromkeys(row.run for row in rows if row.run is not None)
     numbers = {run: str(number) for number, run in enumerate(runs, 1)}
@@ -277,7 +277,7 @@ def show_sweep(runs: Iterable["SweptRun"]) -> None:
 
 
 def show_comparison(comparison: "Comparison") -> None:
-    """Print networks of several runs and files, and how the searched networks differ."""
+    """Print networks of several runs and files, and differences of the searched networks."""
     from mobilenas.pipeline.comparison import sentences
     from mobilenas.report.table import summarize
 
@@ -288,7 +288,7 @@ def show_comparison(comparison: "Comparison") -> None:
 
 
 def show_budget_check(budgets: Iterable["BudgetRow"]) -> None:
-    """Print every budget, if there is one: requested, predicted, and counted on the file."""
+    """Print all budgets, if any: requested, predicted, and counted or measured on the file."""
     budgets = list(budgets)
     if not budgets:
         return
@@ -313,7 +313,7 @@ _UNITS = {"memory": "memory (bytes)", "latency": "latency (ms)"}
 
 
 def show_arch(plain: dict[str, object]) -> None:
-    """Print what an arch is made of."""
+    """Print an arch."""
     from mobilenas.spaces.cell.arch import CellArch
     from mobilenas.spaces.channels.space import ChannelsArch
     from mobilenas.spaces.mobile.arch import MobileArch
@@ -329,14 +329,14 @@ def show_arch(plain: dict[str, object]) -> None:
 
 
 def _show_sizes(arch: "ChannelsArch") -> None:
-    """Print the channels of every group beside the model's own."""
+    """Print the channels of every group, beside the model's own."""
     own = arch.base.graph.sizes
     rows = [(name, str(own[name]), str(size)) for name, size in arch.sizes.items()]
     show_table(f"Channel sizes of {arch.base}", ("group", "model", "searched"), rows)
 
 
 def _show_cells(arch: "CellArch") -> None:
-    """Print size and costs, and both cells in the notation of the papers."""
+    """Print size, costs, and both cells in the notation of the papers."""
     from mobilenas.cost.networks import costs
     from mobilenas.spaces.cell.genotypes import format_genotype
 
@@ -345,7 +345,7 @@ def _show_cells(arch: "CellArch") -> None:
     counts = (f"{number:,}" for number in (exact.flops, exact.params, exact.memory))
     row = (arch.stem, str(arch.layers), "{} to {}".format(*channels), *counts)
     show_table(f"Network for {arch.image_size}x{arch.image_size} images", columns, [row])
-    # textwrap keeps what a no-break space joins: an operation and its input
+    # textwrap does not break at a no-break space, here between operation and input
     whole_edges = format_genotype(arch.genotype).replace("', ", "',\N{NO-BREAK SPACE}")
     for line in textwrap.wrap(whole_edges, 80):
         echo(line.replace("\N{NO-BREAK SPACE}", " "))
@@ -374,5 +374,5 @@ def _show_blocks(arch: "MobileArch") -> None:
 
 
 def percent(mean: float, std: float | None) -> str:
-    """Write `97.2` or `97.2 ± 0.4`."""
+    """Format as `97.2` or `97.2 ± 0.4`."""
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"

@@ -1,4 +1,4 @@
-"""`mobilenas report`: the page alone."""
+"""`mobilenas report`: writes only the report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`mobilenas run`: all stages."""
+"""`mobilenas run`: runs all stages."""
 
 import click
 

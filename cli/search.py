@@ -1,4 +1,4 @@
-"""`mobilenas search`: the first stage alone."""
+"""`mobilenas search`: runs only the search."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`mobilenas profile serve`: a page that measures the device of whoever opens it."""
+"""`mobilenas profile serve`: serves a page that measures the device that opens it."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ _LOOPBACK = ("127.", "localhost", "::1")
 
 
 def check_extra() -> None:
-    """Raise unless the packages of mobilenas[web] are there."""
+    """Raise unless the packages of mobilenas[web] are installed."""
     from mobilenas.core.errors import MobileNASError
 
     try:
@@ -35,7 +35,7 @@ def check_extra() -> None:
 
 
 def announce(site: "Site", host: str) -> None:
-    """Print the address, and for other devices a QR code of it."""
+    """Print the URL, with a QR code for other devices."""
     echo(f"Open {site.url}", err=True)
     if host.startswith(_LOOPBACK):
         return
@@ -83,9 +83,9 @@ def serve(
 
     mobilenas profile serve --space mobile --image-size 224 --name pixel7-web --host 0.0.0.0
 
-    The page times the models of a kit with onnxruntime-web, in WebAssembly or with
-    `--backend webgpu` on the GPU. What it has measured is kept at once: a page that is loaded again
-    resumes, and so does the same command.
+    The page times the models of a kit with onnxruntime-web, in WebAssembly or with `--backend
+    webgpu` on the GPU. Every round is saved at once, so that reloading the page or repeating the
+    command resumes.
     """
     if name is None:
         raise click.UsageError("missing option --name", ctx)

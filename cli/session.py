@@ -1,4 +1,4 @@
-"""What every working command does around its one call: progress, interruption, opening the run."""
+"""Shared by all commands on runs: progress, interruption, opening and resuming the run."""
 
 import os
 import shlex
@@ -38,10 +38,10 @@ def working(
     record: str = "run.json",
     many: bool = False,
 ) -> Iterator[Reporter]:
-    """Show progress; where the work is stopped, say how to resume what `folder` holds.
+    """Show progress; if the work is stopped, print the command that resumes it (`again`).
 
-    `record` is the file that is there once something has begun. With `many` torchrun may start it
-    as several processes: the first one shows what all of them do, the others end here.
+    `record` is the file in `folder` that exists once work has begun. With `many`, torchrun may
+    start several processes: only the first one shows progress and continues after the context.
     """
     if processes.launched() and not many:
         raise click.UsageError("torchrun is for `mobilenas search` and `mobilenas train` only")
@@ -71,7 +71,7 @@ def working(
 
 
 def opened(opening: "Callable[[], Run]", folder: Path, reporter: Reporter) -> "Run":
-    """Open or start a run as `opening` does; further processes of the job open what is there."""
+    """Open or start a run by `opening` in the first process; others open the existing run."""
     from mobilenas.pipeline.run_folder import open_run
 
     runs: list[Run] = []
@@ -89,13 +89,13 @@ def _mirrored(reporter: Reporter, folder: Path | None) -> AbstractContextManager
 
 
 def _is_begun(folder: Path | None, record: str) -> bool:
-    with suppress(OSError):  # such as a name without end
+    with suppress(OSError):  # such as a name that is too long
         return folder is not None and (folder / record).exists()
     return False
 
 
 def _allowing() -> str:
-    """The options that let the run's files name the user's own model again."""
+    """Return the options that allow the user's own models when resuming."""
     ctx = click.get_current_context(silent=True)
     if ctx is None:
         return ""
@@ -107,9 +107,9 @@ def _allowing() -> str:
 
 
 def resume_command(ctx: click.Context, name: str) -> str:
-    """Return the command that resumes what is in --out.
+    """Return the command that resumes the job in --out.
 
-    Called before anything slow is imported, so that a wrong --out is refused at once.
+    Called before slow imports, so that a wrong --out is an error at once.
     """
     if ctx.params["out"] is None:
         raise click.UsageError("missing option --out", ctx)
@@ -119,7 +119,7 @@ def resume_command(ctx: click.Context, name: str) -> str:
 
 
 def quoted(word: str) -> str:
-    """Quote a word for a shell, also a name that is not UTF-8."""
+    """Quote a word for a shell, including names that are not UTF-8."""
     if word.isprintable():
         return shlex.quote(word)
     escaped = (f"\\x{byte:02x}" if byte in _SPECIAL else chr(byte) for byte in os.fsencode(word))
@@ -127,7 +127,7 @@ def quoted(word: str) -> str:
 
 
 def requested_settings(ctx: click.Context, kind: "type[Request] | None" = None) -> "Request":
-    """Make the Request, or one of its kinds, that the options state."""
+    """Return the Request (or subclass `kind`) of the options."""
     from mobilenas.pipeline.request import Request
 
     kind = Request if kind is None else kind
@@ -135,7 +135,7 @@ def requested_settings(ctx: click.Context, kind: "type[Request] | None" = None) 
 
 
 def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> Fields:
-    """Return the fields of a Request that the command has options for, and that have a value."""
+    """Return the fields of a Request for which the command has options with a value."""
     from mobilenas.pipeline.request import Request
 
     values = {one.name: ctx.params.get(one.name) for one in settings_of(kind or Request)}
@@ -143,7 +143,7 @@ def given_fields(ctx: click.Context, kind: "type[Request] | None" = None) -> Fie
 
 
 def check_options(ctx: click.Context, kind: "type[Request] | None" = None) -> None:
-    """Refuse wrong options of a new run before anything slow is imported."""
+    """Raise for wrong options of a new run, before slow imports."""
     if not ctx.params["resume"] and not processes.launched():
         requested_settings(ctx, kind)
 
@@ -151,7 +151,7 @@ def check_options(ctx: click.Context, kind: "type[Request] | None" = None) -> No
 def open_or_start(
     ctx: click.Context, reporter: Reporter, kind: "type[Request] | None" = None
 ) -> "Run":
-    """Start the run of these options in --out, or resume it."""
+    """Start the run with these options in --out, or resume it."""
     from mobilenas.channel_graph.models import allow_model
     from mobilenas.pipeline.request import Request
     from mobilenas.pipeline.resuming import resume_run
@@ -162,7 +162,7 @@ def open_or_start(
     if resume and not states_a_request(ctx):
         return open_run(out, reporter)
     if (model := ctx.params.get("model")) is not None:
-        allow_model(model)  # here the user names it, not only the folder's files
+        allow_model(model)  # named by the user, not only by files of the folder
     if resume and (run := resume_run(out, typed(ctx, kind or Request), kind or Request, reporter)):
         return run
     with beginning(out / RUN_FILE, resume=resume):
@@ -179,7 +179,7 @@ def open_or_start(
 
 @contextmanager
 def beginning(record: Path, *, resume: bool) -> Iterator[None]:
-    """Say that there is nothing to resume where the options are too few to begin anew."""
+    """Say that there is nothing to resume if options are missing for a new start."""
     from mobilenas.core.errors import BudgetError, FileError
 
     try:
@@ -191,7 +191,7 @@ def beginning(record: Path, *, resume: bool) -> Iterator[None]:
 
 
 def states_a_request(ctx: click.Context) -> bool:
-    """Whether any option was given that belongs to the request."""
+    """Whether an option of the request was given."""
     others = {"out", "resume", "overwrite", "tensorboard", "quiet", "as_json", "dry_run"}
     others |= {"on", "address"}
     return any(
@@ -201,7 +201,7 @@ def states_a_request(ctx: click.Context) -> bool:
 
 
 def whole_job(ctx: click.Context, name: str, kind: "type[Request] | None" = None) -> int:
-    """Do every stage of the job that the options state, show what came out, return the status."""
+    """Run all stages of the job, show the result, and return the exit status."""
     out, quiet, as_json = (ctx.params[key] for key in ("out", "quiet", "as_json"))
     with working(resume_command(ctx, name), out, quiet=quiet) as reporter:
         check_options(ctx, kind)

@@ -1,4 +1,4 @@
-"""`mobilenas sweep`: a run for each of several budgets or strengths of the penalty, and methods."""
+"""`mobilenas sweep`: a run for each of several budgets or penalty strengths, and methods."""
 
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ def command(
 def _on_ray(
     ctx: click.Context, reporter: "Reporter", again: str
 ) -> "tuple[Sweep, dict[str, ResultRecord]]":
-    """Open the sweep once Ray is there, and do its runs with it."""
+    """Connect to Ray, open the sweep, and make its runs."""
     from mobilenas.pipeline.on_ray import RunsFailedError, connected, run_on_ray
 
     from .progress import make_reporter
@@ -91,7 +91,7 @@ def _on_ray(
 
 
 def _open_or_start(ctx: click.Context, reporter: "Reporter") -> "Sweep":
-    """Start the sweep of these options in --out, or resume it."""
+    """Start the sweep with these options in --out, or resume it."""
     from mobilenas.pipeline.resuming import resume_sweep
     from mobilenas.pipeline.run_folder import command_line
     from mobilenas.pipeline.sweep import SWEEP_FILE, open_sweep, start_sweep

@@ -1,4 +1,4 @@
-"""`--tensorboard`: every log of a run folder as TensorBoard's event files, while they grow."""
+"""`--tensorboard`: mirrors the logs of a run folder to TensorBoard event files."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
-"""Below the run's; a folder in it for each log."""
+"""Folder in the run folder, with a subfolder for each log."""
 
 tensorboard_option = option(
     "--tensorboard",
@@ -28,7 +28,7 @@ tensorboard_option = option(
 
 @contextmanager
 def mirrored(reporter: Reporter, run: Path) -> Iterator[Reporter]:
-    """Give a reporter that also keeps RUN/tensorboard up to date with the run's logs."""
+    """Yield a reporter that also keeps RUN/tensorboard up to date with the run's logs."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -43,7 +43,7 @@ def mirrored(reporter: Reporter, run: Path) -> Iterator[Reporter]:
 
 
 class _Mirror:
-    """Passes everything on, and looks at the logs after every step of a stage."""
+    """Forwards to a reporter, and reads the logs after every step of a stage."""
 
     def __init__(self, reporter: Reporter, run: Path, writer: "type[SummaryWriter]") -> None:
         self._reporter, self._run, self._writer = reporter, run, writer
@@ -52,21 +52,21 @@ class _Mirror:
         self._stepped = False
 
     def start(self, stage: str, total: int) -> None:
-        """Pass on."""
+        """Forward."""
         self._reporter.start(stage, total)
 
     def step(self, done: int, figures: dict[str, str]) -> None:
-        """Pass on, and write what the logs have that was not written yet."""
+        """Forward, and write new lines of the logs."""
         self._reporter.step(done, figures)
         self._stepped = True
         self._update()
 
     def info(self, message: str) -> None:
-        """Pass on."""
+        """Forward."""
         self._reporter.info(message)
 
     def close(self) -> None:
-        """Write the rest; nothing where nothing was done, as in a folder that was refused."""
+        """Write the rest, unless there were no steps, such as after an error at the start."""
         if self._stepped:
             self._update()
         for writer in self._writers.values():
@@ -78,7 +78,8 @@ class _Mirror:
             if lines == written:
                 continue
             if not written or lines[: len(written)] != written:
-                # anew: a resumed run has every line once, and one that replaces another no other's
+                # start afresh, so that a resumed run has no duplicate lines, and an overwritten run
+                # no old ones
                 self._begin(log)
                 written = []
             writer = self._writers[log]
@@ -97,7 +98,7 @@ class _Mirror:
 
 
 def _scalars(line: Mapping[str, object]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a line with their names, those of a field of fields as `field/name`."""
+    """Yield names and numbers of a line; nested fields are `field/name`."""
     for name, value in line.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{inner}", number) for inner, number in _scalars(value))

@@ -1,4 +1,4 @@
-"""What reaches the terminal: every line that is printed goes through here."""
+"""Printing to the terminal: every printed line goes through here."""
 
 import re
 import sys
@@ -10,18 +10,18 @@ from .endings import abandon
 _COMMANDS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Characters that a terminal obeys, those that turn the direction of text, and half surrogates."""
+"""Control characters of terminals, marks of text direction, and surrogates."""
 
 
 def clean(text: object) -> str:
-    """Return text with each character that a terminal obeys written as JSON would, in ASCII."""
+    """Escape control characters as JSON does, in ASCII."""
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
 
 
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print a line; names of files and classes in it can hold anything.
+    """Print a line, in which names of files and classes may have any characters.
 
-    Progress is optional: where stderr fails, work continues.
+    If stderr fails, work continues, because progress is optional.
     """
     try:
         click.echo(clean(text), err=err, nl=nl)

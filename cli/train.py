@@ -1,4 +1,4 @@
-"""`mobilenas train`: the final training alone."""
+"""`mobilenas train`: runs only the final training."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`mobilenas try`: a page that classifies images with the networks of a run."""
+"""`mobilenas try`: serves a page that classifies images with the networks of a run."""
 
 import asyncio
 from functools import partial

@@ -54,7 +54,7 @@ _HALF_LEGEND, _LEGEND_ROW = 22, 0.18
 """Characters that fit in half a legend; height of a legend row in inches."""
 _MOBILENET_MARKERS = ("s", "^", "v", "P", "X")
 
-# Any, because matplotlib types the keys as literals
+# matplotlib types the keys as literals, which a plain dict is not
 _RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mobilenas",

@@ -1,1 +1,1 @@
-"""Pages that a local server serves to a browser; mobilenas[web]."""
+"""Pages that a local server serves to a browser; needs mobilenas[web]."""

@@ -1,16 +1,16 @@
-"""What a browser reports about its device."""
+"""Interprets what a browser reports about its device."""
 
 from mobilenas.core.settings import readable
 from mobilenas.web.records import Opening
 
 
 def threads_of(opening: Opening, requested: int) -> int:
-    """Return the threads that its pages may have, up to the cores."""
+    """Return the number of threads for the page: up to its cores, 1 without isolation."""
     return min(requested, opening.cores) if opening.isolated else 1
 
 
 def device_of(opening: Opening, name: str = "") -> dict[str, str | int]:
-    """Describe the device as a profile does; `name` replaces what the browser calls it."""
+    """Describe the device as in profiles; `name` replaces the browser's name of it."""
     model, system = readable(opening.model), readable(opening.system)
     device: dict[str, str | int] = {
         "cpu": name or model or system or "unknown",

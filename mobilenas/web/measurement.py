@@ -1,4 +1,4 @@
-"""What a browser has measured of a kit, and what it is to measure next."""
+"""Measurements of a kit by a browser, and what to measure next."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,29 +14,29 @@ from mobilenas.latency.measured import Failed, Measured
 from mobilenas.web.records import Round, Work
 
 MAX_ROUNDS, TOLERANCE = 48, 0.02
-"""As in the runner of a kit."""
+"""As in a kit's runner."""
 _WINDOW, _WINDOW_FLOPS = 24, 2_000_000_000
-"""So many models are loaded at once, fewer where they are large: a phone has little memory."""
+"""Maximum number and FLOPs of the models loaded at once, as phones have little memory."""
 _HOT = 1.25
-"""A device that is so much slower than usual for two rounds is to cool."""
+"""A device that is this much slower than usual in two rounds must cool down."""
 _REST_S, _MAX_RESTS = 20, 3
 
 
 class StaleError(MobileNASError):
-    """A round that was posted already, or that others overtook."""
+    """A round that was posted before, or is out of date."""
 
 
 class Measurement:
-    """The finished rounds of one device, and the models that need more.
+    """The finished rounds of a device, and the models that need more.
 
-    A round has the models of a window, which moves on as their medians become known, and the
-    reference blocks, which tell how fast the device is meanwhile.
+    A round has the models of a window, which moves on as their medians become known, and reference
+    blocks, which show the current speed of the device.
     """
 
     def __init__(self, manifest: Manifest, log: Path, *, rounds: int = 16) -> None:
         self._manifest, self.log = manifest, log
         self._limits = (rounds, max(rounds, MAX_ROUNDS), TOLERANCE)
-        # In the order of their checksums, which is random: a slow hour hits all kinds of models.
+        # By checksum, a random order, so that a slow hour affects all kinds of models.
         self._models = {model.sha256: model for model in _sorted(manifest.models)}
         self._rounds = Rounds(log)
         self._timings = self._rounds.among(self._models.keys())
@@ -50,7 +50,7 @@ class Measurement:
         return [key for key in self._models if key not in self._done and not self._reason(key)]
 
     def work(self, ended: str = "") -> Work:
-        """Say what to time next."""
+        """Return what to time next."""
         models = self._window()
         needed = self._limits[0]
         counts = [
@@ -70,15 +70,15 @@ class Measurement:
         )
 
     def add(self, posted: Round) -> None:
-        """Keep a round, at once; StaleError where it is not the next one."""
+        """Save a round at once; StaleError if it is not the next one."""
         work = self.work()
         if posted.number != work.number:
             raise StaleError(f"number is {posted.number}; the next round is {work.number}")
         asked = {*work.models, *work.references}
-        again = {key for key in posted.failed if self._reason(key)}  # its answer got lost
+        again = {key for key in posted.failed if self._reason(key)}  # whose answer was lost
         if unknown := (posted.ns.keys() | posted.failed.keys()) - asked - again:
             raise MobileNASError(f"{min(unknown)} is not a model of this round")
-        if posted.failed:  # the page loads the others anew; what it timed beside them is left out
+        if posted.failed:  # the page reloads the others; times beside failed models are discarded
             for key, reason in posted.failed.items():
                 self._rounds.fail(key, readable(reason))
         elif missing := asked - posted.ns.keys():
@@ -92,7 +92,7 @@ class Measurement:
             self._rests = self._rests + 1 if min(self._slowdowns[-2:]) > _HOT else 0
 
     def results(self, device: Json, runtime: str, provider: str, threads: int) -> Results:
-        """Return the times of all models, without the changes of the device's speed."""
+        """Return the times of all models, corrected for changes of the device's speed."""
         times: dict[str, Measured | Failed] = {}
         for model in self._manifest.models:
             reason = self._reason(model.sha256)
@@ -108,7 +108,7 @@ class Measurement:
         )
 
     def forget(self) -> None:
-        """Delete the rounds: their profile is written."""
+        """Delete the log, after the profile has been written."""
         self.log.unlink(missing_ok=True)
 
     def _reason(self, key: str) -> str | None:
@@ -125,7 +125,7 @@ class Measurement:
         return window
 
     def _update(self) -> None:
-        """Find references, drift, and which models are known well enough; once is for good."""
+        """Update references, drift and finished models; a finished model stays finished."""
         self._references = _references([m for k, m in self._models.items() if not self._reason(k)])
         plain = [{key: float(timing.ns) for key, timing in t.items()} for t in self._timings]
         self._slowdowns = slowdowns(plain, self._references)
@@ -148,7 +148,7 @@ def _sorted(models: tuple[KitModel, ...]) -> list[KitModel]:
 
 
 def _references(models: list[KitModel]) -> list[str]:
-    """Return blocks from small to large."""
+    """Return the checksums of reference blocks, from small to large."""
     blocks = sorted(
         (model for model in models if model.key.startswith("block")),
         key=lambda model: (model.flops, model.sha256),

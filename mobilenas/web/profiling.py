@@ -1,4 +1,4 @@
-"""`profile serve`: a kit is served to a browser, whose times become a profile."""
+"""`profile serve`: serves a kit to a browser, and makes a profile from its times."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from mobilenas.web.site import RefusalError, Site
 def kit_of(
     spaces: Mapping[str, MeasuredSpace], *, networks: int, seed: int, reporter: Reporter
 ) -> Path:
-    """Return the folder of the kit of these spaces, which is written where it is not there yet."""
+    """Return the folder of a kit of these spaces, written on first use."""
     said = [to_plain(dict(spaces)), networks, seed, OPSET, __version__]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     folder = Cache().folder.parent / "kits" / key
@@ -37,7 +37,7 @@ def kit_of(
 
 
 def check_backend(backend: Backend, precisions: Collection[str], threads: int) -> None:
-    """Raise unless the backend runs models of these precisions itself, with so many threads."""
+    """Raise unless the backend itself runs models of these precisions with these threads."""
     if backend == "webgpu" and "int8" in precisions:
         raise MobileNASError(
             "int8 does not go with --backend webgpu: onnxruntime-web would run it on the processor"
@@ -49,7 +49,7 @@ def check_backend(backend: Backend, precisions: Collection[str], threads: int) -
 
 
 class Profiling:
-    """A kit, the page that measures it, and what has come of it."""
+    """A kit, the page that measures it, and the results."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Profiling:
         self.site.post("/rounds", Round, self._add)
 
     async def serve(self, reporter: Reporter) -> tuple[Profile, Measurement]:
-        """Serve until all is measured; MobileNASError where nothing came of it."""
+        """Serve until everything is measured; MobileNASError if that fails."""
         self._reporter = reporter
         reporter.start("measuring", len(self._manifest.models))
         if not await self.site.serve():
@@ -92,7 +92,7 @@ class Profiling:
             )
         if self._error:
             raise self._error
-        assert self._profile and self._measurement  # it ended
+        assert self._profile and self._measurement  # the site ended without error
         return self._profile, self._measurement
 
     def _open(self, opening: Opening) -> Opened:
@@ -117,7 +117,7 @@ class Profiling:
         )
 
     def _refuse(self) -> RefusalError:
-        """End: no other backend stands in for WebGPU."""
+        """End the site, because no other backend can replace WebGPU."""
         self._error = RefusalError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "this browser gives the page no WebGPU adapter; it may lack WebGPU, which also needs a "
@@ -143,13 +143,13 @@ class Profiling:
         return work
 
     def _finish(self, measurement: Measurement) -> str:
-        """Make the profile; say what came of it."""
+        """Make the profile; return a message with the outcome."""
         try:
             results = measurement.results(
                 dict(self._device), RUNTIME, self._backend, self._used_threads
             )
             self._profile = profile_of(results, self._name, self._command)
-        except MobileNASError as error:  # the page and the command both say it
+        except MobileNASError as error:  # both page and command show it
             self._error = error
         self.site.end()
         return str(self._error or f"The computer now has the profile {self._name}.")

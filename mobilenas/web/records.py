@@ -1,4 +1,4 @@
-"""What the pages post, and what they get as an answer."""
+"""Records that pages post, and the answers."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,67 +15,67 @@ _MAX_MODELS = 200
 
 
 class Opening(Record, frozen=True, kw_only=True):
-    """A page opens its session; it is what says what the device is."""
+    """A request of a page to open its session, which describes the device."""
 
     token: Text = ""
-    """From the URL; a page that is loaded again has a cookie instead."""
+    """From the URL; a reloaded page has a cookie instead."""
     browser: Text
     system: Text
     model: Text
     cores: Annotated[int, Meta(ge=1, le=4096)]
     isolated: bool
-    """Whether the browser lets the page have threads."""
+    """Whether the page is cross-origin isolated, so may use threads."""
     gpu: Text = ""
-    """The adapter of WebGPU, where the page is to run models on it and there is one."""
+    """WebGPU adapter, if the page should use WebGPU and there is one."""
 
 
 class Opened(Record, frozen=True, kw_only=True):
-    """The answer."""
+    """The answer to `Opening`."""
 
     title: str
-    """What the session is for, such as the profile's name."""
+    """Title of the page, such as the profile's name."""
     runtime: str
     threads: int
     threads_requested: int
 
 
 class Round(Record, frozen=True, kw_only=True):
-    """Times of one round, or models that do not run, by the checksums of the models."""
+    """Times of one round, or models that do not run, by checksum."""
 
     number: Count
-    """How many rounds there were before."""
+    """Number of earlier rounds."""
     ns: Annotated[dict[Sha256, Nanoseconds], Meta(max_length=_MAX_MODELS)]
     disturbed: Annotated[list[Sha256], Meta(max_length=_MAX_MODELS)]
-    """Models during whose timing the device did something else."""
+    """Models whose timing was disturbed."""
     failed: Annotated[dict[Sha256, Reason], Meta(max_length=_MAX_MODELS)]
 
 
 class Work(Record, frozen=True, kw_only=True):
-    """What to time next, in one round; no models: all are measured."""
+    """What to time in the next round; without models, everything is measured."""
 
     number: int
     done: int
     total: int
     share: Share
-    """Of all rounds that are needed at least."""
+    """Completed share of the minimum number of rounds."""
     references: list[str]
     models: list[str]
     slowdown: float
-    """How much slower than usual the device was in the last round."""
+    """Slowdown of the device in the last round, relative to usual."""
     rest_s: int
-    """For how long it is to cool before the next."""
+    """Seconds to cool down before the next round."""
     ended: str
-    """What came of it, once nothing is left."""
+    """The outcome, once everything is measured."""
 
 
 class TriedModel(Record, frozen=True, kw_only=True):
-    """A file that a page classifies images with, and what it takes to do so."""
+    """A file with which a page classifies images, and its metadata."""
 
     name: str
     sha256: str
     size_bytes: int
     top1: float
-    """Percent, on the test images of the run."""
+    """Top-1 on the run's test images, in percent."""
     image_size: int
     mean: Sequence[float]
     std: Sequence[float]
@@ -83,15 +83,15 @@ class TriedModel(Record, frozen=True, kw_only=True):
 
 
 class Trial(Record, frozen=True, kw_only=True):
-    """What the page of a run has to show."""
+    """The content of a run's page."""
 
     models: list[TriedModel]
     notes: list[str]
-    """What is not there, and which command makes it."""
+    """Missing files, and the commands that make them."""
 
 
 class Tried(Record, frozen=True, kw_only=True):
-    """Nanoseconds of single images, by the checksums of the models; preparing them counts."""
+    """Nanoseconds per image, including preprocessing, by checksum of the model."""
 
     ns: Annotated[
         dict[Sha256, Annotated[list[Nanoseconds], Meta(min_length=1, max_length=2000)]],
@@ -100,7 +100,7 @@ class Tried(Record, frozen=True, kw_only=True):
 
 
 class BrowserLatency(Record, frozen=True, kw_only=True):
-    """What one file took for an image."""
+    """Latency of a file in the browser."""
 
     file: str
     sha256: str
@@ -112,7 +112,7 @@ class BrowserLatency(Record, frozen=True, kw_only=True):
 
 
 class BrowserMeasurement(Record, frozen=True, kw_only=True):
-    """A line of web.jsonl in a run."""
+    """A line of RUN/web.jsonl."""
 
     date: str
     device: dict[str, str | int]

@@ -1,7 +1,7 @@
-"""onnxruntime-web: the files that pages run models with, and where they come from.
+"""onnxruntime-web: the files with which pages run models, and their download.
 
-`python -m mobilenas.web.runtime` (`make web`) puts them beside the pages; it needs npm. They are
-those of one version, and of one archive: its checksum is here, not asked of the registry.
+`python -m mobilenas.web.runtime` (`make web`) installs them beside the pages; it needs npm. Version
+and checksum of the archive are fixed here, so the registry is not trusted.
 """
 
 import base64
@@ -22,7 +22,7 @@ RUNTIME = f"onnxruntime-web {VERSION}"
 INTEGRITY = (
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
-"""sha512 of the archive, as npm writes it."""
+"""sha512 of the archive in npm's format."""
 FILES: dict[Backend, tuple[str, ...]] = {
     "wasm": (
         "ort.wasm.min.mjs",
@@ -35,7 +35,7 @@ FILES: dict[Backend, tuple[str, ...]] = {
         "ort-wasm-simd-threaded.asyncify.wasm",
     ),
 }
-"""Of its folder dist: WebAssembly with SIMD and threads, 14 MB; with WebGPU, 27 MB."""
+"""Files of its folder dist: WebAssembly with SIMD and threads, 14 MB; with WebGPU, 27 MB."""
 STATIC = Path(__file__).with_name("static")
 FOLDER = STATIC / "ort"
 
@@ -43,7 +43,7 @@ _MAX_ARCHIVE_BYTES = 200_000_000
 
 
 def check_runtime(backend: Backend) -> None:
-    """Raise unless the files of this backend are there."""
+    """Raise unless the files of this backend are installed."""
     if not all((FOLDER / name).is_file() for name in FILES[backend]):
         raise FileError(
             f"{FOLDER} lacks {RUNTIME} for {backend}; with npm on the PATH, `make web` or "
@@ -52,14 +52,14 @@ def check_runtime(backend: Backend) -> None:
 
 
 def unpack(archive: Path, folder: Path = FOLDER) -> None:
-    """Copy the files of an archive whose checksum is right."""
+    """Copy the files from an archive; FileError if its checksum is wrong."""
     found = base64.b64encode(hashlib.sha512(read_bytes(archive, _MAX_ARCHIVE_BYTES)).digest())
     if found.decode() != INTEGRITY:
         raise FileError(f"{archive} is not onnxruntime-web {VERSION}: its sha512 differs")
     with tarfile.open(archive) as content:
         for name in chain(*FILES.values()):
             file = content.extractfile(f"package/dist/{name}")
-            assert file is not None  # the checksum is that of an archive that has it
+            assert file is not None  # the archive with this checksum has it
             write_bytes(folder / name, file.read())
 
 

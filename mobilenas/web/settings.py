@@ -1,4 +1,4 @@
-"""How pages are served, as settings."""
+"""Settings of serving pages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ Backend = Literal["wasm", "webgpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Where a page is served, and for how long."""
+    """How a page is served."""
 
     backend: Backend = setting(
         "wasm",

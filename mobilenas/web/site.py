@@ -1,7 +1,8 @@
-"""A local site for one browser: static pages for anybody, everything else behind a one-time token.
+"""A local site for one browser: static pages are public, everything else needs a one-time token.
 
-The token is in the fragment of the URL, which no request and no log has; the page trades it for a
-cookie. The pages load nothing from elsewhere, and are isolated so that they may have threads.
+The token is in the fragment of the URL, which is never sent or logged; the page exchanges it for a
+cookie. Pages load nothing from elsewhere, and are cross-origin isolated so that they may use
+threads.
 """
 
 import asyncio
@@ -40,14 +41,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-"""Of every answer."""
+"""Headers of every response."""
 MAX_BODY_BYTES = 65_536
 BURST, PER_SECOND = 200, 50
-"""Requests that one address may make at once, and in the long run."""
+"""Limit of requests per address: at once, and sustained per second."""
 
 _MAX_ADDRESSES = 1000
 _BODY_PATIENCE_S = 20.0
-_FAREWELL_S = 1.0  # for the last answer to arrive
+_FAREWELL_S = 1.0  # for the last response to arrive
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _TYPES |= {".mjs": "text/javascript", ".wasm": "application/wasm"}
 
@@ -56,7 +57,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RefusalError(MobileNASError):
-    """A request that is refused with a status of its own."""
+    """A request that is refused with a specific HTTP status."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -64,7 +65,7 @@ class RefusalError(MobileNASError):
 
 
 class Site:
-    """Routes, the session, and what every request must pass."""
+    """Routes, session, and checks of all requests."""
 
     def __init__(self, page: str, settings: ServeSettings) -> None:
         check_runtime(settings.backend)
@@ -80,7 +81,7 @@ class Site:
         host = _own_address() if settings.host in ("0.0.0.0", "::") else settings.host
         self.home = f"http{'s' * bool(self._tls)}://{f'[{host}]' if ':' in host else host}:{port}/"
         self.url = f"{self.home}#{self._token}"
-        """The address of the page, with its token."""
+        """URL of the page, with its token."""
         self.app = web.Application(
             client_max_size=MAX_BODY_BYTES, middlewares=[_guard(self._admits)]
         )
@@ -89,7 +90,7 @@ class Site:
             self.app.router.add_get(path, _serving(file))
 
     def get(self, path: str, answer: Callable[[web.Request], Record | bytes]) -> None:
-        """Add what the session may read."""
+        """Add a GET route for the session."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._authorize(request)
@@ -98,7 +99,7 @@ class Site:
         self.app.router.add_get(path, handle)
 
     def post(self, path: str, kind: type[_Posted], answer: Callable[[_Posted], Record]) -> None:
-        """Add what the session may post."""
+        """Add a POST route for the session."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._authorize(request)
@@ -107,7 +108,7 @@ class Site:
         self.app.router.add_post(path, handle)
 
     def models(self, files: Mapping[str, Path]) -> None:
-        """Serve files by their sha256, to the session; one that was changed is not served."""
+        """Serve files by sha256 to the session; changed files are refused."""
 
         def model(request: web.Request) -> bytes:
             checksum = request.match_info["sha256"]
@@ -121,7 +122,7 @@ class Site:
         self.get("/models/{sha256}", model)
 
     def opening(self, kind: type[_Posted], answer: Callable[[_Posted], Record]) -> None:
-        """Add how a session begins: with the token, once, or with the cookie it gave."""
+        """Add the route that opens a session: with the token, once, or with the cookie."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             posted = await _posted(request, kind)
@@ -141,11 +142,11 @@ class Site:
         self.app.router.add_post("/session", handle)
 
     def end(self) -> None:
-        """Stop once the answer that is being made has gone out."""
+        """Stop after the current response has been sent."""
         self._ended.set()
 
     async def serve(self) -> bool:
-        """Serve until `end`, or until the page was silent for too long: then return False."""
+        """Serve until `end` is called; return False if there was no request for too long."""
         runner = web.AppRunner(self.app, access_log=None)
         await runner.setup()
         try:
@@ -184,7 +185,7 @@ class Site:
         self._touched = time.monotonic()
 
     def _admits(self, address: str) -> bool:
-        """Take one request from what this address has left."""
+        """Whether this address may make another request (token bucket)."""
         if len(self._buckets) > _MAX_ADDRESSES:
             self._buckets.clear()
         now = time.monotonic()
@@ -195,13 +196,13 @@ class Site:
 
 
 def _same(given: str, secret: str) -> bool:
-    """Compare in a time that does not tell how much is right."""
-    # what is not UTF-8 in a header comes as surrogates
+    """Compare in constant time."""
+    # bytes of a header that are not UTF-8 become surrogates
     return hmac.compare_digest(given.encode(errors="surrogateescape"), secret.encode())
 
 
 def _guard(admits: Callable[[str], bool]) -> Middleware:
-    """Return what every request passes: the limit of its address, errors as JSON."""
+    """Return the middleware for all requests: rate limit per address, errors as JSON."""
 
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -225,7 +226,7 @@ async def _posted(request: web.Request, kind: type[_Posted]) -> _Posted:
         return msgspec.json.decode(body, type=kind)
     except TimeoutError as error:
         raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive") from error
-    except msgspec.DecodeError as error:  # a ValidationError is one, too
+    except msgspec.DecodeError as error:  # includes ValidationError
         raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
 
 
@@ -240,7 +241,7 @@ async def _add_headers(_: web.BaseRequest, response: web.StreamResponse) -> None
 
 
 def _static_files(page: str, backend: Backend) -> dict[str, Path]:
-    """Every file that anybody may read, by its path in the URL."""
+    """Return all public files by URL path."""
     style = Path(str(importlib.resources.files("mobilenas.report"))) / "templates/style.css"
     files = {f"/{path.name}": path for path in sorted(STATIC.iterdir()) if path.is_file()}
     runtime = {f"/ort/{name}": FOLDER / name for name in FILES[backend]}
@@ -268,10 +269,10 @@ def _bound(settings: ServeSettings) -> socket.socket:
 
 
 def _own_address() -> str:
-    """Return the address that others in the network reach this machine by, where it has one."""
+    """Return this machine's address in the network, or its host name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # one for documentation; nothing is sent
+            probe.connect(("192.0.2.1", 9))  # a documentation address; nothing is sent
         except OSError:
             return socket.gethostname()
         return str(probe.getsockname()[0])
@@ -283,6 +284,6 @@ def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(settings.certificate, settings.key)
-    except OSError as error:  # an ssl.SSLError is one, too
+    except OSError as error:  # includes ssl.SSLError
         raise FileError(f"cannot use {settings.certificate}: {error}") from error
     return context

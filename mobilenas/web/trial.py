@@ -1,4 +1,4 @@
-"""`try`: the networks of a run classify images in a browser, side by side."""
+"""`try`: a page that classifies images with the networks of a run, side by side."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ from mobilenas.web.settings import ServeSettings
 from mobilenas.web.site import Site
 
 WEB_FILE = "web.jsonl"
-"""Measurements of browsers, in a run folder."""
+"""File of the browsers' measurements in a run folder."""
 
 
 class Trying:
@@ -53,7 +53,7 @@ class Trying:
         self.site.post("/measurements", Tried, self._keep)
 
     async def serve(self, tell: Callable[[str], None]) -> None:
-        """Serve until nobody asks for anything; `tell` is given a line for each measurement."""
+        """Serve until there are no more requests; `tell` gets a line for each measurement."""
         self._tell = tell
         await self.site.serve()
 
@@ -101,7 +101,7 @@ class Trying:
 
 
 def trial_of(run: Path) -> tuple[dict[str, Path], Trial]:
-    """Find the files of a run that a page tries, by checksum, and describe them."""
+    """Return the files of a run for the page by checksum, and their description."""
     if not (run / EXPORT_FILE).exists():
         raise FileError(f"{run} has no {EXPORT_FILE}: export it (`mobilenas export {run}`)")
     exported, notes = read_export(run).files, []
