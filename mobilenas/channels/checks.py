@@ -36,9 +36,10 @@ _SHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "U
 
 
 def check_base(base: Base, given: nn.Module | None) -> None:
-    """Raise for a model that cannot be trained, exported or counted; `given`: it with its weights.
+    """Raise for a model that cannot be trained, exported or counted.
 
-    MobileNASError says what the model must do; InternalError if two counts of its costs differ.
+    `given` is the model with its weights. MobileNASError says what the model must do;
+    InternalError if two counts of its costs differ.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

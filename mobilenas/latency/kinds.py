@@ -36,7 +36,7 @@ _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 _LINE = float("inf")
 _FOLDS = 10
 _PRIOR = 0.1  # prior precision of each weight in the D-optimal design
-_SMALLEST_SCALE = 1e-6  # so that no unit takes no time
+_SMALLEST_SCALE = 1e-6  # so that every unit takes some time
 
 _Numbers = NDArray[np.float64]
 

@@ -332,7 +332,7 @@ def _searched_choice(run: Run) -> AnyChoice:
 def widest(arch: Arch, budgets: Sequence[Budget], whose: str) -> Arch:
     """Return the network with the most initial channels (even) that meets the budgets.
 
-    BudgetError if none does; it has `whose` network it is, and the smallest cost.
+    BudgetError if none does: it names the network by `whose` and gives the smallest cost.
     """
     with_channels = family_of(arch).with_channels
     assert with_channels is not None
