@@ -44,6 +44,11 @@ DECISIONS = ("levels", "growth", "first", "expansion", "squeeze", "start", "kern
 """That are told of a network beside its blocks."""
 STEPS = 160
 """Widths that are tried, from a tenth to about ten times what was drawn."""
+BLOCKS = (
+    "kernel, hidden, out, stride, squeeze; a sixth number is the kernel of a depthwise "
+    "convolution before the expansion"
+)
+"""What the numbers of a table's blocks are."""
 MIN_USED = 0.85
 """Of the budget: what leaves more is no network of it."""
 
@@ -138,8 +143,7 @@ def main() -> None:
         "training_images": len(data.train),
         "classes": classes,
         "recipe": to_plain(recipe),
-        "blocks": "kernel, hidden, out, stride, squeeze; a sixth number is the kernel of a "
-        "depthwise convolution before the expansion",
+        "blocks": BLOCKS,
         "decisions": "what was drawn",
         "versions": versions(),
     }

@@ -132,7 +132,7 @@ def mobile_space(
 
     >>> space = mobile_space(load_data("digits"), flops="300k")
     >>> [stage.widths for stage in space.stages]
-    [(8, 16, 24), (8, 16, 24), (16, 24, 32)]
+    [(8, 16, 24), (8, 16, 24), (24, 32, 40)]
     """
     request = _request(options)
     check_choice("space", request.space, (MobileSpace.family,))

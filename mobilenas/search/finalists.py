@@ -107,7 +107,7 @@ class SuccessiveHalving:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all epochs, summed over resumes."""
+        """Processor time of all epochs (on CUDA wall time), over all resumes."""
         return sum(self._seconds.values())
 
     @property

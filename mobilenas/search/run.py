@@ -90,7 +90,7 @@ class SearchResult:
     candidates: int
     """Archs that entered the finalists."""
     seconds: dict[str, float]
-    """Wall time of supernet, candidates and finalists, summed over resumes."""
+    """Of supernet, candidates and finalists over all resumes; processor time, on CUDA wall time."""
     alarms: list[str]
     """Signs of a collapse at the last epoch of the supernet, and of results at chance level."""
 

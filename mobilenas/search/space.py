@@ -2,7 +2,6 @@
 
 import math
 import random
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Unpack
@@ -16,7 +15,16 @@ from mobilenas.latency.profile import ProfileError
 from mobilenas.latency.units import space_units
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.table import CostTable
-from mobilenas.spaces.mobile.template import SpaceOptions, narrowest, options_of, sized, widest
+from mobilenas.spaces.mobile.template import (
+    SHAPES,
+    Shape,
+    SpaceOptions,
+    low_load,
+    narrowest,
+    options_of,
+    sized,
+    widest,
+)
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
@@ -24,9 +32,12 @@ SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
 
 
 def space_for(
-    budgets: Sequence[Budget], latency: Latency | None = None, **options: Unpack[SpaceOptions]
+    budgets: Sequence[Budget],
+    latency: Latency | None = None,
+    shapes: Sequence[Shape] = SHAPES,
+    **options: Unpack[SpaceOptions],
 ) -> MobileSpace:
-    """Return the mobile space whose uniformly drawn archs typically use the whole budget.
+    """Return the widest mobile space of which the budgets allow 5 % of uniformly drawn archs.
 
     `options` are those of `mobilenas.spaces.mobile.template.template`. With a profile it
     is the nearest of the spaces that were measured: a block of any other has no time.
@@ -43,10 +54,10 @@ def space_for(
         ]
 
     if latency is None:
-        space = sized(loads, **options)
+        space = sized(loads, shapes, **options)
     else:
         spaces = measured_spaces(latency, **options)
-        space = min(spaces, key=lambda space: abs(math.log(statistics.median(loads(space)))))
+        space = min(spaces, key=lambda space: abs(math.log(low_load(loads(space)))))
     try:
         Budgets(space, budgets, latency).check_reachable()
     except UnreachableError as error:

@@ -1,10 +1,12 @@
 """The mobile spaces there are for a side of the images: one for every width multiplier."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from statistics import median
 from typing import Required, TypedDict, Unpack
+
+import numpy as np
 
 from mobilenas.core.settings import check_choice
 from mobilenas.nn import ACTIVATIONS, make_divisible
@@ -13,28 +15,47 @@ from mobilenas.spaces.mobile.mobilenets import LAST_SIDE, PLACEMENTS
 from mobilenas.spaces.mobile.settings import POLICIES
 from mobilenas.spaces.mobile.space import MobileSpace, Stage
 
-_WIDTH, _GROWTH = 16, 1.6
-"""At multiplier 1: width of the first stage, and how much wider a stage is than the one before."""
-_MIN_WIDTH = 16
-"""Middle of a stage's widths at least."""
-_STEM = 24
-_HEAD = 4
-"""Channels of the head, as a multiple of the last stage's."""
-_NARROW = {False: (16, 384, 24, (3, 6)), True: (8, 192, _MIN_WIDTH, (1, 3, 6))}
-"""Fewest channels of stem and head, the last stage's least width, and expansions.
-
-A last stage of 8 channels starves the head; and there is what is left where all that is too much.
-"""
+_WIDTH = 16
+"""Middle width of the first stage at multiplier 1."""
+_MIN_WIDTH, _MIN_LAST = 16, 24
+"""Middle of a stage's widths, and of the last stage's, at least: fewer starve the head."""
+_STEM = 8
+"""Channels of the stem at multiplier 1, and at least."""
+_HEAD, _MIN_HEAD = 4, 192
+"""Channels of the head, as a multiple of the last stage's, and at least."""
 _MAX_HALVINGS = 5
 _KERNELS = (3, 5)
 _START_KERNEL = 3
-# most blocks of a stage, and whether the space is the narrow one
-_SHAPES = ((4, False), (3, False), (2, False), (2, True), (1, True))
-_MIN_SHARE = 0.01
-_FULL_LOAD = 2.0
+_SHARE = 0.05
+"""Of uniformly drawn archs that keep the budgets."""
+_LATE_SHARE = 0.2
+"""The same of the narrowest space, from which on the stem of a small image keeps its resolution."""
 _LATE_BELOW = 64
 """Side from which on the stem always halves the image."""
 _NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How a template spreads its FLOPs over the stages."""
+
+    blocks: int = 3
+    """Most blocks of a stage, but for the first: large maps are expensive, and it has one."""
+    growth: float = 1.6
+    """How much wider a stage is than the one before."""
+    narrow: bool = False
+    """Whether blocks may have no expansion layer, and the last stage as few channels as others."""
+    least: float = _NARROWEST
+    """Smallest multiplier: where it exceeds the budgets, the next shape has its turn."""
+
+
+SHAPES = (
+    Shape(least=0.5),
+    Shape(blocks=2),
+    Shape(blocks=2, narrow=True),
+    Shape(blocks=1, narrow=True),
+)
+"""From the usual one to what is left where all else is too expensive."""
 
 
 class SpaceOptions(TypedDict, total=False):
@@ -55,8 +76,7 @@ def template(
     image_size: int,
     classes: int,
     in_channels: int = 3,
-    max_blocks: int = 4,
-    narrow: bool = False,
+    shape: Shape = SHAPES[0],
     placement: str = "early",
     activation: str = "hard_swish",
     squeeze: str = "searched",
@@ -71,17 +91,16 @@ def template(
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
-    min_stem, min_head, min_last, expansions = _NARROW[narrow]
     levels = levels_of(image_size)
     halved = int(placement == "early" and levels[0] > 0)
     stages = tuple(
         Stage(
             widths=_around(
-                _WIDTH * _GROWTH**number * multiplier,
-                min_last if number == len(levels) - 1 else _MIN_WIDTH,
+                _WIDTH * shape.growth**number * multiplier,
+                _MIN_WIDTH if shape.narrow or number < len(levels) - 1 else _MIN_LAST,
             ),
             stride=1 + level - before,
-            depth=max_blocks,
+            depth=shape.blocks if number else 1,
         )
         for number, (before, level) in enumerate(pairwise((halved, *levels)))
     )
@@ -90,20 +109,20 @@ def template(
         in_channels=in_channels,
         classes=classes,
         stem=Stem(
-            channels=max(min_stem, make_divisible(_STEM * multiplier)),
+            channels=max(_STEM, make_divisible(_STEM * multiplier)),
             stride=1 + halved,
             activation=activation,
         ),
         stages=stages,
         head=Head(
-            channels=max(min_head, _HEAD * stages[-1].widths[1]),
+            channels=max(_MIN_HEAD, _HEAD * stages[-1].widths[1]),
             hidden=0,
             activation=activation,
             dropout=0.2,
         ),
         activation=activation,
         kernels=(*_KERNELS, *operations),
-        expansions=expansions,
+        expansions=(1, 3, 6) if shape.narrow else (3, 6),
         squeeze=options_of("squeeze", squeeze),
         start_kernels=tuple(
             _START_KERNEL * on for on in options_of("extra_depthwise", extra_depthwise)
@@ -131,36 +150,43 @@ def options_of(part: str, policy: str) -> tuple[bool, ...]:
 
 
 def sized(
-    loads: Callable[[MobileSpace], Sequence[float]], **options: Unpack[SpaceOptions]
+    loads: Callable[[MobileSpace], Sequence[float]],
+    shapes: Sequence[Shape] = SHAPES,
+    **options: Unpack[SpaceOptions],
 ) -> MobileSpace:
-    """Return the space whose typical load is nearest 1.
+    """Return the widest space of which 5 % of uniformly drawn archs keep the budgets.
 
-    `loads(space)` are the largest cost / budget of uniformly drawn archs; they grow with the
-    widths. Where the narrowest widths leave too few archs within the budget, stages get fewer
-    blocks, and stem and head fewer channels.
-
-    The stem of a small image keeps its resolution if a typical arch of most blocks can pay for it.
+    `loads(space)` are the largest cost / budget of such archs. It has the first of `shapes` whose
+    smallest widths leave so many.
     """
     placement = "early"
     if options["image_size"] < _LATE_BELOW:
-        late = template(_NARROWEST, placement="late", **options)
-        if median(loads(late)) <= _FULL_LOAD:
+        late = template(_NARROWEST, shape=shapes[0], placement="late", **options)
+        if _least(loads(late), _LATE_SHARE) <= 1:
             placement = "late"
-    for max_blocks, narrow in _SHAPES:
-        at = partial(template, placement=placement, max_blocks=max_blocks, narrow=narrow, **options)
-        drawn = loads(at(_NARROWEST))
-        if sum(load <= 1 for load in drawn) >= _MIN_SHARE * len(drawn):
+    for shape in shapes:
+        at = partial(template, shape=shape, placement=placement, **options)
+        if low_load(loads(at(shape.least))) <= 1:
             break
-    low, high = _NARROWEST, _WIDEST
+    low, high = shape.least, _WIDEST
     for _ in range(_BISECTIONS):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if median(loads(at(middle))) < 1 else (low, middle)
+        low, high = (middle, high) if low_load(loads(at(middle))) <= 1 else (low, middle)
     return at(low)
+
+
+def low_load(loads: Sequence[float]) -> float:
+    """Return the load that 5 % of archs have at most: the budgets allow as many if it is 1."""
+    return _least(loads, _SHARE)
+
+
+def _least(loads: Sequence[float], share: float) -> float:
+    return float(np.quantile(loads, share, method="inverted_cdf"))
 
 
 def narrowest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the last space that `sized` tries: no other has smaller networks."""
-    return template(_NARROWEST, max_blocks=1, narrow=True, **options)
+    return template(_NARROWEST, shape=SHAPES[-1], **options)
 
 
 def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:

@@ -24,7 +24,7 @@ from mobilenas.spaces.mobile.inherit import inherited
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.spaces.mobile.supernet import SuperNetwork
-from mobilenas.spaces.mobile.template import template
+from mobilenas.spaces.mobile.template import Shape, template
 from mobilenas.spaces.networks import build
 from mobilenas.supernet.settings import SamplerSettings
 
@@ -43,7 +43,9 @@ def mean(channels: int, stride: int) -> nn.Module:
 def space() -> Iterator[MobileSpace]:
     OPERATIONS.register("dilated", Operation(module=dilated, flops=9, params=9))
     OPERATIONS.register("mean", Operation(module=mean, flops=0, params=0))
-    yield template(0.3, image_size=SIDE, classes=10, max_blocks=2, operations=("dilated", "mean"))
+    yield template(
+        0.3, image_size=SIDE, classes=10, shape=Shape(blocks=2), operations=("dilated", "mean")
+    )
     del OPERATIONS["dilated"], OPERATIONS["mean"]
 
 

@@ -11,7 +11,7 @@ from mobilenas.spaces.mobile.program import ArchProgram
 from mobilenas.spaces.mobile.relaxation import Alphas
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import DECISIONS
-from mobilenas.spaces.mobile.template import template
+from mobilenas.spaces.mobile.template import Shape, template
 from mobilenas.spaces.program import perturbed
 
 COSTS = [("flops",), ("flops", "params"), ("flops", "memory"), ("memory",), ("params", "memory")]
@@ -120,7 +120,7 @@ def test_perturbed_scores_are_drawn_with_the_probabilities(tiny_space: MobileSpa
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_every_solution_of_a_whole_space_fits(size: int) -> None:
-    space = template(0.5, image_size=size, classes=10, max_blocks=2)
+    space = template(0.5, image_size=size, classes=10, shape=Shape(blocks=2))
     budgets, log_p = limits(space, ("flops", "params", "memory"), 5), scores(space, 5)
     for choice in several(ArchProgram(budgets, log_p), 2, 2):
         assert budgets.is_feasible(choice)
@@ -128,7 +128,7 @@ def test_every_solution_of_a_whole_space_fits(size: int) -> None:
 
 def test_one_flop_over_the_limit_is_over() -> None:
     # the solver's own tolerance is 1e-6 of the limit: at a few hundred MFLOPs, hundreds of FLOPs
-    space = template(1.0, image_size=224, classes=10, max_blocks=1)
+    space = template(1.0, image_size=224, classes=10, shape=Shape(blocks=1))
     alphas, largest = Alphas(space), space.largest()
     for name in DECISIONS:
         rows = torch.tensor([int(pick) for pick in getattr(largest, name)])

@@ -13,7 +13,7 @@ from mobilenas.core.settings import from_plain, parse_count, to_plain
 from mobilenas.cost.networks import costs
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import CostTable
-from mobilenas.spaces.mobile.template import levels_of, narrowest, sized, template, widest
+from mobilenas.spaces.mobile.template import Shape, levels_of, narrowest, sized, template, widest
 from mobilenas.spaces.networks import build
 
 JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]
@@ -34,9 +34,7 @@ def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
     for stage in space.stages:
         assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
     assert space.stem.channels % 8 == space.head.channels % 8 == 0
-    drawn = loads(space, budget, seed=1, draws=200)
-    narrowest = space.stages[-1].widths in ((8, 16, 24), (16, 24, 32))
-    assert 0.75 <= statistics.median(drawn) <= 1.25 or (narrowest and statistics.median(drawn) > 1)
+    assert 0.01 <= statistics.mean(load <= 1 for load in loads(space, budget, 1, 400)) <= 0.2
     assert costs(space.arch(space.smallest())).flops < budget
     assert costs(space.arch(space.largest())).flops > 2 * budget
 
@@ -51,11 +49,7 @@ def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> Non
     space = sized_for(budget, side)
     assert all(len(stage.widths) >= 3 for stage in space.stages)
     assert all(len(slot.expansions) > 1 for slot in space.slots[1:])
-    assert (
-        0.01
-        <= statistics.mean(load <= 1 for load in loads(space, budget, seed=1, draws=400))
-        <= 0.75
-    )
+    assert 0.01 <= statistics.mean(load <= 1 for load in loads(space, budget, 1, 400)) <= 0.2
     kept = side < 64 and per_pixel >= 3000
     assert (space.stem.stride, space.stages[0].stride) == ((1, 2) if kept else (2, 1))
 
@@ -82,6 +76,19 @@ def test_maps_are_halved_to_4x4_in_five_times_at_most(
     sides = list(ends.values())
     assert sides == [-(-side // 2**level) for level in levels]
     assert (sides[-1] >= 4 > -(-sides[-1] // 2)) or levels[-1] == 5
+
+
+@pytest.mark.parametrize(
+    ("budget", "side", "widths"),
+    [(10_000_000, 64, [16, 24, 40, 72, 112]), (150_000_000, 224, [16, 32, 48, 72, 120, 184])],
+)
+def test_stages_get_wider_as_in_networks_designed_by_hand(
+    budget: int, side: int, widths: list[int]
+) -> None:
+    space = sized_for(budget, side)
+    assert [stage.widths[1] for stage in space.stages] == widths
+    assert [stage.depth for stage in space.stages] == [1, *[3] * (len(widths) - 1)]
+    assert space.stem.channels == 8
 
 
 def test_a_larger_budget_gives_more_blocks_and_wider_stages() -> None:
@@ -144,7 +151,7 @@ def test_squeeze_policies_and_activation() -> None:
 def test_a_block_may_start_with_a_convolution_where_it_has_an_expansion(
     policy: str, options: tuple[int, ...]
 ) -> None:
-    space = template(1, image_size=32, classes=4, narrow=True, extra_depthwise=policy)
+    space = template(1, image_size=32, classes=4, shape=Shape(narrow=True), extra_depthwise=policy)
     assert space.start_kernels == options
     assert [slot.start_kernels for slot in space.slots] == [(0,)] + [options] * len(space.slots[1:])
     source = random.Random(0)
