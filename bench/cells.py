@@ -76,7 +76,7 @@ class Bench:
         searcher.net.train()
 
         def step() -> None:
-            searcher.weight_step(self.x, self.y, 0, 0)
+            searcher.weight_step(self.x, self.y, 0)
             searcher.alpha_step(self.x, self.y)
 
         return step

@@ -68,7 +68,7 @@ class Bench:
         searcher.start_epoch(0)
 
         def step() -> None:
-            searcher.weight_step(self.x, self.y, 0, 0)
+            searcher.weight_step(self.x, self.y, 0)
             searcher.alpha_step(self.x, self.y)
 
         return step

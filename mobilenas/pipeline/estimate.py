@@ -93,7 +93,10 @@ def _measure_speeds(run: Run, clock: Clock) -> Speeds:
         data = run.at(run.budgets.space.image_size).data
         few = replace(data, train=_few(data, 2 * settings.search.batch_size))
         search = replace(settings.search, epochs=3, warmup=2)
-        searcher = Searcher(run.budgets, few, search, seed=settings.seed, device=run.device)
+        amp = settings.recipe.amp_on(run.device)
+        searcher = Searcher(
+            run.budgets, few, search, seed=settings.seed, device=run.device, amp=amp
+        )
         searcher.run_epoch()  # the first epoch is slow
         weight_step = _seconds(searcher.run_epoch, clock)
         alpha_step = max(0.0, _seconds(searcher.run_epoch, clock) - weight_step)

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -23,8 +24,9 @@ from mobilenas.search.settings import SearchSettings
 from mobilenas.search.unrolled import unrolled_gradients
 from mobilenas.spaces.base import AnyChoice, Relaxation, searchable
 from mobilenas.supernet.samplers import ChannelSampler
-from mobilenas.train import parameter_groups
+from mobilenas.train import READ_EVERY, autocast, parameter_groups
 from mobilenas.train.distillation import distillation_loss
+from mobilenas.train.recipe import Amp
 
 _CLIP = 5.0
 MONITOR_IMAGES = 512
@@ -56,13 +58,18 @@ class Searcher:
         *,
         seed: int,
         device: str = "cpu",
+        amp: Amp = "off",
         weights: State | None = None,
     ) -> None:
-        """Start from `weights`, those of the largest network, or from weights drawn by the seed."""
+        """Start from `weights`, those of the largest network, or from weights drawn by the seed.
+
+        `amp` is the precision of final training; the supernet is trained in bfloat16 or float32.
+        """
         self.budgets, self.data, self.settings = budgets, data, settings
         self.space = budgets.space
         self.searchable = search = searchable(self.space)
         self.seed, self.device = seed, device
+        self._amp: Amp = "bfloat16" if amp == "bfloat16" else "off"  # float16 needs a scaled loss
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.net = search.supernet(self.space, settings.sampler)
@@ -112,20 +119,25 @@ class Searcher:
         self.net.train()
         alpha_batches = self._batches(self.alpha_half, epoch, 1)
         steps = max(1, len(self.weight_half) // self.settings.batch_size)
-        loss, alpha_loss, done = 0.0, 0.0, 0
-        with shared_batches():
-            for x, y in self._batches(self.weight_half, epoch, 0):
-                self._set_rate((epoch + done / steps) / self.settings.epochs)
-                loss += self.weight_step(x, y, epoch, done)
-                batch = next(alpha_batches, None) if warm else None
-                if batch is not None:
-                    alpha_loss += self.alpha_step(*batch, step=done, train=(x, y))
-                done += 1
+        done, losses = 0, _Losses(epoch)
+        try:
+            with shared_batches():
+                for x, y in self._batches(self.weight_half, epoch, 0):
+                    self._set_rate((epoch + done / steps) / self.settings.epochs)
+                    losses.add("weights", done, self.weight_step(x, y, epoch))
+                    batch = next(alpha_batches, None) if warm else None
+                    if batch is not None:
+                        losses.add("alphas", done, self.alpha_step(*batch, train=(x, y)))
+                    done += 1
+                    if done % READ_EVERY == 0:
+                        losses.read()
+        finally:  # NaN may be why a step has failed
+            losses.read()
         self.epochs_done += 1
         return EpochFigures(
             epoch=self.epochs_done,
-            loss=loss / done,
-            alpha_loss=alpha_loss / done,
+            loss=losses.sums["weights"] / done,
+            alpha_loss=losses.sums["alphas"] / done,
             weight_gradient_norm=gradient_norm(self.net.parameters()),
             alpha_gradient_norm=gradient_norm(self.alphas.parameters()) if warm else None,
             seconds=sum(processes.gather(clock(self.device) - began)),
@@ -159,36 +171,40 @@ class Searcher:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = max(rate, 1e-4 * self.settings.learning_rate)
 
-    def weight_step(self, x: Tensor, y: Tensor, epoch: int, step: int) -> float:
-        """Move the weights by one batch, x [N, C, H, W] and y [N]; return the loss."""
+    def weight_step(self, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+        """Move the weights by one batch, x [N, C, H, W] and y [N].
+
+        Returns [2], on the device: the loss and its gradient's norm.
+        """
         self.weight_optimizer.zero_grad(set_to_none=True)
-        weight = weight_of(len(x))
-        loss = functional.cross_entropy(logits := self._logits(x, epoch), y, label_smoothing=0.1)
+        weight, network = weight_of(len(x)), self._network(epoch)
+        with self._autocast():
+            loss = functional.cross_entropy(logits := network(x), y, label_smoothing=0.1)
         loss = loss * weight
         loss.backward()
         if self.settings.sampling == "sandwich":
             others = [self.space.smallest(), self._near(epoch), self._near(epoch)]
             for choice in others:
                 alone = self.alphas.alone(self.net, choice)
-                (distillation_loss(alone(x), logits, temperature=1.0) * weight).backward()
+                with self._autocast():
+                    distilled = distillation_loss(alone(x), logits, temperature=1.0)
+                (distilled * weight).backward()
         add_up([*gradients(self.net.parameters()), loss := loss.detach()])
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
-        _check_finite(loss.item(), norm.item(), epoch, step)
         self.weight_optimizer.step()
-        return loss.item()
+        return torch.stack((loss, norm.to(loss)))
 
-    def _logits(self, x: Tensor, epoch: int) -> Tensor:
-        """x: [N, C, H, W] -> logits [N, classes] of what learns from the labels in this step."""
-        logits: Tensor
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.device, self._amp)
+
+    def _network(self, epoch: int) -> Callable[[Tensor], Tensor]:
+        """Return what learns from the labels in this step: [N, C, H, W] -> [N, classes]."""
         if self.settings.sampling == "sandwich":
-            logits = self.alphas.alone(self.net, self.space.largest())(x)
-        elif self.settings.sampling == "single-path" and self.searchable.draws:
-            logits = self.alphas.alone(self.net, self._draw(epoch))(x)
-        else:
-            with torch.no_grad():
-                p = self.relaxation(self._gumbel)
-            logits = self.net(x, p)
-        return logits
+            return self.alphas.alone(self.net, self.space.largest())
+        if self.settings.sampling == "single-path" and self.searchable.draws:
+            return self.alphas.alone(self.net, self._draw(epoch))
+        with torch.no_grad():
+            return partial(self.net, p=self.relaxation(self._gumbel))
 
     def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Relaxation:
         """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
@@ -217,11 +233,12 @@ class Searcher:
         return self.budgets.random(self._choices)
 
     def alpha_step(
-        self, x: Tensor, y: Tensor, *, step: int = 0, train: tuple[Tensor, Tensor] | None = None
-    ) -> float:
-        """Move the alphas by one batch, x [N, C, H, W] and y [N]; return the cross entropy.
+        self, x: Tensor, y: Tensor, *, train: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Move the alphas by one batch, x [N, C, H, W] and y [N].
 
-        The second order also needs the batch `train` that the weights would move by.
+        The second order also needs the batch `train` that the weights would move by. Returns [2],
+        on the device: the cross entropy, and the gradient's norm plus the whole loss.
         """
         self.alpha_optimizer.zero_grad(set_to_none=True)
         weight = weight_of(len(x))
@@ -232,24 +249,26 @@ class Searcher:
             total = self._regularization()
         else:
             with self.net.frozen():
-                loss = functional.cross_entropy(self.net(x, self.relaxation(self._gumbel)), y)
+                loss = self._cross_entropy(x, y)
                 total = loss + self._regularization()
         if total.requires_grad:
             (total * weight).backward()  # adds to what looking ahead has found
         add_up([*gradients(self.alphas.parameters()), loss := loss.detach() * weight])
-        norm = gradient_norm(self.alphas.parameters())
-        _check_finite(loss.item(), norm + total.item(), self.epochs_done, step)
+        norm = nn.utils.get_total_norm(gradients(self.alphas.parameters()))
         self.alpha_optimizer.step()
         self.constraint.update()
-        return loss.item()
+        return torch.stack((loss, (norm + total.detach()).to(loss)))
+
+    def _cross_entropy(self, x: Tensor, y: Tensor) -> Tensor:
+        p = self.relaxation(self._gumbel)
+        with self._autocast():
+            return functional.cross_entropy(self.net(x, p), y)
 
     def _look_ahead(self, val: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]) -> Tensor:
         """Set the alphas' gradients of the loss after one step of the weights; return that loss."""
 
         def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
-            loss = functional.cross_entropy(self.net(x, self.relaxation(self._gumbel)), y)
-            return loss * weight_of(len(x))
+            return self._cross_entropy(*batch) * weight_of(len(batch[0]))
 
         gradients, loss = unrolled_gradients(
             self.net,
@@ -310,8 +329,28 @@ class Searcher:
         self.epochs_done = state["epochs_done"]
 
 
+class _Losses:
+    """Losses of an epoch's steps; they stay on the device until they are read."""
+
+    def __init__(self, epoch: int) -> None:
+        self.sums = {"weights": 0.0, "alphas": 0.0}
+        self._epoch, self._unread = epoch, list[tuple[str, int, Tensor]]()
+
+    def add(self, moved: str, step: int, figures: Tensor) -> None:
+        """Keep what a step has returned; `moved`: weights or alphas."""
+        self._unread.append((moved, step, figures))
+
+    def read(self) -> None:
+        """Read and add up; DivergedError names the first step that is not finite."""
+        steps, self._unread = self._unread, []
+        rows = torch.stack([figures for *_, figures in steps]).tolist() if steps else []
+        for (moved, step, _), (loss, other) in zip(steps, rows, strict=True):
+            _check_finite(loss, other, self._epoch, step)
+            self.sums[moved] += loss
+
+
 def _check_finite(loss: float, other: float, epoch: int, step: int) -> None:
-    """Raise before a step that would spoil weights or alphas; `other` is a norm or whole loss."""
+    """Raise DivergedError unless the loss and its gradient, or `other` of it, are finite."""
     if not (math.isfinite(loss) and math.isfinite(other)):
         wrong = f"loss is {loss}" if not math.isfinite(loss) else f"loss's gradient is {other}"
         raise DivergedError(

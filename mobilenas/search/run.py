@@ -124,7 +124,15 @@ def search(
     from `teacher`, where they are given. `images` gives the images at another side than the data's.
     Finalists continue trainings that have begun in a folder of `begun`.
     """
-    searcher = Searcher(budgets, data, settings, seed=seed, device=device, weights=weights)
+    searcher = Searcher(
+        budgets,
+        data,
+        settings,
+        seed=seed,
+        device=device,
+        amp=recipe.amp_on(device),
+        weights=weights,
+    )
     if settings.warmup >= settings.epochs:
         drawn = searcher.searchable.draws is not None and finalists.count > 1
         decides = _PRIOR_DECIDES if uses_prior(settings, budgets) else _RANDOM_ONES

@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenas.core.files import State
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Return a context without mixed precision, for products of probabilities."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class Supernet(nn.Module):

@@ -17,17 +17,26 @@ if TYPE_CHECKING:
         train_part,
         training_identity,
     )
-    from mobilenas.train.trainer import Evaluation, Trainer, evaluate, parameter_groups
+    from mobilenas.train.trainer import (
+        READ_EVERY,
+        Evaluation,
+        Trainer,
+        autocast,
+        evaluate,
+        parameter_groups,
+    )
 
 __all__ = [
     "BEST_WEIGHTS",
     "CHECKPOINT",
     "LAST_WEIGHTS",
     "LOG",
+    "READ_EVERY",
     "Evaluation",
     "Recipe",
     "TrainResult",
     "Trainer",
+    "autocast",
     "evaluate",
     "load_weights",
     "parameter_groups",
@@ -41,5 +50,5 @@ __getattr__ = lazy(
     recipe="Recipe",
     run="BEST_WEIGHTS CHECKPOINT LAST_WEIGHTS LOG TrainResult load_weights train train_part "
     "training_identity",
-    trainer="Evaluation Trainer evaluate parameter_groups",
+    trainer="READ_EVERY Evaluation Trainer autocast evaluate parameter_groups",
 )

@@ -23,14 +23,20 @@ from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
 from mobilenas.train.distillation import Teacher, distillation_loss
-from mobilenas.train.recipe import Recipe
+from mobilenas.train.recipe import Amp, Recipe
 
 EVALUATION_BATCH_SIZE = 256
 """Batch size without gradients."""
 AUXILIARY_WEIGHT = 0.4
 """Weight of an auxiliary classifier's loss, as in DARTS (Liu et al. 2019)."""
-_READ_EVERY = 16
+READ_EVERY = 16
 """Losses are read every 16 steps, because reading waits for the GPU."""
+
+
+def autocast(device: str, amp: Amp) -> torch.autocast:
+    """Return the context of a forward pass in mixed precision; float32 where `amp` is off."""
+    dtype = torch.float16 if amp == "float16" else torch.bfloat16
+    return torch.autocast(torch.device(device).type, dtype=dtype, enabled=amp != "off")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,7 +215,7 @@ class Trainer:
                 progress = self.epochs_done + (step + 0.5) / self.steps_per_epoch
                 lr = self.recipe.learning_rate_at(progress)
                 unread.append(self._step(x, y, lr))
-                if len(unread) == _READ_EVERY:
+                if len(unread) == READ_EVERY:
                     losses += self._read(unread, len(losses))
                     unread.clear()
         losses += self._read(unread, len(losses)) if unread else []
@@ -266,8 +272,7 @@ class Trainer:
     def _step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
         """Make a step; return [2], on the device: the loss and its gradient norm."""
         self._optimizer.zero_grad()
-        dtype = torch.float16 if self._amp == "float16" else torch.bfloat16
-        with torch.autocast("cuda", dtype=dtype, enabled=self._amp != "off"):
+        with autocast(self.device, self._amp):
             loss = self._loss(x, y) * weight_of(len(x))
         self._scaler.scale(loss).backward()
         add_up([*gradients(self._parameters), loss := loss.detach()])

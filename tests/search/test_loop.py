@@ -1,9 +1,12 @@
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilenas.core.errors import DivergedError
 from mobilenas.core.files import load_checkpoint, save_checkpoint
@@ -92,7 +95,7 @@ def test_the_second_order_step_moves_alphas_only(make: Any) -> None:
     )
     train, val = (next(given) for given in batches)
     w, a = weights(searcher), alphas(searcher)
-    loss = searcher.alpha_step(*val, train=train)
+    loss, _ = searcher.alpha_step(*val, train=train).tolist()
     assert 0 < loss < float("inf")
     assert same(weights(searcher), w)
     assert not same(alphas(searcher), a)
@@ -134,7 +137,7 @@ def test_a_step_of_one_kind_leaves_the_other_alone(make: Any, paths: str) -> Non
     assert not same(alphas(searcher), a)
     assert all(v.requires_grad and v.grad is None for v in searcher.net.parameters())
     a = alphas(searcher)
-    searcher.weight_step(x, y, 0, 0)
+    searcher.weight_step(x, y, 0)
     assert same(alphas(searcher), a)
     assert not same(weights(searcher), w)
 
@@ -182,33 +185,109 @@ def test_a_poisoned_weight_is_an_error_with_epoch_and_step(make: Any) -> None:
         searcher.run_epoch()
 
 
-def test_a_gradient_that_is_not_finite_reaches_no_weight(make: Any) -> None:
+def test_a_gradient_that_is_not_finite_is_an_error(make: Any) -> None:
     searcher = make()
     weight = searcher.net.classifier.weight
     weight.register_hook(lambda gradient: gradient * float("inf"))
-    w = weights(searcher)
-    with pytest.raises(DivergedError, match="epoch 1, step 1 of the search"):
+    with pytest.raises(DivergedError, match=r"gradient is .* at epoch 1, step 1 of the search"):
         searcher.run_epoch()
-    assert same(weights(searcher), w)
 
 
-def test_an_alpha_loss_that_is_not_finite_reaches_no_alpha(
+def counted(monkeypatch: pytest.MonkeyPatch, then: Callable[[Searcher], object]) -> list[Tensor]:
+    """Return what every step of the weights returns from now on, each followed by `then`."""
+    figures: list[Tensor] = []
+    plain = Searcher.weight_step
+
+    def step(self: Searcher, *given: Any) -> Tensor:
+        figures.append(plain(self, *given))
+        then(self)
+        return figures[-1]
+
+    monkeypatch.setattr(Searcher, "weight_step", step)
+    return figures
+
+
+def test_an_alpha_loss_that_is_not_finite_is_an_error(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searcher = make(warmup=0)
-    a = alphas(searcher)
     # the last weight step of an epoch can do this; no weight step would notice
-    plain = Searcher.weight_step
-
-    def step(self: Searcher, *given: Any) -> float:
-        loss = plain(self, *given)
-        next(self.net.parameters()).data.fill_(float("nan"))
-        return loss
-
-    monkeypatch.setattr(Searcher, "weight_step", step)
+    poison = lambda searcher: next(searcher.net.parameters()).data.fill_(float("nan"))  # noqa: E731
+    counted(monkeypatch, poison)
     with pytest.raises(DivergedError, match="epoch 1, step 1 of the search"):
         searcher.run_epoch()
-    assert same(alphas(searcher), a)
+
+
+def test_losses_are_read_every_16_steps(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = make(batch_size=2)
+    figures = counted(monkeypatch, lambda _: None)
+    loss = searcher.run_epoch().loss
+    assert len(figures) == len(searcher.weight_half) // 2 > 16
+    assert loss == pytest.approx(torch.stack(figures)[:, 0].mean().item())
+    del figures[:]
+    next(searcher.net.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="epoch 2, step 1 of the search"):
+        searcher.run_epoch()
+    assert len(figures) == 16
+
+
+def test_an_error_that_nan_causes_is_reported_as_nan(make: Any) -> None:
+    searcher = make(warmup=0, sampling="single-path")
+    for alpha in searcher.alphas.parameters():
+        alpha.register_hook(lambda gradient: gradient * float("inf"))
+    # the second step cannot draw a network from such alphas
+    with pytest.raises(DivergedError, match="epoch 1, step 1 of the search") as found:
+        searcher.run_epoch()
+    assert isinstance(found.value.__context__, ValueError)
+
+
+class Waits(TorchDispatchMode):
+    """Counts reads of single floats, for which a GPU has to finish all its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.count += args[0].is_floating_point()  # integers are counts, on the CPU
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("paths", ["gumbel", "softmax"])
+def test_a_step_of_the_weights_reads_nothing(make: Any, paths: str) -> None:
+    searcher = make(sampling=paths)
+    searcher.start_epoch(0)
+    x, y = next(searcher._batches(searcher.weight_half, 0, 0))
+    with Waits() as waits:
+        figures = searcher.weight_step(x, y, 0)
+        assert waits.count == 0
+        figures[0].item()
+        assert waits.count == 1
+
+
+def test_mixed_precision_leaves_alphas_and_budgets_alone(
+    micro_budgets: Budgets, micro_images: ImageData
+) -> None:
+    plain, half, mixed = (
+        Searcher(
+            micro_budgets, micro_images, SearchSettings(**PLAIN | {"warmup": 0}), seed=3, amp=amp
+        )
+        for amp in ("off", "float16", "bfloat16")
+    )
+    assert plain.run_epoch().loss == half.run_epoch().loss
+    mixed.start_epoch(0)
+    x, y = next(mixed._batches(mixed.weight_half, 0, 0))
+    mixed.alpha_step(x, y)
+    other = Searcher(micro_budgets, micro_images, mixed.settings, seed=3)
+    other.start_epoch(0)
+    other.alpha_step(x, y)
+    assert mixed.constraint.multipliers == other.constraint.multipliers
+    for name, alpha in mixed.alphas.named_parameters():
+        gradient = dict(other.alphas.named_parameters())[name].grad
+        assert alpha.dtype == alpha.grad.dtype == torch.float32
+        torch.testing.assert_close(alpha.grad, gradient, rtol=0.1, atol=1e-3)
+    assert not torch.equal(mixed.weight_step(x, y, 0), other.weight_step(x, y, 0))
 
 
 def test_a_stronger_penalty_makes_cheaper_networks_likelier(make: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_json
@@ -203,3 +204,28 @@ def test_a_supernet_trains_its_alphas_and_runs_each_network_alone(name: str) -> 
     other.load_state_dict(alphas.state_dict())
     assert other.table() == alphas.table()
     assert other.likeliest() == alphas.likeliest()
+
+
+class Products(TorchDispatchMode):
+    """Collects the precisions of matrix products, which in supernets are of probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precisions: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.mv, torch.ops.aten.dot):
+            self.precisions.add(found.dtype)
+        return found
+
+
+@every_search
+def test_probabilities_keep_their_precision_in_mixed_precision(name: str) -> None:
+    space, search = SPACES[name], family(name).search
+    assert search is not None
+    net = search.supernet(space, SamplerSettings())
+    p = search.alphas(space, none=False, edge_weights="none").soft(1.0)
+    with Products() as products, torch.autocast("cpu", dtype=torch.bfloat16):
+        net(torch.rand(2, 3, 8, 8), p)
+    assert products.precisions <= {torch.float32}

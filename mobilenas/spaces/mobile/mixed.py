@@ -18,6 +18,7 @@ from mobilenas.nn.operations import OPERATIONS, Kernel
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
 from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
 from mobilenas.supernet.settings import SamplerSettings
+from mobilenas.supernet.shared import full_precision
 
 _VECTOR = 16
 
@@ -162,8 +163,9 @@ class MixedBlock(nn.Module):
 
     def forward(self, x: Tensor, p: BlockProbabilities, generator: torch.Generator) -> Tensor:
         """x: [N, Ci, H, W] -> [N, Co, H/stride, W/stride], the mixture under `p`."""
-        out = p.keep * (p.out_width @ self.out_mask)  # [Co]
-        alive = p.in_width @ self.in_mask  # [Ci]
+        with full_precision(x):
+            out = p.keep * (p.out_width @ self.out_mask)  # [Co]
+            alive = p.in_width @ self.in_mask  # [Ci]
         if self.sampler is None:
             y = self._inside(x, p, alive)
             y = y * out[:, None, None]
@@ -174,12 +176,14 @@ class MixedBlock(nn.Module):
 
     def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
-        hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
+        with full_precision(x):
+            hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
         h = self._hidden(x, p, alive)
         h = self.activation(self.depthwise_norm(self._mixed_operation(h, p.kernel)))
         scale = hidden[:, None, None]  # [H, 1, 1]
         if self.can_squeeze:
-            squeeze = torch.tensordot(pairs, self.squeeze_mask, 2)[:, None, None]
+            with full_precision(x):
+                squeeze = torch.tensordot(pairs, self.squeeze_mask, 2)[:, None, None]
             scale = scale * (1 - p.squeeze + p.squeeze * self._gate(h, scale, squeeze))
         y: Tensor = self.project_norm(self.project(h * scale))
         return y
@@ -240,7 +244,8 @@ class MixedBlock(nn.Module):
     def _shortcut(self, x: Tensor, p: BlockProbabilities) -> Tensor:
         if not self.slot.first:
             return x  # both its widths are one decision: they are equal whatever it is
-        same = p.in_width @ self.same_width @ p.out_width
+        with full_precision(x):
+            same = p.in_width @ self.same_width @ p.out_width
         missing = self.slot.out_widths[-1] - x.shape[1]
         return same * (functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x)
 

@@ -12,7 +12,7 @@ from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import Probabilities
 from mobilenas.supernet.samplers import mean
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet
+from mobilenas.supernet.shared import Supernet, full_precision
 
 
 class SuperNetwork(Supernet):
@@ -38,12 +38,14 @@ class SuperNetwork(Supernet):
         for index, block in enumerate(self.mixed()):
             slot = block.slot
             out = p.width[slot.stage, : len(slot.out_widths)]
+            with full_precision(x):
+                squeeze = p.squeeze[index] @ p.squeeze.new_tensor(self.space.squeeze)
             seen = BlockProbabilities(
                 in_width=before if slot.first else out,
                 out_width=out,
                 kernel=p.kernel[index],
                 expansion=p.expansion[index, : len(slot.expansions)],
-                squeeze=p.squeeze[index] @ p.squeeze.new_tensor(self.space.squeeze),
+                squeeze=squeeze,
                 start=p.start[index, -1],
                 keep=p.keep[index, 1],
             )

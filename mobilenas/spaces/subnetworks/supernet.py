@@ -14,7 +14,7 @@ from mobilenas.spaces.subnetworks.space import Choice, Slot, SubnetworkSpace
 from mobilenas.spaces.subnetworks.table import Probabilities
 from mobilenas.spaces.subnetworks.weights import State, cropped, part, reordered
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet
+from mobilenas.supernet.shared import Supernet, full_precision
 
 _MIXED_SIDES = 2
 """A relaxation is run only at its most probable image sizes, since each takes a separate pass."""
@@ -107,7 +107,8 @@ def _leading(p: Tensor, counts: tuple[int, ...]) -> Tensor:
     mask = (
         torch.arange(counts[-1], device=p.device) < torch.tensor(counts, device=p.device)[:, None]
     )
-    chances: Tensor = p[: len(counts)] @ mask.to(p)
+    with full_precision(p):
+        chances: Tensor = p[: len(counts)] @ mask.to(p)
     return chances
 
 
@@ -116,7 +117,8 @@ def _mixed_mask(p: Tensor, sides: list[int]) -> Tensor:
     masks = [
         functional.pad(p.new_ones(side, side), [(sides[-1] - side) // 2] * 4) for side in sides
     ]
-    mixed: Tensor = torch.tensordot(p[: len(sides)], torch.stack(masks), 1)
+    with full_precision(p):
+        mixed: Tensor = torch.tensordot(p[: len(sides)], torch.stack(masks), 1)
     return mixed
 
 
