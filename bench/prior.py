@@ -1,7 +1,8 @@
 r"""Fit the prior that a search starts from to tables of trained networks.
 
     python bench/prior.py bench/tables/explored.jsonl bench/tables/photo.jsonl \
-        bench/tables/photo1M.jsonl bench/tables/few.jsonl bench/tables/random-*.jsonl
+        bench/tables/photo1M.jsonl bench/tables/few.jsonl bench/tables/shapes-*.jsonl \
+        bench/tables/random-*.jsonl
 
 First Kendall's tau with test top-1 in each combination of images, size and budget, of what knows
 the other combinations alone, and of what knows nine tenths of its own, too. Then
@@ -62,21 +63,23 @@ def read_network(line: dict[str, Any], classes: int) -> MobileArch:
 
 def usable(line: dict[str, Any]) -> bool:
     """Whether a network is of the kind that is searched."""
-    return (
-        line["seed"] == 0
-        and len(line["blocks"]) >= MIN_BLOCKS
-        and all(block[5:] in ([], [3]) for block in line["blocks"])
+    return len(line["blocks"]) >= MIN_BLOCKS and all(
+        block[5:] in ([], [3]) for block in line["blocks"]
     )
 
 
 def networks(
     name: str, head: dict[str, Any], lines: list[dict[str, Any]]
 ) -> Iterator[tuple[MobileArch, str, dict[str, Any]]]:
-    """Yield archs of a table, which of them were trained alike, and their lines."""
+    """Yield archs of a table, which of them were trained alike, and their first lines."""
     if "space" not in head:
+        known = set[MobileArch]()
         for line in filter(usable, lines):
             kind = f"{name} at {line['image_size']} px, {line['limit']} FLOPs"
-            yield read_network(line, head["classes"]), kind, line
+            arch = read_network(line, head["classes"])
+            if arch not in known:
+                known.add(arch)
+                yield arch, kind, line
         return
     space = from_plain(MobileSpace, head["space"], "space")
     limits = ", ".join(f"{budget['limit']} {budget['cost']}" for budget in head["budgets"])

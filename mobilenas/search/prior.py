@@ -2,7 +2,7 @@
 
 A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
 activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
-networks of about equal FLOPs on twelve combinations of images, side and budget, each around its
+networks of about equal FLOPs on fifteen combinations of images, side and budget, each around its
 median, so it tells such networks apart, and no others. What holds at one side, budget and number of
 training images is expected more at near ones than at far ones.
 """
