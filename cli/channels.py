@@ -18,6 +18,7 @@ _OF_GROUPS = {"model", "image_size", "classes", "weights", "graph_only", "out", 
 _NOT_HERE = {one.name for kind in (SearchParts, CellOptions) for one in settings_of(kind)} | {
     *("method", "search_epochs", "targets", "activation", "squeeze", "extra_depthwise"),
     *("operations", "inherit", "random_search", "rank", "pretrained", "from_scratch"),
+    "stage_widths",
 }
 
 

@@ -1,7 +1,7 @@
 """Units: parts of a network that are measured separately, with their keys in a profile."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeGuard
 
@@ -208,10 +208,14 @@ def _part_units(space: SubnetworkSpace) -> list[Unit]:
     whole, units = space.whole, list[Unit]()
     for image_size in space.sides:
         *sides, last = space.input_sides(image_size)
-        units.append(stem_unit(whole.stem, whole.in_channels, image_size))
+        for channels in space.stem_widths:
+            stem = replace(whole.stem, channels=channels)
+            units.append(stem_unit(stem, whole.in_channels, image_size))
         for slot, side in zip(space.slots, sides, strict=True):
-            units += [block_unit(part, slot.in_channels, side) for _, part in slot.parts()]
-        units.append(features_unit(whole.head, whole.blocks[-1].out, last))
+            units += [
+                block_unit(slot.part(picks), slot.inputs[picks[0]], side) for picks in slot.picks()
+            ]
+        units += [features_unit(whole.head, width, last) for width in space.widths[-1]]
     return units
 
 

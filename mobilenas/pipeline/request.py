@@ -334,6 +334,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             name=self.pretrained,
             weights=self.weights,
             teacher_epochs=max(_MIN_TEACHER_EPOCHS, math.ceil(recipe.epochs * _TEACHER_SHARE)),
+            stage_widths=self.stage_shares,
             from_scratch=self.from_scratch,
         )
 

@@ -167,6 +167,10 @@ class RunSettings(JobSettings):
             raise MobileNASError("channel_sizes goes with the space channels, and with no other")
         if (self.space == SUBNETWORKS) != (self.pretrained is not None):
             raise MobileNASError("pretrained goes with the space subnetworks, and with no other")
+        if self.pretrained and self.pretrained.stage_widths and self.profile is not None:
+            raise MobileNASError(
+                "--stage-widths does not work with --profile: none has blocks of narrower stages"
+            )
         if self.inherit and self.space not in ("mobile", SUBNETWORKS):
             raise MobileNASError(f"--inherit does not work with the space {self.space}: use mobile")
         if not self.budgets and self.space != "cell":

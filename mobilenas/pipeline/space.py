@@ -114,7 +114,11 @@ def _subnetwork_space(
     if latency is not None:
         sides = measured_sides(latency, name, classes, sides)
     return subnetwork_space_for(
-        settings.budgets, lambda side: source.arch(side, classes), sides, latency
+        settings.budgets,
+        lambda side: source.arch(side, classes),
+        sides,
+        latency,
+        settings.pretrained.stage_widths,
     )
 
 

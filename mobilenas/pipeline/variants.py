@@ -12,6 +12,7 @@ _MOBILENETS = "MobileNets are what `mobilenas run` compares with"
 NOT_ABLATED = {
     "pretrained": "its variants search from scratch",
     "weights": "its variants search from scratch",
+    "stage_widths": "its variants search from scratch",
     "from_scratch": "its variants search from scratch",
     "method": "name the methods to compare with --methods",
     "channels": "every network gets as many as keep --flops or --params",

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from mobilenas.core.errors import BudgetError, MobileNASError, UnreachableError
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import FLOOR, Budgets
@@ -61,17 +63,22 @@ def subnetwork_space_for(
     whole: Callable[[int], MobileArch],
     sides: Sequence[int],
     latency: Latency | None = None,
+    stage_shares: tuple[float, ...] | None = None,
 ) -> SubnetworkSpace:
     """Return the parts of a network at those of the `sides` where the budgets suit it.
 
     `whole` is the network at a side. At a side that suits, the smallest part meets the budgets, and
     the whole uses nine tenths of one and costs three times as much at most, or as little as at any.
+    `stage_shares` are the widths of stages to choose from, as shares; None: they are not searched.
 
     Raises UnreachableError where no part meets the budgets, and BudgetError where they limit
     nothing.
     """
     _check_side(min(sides))
-    each = {side: Budgets(_space(whole, [side]), budgets, latency) for side in sorted(sides)}
+    shares = UNSET if stage_shares is None else stage_shares
+    each = {
+        side: Budgets(_space(whole, [side], shares), budgets, latency) for side in sorted(sides)
+    }
     kept = {side: at for side, at in each.items() if _keeps(at)}
     if not kept:
         side, at = next(iter(each.items()))
@@ -88,7 +95,7 @@ def subnetwork_space_for(
     if not suited:
         least = min(share for share in used.values() if share >= FLOOR)
         suited = [side for side, share in used.items() if share == least]
-    return _space(whole, suited)
+    return _space(whole, suited, shares)
 
 
 def _check_side(side: int) -> None:
@@ -99,8 +106,12 @@ def _check_side(side: int) -> None:
         )
 
 
-def _space(whole: Callable[[int], MobileArch], sides: Sequence[int]) -> SubnetworkSpace:
-    return SubnetworkSpace(whole=whole(sides[-1]), sides=tuple(sides))
+def _space(
+    whole: Callable[[int], MobileArch],
+    sides: Sequence[int],
+    stage_shares: tuple[float, ...] | UnsetType = UNSET,
+) -> SubnetworkSpace:
+    return SubnetworkSpace(whole=whole(sides[-1]), sides=tuple(sides), stage_shares=stage_shares)
 
 
 def _keeps(budgets: Budgets) -> bool:

@@ -4,7 +4,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class IndependentAlphas(nn.Module, ABC, Generic[C, P]):
     `options`: for each kind, the range of legal indices of each decision.
     """
 
-    decisions: ClassVar[tuple[str, ...]]
+    decisions: tuple[str, ...]
     """The kinds of decisions."""
 
     def __init__(self, options: Mapping[str, Sequence[range]]) -> None:

@@ -21,6 +21,7 @@ from mobilenas.latency.building import build_profile
 from mobilenas.latency.profile import write_profile
 from mobilenas.onnx.export import read_props
 from mobilenas.onnx.metadata import ModelMetadata
+from mobilenas.onnx.recount import count_onnx
 from mobilenas.pipeline.baselines import compared_networks, searched_arch
 from mobilenas.pipeline.deployment import arch_meter
 from mobilenas.pipeline.dry_run import dry_run
@@ -189,6 +190,9 @@ def test_a_finished_run_is_not_trained_again(run: Run) -> None:
         ({"rank": 3}, "--rank does not work with --pretrained"),
         ({"pretrained": None, "from_scratch": True}, "--from-scratch needs --pretrained"),
         ({"pretrained": None, "weights": Path("a.pth")}, "--weights needs --pretrained"),
+        ({"pretrained": None, "stage_widths": (1, 0.5)}, "--stage-widths needs --pretrained"),
+        ({"stage_widths": (1, 1.5)}, "--stage-widths is 1.5; .* between 0.1 and 1"),
+        ({"stage_widths": (0.75, 0.5)}, "--stage-widths is 0.75,0.5; it must contain 1"),
         ({"space": "cell", "layers": 2}, "--pretrained does not work with --space cell"),
         ({"space": "subnetworks"}, "space"),
     ],
@@ -221,6 +225,23 @@ def test_wrong_weights_and_budgets_are_refused_before_anything_is_written(
     with pytest.raises(MobileNASError, match="16x16 are too small"):
         begin(folder, out, image_size=16)
     assert not out.exists()
+
+
+def test_widths_of_stages_are_searched_where_they_are_given(folder: Path, tmp_path: Path) -> None:
+    made = begin(folder, tmp_path / "out", stage_widths=(1, 0.5), flops=160_000, random=0)
+    assert made.space.widths == ((8, 16), (16, 24))
+    run_all(made)
+    arch = searched_arch(made.folder)
+    assert isinstance(arch, MobileArch)
+    choice = made.space.choice(arch)
+    assert made.space.arch(choice) == arch
+    onnx = count_onnx(made.folder / "export/model.onnx")
+    assert onnx.flops == costs(arch).flops <= 160_000
+    # the budget is under all networks of whole stages
+    assert 0 in choice.width
+    assert begin(folder, tmp_path / "one", stage_widths=(1,)).space.decisions[-1] == "depth"
+    with pytest.raises(MobileNASError, match="--stage-widths does not work with --profile"):
+        begin(folder, tmp_path / "x", stage_widths=(1, 0.5), profile="x86-1thread")
 
 
 def test_a_side_that_is_given_is_the_side(folder: Path, tmp_path: Path) -> None:

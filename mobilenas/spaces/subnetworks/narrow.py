@@ -70,7 +70,7 @@ def narrowed_state(
             _take(found, (f"{name}.start.0", f"{name}.start.1"), rows=entering)
         hidden = entering
         if f"{name}.expand.0.weight" in found:
-            norms = _scaled_norms(state, f"{name}.depthwise.0", f"{name}.depthwise.1")
+            norms = scaled_norms(state, f"{name}.depthwise.0", f"{name}.depthwise.1")
             hidden = _largest(norms, other.hidden)
             _take(found, (f"{name}.expand.0",), rows=hidden, columns=entering)
             _take(found, (f"{name}.expand.1",), rows=hidden)
@@ -83,7 +83,7 @@ def narrowed_state(
         _take(found, (f"{name}.project.0",), rows=out, columns=hidden)
         _take(found, (f"{name}.project.1",), rows=out)
         entering = out
-    head = _largest(_scaled_norms(state, "head.0", "head.1"), narrow.head.channels)
+    head = _largest(scaled_norms(state, "head.0", "head.1"), narrow.head.channels)
     _take(found, ("head.0",), rows=head, columns=entering)
     _take(found, ("head.1",), rows=head)
     if arch.head.hidden:
@@ -107,12 +107,12 @@ def _outputs(arch: MobileArch, narrow: MobileArch, state: Mapping[str, Tensor]) 
         before = block.out
     widths, found = [narrow.stem.channels, *(block.out for block in narrow.blocks)], list[Tensor]()
     for group in groups:
-        norms = [_scaled_norms(state, *layers[number]) for number in group]
+        norms = [scaled_norms(state, *layers[number]) for number in group]
         found += [_largest(torch.stack(norms).sum(0), widths[group[0]])] * len(group)
     return found
 
 
-def _scaled_norms(state: Mapping[str, Tensor], layer: str, norm: str) -> Tensor:
+def scaled_norms(state: Mapping[str, Tensor], layer: str, norm: str) -> Tensor:
     """Return the L1 norms of a convolution's outputs, times the scale of the norm after it."""
     return _norms(state[f"{layer}.weight"]) * state[f"{norm}.weight"].abs()
 

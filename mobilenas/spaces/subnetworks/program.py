@@ -1,10 +1,13 @@
 """Discretizes alphas to a subnetwork that meets all budgets (mixed-integer linear program).
 
 There is a binary variable per image size, per depth of a stage, and per (image size, block, hidden
-channels, kernel, squeeze), so every cost is linear. The score of an option is its log probability
-minus the largest of its decision, as in the mobile space.
+channels, kernel, squeeze), so every cost is linear. If the widths of stages are searched, there is
+one per width, and those of a block, and of stem and head, are per width that they read and write,
+too. The score of an option is its log probability minus the largest of its decision, as in the
+mobile space.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -15,7 +18,8 @@ from torch import Tensor
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.program import BudgetProgram, Row
-from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpace, choice_of
+from mobilenas.spaces.subnetworks.space import Choice, SubnetworkSpace, choice_of
+from mobilenas.spaces.subnetworks.table import CostTable
 
 _OPERATIONS = ("hidden", "kernel", "squeeze")
 _NEVER = -1e5
@@ -25,7 +29,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
     """The program for one space, one set of scores and all budgets; choices differ in blocks."""
 
     continuous = ()
-    decisive = ("side", "depth", "block")
+    decisive = ("side", "depth", "width", "block")
     distance = 3
     gap = 1e-4
 
@@ -33,14 +37,19 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         super().__init__(budgets)
         self.scores = {
             name: (log_probabilities[name] - log_probabilities[name].amax(-1, keepdim=True)).numpy()
-            for name in DECISIONS
+            for name in self.space.decisions
         }
         sides, depths = range(len(self.space.sides)), self.space.depths
         rows = [self._one_of("side", 0, sides)]
         rows += [self._one_of("depth", s, range(count)) for s, count in enumerate(depths)]
+        if "width" in self.scores:
+            widths = enumerate(self.space.options("width"))
+            rows += [self._one_of("width", s, range(count)) for s, count in widths]
         self.rows += [(row, 1, 1) for row in rows]
         for number in range(len(self.space.slots)):
             self._add_slot(number)
+        if "width" in self.scores:
+            self._add_ends()
         for budget in self.budgets.budgets:
             self._add_budget(budget)
         used = {self.index["used", budget.cost]: 1.0 for budget in self.budgets.budgets}
@@ -53,30 +62,54 @@ class SubnetworkProgram(BudgetProgram[Choice]):
     def _add_slot(self, number: int) -> None:
         """Require one option of a block at the network's image size, if the block exists."""
         slot, scores = self.space.slots[number], self.scores
-        options = [range(len(row)) for row in (slot.hidden, slot.kernels, slot.squeeze)]
-        there = dict[int, float]()
+        there, by_width = dict[int, float](), _ByWidth()
         for side in range(len(self.space.sides)):
             row = dict[int, float]()
-            for picks in product(*options):
+            for picks in slot.picks():
                 score = sum(
                     scores[name][number, pick]
-                    for name, pick in zip(_OPERATIONS, picks, strict=True)
+                    for name, pick in zip(_OPERATIONS, picks[2:], strict=True)
                 )
-                row[self._variable("block", side, number, *picks, score=float(score))] = 1.0
+                variable = self._variable("block", side, number, *picks, score=float(score))
+                row[variable] = 1.0
+                by_width[slot.before, picks[0]].add(variable)
+                by_width[slot.stage, picks[1]].add(variable)
             there |= row
             self.rows.append((row | {self.index["side", 0, side]: -1.0}, -np.inf, 0))
         deep = range(slot.place, self.space.depths[slot.stage])
         self.rows.append((there | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
+        self._tie_widths(by_width)
+
+    def _add_ends(self) -> None:
+        """Add a variable per image size and widths that stem and head have."""
+        space, by_width = self.space, _ByWidth()
+        for side in range(len(space.sides)):
+            row = dict[int, float]()
+            for picks in product(range(len(space.stem_widths)), range(len(space.widths[-1]))):
+                variable = self._variable("ends", side, *picks)
+                row[variable] = 1.0
+                by_width[space.stem_stage, picks[0]].add(variable)
+                by_width[len(space.widths) - 1, picks[1]].add(variable)
+            self.rows.append((row | {self.index["side", 0, side]: -1.0}, 0, 0))
+        self._tie_widths(by_width)
+
+    def _tie_widths(self, by_width: "_ByWidth") -> None:
+        """Exclude variables of a width that its stage does not have."""
+        for (stage, pick), variables in by_width.items():
+            if (width := self.index.get(("width", stage, pick))) is not None:
+                self.rows.append((dict.fromkeys(variables, 1.0) | {width: -1.0}, -np.inf, 0))
 
     def _add_budget(self, budget: Budget) -> None:
         # 1 only if the budget is used to the floor
         used = self._variable("used", budget.cost)
         table, loads = self.budgets.tables[budget.cost], dict[int, float]()
-        for side, fixed in enumerate(table.fixed.tolist()):
-            whole = max(fixed) if table.is_peak else sum(fixed)
-            loads[self.index["side", 0, side]] = whole / budget.limit
+        if "width" not in self.scores:
+            for side in range(len(self.space.sides)):
+                loads[self.index["side", 0, side]] = _joined(table, side, 0, 0) / budget.limit
         for key, number in self.index.items():
-            if key[0] == "block":
+            if key[0] == "ends":
+                loads[number] = _joined(table, *key[1:]) / budget.limit
+            elif key[0] == "block":
                 loads[number] = float(table.blocks[key[1:]]) / budget.limit
         if not table.is_peak:
             self.rows.append((loads, -np.inf, 1))
@@ -94,17 +127,17 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         """Return the block variables of a choice."""
         (side,) = choice.side
         return [
-            self.index[("block", side, n, *(getattr(choice, name)[n] for name in _OPERATIONS))]
+            self.index[("block", side, n, *self.space.picks(choice, n))]
             for n in range(len(self.space.slots))
             if self.space.keeps(choice, n)
         ]
 
     def _choice(self, chosen: Sequence[int]) -> Choice:
         # omitted blocks get their most probable options, which have no effect
-        picks = {name: self.scores[name].argmax(-1).tolist() for name in DECISIONS}
+        picks = {name: self.scores[name].argmax(-1).tolist() for name in self.space.decisions}
         for kind, *rest in (self.keys[n] for n in chosen):
             if kind == "block":
-                _, number, *options = rest
+                _, number, _, _, *options = rest
                 for name, pick in zip(_OPERATIONS, options, strict=True):
                     picks[name][number] = pick
             else:
@@ -113,11 +146,25 @@ class SubnetworkProgram(BudgetProgram[Choice]):
         return choice_of(picks)
 
 
+class _ByWidth(defaultdict[tuple[int | None, int], set[int]]):
+    """Variables by stage and index of its width."""
+
+    def __init__(self) -> None:
+        super().__init__(set)
+
+
+def _joined(table: CostTable, side: int, stem: int, last: int) -> float:
+    """Return the cost of stem and head together, at these widths."""
+    ends = float(table.fixed[side, 0, stem]), float(table.fixed[side, 1, last])
+    return max(ends) if table.is_peak else sum(ends)
+
+
 def least_cut(budgets: Budgets) -> list[Choice]:
     """Return for every image size the feasible network that omits the least.
 
     That is the one with the largest product of the blocks' kept shares of hidden channels and
-    kernel weights. An omitted block counts as one with the smallest share of its channels.
+    kernel weights. An omitted block counts as one with the smallest share of its channels, and the
+    width of a stage counts for each block that computes its channels, and each that reads them.
     """
     space = budgets.space
     found = list[Choice]()
@@ -142,6 +189,10 @@ def _kept_shares(space: SubnetworkSpace, side: int) -> dict[str, Tensor]:
         ],
         "squeeze": [[smallest, 0.0][-len(s.squeeze) :] for s in space.slots],
         "depth": [[smallest * (depth - 1 - n) for n in range(depth)] for depth in space.depths],
+        "width": [
+            [2 * depth * float(np.log(n / row[-1])) for n in row]
+            for depth, row in zip(space.depths, space.widths, strict=True)
+        ],
     }
     return {
         name: torch.tensor(
@@ -149,4 +200,5 @@ def _kept_shares(space: SubnetworkSpace, side: int) -> dict[str, Tensor]:
             dtype=torch.float64,
         )
         for name, of_kind in rows.items()
+        if name in space.decisions
     }

@@ -5,13 +5,13 @@ probabilities. Memory is a maximum, not a sum: it is the largest of the blocks' 
 the mobile space.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mobilenas.spaces.mobile.cost_models import CostModel, Counted
-from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpace
+from mobilenas.spaces.subnetworks.space import Choice, SubnetworkSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Probabilities:
     """[L, Q]."""
     depth: Tensor
     """[S, D]."""
+    width: Tensor | None = None
+    """[S, W]; None where widths are not searched."""
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the distribution of one kind of decision."""
@@ -49,30 +51,38 @@ class CostTable:
         model = Counted(cost) if model is None else model
         whole, slots = space.whole, space.slots
         self.space, self.cost, self.is_peak = space, cost, model.is_peak
-        counts = [max(space.options(name)) for name in ("hidden", "kernel", "squeeze")]
+        widths = max(map(len, space.widths))
+        counts = [widths, widths] + [
+            max(space.options(name)) for name in ("hidden", "kernel", "squeeze")
+        ]
         self.blocks = torch.zeros(len(space.sides), len(slots), *counts, dtype=torch.float64)
-        """[R, L, H, K, Q]: costs of blocks; zero for missing options."""
-        self.fixed = torch.zeros(len(space.sides), 2, dtype=torch.float64)
-        """[R, 2]: costs of stem and head."""
+        """[R, L, W, W, H, K, Q]: costs of blocks, by width of input and output; zero for missing
+        options."""
+        self.fixed = torch.zeros(len(space.sides), 2, widths, dtype=torch.float64)
+        """[R, 2, W]: costs of stem and head, by width of the stem's and the last stage."""
         for r, side in enumerate(space.sides):
             sides = space.input_sides(side)
             for number, slot in enumerate(slots):
-                for picks, part in slot.parts():
+                for picks in slot.picks():
                     self.blocks[(r, number, *picks)] = model.block(
-                        part, slot.in_channels, sides[number]
+                        slot.part(picks), slot.inputs[picks[0]], sides[number]
                     )
-            self.fixed[r, 0] = model.stem(whole.stem, whole.in_channels, side)
-            last = slots[-1].block.out
-            self.fixed[r, 1] = model.head(whole.head, last, sides[-1], whole.classes)
+            for n, channels in enumerate(space.stem_widths):
+                stem = replace(whole.stem, channels=channels)
+                self.fixed[r, 0, n] = model.stem(stem, whole.in_channels, side)
+            for n, last in enumerate(space.widths[-1]):
+                self.fixed[r, 1, n] = model.head(whole.head, last, sides[-1], whole.classes)
 
     def exact(self, choice: Choice) -> float:
         """Return the cost of one choice."""
-        (side,) = choice.side
-        parts: list[float] = self.fixed[side].tolist()
-        for number in range(len(self.space.slots)):
-            if self.space.keeps(choice, number):
-                picks = choice.hidden[number], choice.kernel[number], choice.squeeze[number]
-                parts.append(float(self.blocks[(side, number, *picks)]))
+        (side,), space = choice.side, self.space
+        ends = space.width(choice, space.stem_stage), space.width(choice, len(space.widths) - 1)
+        parts = [float(self.fixed[side, n, pick]) for n, pick in enumerate(ends)]
+        parts += [
+            float(self.blocks[(side, number, *space.picks(choice, number))])
+            for number in range(len(space.slots))
+            if space.keeps(choice, number)
+        ]
         return max(parts) if self.is_peak else sum(parts)
 
     def minimum(self) -> float:
@@ -81,9 +91,27 @@ class CostTable:
 
     def expected(self, p: Probabilities) -> Tensor:
         """Return the expected cost, a scalar that carries gradients to the probabilities."""
-        rows = {name: p[name].to(self.blocks) for name in DECISIONS}
+        rows = {name: p[name].to(self.blocks) for name in self.space.decisions}
         p = Probabilities(**rows)
         keep = torch.stack([p.keep(slot.stage, slot.place) for slot in self.space.slots])
-        blocks = torch.einsum("rlhkq,lh,lk,lq->rl", self.blocks, p.hidden, p.kernel, p.squeeze)
-        parts = torch.cat([self.fixed, keep * blocks], 1)  # [R, 2 + L]
+        blocks, fixed = self._over_widths(p)
+        blocks = torch.einsum("rlhkq,lh,lk,lq->rl", blocks, p.hidden, p.kernel, p.squeeze)
+        parts = torch.cat([fixed, keep * blocks], 1)  # [R, 2 + L]
         return p.side[0] @ (parts.amax(1) if self.is_peak else parts.sum(1))
+
+    def _over_widths(self, p: Probabilities) -> tuple[Tensor, Tensor]:
+        """Return `blocks` [R, L, H, K, Q] and `fixed` [R, 2], expected over the widths."""
+        if p.width is None:
+            return self.blocks[:, :, 0, 0], self.fixed[..., 0]
+        none = torch.zeros_like(p.width[0])
+        none[0] = 1.0  # the only option of what has no stage
+        rows: dict[int | None, Tensor] = {None: none, **dict(enumerate(p.width))}
+        pairs = [
+            rows[slot.stage].diag()
+            if slot.before == slot.stage
+            else rows[slot.before].outer(rows[slot.stage])
+            for slot in self.space.slots
+        ]
+        ends = torch.stack([rows[self.space.stem_stage], p.width[-1]])
+        blocks = torch.einsum("rlxyhkq,lxy->rlhkq", self.blocks, torch.stack(pairs))
+        return blocks, torch.einsum("rnw,nw->rn", self.fixed, ends)
