@@ -36,7 +36,7 @@ from mobilenas.cost.budget import PENALTY, BudgetOptions
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import DataSettings, ImageData
 from mobilenas.data import load_data as read_data
-from mobilenas.data.settings import AUTO
+from mobilenas.data.settings import refuse_options_of_images
 from mobilenas.latency.measured import Failed, Measured
 from mobilenas.latency.meter import measure as measure_all
 from mobilenas.onnx.fp16 import to_fp16
@@ -52,7 +52,7 @@ from mobilenas.pipeline.quantization import calibration, write_int8
 from mobilenas.pipeline.records import ResultRecord
 from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.settings import RunSettings
-from mobilenas.pipeline.space import latency_model, usable_space
+from mobilenas.pipeline.space import check_side, latency_model, usable_space
 from mobilenas.pipeline.stages import run_all
 from mobilenas.pipeline.starting import profile_of, start
 from mobilenas.search.methods import DEFAULT_METHOD
@@ -164,6 +164,7 @@ def search(
     also measures). Raises MobileNASError if settings contradict each other.
     """
     reporter = reporter or NullReporter()
+    check_side(space, data)
     request = _request(
         {**_own(budgets), **options},
         space=family_of(space).name,
@@ -371,6 +372,8 @@ def _assignments(values: Mapping[str, object]) -> tuple[str, ...]:
 
 def _request(options: Mapping[str, object], **more: object) -> Request:
     """Return the request, with text such as 2M parsed."""
+    if "data" not in more:
+        refuse_options_of_images(options)
     readers = {one.name: one.read for one in settings_of(Request)}
     read: Fields = {**more, **options}
     for name, value in options.items():
@@ -383,10 +386,7 @@ def _request(options: Mapping[str, object], **more: object) -> Request:
             read[name] = tuple(value)
         elif isinstance(value, Mapping):
             read[name] = _assignments(value)
-    request = Request(**read)
-    if request.image_size == AUTO and "data" not in read:
-        raise MobileNASError(f"image_size={AUTO!r} works in run only: loaded images have a size")
-    return request
+    return Request(**read)
 
 
 @contextmanager

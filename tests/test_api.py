@@ -109,10 +109,21 @@ def test_what_is_wrong_is_refused_as_on_the_command_line() -> None:
         mn.train(arch, data, set={"mixup": 101})
     with pytest.raises(mn.MobileNASError, match="space is 'cell'; it must be one of mobile"):
         mn.mobile_space(data, space="cell", flops="300k")
-    with pytest.raises(mn.MobileNASError, match="image_size='auto' works in run only"):
-        mn.search(space, data, {"flops": "300k"}, image_size="auto")
     with pytest.raises(mn.MobileNASError, match="width cannot be combined with"):
         mn.count("pyproject.toml", width=2)
+
+
+def test_options_without_effect_on_loaded_images_are_refused() -> None:
+    data = mn.load_data("digits")
+    space, budgets = mn.mobile_space(data, flops="300k"), {"flops": "300k"}
+    with pytest.raises(mn.MobileNASError, match=r"use run\(\.\.\., image_size='auto'\)"):
+        mn.search(space, data, budgets, image_size="auto")
+    with pytest.raises(mn.MobileNASError, match=r"use load_data\(\.\.\., image_size=\.\.\.\)"):
+        mn.mobile_space(data, flops="300k", image_size=16)
+    with pytest.raises(mn.MobileNASError, match="flip has no effect on images that are loaded"):
+        mn.random_networks(space, budgets, 1, flip=True)
+    with pytest.raises(mn.MobileNASError, match="images are 16x16, the space is for 8x8"):
+        mn.search(space, mn.load_data("digits", image_size=16), budgets)
 
 
 def test_a_network_is_trained_by_a_recipe_with_some_fields_changed(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ class Setting:
         if (value is None and self.default is None) or value in self.words:
             return
         legal = () if self.built_in else self.legal
+        if self.several and not isinstance(value, tuple | list):
+            raise MobileNASError(f"{named} is {shown(value)}; it must be a list")
         for item in value if self.several else (value,):
             if legal and item not in legal:
                 has = f"{named} has" if self.several else f"{named} is"

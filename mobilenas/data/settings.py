@@ -1,11 +1,12 @@
 """Settings of image sources and augmentation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mobilenas.core.errors import DataError
-from mobilenas.core.setting import setting
+from mobilenas.core.errors import DataError, MobileNASError
+from mobilenas.core.setting import setting, settings_of
 from mobilenas.core.settings import ADDED, check_between
 from mobilenas.data.patterns import WDS, shard_paths
 
@@ -105,6 +106,14 @@ class DataOptions:
             skip_bad_images=self.skip_bad_images,
             download=self.download,
         )
+
+
+def refuse_options_of_images(options: Mapping[str, object]) -> None:
+    """Raise for options that have no effect on images that are already loaded."""
+    for name in (one.name for one in settings_of(DataOptions) if one.name in options):
+        is_searched = options[name] == AUTO
+        use = f"run(..., image_size={AUTO!r})" if is_searched else f"load_data(..., {name}=...)"
+        raise MobileNASError(f"{name} has no effect on images that are loaded: use {use}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,8 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         self._refuse_other_spaces()
         if self.image_size == AUTO and self.space != "mobile":
             raise MobileNASError(
-                f"--image-size {AUTO} is for --space mobile, whose budgets size it at every side; "
-                "give a number"
+                f"--image-size {AUTO} is for the mobile space, which the budgets size at every "
+                "side; give a number of pixels"
             )
         self.check_pretrained()
         if self.pretrained is not None:

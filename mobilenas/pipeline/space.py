@@ -74,6 +74,16 @@ def make_space(settings: RunSettings, data: ImageKind, latency: Latency | None =
     )
 
 
+def check_side(space: Space, data: ImageKind) -> None:
+    """Raise unless the images have the side of the space."""
+    side = space.arch(space.largest()).image_size
+    if data.image_size != side:
+        raise MobileNASError(
+            f"the images are {data.image_size}x{data.image_size}, the space is for {side}x{side}: "
+            f"make it with these images, or use load_data(..., image_size={side})"
+        )
+
+
 def _hinting(
     make: Callable[[RunSettings, ImageKind, int], _S], settings: RunSettings, data: ImageKind
 ) -> _S:

@@ -55,7 +55,7 @@ def test_a_side_that_is_neither_a_number_nor_auto(text: str) -> None:
 def test_a_search_for_the_side_is_not_for_models_of_ones_own() -> None:
     words = ("channels", "--model", "torchvision:mobilenet_v2", "--params", "1M", "--out", "X")
     line = refused(*words, *DIGITS, "--image-size", "auto")
-    assert "--image-size auto is for --space mobile" in line
+    assert "--image-size auto is for the mobile space" in line
 
 
 def test_a_budget_under_the_smallest_network_names_the_smallest() -> None:

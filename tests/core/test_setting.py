@@ -49,6 +49,7 @@ def test_settings_are_read_from_the_fields() -> None:
     [
         ({"mode": "steam"}, "mode is 'steam'; it must be one of grill, bake"),
         ({"racks": ("top", "floor")}, "--racks has 'floor'; it must be one of top, middle"),
+        ({"racks": "top"}, "--racks is 'top'; it must be a list"),
         ({"racks": ()}, "--racks is none; it must have 1 name"),
         ({"celsius": 300}, "--celsius is 300; it must be between 50 and 250"),
         ({"celsius": 99.5}, "--celsius is 99.5; it must be a whole number"),
