@@ -169,6 +169,19 @@ def test_an_inherited_network_is_a_slice_of_the_supernet(net: SubnetworkSupernet
     assert sum(value.shape != whole.shape for _, value, whole in pairs) > 10
 
 
+def test_alphas_of_widths_have_gradients_from_loss_and_costs(net: SubnetworkSupernet) -> None:
+    alphas, space = Alphas(net.space), net.space
+    net(images(), alphas.soft(1.0)).square().sum().backward()
+    logits = alphas.logits["width"]
+    assert logits.grad is not None
+    assert bool(logits.grad.abs().sum(1).all())
+    logits.grad = None
+    CostTable(space, "flops").expected(alphas.soft(1.0)).backward()
+    # the largest width is the most expensive
+    for row, options in zip(logits.grad, space.options("width"), strict=True):
+        assert int(row.argmax()) == options - 1
+
+
 def test_channels_of_a_stage_are_in_the_order_of_importance() -> None:
     state = random_state(FREE.whole)
     # the second stage's channel 37 is computed by three projections, channel 3 by none
