@@ -2,15 +2,18 @@
 
 An epoch of the trainer (augmentation, clipping and averaged weights with it) against as many steps
 of a loop over one batch that is in memory, normalized. One thread, processor seconds; every round
-times each once, in turn. Shown are medians, then the bare loop's time / the trainer's.
+times each once, in turn. Shown are medians, then the bare loop's time / the trainer's. --compile
+adds a trainer with torch.compile.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from common import CLASSES, make_data, ratio, seconds, show, two_steps
 
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.search import space_for
 from mobilenas.spaces.base import Arch
@@ -41,11 +44,19 @@ CASES: dict[str, tuple[Callable[[], Arch], str, int]] = {
 """The network, the recipe and its batch."""
 
 
-def workloads(arch: Arch, name: str, batch: int, steps: int) -> dict[str, Callable[[], None]]:
+def workloads(
+    arch: Arch, name: str, batch: int, steps: int, *, compile: bool
+) -> dict[str, Callable[[], object]]:
     """Return an epoch of the trainer and as many bare steps."""
     data = make_data(arch.image_size, steps * batch)
     fields = fields_of(name, steps * batch) | {"batch_size": batch}
-    trainer = Trainer(arch, data, Recipe(epochs=10_000, **fields), seed=0)
+    recipe = Recipe(epochs=10_000, **fields)
+    epochs: dict[str, Callable[[], object]] = {
+        "trainer": Trainer(arch, data, recipe, seed=0).run_epoch
+    }
+    if compile:
+        compiled = Trainer(arch, data, replace(recipe, compile=True), seed=0, reporter=_Printing())
+        epochs["compiled"] = compiled.run_epoch
     pixels = torch.randn(batch, 3, arch.image_size, arch.image_size)
     images = pixels.to(memory_format=torch.channels_last)
     bare = two_steps(build(arch), images, torch.arange(batch) % CLASSES, rate=0.01)
@@ -54,10 +65,12 @@ def workloads(arch: Arch, name: str, batch: int, steps: int) -> dict[str, Callab
         for _ in range(steps // 2):
             bare()
 
-    def epoch() -> None:
-        trainer.run_epoch()
+    return epochs | {"bare loop": loop}
 
-    return {"trainer": epoch, "bare loop": loop}
+
+class _Printing(NullReporter):
+    def info(self, message: str) -> None:
+        print(message)
 
 
 def main() -> None:
@@ -65,12 +78,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=8, help="of a round")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for case, (arch, recipe, batch) in CASES.items():
-        times = seconds(workloads(arch(), recipe, batch, given.steps), given.rounds)
+        steps = workloads(arch(), recipe, batch, given.steps, compile=given.compile)
+        times = seconds(steps, given.rounds)
         print(f"{case}, recipe {recipe}, batches of {batch}, {given.steps} steps")
-        show(times, {"bare loop / trainer (0.95 or more)": ratio(*reversed(times.values()))})
+        ratios = {"bare loop / trainer (0.95 or more)": ratio(times["bare loop"], times["trainer"])}
+        if given.compile:
+            ratios["trainer / compiled"] = ratio(times["trainer"], times["compiled"])
+        show(times, ratios)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ class TrialTrainer(Trainer):
         network: ChannelsNetwork | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
-        # fine-tuning settings do not apply: all layers are trained alike
-        recipe = replace(recipe, backbone_rate=1.0, freeze_norms=False)
+        # fine-tuning settings do not apply: all layers are trained alike. Compiling a model takes
+        # longer than its trial
+        recipe = replace(recipe, backbone_rate=1.0, freeze_norms=False, compile=False)
         super().__init__(arch, data, recipe, seed=seed, device=device, network=network)
         self.arch, self.settings, self.teacher = arch, settings, teacher
 

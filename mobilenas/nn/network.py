@@ -16,6 +16,11 @@ class Network(nn.Module):
     memory_format: torch.memory_format = torch.channels_last
     """Memory format of weights and feature maps in training."""
 
+    @property
+    def not_compiled(self) -> str:
+        """Why torch.compile would not make training faster; empty if it may."""
+        return ""
+
     def training_logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """x: [N, in_channels, side, side] -> logits, and those of the auxiliary classifier, if any.
 

@@ -41,6 +41,8 @@ def recipe_for(
     epochs: int | None = None,
     name: str = DEFAULT_RECIPE,
     changes: Sequence[str] = (),
+    *,
+    compile: bool = False,
 ) -> Recipe:
     """Return the recipe for a number of training images; `epochs` replaces the effort's.
 
@@ -53,4 +55,4 @@ def recipe_for(
     repeats = min(math.ceil(usual.min_steps / steps), MAX_REPEATS * usual.epochs)
     if epochs is None:
         epochs = max(usual.epochs, repeats)
-    return Recipe(epochs=epochs, **fields)
+    return Recipe(epochs=epochs, compile=compile, **fields)

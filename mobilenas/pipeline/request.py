@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from mobilenas.channels.settings import ChannelSettings
 from mobilenas.core.errors import BudgetError, MobileNASError
@@ -74,6 +75,13 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         group="Training",
         metavar="FIELD=VALUE",
         repeated=True,
+        rare=True,
+        added=True,
+    )
+    compile: bool = setting(
+        False,
+        help="Compile networks with torch.compile before training; without it where that fails.",
+        group="Training",
         rare=True,
         added=True,
     )
@@ -233,13 +241,12 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         check_device(self.device)
         passed_on = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
         name = self.recipe or (DEFAULT_RECIPE if self._starts_from is None else FINETUNE)
-        recipe = recipe_for(self.effort, train_images, self.epochs, name, self.set)
+        recipe_of = partial(recipe_for, self.effort, train_images, compile=self.compile)
+        recipe = recipe_of(self.epochs, name, self.set)
         scratch_recipe = None
         if self.pretrained is not None:
             passed_on["space"] = SUBNETWORKS
-            scratch_recipe = replace(
-                recipe_for(self.effort, train_images, recipe.epochs), norm_momentum=_MOMENTUM
-            )
+            scratch_recipe = replace(recipe_of(recipe.epochs), norm_momentum=_MOMENTUM)
         # the published methods for cells have no finalists
         usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists

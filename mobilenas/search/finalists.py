@@ -95,6 +95,8 @@ class SuccessiveHalving:
             network=self.start(arch) if self.start else None,
             teacher=self.teacher,
             begun=self.begun,
+            # the others would say the same
+            reporter=None if self.scores else self.reporter,
         )
         last = self._reached[index, rung] = log[-1]
         self.scores.append(

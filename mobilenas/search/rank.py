@@ -29,10 +29,17 @@ def ranking_quality(
     shared = supernet_top1(searcher, choices, searcher.data.val)
     scores = [alpha_score(searcher, choice) for choice in choices]
     reporter.start("ranking", count)
-    trained = []
+    trained = list[float]()
     for choice in choices:
         arch = searcher.budgets.space.arch(choice)
-        trainer = Trainer(arch, searcher.data, recipe, seed=searcher.seed, device=searcher.device)
+        trainer = Trainer(
+            arch,
+            searcher.data,
+            recipe,
+            seed=searcher.seed,
+            device=searcher.device,
+            reporter=None if trained else reporter,
+        )
         for _ in range(epochs):
             trainer.run_epoch()
         trained.append(trainer.evaluate(searcher.data.val).top1)

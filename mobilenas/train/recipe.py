@@ -1,12 +1,12 @@
 """The training recipe, the same for the searched network and all baselines."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.setting import check_settings, field_setting
-from mobilenas.core.settings import check_between
+from mobilenas.core.settings import ADDED, check_between
 from mobilenas.data.settings import Augmentation
 
 Optimizer = Literal["sgd", "adamw"]
@@ -116,6 +116,8 @@ class Recipe:
         help="Mixed precision on a GPU.",
         default_text="bfloat16 with --device cuda, else off",
     )
+    compile: bool = field(default=False, metadata=ADDED)
+    """Whether networks are trained through torch.compile."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""

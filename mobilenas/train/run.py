@@ -99,7 +99,14 @@ def train(
         reporter.step(len(log), _figures(log[-1]))
     if len(log) < recipe.epochs:
         trainer = Trainer(
-            arch, data, recipe, seed=seed, device=device, network=network, teacher=teacher
+            arch,
+            data,
+            recipe,
+            seed=seed,
+            device=device,
+            network=network,
+            teacher=teacher,
+            reporter=reporter,
         )
         _train_to(recipe.epochs, trainer, state, folder, reporter)
     with restoring(folder / CHECKPOINT):
@@ -126,9 +133,11 @@ def train_part(
     network: Network | None = None,
     teacher: Teacher | None = None,
     begun: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> list[TrainLine]:
     """Train the first `epochs` of a recipe as `train` does, and return their log.
 
+    `reporter` gets messages only, no progress.
     A later call with more epochs, or with `begun=folder.parent`, continues from the checkpoint,
     with the result of an uninterrupted training.
     """
@@ -143,7 +152,14 @@ def train_part(
         write_log(folder / LOG, log)
     if len(log) < epochs:
         trainer = Trainer(
-            arch, data, recipe, seed=seed, device=device, network=network, teacher=teacher
+            arch,
+            data,
+            recipe,
+            seed=seed,
+            device=device,
+            network=network,
+            teacher=teacher,
+            reporter=reporter,
         )
         _train_to(epochs, trainer, state, folder, NullReporter())
     return log[:epochs]

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from mobilenas.core import processes
 from mobilenas.core.errors import DataError, DivergedError, MobileNASError
 from mobilenas.core.files import State
+from mobilenas.core.progress import NullReporter, Reporter
 from mobilenas.core.settings import counted
 from mobilenas.data import ImageData, Split, batches, batches_per_pass
 from mobilenas.nn.network import Network
@@ -22,6 +23,7 @@ from mobilenas.nn.parallel import add_up, gradients, shared_batches, weight_of
 from mobilenas.nn.weights import lay_out
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.networks import build
+from mobilenas.train.compiled import Forward, compiled
 from mobilenas.train.distillation import Teacher, distillation_loss
 from mobilenas.train.recipe import Amp, Recipe
 
@@ -143,12 +145,15 @@ class Trainer:
         split: Split | None = None,
         network: Network | None = None,
         teacher: Teacher | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         """Start from `network`, which must be of `arch`, or from weights drawn by the seed.
 
-        With `teacher`, the distillation loss is added to the loss of the labels.
+        With `teacher`, the distillation loss is added to the loss of the labels. If compiling the
+        network fails, `reporter` gets the reason.
         """
         self._teacher = teacher
+        self._reporter = NullReporter() if reporter is None else reporter
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.split = data.train if split is None else split
         if len(self.split) < 2:  # batch norm has no variance over one image
@@ -164,7 +169,8 @@ class Trainer:
         if network is None:
             with self._randomness("start"):
                 network = build(arch)
-        self._network = network
+        self._network, self._compiles = network, recipe.compile
+        self._forward: Forward = network.training_logits
         if recipe.norm_momentum is not None:
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -210,6 +216,8 @@ class Trainer:
         lr, losses, unread = 0.0, list[float](), list[Tensor]()
         with self._randomness(f"epoch {self.epochs_done}"), shared_batches():
             for x, y in self._batches():  # x: [B, 3, H, W], y: [B] or, mixed, [B, classes]
+                if self._compiles:
+                    self._compile(x)
                 # the middle of a step, so that neither the first nor the last has a rate of 0
                 step = len(losses) + len(unread)
                 progress = self.epochs_done + (step + 0.5) / self.steps_per_epoch
@@ -269,6 +277,12 @@ class Trainer:
             )
         )
 
+    def _compile(self, x: Tensor) -> None:
+        """Compile the network for batches such as x."""
+        mixed = autocast(self.device, self._amp)
+        self._forward = compiled(self._network, x, mixed, self._reporter)
+        self._compiles = False
+
     def _step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
         """Make a step; return [2], on the device: the loss and its gradient norm."""
         self._optimizer.zero_grad()
@@ -302,7 +316,7 @@ class Trainer:
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
-        logits, *auxiliary = self._network.training_logits(x)
+        logits, *auxiliary = self._forward(x)
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
         for others in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(others, y, label_smoothing=smoothing)

@@ -256,6 +256,15 @@ def test_a_recipe_is_for_final_training_and_not_for_the_supernet() -> None:
     assert settings(1000, set=("mixup=0",)) == usual
 
 
+def test_compiling_is_part_of_the_recipe() -> None:
+    assert not settings().recipe.compile
+    assert settings(compile=True).recipe == replace(settings().recipe, compile=True)
+    tuned = settings(compile=True, pretrained="mobilenet_v2", image_size=64)
+    assert tuned.recipe.compile
+    assert tuned.scratch_recipe is not None
+    assert tuned.scratch_recipe.compile
+
+
 def test_a_wrong_recipe_is_refused_by_name() -> None:
     with pytest.raises(MobileNASError, match="recipe is 'foto'; it must be one of scratch-small"):
         settings(recipe="foto")

@@ -78,6 +78,22 @@ def halving(
     )
 
 
+def test_one_finalist_says_why_none_is_compiled(
+    tiny_images: ImageData, archs: list[MobileArch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporters = []
+
+    def stub(*_: object, reporter: object, **__: object) -> list[TrainLine]:
+        reporters.append(reporter)
+        return [TrainLine(epoch=1, loss=1.0, val_top1=50.0, lr=0.1, seconds=1.0)]
+
+    monkeypatch.setattr(finalists, "train_part", stub)
+    made = halving(tiny_images, tmp_path)
+    made.best(archs)
+    assert reporters[0] is made.reporter
+    assert reporters[1:] == [None] * (len(reporters) - 1)
+
+
 @given(st.integers(2, 1000), st.integers(1, 50))
 def test_rungs_go_from_all_to_two_and_never_grow(count: int, epochs: int) -> None:
     rungs = FinalistSettings(count=count, epochs=epochs).rungs(count)

@@ -182,6 +182,11 @@ class CellNetwork(Network):
         """x: [N, in_channels, side, side] -> logits, and auxiliary logits, if any."""
         return (self(x),) if self.auxiliary is None else self.forward_both(x)
 
+    @property
+    def not_compiled(self) -> str:
+        """Every new rate of drop path would be compiled."""
+        return "drop path changes every epoch" if self.drop_path else ""
+
     def start_epoch(self, share: float) -> None:
         """Increase drop path linearly over the training, from 0 to the arch's, as DARTS does."""
         self.set_drop_path(self.drop_path * share)
