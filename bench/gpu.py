@@ -4,9 +4,10 @@
     python bench/gpu.py --device cpu --small     # tries every part of it on a processor
 
 Images a second of MobileNetV2 at 224x224 and of a search, each against a loop over one batch in
-memory with neither augmentation, checks, averaged weights nor a budget, in turn; the arch of the
-same small search on CPU and GPU; the cell search of A-DARTS as published (8 cells, 16 channels,
-batches of 256, 50 epochs of 25,000 images) for the rest of the time. Writes bench/gpu.json.
+memory with neither augmentation, checks, averaged weights nor a budget, in turn, and of MobileNetV2
+with torch.compile against without; the arch of the same small search on CPU and GPU, in float32;
+the cell search of A-DARTS as published (8 cells, 16 channels, batches of 256, 50 epochs of 25,000
+images) for the rest of the time. Writes bench/gpu.json.
 
 Exit status 1 where a ratio is under 0.9 or the archs differ, 2 without a GPU.
 """
@@ -15,18 +16,19 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import torch
 from common import CLASSES, Line, make_data, ratio, seconds, show
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 import mobilenas as mn
 from mobilenas.api import Device
 from mobilenas.core.files import write_json
+from mobilenas.core.progress import NullReporter
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, batches
@@ -37,7 +39,7 @@ from mobilenas.search.methods import settings_for
 from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v2
 from mobilenas.spaces.networks import build
-from mobilenas.train import Recipe, Trainer, parameter_groups
+from mobilenas.train import Recipe, Trainer, autocast, parameter_groups
 
 MIN_RATIO = 0.9
 TENTHS = 10
@@ -72,6 +74,18 @@ SMALL = Sizes(
     cell_batch=8,
     cell_images=320,
 )
+
+
+class Notes(NullReporter):
+    """Keeps messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, message: str) -> None:
+        """Print and keep it."""
+        print(message)
+        self.lines.append(message)
 
 
 @dataclass(frozen=True)
@@ -114,17 +128,35 @@ class Bench:
         x, y = self.batch(data, size.batch)
         groups = parameter_groups(model, recipe.weight_decay)
         optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True)
-        mixed = recipe.amp_on(self.device) != "off"
+        amp = recipe.amp_on(self.device)
 
         def bare() -> None:
             for _ in range(size.steps):
-                with torch.autocast(self.device, dtype=torch.bfloat16, enabled=mixed):
+                with autocast(self.device, amp):
                     loss = functional.cross_entropy(model(x), y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
         return self.compared(trainer.run_epoch, bare, size.steps * size.batch, peak)
+
+    def compiled(self) -> Line:
+        """MobileNetV2 with torch.compile (ours) against the same training without it (bare)."""
+        size = self.sizes
+        data = make_data(size.side, size.steps * size.batch)
+        arch = mobilenet_v2(1.0, size.side, CLASSES)
+        recipe = Recipe(epochs=1000, batch_size=size.batch)
+        notes = Notes()
+        ours, other = (
+            Trainer(arch, data, how, seed=0, device=self.device, reporter=notes)
+            for how in (replace(recipe, compile=True), recipe)
+        )
+        begun = self.now()
+        peak = self.peak_mib(ours.run_epoch)
+        first = self.now() - begun
+        images = size.steps * size.batch
+        line = self.compared(ours.run_epoch, other.run_epoch, images, peak)
+        return line | {"first_epoch_s": first, "not_compiled": notes.lines}
 
     def search(self) -> Line:
         """A search step: weights and alphas of the whole supernet, without a budget in the loss."""
@@ -134,37 +166,36 @@ class Bench:
         data = make_data(size.search_side, 2 * size.steps * size.search_batch)
         settings = SearchSettings(epochs=1000, warmup=0, batch_size=size.search_batch)
         limits = Budgets(space, budgets)
-        ours = Searcher(limits, data, settings, seed=0, device=self.device)
+        amp = Recipe(epochs=1).amp_on(self.device)
+        ours = Searcher(limits, data, settings, seed=0, device=self.device, amp=amp)
         peak = self.peak_mib(ours.run_epoch)
-        other = Searcher(limits, data, settings, seed=0, device=self.device)
+        other = Searcher(limits, data, settings, seed=0, device=self.device, amp=amp)
         x, y = self.batch(data, size.search_batch)
         other.start_epoch(0)
         other.net.train()
+
+        def step(relaxed: object, optimizer: torch.optim.Optimizer) -> None:
+            with autocast(self.device, amp):
+                loss = functional.cross_entropy(other.net(x, relaxed), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
         def bare() -> None:
             for _ in range(size.steps):
                 with torch.no_grad():
                     weights_fixed = other.alphas.soft(1.0)
-                self._step(other.net, weights_fixed, x, y, other.weight_optimizer)
+                step(weights_fixed, other.weight_optimizer)
                 with other.net.frozen():
-                    self._step(other.net, other.alphas.soft(1.0), x, y, other.alpha_optimizer)
+                    step(other.alphas.soft(1.0), other.alpha_optimizer)
 
         images = 2 * size.steps * size.search_batch
         return self.compared(ours.run_epoch, bare, images, peak)
 
-    @staticmethod
-    def _step(
-        net: nn.Module, relaxed: object, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer
-    ) -> None:
-        loss = functional.cross_entropy(net(x, relaxed), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
     def compared(
         self,
         ours: Callable[[], object],
-        bare: Callable[[], None],
+        bare: Callable[[], object],
         images: int,
         peak_mib: float | None,
     ) -> Line:
@@ -179,13 +210,19 @@ class Bench:
         }
 
     def same_arch(self) -> Line:
-        """The same search of digits on the CPU and on the device."""
+        """The same search of digits on the CPU and on the device, both in float32."""
         data = mn.load_data("digits")
         space = mn.mobile_space(data, flops="150k")
         devices: tuple[Device, ...] = ("cpu", self.device)
         cpu, own = (
             mn.search(
-                space, data, {"flops": "150k"}, device=device, search_epochs=2, finalists=0
+                space,
+                data,
+                {"flops": "150k"},
+                device=device,
+                search_epochs=2,
+                finalists=0,
+                set={"amp": "off"},
             ).arch.to_dict()
             for device in devices
         )
@@ -214,7 +251,9 @@ class Bench:
             alpha_steps=size.cell_images // 2 // size.cell_batch // TENTHS,
         )
         data = make_data(32, size.cell_images // TENTHS)
-        searcher = Searcher(Budgets(space, ()), data, settings, seed=0, device=self.device)
+        amp = Recipe(epochs=1).amp_on(self.device)
+        limits = Budgets(space, ())
+        searcher = Searcher(limits, data, settings, seed=0, device=self.device, amp=amp)
         losses = list[float]()
 
         def tenth() -> float:
@@ -250,6 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         "sizes": vars(bench.sizes),
         "training": bench.training(),
         "search": bench.search(),
+        "compiled": bench.compiled(),
         "arch": bench.same_arch(),
         "cells": bench.cells(began + 60 * given.minutes),
     }

@@ -224,17 +224,19 @@ def train(
     set: Mapping[str, object] | None = None,
     seed: int = 0,
     device: Device = "cpu",
+    compile: bool = False,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> TrainedNetwork:
     """Train `arch` from scratch by a recipe, by default that of every network in this project.
 
     `recipe` is a name that `mobilenas recipes` shows, and `set` changes fields of it, such as
-    {"mixup": 0.2}. `epochs` overrides the effort's number. With `out`, a folder, checkpoints are
-    kept there and the same call resumes the training. Raises DivergedError if the loss becomes
-    infinite or NaN.
+    {"mixup": 0.2}. `epochs` overrides the effort's number. `compile` runs it through torch.compile;
+    if that fails, `reporter` gets the reason. With `out`, a folder, checkpoints are kept there and
+    the same call resumes the training. Raises DivergedError if the loss becomes infinite or NaN.
     """
-    how = recipe_for(effort, len(data.train), epochs, recipe, _assignments(set or {}))
+    changes = _assignments(set or {})
+    how = recipe_for(effort, len(data.train), epochs, recipe, changes, compile=compile)
     with _folder(out) as folder:
         result = train_in(
             arch, data, how, folder=folder, seed=seed, device=device, reporter=reporter

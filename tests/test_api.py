@@ -126,16 +126,20 @@ def test_options_without_effect_on_loaded_images_are_refused() -> None:
         mn.search(space, mn.load_data("digits", image_size=16), budgets)
 
 
-def test_a_network_is_trained_by_a_recipe_with_some_fields_changed(tmp_path: Path) -> None:
+def test_a_network_is_trained_by_a_recipe_with_some_fields_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilenas.train.compiled._BACKEND", "eager")
     data = mn.load_data("digits")
     (arch,) = mn.random_networks(mn.mobile_space(data, flops="300k"), {"flops": "300k"}, 1)
     changed = {"trivialaugment": True, "crop_scale": None, "batch_size": 64}
-    for out, given in (("a", {"recipe": "finetune", "set": changed}), ("b", {})):
+    options = {"recipe": "finetune", "set": changed, "compile": True}
+    for out, given in (("a", options), ("b", {})):
         mn.train(arch, data, epochs=1, out=tmp_path / out, **given)  # type: ignore[arg-type]
     used, usual = (load_checkpoint(tmp_path / out / "checkpoint.pt") for out in "ab")
     assert used and usual
     wanted = {"batch_size": 64, "learning_rate": 0.02, "warmup_epochs": 0.5}
-    more = {"trivialaugment": True, "norm_momentum": 0.1}
+    more = {"trivialaugment": True, "norm_momentum": 0.1, "compile": True}
     expected = usual["identity"]["recipe"] | wanted | more
     assert used["identity"]["recipe"] == expected
     space = mn.mobile_space(data, flops="300k", recipe="photo", set={"mixup": 0.1})
