@@ -128,9 +128,6 @@ def _optimizer(network: nn.Module, recipe: Recipe, *, given: bool) -> torch.opti
     )
 
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
 class Trainer:
     """Trains one arch. The same arguments give the same weights on the same machine."""
 
@@ -177,9 +174,7 @@ class Trainer:
                     module.momentum = recipe.norm_momentum
         lay_out(self._network, network.memory_format, device)
         self._parameters = list(network.parameters())  # walking the modules takes milliseconds
-        self._average = AveragedModel(
-            self._network, multi_avg_fn=self._update_average, use_buffers=True
-        )
+        self._average = AveragedModel(self._network, use_buffers=True)
         self._average.eval().requires_grad_(False)
         self._optimizer = _optimizer(self._network, recipe, given=given)
         self._scaler = torch.amp.GradScaler(enabled=self._amp == "float16")
@@ -296,7 +291,7 @@ class Trainer:
             group["lr"] = lr * group.get("factor", 1.0)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._average.update_parameters(self._network)
+        self._update_average()
         return torch.stack((loss, norm.to(loss.dtype)))
 
     def _read(self, figures: list[Tensor], first: int) -> list[float]:
@@ -328,12 +323,21 @@ class Trainer:
             return 0.0
         return distillation_loss(logits, self._teacher(x), temperature=1.0)
 
-    def _update_average(self, averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # batch norm's step counter
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Average weights and statistics; `AveragedModel` itself would wait for the GPU."""
+        steps = int(self._average.n_averaged)  # on the CPU
+        pairs = [*zip(_tensors(self.model), _tensors(self._network), strict=True)]
+        # the first step and batch norm's step counters are copied
+        mixed = [pair for pair in pairs if steps and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (steps and pair[0].is_floating_point())]
+        if mixed:
+            averages, values = zip(*mixed, strict=True)
+            torch._foreach_lerp_(averages, values, 1 - self.recipe.ema_decay_at(steps))
+        if copied:
+            averages, values = zip(*copied, strict=True)
             torch._foreach_copy_(averages, values)
-            return
-        decay = self.recipe.ema_decay_at(int(updates))
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        self._average.n_averaged += 1
 
     @contextmanager
     def _randomness(self, purpose: str) -> Iterator[None]:
@@ -353,6 +357,10 @@ class Trainer:
             # not torch.manual_seed, which moves the generators of all devices
             torch.default_generator.manual_seed(seed)
             yield
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _check_fit(arch: Arch, data: ImageData) -> None:
