@@ -13,6 +13,7 @@ from mobilenas.cost.budget import NO_BUDGET, NO_PROFILE, PENALTY, BudgetOptions
 from mobilenas.data.settings import AUTO, DataOptions, DataSettings
 from mobilenas.onnx.settings import TARGETS, Precision, Target
 from mobilenas.pipeline.effort import EFFORTS, EffortName, recipe_for
+from mobilenas.pipeline.inapplicable import CELLS_ONLY, CHAIN, MOBILE_ONLY, NOT_PRETRAINED, WHOLE
 from mobilenas.pipeline.settings import SUBNETWORKS, JobSettings, RunSettings
 from mobilenas.search.methods import DEFAULT_METHOD, METHODS, settings_for, usual_epochs
 from mobilenas.search.parts import PARTS, SearchParts
@@ -189,17 +190,17 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
 
     def _refuse_other_spaces(self) -> None:
         """Raise for options that do not apply to the space."""
-        others = _CELLS_ONLY if self.space == "mobile" else _MOBILE_ONLY
+        others = CELLS_ONLY if self.space == "mobile" else MOBILE_ONLY
         self._refuse(others, f"--space {self.space}")
         if self.pretrained is not None:
-            self._refuse(_NOT_PRETRAINED, "--pretrained")
+            self._refuse(NOT_PRETRAINED, "--pretrained")
             if self.method != DEFAULT_METHOD and METHODS[self.method].sampler.partial > 1:
                 raise MobileNASError(
-                    f"--method {self.method} does not work with --pretrained: {_WHOLE}"
+                    f"--method {self.method} does not work with --pretrained: {WHOLE}"
                 )
         if self.space == "mobile" and "edges" in (self.entropy_terms or ""):
             raise MobileNASError(
-                f"--entropy-terms {self.entropy_terms} does not work with --space mobile: {_CHAIN}"
+                f"--entropy-terms {self.entropy_terms} does not work with --space mobile: {CHAIN}"
             )
         if self.space == "cell" and self.sampling in ("single-path", "sandwich"):
             raise MobileNASError(
@@ -360,47 +361,3 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     def _channel_settings(self, _epochs: int) -> ChannelSettings | None:
         """Return the settings of a search for channel sizes; None here."""
         return None
-
-
-_CHAIN = "it is a chain of blocks and has no edges to choose from"
-_WHOLE = "the channels of a pretrained network enter together"
-_OWN_BLOCKS = "its blocks are those of the pretrained network"
-_NOT_PRETRAINED = {
-    "activation": _OWN_BLOCKS,
-    "squeeze": _OWN_BLOCKS,
-    "extra_depthwise": _OWN_BLOCKS,
-    "operations": _OWN_BLOCKS,
-    "targets": _OWN_BLOCKS,
-    "sampler": _WHOLE,
-    "attention": _WHOLE,
-    "channel_fraction": _WHOLE,
-    "inherit": "its networks start from the supernet's weights without it",
-    "prior": "it knows networks from scratch",
-    "rank": "it compares with trainings from scratch",
-}
-"""Options that do not work with a pretrained network, and why."""
-_CELLS_ONLY = {
-    "edges": _CHAIN,
-    "edge_weights": _CHAIN,
-    "zero_op": _CHAIN,
-    "layers": "the budgets decide on its depth",
-    "channels": "the budgets decide on its widths",
-    "search_layers": "its supernet is the space's largest network",
-    "search_channels": "its supernet is the space's largest network",
-    "auxiliary": "its networks have one classifier",
-    "drop_path": "its networks have no parallel edges",
-}
-"""Options that do not work in the mobile space, and why."""
-_MOBILE_ONLY = {
-    "activation": "cells have ReLU everywhere",
-    "squeeze": "cells have no squeeze-excite",
-    "extra_depthwise": "cells choose their convolutions",
-    "operations": "cells choose from operations of their own",
-    "inherit": "it takes slices of the mobile space's supernet",
-    "pretrained": "there are none of cells",
-    "prior": "it knows networks of the mobile space",
-    "memory": "limit --flops or --params",
-    "latency": "no profile has the blocks of cells; limit --flops or --params",
-    "profile": "no profile has the blocks of cells",
-}
-"""Options that do not work in the cell space, and why."""
