@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import Line, table_lines
 from tables import trained
 
-from mobilenas.core.files import read_jsonl, write_jsonl
+from mobilenas.core.files import write_jsonl
 from mobilenas.core.settings import parse_count, to_plain
 from mobilenas.cost.networks import costs
-from mobilenas.data import load_data
+from mobilenas.data import ImageData, load_data
 from mobilenas.nn import squeeze_channels
 from mobilenas.pipeline.request import Request
 from mobilenas.pipeline.run_folder import versions
+from mobilenas.pipeline.settings import RunSettings
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 ACTIVATION, STEM_STRIDE, WIDTH, MULTIPLE = "hard_swish", 2, 16, 4
@@ -125,31 +127,43 @@ def described(arch: MobileArch) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Train what the table lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--image-size", type=int, required=True)
-    parser.add_argument("--flops", type=parse_count, required=True)
-    parser.add_argument("--networks", type=int, default=120)
-    given = parser.parse_args()
+def parser(purpose: str, networks: int) -> argparse.ArgumentParser:
+    """Return the parser of the arguments that `start` needs."""
+    made = argparse.ArgumentParser(description=purpose)
+    made.add_argument("table", type=Path)
+    made.add_argument("--data", required=True)
+    made.add_argument("--image-size", type=int, required=True)
+    made.add_argument("--flops", type=parse_count, required=True)
+    made.add_argument("--networks", type=int, default=networks)
+    return made
+
+
+def start(given: argparse.Namespace, decisions: str) -> tuple[ImageData, RunSettings, list[Line]]:
+    """Return images, settings and the lines of the table so far; the first describes it."""
     torch.set_num_threads(1)
     request = Request(data=given.data, image_size=given.image_size, flops=given.flops)
     data = load_data(request.data_settings)
-    recipe, classes = request.settings(len(data.train)).recipe, len(data.classes)
+    settings = request.settings(len(data.train))
     head = {
         "images": data.fingerprint,
         "training_images": len(data.train),
-        "classes": classes,
-        "recipe": to_plain(recipe),
+        "classes": len(data.classes),
+        "recipe": to_plain(settings.recipe),
         "blocks": BLOCKS,
-        "decisions": "what was drawn",
+        "decisions": decisions,
         "versions": versions(),
     }
-    lines = read_jsonl(given.table) or [head]
+    lines = table_lines(given.table) or [head]
     if any(lines[0][name] != head[name] for name in ("images", "classes", "recipe")):
         raise SystemExit(f"{given.table} is another table")
+    return data, settings, lines
+
+
+def main() -> None:
+    """Train what the table lacks."""
+    given = parser(__doc__.partition("\n")[0], networks=120).parse_args()
+    data, settings, lines = start(given, "what was drawn")
+    recipe, classes = settings.recipe, len(data.classes)
     for number in range(given.networks):
         key = {"number": number, "image_size": given.image_size, "limit": given.flops, "seed": 0}
         if any(line.items() >= key.items() for line in lines[1:]):

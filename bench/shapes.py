@@ -9,24 +9,16 @@ alternative and the network's number. `bench/prior.py` learns from the table, to
 goes on where it stood; other sides and budgets of the same images are added to it. One thread.
 """
 
-import argparse
 import random
 import statistics
-from pathlib import Path
 from typing import Any
 
-import torch
-from common import table_lines
-from explore import BLOCKS, described
+from explore import described, parser, start
 from tables import trained
 
 from mobilenas.core.files import write_jsonl
-from mobilenas.core.settings import parse_count, to_plain
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
-from mobilenas.data import load_data
-from mobilenas.pipeline.request import Request
-from mobilenas.pipeline.run_folder import versions
 from mobilenas.search.space import space_for
 from mobilenas.spaces.mobile.template import SHAPES, Shape
 
@@ -43,30 +35,10 @@ ALTERNATIVES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
 
 def main() -> None:
     """Train what the table lacks, and print the mean of every alternative."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--image-size", type=int, required=True)
-    parser.add_argument("--flops", type=parse_count, required=True)
-    parser.add_argument("--networks", type=int, default=6)
-    parser.add_argument("--only", nargs="*", default=list(ALTERNATIVES), choices=ALTERNATIVES)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    request = Request(data=given.data, image_size=given.image_size, flops=given.flops)
-    data = load_data(request.data_settings)
-    settings, classes = request.settings(len(data.train)), len(data.classes)
-    head = {
-        "images": data.fingerprint,
-        "training_images": len(data.train),
-        "classes": classes,
-        "recipe": to_plain(settings.recipe),
-        "blocks": BLOCKS,
-        "decisions": "alternative to the space",
-        "versions": versions(),
-    }
-    lines = table_lines(given.table) or [head]
-    if any(lines[0][name] != head[name] for name in ("images", "classes", "recipe")):
-        raise SystemExit(f"{given.table} is another table")
+    arguments = parser(__doc__.partition("\n")[0], networks=6)
+    arguments.add_argument("--only", nargs="*", default=list(ALTERNATIVES), choices=ALTERNATIVES)
+    given = arguments.parse_args()
+    data, settings, lines = start(given, "alternative to the space")
     limits = [Budget(cost="flops", limit=given.flops)]
     usual = {"squeeze": settings.squeeze, "extra_depthwise": settings.extra_depthwise}
     budgets = {
@@ -74,7 +46,7 @@ def main() -> None:
             space_for(
                 limits,
                 image_size=given.image_size,
-                classes=classes,
+                classes=len(data.classes),
                 shapes=shapes,
                 **usual | options,
             ),
