@@ -46,7 +46,7 @@ class Shape:
     narrow: bool = False
     """Whether blocks may have no expansion layer, and the last stage as few channels as others."""
     least: float = _NARROWEST
-    """Smallest multiplier: where it exceeds the budgets, the next shape has its turn."""
+    """Smallest multiplier; where its space is too expensive, the next shape is tried."""
 
 
 SHAPES = (
@@ -162,7 +162,7 @@ def sized(
     placement = "early"
     if options["image_size"] < _LATE_BELOW:
         late = template(_NARROWEST, shape=shapes[0], placement="late", **options)
-        if _least(loads(late), _LATE_SHARE) <= 1:
+        if low_load(loads(late), _LATE_SHARE) <= 1:
             placement = "late"
     for shape in shapes:
         at = partial(template, shape=shape, placement=placement, **options)
@@ -175,12 +175,8 @@ def sized(
     return at(low)
 
 
-def low_load(loads: Sequence[float]) -> float:
-    """Return the load that 5 % of archs have at most: the budgets allow as many if it is 1."""
-    return _least(loads, _SHARE)
-
-
-def _least(loads: Sequence[float], share: float) -> float:
+def low_load(loads: Sequence[float], share: float = _SHARE) -> float:
+    """Return the load that a share of the archs have at most: they keep the budgets if it is 1."""
     return float(np.quantile(loads, share, method="inverted_cdf"))
 
 
