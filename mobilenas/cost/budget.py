@@ -1,4 +1,4 @@
-"""Budgets, upper limits on one cost each, as settings."""
+"""Budgets (upper limits on one cost each), and the user's options for them."""
 
 import math
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ def format_cost(cost: str, value: float) -> str:
 
 
 def suggested(cost: str, value: float, *, up: bool) -> str:
-    """Return the option for a budget of about `value`, in two digits, such as --flops 5.1M."""
+    """Return the option for a budget of `value`, rounded to two digits, such as --flops 5.1M."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     rounded = (math.ceil if up else math.floor)(round(value / step, 6)) * step
     text = f"{rounded:.3g}ms" if cost == LATENCY else format_count(round(rounded))

@@ -1,4 +1,4 @@
-"""Budgets over a space, and the three ways a constraint enters the loss."""
+"""The budgets of a job over its space, and their term in the loss of the alphas."""
 
 import copy
 import random
@@ -28,7 +28,7 @@ _MAX_DRAWS, _SHOWN_DRAWS = 100_000, 999
 
 
 class Budgets:
-    """All budgets of a job over one space: expected and exact costs behind one interface.
+    """All budgets of a job over one space, with the space's exact and expected costs.
 
     A cell space may have none; then every network is feasible. With `filled`, a feasible network
     must use at least 90 % of one budget.
@@ -82,7 +82,7 @@ class Budgets:
         return max(loads, default=0.0)
 
     def is_feasible(self, choice: AnyChoice) -> bool:
-        """Whether all budgets are met and one is used to the floor: 90 %, or 0 for memory alone."""
+        """Whether all budgets are met and one is used to the floor: 90 % (0 for memory alone)."""
         return self.floor <= self.utilization(choice) <= 1
 
     def random(self, source: random.Random) -> AnyChoice:

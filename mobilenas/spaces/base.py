@@ -23,13 +23,13 @@ from mobilenas.supernet.shared import Supernet
 AnyChoice = Any
 """One option for every decision of a space; each family has its own type."""
 Relaxation = Any
-"""Probabilities of all options, input of supernets and expected costs; likewise."""
+"""Probabilities of all options, for supernets and expected costs; each family has its own type."""
 AnyArch = Any
 """An arch, in functions that accept only archs of their family."""
 AnySpace = Any
-"""A space, likewise."""
+"""A space, in functions that accept only spaces of their family."""
 AnySupernet = Any
-"""A supernet, likewise."""
+"""A supernet, in functions that accept only supernets of their family."""
 CostTable = Any
 """Exact and expected costs of a family's choices and relaxations."""
 

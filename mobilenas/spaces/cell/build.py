@@ -184,7 +184,7 @@ class CellNetwork(Network):
 
     @property
     def not_compiled(self) -> str:
-        """Every new rate of drop path would be compiled."""
+        """As in `Network`: with drop path, every epoch's new rate would be compiled again."""
         return "drop path changes every epoch" if self.drop_path else ""
 
     def start_epoch(self, share: float) -> None:

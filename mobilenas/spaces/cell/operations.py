@@ -290,7 +290,7 @@ def picked(rows: Tensor, active: Sequence[int], edges: int) -> Tensor:
 
 
 def _weight(*shape: int) -> nn.Parameter:
-    """Initialize as torch does the convolution of a single edge."""
+    """Return a weight, initialized like the convolution of a single edge in torch."""
     weight = nn.Parameter(torch.empty(shape))
     nn.init.kaiming_uniform_(weight, a=5**0.5)
     return weight

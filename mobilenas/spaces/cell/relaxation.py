@@ -88,8 +88,7 @@ class CellAlphas(nn.Module):
             for group in self.space.groups():
                 clipped = beta[group].clamp(max=1)
                 log_b = clipped.log_softmax(0)
-                # not relu, whose gradient is 0 at 0, the initial betas, which this term must
-                # increase
+                # not relu, whose gradient is 0 at 0, where betas start: this term must raise them
                 excess = clipped.clamp(min=0).sum() - self._count(group)
                 loss = _COUNT_FACTOR * excess.square() - (log_b.exp() * log_b).sum()
                 total = total + loss.cpu()

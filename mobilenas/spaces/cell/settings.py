@@ -20,11 +20,11 @@ class CellSettings:
     layers: int | None = None
     """Cells of the searched networks."""
     channels: int | None = None
-    """Their initial channels."""
+    """Initial channels of the searched networks."""
     search_layers: int = 8
     """Cells of the supernet."""
     search_channels: int = 16
-    """Its initial channels."""
+    """Initial channels of the supernet."""
     auxiliary: bool = False
     """Whether final training has an auxiliary classifier."""
     drop_path: float = 0.0

@@ -77,9 +77,9 @@ class CellChoice:
     """One option for every edge of both cells."""
 
     normal: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
-    """Per edge: an index into the space's operations, or LEFT_OUT."""
+    """Per edge of the normal cell: an index into the space's operations, or LEFT_OUT."""
     reduce: tuple[Annotated[int, Meta(ge=LEFT_OUT, le=63)], ...]
-    """Likewise for the reduction cell."""
+    """Per edge of the reduction cell, likewise."""
 
     def of(self, kind: str) -> tuple[int, ...]:
         """Return the options of a cell, `normal` or `reduce`."""

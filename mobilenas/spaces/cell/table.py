@@ -53,7 +53,10 @@ class CellCostTable:
         self.entrance = torch.zeros(kinds, dtype=torch.float64)
         """a [2]: cost of the entrance of input 0 that does not depend on its channels."""
         self.per_pair = torch.zeros(kinds, kinds, dtype=torch.float64)
-        """b [2, 2]: its cost per node of the cell (second index) that it comes from."""
+        """b [2, 2]: cost of that entrance per node of the cell that input 0 is the output of.
+
+        The second index is the kind of that cell.
+        """
         self.per_node = torch.zeros(kinds, dtype=torch.float64)
         """d [2]: cost per node of a cell, of the layers that always read it."""
         self.fixed = 0.0
@@ -139,7 +142,7 @@ class CellCostTable:
         )
 
     def _frame(self, reads: Sequence[bool], nodes: Sequence[int]) -> float:
-        """Return the cost without edges, given by kind whether input 0 is read, and nodes."""
+        """Return the cost without edges; by kind: whether input 0 is read, number of nodes."""
         cost = self.fixed
         for kind, (entrance, per_pair, per_node) in enumerate(self._coefficients):
             cost += per_node * nodes[kind]

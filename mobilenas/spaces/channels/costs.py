@@ -20,7 +20,7 @@ from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes
 from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsSpace
 
 WIDTHS_COSTS = ("flops", "params")
-"""Costs that can have a budget without running the model."""
+"""Costs of channel sizes that are counted, without running the model."""
 
 
 class ChannelsTable:
@@ -60,7 +60,7 @@ def _layer_costs(base: Base, sizes: tuple[tuple[str, int], ...]) -> tuple[LayerC
 
 
 def module_layer_costs(model: nn.Module, *, image_size: int, in_channels: int) -> list[LayerCost]:
-    """Return the same for a module that torch.fx can trace."""
+    """Return the layers of a module that torch.fx can trace, as `channels_layer_costs` does."""
     traced = trace(model, image_size=image_size, in_channels=in_channels)
     rows: list[LayerCost] = []
     counted: set[int] = set()

@@ -109,7 +109,7 @@ class Base:
 
     @property
     def graph(self) -> Graph:
-        """Its graph of tied sizes."""
+        """Which channel sizes of the model are tied."""
         return _graph(self)
 
     @property

@@ -1,9 +1,8 @@
 """Subnetworks: fewer hidden channels, smaller kernels, fewer blocks, smaller images.
 
-Narrower stages, too, if these are searched.
-
-The decisions of once-for-all networks (Cai et al. 2020, arXiv 1908.09791), for any chain of
-inverted residuals. Every network is a part of the whole one, and inherits that part of its weights.
+If searched, also narrower stages. The decisions are those of once-for-all networks (Cai et al.
+2020, arXiv 1908.09791), for any chain of inverted residuals. Every network is a part of the whole
+one, and inherits that part of its weights.
 """
 
 import math

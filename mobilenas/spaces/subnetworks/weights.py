@@ -14,9 +14,9 @@ State = Mapping[str, Tensor]
 
 
 def reordered(space: SubnetworkSpace, state: State) -> dict[str, Tensor]:
-    """Return the weights with the channels that a subnetwork may lack sorted by importance.
+    """Return the weights with channels sorted by importance, wherever subnetworks may have fewer.
 
-    Subnetworks have the first channels. The network's function does not change. The importance of a
+    Subnetworks use the first channels. The network's function does not change. The importance of a
     hidden channel is the L1 norm of the projection's weights that read it (Li et al. 2017, arXiv
     1608.08710), times the scale of the norm before. That of a stage's channel is the L1 norm of the
     weights that compute it, times the scale of the norm after them, summed over the layers whose
@@ -98,14 +98,14 @@ class Channels(NamedTuple):
     """Which channels of a block are selected, in which order."""
 
     entering: Tensor
-    """Of its input."""
+    """Indices of channels of the block's input."""
     hidden: Tensor
-    """Of its depthwise convolution."""
+    """Indices of channels of its depthwise convolution."""
     out: Tensor
-    """Of its output."""
+    """Indices of channels of its output."""
 
     def select(self, layer: str, value: Tensor) -> Tensor:
-        """Select them in a tensor of the block, by its name there."""
+        """Select these channels in a tensor of the block; `layer` is its name in the block."""
         if not value.dim() or layer == "squeeze_excite.reduce.bias":
             return value
         if layer.startswith("start."):
