@@ -1,1 +1,1 @@
-"""Chains of inverted residuals, as MobileNetV2 and V3 are."""
+"""The mobile family: chains of inverted residuals, as in MobileNetV2 and V3."""

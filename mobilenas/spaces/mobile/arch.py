@@ -1,4 +1,4 @@
-"""One network of the mobile family as a plain frozen value with a JSON form."""
+"""A network of the mobile family as a frozen value with a JSON form."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -22,26 +22,27 @@ _MAX_CHANNELS = 65536
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One inverted residual, stated in full; its input is the output of the block before it."""
+    """An inverted residual; its input is the output of the previous block, or of the stem."""
 
     kernel: Kernel
-    """Side of the depthwise kernel, 0 for none, or the name of a registered operation."""
+    """Size of the depthwise kernel, 0 for none, or the name of a registered operation."""
     hidden: int
-    """Channels of the depthwise convolution; equal to the input's: no expansion layer."""
+    """Channels of the depthwise convolution; if equal to the input's, there is no expansion layer.
+    """
     out: int
     """Channels of the output."""
     stride: int
     """1 or 2."""
     squeeze: int
-    """Channels of the squeeze layer, 0 for none."""
+    """Channels of the squeeze layer of squeeze-excite, 0 for none."""
     activation: str
     """A name from `mobilenas.nn.ACTIVATIONS`."""
     start_kernel: int = field(default=0, metadata=ADDED)
-    """Side of a depthwise kernel before the expansion, 0 for none (MobileNetV4's ExtraDW block)."""
+    """Size of a depthwise kernel before the expansion, 0 for none (MobileNetV4's ExtraDW block)."""
     fused: bool = field(default=False, metadata=ADDED)
-    """Whether a full convolution stands for expansion and depthwise one (Fused-MBConv)."""
+    """Whether a full convolution replaces expansion and depthwise convolution (Fused-MBConv)."""
     activates_output: bool = field(default=False, metadata=ADDED)
-    """Whether the activation follows the projection, too, and no shortcut (MobileNetV1)."""
+    """Whether an activation follows the projection; then there is no shortcut (MobileNetV1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,15 @@ class Stem:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """1x1 convolution, mean over the image, optional hidden linear layer, dropout, classifier."""
+    """The layers after the blocks.
+
+    1x1 convolution, mean over the image, optional hidden linear layer, dropout, classifier.
+    """
 
     channels: int
     """Channels of the 1x1 convolution, 0 for none (MobileNetV1)."""
     hidden: int
-    """Width of the linear layer before the classifier (MobileNetV3), 0 for none."""
+    """Outputs of the hidden linear layer (MobileNetV3), 0 for none."""
     activation: str
     """A name from `mobilenas.nn.ACTIVATIONS`."""
     dropout: float
@@ -81,19 +85,19 @@ class MobileArch:
     in_channels: int
     """Channels of the input."""
     classes: int
-    """Width of the output."""
+    """Number of classes."""
     stem: Stem
     """The first convolution."""
     blocks: Annotated[tuple[Block, ...], Meta(max_length=1000)]
-    """The chain."""
+    """The inverted residuals, in order."""
     head: Head
-    """What follows the chain."""
+    """The layers after the blocks."""
     padding: str = field(default="symmetric", metadata=ADDED)
-    """A name from `mobilenas.nn.operations.PADDINGS`; registered operations pad as they do."""
+    """A name from `mobilenas.nn.operations.PADDINGS`; registered operations have their own."""
     epsilon: float = field(default=1e-5, metadata=ADDED)
-    """What batch norms add to the variance."""
+    """Epsilon of batch norms, which they add to the variance."""
     momentum: float = field(default=0.1, metadata=ADDED)
-    """Share of a batch in the running statistics of batch norms."""
+    """Momentum of batch norms: weight of a new batch in the running statistics."""
 
     def __post_init__(self) -> None:
         """Check every field; the error names the place, the value and what is legal."""
@@ -132,13 +136,13 @@ class MobileArch:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a chain of inverted residuals and a head, as all that is searched."""
+        """Whether it has only what searched networks have: inverted residuals and a full head."""
         return self.head.channels > 0 and not any(
             block.fused or block.activates_output or block.kernel == 0 for block in self.blocks
         )
 
     def to_dict(self) -> Json:
-        """Return the JSON form; fields that older releases lack only where they say something."""
+        """Return the JSON form; fields added by later releases are omitted at their defaults."""
         return {"space": "mobile", **to_plain_without_added(self)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From a mobile arch to a plain nn.Module."""
+"""Builds the nn.Module of a mobile arch."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 
 
 class MobileNetwork(Network):
-    """The network an arch states; nothing of the search is in it."""
+    """The network of a mobile arch, without any parts of the search."""
 
     def __init__(self, arch: MobileArch) -> None:
         super().__init__()

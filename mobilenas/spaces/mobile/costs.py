@@ -1,4 +1,4 @@
-"""Exact costs of an arch, layer by layer, from its numbers alone.
+"""Exact costs of a mobile arch, layer by layer, without building it.
 
 Counting rule: one multiply-add is one FLOP.
 """
@@ -11,12 +11,12 @@ from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 
 
 def costs(arch: MobileArch) -> Costs:
-    """Exact costs of an arch."""
+    """Return FLOPs, params and peak memory of an arch."""
     return total(layer_costs(arch))
 
 
 def layer_costs(arch: MobileArch) -> list[LayerCost]:
-    """Every layer of an arch in order."""
+    """Return the costs of all layers of an arch, in the order they run."""
     side = output_side(arch.image_size, arch.stem.stride)
     layers = [stem_cost(arch.stem, arch.in_channels, arch.image_size)]
     channels = arch.stem.channels
@@ -27,17 +27,17 @@ def layer_costs(arch: MobileArch) -> list[LayerCost]:
 
 
 def stem_cost(stem: Stem, in_channels: int, image_size: int) -> LayerCost:
-    """Return the cost of the 3x3 convolution at the start."""
+    """Return the cost of the stem, a 3x3 convolution."""
     return _conv("stem", in_channels, stem.channels, 3, image_size, stem.stride, 1, 0)
 
 
 def block_costs(block: Block, channels: int, side: int, name: str = "block") -> list[LayerCost]:
-    """Return the layers of one inverted residual; its input: `channels` x `side` x `side`."""
+    """Return the costs of the layers of a block with input [channels, side, side]."""
     hidden, out_side = block.hidden, output_side(side, block.stride)
     shortcut = block.stride == 1 and channels == block.out and not block.activates_output
     waiting = channels * side * side * BYTES_PER_VALUE if shortcut else 0
     layers = []
-    held = 0  # the first layer's own input is the shortcut: nothing more waits
+    held = 0  # the shortcut is the first layer's input, which already counts there
     if start := block.start_kernel:
         layers.append(_conv(f"{name}.start", channels, channels, start, side, 1, channels, held))
         held = waiting
@@ -59,7 +59,7 @@ def block_costs(block: Block, channels: int, side: int, name: str = "block") -> 
 
 
 def head_costs(head: Head, channels: int, side: int, classes: int) -> list[LayerCost]:
-    """Return the layers after the chain."""
+    """Return the costs of the layers after the blocks, whose output is [channels, side, side]."""
     layers = [_conv("head", channels, head.channels, 1, side, 1, 1, 0)] if head.channels else []
     features = head.channels or channels
     if head.hidden:

@@ -15,15 +15,18 @@ STAGES = (
     (5, 192, 4, 2, 6),
     (3, 320, 1, 1, 6),
 )
-"""Of Lite0: kernel, channels, repeats, stride, expansion."""
-# width, depth, dropout
+"""Stages of Lite0: kernel, channels, number of blocks, stride, expansion."""
+# of Lite0, 1 and 2: multipliers of width and depth, dropout
 _SIZES = ((1.0, 1.0, 0.2), (1.0, 1.1, 0.2), (1.1, 1.2, 0.3))
 
 
 def repeated(
     stages: Sequence[tuple[int, int, int, int, int]], before: int, width: float, depth: float = 1.0
 ) -> tuple[Block, ...]:
-    """Return the blocks of such stages behind `before` channels; single blocks stay single."""
+    """Return the blocks of stages like `STAGES`; the first block's input has `before` channels.
+
+    `width` multiplies the channels, `depth` the blocks of stages that have more than one.
+    """
     blocks = list[Block]()
     for kernel, channels, repeats, stride, expansion in stages:
         out = make_divisible(channels * width)
@@ -43,7 +46,7 @@ def repeated(
 
 
 def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
-    """EfficientNet-Lite0, 1 or 2; stem, head, and depth of the first and last stage are fixed."""
+    """Return EfficientNet-Lite0, 1 or 2; all have the same stem, head, first and last depth."""
     width, depth, dropout = _SIZES[size]
     return MobileArch(
         image_size=image_size,

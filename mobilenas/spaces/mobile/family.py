@@ -1,4 +1,4 @@
-"""The mobile family, registered."""
+"""Registers the mobile family."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def _table(space: MobileSpace, cost: str, latency: CostModel | None) -> CostTabl
 
 
 def _alphas(space: MobileSpace, **_: object) -> Alphas:
-    # a chain has no edges to weigh and no `none`
+    # a chain has no edge weights and no `none`
     return Alphas(space)
 
 

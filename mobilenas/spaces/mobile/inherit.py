@@ -1,4 +1,4 @@
-"""A network of the mobile space with the weights that it has in a supernet."""
+"""Networks of the mobile space with weights inherited from a supernet."""
 
 import torch
 from torch import nn
@@ -14,10 +14,11 @@ _ALL = slice(None)
 
 @torch.no_grad()
 def inherited(net: SuperNetwork, choice: Choice, seed: int) -> MobileNetwork:
-    """Return the network of `choice` with the slices of the supernet's weights that `run` takes.
+    """Return the network of `choice` with the slices of the supernet's weights that `run` uses.
 
-    A block of which only a part of the channels entered is drawn by the seed, as from scratch: its
-    slices are of no whole block. Running statistics start anew: they are of no single network.
+    Blocks that only a part of the channels enters are drawn by the seed, as from scratch, because
+    the supernet has no weights for all their channels. Running statistics are not inherited,
+    because they are not those of a single network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -58,7 +59,7 @@ def _take_block(own: InvertedResidual, block: MixedBlock, pick: BlockPick) -> No
 
 
 def _take(own: nn.Module, whole: nn.Module, rows: slice = _ALL, columns: slice = _ALL) -> None:
-    """Copy these outputs of a layer, and of its weight these inputs."""
+    """Copy the parameters of a layer for these outputs (`rows`) and inputs (`columns`)."""
     for name, weight in own.named_parameters():
         given = whole.get_parameter(name)[rows]
         weight.copy_(given[:, columns] if given.dim() > 1 else given)

@@ -1,10 +1,10 @@
-"""One shared block that computes the exact mixture of all its candidates.
+"""A block of the mobile supernet, which computes the exact mixture of all its candidates.
 
-Convolution is linear in its kernel and projection linear in its input, so a mixture over kernels
-is one convolution with the mixed kernel, and a mixture over channel counts is one projection of
-masked channels. A step costs what the largest candidate costs, whatever their number. With one-hot
-probabilities the block is the candidate itself; `run` computes that candidate from slices of the
-same weights, at the candidate's own cost.
+A convolution is linear in its kernel, and a projection in its input. So a mixture of kernels is one
+convolution with the mixed kernel, and a mixture of channel counts one projection of masked
+channels. A step costs as much as the largest candidate, whatever their number. With one-hot
+probabilities, the block is that candidate; `run` computes it from slices of the same weights, at
+the candidate's own cost.
 """
 
 from dataclasses import dataclass
@@ -25,47 +25,47 @@ _VECTOR = 16
 
 @dataclass(frozen=True, kw_only=True)
 class BlockProbabilities:
-    """What one slot sees of a relaxation."""
+    """The part of a relaxation that concerns one slot."""
 
     in_width: Tensor
-    """[Wi]."""
+    """[Wi]: probabilities of the input's widths."""
     out_width: Tensor
-    """[Wo]."""
+    """[Wo]: probabilities of the output's widths."""
     kernel: Tensor
-    """[K]: sides, then operations."""
+    """[K]: probabilities of kernel sizes, then of operations."""
     expansion: Tensor
-    """[E], as many as the slot has."""
+    """[E]: probabilities of the slot's expansions, without padding."""
     squeeze: Tensor
     """Scalar: probability of squeeze-excite."""
     start: Tensor
     """Scalar: probability of the last of the slot's start kernels."""
     keep: Tensor
-    """Scalar: probability that the block is there."""
+    """Scalar: probability that the block is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPick:
-    """One candidate of a slot, as values."""
+    """One candidate of a slot, as values instead of indices."""
 
     in_width: int
-    """Channels that carry anything in the input."""
+    """Channels of the input."""
     out_width: int
     """Channels of the output."""
     kernel: Kernel
-    """Side of the depthwise kernel, or the operation in its place."""
+    """Size of the depthwise kernel, or the operation that replaces it."""
     expansion: int
     """Hidden channels as a multiple of the input's."""
     squeeze: bool
-    """Whether squeeze-excite is there."""
+    """Whether it has squeeze-excite."""
     start: bool
-    """Whether a depthwise convolution comes before the expansion layer."""
+    """Whether a depthwise convolution precedes the expansion layer."""
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch norm of which a part can be used alone."""
+    """Batch norm that can also normalize a slice of its channels."""
 
     def part(self, x: Tensor, span: slice) -> Tensor:
-        """x: [N, c, H, W] -> the same, normalized by the c entries of `span`."""
+        """x: [N, c, H, W] -> same shape, normalized by the c entries of `span`."""
         if self.running_mean is None or self.running_var is None:
             raise TypeError("this norm keeps no running statistics")
         return functional.batch_norm(
@@ -81,7 +81,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class MixedBlock(nn.Module):
-    """The candidates of one slot in one set of weights."""
+    """All candidates of one slot, in one set of weights."""
 
     hidden_mask: Tensor
     in_mask: Tensor
@@ -103,13 +103,13 @@ class MixedBlock(nn.Module):
         self.partial = sampler.partial if self.sampler else 1
         self.inside = widest_in // self.partial
         self.outside = widest_out // self.partial
-        # expansion 1 has no expansion layer: its hidden channels are the input's own, and lie
-        # before the others
+        # expansion 1 has no expansion layer: its hidden channels are the input's, and come first
         self.plain = self.inside if slot.expansions[0] == 1 else 0
         hidden, self.expanded = self.plain, 0
         if slot.expansions[-1] > 1:
             hidden += self.inside * slot.expansions[-1]
-            # the last few serve no candidate: depthwise kernels are slow off a whole vector
+            # rounded up, by channels that no candidate uses, because depthwise convolutions are
+            # slow unless channels fill whole vectors
             hidden = -(-hidden // _VECTOR) * _VECTOR
             self.expanded = hidden - self.plain
             if start_kernel := slot.start_kernels[-1]:
@@ -133,14 +133,14 @@ class MixedBlock(nn.Module):
         self._make_masks()
 
     def _start_depthwise(self) -> None:
-        """Start the smallest kernel at random and the rings around it at zero."""
+        """Initialize the smallest kernel at random, and the rings around it with zeros."""
         for number, ring in enumerate(self.depthwise):
             nn.init.zeros_(ring) if number else nn.init.kaiming_normal_(ring, mode="fan_out")
         if self.start_kernels[-1]:
             nn.init.kaiming_normal_(self.start, mode="fan_out")
 
     def span(self, expansion: int, in_width: int) -> slice:
-        """Places of a candidate's hidden channels."""
+        """Return the slice of a candidate's hidden channels."""
         start = 0 if expansion == 1 else self.plain
         return slice(start, start + expansion * (in_width // self.partial))
 
@@ -198,11 +198,11 @@ class MixedBlock(nn.Module):
         return torch.cat([x, h], 1) if self.plain else h
 
     def _started(self, x: Tensor, alive: Tensor) -> Tensor:
-        """x: [N, c, H, W], alive: [c], what of a channel is there -> as x, for the expansion."""
+        """Apply the start convolution: x [N, c, H, W], probability of each channel [c] -> as x."""
         channels = x.shape[1]
         kernel = self.start[:channels]
         x = functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=channels)
-        # the norm scales up what is hardly there, and shifts what is not
+        # the norm has scaled up improbable channels, and shifted missing ones
         return self.start_norm.part(x, slice(0, channels)) * alive[:, None, None]
 
     def _mixed_operation(self, h: Tensor, p: Tensor) -> Tensor:
@@ -217,7 +217,8 @@ class MixedBlock(nn.Module):
         return y
 
     def _mixed_kernel(self, p: Tensor) -> Tensor:
-        # W_k = the rings up to k: sum_k p_k W_k weighs a ring with the chance that it is needed
+        # W_k is the sum of the rings up to k, so sum_k p_k W_k weights each ring by the
+        # probability that the kernel includes it
         largest = self.kernels[-1]
         needed = p.flip(0).cumsum(0).flip(0)  # [K]
         return torch.stack(
@@ -228,7 +229,7 @@ class MixedBlock(nn.Module):
         ).sum(0)
 
     def kernel_of(self, size: int, span: slice) -> Tensor:
-        """[hidden, 1, size, size]: W_k of one candidate."""
+        """Return the depthwise kernel of one candidate, [hidden, 1, size, size]."""
         rings = [
             functional.pad(ring[span], [(size - k) // 2] * 4)
             for k, ring in zip(self.kernels, self.depthwise, strict=True)
@@ -243,17 +244,17 @@ class MixedBlock(nn.Module):
 
     def _shortcut(self, x: Tensor, p: BlockProbabilities) -> Tensor:
         if not self.slot.first:
-            return x  # both its widths are one decision: they are equal whatever it is
+            return x  # input and output width are one decision, so they are always equal
         with full_precision(x):
             same = p.in_width @ self.same_width @ p.out_width
         missing = self.slot.out_widths[-1] - x.shape[1]
         return same * (functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x)
 
     def _operated(self, h: Tensor, kernel: Kernel, span: slice) -> Tensor:
-        """h: [N, hidden of `span`, ...] -> what one operation makes of it."""
+        """h: [N, hidden of `span`, H, W] -> [N, hidden, H/stride, W/stride]: one operation."""
         if isinstance(kernel, str):
             whole = self.project.in_channels
-            # the operation has weights of all channels, and treats each by itself
+            # the operation has weights for all channels, and treats each separately
             padded = functional.pad(h, (0, 0, 0, 0, span.start, whole - span.stop))
             operated: Tensor = self.operations[kernel](padded)
             return operated[:, span]
@@ -263,7 +264,7 @@ class MixedBlock(nn.Module):
         )
 
     def run(self, x: Tensor, pick: BlockPick, generator: torch.Generator) -> Tensor:
-        """x: [N, in_width, H, W] -> [N, out_width, ...], the candidate alone, from slices."""
+        """x: [N, in_width, H, W] -> [N, out_width, ...]: one candidate, from slices of weights."""
         if self.sampler is None:
             y = self._run_inside(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
             return x + y if self.stride == 1 and pick.in_width == pick.out_width else y
@@ -272,7 +273,7 @@ class MixedBlock(nn.Module):
         inside = pick.in_width // self.partial
         alive = (indices < pick.in_width).to(x)
         y = self._run_inside(entering, alive, pick, inside, self.outside)
-        y = y * alive[:, None, None]  # such blocks keep their width
+        y = y * alive[:, None, None]  # such blocks have equal input and output widths
         return put_back(padded, indices, y)[:, : pick.out_width]
 
     def _run_inside(
@@ -299,12 +300,12 @@ class MixedBlock(nn.Module):
 
 
 def _conv(conv: nn.Conv2d, x: Tensor, rows: slice, columns: slice | None = None) -> Tensor:
-    """1x1 convolution with a part of the weight; without `columns` as many as x has channels."""
+    """x: [N, c, H, W] -> 1x1 convolution with weight[rows, columns], default columns: first c."""
     columns = slice(0, x.shape[1]) if columns is None else columns
     bias = None if conv.bias is None else conv.bias[rows]
     return functional.conv2d(x, conv.weight[rows, columns], bias)
 
 
 def _leading(counts: list[list[int]], length: int) -> Tensor:
-    """[rows, columns, length]: ones in the first `counts` places."""
+    """counts: [R, C] -> [R, C, length]: ones at the first `counts` positions, then zeros."""
     return (torch.arange(length) < torch.tensor(counts)[..., None]).float()

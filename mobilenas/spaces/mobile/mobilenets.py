@@ -1,4 +1,4 @@
-"""MobileNets and EfficientNet-Lite0 at any width, as archs; the small-image rule."""
+"""MobileNets and EfficientNet-Lite0 at any width, as archs; the strides of small images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,11 +10,11 @@ from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.efficientnet_lite import STAGES, repeated
 
 SMALL_SIDE = 128
-"""Images with a shorter side than this get fewer stride-2 layers."""
+"""Images with a smaller side than this, in pixels, get fewer layers of stride 2."""
 LAST_SIDE = 4
-"""The last feature map of a small image is at least this wide."""
+"""Minimum side of the last feature map of a small image, in pixels."""
 PLACEMENTS = ("early", "late")
-"""Which strides of 2 a small image keeps."""
+"""Which strides of 2 a small image keeps: the first or the last ones."""
 
 # channels, stride (Howard et al. 2017, table 1)
 _V1 = (
@@ -63,8 +63,8 @@ _V3_SMALL = (
     (5, 576, 96, 1, "hard_swish", 1),
     (5, 576, 96, 1, "hard_swish", 1),
 )
-# start kernel, kernel, channels, stride, expansion (Qin et al. 2024, table 11); before them two
-# fused blocks, channels of both convolutions
+# start kernel, kernel, channels, stride, expansion (Qin et al. 2024, table 11); two fused blocks
+# precede them, given by the channels of both convolutions
 _V4_FUSED = ((32, 32), (96, 64))
 _V4 = (
     (5, 5, 96, 2, 3),
@@ -81,10 +81,10 @@ _V4 = (
 def small_image_strides(
     strides: Sequence[int], image_size: int, placement: str = "early"
 ) -> tuple[int, ...]:
-    """Turn strides of 2 into 1 until the last feature map of a small image is at least 4x4.
+    """Return the strides with as many 2s as leave a small image a last feature map of 4x4 or more.
 
-    `early` keeps the first ones, `late` the last ones, as the usual CIFAR variants do. Only for
-    sides under 128; the same rule for every network that is compared.
+    The others become 1: `early` keeps the first 2s, `late` the last, as common CIFAR variants do.
+    Images of 128 pixels or more keep all. The rule is the same for all networks of a comparison.
     """
     check_choice("stride placement", placement, PLACEMENTS)
     if image_size >= SMALL_SIDE:
@@ -102,7 +102,7 @@ def small_image_strides(
 def mobilenet_v1(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """MobileNetV1, with its ReLU: separable convolutions, and no 1x1 convolution at the end."""
+    """Return MobileNetV1, with ReLU: separable convolutions, no 1x1 convolution in the head."""
     before = stem = make_divisible(32 * width)
     blocks = list[Block]()
     for channels, _ in _V1:
@@ -127,16 +127,16 @@ def mobilenet_v1(
 def mobilenet_v2(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """MobileNetV2; below width 1 the 1280 head channels shrink, too, which suits small budgets."""
+    """Return MobileNetV2; widths below 1 also shrink the 1280 head channels, for small budgets."""
     return _repeated(_V2, width, image_size, classes, placement)
 
 
 def efficientnet_lite0(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """EfficientNet-Lite0, scaled as MobileNetV2 is, and padded evenly.
+    """Return EfficientNet-Lite0, scaled like `mobilenet_v2`, with symmetric padding.
 
-    `mobilenas.spaces.mobile.efficientnet_lite` has it as its weights need it.
+    `mobilenas.spaces.mobile.efficientnet_lite` has the networks of the pretrained weights.
     """
     return _repeated(STAGES, width, image_size, classes, placement)
 
@@ -144,7 +144,7 @@ def efficientnet_lite0(
 def mobilenet_v4_conv_small(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """MobileNetV4-Conv-S; the layer of 1280 after the mean has a bias in place of a batch norm."""
+    """Return MobileNetV4-Conv-S; its hidden layer of 1280 has a bias instead of a batch norm."""
     before = stem = make_divisible(32 * width)
     blocks, strides = list[Block](), [2]
     for first, second in _V4_FUSED:
@@ -189,14 +189,14 @@ def mobilenet_v4_conv_small(
 def mobilenet_v3_large(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """MobileNetV3-Large."""
+    """Return MobileNetV3-Large."""
     return _v3(_V3_LARGE, 1280, width, image_size, classes, placement)
 
 
 def mobilenet_v3_small(
     width: float, image_size: int, classes: int, placement: str = "early"
 ) -> MobileArch:
-    """MobileNetV3-Small."""
+    """Return MobileNetV3-Small."""
     return _v3(_V3_SMALL, 1024, width, image_size, classes, placement)
 
 
@@ -211,7 +211,7 @@ MOBILENETS = Registry[Callable[..., MobileArch]](
         "efficientnet_lite0": efficientnet_lite0,
     },
 )
-"""The baselines by name: (width multiplier, image side, classes, stride placement) -> arch."""
+"""The baselines by name: (width multiplier, image size, classes, stride placement) -> arch."""
 
 
 def _repeated(

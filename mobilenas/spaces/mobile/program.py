@@ -1,10 +1,10 @@
-"""From alphas to an arch that meets every budget, as a mixed-integer linear program (HiGHS).
+"""Discretizes alphas to a mobile arch that meets all budgets (mixed-integer linear program).
 
-One binary variable per (slot, input width, output width, expansion, kernel, squeeze, start) and one
-per (slot, width) for leaving the block out. Products of neighbouring widths are pair variables, so
-every cost table is linear, measured latency included. The score of an option is its log
-probability less the largest of its decision: a kept block does not pay for having more decisions
-than a block left out.
+There is a binary variable per (slot, input width, output width, expansion, kernel, squeeze, start),
+and one per (slot, width) for omitting the block. Pair variables are products of the widths of
+adjacent stages, so every cost is linear, including measured latency. The score of an option is its
+log probability minus the largest of its decision, so that a kept block is not penalized for having
+more decisions than an omitted one.
 """
 
 import math
@@ -99,7 +99,7 @@ class ArchProgram(BudgetProgram[Choice]):
         return [rest for rest in product(e, k, q, d) if rest[3] == slot.start_of(rest[0], rest[3])]
 
     def _runs(self, number: int, i: int, o: int, e: int, k: int, q: int, d: int) -> bool:
-        """Whether the device can run this block: one it cannot has no finite latency."""
+        """Whether the device can run this block; if not, its latency is infinite."""
         tables = (self.budgets.tables[name] for name in self.costs)
         return all(math.isfinite(table.slots[number, i, o, e, k, q, d]) for table in tables)
 
@@ -118,7 +118,7 @@ class ArchProgram(BudgetProgram[Choice]):
     def _add_budgets(self) -> None:
         floors: list[int] = []
         for budget in self.budgets.budgets:
-            # this budget counts as used only if the floor of it is
+            # 1 only if the budget is used to the floor
             used = self._variable("used", budget.cost)
             floors.append(used)
             if self.budgets.tables[budget.cost].is_peak:
@@ -150,7 +150,7 @@ class ArchProgram(BudgetProgram[Choice]):
         return dict.fromkeys(places, 1.0), 0, len(places) - distance
 
     def _places(self, choice: Choice) -> list[int]:
-        """Return the variables that a choice sets, one for every slot."""
+        """Return the variables of blocks that are 1 for a choice, one per slot."""
         places = []
         for number, slot in enumerate(self.space.slots):
             out = choice.width[slot.stage]
@@ -164,7 +164,7 @@ class ArchProgram(BudgetProgram[Choice]):
     def _choice(self, chosen: Sequence[int]) -> Choice:
         slots = self.space.slots
         width = [0] * len(self.space.stages)
-        # a block that is left out keeps its likeliest options, which nothing reads
+        # omitted blocks get their most probable options, which have no effect
         picks = {name: self.scores[name].argmax(-1).tolist() for name in DECISIONS[1:]}
         for n in chosen:
             kind, number, *rest = self.keys[n]

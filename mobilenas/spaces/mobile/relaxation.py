@@ -10,7 +10,7 @@ from mobilenas.spaces.mobile.table import Probabilities
 
 
 class Alphas(IndependentAlphas[Choice, Probabilities]):
-    """Of the width of every stage, and of all that a block chooses."""
+    """Alphas of the width of every stage, and of the options of every block."""
 
     decisions = DECISIONS
 
@@ -28,7 +28,7 @@ class Alphas(IndependentAlphas[Choice, Probabilities]):
         )
 
     def relaxation(self, rows: Mapping[str, Tensor]) -> Probabilities:
-        """Return the relaxation of these probabilities."""
+        """Return the relaxation with these probabilities."""
         return Probabilities(**rows)
 
     def choice(self, picks: Mapping[str, list[int]]) -> Choice:
@@ -37,7 +37,7 @@ class Alphas(IndependentAlphas[Choice, Probabilities]):
 
 
 def choice_of(picks: Mapping[str, list[int]]) -> Choice:
-    """Make a choice of one index per decision."""
+    """Make a choice from one index per decision."""
     return Choice(
         width=tuple(picks["width"]),
         kernel=tuple(picks["kernel"]),

@@ -1,11 +1,11 @@
-"""Names of the mobile space's choices and of MobileNets, as settings."""
+"""Legal values of the mobile space's settings, and the names of MobileNets."""
 
 from typing import Literal, get_args
 
 Activation = Literal["hard_swish", "relu", "relu6"]
-"""Of the blocks; `mobilenas.nn.ACTIVATIONS` has their modules."""
+"""Activations of blocks; `mobilenas.nn.ACTIVATIONS` has their modules."""
 Policy = Literal["searched", "on", "off"]
-"""Of a part that a block can do without."""
+"""Whether an optional part of blocks is searched, or all blocks or none have it."""
 MobileNet = Literal[
     "mobilenet_v2",
     "mobilenet_v3_small",
@@ -14,7 +14,7 @@ MobileNet = Literal[
     "mobilenet_v4_conv_small",
     "efficientnet_lite0",
 ]
-"""`mobilenas.spaces.mobile.mobilenets.MOBILENETS` has their archs."""
+"""Baselines by name; `mobilenas.spaces.mobile.mobilenets.MOBILENETS` has their archs."""
 COMPARED = get_args(MobileNet)[:3]
-"""Those that a run is compared with by default."""
+"""MobileNets that a run is compared with by default."""
 POLICIES: tuple[Policy, ...] = get_args(Policy)

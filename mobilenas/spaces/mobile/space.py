@@ -1,6 +1,6 @@
 """The mobile space: stem, stages of inverted residuals, head.
 
-Every block chooses its operations, every stage its width.
+Its decisions are the width of every stage, and the options of every block.
 """
 
 import random
@@ -22,48 +22,48 @@ _Index = Annotated[int, Meta(ge=0, le=63)]
 _Kernel = Annotated[int, Meta(ge=1, le=7)] | str
 
 DECISIONS = ("width", "kernel", "expansion", "squeeze", "start", "keep")
-"""Of a `Choice`: `width` per stage, the others per slot."""
+"""Fields of a `Choice`: `width` per stage, the others per slot."""
 
 _MAX_CHANGES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of blocks of one width; the first may halve the image, the others may be left out."""
+    """Successive blocks of one width; the first may halve the image, the others can be omitted."""
 
     widths: Annotated[tuple[Annotated[int, Meta(ge=1, le=65536)], ...], Meta(max_length=16)]
     """Channel options, increasing multiples of 8."""
     stride: Annotated[int, Meta(ge=1, le=2)]
     """Stride of the first block."""
     depth: Annotated[int, Meta(ge=1, le=32)]
-    """Largest number of blocks."""
+    """Maximum number of blocks."""
     most_expansion: Annotated[int, Meta(ge=1, le=64)] = 6
-    """Largest expansion; large feature maps allow little."""
+    """Maximum expansion; large feature maps allow only small ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A place for one block, with what the space lets it be."""
+    """A place for one block, with the block's options."""
 
     stage: int
     """Index of its stage."""
     first: bool
-    """Whether it is its stage's first block: then it cannot be left out."""
+    """Whether it is the first of its stage, whose block cannot be omitted."""
     stride: int
-    """1 or 2."""
+    """Stride of its block, 1 or 2."""
     side: int
     """Side of its input in pixels."""
     in_widths: tuple[int, ...]
-    """Options of its input's channels."""
+    """Options for the channels of its input, increasing."""
     out_widths: tuple[int, ...]
-    """Options of its output's channels."""
+    """Options for the channels of its output, increasing."""
     expansions: tuple[int, ...]
-    """Hidden channels as multiples of the input's."""
+    """Options for its hidden channels, as multiples of the input's."""
     start_kernels: tuple[int, ...]
-    """Sides of a depthwise kernel before the expansion layer, 0 for none."""
+    """Options for the size of a depthwise kernel before the expansion layer, 0 for none."""
 
     def start_of(self, expansion: int, start: int) -> int:
-        """Return the start option that counts: the first where there is no expansion layer."""
+        """Return index `start` if there is an expansion layer, else 0, as it has no effect."""
         return start if self.expansions[expansion] > 1 else 0
 
 
@@ -72,25 +72,25 @@ class Choice:
     """One option for every decision of a space, as indices."""
 
     width: tuple[_Index, ...]
-    """Per stage, into its widths."""
+    """Per stage, index into its widths."""
     kernel: tuple[_Index, ...]
-    """Per slot, into the space's kernels."""
+    """Per slot, index into the space's kernels."""
     expansion: tuple[_Index, ...]
-    """Per slot, into the slot's expansions."""
+    """Per slot, index into the slot's expansions."""
     squeeze: tuple[_Index, ...]
-    """Per slot, into the space's squeeze options."""
+    """Per slot, index into the space's squeeze options."""
     start: tuple[_Index, ...]
-    """Per slot, into the slot's start kernels."""
+    """Per slot, index into the slot's start kernels."""
     keep: tuple[bool, ...]
-    """Per slot: False leaves the block out."""
+    """Per slot, whether it has a block."""
 
     def alike(self, other: "Choice") -> float:
-        """Return the share of equal decisions; a block's count where either network has it."""
+        """Return the share of equal decisions; a block's count if either network has the block."""
         same = [x == y for x, y in zip(self.width, other.width, strict=True)]
         for slot, (x, y) in enumerate(zip(self.keep, other.keep, strict=True)):
             same.append(x == y)
             if x or y:
-                # what only one of the networks has cannot be equal
+                # options of a block that only one network has are not equal
                 names = ("kernel", "expansion", "squeeze", "start")
                 same += [
                     x == y and getattr(self, n)[slot] == getattr(other, n)[slot] for n in names
@@ -100,7 +100,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class MobileSpace:
-    """The set of networks that can be found."""
+    """A set of networks of the mobile family."""
 
     family: ClassVar[str] = "mobile"
 
@@ -109,32 +109,33 @@ class MobileSpace:
     in_channels: int
     """Channels of the input."""
     classes: int
-    """Width of the output."""
+    """Number of classes."""
     stem: Stem
     """The fixed first convolution."""
     stages: Annotated[tuple[Stage, ...], Meta(max_length=32)]
-    """The searched chain."""
+    """The searched blocks."""
     head: Head
-    """The fixed end."""
+    """The fixed layers after them."""
     activation: str
     """Activation of every block."""
     kernels: Annotated[tuple[_Kernel, ...], Meta(min_length=1, max_length=16)] = (3, 5, 7)
-    """Sides of the depthwise kernel to choose from, then operations to choose in its place."""
+    """Options for the size of the depthwise kernel, then operations that can replace it."""
     expansions: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(max_length=8)] = (
         1,
         3,
         6,
     )
-    """Expansions to choose from; the first block of the network has 1."""
+    """Options for the expansion; the first block of the network has 1."""
     squeeze: Annotated[tuple[bool, ...], Meta(max_length=2)] = (False, True)
-    """Squeeze-excite options."""
+    """Options for squeeze-excite: without, with."""
     start_kernels: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=7)], ...], Meta(min_length=1, max_length=2)
     ] = field(default=(0,), metadata=ADDED)
-    """Sides of a depthwise kernel before an expansion layer, 0 for none: one, or 0 and another."""
+    """Options for the size of a depthwise kernel before an expansion layer: one, or 0 (no kernel)
+    and another."""
 
     def __post_init__(self) -> None:
-        """Check what blocks choose from between expansion and projection."""
+        """Check the kernels."""
         for name in self.operations:
             if name not in OPERATIONS:
                 known = ", ".join(OPERATIONS) or "there is none"
@@ -146,17 +147,17 @@ class MobileSpace:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Those of `kernels` that are sides of a depthwise kernel."""
+        """The sizes of depthwise kernels among `kernels`."""
         return tuple(kernel for kernel in self.kernels if isinstance(kernel, int))
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Those of `kernels` that are names of operations."""
+        """The names of operations among `kernels`."""
         return tuple(kernel for kernel in self.kernels if isinstance(kernel, str))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """Every place for a block, in order."""
+        """All slots, in order."""
         slots: list[Slot] = []
         side = -(-self.image_size // self.stem.stride)
         before: tuple[int, ...] = (self.stem.channels,)
@@ -235,15 +236,15 @@ class MobileSpace:
 
     @property
     def kept_edges(self) -> int:
-        """No edges: the networks are chains."""
+        """0, because the networks are chains."""
         return 0
 
     def mutated(self, choice: Choice, source: random.Random) -> Choice:
-        """Return a choice with one to three decisions drawn again."""
+        """Return a choice with one to three decisions redrawn."""
         fresh, changes = (
             self.random(source),
             dict[str, tuple[bool, ...]](),
-        )  # or of int, which every row takes
+        )  # rows of int, too
         for _ in range(source.randint(1, _MAX_CHANGES)):
             name = source.choice(DECISIONS)
             row = list(changes.get(name, getattr(choice, name)))
@@ -253,11 +254,11 @@ class MobileSpace:
         return replace(choice, **changes)
 
     def distance(self, one: Choice, other: Choice) -> int:
-        """Return in how many slots two networks differ."""
+        """Return the number of slots in which two networks differ."""
         return sum(self._in_slot(one, n) != self._in_slot(other, n) for n in range(len(self.slots)))
 
     def _in_slot(self, choice: Choice, number: int) -> tuple[int, ...] | None:
-        """Return the options that a slot's block has, None where it is left out."""
+        """Return the options of a slot's block; None if it is omitted."""
         if not choice.keep[number]:
             return None
         slot, expansion = self.slots[number], choice.expansion[number]
@@ -270,11 +271,11 @@ class MobileSpace:
         )
 
     def skips(self, choice: Choice) -> dict[str, int]:
-        """Return how many blocks are left out."""
+        """Return the number of omitted blocks."""
         return {"blocks": choice.keep.count(False)}
 
     def is_legal(self, choice: Choice) -> bool:
-        """Whether a choice has one option for every decision, and every stage its first block."""
+        """Whether a choice has a legal option for every decision, and every stage a first block."""
         for name in DECISIONS:
             picks, largest = getattr(choice, name), getattr(self.largest(), name)
             if len(picks) != len(largest):
@@ -290,11 +291,11 @@ class MobileSpace:
         return self._pick(lambda options: source.randrange(options))
 
     def smallest(self) -> Choice:
-        """Return the choice whose every decision is the cheapest."""
+        """Return the choice with the cheapest option of every decision."""
         return self._pick(lambda options: 0)
 
     def largest(self) -> Choice:
-        """Return the choice whose every decision is the dearest."""
+        """Return the choice with the most expensive option of every decision."""
         return self._pick(lambda options: options - 1)
 
     def _pick(self, pick: Callable[[int], int]) -> Choice:
@@ -305,7 +306,7 @@ class MobileSpace:
             expansion=tuple(pick(len(slot.expansions)) for slot in slots),
             squeeze=tuple(pick(len(self.squeeze)) for _ in slots),
             keep=tuple(slot.first or bool(pick(2)) for slot in slots),
-            # one option is no draw: a seed's networks are those of a space without this decision
+            # a single option is not drawn, so a seed gives the networks of spaces without it
             start=tuple(
                 pick(len(slot.start_kernels)) if len(slot.start_kernels) > 1 else 0
                 for slot in slots

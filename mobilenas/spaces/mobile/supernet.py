@@ -1,4 +1,4 @@
-"""The supernet: every network of a space in one set of weights."""
+"""The supernet of the mobile space: all of its networks in one set of weights."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from mobilenas.supernet.shared import Supernet, full_precision
 
 
 class SuperNetwork(Supernet):
-    """Stem, mixed blocks, head; the alphas are kept apart from the weights."""
+    """Stem, mixed blocks, head, classifier; the alphas are kept separately."""
 
     def __init__(self, space: MobileSpace, sampler: SamplerSettings) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class SuperNetwork(Supernet):
         return self._classify(activation(norm(x)))
 
     def picks(self, choice: Choice) -> Iterator[tuple[MixedBlock, BlockPick]]:
-        """Yield the blocks that a network keeps, and what they are in it."""
+        """Yield the blocks that a network has, with their options in it."""
         before = self.space.stem.channels
         for index, block in enumerate(self.mixed()):
             slot = block.slot
@@ -89,7 +89,7 @@ class SuperNetwork(Supernet):
         return logits
 
     def mixed(self) -> Iterator[MixedBlock]:
-        """Yield the blocks in order."""
+        """Yield all blocks in order."""
         for block in self.blocks:
             assert isinstance(block, MixedBlock)
             yield block

@@ -1,10 +1,9 @@
-"""Cost tables of a space: exact for any choice, expected for a relaxation.
+"""Cost tables of a mobile space: exact for choices, expected for relaxations.
 
-Every slot has a table over (input width, output width, expansion, kernel, squeeze, start) filled by
-the exact cost functions, so a measured latency fits as well as an analytic count. The decisions are
-independent, hence the expectation is a multilinear form of their probabilities:
-F(p) = F0 + sum_l keep_l <T_l, p_l>. Memory is a maximum and not a sum: its expectation is taken
-slot by slot and the largest counts.
+Every slot l has a table T_l over (input width, output width, expansion, kernel, squeeze, start),
+filled by a cost model, which counts or measures. Decisions are independent, so the expectation is a
+multilinear form of their probabilities: F(p) = F0 + sum_l keep_l <T_l, p_l>. Memory is a maximum,
+not a sum: it is the largest of the slots' expectations.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from mobilenas.spaces.mobile.cost_models import CostModel, Counted
 from mobilenas.spaces.mobile.space import DECISIONS, Choice, MobileSpace
 
 _UNUSABLE = 10.0
-"""What an option that the device cannot run is expected to cost, in dearest options."""
+"""Expected cost of an option that the device cannot run, over that of the most expensive option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +25,17 @@ class Probabilities:
     """A relaxation: one distribution per decision; L slots, S stages."""
 
     width: Tensor
-    """[S, W]."""
+    """[S, W]: widths of stages."""
     kernel: Tensor
-    """[L, K]."""
+    """[L, K]: kernel sizes, then operations."""
     expansion: Tensor
-    """[L, E]; a slot with fewer expansions has zeros behind."""
+    """[L, E]: expansions; padded with zeros for slots that have fewer."""
     squeeze: Tensor
-    """[L, Q]."""
+    """[L, Q]: squeeze-excite options."""
     start: Tensor
-    """[L, D]; a slot with one option has zeros behind."""
+    """[L, D]: start kernels; padded with zeros for slots that have one."""
     keep: Tensor
-    """[L, 2]: left out, kept."""
+    """[L, 2]: block omitted, block kept."""
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the distribution of one kind of decision."""
@@ -45,7 +44,7 @@ class Probabilities:
 
 
 class CostTable:
-    """One cost over a space; an analytic one needs only its name, a measured one its model."""
+    """A cost of a space; counted costs need only their name, latency its model."""
 
     def __init__(self, space: MobileSpace, cost: str, model: CostModel | None = None) -> None:
         slots, stages = space.slots, space.stages
@@ -90,7 +89,7 @@ class CostTable:
         )
         self.stem = float(model.stem(space.stem, space.in_channels, space.image_size))
         most_expensive = self.slots[self.slots.isfinite()].max()
-        # finite, so that 0 x it is 0: the gradient leads away from what cannot be run
+        # finite, so that 0 times it is 0, and gradients lead away from what cannot be run
         self.finite = self.slots.clamp(max=float(_UNUSABLE * most_expensive))
         self._stage = [slot.stage for slot in slots]
         self._first = torch.tensor([slot.first for slot in slots])
@@ -112,10 +111,10 @@ class CostTable:
         return max(parts) if self.is_peak else sum(parts)
 
     def minimum(self) -> float:
-        """Return the smallest cost of all choices: only the stages' first blocks, the cheapest."""
+        """Return the smallest cost of all choices, that of the cheapest first blocks of stages."""
         legal = self.slots.masked_fill(~self._legal, torch.inf).flatten(3).amin(-1)  # [L, W, W]
         join = torch.maximum if self.is_peak else torch.add
-        best = torch.where(self._enters == 1, self.stem, torch.inf)  # [W], by the width so far
+        best = torch.where(self._enters == 1, self.stem, torch.inf)  # [W]: minimum so far, by width
         for cheapest in legal[self._first]:
             best = join(best[:, None], cheapest).amin(0)
         return float(join(best[: len(self.head)], self.head).min())
@@ -142,12 +141,12 @@ class CostTable:
         return Probabilities(**{name: p[name].to(self.slots) for name in DECISIONS})
 
     def _widths(self, p: Probabilities) -> tuple[Tensor, Tensor]:
-        """Return [L, W] twice: probabilities of a stage's input width and of its own."""
+        """Return [L, W] twice: probabilities of the width before a slot's stage, and of its own."""
         before = torch.cat([self._enters[None], p.width[:-1]])
         return before[self._stage], p.width[self._stage]
 
     def _width_pairs(self, p: Probabilities) -> Tensor:
-        """[L, W, W]: probability of each pair of input and output width."""
+        """Return the probability of each pair of a slot's input and output width, [L, W, W]."""
         before, out = self._widths(p)
         return torch.where(
             self._first[:, None, None],

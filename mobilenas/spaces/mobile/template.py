@@ -1,4 +1,4 @@
-"""The mobile spaces there are for a side of the images: one for every width multiplier."""
+"""The mobile spaces for an image size, one per width multiplier, and the choice among them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,35 +18,35 @@ from mobilenas.spaces.mobile.space import MobileSpace, Stage
 _WIDTH = 16
 """Middle width of the first stage at multiplier 1."""
 _MIN_WIDTH, _MIN_LAST = 16, 24
-"""Middle of a stage's widths, and of the last stage's, at least: fewer starve the head."""
+"""Minimum middle width of a stage, and of the last one: with fewer channels the head starves."""
 _STEM = 8
-"""Channels of the stem at multiplier 1, and at least."""
+"""Channels of the stem at multiplier 1, and their minimum."""
 _HEAD, _MIN_HEAD = 4, 192
-"""Channels of the head, as a multiple of the last stage's, and at least."""
+"""Channels of the head, as a multiple of the last stage's middle width, and their minimum."""
 _MAX_HALVINGS = 5
 _KERNELS = (3, 5)
 _START_KERNEL = 3
 _SHARE = 0.05
-"""Of uniformly drawn archs that keep the budgets."""
+"""Share of uniformly drawn archs that meet the budgets, in the space that is chosen."""
 _LATE_SHARE = 0.2
-"""The same of the narrowest space, from which on the stem of a small image keeps its resolution."""
+"""If this share of the narrowest space meets them, the stem of small images has stride 1."""
 _LATE_BELOW = 64
-"""Side from which on the stem always halves the image."""
+"""Images of this size or larger are always halved by the stem."""
 _NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How a template spreads its FLOPs over the stages."""
+    """How a template distributes its FLOPs over the stages."""
 
     blocks: int = 3
-    """Most blocks of a stage, but for the first: large maps are expensive, and it has one."""
+    """Maximum number of blocks per stage; the first has one, because large maps are expensive."""
     growth: float = 1.6
-    """How much wider a stage is than the one before."""
+    """Ratio of a stage's width to that of the stage before."""
     narrow: bool = False
-    """Whether blocks may have no expansion layer, and the last stage as few channels as others."""
+    """Whether blocks may have no expansion layer, and the last stage the minimum of the others."""
     least: float = _NARROWEST
-    """Smallest multiplier; where its space is too expensive, the next shape is tried."""
+    """Smallest multiplier; if its space is too expensive, the next shape is tried."""
 
 
 SHAPES = (
@@ -55,11 +55,11 @@ SHAPES = (
     Shape(blocks=2, narrow=True),
     Shape(blocks=1, narrow=True),
 )
-"""From the usual one to what is left where all else is too expensive."""
+"""In the order they are tried: from the usual one to the cheapest."""
 
 
 class SpaceOptions(TypedDict, total=False):
-    """What a job asks of its space, but for the budgets: see `template`."""
+    """What a job specifies of its space, except budgets: arguments of `template`."""
 
     image_size: Required[int]
     classes: Required[int]
@@ -83,11 +83,11 @@ def template(
     extra_depthwise: str = "off",
     operations: tuple[str, ...] = (),
 ) -> MobileSpace:
-    """Return the space whose widths lie around the template's times `multiplier`.
+    """Return the space whose middle widths are those of the template times `multiplier`.
 
-    `placement` says where the image is halved first: `early` in the stem, `late` in the first
-    stage. `extra_depthwise` says whether blocks start with a depthwise convolution; `operations`
-    what else than depthwise convolutions they choose from.
+    `placement` is where the image is first halved: `early` in the stem, `late` in the first stage.
+    `extra_depthwise` says whether blocks start with a depthwise convolution. `operations` are
+    registered ones that can replace the depthwise convolution.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("stride placement", placement, PLACEMENTS)
@@ -131,11 +131,11 @@ def template(
 
 
 def levels_of(image_size: int) -> tuple[int, ...]:
-    """Return how often the image has been halved at the end of every stage.
+    """Return how often the image has been halved at the end of each stage.
 
-    Each size of maps has one stage, and the last but one two, as in MobileNetV3 (arXiv
-    1905.02244). An image is halved once, and up to five times while its last map is 4x4 or more;
-    once: then the last size has two stages.
+    There is one stage per map size, but two at the second smallest, as in MobileNetV3 (arXiv
+    1905.02244). The image is halved one to five times, as long as the last map is 4x4 or more. If
+    it is halved once, there is a stage at full size, and two at half of it.
     """
     last, side = 1, -(-image_size // 2)
     while last < _MAX_HALVINGS and (side := -(-side // 2)) >= LAST_SIDE:
@@ -144,7 +144,7 @@ def levels_of(image_size: int) -> tuple[int, ...]:
 
 
 def options_of(part: str, policy: str) -> tuple[bool, ...]:
-    """Return what a block may choose from: with the part, without, or both."""
+    """Return a block's options for a part: without it, with it, or both."""
     check_choice(part, policy, POLICIES)
     return {"searched": (False, True), "on": (True,), "off": (False,)}[policy]
 
@@ -154,10 +154,10 @@ def sized(
     shapes: Sequence[Shape] = SHAPES,
     **options: Unpack[SpaceOptions],
 ) -> MobileSpace:
-    """Return the widest space of which 5 % of uniformly drawn archs keep the budgets.
+    """Return the widest space of which 5 % of uniformly drawn archs meet the budgets.
 
-    `loads(space)` are the largest cost / budget of such archs. It has the first of `shapes` whose
-    smallest widths leave so many.
+    `loads(space)` are the largest cost / budget of such archs. The shape is the first of `shapes`
+    of which 5 % do so at its smallest multiplier, or else the last.
     """
     placement = "early"
     if options["image_size"] < _LATE_BELOW:
@@ -176,23 +176,23 @@ def sized(
 
 
 def low_load(loads: Sequence[float], share: float = _SHARE) -> float:
-    """Return the load that a share of the archs have at most: they keep the budgets if it is 1."""
+    """Return the largest load of the `share` of archs with the smallest loads."""
     return float(np.quantile(loads, share, method="inverted_cdf"))
 
 
 def narrowest(**options: Unpack[SpaceOptions]) -> MobileSpace:
-    """Return the last space that `sized` tries: no other has smaller networks."""
+    """Return the space with the smallest networks, the last that `sized` tries."""
     return template(_NARROWEST, shape=SHAPES[-1], **options)
 
 
 def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
-    """Return the space that no other has larger networks than."""
+    """Return the space with the largest networks."""
     late = options["image_size"] < _LATE_BELOW
     return template(_WIDEST, placement="late" if late else "early", **options)
 
 
 def _around(width: float, minimum: int) -> tuple[int, ...]:
-    """Three multiples of 8 around `width` or `minimum`: it and a quarter less and more."""
+    """Return multiples of 8: `width`, or `minimum` if larger, between a quarter less and more."""
     middle = max(make_divisible(width), minimum)
     step = make_divisible(middle / 4)
     return (middle - step, middle, middle + step)
