@@ -1,4 +1,4 @@
-"""The collapse alarm: signs that a search goes where differentiable searches are known to fail."""
+"""The collapse alarm: detects known failures of differentiable searches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,58 +10,58 @@ ENTROPY = "the entropy stalls"
 GAP = "the gap estimate grows"
 
 MAX_SKIPS = 0.5
-"""Share of skip connections that is still fine. DARTS+ (Liang et al. 2019) stops at 2 in a normal
-cell of 8 edges, before a collapse; more than half is the collapse itself, whatever the size."""
+"""Maximum share of skip connections. DARTS+ (Liang et al. 2019) stops at 2 in a normal cell of 8
+edges, before a collapse; more than half is the collapse itself, at any size of cell."""
 MIN_UTILIZATION = 0.5
-"""Of a budget, in a chain. A block that is left out there is depth, which the budget decides on: no
-sign of anything as long as wider and larger blocks use the budget. A likeliest network that uses
-less than half of it is one that the budget does not explain."""
+"""Minimum utilization of the most probable network, in a chain. Omitted blocks are no sign of a
+collapse as long as wider or larger blocks use the budget, which limits depth. The budget does not
+explain a network that uses less than half of it."""
 STALL_EPOCHS = 5
-"""Epochs over which a stall is judged: the window of Robust DARTS (Zela et al. 2020, section 4.3),
-long enough for the noise of single epochs."""
+"""Epochs over which the entropy may stall: the window of Robust DARTS (Zela et al. 2020, section
+4.3), long enough to average out the noise of single epochs."""
 MIN_FALL = 0.01
-"""Share of its value that the entropy falls over them at least, if it is pressed."""
+"""Minimum relative decrease of the entropy over these epochs, while something lowers it."""
 CERTAIN = 0.5
-"""Share of its maximum under which an entropy may stand still: its decisions are taken."""
+"""Share of its maximum below which the entropy may stall, because the alphas have decided."""
 GAP_RISES = 3
-"""Rises in a row that are not noise. Robust DARTS watches a curvature that goes with the loss of
-accuracy at discretization; here the loss itself is watched."""
+"""Consecutive rises of the gap that are not noise. Robust DARTS monitors a curvature that
+correlates with the accuracy lost by discretization; here, that loss itself is monitored."""
 GAP_POINTS = 10.0
-"""Points of top-1 that these rises add up to at least; the estimate is of few images."""
+"""Minimum sum of these rises, in points of top-1, because the estimate is from few images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """What the alarm looks at, of one epoch in which the alphas were trained."""
+    """The alarm's inputs from one epoch in which the alphas were trained."""
 
     epoch: int
     """Number of the epoch in the log."""
     skips: int
-    """Skip connections of the normal cell that the alphas say; 0 in a chain."""
+    """Skip connections in the normal cell of the most probable network; 0 in a chain."""
     kept: int
     """Edges of that cell; 0 in a chain."""
     utilization: float | None
-    """Largest cost / budget of the likeliest network of a chain; None where no budget asks for it:
-    in cells, and under a penalty, whose strength decides on the size."""
+    """Utilization of the most probable network of a chain; None if no budget requires it: in cells,
+    and with a penalty, whose strength determines the size."""
     entropy: float
-    """Mean over decisions, each divided by its maximum: 0 to 1."""
+    """Mean over decisions of entropy / maximum, 0 to 1."""
     entropy_wanted: bool
-    """Whether an entropy loss or a falling temperature presses it down."""
+    """Whether an entropy loss or a falling temperature lowers it."""
     gap_points: float | None
-    """Estimate of the discretization gap; None where none was made."""
+    """Estimate of the discretization gap in points of top-1; None without one."""
 
 
 def alarms(history: Sequence[Signals]) -> list[str]:
-    """Return one sentence for each alarm at the last epoch of `history`, which is in order.
+    """Return a sentence for each alarm at the last epoch of `history`, which is in order.
 
-    It begins with the alarm's name and a colon; then come figures, meaning and remedy.
+    It begins with the alarm's name and a colon; then follow figures, meaning and remedy.
     """
     found = (check(history) for check in (_skips, _utilization, _entropy, _gap))
     return [sentence for sentence in found if sentence]
 
 
 def last_good(history: Sequence[Signals]) -> int:
-    """Return the number of the last epoch without an alarm, 0 where every epoch has one."""
+    """Return the number of the last epoch without an alarm; 0 if every epoch has one."""
     for count in range(len(history), 0, -1):
         if not alarms(history[:count]):
             return history[count - 1].epoch

@@ -1,4 +1,4 @@
-"""Watches a search for a collapse, and acts on one as the settings say."""
+"""Checks a search for a collapse after every epoch, and reacts as the settings say."""
 
 import copy
 
@@ -11,7 +11,7 @@ from mobilenas.search.records import SearchLine
 
 
 class CollapseMonitor:
-    """The signals of every epoch since the warm-up, and the alphas as they were then."""
+    """Keeps the signals and the alphas of every epoch since warm-up, and checks for alarms."""
 
     def __init__(self, searcher: Searcher) -> None:
         self.searcher = searcher
@@ -20,7 +20,7 @@ class CollapseMonitor:
         self._alphas: list[State] = []
 
     def update(self, record: SearchLine) -> list[str]:
-        """Take in an epoch's line of the log; return what is wrong, after acting on it."""
+        """Add an epoch's log line; return its alarms, after stopping or rolling back if set."""
         searcher, settings = self.searcher, self.searcher.settings
         if searcher.epochs_done <= settings.warmup:
             return []
@@ -32,7 +32,7 @@ class CollapseMonitor:
             if settings.on_collapse == "rollback":
                 epochs = [past.epoch for past in self._signals]
                 good = last_good(self._signals)
-                # alarms from the start on leave nothing better than the first epoch
+                # if every epoch has an alarm, none is better than the first
                 then = epochs.index(good) if good in epochs else 0
                 searcher.alphas.load_state_dict(self._alphas[then])
         return found
@@ -53,7 +53,7 @@ class CollapseMonitor:
         )
 
     def state_dict(self) -> State:
-        """Return everything a later epoch depends on."""
+        """Return the state for resuming."""
         return {
             "stopped": self.stopped,
             "signals": to_plain(self._signals),

@@ -1,4 +1,4 @@
-"""Metrics of an epoch for the log, beside its losses; no network is chosen by them."""
+"""Metrics of an epoch for the log, besides its losses; no network is selected by them."""
 
 from functools import partial
 
@@ -15,15 +15,15 @@ from mobilenas.spaces.base import Relaxation
 
 _DRAWS = 4
 _NORM_IMAGES = 128
-"""For each draw: batch norm's own noise is small from here on, and an epoch must not wait."""
+"""Per draw, to re-estimate norms: enough for little noise of statistics, few enough to be fast."""
 
 
 def images_evaluated(settings: SearchSettings, val_images: int) -> int:
-    """Return about how many images a search classifies beside its steps, for estimates."""
+    """Return roughly how many images a search classifies outside its steps, for time estimates."""
     monitor_split = min(MONITOR_IMAGES, val_images)
     draws = 1 if settings.sampling == "softmax" else _DRAWS
     late = settings.epochs - settings.warmup
-    # the last term is the discretization gap: two relaxations, each before and after
+    # the last term is the discretization gap: two relaxations, before and after re-estimation
     return (
         settings.epochs * (monitor_split + draws * _NORM_IMAGES)
         + late * 2 * monitor_split
@@ -33,7 +33,7 @@ def images_evaluated(settings: SearchSettings, val_images: int) -> int:
 
 @torch.no_grad()
 def epoch_metrics(searcher: Searcher, figures: EpochFigures) -> SearchLine:
-    """Return the line of the log for the epoch of `figures`, the last one; it has no alarms yet."""
+    """Return the log line of the last epoch, that of `figures`; alarms are filled in later."""
     s, tau = searcher.settings, searcher.tau_at(searcher.epochs_done - 1)
     p = searcher.alphas.soft(tau)
     channels = chosen_channels(searcher.net)
@@ -62,7 +62,7 @@ def epoch_metrics(searcher: Searcher, figures: EpochFigures) -> SearchLine:
 
 
 def uncertainty(searcher: Searcher, p: Relaxation) -> float:
-    """Return the mean entropy over its maximum of the decisions that have several options."""
+    """Return the mean of entropy / maximum over the decisions with several options, 0 to 1."""
     found = []
     for _, rows, options in searcher.alphas.distributions(p):
         found.append(normalized_entropy(rows, options)[options > 1])
@@ -71,20 +71,20 @@ def uncertainty(searcher: Searcher, p: Relaxation) -> float:
 
 
 def _entropies(rows: Tensor) -> list[float]:
-    """Nats of each row."""
+    """Return the entropy of each row in nats."""
     nats = torch.special.entr(rows).sum(-1)
     return [round(value, 4) for value in nats.tolist()]
 
 
 def _trained_top1(searcher: Searcher) -> float:
-    """Percent under the relaxations that the last epoch trained, each with norms of its own.
+    """Return top-1 in percent under relaxations like those that the last epoch trained.
 
-    Running statistics are a mean over all relaxations of the past, and fit none of them. So a few
-    are drawn as the steps draw them, the norms re-estimated for each, and each classifies its part
-    of the images.
+    Running statistics are averages over all past relaxations, and fit none of them. So a few
+    relaxations are drawn as in the steps. For each, norms are re-estimated, and it classifies a
+    part of the images.
     """
     net, monitor_split = searcher.net, searcher.monitor_split
-    parts = len(monitor_split) // 2  # of two images or more, as a shuffled pass needs them
+    parts = len(monitor_split) // 2  # a shuffled pass needs two images or more
     draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, parts)
     generator = torch.Generator().manual_seed(searcher.seed)
     right = 0.0
@@ -105,7 +105,7 @@ def _as_steps_run(searcher: Searcher, p: Relaxation, x: Tensor) -> Tensor:
 
 
 def _batch_top1(searcher: Searcher, p: Relaxation) -> float:
-    """Percent with the statistics of each batch: a network of its own has none in the supernet."""
+    """Return top-1 in percent with batch statistics: the supernet has none of single networks."""
     with fresh_statistics(searcher.net):
         searcher.net.train()
         searcher.net.channels_generator.manual_seed(searcher.seed)

@@ -1,4 +1,4 @@
-"""Supernet accuracy of single networks, and what is lost when a relaxation becomes an arch."""
+"""Accuracy of single networks with the supernet's weights, and the discretization gap."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ from mobilenas.spaces.base import AnyChoice, Relaxation
 def reestimate(
     searcher: Searcher, forward: Callable[[Tensor], Tensor], count: int = IMAGES
 ) -> None:
-    """Let the norms see `count` weight-half images under `forward`, averaged evenly.
+    """Re-estimate the statistics of norms from `count` images of the weight half, under `forward`.
 
-    Leaves eval mode.
+    They are means over batches. Leaves the supernet in eval mode.
     """
     net, half = searcher.net, searcher.weight_half
     net.train()
@@ -34,11 +34,11 @@ def reestimate(
 
 
 def discretization_gap(searcher: Searcher, choice: AnyChoice) -> GapRecord:
-    """Return validation top-1 of supernet and arch, before and after re-estimated norms.
+    """Return validation top-1 of supernet and arch, before and after norms are re-estimated.
 
-    In cells first the operations become discrete on every edge, then the edges that are left out
-    go. The mobile space is a chain: it has operations to make discrete and no edges. `points` is
-    the whole gap with re-estimated norms, `points_before` without, as it was published (DA2S).
+    In cells, first the operations of all edges are discretized, then edges are removed. Chains have
+    operations to discretize, but no edges. `points` is the whole gap with re-estimated norms,
+    `points_before` without, as published (DA2S).
     """
     stages = {
         name: _accuracies(searcher, p)
@@ -55,7 +55,7 @@ def discretization_gap(searcher: Searcher, choice: AnyChoice) -> GapRecord:
 
 
 def _accuracies(searcher: Searcher, p: Relaxation) -> Accuracies:
-    """Validation top-1 of one relaxation."""
+    """Return validation top-1 of one relaxation."""
     net, val = searcher.net, searcher.data.val
 
     def forward(x: Tensor) -> Tensor:
@@ -72,10 +72,9 @@ def _accuracies(searcher: Searcher, p: Relaxation) -> Accuracies:
 
 
 def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
-    """Percent of `split` that each network classifies correctly with the supernet's weights.
+    """Return top-1 of each network on `split` in percent, with the supernet's weights.
 
-    Batch norms use the statistics of the batch, so that no network needs a pass of its own for
-    them.
+    Norms use batch statistics, so that no network needs a separate pass to estimate its own.
     """
     with _batch_statistics(searcher) as alone:
         return [searcher.top1(alone(choice), split) for choice in choices]
@@ -83,7 +82,7 @@ def supernet_top1(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
 
 @torch.no_grad()
 def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split) -> list[float]:
-    """Mean cross-entropy of each network on `split`, likewise."""
+    """Return the mean cross-entropy of each network on `split`, likewise."""
     losses = []
     with _batch_statistics(searcher) as alone:
         for choice in choices:
@@ -98,7 +97,7 @@ def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
 def _batch_statistics(
     searcher: Searcher,
 ) -> Iterator[Callable[[AnyChoice], Callable[[Tensor], Tensor]]]:
-    """Give what runs a network with the supernet's weights; norms use the statistics of batches."""
+    """Yield a function from a choice to its forward pass in the supernet, with batch statistics."""
     net = searcher.net
 
     def alone(choice: AnyChoice) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,7 @@
-"""The bilevel loop: weights on one half of the training images, alphas on the other, in turn."""
+"""The bilevel loop: alternate steps of the weights and of the alphas.
+
+The weights are trained on one half of the training images, the alphas on the other.
+"""
 
 import math
 import random
@@ -30,14 +33,14 @@ from mobilenas.train.recipe import Amp
 
 _CLIP = 5.0
 MONITOR_IMAGES = 512
-"""Validation images that the log's figures of an epoch are of, at most."""
+"""Maximum number of validation images for an epoch's metrics."""
 _WIDEST_LOAD = 1.5
 _TRIES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFigures:
-    """What an epoch of training came to; `SearchLine` has the same fields."""
+    """Results of training an epoch; `SearchLine` has the same fields."""
 
     epoch: int
     loss: float
@@ -48,7 +51,7 @@ class EpochFigures:
 
 
 class Searcher:
-    """A supernet, its alphas and all that a later epoch needs to know."""
+    """A supernet, its alphas, and everything else that is trained or kept from epoch to epoch."""
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class Searcher:
         amp: Amp = "off",
         weights: State | None = None,
     ) -> None:
-        """Start from `weights`, those of the largest network, or from weights drawn by the seed.
+        """Start from `weights` of the largest network, or from weights drawn by the seed.
 
         `amp` is the precision of final training; the supernet is trained in bfloat16 or float32.
         """
@@ -81,8 +84,8 @@ class Searcher:
         ).to(device)
         self.weight_half, self.alpha_half = halves(data.train, seed)
         if settings.sampling == "sandwich" and settings.warmup >= settings.epochs:
-            self.weight_half = data.train  # no alphas are to see other images than weights do
-        # only looked at: the log shows how the supernet does, nothing is chosen by it
+            self.weight_half = data.train  # there are no steps of the alphas
+        # for the log only: nothing is chosen by it
         self.monitor_split = stratified_subset(data.val, min(MONITOR_IMAGES, len(data.val)), seed)
         self.constraint = ConstraintLoss(
             settings.constraint, budgets, strength=settings.strength, rho=settings.rho
@@ -103,16 +106,16 @@ class Searcher:
 
     @property
     def tau(self) -> float:
-        """Temperature of the coming epoch."""
+        """Temperature of the next epoch."""
         return self.tau_at(self.epochs_done)
 
     def tau_at(self, epoch: int) -> float:
-        """Temperature of an epoch, counted from 0; after the last one it stays."""
+        """Return the temperature of an epoch, counted from 0; constant after the last one."""
         s = self.settings
         return s.temperature.at(min(epoch, s.epochs - 1), s.warmup, s.epochs)
 
     def run_epoch(self) -> EpochFigures:
-        """Train one epoch; return mean losses, the last gradients' norms and seconds."""
+        """Train one epoch; return mean losses, norms of the last gradients, and seconds."""
         began = clock(self.device)
         epoch, warm = self.epochs_done, self.epochs_done >= self.settings.warmup
         self.start_epoch(epoch)
@@ -131,7 +134,7 @@ class Searcher:
                     done += 1
                     if done % READ_EVERY == 0:
                         losses.read()
-        finally:  # NaN may be why a step has failed
+        finally:  # if a step failed, NaN may be the cause
             losses.read()
         self.epochs_done += 1
         return EpochFigures(
@@ -157,7 +160,7 @@ class Searcher:
         )
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed the generators anew, so that a killed search resumes as if it had run on."""
+        """Seed the generators for an epoch, so that a resumed search runs as if uninterrupted."""
         self._choices = random.Random(f"{self.seed}/{epoch}")
         self._gumbel = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         self.net.channels_generator.manual_seed(self.seed * 1_000_003 + epoch)
@@ -172,7 +175,7 @@ class Searcher:
             group["lr"] = max(rate, 1e-4 * self.settings.learning_rate)
 
     def weight_step(self, x: Tensor, y: Tensor, epoch: int) -> Tensor:
-        """Move the weights by one batch, x [N, C, H, W] and y [N].
+        """Update the weights on a batch, x [N, C, H, W] and y [N].
 
         Returns [2], on the device: the loss and its gradient's norm.
         """
@@ -198,7 +201,7 @@ class Searcher:
         return autocast(self.device, self._amp)
 
     def _network(self, epoch: int) -> Callable[[Tensor], Tensor]:
-        """Return what learns from the labels in this step: [N, C, H, W] -> [N, classes]."""
+        """Return what learns from the labels in a step: a function of x [N, C, H, W] to logits."""
         if self.settings.sampling == "sandwich":
             return self.alphas.alone(self.net, self.space.largest())
         if self.settings.sampling == "single-path" and self.searchable.draws:
@@ -207,14 +210,14 @@ class Searcher:
             return partial(self.net, p=self.relaxation(self._gumbel))
 
     def relaxation(self, generator: torch.Generator, epoch: int | None = None) -> Relaxation:
-        """Return what a step of an epoch runs: the softmax of the alphas or a draw from it."""
+        """Return the relaxation for a step of `epoch` (default: the next): softmax or a draw."""
         tau = self.tau if epoch is None else self.tau_at(epoch)
         if self.settings.sampling == "softmax":
             return self.alphas.soft(tau)
         return self.alphas.gumbel(tau, generator, hard=self.settings.sampling == "single-path")
 
     def _draw(self, epoch: int) -> AnyChoice:
-        """Draw a network to train, not far over the budget: such ones teach little."""
+        """Draw a network to train, if possible not far over budget, where networks teach little."""
         drawn = iter(lambda: self.space.random(self._choices), None)
         if self.searchable.draws and epoch >= self.settings.warmup:
             drawn = self.searchable.draws(self.alphas, self._choices)
@@ -224,7 +227,7 @@ class Searcher:
         return choice
 
     def _near(self, epoch: int) -> AnyChoice:
-        """Draw a network that meets the budgets and uses them."""
+        """Draw a feasible network; after warm-up, one by the alphas if a few draws have one."""
         if epoch >= self.settings.warmup and self.searchable.draws:
             drawn = islice(self.searchable.draws(self.alphas, self._choices), _TRIES)
             found = next(filter(self.budgets.is_feasible, drawn), None)
@@ -235,24 +238,24 @@ class Searcher:
     def alpha_step(
         self, x: Tensor, y: Tensor, *, train: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Move the alphas by one batch, x [N, C, H, W] and y [N].
+        """Update the alphas on a batch, x [N, C, H, W] and y [N].
 
-        The second order also needs the batch `train` that the weights would move by. Returns [2],
-        on the device: the cross entropy, and the gradient's norm plus the whole loss.
+        Order 2 also needs `train`, the batch for the step of the weights. Returns [2], on the
+        device: the cross-entropy, and the sum of gradient norm and total loss, to detect NaN.
         """
         self.alpha_optimizer.zero_grad(set_to_none=True)
         weight = weight_of(len(x))
         if self.settings.order == 2 and train is not None:
             loss = self._look_ahead((x, y), train)
             for alpha in gradients(self.alphas.parameters()):
-                alpha.mul_(weight)  # every process has the whole
+                alpha.mul_(weight)  # every process has the whole gradient
             total = self._regularization()
         else:
             with self.net.frozen():
                 loss = self._cross_entropy(x, y)
                 total = loss + self._regularization()
         if total.requires_grad:
-            (total * weight).backward()  # adds to what looking ahead has found
+            (total * weight).backward()  # adds to the gradients of order 2
         add_up([*gradients(self.alphas.parameters()), loss := loss.detach() * weight])
         norm = nn.utils.get_total_norm(gradients(self.alphas.parameters()))
         self.alpha_optimizer.step()
@@ -265,7 +268,7 @@ class Searcher:
             return functional.cross_entropy(self.net(x, p), y)
 
     def _look_ahead(self, val: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]) -> Tensor:
-        """Set the alphas' gradients of the loss after one step of the weights; return that loss."""
+        """Set the alphas' gradients of the loss after a step of the weights; return that loss."""
 
         def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
             return self._cross_entropy(*batch) * weight_of(len(batch[0]))
@@ -282,7 +285,7 @@ class Searcher:
         return loss.detach()
 
     def _regularization(self) -> Tensor:
-        """Constraint and entropy losses."""
+        """Return the sum of the constraint and entropy losses."""
         s = self.settings
         total = self.constraint(self.alphas.soft(self.tau))
         factors = s.entropy.factors(self.epochs_done, s.warmup, s.epochs)
@@ -294,22 +297,22 @@ class Searcher:
 
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
-        """Percent of `split` that `forward` classifies correctly."""
+        """Return the percentage of `split` that `forward` classifies correctly."""
         right = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.mixed(split))
         return 100 * right / len(split)
 
     def mixed(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over `split` in an order of the seed's, for what looks at a whole batch.
+        """Yield all batches of `split` once, shuffled by the seed.
 
-        Images of a folder come class by class, and the norms' statistics or the channels' attention
-        over a batch of few classes are those of no network.
+        Folders are read class by class, and batches of few classes would bias batch statistics and
+        the attention of channel samplers.
         """
         return batches(
             split, self.data, batch_size=batch_size, seed=(self.seed,), device=self.device
         )
 
     def state_dict(self) -> State:
-        """Return everything a later epoch depends on."""
+        """Return the state for resuming."""
         return {
             "net": self.net.state_dict(),
             "alphas": self.alphas.state_dict(),
@@ -337,11 +340,11 @@ class _Losses:
         self._epoch, self._unread = epoch, list[tuple[str, int, Tensor]]()
 
     def add(self, moved: str, step: int, figures: Tensor) -> None:
-        """Keep what a step has returned; `moved`: weights or alphas."""
+        """Store the result [2] of a step; `moved`: weights or alphas."""
         self._unread.append((moved, step, figures))
 
     def read(self) -> None:
-        """Read and add up; DivergedError names the first step that is not finite."""
+        """Add up the stored losses; DivergedError names the first step that is not finite."""
         steps, self._unread = self._unread, []
         rows = torch.stack([figures for *_, figures in steps]).tolist() if steps else []
         for (moved, step, _), (loss, other) in zip(steps, rows, strict=True):
@@ -350,7 +353,7 @@ class _Losses:
 
 
 def _check_finite(loss: float, other: float, epoch: int, step: int) -> None:
-    """Raise DivergedError unless the loss and its gradient, or `other` of it, are finite."""
+    """Raise DivergedError unless the loss and `other`, which includes its gradient, are finite."""
     if not (math.isfinite(loss) and math.isfinite(other)):
         wrong = f"loss is {loss}" if not math.isfinite(loss) else f"loss's gradient is {other}"
         raise DivergedError(

@@ -1,4 +1,4 @@
-"""The published methods as presets: each is a set of parts, and the loop knows none of them."""
+"""The published methods as presets of the parts of a search; the loop knows only parts."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ FIXED = Temperature(start=1.0, end=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Parts that go together; any of them can be changed by its own option."""
+    """A preset of parts, each of which an option can change."""
 
     paper: str
     """Where it was published."""
@@ -34,13 +34,13 @@ class Method:
     zero_op: bool = False
     """Cells: whether the search includes the zero operation, which no final network has."""
     edge_weights: EdgeWeights = "none"
-    """Cells: how a node weighs its edges."""
+    """Cells: how a node weights its edges."""
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
     prior: bool = False
-    """Mobile: whether earlier trained networks have a say in which are finalists."""
+    """Mobile: whether the prior proposes the finalists (`search/prior.py`)."""
     orders: tuple[Order, ...] = (1,)
-    """Orders of the alphas' step that were published."""
+    """Published orders of the alphas' step."""
 
 
 _BUILT_IN = {
@@ -93,10 +93,10 @@ _BUILT_IN = {
     ),
 }
 METHODS = Registry[Method]("method", _BUILT_IN)
-"""By the name that `--method` takes."""
+"""Methods by name, the values of `--method`."""
 DEFAULT_METHOD = "mobilenas"
 
-# DARTS moves its alphas by Adam, 3e-4 a step for 20,000 steps: by 6 at most, in logits
+# DARTS trains its alphas with Adam, 20,000 steps of 3e-4, which change a logit by 6 at most
 _TRAVEL, _FASTEST = 6.0, 0.1
 _MOBILE_ALPHA_RATE = 0.03
 _USUAL_K = 4
@@ -105,10 +105,10 @@ _LONG_SHARE, _SHORT_SHARE = 0.4, 0.07
 
 
 def usual_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
-    """Return epochs of a search before so many of final training.
+    """Return the default number of epochs of a search, given those of final training.
 
-    Where finalists decide, search and finalists take about as long as the final training; the few
-    epochs are warm-up.
+    If finalists decide instead of alphas, the epochs are few, and warm-up only; then search and
+    finalists together take about as long as the final training.
     """
     share, minimum = (_LONG_SHARE, 2) if alphas_decide else (_SHORT_SHARE, 1)
     return max(minimum, round(final_epochs * share))
@@ -126,8 +126,8 @@ def settings_for(
 ) -> SearchSettings:
     """Return the settings of a method with some of its parts changed.
 
-    `alpha_steps` is how many an epoch has. Parts of a method that belong to edges are left out
-    where there are none.
+    `alpha_steps` is the number of the alphas' steps per epoch. Parts that concern edges are for
+    `cells` only, and ignored otherwise.
     """
     method = METHODS[name]
     given = {part: value for part, value in parts.items() if value is not None}
@@ -137,7 +137,7 @@ def settings_for(
         raise MobileNASError(
             f"--order {order} is not published for {name}" + f"; it is for {known}" * bool(known)
         )
-    # half an epoch is one: alphas that moved for a few steps have learned costs alone
+    # half an epoch is rounded up, because alphas learn nothing but costs in a few steps
     warmup = min(given.get("warmup", int(epochs * method.warmup + 0.5)), epochs)
     steps = max(1, alpha_steps * (epochs - warmup))
     given_tau = given.get("temperature")
@@ -190,7 +190,7 @@ def _entropy(own: EntropySchedule, given: Fields, cells: bool) -> EntropySchedul
 
 
 def parse_fraction(text: str) -> int:
-    """Read `1/4` as K = 4."""
+    """Parse `1/4`: K = 4."""
     top, slash, bottom = text.partition("/")
     if text == "1" or (top == "1" and slash and bottom in ("1", "2", "4", "8")):
         return int(bottom or 1)

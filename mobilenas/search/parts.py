@@ -10,18 +10,19 @@ from mobilenas.supernet.schedules import EntropyShape
 from mobilenas.supernet.settings import Attention, Sampler
 
 Sampling = Literal["gumbel", "softmax", "single-path", "sandwich"]
-"""What a step runs: a soft draw from the softmax of the alphas, the softmax itself, one network; or
-the largest network on the labels, and the smallest and two of the budgets on what it answers.
+"""What a step trains: a soft draw (Gumbel softmax), the softmax of the alphas, or one network; with
+the sandwich rule the largest network on the labels, the smallest and two feasible ones on its
+outputs.
 """
 Order = Literal[1, 2]
-"""Of the alphas' step: 2 looks one step of the weights ahead."""
+"""Order of the alphas' step: 2 differentiates through a step of the weights."""
 OnCollapse = Literal["warn", "stop", "rollback"]
 _OWN = "by --method"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParts:
-    """Parts of a search method; None is the method's own."""
+    """The user's options for parts of the method; None: the method's own."""
 
     sampling: Sampling | None = setting(
         None,

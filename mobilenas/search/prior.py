@@ -1,10 +1,10 @@
-"""The prior: predicts how good an untrained network is, from networks trained before.
+"""The prior: predicts the accuracy of untrained networks from networks trained before.
 
-A Gaussian process (Rasmussen and Williams 2006) over what a network's shape comes to: depth,
-activations, where its FLOPs are spent. It was fitted by `bench/prior.py` to validation top-1 of
-networks of about equal FLOPs on fifteen combinations of images, side and budget, each around its
-median, so it tells such networks apart, and no others. What holds at one side, budget and number of
-training images is expected more at near ones than at far ones.
+A Gaussian process (Rasmussen and Williams 2006) over features of a network: depth, activations,
+where its FLOPs are spent. `bench/prior.py` fits it to validation top-1 of networks in fifteen
+groups, each of the same images, image size and budget, minus the median of the group. So it can
+only rank networks of about equal FLOPs. What it knows of one image size, budget and number of
+training images has more effect on similar ones than on distant ones.
 """
 
 import math
@@ -27,12 +27,12 @@ from mobilenas.spaces.mobile.arch import MobileArch
 
 FILE = "prior.json"
 FLOPS = 1
-"""Place of FLOPs among the figures of a `place`."""
+"""Index of FLOPs in a `place`."""
 Rows = NDArray[np.float64]
 
 
 def features(arch: MobileArch) -> dict[str, float]:
-    """Return what the prior looks at, by name."""
+    """Return the features of an arch by name."""
     exact = costs(arch)
     side = -(-arch.image_size // arch.stem.stride)
     stem = side**2 * arch.stem.channels * arch.in_channels * 9
@@ -89,40 +89,41 @@ def features(arch: MobileArch) -> dict[str, float]:
 
 
 def place(arch: MobileArch, images: int) -> tuple[float, float, float]:
-    """Return image side, FLOPs a pixel and training images, as logarithms to base 2."""
+    """Return log2 of image size, FLOPs per pixel, and number of training images."""
     pixels = arch.image_size**2
     return math.log2(arch.image_size), math.log2(costs(arch).flops / pixels), math.log2(images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A Gaussian process over scaled features, at a place each."""
+    """A Gaussian process over scaled features and the place of each network."""
 
     length: float
-    """Length scale, in features' deviations times the root of their number."""
+    """Length scale of the scaled features, divided by the square root of their number."""
     linear: float
     """Weight of the linear kernel beside the squared exponential one."""
     reach: tuple[float, float, float]
-    """Length scales of the place: doublings of the side, of FLOPs a pixel, and of images."""
+    """Length scales of a place: in doublings of image size, FLOPs per pixel, and images."""
     shared: float
-    """Share of the covariance that no place changes."""
+    """Share of the covariance that does not depend on the places."""
     noise: float
-    """Variance of what no feature explains, as a share of that of top-1."""
+    """Variance that features do not explain, as a share of that of top-1."""
     per_doubling: float
-    """Points that twice the FLOPs are worth, all else as the features have it."""
+    """Points of top-1 per doubling of FLOPs, at equal features."""
     scale: tuple[float, ...]
-    """What each feature is divided by, in the order of `features`."""
+    """Divisor of each feature, in the order of `features`."""
     points: tuple[tuple[float, ...], ...]
-    """Scaled features of the networks that were trained."""
+    """Scaled features of the trained networks."""
     places: tuple[tuple[float, float, float], ...]
-    """Where each of them was trained (`place`)."""
+    """The `place` of each trained network."""
     top1: tuple[float, ...]
-    """Of each network, points over the middle of its kind, less what its FLOPs are worth."""
+    """Of each trained network: points of top-1 above its group's median, corrected for FLOPs."""
 
     def likely(self, rows: Rows, places: Rows) -> tuple[Rows, Rows]:
-        """Return points over networks of equal FLOPs, and their deviations: [N] each.
+        """Return expected points of top-1 above the mean, and standard deviations: [N] each.
 
-        rows: [N, features], less the mean of their kind; places: [N, 3].
+        The mean is that of networks of the same group and equal FLOPs. rows: [N, features], minus
+        the group's mean; places: [N, 3].
         """
         scaled, (factor, weights) = rows / np.array(self.scale), self._solved
         known = np.array(self.points), np.array(self.places)
@@ -145,7 +146,7 @@ class Process:
 
 
 def _near(a: Rows, b: Rows, scale: float | tuple[float, ...]) -> Rows:
-    """a: [N, D], b: [M, D] -> squared exponential kernel, [N, M]."""
+    """a: [N, D], b: [M, D] -> squared exponential kernel [N, M]."""
     kernel: Rows = np.exp(-((((a[:, None] - b[None]) / np.array(scale)) ** 2).sum(-1)) / 2)
     return kernel
 
@@ -159,9 +160,9 @@ def process() -> Process:
 
 
 class Prior:
-    """Ranks networks of equal FLOPs for a number of training images.
+    """Ranks networks of about equal FLOPs, for a number of training images.
 
-    `usual` are random ones of the same space and budgets.
+    `usual` are random networks of the same space and budgets, which scores are relative to.
     """
 
     def __init__(self, usual: Sequence[MobileArch], images: int) -> None:
@@ -170,9 +171,10 @@ class Prior:
         self._mean, self._flops = rows.mean(0), places[:, FLOPS].mean()
 
     def scores(self, archs: Sequence[MobileArch]) -> list[float]:
-        """Return points of top-1 that each is over the usual ones by five chances in six.
+        """Return the points of top-1 by which each exceeds the usual ones with probability 5/6.
 
-        What is far from all that was trained has a large deviation, and so a low score.
+        These are expectations minus one standard deviation. Networks unlike all trained ones have
+        a large deviation, and so a low score.
         """
         rows, places = described(archs, self._images)
         expected, deviation = process().likely(rows - self._mean, places)
@@ -182,7 +184,7 @@ class Prior:
 
 
 def described(archs: Sequence[MobileArch], images: int) -> tuple[Rows, Rows]:
-    """Return features, [N, features], and places, [N, 3]."""
+    """Return the features [N, features] and places [N, 3] of archs."""
     return (
         np.array([list(features(arch).values()) for arch in archs]),
         np.array([place(arch, images) for arch in archs]),

@@ -1,4 +1,4 @@
-"""How well a supernet ranks networks: its accuracy for them against their own training."""
+"""How well a supernet ranks networks, compared with training each of them."""
 
 import random
 
@@ -20,7 +20,7 @@ def ranking_quality(
 ) -> RankRecord:
     """Return correlations and regret over `count` random networks after `epochs` of the recipe.
 
-    The regret is the best trained top-1 less that of the network which the supernet would pick.
+    The regret is the best trained top-1 minus that of the network that the supernet ranks first.
     """
     if count < MIN_RANKED:
         raise MobileNASError(f"a ranking needs {MIN_RANKED} networks or more, not {count}")
@@ -56,7 +56,7 @@ def ranking_quality(
 
 
 def alpha_score(searcher: Searcher, choice: AnyChoice) -> float:
-    """Return the summed log probability of a choice; in cells, of the edges that are kept."""
+    """Return the log probability of a choice, summed over decisions; in cells, over kept edges."""
     total = 0.0
     for name, rows in searcher.alphas.scores().items():
         for row, option in zip(rows, getattr(choice, name), strict=True):
@@ -66,7 +66,7 @@ def alpha_score(searcher: Searcher, choice: AnyChoice) -> float:
 
 def _agreement(guess: list[float], truth: list[float]) -> Agreement:
     pick = max(range(len(guess)), key=guess.__getitem__)
-    # scores that are all equal rank nothing: scipy answers nan, which JSON has no word for
+    # equal scores rank nothing: scipy returns nan, which JSON does not have
     ranked = min(guess) < max(guess) and min(truth) < max(truth)
     return Agreement(
         spearman=float(spearmanr(guess, truth).statistic) if ranked else 0.0,

@@ -1,4 +1,4 @@
-"""What the files of a search hold, and arch.json."""
+"""Records of the files of a search, and of arch.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -23,7 +23,7 @@ from mobilenas.core.records import (
 
 
 class Accuracies(Record, frozen=True, kw_only=True):
-    """A stage of the discretization gap."""
+    """Validation top-1 at one stage of the discretization."""
 
     before_reestimation: Percent
     after_reestimation: Percent
@@ -40,7 +40,7 @@ class GapRecord(Record, frozen=True, kw_only=True):
 
 
 def check_costs(costs: Mapping[str, Cost]) -> None:
-    """Refuse the costs of a network that lack a whole number which every network has."""
+    """Raise ValueError unless FLOPs, params and memory are there, as integers."""
     for name in ("flops", "params", "memory"):
         if name not in costs:
             raise ValueError(f"costs lacks {name!r}")
@@ -63,17 +63,17 @@ class ArchRecord(Record, frozen=True, kw_only=True):
     seed: Count
 
     def __post_init__(self) -> None:
-        """Check that the costs are there which every network has."""
+        """Check the costs that every network has."""
         check_costs(self.costs)
 
     @property
     def search_seconds(self) -> float:
-        """What the search took in all."""
+        """Total time of the search."""
         return sum(self.seconds.values())
 
 
 class MeasuredRound(Record, frozen=True, kw_only=True):
-    """A round of measured candidates."""
+    """Predicted and measured latencies of the candidates of one round."""
 
     predicted_ms: Sequence[Amount]
     measured_ms: Sequence[Amount]
@@ -89,14 +89,14 @@ class CandidatesRecord(Record, frozen=True, kw_only=True):
 
 
 class Score(Record, frozen=True, kw_only=True):
-    """One arch after one rung."""
+    """What one arch has reached after one rung."""
 
     arch: Few
     rung: Annotated[int, Meta(ge=0, le=64)]
     epochs: Epoch
     val_top1: Percent
     loss: Number | None = None
-    """Training loss, where it is compared."""
+    """Training loss, if it is compared."""
 
 
 class FinalistsRecord(Record, frozen=True, kw_only=True):
@@ -112,15 +112,15 @@ class ImageSizeRecord(Record, frozen=True, kw_only=True):
 
     archs: Annotated[Sequence[Json], Meta(min_length=1, max_length=1000)]
     names: Sequence[str]
-    """Of the networks: their side, of a MobileNet with its name."""
+    """Names of the networks: the image size, for a MobileNet with its name."""
     seconds: Amount
     scores: Sequence[Score] = ()
     winner: Few | None = None
     space: Json | None = None
-    """The space at the winner's side, where it is searched next."""
+    """The space at the winner's image size, if it is searched next."""
 
     def __post_init__(self) -> None:
-        """Check that the networks that it speaks of are there."""
+        """Check indices and names against the number of archs."""
         count = len(self.archs)
         if self.winner is not None and self.winner >= count:
             raise ValueError(f"winner is {self.winner}; there are {count} archs")
@@ -132,7 +132,7 @@ class ImageSizeRecord(Record, frozen=True, kw_only=True):
 
 
 class Agreement(Record, frozen=True, kw_only=True):
-    """How well networks are ranked."""
+    """Agreement of a ranking with trained top-1."""
 
     spearman: Correlation
     kendall: Correlation
@@ -153,7 +153,7 @@ class RankRecord(Record, frozen=True, kw_only=True):
 
 
 class SearchLine(Record, frozen=True, kw_only=True):
-    """A line of search/log.jsonl: an epoch."""
+    """An epoch of a search, a line of search/log.jsonl."""
 
     epoch: Epoch
     loss: Number

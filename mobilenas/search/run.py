@@ -1,4 +1,4 @@
-"""The search stage: space and budgets in, arch out, over the folder RUN/search."""
+"""The search stage: from space and budgets to an arch, with its files in RUN/search."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ from mobilenas.train import Recipe
 from mobilenas.train.distillation import Teacher
 
 MeasureArchs = Callable[[Sequence[Arch]], list[float]]
-"""Measures archs: milliseconds of each."""
+"""Measures archs; returns the latency of each in ms."""
 
 _CHECKPOINT = "checkpoint.pt"
 _CANDIDATES = "candidates.json"
@@ -75,22 +75,22 @@ _FINALISTS_GUESS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search found."""
+    """The result of a search."""
 
     choice: AnyChoice
     """The network, as options of the space."""
     arch: Arch
-    """The network as a value: `mobilenas.train` trains it."""
+    """The network as an arch, which `mobilenas.train` trains."""
     costs: dict[str, float]
-    """By the cost model: FLOPs, params, bytes of memory, and ms of latency if that is a budget."""
+    """By the cost model: FLOPs, params, memory in bytes, and with a budget for it latency in ms."""
     log: list[SearchLine]
-    """One record for each epoch of the supernet, as search/log.jsonl has them."""
+    """One record per epoch of the supernet, as in search/log.jsonl."""
     gap: GapRecord
     """Discretization gap: see `discretization_gap`."""
     candidates: int
-    """Archs that entered the finalists."""
+    """Number of candidates, all of which become finalists if there are several."""
     seconds: dict[str, float]
-    """Of supernet, candidates and finalists over all resumes; processor time, on CUDA wall time."""
+    """CPU time (on CUDA, wall time) of supernet, candidates and finalists, over all resumes."""
     alarms: list[str]
     """Signs of a collapse at the last epoch of the supernet, and of results at chance level."""
 
@@ -114,15 +114,18 @@ def search(
     images: Callable[[int], ImageData] | None = None,
     begun: Path | None = None,
 ) -> SearchResult:
-    """Search, make discrete, let the finalists decide; resumes from the folder's last checkpoint.
+    """Train a supernet, discretize, and compare finalists; resumes from the last checkpoint.
 
-    `recipe` is that of the final training, which finalists begin; `rank` goes as far as they do.
-    With `rank` the supernet's ranking quality over so many random networks goes to rank.json.
-    `measure` measures the latencies of archs, where that can be done here. With `inherit` finalists
-    start from the supernet's weights; MobileNASError where the space's family has no such networks.
-    The supernet starts from `weights`, those of the space's largest network, and finalists learn
-    from `teacher`, where they are given. `images` gives the images at another side than the data's.
-    Finalists continue trainings that have begun in a folder of `begun`.
+    - `recipe`: that of the final training, which finalists begin.
+    - `rank`: number of random networks, trained for as long as finalists, to write the supernet's
+      ranking quality to rank.json.
+    - `measure`: measures latencies of archs, if this machine can.
+    - `inherit`: finalists start from the supernet's weights; MobileNASError if the space's family
+      does not support it.
+    - `weights`: those of the space's largest network, from which the supernet starts.
+    - `teacher`: finalists also learn from it.
+    - `images`: returns the images at another size than the data's.
+    - `begun`: folder of trainings that finalists continue.
     """
     searcher = Searcher(
         budgets,
@@ -136,7 +139,7 @@ def search(
     if settings.warmup >= settings.epochs:
         drawn = searcher.searchable.draws is not None and finalists.count > 1
         decides = _PRIOR_DECIDES if uses_prior(settings, budgets) else _RANDOM_ONES
-        if not settings.evaluated:  # else warm-up is all that it needs
+        if not settings.evaluated:  # otherwise it needs only warm-up
             reporter.info(_ALL_WARMUP.format(decides * drawn))
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
@@ -186,7 +189,10 @@ def search(
 def _made_discrete(
     searcher: Searcher, count: int, folder: Path, measure: MeasureArchs | None
 ) -> tuple[list[AnyChoice], GapRecord, float]:
-    """Return candidates, gap and seconds; kept in a file, because the solver has a time limit."""
+    """Return candidates, gap and seconds, from their file if it exists.
+
+    They are kept in a file because a solver with a time limit may not return the same again.
+    """
     path = folder / _CANDIDATES
     if not path.exists():
         write_record(path, processes.on_first(partial(_solved, searcher, max(1, count), measure)))
@@ -205,7 +211,7 @@ def _solved(searcher: Searcher, count: int, measure: MeasureArchs | None) -> Can
 
 
 def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
-    """Return the choices of candidates.json; FileError where one is not of the space."""
+    """Return the choices of candidates.json; FileError if one is not of the space."""
     found: list[AnyChoice] = []
     for number, item in enumerate(read_record(path, CandidatesRecord).choices):
         place = f"{path}: choices[{number}]"
@@ -224,9 +230,9 @@ def read_choices(path: Path, space: SearchedSpace) -> list[AnyChoice]:
 def _start(
     searcher: Searcher, choices: list[AnyChoice], images: Callable[[int], ImageData]
 ) -> Callable[[Arch], Network]:
-    """Return what makes the network that a candidate starts from.
+    """Return a function from a candidate's arch to the network that it starts from.
 
-    Two that are the same arch start alike, as `searched_choice` has it: their training is one.
+    Candidates of equal archs start from the weights of the first, as `searched_choice` finds them.
     """
     archs = [searcher.space.arch(choice) for choice in choices]
     inherited = _inheriting(searcher.space)
@@ -247,7 +253,7 @@ def _inheriting(space: SearchedSpace) -> Callable[[AnySupernet, AnyChoice, int],
 
 
 def searched_choice(folder: Path, space: SearchedSpace, arch: Arch) -> AnyChoice:
-    """Return the first candidate of a search's folder that is `arch`; FileError where none is."""
+    """Return the first candidate with this arch in a search's folder; FileError if none has it."""
     path = folder / _CANDIDATES
     kept = read_choices(path, space)
     choice: AnyChoice | None = next((c for c in kept if space.arch(c) == arch), None)
@@ -266,15 +272,15 @@ def inherited_network(
     seed: int,
     device: str,
 ) -> Network:
-    """Return the network of `arch`, searched in `folder`, with its weights from the supernet.
+    """Return the network of `arch`, searched in `folder`, with weights from the supernet.
 
-    `data` are the images at its side, whose statistics its batch norms get.
+    `data` are images of its size, from which the statistics of its batch norms are estimated.
     """
     path, inherited = folder / _CHECKPOINT, _inheriting(space)
     choice, state = searched_choice(folder, space, arch), load_checkpoint(path)
     if state is None:
         raise FileError(f"{path} does not exist; the network should start from its weights")
-    with torch.random.fork_rng(devices=[]):  # start weights, drawn and dropped
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are not used
         net = searchable(space).supernet(space, sampler)
     with restoring(path):
         net.load_state_dict(state["searcher"]["net"])
@@ -309,7 +315,7 @@ def _identity(searcher: Searcher, finalists: FinalistSettings, recipe: Recipe) -
 
 
 def _chance_alarms(top1: float, split: Split, data: ImageData, remark: str) -> list[str]:
-    """Return the alarm, with `remark` filled in, if so much top-1 is no better than chance."""
+    """Return `remark` with the finding filled in, if `top1` (percent) is no better than chance."""
     finding = chance_remark(top1, split.labels, len(data.classes))
     return [remark.format(finding)] if finding else []
 
@@ -317,13 +323,13 @@ def _chance_alarms(top1: float, split: Split, data: ImageData, remark: str) -> l
 def _train_supernet(
     searcher: Searcher, folder: Path, identity: str, reporter: Reporter
 ) -> list[SearchLine]:
-    """Train the epochs that the folder's checkpoint lacks; return the log of all."""
+    """Train the epochs that the folder's checkpoint lacks; return the log of all epochs."""
     path = folder / _CHECKPOINT
     state = load_checkpoint(path) or {"identity": identity, "log": []}
     if state.get("identity") != identity:
         raise FileError(f"{path} belongs to another search; choose another folder")
     log = read_checkpoint_log(state, SearchLine, path)
-    # the checkpoint has the log, too: a kill between the two files leaves no line out
+    # the checkpoint has the log, too, so a kill between writing the two files loses no line
     write_log(folder / "log.jsonl", log)
     monitor = CollapseMonitor(searcher)
     if log:
@@ -338,7 +344,7 @@ def _train_supernet(
         line = processes.on_first(partial(epoch_metrics, searcher, figures))
         alarms = monitor.update(line)
         last = monitor.stopped or searcher.epochs_done == searcher.settings.epochs
-        if last and searcher.epochs_done > searcher.settings.warmup:  # else nothing reads it
+        if last and searcher.epochs_done > searcher.settings.warmup:  # else it has no effect
             alarms += _chance_alarms(
                 line.val_top1, searcher.monitor_split, searcher.data, _SUPERNET_GUESSES
             )
@@ -367,11 +373,11 @@ def _figures(line: SearchLine, budgets: Budgets) -> dict[str, str]:
 def measured_candidates(
     searcher: Searcher, count: int, measure: MeasureArchs | None
 ) -> tuple[list[AnyChoice], list[MeasuredRound]]:
-    """Return candidates that keep a latency budget when they are measured, and what was measured.
+    """Return candidates that meet a latency budget as measured, and all rounds of measurements.
 
-    As long as one is over, the budget is tightened by the largest share that measuring was over
-    the prediction, and the program solved again, three times at most; then those that keep
-    it continue, or all: the budget check will say so.
+    If one exceeds it, the budget is divided by the largest ratio of measured to predicted latency,
+    and the program solved again, at most three times. After that, those that meet it are returned,
+    or all if none does, which the budget check will report.
     """
     budgets, rounds = searcher.budgets, list[MeasuredRound]()
     limit = next((b.limit for b in budgets.budgets if b.cost == LATENCY), None)

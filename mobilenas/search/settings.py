@@ -1,4 +1,4 @@
-"""How to search, and how the finalists are compared."""
+"""Settings of the search, and of the comparison of finalists."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from mobilenas.supernet.schedules import EntropySchedule, Temperature
 from mobilenas.supernet.settings import SamplerSettings
 
 MIN_RANKED = 3
-"""Networks that make a ranking."""
+"""Minimum number of networks for a ranking."""
 
 _RUNGS = 3
 _FEW = 6
@@ -22,34 +22,34 @@ _FEW = 6
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """Everything but space, budgets, data and seed."""
+    """All settings of a search except space, budgets, data and seed."""
 
     epochs: int = 6
-    """Passes over the images, half of them for weights and half for alphas."""
+    """Epochs over the training images, half of which are for weights, half for alphas."""
     warmup: int = 3
-    """First epochs, which train weights only, on uniformly drawn networks."""
+    """Number of first epochs that train weights only, of uniformly drawn networks."""
     batch_size: int = 64
-    """Images a step."""
+    """Images per step."""
     sampling: Sampling = "gumbel"
     """How a step samples the candidates."""
     learning_rate: float = 0.1
-    """Peak rate of the weights: SGD with Nesterov momentum, cosine."""
+    """Peak learning rate of the weights (SGD with Nesterov momentum, cosine schedule)."""
     momentum: float = 0.9
-    """Momentum of the weights."""
+    """Momentum of the weights' optimizer."""
     weight_decay: float = 4e-5
-    """Decay of the weights as in final training: not of norms, biases and depthwise kernels."""
+    """Weight decay, as in final training not of norms, biases and depthwise kernels."""
     alpha_learning_rate: float = 0.03
-    """Rate of the alphas: Adam, constant."""
+    """Learning rate of the alphas (Adam, constant)."""
     alpha_weight_decay: float = 0.0
-    """Decay of the alphas."""
+    """Weight decay of the alphas."""
     order: Order = 1
     """Order of the alphas' step: 2 differentiates through one step of the weights."""
     zero_op: bool = False
     """Cells: whether an edge's operations include the zero operation."""
     edge_weights: EdgeWeights = "none"
-    """Cells: how a node weighs its edges."""
+    """Cells: how a node weights its edges."""
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
-    """Which channels enter the mixed operation."""
+    """Which channels enter a mixed operation."""
     temperature: Temperature = field(default_factory=Temperature)
     """tau over time."""
     entropy: EntropySchedule = field(default_factory=EntropySchedule)
@@ -61,11 +61,11 @@ class SearchSettings:
     rho: float = 0.1
     """Step of the multipliers of `lagrangian`."""
     prior: bool = field(default=False, metadata=ADDED)
-    """Mobile: whether earlier trained networks have a say in which are finalists."""
+    """Mobile: whether the prior proposes the finalists (`search/prior.py`)."""
     evaluated: int = field(default=0, metadata=ADDED)
-    """Networks whose loss with the supernet's weights decides on the finalists; 0: none."""
+    """Number of networks whose loss with the supernet's weights determines finalists; 0: none."""
     on_collapse: OnCollapse = "warn"
-    """What an alarm does (`search.collapse`); `rollback` is to the last good epoch."""
+    """What to do on an alarm (`search/collapse.py`); `rollback`: to the last epoch without one."""
 
     def __post_init__(self) -> None:
         """Check the names and the ranges."""
@@ -79,7 +79,7 @@ class SearchSettings:
         check_between(self, "alpha_learning_rate", 1e-6, 100)
         check_between(self, "alpha_weight_decay", 0, 1)
         if self.order == 2 and self.sampling != "softmax":
-            # each of its four passes would draw another relaxation
+            # each of the four passes of a step would draw another relaxation
             raise MobileNASError(f"--order 2 needs --sampling softmax, not {self.sampling}")
         check_between(self, "strength", 0, 1e6)
         check_between(self, "rho", 1e-6, 1e6)
@@ -87,12 +87,12 @@ class SearchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalistSettings:
-    """How many archs enter, and how long they train."""
+    """The number of finalists, and how long they train."""
 
     count: int = 4
-    """Archs that enter; 0 and 1 turn the round off."""
+    """Number of finalists; 0 and 1 turn their comparison off."""
     epochs: int = 1
-    """Epochs of the first rung: there are three, or two for six archs and fewer."""
+    """Epochs of the first of three rungs (two rungs for up to six archs)."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -100,22 +100,22 @@ class FinalistSettings:
         check_between(self, "epochs", 1, 100_000)
 
     def rungs(self, count: int) -> list[int]:
-        """Return how many of `count` archs train in each rung: a geometric row that ends at two."""
+        """Return how many of `count` archs train in each rung: a geometric sequence down to two."""
         last = (_RUNGS if count > _FEW else _RUNGS - 1) - 1
         return [round(count * (2 / count) ** (rung / last)) for rung in range(last + 1)]
 
     def compared_at(self, count: int, final: int) -> list[int]:
-        """Return after how many of `final` epochs of the final training each rung compares.
+        """Return the epoch at which each rung ends, of the `final` epochs of the final training.
 
-        The last one after a third of them: more finalists are worth more than a later comparison.
+        The last one ends after a third: more finalists are worth more than a later comparison.
         """
         first, steps = min(self.epochs, final), len(self.rungs(count)) - 1
-        # not the whole training: what is left of it would be none
+        # before the last epoch, so that a final training remains
         last = max(first, min(final - 1, max(first + 1, math.ceil(final / 3))))
         return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
 
     def lost(self, count: int, final: int) -> int:
-        """Return epochs of the archs that do not win, which lead nowhere."""
+        """Return the number of epochs spent on archs that do not win."""
         ends = self.compared_at(count, final)
         parts = [end - start for start, end in pairwise([0, *ends])]
         return (

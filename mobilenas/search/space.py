@@ -1,4 +1,4 @@
-"""The mobile space, sized for the budgets or picked from a device profile."""
+"""The mobile space for budgets: sized by them, or the nearest of a device profile."""
 
 import math
 import random
@@ -28,7 +28,7 @@ from mobilenas.spaces.mobile.template import (
 
 _DRAWS = 200
 SIDES = (224, 192, 160, 128, 112, 96, 80, 64, 48, 32)
-"""Usual sides of images in pixels, from large to small."""
+"""Common image sizes (sides in pixels), decreasing."""
 
 
 def space_for(
@@ -37,10 +37,10 @@ def space_for(
     shapes: Sequence[Shape] = SHAPES,
     **options: Unpack[SpaceOptions],
 ) -> MobileSpace:
-    """Return the widest mobile space of which the budgets allow 5 % of uniformly drawn archs.
+    """Return the widest mobile space of which 5 % of uniformly drawn archs meet the budgets.
 
-    `options` are those of `mobilenas.spaces.mobile.template.template`. With a profile it
-    is the nearest of the spaces that were measured: a block of any other has no time.
+    `options` are arguments of `mobilenas.spaces.mobile.template.template`. With a profile, it is
+    the nearest of the profile's spaces, because no other blocks have been measured.
     """
     if not budgets:
         raise BudgetError(NO_BUDGET)
@@ -71,7 +71,7 @@ def space_for(
 
 
 def is_reachable(budgets: Sequence[Budget], **options: Unpack[SpaceOptions]) -> bool:
-    """Whether the narrowest space of such images has a network within all budgets."""
+    """Whether the narrowest space for such images has a network within all budgets."""
     small = narrowest(**options)
     return all(CostTable(small, b.cost).minimum() <= b.limit for b in budgets)
 
@@ -82,14 +82,14 @@ def with_smaller_side(
     kept: Callable[[int], bool],
     sides: Sequence[int] = SIDES,
 ) -> UnreachableError:
-    """Return the error with the largest side below `image_size` at which the budgets are kept."""
+    """Return the error with a hint: the largest side below `image_size` that meets the budgets."""
     smaller = next((side for side in sides if side < image_size and kept(side)), None)
     hint = "" if smaller is None else f", or --image-size {smaller}"
     return UnreachableError(f"{error}{hint} (images are {image_size}x{image_size} now)")
 
 
 def reachable(**options: Unpack[SpaceOptions]) -> dict[str, dict[str, float]]:
-    """Return by cost `smallest` and `largest` of the networks that any budget can have found."""
+    """Return by cost the `smallest` and the `largest` of all networks that a search can return."""
     small, large = narrowest(**options), widest(**options)
     return {
         cost: {
@@ -125,7 +125,7 @@ def measured_spaces(
     whole = [space for space, units in zip(spaces, lacking, strict=True) if not units]
     if whole:
         return whole
-    # a profile is of one image size
+    # a profile has one image size
     sizes = {space.image_size for space in profile.spaces}
     name = profile.name if image_size in sizes else f"{profile.name}-{image_size}"
     channels = f" --channels {in_channels}" if in_channels != 3 else ""

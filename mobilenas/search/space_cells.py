@@ -12,7 +12,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.cell.space import CellSpace
 
 LAYERS, CHANNELS = 8, 16
-"""Cells and initial channels of the networks where nothing else says them."""
+"""Default number of cells and initial channels of the networks."""
 
 _DRAWS = 64
 _MAX_CHANNELS = 4096
@@ -25,10 +25,10 @@ def cell_space_for(
     channels: int | None = None,
     **options: Any,
 ) -> CellSpace:
-    """Return the cell space whose uniformly drawn archs typically use the budgets, if any.
+    """Return the cell space of which a typical uniformly drawn arch uses the budgets, if any.
 
-    `options` are other fields of the space. Channels that are not given are the even number for
-    which the median over drawn archs of the largest cost / limit is nearest 1.
+    `options` are other fields of the space. If `channels` is None, it is the even number at which
+    the median utilization of drawn archs is nearest to 1.
     """
 
     def space(channels: int) -> CellSpace:
@@ -36,7 +36,7 @@ def cell_space_for(
         return CellSpace(layers=depth, channels=channels, **options)
 
     def load(channels: int) -> float:
-        """Return the median over archs that are the same for all channels: it grows with them."""
+        """Return the median utilization of archs that are the same at any number of channels."""
         limits, source = Budgets(space(channels), budgets), random.Random(0)
         return statistics.median(
             limits.utilization(limits.space.random(source)) for _ in range(_DRAWS)

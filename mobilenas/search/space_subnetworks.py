@@ -1,4 +1,4 @@
-"""The subnetworks of a pretrained network for a budget, and the sides to search them at."""
+"""The subnetworks of a pretrained network for budgets, and the image sizes to search them at."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from mobilenas.train.pretrained import source_of
 _STEP = 16
 _MIN_SIDE = 32
 _MAX_CUT = 3.0
-"""Cost of the whole network over the budget, up to which a side is looked at: fewer pixels cost
-less accuracy than to leave out most of the network (docs/results/pretrained.md)."""
+"""Maximum utilization of the whole network at a side that is searched: smaller images cost less
+accuracy than omitting most of the network (docs/results/pretrained.md)."""
 
 
 def sides_up_to(image_size: int) -> tuple[int, ...]:
-    """Return the sides that are chosen from for images of a side: it, and multiples of 16."""
+    """Return the sides to choose from, up to `image_size`: multiples of 16, and it."""
     return (*range(_MIN_SIDE, image_size, _STEP), image_size)
 
 
 def parts_up_to(name: str, image_size: int, classes: int) -> SubnetworkSpace:
-    """Return all parts of a pretrained network at the sides for images of a side."""
+    """Return all subnetworks of a pretrained network at the sides up to `image_size`."""
     _check_side(image_size)
     source = source_of(name)
     return _space(lambda side: source.arch(side, classes), sides_up_to(image_size))
@@ -37,9 +37,9 @@ def parts_up_to(name: str, image_size: int, classes: int) -> SubnetworkSpace:
 def measured_sides(
     latency: Latency, name: str, classes: int, sides: Sequence[int]
 ) -> tuple[int, ...]:
-    """Return those of `sides` at which a profile has the parts of a pretrained network.
+    """Return the `sides` at which a profile has all units of a pretrained network's subnetworks.
 
-    Raises ProfileError where there are none.
+    Raises ProfileError if there are none.
     """
     source, profile, precision = source_of(name), latency.profile, latency.precision
 
@@ -65,13 +65,14 @@ def subnetwork_space_for(
     latency: Latency | None = None,
     stage_shares: tuple[float, ...] | None = None,
 ) -> SubnetworkSpace:
-    """Return the parts of a network at those of the `sides` where the budgets suit it.
+    """Return the subnetworks of a network at those of the `sides` that suit the budgets.
 
-    `whole` is the network at a side. At a side that suits, the smallest part meets the budgets, and
-    the whole uses nine tenths of one and costs three times as much at most, or as little as at any.
-    `stage_shares` are the widths of stages to choose from, as shares; None: they are not searched.
+    `whole` returns the network at a side. A side suits if its smallest subnetwork meets the budgets
+    and the whole network's utilization is 0.9 to 3; if that holds for no side, those of the lowest
+    utilization above 0.9 do. `stage_shares` are the options for the widths of stages, as shares;
+    None: they are not searched.
 
-    Raises UnreachableError where no part meets the budgets, and BudgetError where they limit
+    Raises UnreachableError if no subnetwork meets the budgets, and BudgetError if they limit
     nothing.
     """
     _check_side(min(sides))

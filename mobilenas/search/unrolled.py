@@ -1,4 +1,4 @@
-"""The second-order step of DARTS (Liu et al. 2019): a gradient that looks through a weight step."""
+"""The second-order step of DARTS (Liu et al. 2019): the gradient through a step of the weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from mobilenas.nn.parallel import add_up
 
 _LENGTH = 0.01
-"""How far the finite difference moves all weights together (Liu et al. 2019, below equation 8).
-Exact to 1e-4 with smooth activations; with ReLU and max pooling it crosses kinks, and that noise is
-larger than the second-order part itself; it falls as the length grows."""
+"""Euclidean length of the finite difference in all weights (Liu et al. 2019, below equation 8). The
+difference is exact to 1e-4 with smooth activations. With ReLU and max pooling it crosses kinks,
+whose noise exceeds the second-order part itself, and decreases as the length grows."""
 
 
 class _Step(NamedTuple):
-    """What a step of the optimizer would do to one weight."""
+    """A step that the optimizer would take, for one weight."""
 
     weight: Tensor
     moved: Tensor
     """The weight after the step."""
     rate: float
-    """xi: how much of the loss's gradient the step subtracts."""
+    """xi: factor of the loss's gradient in the step."""
 
 
 def unrolled_gradients(
@@ -32,15 +32,16 @@ def unrolled_gradients(
     train_loss: Callable[[], Tensor],
     val_loss: Callable[[], Tensor],
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the gradients for the alphas `requested` of the validation loss after a weight step.
+    """Return gradients of the validation loss after a step of the weights, and that loss.
 
-    They are d_alpha L_val(w', alpha) - xi d_alpha d_w L_train(w, alpha) . d_w' L_val(w', alpha)
-    with w' the weights after the step that `optimizer` would make (Liu et al. 2019, equation 7),
-    the second product as a difference of gradients (equation 8). The loss comes with them.
+    The gradients are for `requested`, the alphas:
+    d_alpha L_val(w', alpha) - xi d_alpha d_w L_train(w, alpha) . d_w' L_val(w', alpha)
+    with w' the weights after the step that `optimizer` would take (Liu et al. 2019, equation 7).
+    The second product is computed as a finite difference of gradients (equation 8).
 
-    The losses are called four times in all and must be the same functions of weights and alphas
-    each time: one batch each, no draws but from generators that modules of `net` hold. `net` is not
-    frozen. Weights, buffers, generators, `.grad`s and the optimizer are afterwards as before.
+    The losses are called four times in total, and must be the same functions of weights and alphas
+    each time: of one batch each, random only by generators that are attributes of modules of `net`.
+    `net` must not be frozen. Weights, buffers, generators, `.grad` and the optimizer end unchanged.
     """
     steps = _virtual_steps(net, optimizer, train_loss)
     weights = [step.weight for step in steps]
@@ -79,7 +80,7 @@ def _mixed_product(
 def _virtual_steps(
     net: nn.Module, optimizer: torch.optim.SGD, train_loss: Callable[[], Tensor]
 ) -> list[_Step]:
-    """Return the steps of the weights that have a gradient, as torch.optim.SGD makes them."""
+    """Return the steps that torch.optim.SGD would take, for weights that have a gradient."""
     pairs = [(w, group) for group in optimizer.param_groups for w in group["params"]]
     pairs = [(weight, group) for weight, group in pairs if weight.requires_grad]
     weights = [weight for weight, _ in pairs]
@@ -109,7 +110,7 @@ def _virtual_steps(
 def _differentiate(
     net: nn.Module, loss: Callable[[], Tensor], inputs: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Return the loss and its gradients; a pass leaves no trace, so that all passes start alike."""
+    """Return the loss and its gradients; buffers and generators end unchanged."""
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     generators = [
         (held, held.get_state())
@@ -145,6 +146,6 @@ def _move(weights: Sequence[Tensor], places: Sequence[Tensor]) -> None:
 
 
 def _filled(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return zeros for the inputs that a loss does not depend on."""
+    """Return the gradients, with zeros for inputs that the loss does not depend on."""
     pairs = zip(gradients, inputs, strict=True)
     return [torch.zeros_like(x) if gradient is None else gradient for gradient, x in pairs]

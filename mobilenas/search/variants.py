@@ -10,7 +10,7 @@ from mobilenas.search.methods import METHODS
 from mobilenas.search.parts import PARTS, SearchParts
 
 RANDOM = "random"
-"""The variant that draws its networks uniformly and searches nothing."""
+"""The variant that draws its networks uniformly, without a search."""
 
 _KINDS = {
     one.name: type(one.legal[0]) if one.legal else one.kind for one in settings_of(SearchParts)
@@ -21,28 +21,28 @@ _YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fa
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One of what is compared: a method with some of its parts changed, or random networks."""
+    """A variant of an ablation: a method, possibly with parts changed, or random networks."""
 
     name: str
-    """METHOD:part=value:part=value, with the values as they were written."""
+    """METHOD:part=value:part=value, with the values as the user wrote them."""
     method: str | None
     """A name from METHODS; None for random networks."""
     parts: Fields
-    """By their names in PARTS."""
+    """Values of the changed parts, by their names in PARTS."""
 
     @property
     def file_name(self) -> str:
-        """The name without what file systems or shells take for something else."""
+        """The name without characters that are special to file systems or shells."""
         return self.name.replace(":", "_").replace("/", "of").replace(",", "+")
 
     def is_like(self, other: "Variant") -> bool:
-        """Whether both are the same, however they are written."""
+        """Whether both have the same method and parts, however they are written."""
         return (self.method, self.parts) == (other.method, other.parts)
 
 
 def parse_variants(text: str) -> tuple[Variant, ...]:
-    """Read `darts,pc-darts:sampler=attention:channel_fraction=1/2,random`."""
-    # the one value with a comma in it is that of entropy_terms
+    """Parse `darts,pc-darts:sampler=attention:channel_fraction=1/2,random`."""
+    # of all values, only that of entropy_terms may contain a comma
     variants = tuple(map(parse_variant, re.split(r",(?!\s*(?:operations|edges)\b)", text)))
     for number, variant in enumerate(variants):
         for other in variants[:number]:
@@ -52,8 +52,8 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 
 
 def parse_variant(text: str) -> Variant:
-    """Read one variant."""
-    # the one value with a colon in it is that of temperature
+    """Parse one variant."""
+    # of all values, only that of temperature may contain a colon
     method, *words = (word.strip() for word in re.split(r":(?=[^:=]*=)", text.strip()))
     if method not in METHODS and method != RANDOM:
         raise MobileNASError(
@@ -82,7 +82,7 @@ def parse_variant(text: str) -> Variant:
 
 
 def _value(part: str, text: str, variant: str) -> object:
-    """Return a part's value in its own type."""
+    """Parse a part's value to its type."""
     kind = _KINDS[part]
     wrong = f"variant {variant}: {part} is {text!r}; it must be"
     if kind is bool:
