@@ -52,7 +52,7 @@ def main() -> None:
     limit = int(options.share * space.base.graph.flops({}))
     budgets = Budgets(space, [Budget(cost="flops", limit=limit)])
     source = random.Random(options.seed)
-    vectors = [budgets.spread(space.start())]
+    vectors = [budgets.scale(space.start())]
     vectors += [budgets.random(source) for _ in range(options.networks)]
     recipe = Recipe(epochs=1).lasting(options.epochs)
     rows: list[dict[str, Any]] = []

@@ -72,7 +72,7 @@ class BaselineSettings:
         check_between(self, "random", 0, 10_000)
 
 
-def keeps(arch: Arch, budgets: Sequence[Budget]) -> bool:
+def meets(arch: Arch, budgets: Sequence[Budget]) -> bool:
     """Whether an arch meets all budgets except latency, which is measured instead."""
     exact = costs_by_name(arch)
     return all(exact[b.cost] <= b.limit for b in budgets if b.cost != LATENCY)
@@ -96,7 +96,7 @@ def scaled_mobilenet(
     for step in range(1, round(_WIDEST / _WIDTH_STEP) + 1):
         width = round(step * _WIDTH_STEP, 2)
         arch = MOBILENETS[name](width, image_size, classes, placement)
-        if keeps(arch, budgets):
+        if meets(arch, budgets):
             ladder += [] if ladder and ladder[-1][1] == arch else [(width, arch)]
         elif width > 1 and not ladder:
             break

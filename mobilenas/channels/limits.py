@@ -38,14 +38,14 @@ class Limits:
     ) -> tuple[dict[str, int], dict[str, float]]:
         """Return legal sizes in these proportions that use the budgets, and their costs."""
         if self.limit_ms is None:
-            found = self.budgets.spread(proportions, priority)
+            found = self.budgets.scale(proportions, priority)
             return found, self._counted(found)
         if not self.measured:
             self._measure(self.budgets.space.start())
         fits, over = 0.0, math.inf  # FLOPs
         kept: tuple[dict[str, int], dict[str, float]] | None = None
         for _ in range(_ROUNDS):
-            found = self._under(self._guess(fits, over)).spread(proportions, priority)
+            found = self._under(self._guess(fits, over)).scale(proportions, priority)
             flops, ms = self._measure(found)
             if ms <= self.limit_ms:
                 kept, fits = (found, self._counted(found) | {LATENCY: ms}), float(flops)
@@ -54,7 +54,7 @@ class Limits:
             else:
                 over = float(flops)
         if kept is None:
-            raise BudgetError(f"no channel sizes were measured to keep {self.limit_ms:.3g} ms")
+            raise BudgetError(f"no channel sizes were measured to meet {self.limit_ms:.3g} ms")
         return kept
 
     def _guess(self, fits: float, over: float) -> float:

@@ -110,7 +110,7 @@ def format_cost(cost: str, value: float) -> str:
     return f"{value:.3g} ms" if cost == LATENCY else format_count(value)
 
 
-def suggested(cost: str, value: float, *, up: bool) -> str:
+def budget_option(cost: str, value: float, *, up: bool) -> str:
     """Return the option for a budget of `value`, rounded to two digits, such as --flops 5.1M."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     rounded = (math.ceil if up else math.floor)(round(value / step, 6)) * step

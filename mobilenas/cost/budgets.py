@@ -16,10 +16,10 @@ from mobilenas.cost.budget import (
     NO_BUDGET,
     PENALTY,
     Budget,
+    budget_option,
     format_cost,
-    suggested,
 )
-from mobilenas.cost.projection import Sizes, spread
+from mobilenas.cost.projection import Sizes, scale_to_limit
 from mobilenas.spaces.base import AnyChoice, AnySpace, CostTable, Relaxation, Space, family_of
 
 FLOOR = 0.9
@@ -78,8 +78,8 @@ class Budgets:
 
     def utilization(self, choice: AnyChoice) -> float:
         """Return the largest cost / limit of a choice; above 1, a budget is exceeded."""
-        loads = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
-        return max(loads, default=0.0)
+        ratios = (self.tables[b.cost].exact(choice) / b.limit for b in self._counted)
+        return max(ratios, default=0.0)
 
     def is_feasible(self, choice: AnyChoice) -> bool:
         """Whether all budgets are met and one is used to the floor: 90 % (0 for memory alone)."""
@@ -88,7 +88,7 @@ class Budgets:
     def random(self, source: random.Random) -> AnyChoice:
         """Draw a feasible choice uniformly; channel sizes are drawn, then scaled to fit."""
         if self.family.scaled:
-            return self.spread(self.space.random(source))
+            return self.scale(self.space.random(source))
         for _ in range(_MAX_DRAWS):
             choice = self.space.random(source)
             if self.is_feasible(choice):
@@ -102,49 +102,49 @@ class Budgets:
         ranges, suggestions = [], []
         for cost in (budget.cost for budget in self.budgets):
             drawn = sorted(map(self.tables[cost].exact, choices))
-            low, middle, high = (drawn[place] for place in (0, len(drawn) // 2, -1))
+            low, middle, high = (drawn[index] for index in (0, len(drawn) // 2, -1))
             ends = f"{format_cost(cost, low)} to {format_cost(cost, high)} {cost}"
             ranges.append(f"{ends}, half of them over {format_cost(cost, middle)}")
-            suggestions.append(suggested(cost, middle, up=True))
+            suggestions.append(budget_option(cost, middle, up=True))
         return (
             f"they have {' and '.join(ranges)}: ask for {' '.join(suggestions)}, or for other "
             "--channels or --layers"
         )
 
-    def spread(
+    def scale(
         self, proportions: Mapping[str, float], priority: Mapping[str, float] | None = None
     ) -> dict[str, int]:
-        """Return channel sizes with these proportions that use the budgets (`spread`)."""
-        return spread(proportions, self.space.ranges, self.utilization, 1.0, priority)
+        """Return the channel sizes in these proportions that use the budgets (`scale_to_limit`)."""
+        return scale_to_limit(proportions, self.space.ranges, self.utilization, 1.0, priority)
 
     def describe(self) -> str:
         """Return the conditions of `is_feasible`, for errors."""
         limits = ", ".join(map(str, self.budgets))
-        return f"keeps {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
+        return f"meets {limits}" + f" and uses {100 * FLOOR:.0f} % of one" * (self.floor > 0)
 
     def check_reachable(self) -> None:
         """Raise an UnreachableError that names each budget below the smallest network's cost."""
         minima = {b.cost: self.tables[b.cost].minimum() for b in self._counted}
-        short = [
+        unreachable = [
             f"{budget} cannot be met: the smallest network of the space has "
             f"{format_cost(budget.cost, minima[budget.cost])} {budget.cost}; "
-            f"allow {suggested(budget.cost, minima[budget.cost], up=True)}"
+            f"allow {budget_option(budget.cost, minima[budget.cost], up=True)}"
             for budget in self._counted
             if minima[budget.cost] > budget.limit
         ]
-        if short:
-            raise UnreachableError("; ".join(short))
+        if unreachable:
+            raise UnreachableError("; ".join(unreachable))
         if self.family.scaled:
             self._check_limiting(self.space.largest())
 
-    def unlimiting(self) -> list[str]:
+    def non_binding(self) -> list[str]:
         """Return a sentence for each budget that exceeds the largest network's cost."""
         largest = self.space.largest()
         maxima = {b.cost: self.tables[b.cost].exact(largest) for b in self._counted}
         return [
             f"{budget} limits nothing: the largest network of the space has "
             f"{format_cost(budget.cost, maxima[budget.cost])} {budget.cost}; "
-            f"ask for {suggested(budget.cost, maxima[budget.cost], up=False)} or less"
+            f"ask for {budget_option(budget.cost, maxima[budget.cost], up=False)} or less"
             for budget in self._counted
             if maxima[budget.cost] < budget.limit
         ]
@@ -156,7 +156,7 @@ class Budgets:
         feasible.
         """
         if self.family.sized and self.utilization(self.space.largest()) < self.floor:
-            raise BudgetError("; ".join(self.unlimiting()))
+            raise BudgetError("; ".join(self.non_binding()))
         if not (self.family.sized or self.family.scaled) and self.budgets:
             try:
                 self.random(random.Random(0))

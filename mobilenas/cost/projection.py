@@ -58,7 +58,7 @@ class SizeRange:
         return min(max(steps * self.step, self.smallest), self.largest)
 
 
-def spread(
+def scale_to_limit(
     sizes: Mapping[str, float],
     ranges: Mapping[str, SizeRange],
     cost: Cost,
@@ -70,8 +70,8 @@ def spread(
     What is left of the limit goes to single groups, those with the highest `priority` first.
     """
     upper = max(legal.largest / sizes[name] for name, legal in ranges.items())
-    wanted = {name: (1 + _TINY) * upper * size for name, size in sizes.items()}
-    scaled = scale_back(wanted, ranges, cost, limit)
+    enlarged = {name: (1 + _TINY) * upper * size for name, size in sizes.items()}
+    scaled = scale_back(enlarged, ranges, cost, limit)
     largest = {name: legal.largest for name, legal in ranges.items()}
     return fill(scaled, largest, ranges, cost, limit, priority or dict.fromkeys(sizes, 0.0))
 
@@ -88,22 +88,22 @@ def scale_back(
     def scaled(factor: float) -> dict[str, int]:
         return {name: ranges[name].under(factor * size) for name, size in sizes.items()}
 
-    fits, over = 0.0, 1.0
-    minimum = cost(scaled(fits))
+    low, high = 0.0, 1.0
+    minimum = cost(scaled(low))
     if minimum > limit:
         raise BudgetError(
             f"no channel sizes meet the budget of {format_count(limit)}: "
             f"the smallest cost {format_count(minimum)}"
         )
-    if cost(scaled(over)) <= limit:
-        return scaled(over)
+    if cost(scaled(high)) <= limit:
+        return scaled(high)
     for _ in range(_HALVINGS):
-        middle = (fits + over) / 2
+        middle = (low + high) / 2
         if cost(scaled(middle)) <= limit:
-            fits = middle
+            low = middle
         else:
-            over = middle
-    return scaled(fits)
+            high = middle
+    return scaled(low)
 
 
 def fill(
@@ -121,13 +121,13 @@ def fill(
     group is done.
     """
     filled = dict(sizes)
-    waiting = sorted(filled, key=lambda name: (-priority[name], filled[name] / upper[name]))
-    while waiting:
-        served = []
-        for name in waiting:
+    growing = sorted(filled, key=lambda name: (-priority[name], filled[name] / upper[name]))
+    while growing:
+        grew = []
+        for name in growing:
             grown = {**filled, name: filled[name] + ranges[name].step}
             if grown[name] <= min(upper[name], ranges[name].largest) and cost(grown) <= limit:
                 filled = grown
-                served.append(name)
-        waiting = served
+                grew.append(name)
+        growing = grew
     return filled

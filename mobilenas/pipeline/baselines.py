@@ -160,7 +160,7 @@ def _controls(run: Run, limits: Budgets) -> list[ComparedNetwork]:
     if how is None or not how.controls:
         return []
     unchanged = limits.space.start()
-    uniform = limits.spread(unchanged)
+    uniform = limits.scale(unchanged)
     controls = []
     for seed in run.seeds:
         constant = replace(how, metric="constant", controls=False)
@@ -195,7 +195,7 @@ def _mobilenets(run: Run, names: Sequence[str], limits: Budgets) -> list[Compare
     else:
         fit, too_large = _mobilenets_at(run, run.image_size, names, limits.budgets)
     for name in too_large:
-        run.reporter.info(f"no width of {name} keeps the budgets: it is skipped")
+        run.reporter.info(f"no width of {name} meets the budgets: it is skipped")
     return [replace(network, seed=seed) for seed in run.seeds for network in fit]
 
 

@@ -89,7 +89,7 @@ def dry_run(request: Request, reporter: Reporter) -> DryRun:
         if cost in limits:
             found[cost]["budget"] = limits[cost]
     usable = not limits or budgets.utilization(space.largest()) >= budgets.floor
-    remarks = budgets.unlimiting()
+    remarks = budgets.non_binding()
     if sides:
         listed = ", ".join(map(str, sides))
         remarks.append(f"--image-size {AUTO} chooses from {listed}; costs are at {sides[-1]}")

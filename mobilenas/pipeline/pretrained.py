@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mobilenas.baselines.networks import ComparedNetwork, fast_enough, keeps
+from mobilenas.baselines.networks import ComparedNetwork, fast_enough, meets
 from mobilenas.core.errors import InternalError
 from mobilenas.core.records import write_record
 from mobilenas.cost.budget import LATENCY
@@ -163,7 +163,7 @@ def _largest(
 
     Latency is measured on the profile's machine, and predicted elsewhere.
     """
-    kept = [(label, arch) for label, arch in growing if keeps(arch, limits.budgets)]
+    kept = [(label, arch) for label, arch in growing if meets(arch, limits.budgets)]
     limit_ms = next((b.limit for b in limits.budgets if b.cost == LATENCY), None)
     if limit_ms is not None:
         kept = fast_enough(kept, limit_ms, arch_meter(run) or partial(_predicted, run))

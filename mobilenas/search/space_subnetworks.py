@@ -90,7 +90,7 @@ def subnetwork_space_for(
     used = {side: at.utilization(at.space.largest()) for side, at in kept.items()}
     if max(used.values()) < FLOOR:
         side = max(kept)
-        remarks = "; ".join(kept[side].unlimiting())
+        remarks = "; ".join(kept[side].non_binding())
         raise BudgetError(f"{remarks}, or use images larger than {side}x{side}")
     suited = [side for side, share in used.items() if FLOOR <= share <= _MAX_CUT]
     if not suited:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mobilenas.baselines.networks import keeps, mobilenets, random_networks, scaled_mobilenet
+from mobilenas.baselines.networks import meets, mobilenets, random_networks, scaled_mobilenet
 from mobilenas.baselines.random_search import random_search
 from mobilenas.core.errors import BudgetError
 from mobilenas.core.files import write_text
@@ -53,7 +53,7 @@ def test_the_largest_width_in_hundredths_that_keeps_the_budgets(
     step = round(100 * width)
     assert width == step / 100
     assert arch == at(step) == at(fitting[-1])
-    assert keeps(arch, budgets)
+    assert meets(arch, budgets)
     # the next width that is another network breaks a budget, the one below is another network
     assert not keeps_all(at(fitting[-1] + 1), budgets)
     assert step == 1 or at(step - 1) != arch

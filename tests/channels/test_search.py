@@ -201,7 +201,7 @@ def test_a_latency_budget_needs_the_profile_s_machine() -> None:
 
 
 def trained(data: ImageData, settings: ChannelSettings = SETTINGS) -> TrialTrainer:
-    sizes = Budgets(SPACE, [BUDGET]).spread(SPACE.start())
+    sizes = Budgets(SPACE, [BUDGET]).scale(SPACE.start())
     trial = TrialTrainer(SPACE.arch(sizes), data, RECIPE, settings, seed=0, device="cpu")
     trial.run_epoch()
     return trial

@@ -102,7 +102,7 @@ def test_random_says_what_cannot_be_drawn(
 ) -> None:
     monkeypatch.setattr("mobilenas.cost.budgets._MAX_DRAWS", 100)
     budgets = Budgets(micro_space, [Budget(cost="flops", limit=10**9)])
-    with pytest.raises(BudgetError, match=r"none of 100 random networks keeps flops <= 1G and"):
+    with pytest.raises(BudgetError, match=r"none of 100 random networks meets flops <= 1G and"):
         budgets.random(random.Random(0))
 
 

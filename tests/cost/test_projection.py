@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mobilenas.core.errors import BudgetError, MobileNASError
-from mobilenas.cost.projection import SizeRange, fill, scale_back, spread
+from mobilenas.cost.projection import SizeRange, fill, scale_back, scale_to_limit
 
 Ranges = dict[str, SizeRange]
 
@@ -79,7 +79,7 @@ def test_sizes_keep_the_limit_and_use_it(
     problem: tuple[dict[str, int], Ranges, dict[str, float], float],
 ) -> None:
     sizes, ranges, priority, limit = problem
-    found = spread(sizes, ranges, chain_cost, limit, priority)
+    found = scale_to_limit(sizes, ranges, chain_cost, limit, priority)
     assert list(found) == list(sizes)
     assert legal(found, ranges)
     assert chain_cost(found) <= limit
@@ -87,7 +87,7 @@ def test_sizes_keep_the_limit_and_use_it(
     for name in found:
         grown = {**found, name: found[name] + ranges[name].step}
         assert grown[name] > ranges[name].largest or chain_cost(grown) > limit
-    assert spread(sizes, ranges, chain_cost, limit, priority) == found
+    assert scale_to_limit(sizes, ranges, chain_cost, limit, priority) == found
 
 
 @given(problems(), st.integers(2, 5))
@@ -96,7 +96,7 @@ def test_only_proportions_matter(
 ) -> None:
     sizes, ranges, priority, limit = problem
     larger = {name: factor * size for name, size in sizes.items()}
-    one, other = (spread(s, ranges, chain_cost, limit, priority) for s in (sizes, larger))
+    one, other = (scale_to_limit(s, ranges, chain_cost, limit, priority) for s in (sizes, larger))
     # rounding may move a group by a step
     assert all(abs(one[name] - other[name]) <= 2 * ranges[name].step for name in one)
 
@@ -126,7 +126,7 @@ def test_fine_sizes_use_the_budget(sizes: list[int], share: float, step: int) ->
     ranges = {str(i): SizeRange(low=step, high=400, step=step) for i in range(len(sizes))}
     wanted = dict(zip(ranges, sizes, strict=True))
     limit = share * chain_cost(wanted)
-    found = spread(wanted, ranges, chain_cost, limit)
+    found = scale_to_limit(wanted, ranges, chain_cost, limit)
     assert 0.95 * limit <= chain_cost(found) <= limit
 
 
@@ -138,7 +138,7 @@ def test_the_rest_goes_to_the_highest_priority_in_turns() -> None:
         return float(sum(sizes.values()))
 
     def found(limit: float, **priority: float) -> list[int]:
-        return list(spread(sizes, ranges, channels, limit, priority).values())
+        return list(scale_to_limit(sizes, ranges, channels, limit, priority).values())
 
     assert scale_back(sizes, ranges, channels, 191) == dict.fromkeys("abc", 56)
     assert found(191, a=0, b=1, c=0.5) == [56, 64, 64]
@@ -162,9 +162,9 @@ def test_a_budget_under_the_smallest_names_the_smallest_cost() -> None:
     ranges = {"a": SizeRange(low=10, high=64), "b": SizeRange(low=16, high=64)}
     least = chain_cost({"a": 16, "b": 16})  # 175.1k
     sizes = {"a": 64, "b": 64}
-    assert spread(sizes, ranges, chain_cost, least) == {"a": 16, "b": 16}
+    assert scale_to_limit(sizes, ranges, chain_cost, least) == {"a": 16, "b": 16}
     with pytest.raises(BudgetError, match=re.escape("budget of 100k: the smallest cost 175.1k")):
-        spread(sizes, ranges, chain_cost, 100e3)
+        scale_to_limit(sizes, ranges, chain_cost, 100e3)
 
 
 @given(problems(), st.integers(0, 10**6))
@@ -178,5 +178,5 @@ def test_a_cost_with_bumps_is_still_never_over(
         return chain_cost(at) * random.Random(f"{seed} {sorted(at.items())}").uniform(0.8, 1.2)
 
     assume(bumpy({name: r.smallest for name, r in ranges.items()}) <= limit)
-    found = spread(sizes, ranges, bumpy, limit, priority)
+    found = scale_to_limit(sizes, ranges, bumpy, limit, priority)
     assert bumpy(found) <= limit and legal(found, ranges)

@@ -88,7 +88,7 @@ def test_a_find_like_no_other_is_compared_with_the_rest(
     kinds = {network.kind for network in baselines.compared_networks(run, None, [])}
     assert kinds == {"searched", "mobilenet"}
     (message,) = said
-    assert message.startswith("none of 20 random networks keeps flops <= ")
+    assert message.startswith("none of 20 random networks meets flops <= ")
     assert message.endswith(": random networks are skipped")
 
 

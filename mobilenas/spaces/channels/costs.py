@@ -19,7 +19,7 @@ from mobilenas.cost.projection import Sizes
 from mobilenas.nn.costs import BYTES_PER_VALUE, LayerCost, alive_bytes
 from mobilenas.spaces.channels.space import Base, ChannelsArch, ChannelsSpace
 
-WIDTHS_COSTS = ("flops", "params")
+CHANNELS_COSTS = ("flops", "params")
 """Costs of channel sizes that are counted, without running the model."""
 
 
@@ -29,10 +29,10 @@ class ChannelsTable:
     is_peak = False
 
     def __init__(self, space: ChannelsSpace, cost: str) -> None:
-        if cost not in WIDTHS_COSTS:
+        if cost not in CHANNELS_COSTS:
             raise BudgetError(
                 f"a {cost} budget is for the mobile space only; channel sizes have "
-                f"{' and '.join(WIDTHS_COSTS)}"
+                f"{' and '.join(CHANNELS_COSTS)}"
             )
         self.space, self.cost = space, cost
 

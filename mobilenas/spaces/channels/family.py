@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mobilenas.spaces.base import Family, family_of, register
-from mobilenas.spaces.channels.costs import WIDTHS_COSTS, ChannelsTable, channels_layer_costs
+from mobilenas.spaces.channels.costs import CHANNELS_COSTS, ChannelsTable, channels_layer_costs
 from mobilenas.spaces.channels.space import ChannelsArch, ChannelsNetwork, ChannelsSpace
 
 
@@ -25,7 +25,7 @@ register(
         build=ChannelsNetwork.of,
         layer_costs=channels_layer_costs,
         rough_size=_rough_size,
-        costs=WIDTHS_COSTS,
+        costs=CHANNELS_COSTS,
         table=_table,
         scaled=True,
     )

@@ -241,5 +241,5 @@ def test_an_impossible_budget_names_the_smallest() -> None:
 
 def test_a_budget_that_nothing_uses_says_so() -> None:
     budgets = Budgets(small("2/node", 2), [Budget(cost="flops", limit=10**12)])
-    with pytest.raises(BudgetError, match="no network of the space keeps flops <= 1000G and uses"):
+    with pytest.raises(BudgetError, match="no network of the space meets flops <= 1000G and uses"):
         CellProgram(budgets, scores(budgets.space, 0)).best()

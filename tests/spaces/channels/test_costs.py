@@ -61,12 +61,12 @@ def test_budgets_scale_sizes_until_they_are_used() -> None:
     space = space_of("mobilenet_v3_small")
     half = space.base.graph.flops({}) // 2
     budgets = Budgets(space, [Budget(cost="flops", limit=half)])
-    for sizes in (budgets.spread(space.start()), budgets.random(random.Random(3))):
+    for sizes in (budgets.scale(space.start()), budgets.random(random.Random(3))):
         assert 0.97 < budgets.utilization(sizes) <= 1
         assert budgets.is_feasible(sizes)
     assert budgets.random(random.Random(3)) == budgets.random(random.Random(3))
     both = Budgets(space, [*budgets.budgets, Budget(cost="params", limit=100_000)])
-    found = both.spread(space.start())
+    found = both.scale(space.start())
     assert space.base.graph.params(found) <= 100_000
     assert space.base.graph.flops(found) < half
 

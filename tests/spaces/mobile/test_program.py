@@ -173,7 +173,7 @@ def test_an_impossible_budget_names_the_smallest(
 
 def test_a_budget_that_nothing_uses_says_so(micro_space: MobileSpace) -> None:
     budgets = Budgets(micro_space, [Budget(cost="flops", limit=10**9)])
-    with pytest.raises(BudgetError, match="no network of the space keeps flops <= 1G and uses 90"):
+    with pytest.raises(BudgetError, match="no network of the space meets flops <= 1G and uses 90"):
         ArchProgram(budgets, scores(micro_space, 0)).best()
 
 
