@@ -137,12 +137,12 @@ def main() -> None:
     for name in np.unique(group):
         own = group == name
         others = fitted(x[~own], places[~own], y[~own], scale)
-        expected, deviation = others.likely(x[own], places[own])
+        expected, deviation = others.predict(x[own], places[own])
         beside = np.zeros(len(y))
         for number in range(PARTS):
             asked = own & (part == number)
             known = fitted(x[~asked], places[~asked], y[~asked], scale)
-            beside[asked], _ = known.likely(x[asked], places[asked])
+            beside[asked], _ = known.predict(x[asked], places[asked])
         expected, beside = expected + worth[own], beside + worth
         taus = [kendalltau(guess, tested[own]).statistic for guess in (expected, beside[own])]
         whole = np.sqrt(deviation**2 + NOISE * np.var(y))

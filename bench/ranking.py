@@ -220,7 +220,7 @@ def unseen(archs: Sequence[MobileArch], images: int) -> list[float]:
         places=tuple(known.places[n] for n in kept),
         top1=tuple(known.top1[n] for n in kept),
     )
-    return list(others.likely(rows, places)[0] + known.per_doubling * places[:, FLOPS])
+    return list(others.predict(rows, places)[0] + known.per_doubling * places[:, FLOPS])
 
 
 def ridge(choices: Sequence[AnyChoice], truth: NDArray[np.float64]) -> list[float]:

@@ -23,8 +23,8 @@ def random_search(
     archs: list[Arch] = []
     known, first = halving.entered, settings.compared_at(2, recipe.epochs)[0]
     for index in range(_MAX):
-        lost = settings.lost(max(2, index + 1), recipe.epochs)
-        if index >= max(2, known) and halving.epoch_seconds * lost > seconds:
+        discarded = settings.discarded_epochs(max(2, index + 1), recipe.epochs)
+        if index >= max(2, known) and halving.epoch_seconds * discarded > seconds:
             break
         archs.append(budgets.space.arch(budgets.random(source)))
         halving.score(archs[-1], index, 0, first)

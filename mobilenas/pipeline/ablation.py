@@ -44,7 +44,7 @@ from mobilenas.report.records import (
 )
 from mobilenas.search import searched_choice
 from mobilenas.search.diagnostics import agreement
-from mobilenas.search.methods import DEFAULT_METHOD, usual_epochs
+from mobilenas.search.methods import DEFAULT_METHOD, default_search_epochs
 from mobilenas.search.parts import PARTS
 from mobilenas.search.variants import RANDOM, Variant, parse_variant, parse_variants
 from mobilenas.spaces.base import AnyChoice, Arch, family, family_of
@@ -179,7 +179,9 @@ def _settings(request: Request, variant: Variant, seed: int, images: int) -> Run
         )
         if requested.search_epochs is None:  # all variants search for equally long
             final = requested.settings(images).recipe.epochs
-            requested = replace(requested, search_epochs=usual_epochs(final, alphas_decide=True))
+            requested = replace(
+                requested, search_epochs=default_search_epochs(final, alphas_decide=True)
+            )
         return requested.settings(images)
     except MobileNASError as error:
         raise MobileNASError(f"variant {variant.name}: {error}") from error

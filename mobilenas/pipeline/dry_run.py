@@ -15,7 +15,7 @@ from mobilenas.pipeline.request import ANY_COUNT, Request
 from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.space import latency_model, make_space
 from mobilenas.pipeline.starting import profile_of, read_images, tell_targets
-from mobilenas.search.space import SIDES, reachable
+from mobilenas.search.space import SIDES, cost_ranges
 
 _CHOOSE = (
     "A budget decides which of them are searched: set --flops, --params, --memory or, with "
@@ -103,7 +103,7 @@ def _every_budget(request: Request, reporter: Reporter) -> DryRun:
     tell_targets(request, reporter)
     data = load_data(request.data_settings, reporter)
     sides: dict[int, dict[str, Range]] = {
-        side: reachable(
+        side: cost_ranges(
             image_size=side,
             classes=len(data.classes),
             in_channels=data.channels,

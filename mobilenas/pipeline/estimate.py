@@ -255,19 +255,19 @@ def _finalists(settings: RunSettings, data: ImageData, speeds: Speeds) -> float:
     if how.count < 2:
         return 0.0
     # the winner's epochs are part of its final training, except for channel sizes
-    lost = (
-        how.lost(how.count, settings.recipe.epochs)
+    discarded = (
+        how.discarded_epochs(how.count, settings.recipe.epochs)
         if settings.channel_sizes is None
         else how.count * how.epochs
     )
-    return lost * _epoch(settings, data, speeds)
+    return discarded * _epoch(settings, data, speeds)
 
 
 def _choosing(settings: RunSettings, data: ImageData, speeds: Speeds, sides: int) -> float:
     if sides < 2:
         return 0.0
     how, final = settings.finalists, settings.recipe.epochs
-    epochs = how.lost(sides, final) + how.compared_at(sides, final)[-1]
+    epochs = how.discarded_epochs(sides, final) + how.compared_at(sides, final)[-1]
     return epochs * _epoch(settings, data, speeds)
 
 

@@ -15,7 +15,7 @@ from mobilenas.onnx.settings import TARGETS, Precision, Target
 from mobilenas.pipeline.effort import EFFORTS, EffortName, recipe_for
 from mobilenas.pipeline.inapplicable import CELLS_ONLY, CHAIN, MOBILE_ONLY, NOT_PRETRAINED, WHOLE
 from mobilenas.pipeline.settings import SUBNETWORKS, JobSettings, RunSettings
-from mobilenas.search.methods import DEFAULT_METHOD, METHODS, settings_for, usual_epochs
+from mobilenas.search.methods import DEFAULT_METHOD, METHODS, default_search_epochs, settings_for
 from mobilenas.search.parts import PARTS, SearchParts
 from mobilenas.search.settings import FinalistSettings, SearchSettings
 from mobilenas.spaces.cell.settings import CellOptions
@@ -300,7 +300,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         parts = {part: getattr(self, part) for part in PARTS}
         if self.pretrained is not None:
             return self._search_of_parts(recipe, parts)
-        usually = usual_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
+        usually = default_search_epochs(recipe.epochs, alphas_decide=self._alphas_decide)
         # the supernet is trained from scratch, with the settings of our measurements
         rate = usual_rate(train_images)
         return settings_for(

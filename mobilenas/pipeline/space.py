@@ -92,14 +92,14 @@ def _hinting(
         return make(settings, data, data.image_size)
     except UnreachableError as error:
 
-        def kept(side: int) -> bool:
+        def meets_budgets(side: int) -> bool:
             try:
                 make(settings, data, side)
             except MobileNASError:  # a model may accept only one size
                 return False
             return True
 
-        raise with_smaller_side(error, data.image_size, kept) from error
+        raise with_smaller_side(error, data.image_size, meets_budgets) from error
 
 
 def _cell_space(settings: RunSettings, data: ImageKind, image_size: int) -> CellSpace:

@@ -87,18 +87,18 @@ def _trained_top1(searcher: Searcher) -> float:
     parts = len(monitor_split) // 2  # a shuffled pass needs two images or more
     draws = 1 if searcher.settings.sampling == "softmax" else min(_DRAWS, parts)
     generator = torch.Generator().manual_seed(searcher.seed)
-    right = 0.0
+    correct = 0.0
     for number in range(draws):
         p = searcher.relaxation(generator, searcher.epochs_done - 1)
-        forward = partial(_as_steps_run, searcher, p)
+        forward = partial(_step_logits, searcher, p)
         part = monitor_split.subset(torch.arange(number, len(monitor_split), draws))
         with fresh_statistics(net):
             reestimate(searcher, forward, _NORM_IMAGES)
-            right += searcher.top1(forward, part) * len(part) / 100
-    return 100 * right / len(monitor_split)
+            correct += searcher.top1(forward, part) * len(part) / 100
+    return 100 * correct / len(monitor_split)
 
 
-def _as_steps_run(searcher: Searcher, p: Relaxation, x: Tensor) -> Tensor:
+def _step_logits(searcher: Searcher, p: Relaxation, x: Tensor) -> Tensor:
     searcher.net.channels_generator.manual_seed(searcher.seed)
     logits: Tensor = searcher.net(x, p)
     return logits

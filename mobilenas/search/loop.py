@@ -34,8 +34,8 @@ from mobilenas.train.recipe import Amp
 _CLIP = 5.0
 MONITOR_IMAGES = 512
 """Maximum number of validation images for an epoch's metrics."""
-_WIDEST_LOAD = 1.5
-_TRIES = 50
+_MAX_UTILIZATION = 1.5
+_MAX_DRAWS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ class Searcher:
         loss = loss * weight
         loss.backward()
         if self.settings.sampling == "sandwich":
-            others = [self.space.smallest(), self._near(epoch), self._near(epoch)]
+            others = [self.space.smallest(), self._draw_feasible(epoch), self._draw_feasible(epoch)]
             for choice in others:
                 alone = self.alphas.alone(self.net, choice)
                 with self._autocast():
@@ -205,7 +205,7 @@ class Searcher:
         if self.settings.sampling == "sandwich":
             return self.alphas.alone(self.net, self.space.largest())
         if self.settings.sampling == "single-path" and self.searchable.draws:
-            return self.alphas.alone(self.net, self._draw(epoch))
+            return self.alphas.alone(self.net, self._draw_network(epoch))
         with torch.no_grad():
             return partial(self.net, p=self.relaxation(self._gumbel))
 
@@ -216,20 +216,20 @@ class Searcher:
             return self.alphas.soft(tau)
         return self.alphas.gumbel(tau, generator, hard=self.settings.sampling == "single-path")
 
-    def _draw(self, epoch: int) -> AnyChoice:
+    def _draw_network(self, epoch: int) -> AnyChoice:
         """Draw a network to train, if possible not far over budget, where networks teach little."""
         drawn = iter(lambda: self.space.random(self._choices), None)
         if self.searchable.draws and epoch >= self.settings.warmup:
             drawn = self.searchable.draws(self.alphas, self._choices)
-        for choice in islice(drawn, _TRIES):
-            if self.budgets.utilization(choice) <= _WIDEST_LOAD:
+        for choice in islice(drawn, _MAX_DRAWS):
+            if self.budgets.utilization(choice) <= _MAX_UTILIZATION:
                 break
         return choice
 
-    def _near(self, epoch: int) -> AnyChoice:
+    def _draw_feasible(self, epoch: int) -> AnyChoice:
         """Draw a feasible network; after warm-up, one by the alphas if a few draws have one."""
         if epoch >= self.settings.warmup and self.searchable.draws:
-            drawn = islice(self.searchable.draws(self.alphas, self._choices), _TRIES)
+            drawn = islice(self.searchable.draws(self.alphas, self._choices), _MAX_DRAWS)
             found = next(filter(self.budgets.is_feasible, drawn), None)
             if found is not None:
                 return found
@@ -246,7 +246,7 @@ class Searcher:
         self.alpha_optimizer.zero_grad(set_to_none=True)
         weight = weight_of(len(x))
         if self.settings.order == 2 and train is not None:
-            loss = self._look_ahead((x, y), train)
+            loss = self._second_order_gradients((x, y), train)
             for alpha in gradients(self.alphas.parameters()):
                 alpha.mul_(weight)  # every process has the whole gradient
             total = self._regularization()
@@ -267,7 +267,9 @@ class Searcher:
         with self._autocast():
             return functional.cross_entropy(self.net(x, p), y)
 
-    def _look_ahead(self, val: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]) -> Tensor:
+    def _second_order_gradients(
+        self, val: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Set the alphas' gradients of the loss after a step of the weights; return that loss."""
 
         def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -298,8 +300,8 @@ class Searcher:
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
         """Return the percentage of `split` that `forward` classifies correctly."""
-        right = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.mixed(split))
-        return 100 * right / len(split)
+        correct = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.mixed(split))
+        return 100 * correct / len(split)
 
     def mixed(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all batches of `split` once, shuffled by the seed.

@@ -97,14 +97,14 @@ METHODS = Registry[Method]("method", _BUILT_IN)
 DEFAULT_METHOD = "mobilenas"
 
 # DARTS trains its alphas with Adam, 20,000 steps of 3e-4, which change a logit by 6 at most
-_TRAVEL, _FASTEST = 6.0, 0.1
+_MAX_CHANGE, _MAX_RATE = 6.0, 0.1
 _MOBILE_ALPHA_RATE = 0.03
-_USUAL_K = 4
+_DEFAULT_K = 4
 
 _LONG_SHARE, _SHORT_SHARE = 0.4, 0.07
 
 
-def usual_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
+def default_search_epochs(final_epochs: int, *, alphas_decide: bool) -> int:
     """Return the default number of epochs of a search, given those of final training.
 
     If finalists decide instead of alphas, the epochs are few, and warm-up only; then search and
@@ -148,7 +148,7 @@ def settings_for(
         batch_size=batch_size,
         sampling=given.get("sampling", method.sampling),
         learning_rate=learning_rate,
-        alpha_learning_rate=min(_TRAVEL / steps, _FASTEST) if cells else _MOBILE_ALPHA_RATE,
+        alpha_learning_rate=min(_MAX_CHANGE / steps, _MAX_RATE) if cells else _MOBILE_ALPHA_RATE,
         order=order,
         zero_op=cells and given.get("zero_op", method.zero_op),
         edge_weights=given.get("edge_weights", method.edge_weights) if cells else "none",
@@ -169,10 +169,10 @@ def _sampler(own: SamplerSettings, given: Fields) -> SamplerSettings:
                 "takes every channel"
             )
         return SamplerSettings(name=name, partial=1, attention=given.get("attention"))
-    usual = own.partial if own.partial > 1 else _USUAL_K
+    default = own.partial if own.partial > 1 else _DEFAULT_K
     return SamplerSettings(
         name=name,
-        partial=usual if fraction is None else parse_fraction(fraction),
+        partial=default if fraction is None else parse_fraction(fraction),
         attention=given.get("attention", own.attention if name == own.name else None),
     )
 

@@ -119,7 +119,7 @@ class Process:
     top1: tuple[float, ...]
     """Of each trained network: points of top-1 above its group's median, corrected for FLOPs."""
 
-    def likely(self, rows: Rows, places: Rows) -> tuple[Rows, Rows]:
+    def predict(self, rows: Rows, places: Rows) -> tuple[Rows, Rows]:
         """Return expected points of top-1 above the mean, and standard deviations: [N] each.
 
         The mean is that of networks of the same group and equal FLOPs. rows: [N, features], minus
@@ -140,12 +140,14 @@ class Process:
 
     def _kernel(self, a: tuple[Rows, Rows], b: tuple[Rows, Rows]) -> Rows:
         count = a[0].shape[1]
-        near = _near(a[0], b[0], self.length * math.sqrt(count))
+        near = _squared_exponential(a[0], b[0], self.length * math.sqrt(count))
         covariances: Rows = near + self.linear * a[0] @ b[0].T / count
-        return covariances * (self.shared + (1 - self.shared) * _near(a[1], b[1], self.reach))
+        return covariances * (
+            self.shared + (1 - self.shared) * _squared_exponential(a[1], b[1], self.reach)
+        )
 
 
-def _near(a: Rows, b: Rows, scale: float | tuple[float, ...]) -> Rows:
+def _squared_exponential(a: Rows, b: Rows, scale: float | tuple[float, ...]) -> Rows:
     """a: [N, D], b: [M, D] -> squared exponential kernel [N, M]."""
     kernel: Rows = np.exp(-((((a[:, None] - b[None]) / np.array(scale)) ** 2).sum(-1)) / 2)
     return kernel
@@ -177,7 +179,7 @@ class Prior:
         a large deviation, and so a low score.
         """
         rows, places = described(archs, self._images)
-        expected, deviation = process().likely(rows - self._mean, places)
+        expected, deviation = process().predict(rows - self._mean, places)
         flops = process().per_doubling * (places[:, FLOPS] - self._flops)
         found: list[float] = (expected + flops - deviation).tolist()
         return found

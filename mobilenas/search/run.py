@@ -144,7 +144,7 @@ def search(
     identity = _identity(searcher, finalists, recipe)
     log = _train_supernet(searcher, folder, identity, reporter)
     seconds = {"supernet": float(sum(line.seconds for line in log))}
-    choices, gap, seconds["candidates"] = _made_discrete(searcher, finalists.count, folder, measure)
+    choices, gap, seconds["candidates"] = _discretized(searcher, finalists.count, folder, measure)
     winner, alarms = 0, list(log[-1].alarms)
     if len(choices) > 1:
         halving = SuccessiveHalving(
@@ -186,7 +186,7 @@ def search(
     )
 
 
-def _made_discrete(
+def _discretized(
     searcher: Searcher, count: int, folder: Path, measure: MeasureArchs | None
 ) -> tuple[list[AnyChoice], GapRecord, float]:
     """Return candidates, gap and seconds, from their file if it exists.
@@ -365,9 +365,9 @@ def _name_of(alarm: str) -> str:
 
 
 def _figures(line: SearchLine, budgets: Budgets) -> dict[str, str]:
-    loads = {b.cost: line.expected[b.cost] / b.limit for b in budgets.budgets}
+    ratios = {b.cost: line.expected[b.cost] / b.limit for b in budgets.budgets}
     figures = {"loss": f"{line.loss:.3f}", "val top-1": f"{line.val_top1:.1f} %"}
-    return figures | {f"expected {cost}": f"{100 * load:.0f} %" for cost, load in loads.items()}
+    return figures | {f"expected {cost}": f"{100 * ratio:.0f} %" for cost, ratio in ratios.items()}
 
 
 def measured_candidates(
@@ -391,7 +391,7 @@ def measured_candidates(
         within = [c for c, ms in zip(choices, measured, strict=True) if ms <= limit]
         if len(within) == len(choices) or len(rounds) > _TIGHTENINGS:
             return within or choices, rounds
-        slowest = max(ms / foretold for ms, foretold in zip(measured, predicted, strict=True))
-        budgets = searcher.budgets.tightened(LATENCY, 1 / slowest)
-        if budgets.tables[LATENCY].minimum() > limit / slowest:
+        excess = max(actual / guess for actual, guess in zip(measured, predicted, strict=True))
+        budgets = searcher.budgets.tightened(LATENCY, 1 / excess)
+        if budgets.tables[LATENCY].minimum() > limit / excess:
             return within or choices, rounds

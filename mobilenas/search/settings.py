@@ -114,7 +114,7 @@ class FinalistSettings:
         last = max(first, min(final - 1, max(first + 1, math.ceil(final / 3))))
         return [round(first * (last / first) ** (rung / steps)) for rung in range(steps + 1)]
 
-    def lost(self, count: int, final: int) -> int:
+    def discarded_epochs(self, count: int, final: int) -> int:
         """Return the number of epochs spent on archs that do not win."""
         ends = self.compared_at(count, final)
         parts = [end - start for start, end in pairwise([0, *ends])]

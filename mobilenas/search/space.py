@@ -19,10 +19,10 @@ from mobilenas.spaces.mobile.template import (
     SHAPES,
     Shape,
     SpaceOptions,
-    low_load,
     narrowest,
     options_of,
     sized,
+    utilization_quantile,
     widest,
 )
 
@@ -45,7 +45,7 @@ def space_for(
     if not budgets:
         raise BudgetError(NO_BUDGET)
 
-    def loads(space: MobileSpace) -> list[float]:
+    def utilizations(space: MobileSpace) -> list[float]:
         tables = [CostTable(space, b.cost, latency if b.cost == LATENCY else None) for b in budgets]
         source = random.Random(0)
         draws = [space.random(source) for _ in range(_DRAWS)]
@@ -54,19 +54,21 @@ def space_for(
         ]
 
     if latency is None:
-        space = sized(loads, shapes, **options)
+        space = sized(utilizations, shapes, **options)
     else:
         spaces = measured_spaces(latency, **options)
-        space = min(spaces, key=lambda space: abs(math.log(low_load(loads(space)))))
+        space = min(
+            spaces, key=lambda space: abs(math.log(utilization_quantile(utilizations(space))))
+        )
     try:
         Budgets(space, budgets, latency).check_reachable()
     except UnreachableError as error:
 
-        def kept(side: int) -> bool:
+        def meets_budgets(side: int) -> bool:
             return is_reachable(budgets, **options | {"image_size": side})
 
         sides = () if latency else SIDES
-        raise with_smaller_side(error, options["image_size"], kept, sides) from error
+        raise with_smaller_side(error, options["image_size"], meets_budgets, sides) from error
     return space
 
 
@@ -79,16 +81,16 @@ def is_reachable(budgets: Sequence[Budget], **options: Unpack[SpaceOptions]) -> 
 def with_smaller_side(
     error: UnreachableError,
     image_size: int,
-    kept: Callable[[int], bool],
+    meets_budgets: Callable[[int], bool],
     sides: Sequence[int] = SIDES,
 ) -> UnreachableError:
     """Return the error with a hint: the largest side below `image_size` that meets the budgets."""
-    smaller = next((side for side in sides if side < image_size and kept(side)), None)
+    smaller = next((side for side in sides if side < image_size and meets_budgets(side)), None)
     hint = "" if smaller is None else f", or --image-size {smaller}"
     return UnreachableError(f"{error}{hint} (images are {image_size}x{image_size} now)")
 
 
-def reachable(**options: Unpack[SpaceOptions]) -> dict[str, dict[str, float]]:
+def cost_ranges(**options: Unpack[SpaceOptions]) -> dict[str, dict[str, float]]:
     """Return by cost the `smallest` and the `largest` of all networks that a search can return."""
     small, large = narrowest(**options), widest(**options)
     return {

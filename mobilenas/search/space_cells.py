@@ -35,7 +35,7 @@ def cell_space_for(
         depth = LAYERS if layers is None else layers
         return CellSpace(layers=depth, channels=channels, **options)
 
-    def load(channels: int) -> float:
+    def median_utilization(channels: int) -> float:
         """Return the median utilization of archs that are the same at any number of channels."""
         limits, source = Budgets(space(channels), budgets), random.Random(0)
         return statistics.median(
@@ -53,8 +53,10 @@ def cell_space_for(
         low, high = 1, _MAX_CHANNELS // 2  # halves of channels
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if load(2 * middle) < 1 else (low, middle)
-        candidates = sorted({2 * low, max(2, 2 * low - 2)}, key=lambda n: abs(math.log(load(n))))
+            low, high = (middle + 1, high) if median_utilization(2 * middle) < 1 else (low, middle)
+        candidates = sorted(
+            {2 * low, max(2, 2 * low - 2)}, key=lambda n: abs(math.log(median_utilization(n)))
+        )
         channels = next(filter(reachable, candidates), min(candidates))
     found = space(CHANNELS if channels is None else channels)
     Budgets(found, budgets).check_reachable()

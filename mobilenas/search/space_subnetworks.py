@@ -80,22 +80,22 @@ def subnetwork_space_for(
     each = {
         side: Budgets(_space(whole, [side], shares), budgets, latency) for side in sorted(sides)
     }
-    kept = {side: at for side, at in each.items() if _keeps(at)}
-    if not kept:
+    reachable = {side: at for side, at in each.items() if _is_reachable(at)}
+    if not reachable:
         side, at = next(iter(each.items()))
         try:
             at.check_reachable()
         except UnreachableError as error:
             raise UnreachableError(f"{error} (subnetworks at {side}x{side})") from error
-    used = {side: at.utilization(at.space.largest()) for side, at in kept.items()}
+    used = {side: at.utilization(at.space.largest()) for side, at in reachable.items()}
     if max(used.values()) < FLOOR:
-        side = max(kept)
-        remarks = "; ".join(kept[side].non_binding())
+        side = max(reachable)
+        remarks = "; ".join(reachable[side].non_binding())
         raise BudgetError(f"{remarks}, or use images larger than {side}x{side}")
     suited = [side for side, share in used.items() if FLOOR <= share <= _MAX_CUT]
     if not suited:
-        least = min(share for share in used.values() if share >= FLOOR)
-        suited = [side for side, share in used.items() if share == least]
+        lowest = min(share for share in used.values() if share >= FLOOR)
+        suited = [side for side, share in used.items() if share == lowest]
     return _space(whole, suited, shares)
 
 
@@ -115,5 +115,5 @@ def _space(
     return SubnetworkSpace(whole=whole(sides[-1]), sides=tuple(sides), stage_shares=stage_shares)
 
 
-def _keeps(budgets: Budgets) -> bool:
+def _is_reachable(budgets: Budgets) -> bool:
     return all(budgets.tables[b.cost].minimum() <= b.limit for b in budgets.budgets)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mobilenas.nn.parallel import add_up
 
-_LENGTH = 0.01
+_STEP_LENGTH = 0.01
 """Euclidean length of the finite difference in all weights (Liu et al. 2019, below equation 8). The
 difference is exact to 1e-4 with smooth activations. With ReLU and max pooling it crosses kinks,
 whose noise exceeds the second-order part itself, and decreases as the length grows."""
@@ -45,14 +45,14 @@ def unrolled_gradients(
     """
     steps = _virtual_steps(net, optimizer, train_loss)
     weights = [step.weight for step in steps]
-    with _put_back(weights):
-        _move(weights, [step.moved for step in steps])
+    with _restoring(weights):
+        _assign(weights, [step.moved for step in steps])
         loss, found = _differentiate(net, val_loss, [*requested, *weights])
-    gradients = _filled(found, [*requested, *weights])
+    gradients = _with_zeros(found, [*requested, *weights])
     direct, through = gradients[: len(requested)], gradients[len(requested) :]
     # xi differs between groups and with momentum, so it goes into the direction
-    ways = [step.rate * gradient for step, gradient in zip(steps, through, strict=True)]
-    mixed = _mixed_product(net, train_loss, weights, ways, requested)
+    directions = [step.rate * gradient for step, gradient in zip(steps, through, strict=True)]
+    mixed = _mixed_product(net, train_loss, weights, directions, requested)
     return [first - second for first, second in zip(direct, mixed, strict=True)], loss
 
 
@@ -60,20 +60,20 @@ def _mixed_product(
     net: nn.Module,
     train_loss: Callable[[], Tensor],
     weights: Sequence[Tensor],
-    ways: Sequence[Tensor],
+    directions: Sequence[Tensor],
     requested: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Return d_alpha d_w L_train . ways as a central difference along `ways`."""
-    norm = torch.stack([way.norm() for way in ways]).norm().item() if ways else 0.0
+    """Return d_alpha d_w L_train . directions as a central difference along `directions`."""
+    norm = torch.stack([each.norm() for each in directions]).norm().item() if directions else 0.0
     if not norm:
         return [torch.zeros_like(alpha) for alpha in requested]
-    epsilon = _LENGTH / norm
+    epsilon = _STEP_LENGTH / norm
     ends = []
     for sign in (1, -1):
-        with _put_back(weights):
-            pairs = zip(weights, ways, strict=True)
-            _move(weights, [w.detach() + sign * epsilon * way for w, way in pairs])
-            ends.append(_filled(_differentiate(net, train_loss, requested)[1], requested))
+        with _restoring(weights):
+            pairs = zip(weights, directions, strict=True)
+            _assign(weights, [w.detach() + sign * epsilon * direction for w, direction in pairs])
+            ends.append(_with_zeros(_differentiate(net, train_loss, requested)[1], requested))
     return [(up - down) / (2 * epsilon) for up, down in zip(*ends, strict=True)]
 
 
@@ -131,21 +131,21 @@ def _differentiate(
 
 
 @contextmanager
-def _put_back(weights: Sequence[Tensor]) -> Iterator[None]:
+def _restoring(weights: Sequence[Tensor]) -> Iterator[None]:
     kept = [weight.detach().clone() for weight in weights]
     try:
         yield
     finally:
-        _move(weights, kept)
+        _assign(weights, kept)
 
 
 @torch.no_grad()
-def _move(weights: Sequence[Tensor], places: Sequence[Tensor]) -> None:
-    for weight, place in zip(weights, places, strict=True):
-        weight.copy_(place)
+def _assign(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
 
 
-def _filled(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _with_zeros(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients, with zeros for inputs that the loss does not depend on."""
     pairs = zip(gradients, inputs, strict=True)
     return [torch.zeros_like(x) if gradient is None else gradient for gradient, x in pairs]

@@ -169,7 +169,7 @@ def test_as_many_rivals_enter_as_the_time_allows(
 
     def lost(count: int) -> int:
         """Epochs of those that do not win; the winner's are part of its final training."""
-        return FinalistSettings(count=4, epochs=2).lost(count, RECIPE.epochs)
+        return FinalistSettings(count=4, epochs=2).discarded_epochs(count, RECIPE.epochs)
 
     assert spent == lost(entered) <= seconds < lost(entered + 1)
     assert len(trained) == spent + max(trained.count(n) for n in trained)

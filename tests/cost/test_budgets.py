@@ -246,9 +246,9 @@ def test_budgets_hold_in_the_cell_space_too(cell_space: CellSpace) -> None:
     for _ in range(20):
         choice = budgets.random(source)
         drawn = costs(cell_space.arch(choice))
-        loads = [drawn.flops / exact.flops, drawn.params / exact.params]
-        assert budgets.utilization(choice) == max(loads)
-        assert 0.9 <= max(loads) <= 1
+        utilizations = [drawn.flops / exact.flops, drawn.params / exact.params]
+        assert budgets.utilization(choice) == max(utilizations)
+        assert 0.9 <= max(utilizations) <= 1
     p = even(cell_space)
     expected = budgets.expected(p)
     assert list(expected) == ["flops", "params"]

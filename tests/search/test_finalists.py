@@ -121,10 +121,10 @@ def test_rungs_of_the_efforts_by_hand() -> None:
     assert (quick.rungs(3), quick.compared_at(3, 6)) == ([3, 2], [2, 3])
     standard = FinalistSettings(count=4, epochs=3)
     assert (standard.rungs(4), standard.compared_at(4, 15)) == ([4, 2], [3, 5])
-    assert standard.lost(4, 15) == 2 * 3 + 5  # of two for three epochs, of one for five
+    assert standard.discarded_epochs(4, 15) == 2 * 3 + 5  # of two for three epochs, of one for five
     full = FinalistSettings(count=7, epochs=12)
     assert (full.rungs(7), full.compared_at(7, 60)) == ([7, 4, 2], [12, 15, 20])
-    assert full.lost(7, 60) == 3 * 12 + 2 * 15 + 20
+    assert full.discarded_epochs(7, 60) == 3 * 12 + 2 * 15 + 20
 
 
 def test_the_best_on_validation_images_wins(
@@ -135,7 +135,7 @@ def test_the_best_on_validation_images_wins(
     rungs = SETTINGS.rungs(6)
     assert len(round_.scores) == sum(rungs)
     first, last = SETTINGS.compared_at(6, RECIPE.epochs)
-    assert len(stub.epochs) == last + SETTINGS.lost(6, RECIPE.epochs)
+    assert len(stub.epochs) == last + SETTINGS.discarded_epochs(6, RECIPE.epochs)
     # every arch in the first rung, and the winner in all of them
     assert set(stub.epochs[: 6 * first]) == set(archs)
     assert stub.epochs.count(archs[4]) == last
@@ -204,7 +204,7 @@ def test_the_winners_epochs_are_not_part_of_what_the_choice_cost(
     assert round_.best(archs) == 4
     # six archs see two epochs, a second each; two of them, the winner among these, one more
     assert round_.seconds == 6 * 2 + 2
-    assert round_.spent_for(4) == 6 * 2 + 2 - 3 == SETTINGS.lost(6, RECIPE.epochs)
+    assert round_.spent_for(4) == 6 * 2 + 2 - 3 == SETTINGS.discarded_epochs(6, RECIPE.epochs)
     assert round_.spent_for(4) < round_.spent_for(5) == 6 * 2 + 2 - 2
     assert round_.epoch_seconds == 1.0
 

@@ -105,7 +105,7 @@ def told(**changed: Any) -> Process:
 
 def test_a_process_agrees_with_what_it_was_told() -> None:
     rows = np.array([(-2.0, 0.0), (0.0, 0.5), (4.0, 1.0), (80.0, 0.0)])
-    expected, deviation = told().likely(rows, np.array([HERE] * 4))
+    expected, deviation = told().predict(rows, np.array([HERE] * 4))
     assert expected[:3] == pytest.approx(told().top1, abs=1e-3)
     assert deviation[:3] == pytest.approx([0, 0, 0], abs=0.01)
     assert deviation[3] > np.std(told().top1)
@@ -115,9 +115,9 @@ def test_a_process_agrees_with_what_it_was_told() -> None:
 def test_what_holds_here_is_expected_less_far_from_here(apart: tuple[float, ...]) -> None:
     rows = np.array([(-2.0, 0.0), (4.0, 1.0)])
     far = np.array([HERE] * 2) + apart
-    expected, deviation = told().likely(rows, far)
+    expected, deviation = told().predict(rows, far)
     assert expected == pytest.approx([0.3 * -3.0, 0.3 * 2.0], abs=0.01)
-    assert (deviation > told().likely(rows, np.array([HERE] * 2))[1]).all()
+    assert (deviation > told().predict(rows, np.array([HERE] * 2))[1]).all()
 
 
 def test_the_place_of_a_network() -> None:

@@ -28,8 +28,8 @@ def params(limit: float) -> Budget:
 def distance(budgets: list[Budget], space: CellSpace, seed: int = 0, draws: int = 64) -> float:
     """How far, in logarithms, the median load of drawn networks is from 1."""
     limits, source = Budgets(space, budgets), random.Random(seed)
-    loads = [limits.utilization(space.random(source)) for _ in range(draws)]
-    return abs(math.log(statistics.median(loads)))
+    utilizations = [limits.utilization(space.random(source)) for _ in range(draws)]
+    return abs(math.log(statistics.median(utilizations)))
 
 
 def test_without_budgets_it_is_8_cells_and_16_channels() -> None:

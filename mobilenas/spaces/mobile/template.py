@@ -26,13 +26,13 @@ _HEAD, _MIN_HEAD = 4, 192
 _MAX_HALVINGS = 5
 _KERNELS = (3, 5)
 _START_KERNEL = 3
-_SHARE = 0.05
+_FEASIBLE_SHARE = 0.05
 """Share of uniformly drawn archs that meet the budgets, in the space that is chosen."""
 _LATE_SHARE = 0.2
 """If this share of the narrowest space meets them, the stem of small images has stride 1."""
 _LATE_BELOW = 64
 """Images of this size or larger are always halved by the stem."""
-_NARROWEST, _WIDEST, _BISECTIONS = 0.1, 16.0, 14
+_MIN_MULTIPLIER, _MAX_MULTIPLIER, _BISECTIONS = 0.1, 16.0, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class Shape:
     """Ratio of a stage's width to that of the stage before."""
     narrow: bool = False
     """Whether blocks may have no expansion layer, and the last stage the minimum of the others."""
-    least: float = _NARROWEST
+    min_multiplier: float = _MIN_MULTIPLIER
     """Smallest multiplier; if its space is too expensive, the next shape is tried."""
 
 
 SHAPES = (
-    Shape(least=0.5),
+    Shape(min_multiplier=0.5),
     Shape(blocks=2),
     Shape(blocks=2, narrow=True),
     Shape(blocks=1, narrow=True),
@@ -150,45 +150,49 @@ def options_of(part: str, policy: str) -> tuple[bool, ...]:
 
 
 def sized(
-    loads: Callable[[MobileSpace], Sequence[float]],
+    utilizations: Callable[[MobileSpace], Sequence[float]],
     shapes: Sequence[Shape] = SHAPES,
     **options: Unpack[SpaceOptions],
 ) -> MobileSpace:
     """Return the widest space of which 5 % of uniformly drawn archs meet the budgets.
 
-    `loads(space)` are the largest cost / budget of such archs. The shape is the first of `shapes`
-    of which 5 % do so at its smallest multiplier, or else the last.
+    `utilizations` returns those of such archs of a space. The shape is the first of `shapes` of
+    which 5 % meet the budgets at its smallest multiplier, or else the last.
     """
+
+    def enough_meet(space: MobileSpace, share: float = _FEASIBLE_SHARE) -> bool:
+        return utilization_quantile(utilizations(space), share) <= 1
+
     placement = "early"
     if options["image_size"] < _LATE_BELOW:
-        late = template(_NARROWEST, shape=shapes[0], placement="late", **options)
-        if low_load(loads(late), _LATE_SHARE) <= 1:
+        late = template(_MIN_MULTIPLIER, shape=shapes[0], placement="late", **options)
+        if enough_meet(late, _LATE_SHARE):
             placement = "late"
     for shape in shapes:
         at = partial(template, shape=shape, placement=placement, **options)
-        if low_load(loads(at(shape.least))) <= 1:
+        if enough_meet(at(shape.min_multiplier)):
             break
-    low, high = shape.least, _WIDEST
+    low, high = shape.min_multiplier, _MAX_MULTIPLIER
     for _ in range(_BISECTIONS):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if low_load(loads(at(middle))) <= 1 else (low, middle)
+        low, high = (middle, high) if enough_meet(at(middle)) else (low, middle)
     return at(low)
 
 
-def low_load(loads: Sequence[float], share: float = _SHARE) -> float:
-    """Return the largest load of the `share` of archs with the smallest loads."""
-    return float(np.quantile(loads, share, method="inverted_cdf"))
+def utilization_quantile(utilizations: Sequence[float], share: float = _FEASIBLE_SHARE) -> float:
+    """Return the utilization that a `share` of the archs do not exceed."""
+    return float(np.quantile(utilizations, share, method="inverted_cdf"))
 
 
 def narrowest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the space with the smallest networks, the last that `sized` tries."""
-    return template(_NARROWEST, shape=SHAPES[-1], **options)
+    return template(_MIN_MULTIPLIER, shape=SHAPES[-1], **options)
 
 
 def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
     """Return the space with the largest networks."""
     late = options["image_size"] < _LATE_BELOW
-    return template(_WIDEST, placement="late" if late else "early", **options)
+    return template(_MAX_MULTIPLIER, placement="late" if late else "early", **options)
 
 
 def _around(width: float, minimum: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from mobilenas.core.errors import BudgetError
 from mobilenas.cost.budget import COSTS, LATENCY, NO_PROFILE
 from mobilenas.spaces.base import Family, Searchable, family, register
 from mobilenas.spaces.mobile.cost_models import CostModel
-from mobilenas.spaces.subnetworks.program import SubnetworkProgram, least_cut
+from mobilenas.spaces.subnetworks.program import SubnetworkProgram, least_pruned
 from mobilenas.spaces.subnetworks.relaxation import Alphas
 from mobilenas.spaces.subnetworks.space import Choice, SubnetworkSpace
 from mobilenas.spaces.subnetworks.supernet import SubnetworkSupernet, inherited
@@ -41,7 +41,7 @@ register(
             alphas=_alphas,
             program=SubnetworkProgram,
             draws=partial(Alphas.draws, tau=1.0),
-            first=least_cut,
+            first=least_pruned,
             inherited=inherited,
         ),
         has_units=_mobile.has_units,

@@ -159,7 +159,7 @@ def _joined(table: CostTable, side: int, stem: int, last: int) -> float:
     return max(ends) if table.is_peak else sum(ends)
 
 
-def least_cut(budgets: Budgets) -> list[Choice]:
+def least_pruned(budgets: Budgets) -> list[Choice]:
     """Return for every image size the feasible network that omits the least.
 
     That is the one with the largest product of the blocks' kept shares of hidden channels and

@@ -19,13 +19,13 @@ from mobilenas.spaces.networks import build
 JOBS = [(300_000, 32), (1_000_000, 32), (600_000_000, 224), (300_000, 8)]
 
 
-def loads(space: MobileSpace, budget: int, seed: int = 0, draws: int = 100) -> list[float]:
+def utilizations(space: MobileSpace, budget: int, seed: int = 0, draws: int = 100) -> list[float]:
     table, source = CostTable(space, "flops"), random.Random(seed)
     return [table.exact(space.random(source)) / budget for _ in range(draws)]
 
 
 def sized_for(budget: int, side: int) -> MobileSpace:
-    return sized(lambda space: loads(space, budget), image_size=side, classes=10)
+    return sized(lambda space: utilizations(space, budget), image_size=side, classes=10)
 
 
 @pytest.mark.parametrize(("budget", "size"), JOBS)
@@ -34,7 +34,8 @@ def test_the_budget_sizes_the_space(budget: int, size: int) -> None:
     for stage in space.stages:
         assert list(stage.widths) == sorted({w for w in stage.widths if w % 8 == 0 and w > 0})
     assert space.stem.channels % 8 == space.head.channels % 8 == 0
-    assert 0.01 <= statistics.mean(load <= 1 for load in loads(space, budget, 1, 400)) <= 0.2
+    drawn = utilizations(space, budget, 1, 400)
+    assert 0.01 <= statistics.mean(utilization <= 1 for utilization in drawn) <= 0.2
     assert costs(space.arch(space.smallest())).flops < budget
     assert costs(space.arch(space.largest())).flops > 2 * budget
 
@@ -49,7 +50,8 @@ def test_every_stage_has_widths_to_choose_from(side: int, per_pixel: int) -> Non
     space = sized_for(budget, side)
     assert all(len(stage.widths) >= 3 for stage in space.stages)
     assert all(len(slot.expansions) > 1 for slot in space.slots[1:])
-    assert 0.01 <= statistics.mean(load <= 1 for load in loads(space, budget, 1, 400)) <= 0.2
+    drawn = utilizations(space, budget, 1, 400)
+    assert 0.01 <= statistics.mean(utilization <= 1 for utilization in drawn) <= 0.2
     kept = side < 64 and per_pixel >= 3000
     assert (space.stem.stride, space.stages[0].stride) == ((1, 2) if kept else (2, 1))
 

@@ -7,14 +7,14 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.spaces.mobile.efficientnet_lite import efficientnet_lite
 from mobilenas.spaces.mobile.mobilenets import MOBILENETS
-from mobilenas.spaces.subnetworks.program import least_cut
+from mobilenas.spaces.subnetworks.program import least_pruned
 from mobilenas.spaces.subnetworks.space import SubnetworkSpace
 
 
 def test_what_leaves_out_least_is_nearly_whole_at_the_smallest_side() -> None:
     space = SubnetworkSpace(whole=efficientnet_lite(0, 96, 12), sides=(48, 64, 80, 96))
     budgets = Budgets(space, [Budget(cost="flops", limit=30_000_000)])
-    found = least_cut(budgets)
+    found = least_pruned(budgets)
     # at 48 the whole network has 22 M, which uses too little of the budget
     assert [space.sides[choice.side[0]] for choice in found] == [64, 80, 96]
     assert all(map(budgets.is_feasible, found))
@@ -27,7 +27,7 @@ def test_what_leaves_out_least_is_nearly_whole_at_the_smallest_side() -> None:
 
 def test_the_whole_network_leaves_out_nothing() -> None:
     space = SubnetworkSpace(whole=efficientnet_lite(0, 64, 12), sides=(64,))
-    (found,) = least_cut(Budgets(space, [Budget(cost="flops", limit=10**9)], filled=False))
+    (found,) = least_pruned(Budgets(space, [Budget(cost="flops", limit=10**9)], filled=False))
     assert found == space.largest()
 
 

@@ -19,7 +19,7 @@ from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.mobile.mobilenets import mobilenet_v3_small
 from mobilenas.spaces.networks import build
 from mobilenas.spaces.subnetworks.narrow import same_layers
-from mobilenas.spaces.subnetworks.program import SubnetworkProgram, least_cut
+from mobilenas.spaces.subnetworks.program import SubnetworkProgram, least_pruned
 from mobilenas.spaces.subnetworks.relaxation import Alphas
 from mobilenas.spaces.subnetworks.space import DECISIONS, Choice, SubnetworkSpace
 from mobilenas.spaces.subnetworks.supernet import SubnetworkSupernet, inherited
@@ -235,7 +235,7 @@ def test_what_leaves_out_least_keeps_the_widths_as_long_as_it_can() -> None:
     thin = replace(FREE.smallest(), side=whole.side, width=whole.width)
     for of, is_whole in ((whole, True), (thin, False)):
         budget = Budget(cost="flops", limit=round(0.9 * table.exact(of)))
-        found = least_cut(Budgets(FREE, [budget]))[-1]
+        found = least_pruned(Budgets(FREE, [budget]))[-1]
         assert found.side == whole.side
         assert (found.width == whole.width) is is_whole
 
