@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 
 from mobilenas.core.files import to_json, write_text
 from mobilenas.core.settings import from_plain, to_plain
-from mobilenas.search.prior import FILE, FLOPS, Process, Rows, described
+from mobilenas.search.prior import FILE, FLOPS, Process, Rows, features_and_places
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 
@@ -123,7 +123,7 @@ def main() -> None:
     for table in given.tables:
         head, *lines = table_lines(table)
         for arch, kind, line in networks(table.stem, head, lines):
-            told.append(described([arch], head["training_images"]))
+            told.append(features_and_places([arch], head["training_images"]))
             reached.append(line["val_top1"][-1])
             groups.append(kind)
             test.append(line["test_top1"])

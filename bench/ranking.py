@@ -41,7 +41,7 @@ from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.pipeline.run_folder import open_run
 from mobilenas.search.gap import supernet_top1
 from mobilenas.search.loop import Searcher
-from mobilenas.search.prior import FLOPS, described, features, process
+from mobilenas.search.prior import FLOPS, features, features_and_places, process
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.records import ArchRecord
 from mobilenas.search.settings import SearchSettings
@@ -209,7 +209,7 @@ def at_start(archs: Sequence[Arch], data: ImageData) -> dict[str, tuple[list[flo
 
 def unseen(archs: Sequence[MobileArch], images: int) -> list[float]:
     """Return what the prior would expect of networks, had it not been fitted to them too."""
-    rows, places = described(archs, images)
+    rows, places = features_and_places(archs, images)
     rows = rows - rows.mean(0)
     known = process()
     apart = cdist(known.points, rows / np.array(known.scale)).min(1)

@@ -40,7 +40,7 @@ def _draw(space: AnySpace, source: random.Random, excluded: Collection[str]) -> 
         kept = [
             number
             for number in range(len(space.slots))
-            if (space.keeps(choice, number) if of_parts else choice.keep[number])
+            if (space.has_block(choice, number) if of_parts else choice.keep[number])
         ]
         wrong = {n for n, unit in zip(kept, blocks, strict=True) if unit.key in excluded}
         if not wrong:

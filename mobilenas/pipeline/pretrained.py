@@ -23,7 +23,7 @@ from mobilenas.pipeline.run_folder import Run
 from mobilenas.pipeline.settings import RunSettings
 from mobilenas.report.table import PRETRAINED
 from mobilenas.search import SuccessiveHalving
-from mobilenas.search.statistics import estimate_statistics
+from mobilenas.search.norm_statistics import estimate_statistics
 from mobilenas.spaces.base import Arch
 from mobilenas.spaces.mobile.arch import MobileArch
 from mobilenas.spaces.networks import build

@@ -40,7 +40,7 @@ class CollapseMonitor:
     def _signals_of(self, record: SearchLine) -> Signals:
         searcher = self.searcher
         s = searcher.settings
-        presses = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
+        is_lowered = s.entropy.weight > 0 or s.temperature.end < s.temperature.start
         kept = searcher.space.kept_edges
         return Signals(
             epoch=record.epoch,
@@ -48,7 +48,7 @@ class CollapseMonitor:
             kept=kept,
             utilization=None if kept or s.constraint == PENALTY else record.utilization,
             entropy=record.uncertainty,
-            entropy_wanted=presses,
+            entropy_wanted=is_lowered,
             gap_points=record.gap_estimate,
         )
 

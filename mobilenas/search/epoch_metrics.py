@@ -8,9 +8,9 @@ from torch import Tensor
 from mobilenas.search.diagnostics import chosen_channels, normalized_entropy
 from mobilenas.search.gap import reestimate
 from mobilenas.search.loop import MONITOR_IMAGES, EpochFigures, Searcher
+from mobilenas.search.norm_statistics import fresh_statistics
 from mobilenas.search.records import SearchLine
 from mobilenas.search.settings import SearchSettings
-from mobilenas.search.statistics import fresh_statistics
 from mobilenas.spaces.base import Relaxation
 
 _DRAWS = 4

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from mobilenas.data import Split, stratified_subset
 from mobilenas.search.loop import Searcher
+from mobilenas.search.norm_statistics import IMAGES, fresh_statistics
 from mobilenas.search.records import Accuracies, GapRecord
-from mobilenas.search.statistics import IMAGES, fresh_statistics
 from mobilenas.spaces.base import AnyChoice, Relaxation
 
 
@@ -26,7 +26,7 @@ def reestimate(
     net.train()
     images = stratified_subset(half, min(count, len(half)), searcher.seed)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    for number, (x, _) in enumerate(searcher.mixed(images, batch_size=256)):
+    for number, (x, _) in enumerate(searcher.shuffled(images, batch_size=256)):
         for norm in norms:
             norm.momentum = 1 / (number + 1)
         forward(x)
@@ -87,7 +87,7 @@ def supernet_loss(searcher: Searcher, choices: Sequence[AnyChoice], split: Split
     with _batch_statistics(searcher) as alone:
         for choice in choices:
             forward, total = alone(choice), 0.0
-            for x, y in searcher.mixed(split):
+            for x, y in searcher.shuffled(split):
                 total += functional.cross_entropy(forward(x), y, reduction="sum").item()
             losses.append(total / len(split))
     return losses

@@ -300,10 +300,10 @@ class Searcher:
     @torch.no_grad()
     def top1(self, forward: Callable[[Tensor], Tensor], split: Split) -> float:
         """Return the percentage of `split` that `forward` classifies correctly."""
-        correct = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.mixed(split))
+        correct = sum(int((forward(x).argmax(1) == y).sum()) for x, y in self.shuffled(split))
         return 100 * correct / len(split)
 
-    def mixed(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled(self, split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all batches of `split` once, shuffled by the seed.
 
         Folders are read class by class, and batches of few classes would bias batch statistics and

@@ -169,7 +169,7 @@ class Prior:
 
     def __init__(self, usual: Sequence[MobileArch], images: int) -> None:
         self._images = images
-        rows, places = described(usual, images)
+        rows, places = features_and_places(usual, images)
         self._mean, self._flops = rows.mean(0), places[:, FLOPS].mean()
 
     def scores(self, archs: Sequence[MobileArch]) -> list[float]:
@@ -178,14 +178,14 @@ class Prior:
         These are expectations minus one standard deviation. Networks unlike all trained ones have
         a large deviation, and so a low score.
         """
-        rows, places = described(archs, self._images)
+        rows, places = features_and_places(archs, self._images)
         expected, deviation = process().predict(rows - self._mean, places)
         flops = process().per_doubling * (places[:, FLOPS] - self._flops)
         found: list[float] = (expected + flops - deviation).tolist()
         return found
 
 
-def described(archs: Sequence[MobileArch], images: int) -> tuple[Rows, Rows]:
+def features_and_places(archs: Sequence[MobileArch], images: int) -> tuple[Rows, Rows]:
     """Return the features [N, features] and places [N, 3] of archs."""
     return (
         np.array([list(features(arch).values()) for arch in archs]),

@@ -32,6 +32,7 @@ from mobilenas.search.epoch_metrics import epoch_metrics
 from mobilenas.search.finalists import FINALISTS, SuccessiveHalving
 from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
+from mobilenas.search.norm_statistics import estimate_statistics
 from mobilenas.search.rank import ranking_quality
 from mobilenas.search.records import (
     CandidatesRecord,
@@ -41,7 +42,6 @@ from mobilenas.search.records import (
     SearchLine,
 )
 from mobilenas.search.settings import FinalistSettings, SearchSettings
-from mobilenas.search.statistics import estimate_statistics
 from mobilenas.spaces.base import (
     AnyChoice,
     AnySupernet,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mobilenas.core.files import State
 from mobilenas.nn.costs import LayerCost
 from mobilenas.nn.network import Network
+from mobilenas.supernet.base import Supernet
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet
 
 AnyChoice = Any
 """One option for every decision of a space; each family has its own type."""

@@ -90,11 +90,11 @@ class BudgetProgram(ABC, Generic[C]):
         return choice
 
     def _solve(self, rows: Sequence[Row]) -> np.ndarray | None:
-        places = [(r, c) for r, (row, _, _) in enumerate(rows) for c in row]
+        positions = [(r, c) for r, (row, _, _) in enumerate(rows) for c in row]
         values = [value for row, _, _ in rows for value in row.values()]
         # HiGHS in scipy before 1.15 accepts only 32-bit indices
-        where = np.array(places, np.int32).T
-        matrix = coo_array((values, tuple(where)), shape=(len(rows), len(self.keys))).tocsr()
+        indices = np.array(positions, np.int32).T
+        matrix = coo_array((values, tuple(indices)), shape=(len(rows), len(self.keys))).tocsr()
         result = milp(
             -np.array(self.objective),
             integrality=np.array([key[0] not in self.continuous for key in self.keys], np.uint8),

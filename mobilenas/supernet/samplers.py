@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mobilenas.core import processes
 from mobilenas.core.errors import MobileNASError
 from mobilenas.nn.parallel import weight_of
-from mobilenas.supernet.settings import OWN_ATTENTION, SamplerSettings
+from mobilenas.supernet.settings import DEFAULT_ATTENTION, SamplerSettings
 
 _SMOOTHING = 0.9
 _REDUCTION = 4
@@ -135,7 +135,7 @@ def take(x: Tensor, indices: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).index_select(3, indices).permute(0, 3, 1, 2)
 
 
-def put_back(x: Tensor, indices: Tensor, y: Tensor) -> Tensor:
+def add_at(x: Tensor, indices: Tensor, y: Tensor) -> Tensor:
     """x: [N, C, H, W], y: [N, C/K, H, W] -> x with y added at `indices`, as a new tensor."""
     added = x.permute(0, 2, 3, 1).index_add(3, indices, y.permute(0, 2, 3, 1))
     return added.permute(0, 3, 1, 2)
@@ -153,7 +153,7 @@ def make_sampler(settings: SamplerSettings, channels: int) -> ChannelSampler | N
     if name == "random":
         return RandomSampler(channels, partial)
     kinds = {"attention": AttentionSampler, "ranked": RankedSampler}
-    return kinds[name](channels, partial, settings.attention or OWN_ATTENTION[name])
+    return kinds[name](channels, partial, settings.attention or DEFAULT_ATTENTION[name])
 
 
 def _largest(score: Tensor, count: int) -> Tensor:

@@ -14,7 +14,7 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 PARTIALS = (1, 2, 4, 8)
 """Legal K: 1/K of the channels enter."""
 
-OWN_ATTENTION: dict[Sampler, Attention] = {"attention": "cbam", "ranked": "se"}
+DEFAULT_ATTENTION: dict[Sampler, Attention] = {"attention": "cbam", "ranked": "se"}
 """Samplers with scores, and their default form."""
 
 
@@ -36,8 +36,8 @@ class SamplerSettings:
         if self.attention is None:
             return
         check_choice("attention", self.attention, ATTENTIONS)
-        if self.name not in OWN_ATTENTION:
+        if self.name not in DEFAULT_ATTENTION:
             raise MobileNASError(
                 f"attention is {self.attention!r}, but sampler {self.name} has no scores; "
-                f"samplers with scores are {', '.join(OWN_ATTENTION)}"
+                f"samplers with scores are {', '.join(DEFAULT_ATTENTION)}"
             )

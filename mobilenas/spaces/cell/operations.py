@@ -71,9 +71,9 @@ class EdgeNorm(nn.BatchNorm2d):
         """x: [N, active x C, H, W] -> same shape, normalized, times `weights` [edges]."""
         assert self.running_mean is not None and self.running_var is not None
         whole = self.running_mean, self.running_var
-        mean, var = (picked(statistic, active, self.edges) for statistic in whole)
+        mean, var = (select_active(statistic, active, self.edges) for statistic in whole)
         if weights is not None:
-            weights = picked(weights, active, self.edges)
+            weights = select_active(weights, active, self.edges)
             weights = weights.repeat_interleave(len(mean) // len(active))
         y = functional.batch_norm(
             x, mean, var, weights, None, self.training, self.momentum or 0.0, self.eps
@@ -94,22 +94,25 @@ class Separable(nn.Module):
         self.project = _weight(edges * channels, channels, 1, 1)
         self.norm = EdgeNorm(edges, channels)
 
-    def deepen(
+    def apply_depthwise(
         self, x: Tensor, active: Sequence[int], stride: int = 1, dilation: int = 1
     ) -> Tensor:
         """Apply the depthwise convolution: [N, active x C, H, W] -> [N, active x C, H', W']."""
-        weight = picked(self.depthwise, active, self.edges)
+        weight = select_active(self.depthwise, active, self.edges)
         size = weight.shape[-1]
-        wanted = weight.requires_grad and torch.is_grad_enabled()
-        if wanted and size == 5 and dilation == 1 and x.device.type == "cpu":
+        needs_gradient = weight.requires_grad and torch.is_grad_enabled()
+        if needs_gradient and size == 5 and dilation == 1 and x.device.type == "cpu":
             y: Tensor = _Depthwise5x5.apply(x, weight, stride)  # type: ignore[no-untyped-call]
             return y
         padding = dilation * (size // 2)
         return functional.conv2d(x, weight, None, stride, padding, dilation, len(weight))
 
-    def finish(self, x: Tensor, active: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    def apply_projection(
+        self, x: Tensor, active: Sequence[int], weights: Tensor | None = None
+    ) -> Tensor:
         """x: [N, active x C, H, W] -> same shape, projected and normalized, times `weights`."""
-        y = functional.conv2d(x, picked(self.project, active, self.edges), groups=len(active))
+        weight = select_active(self.project, active, self.edges)
+        y = functional.conv2d(x, weight, groups=len(active))
         return self.norm.scaled(y, active, weights)
 
 
@@ -124,9 +127,9 @@ class SeparableTwice(nn.Module):
     def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H', W'], times `weights` [edges]."""
         first, second = self.first, self.second
-        y = first.deepen(inputs.repeated(len(active)), active, inputs.stride)
-        y = first.finish(y, active).relu_()
-        return second.finish(second.deepen(y, active), active, weights)
+        y = first.apply_depthwise(inputs.repeated(len(active)), active, inputs.stride)
+        y = first.apply_projection(y, active).relu_()
+        return second.apply_projection(second.apply_depthwise(y, active), active, weights)
 
 
 class Dilated(Separable):
@@ -135,8 +138,8 @@ class Dilated(Separable):
     def forward(self, inputs: NodeInputs, active: Sequence[int], weights: Tensor) -> Tensor:
         """Return [N, active x C, H', W'], times `weights` [edges]."""
         x = inputs.repeated(len(active), dilated=inputs.has_phases)
-        y = self.deepen(x, active, dilation=1 if inputs.has_phases else 2)
-        y = self.finish(y, active, weights)
+        y = self.apply_depthwise(x, active, dilation=1 if inputs.has_phases else 2)
+        y = self.apply_projection(y, active, weights)
         if len(y) == len(inputs.x):
             return y
         n, channels, height, width = y.shape
@@ -161,7 +164,7 @@ class HalvingSkip(nn.Module):
         odd = functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1::2, 1::2]
         pixels = torch.cat([x[:, :, ::2, ::2], odd], 1)  # [N, 2C, H/2, W/2]
         halves = [
-            picked(weight, active, self.edges).view(len(active), -1, channels)
+            select_active(weight, active, self.edges).view(len(active), -1, channels)
             for weight in (self.even, self.odd)
         ]
         # both halves of each edge; one reads the first C channels, one the others
@@ -240,7 +243,7 @@ class _Depthwise5x5(torch.autograd.Function):
         """Return the gradients for x and the weight."""
         x, weight = (saved.to(gradient) for saved in ctx.saved_tensors)
 
-        def ask(of: int, x: Tensor, kernel: Tensor, columns_padded: int) -> Tensor:
+        def gradient_of(of: int, x: Tensor, kernel: Tensor, columns_padded: int) -> Tensor:
             mask = [number == of for number in range(3)]
             sizes = (ctx.stride,) * 2, (2, columns_padded), (1, 1), False, (0, 0), len(kernel)
             found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
@@ -248,11 +251,11 @@ class _Depthwise5x5(torch.autograd.Function):
             )
             return found[of]
 
-        for_x = ask(0, x, weight, 2) if ctx.needs_input_grad[0] else None
+        for_x = gradient_of(0, x, weight, 2) if ctx.needs_input_grad[0] else None
         left, right = weight[..., :2].contiguous(), weight[..., 2:].contiguous()
         parts = [
-            ask(1, functional.pad(x, (2, -1)), left, 0),
-            ask(1, functional.pad(x, (0, 2)), right, 0),
+            gradient_of(1, functional.pad(x, (2, -1)), left, 0),
+            gradient_of(1, functional.pad(x, (0, 2)), right, 0),
         ]
         return for_x, torch.cat(parts, 3), None
 
@@ -281,7 +284,7 @@ def own_operation(name: str, edges: int, channels: int, stride: int) -> nn.Modul
     return None
 
 
-def picked(rows: Tensor, active: Sequence[int], edges: int) -> Tensor:
+def select_active(rows: Tensor, active: Sequence[int], edges: int) -> Tensor:
     """Select the rows of active edges: [edges x R, ...] -> [active x R, ...]."""
     if len(active) == edges:
         return rows

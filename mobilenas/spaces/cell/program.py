@@ -92,7 +92,7 @@ class CellProgram(BudgetProgram[CellChoice]):
     def _add_budgets(self) -> None:
         floors: dict[int, float] = {}
         for budget in self.budgets.budgets:
-            row, fixed = self._loads(budget)
+            row, fixed = self._contributions(budget)
             # 1 only if the budget is used to the floor
             used = self._variable("used", budget.cost)
             floors[used] = 1.0
@@ -100,7 +100,7 @@ class CellProgram(BudgetProgram[CellChoice]):
             self.rows.append((row | {used: -self.budgets.floor}, -fixed, np.inf))
         self.rows.append((floors, 1, np.inf))
 
-    def _loads(self, budget: Budget) -> tuple[dict[int, float], float]:
+    def _contributions(self, budget: Budget) -> tuple[dict[int, float], float]:
         """Return each variable's contribution to cost / limit, and the constant part."""
         table, nodes = self.budgets.tables[budget.cost], range(self.space.nodes)
         costs, fixed = dict.fromkeys(range(len(self.keys)), 0.0), table.fixed

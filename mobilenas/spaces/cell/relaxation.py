@@ -101,13 +101,13 @@ class CellAlphas(nn.Module):
         for kind in KINDS:
             alphas = self.operations[kind]
             picks = torch.tensor(choice.of(kind), device=alphas.device)
-            there = picks != LEFT_OUT
-            kept[kind] = there.to(alphas)
+            is_kept = picks != LEFT_OUT
+            kept[kind] = is_kept.to(alphas)
             columns = picks.clamp(min=0)[:, None]
             operations[kind] = torch.zeros_like(alphas).scatter(1, columns, kept[kind][:, None])
             edges[kind] = kept[kind]
             if self.edge_weights != "none":
-                left = self._log_edges(kind).masked_fill(~there, -torch.inf)
+                left = self._log_edges(kind).masked_fill(~is_kept, -torch.inf)
                 shares = [left[group].softmax(0) for group in self.space.groups()]
                 edges[kind] = torch.cat(shares)
         return CellProbabilities(operations=operations, edges=edges, kept=kept)

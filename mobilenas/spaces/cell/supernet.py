@@ -19,9 +19,9 @@ from mobilenas.spaces.cell.build import FactorizedReduce, ReluConvNorm
 from mobilenas.spaces.cell.operations import POOLS, EdgeNorm, NodeInputs, halve, mix, own_operation
 from mobilenas.spaces.cell.space import KINDS, CellSpace
 from mobilenas.spaces.cell.table import CellProbabilities
+from mobilenas.supernet.base import Supernet
 from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ class CostModel(Protocol):
         """Return the cost of the head with input [in_channels, side, side]."""
 
 
-class Counted:
+class CountedCost:
     """A cost that is counted exactly: FLOPs, params, peak memory or a registered cost."""
 
     def __init__(self, cost: str) -> None:

@@ -27,38 +27,38 @@ def inherited(net: SuperNetwork, choice: Choice, seed: int) -> MobileNetwork:
     for own, (block, pick) in zip(network.blocks, picks, strict=True):
         assert isinstance(own, InvertedResidual)
         if block.partial == 1:
-            _take_block(own, block, pick)
-    _take(network.stem[0], net.stem[0])
-    _take(network.stem[1], net.stem[1])
-    _take(network.head[0], net.head[0], columns=slice(picks[-1][1].out_width))
-    _take(network.head[1], net.head[1])
-    _take(network.classifier[-1], net.classifier)
+            _copy_block(own, block, pick)
+    _copy(network.stem[0], net.stem[0])
+    _copy(network.stem[1], net.stem[1])
+    _copy(network.head[0], net.head[0], columns=slice(picks[-1][1].out_width))
+    _copy(network.head[1], net.head[1])
+    _copy(network.classifier[-1], net.classifier)
     return network
 
 
-def _take_block(own: InvertedResidual, block: MixedBlock, pick: BlockPick) -> None:
+def _copy_block(own: InvertedResidual, block: MixedBlock, pick: BlockPick) -> None:
     span = block.span(pick.expansion, pick.in_width)
     entering, hidden = slice(pick.in_width), slice(span.stop - span.start)
     if isinstance(own.start, ConvNorm):
         own.start[0].get_parameter("weight").copy_(block.start[entering])
-        _take(own.start[1], block.start_norm, entering)
+        _copy(own.start[1], block.start_norm, entering)
     if isinstance(own.expand, ConvNorm):
-        _take(own.expand[0], block.expand, hidden, entering)
-        _take(own.expand[1], block.expand_norm, hidden)
+        _copy(own.expand[0], block.expand, hidden, entering)
+        _copy(own.expand[1], block.expand_norm, hidden)
     if isinstance(pick.kernel, str):
-        _take(own.depthwise[0], block.operations[pick.kernel], span)
+        _copy(own.depthwise[0], block.operations[pick.kernel], span)
     else:
         own.depthwise[0].get_parameter("weight").copy_(block.kernel_of(pick.kernel, span))
-    _take(own.depthwise[1], block.depthwise_norm, span)
+    _copy(own.depthwise[1], block.depthwise_norm, span)
     if isinstance(own.squeeze_excite, SqueezeExcite):
         inner = slice(squeeze_channels(hidden.stop))
-        _take(own.squeeze_excite.reduce, block.reduce, inner, span)
-        _take(own.squeeze_excite.expand, block.excite, span, inner)
-    _take(own.project[0], block.project, slice(pick.out_width), span)
-    _take(own.project[1], block.project_norm, slice(pick.out_width))
+        _copy(own.squeeze_excite.reduce, block.reduce, inner, span)
+        _copy(own.squeeze_excite.expand, block.excite, span, inner)
+    _copy(own.project[0], block.project, slice(pick.out_width), span)
+    _copy(own.project[1], block.project_norm, slice(pick.out_width))
 
 
-def _take(own: nn.Module, whole: nn.Module, rows: slice = _ALL, columns: slice = _ALL) -> None:
+def _copy(own: nn.Module, whole: nn.Module, rows: slice = _ALL, columns: slice = _ALL) -> None:
     """Copy the parameters of a layer for these outputs (`rows`) and inputs (`columns`)."""
     for name, weight in own.named_parameters():
         given = whole.get_parameter(name)[rows]

@@ -16,9 +16,9 @@ from torch.nn import functional
 from mobilenas.nn import ACTIVATIONS, squeeze_channels
 from mobilenas.nn.operations import OPERATIONS, Kernel
 from mobilenas.spaces.mobile.space import MobileSpace, Slot
-from mobilenas.supernet.samplers import ChannelSampler, make_sampler, mean, put_back
+from mobilenas.supernet.base import full_precision
+from mobilenas.supernet.samplers import ChannelSampler, add_at, make_sampler, mean
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import full_precision
 
 _VECTOR = 16
 
@@ -101,22 +101,22 @@ class MixedBlock(nn.Module):
             make_sampler(sampler, widest_in) if keeps_shape else None
         )
         self.partial = sampler.partial if self.sampler else 1
-        self.inside = widest_in // self.partial
-        self.outside = widest_out // self.partial
+        self.in_channels = widest_in // self.partial
+        self.out_channels = widest_out // self.partial
         # expansion 1 has no expansion layer: its hidden channels are the input's, and come first
-        self.plain = self.inside if slot.expansions[0] == 1 else 0
-        hidden, self.expanded = self.plain, 0
+        self.unexpanded = self.in_channels if slot.expansions[0] == 1 else 0
+        hidden, self.expanded = self.unexpanded, 0
         if slot.expansions[-1] > 1:
-            hidden += self.inside * slot.expansions[-1]
+            hidden += self.in_channels * slot.expansions[-1]
             # rounded up, by channels that no candidate uses, because depthwise convolutions are
             # slow unless channels fill whole vectors
             hidden = -(-hidden // _VECTOR) * _VECTOR
-            self.expanded = hidden - self.plain
+            self.expanded = hidden - self.unexpanded
             if start_kernel := slot.start_kernels[-1]:
                 kernel = (start_kernel,) * 2
-                self.start = nn.Parameter(torch.empty(self.inside, 1, *kernel))
-                self.start_norm = Norm(self.inside)
-            self.expand = nn.Conv2d(self.inside, self.expanded, 1, bias=False)
+                self.start = nn.Parameter(torch.empty(self.in_channels, 1, *kernel))
+                self.start_norm = Norm(self.in_channels)
+            self.expand = nn.Conv2d(self.in_channels, self.expanded, 1, bias=False)
             self.expand_norm = Norm(self.expanded)
         self.depthwise = nn.ParameterList(torch.empty(hidden, 1, k, k) for k in self.kernels)
         self.operations = nn.ModuleDict(
@@ -126,13 +126,13 @@ class MixedBlock(nn.Module):
         if self.can_squeeze:
             self.reduce = nn.Conv2d(hidden, squeeze_channels(hidden), 1)
             self.excite = nn.Conv2d(squeeze_channels(hidden), hidden, 1)
-        self.project = nn.Conv2d(hidden, self.outside, 1, bias=False)
-        self.project_norm = Norm(self.outside)
+        self.project = nn.Conv2d(hidden, self.out_channels, 1, bias=False)
+        self.project_norm = Norm(self.out_channels)
         self.activation = ACTIVATIONS[space.activation]()
-        self._start_depthwise()
+        self._initialize_depthwise()
         self._make_masks()
 
-    def _start_depthwise(self) -> None:
+    def _initialize_depthwise(self) -> None:
         """Initialize the smallest kernel at random, and the rings around it with zeros."""
         for number, ring in enumerate(self.depthwise):
             nn.init.zeros_(ring) if number else nn.init.kaiming_normal_(ring, mode="fan_out")
@@ -141,7 +141,7 @@ class MixedBlock(nn.Module):
 
     def span(self, expansion: int, in_width: int) -> slice:
         """Return the slice of a candidate's hidden channels."""
-        start = 0 if expansion == 1 else self.plain
+        start = 0 if expansion == 1 else self.unexpanded
         return slice(start, start + expansion * (in_width // self.partial))
 
     def _make_masks(self) -> None:
@@ -167,14 +167,14 @@ class MixedBlock(nn.Module):
             out = p.keep * (p.out_width @ self.out_mask)  # [Co]
             alive = p.in_width @ self.in_mask  # [Ci]
         if self.sampler is None:
-            y = self._inside(x, p, alive)
+            y = self._mixture(x, p, alive)
             y = y * out[:, None, None]
             return y if self.stride == 2 else y + self._shortcut(x, p)
         entering, indices = self.sampler(x, generator)
-        y = self._inside(entering, p, alive[indices]) * out[indices][:, None, None]
-        return put_back(x, indices, y)
+        y = self._mixture(entering, p, alive[indices]) * out[indices][:, None, None]
+        return add_at(x, indices, y)
 
-    def _inside(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
+    def _mixture(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         pairs = p.expansion[:, None] * p.in_width  # [E, Wi]
         with full_precision(x):
             hidden = torch.tensordot(pairs, self.hidden_mask, 2)  # [H]
@@ -191,13 +191,13 @@ class MixedBlock(nn.Module):
     def _hidden(self, x: Tensor, p: BlockProbabilities, alive: Tensor) -> Tensor:
         if not self.expanded:
             return x
-        entering = self._started(x, alive) if self.start_kernels[-1] else x
+        entering = self._apply_start(x, alive) if self.start_kernels[-1] else x
         if len(self.start_kernels) > 1:
             entering = torch.lerp(x, entering, p.start)
         h: Tensor = self.activation(self.expand_norm(self.expand(entering)))
-        return torch.cat([x, h], 1) if self.plain else h
+        return torch.cat([x, h], 1) if self.unexpanded else h
 
-    def _started(self, x: Tensor, alive: Tensor) -> Tensor:
+    def _apply_start(self, x: Tensor, alive: Tensor) -> Tensor:
         """Apply the start convolution: x [N, c, H, W], probability of each channel [c] -> as x."""
         channels = x.shape[1]
         kernel = self.start[:channels]
@@ -250,7 +250,7 @@ class MixedBlock(nn.Module):
         missing = self.slot.out_widths[-1] - x.shape[1]
         return same * (functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x)
 
-    def _operated(self, h: Tensor, kernel: Kernel, span: slice) -> Tensor:
+    def _apply_operation(self, h: Tensor, kernel: Kernel, span: slice) -> Tensor:
         """h: [N, hidden of `span`, H, W] -> [N, hidden, H/stride, W/stride]: one operation."""
         if isinstance(kernel, str):
             whole = self.project.in_channels
@@ -266,36 +266,36 @@ class MixedBlock(nn.Module):
     def run(self, x: Tensor, pick: BlockPick, generator: torch.Generator) -> Tensor:
         """x: [N, in_width, H, W] -> [N, out_width, ...]: one candidate, from slices of weights."""
         if self.sampler is None:
-            y = self._run_inside(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
+            y = self._run_candidate(x, x.new_ones(x.shape[1]), pick, pick.in_width, pick.out_width)
             return x + y if self.stride == 1 and pick.in_width == pick.out_width else y
         padded = functional.pad(x, (0, 0, 0, 0, 0, self.slot.in_widths[-1] - x.shape[1]))
         entering, indices = self.sampler(padded, generator)
-        inside = pick.in_width // self.partial
+        in_channels = pick.in_width // self.partial
         alive = (indices < pick.in_width).to(x)
-        y = self._run_inside(entering, alive, pick, inside, self.outside)
+        y = self._run_candidate(entering, alive, pick, in_channels, self.out_channels)
         y = y * alive[:, None, None]  # such blocks have equal input and output widths
-        return put_back(padded, indices, y)[:, : pick.out_width]
+        return add_at(padded, indices, y)[:, : pick.out_width]
 
-    def _run_inside(
-        self, x: Tensor, alive: Tensor, pick: BlockPick, inside: int, outside: int
+    def _run_candidate(
+        self, x: Tensor, alive: Tensor, pick: BlockPick, in_channels: int, out_channels: int
     ) -> Tensor:
         span = self.span(pick.expansion, pick.in_width)
         hidden = span.stop - span.start
         if pick.expansion == 1:
-            h = x[:, :inside]
+            h = x[:, :in_channels]
         else:
-            entering = self._started(x, alive) if pick.start else x
+            entering = self._apply_start(x, alive) if pick.start else x
             h = _conv(self.expand, entering, slice(0, hidden))
             h = self.expand_norm.part(h, slice(0, hidden))
             h = self.activation(h)
-        h = self._operated(h, pick.kernel, span)
+        h = self._apply_operation(h, pick.kernel, span)
         h = self.activation(self.depthwise_norm.part(h, span))
         if pick.squeeze:
             squeeze = slice(0, squeeze_channels(hidden))
             pooled = mean(h)[..., None, None]
             inner = torch.relu(_conv(self.reduce, pooled, squeeze, span))
             h = h * functional.hardsigmoid(_conv(self.excite, inner, span, squeeze))
-        leading = slice(0, outside)
+        leading = slice(0, out_channels)
         return self.project_norm.part(_conv(self.project, h, leading, span), leading)
 
 

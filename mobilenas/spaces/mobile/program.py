@@ -42,7 +42,7 @@ class ArchProgram(BudgetProgram[Choice]):
         self._add_slots()
         self._add_budgets()
 
-    def _costed(self, costs: Mapping[str, float], *key: int | str, score: float) -> int:
+    def _add_variable(self, costs: Mapping[str, float], *key: int | str, score: float) -> int:
         number = self._variable(*key, score=score)
         for name, cost in costs.items():
             self.costs[name][number] = cost
@@ -60,7 +60,7 @@ class ArchProgram(BudgetProgram[Choice]):
                     if number == last and not self.budgets.tables[name].is_peak
                 }
                 score = float(self.scores["width"][number, w])
-                row[self._costed(head, "width", number, w, score=score)] = 1.0
+                row[self._add_variable(head, "width", number, w, score=score)] = 1.0
             self.rows.append((row, 1, 1))
             if number:
                 self._add_pairs(number)
@@ -83,7 +83,7 @@ class ArchProgram(BudgetProgram[Choice]):
                 if not slot.first and i != o:
                     continue
                 options = [
-                    rest for rest in self._operations(number) if self._runs(number, i, o, *rest)
+                    rest for rest in self._operations(number) if self._can_run(number, i, o, *rest)
                 ]
                 row = {self._option(number, i, o, *rest): 1.0 for rest in options}
                 if not slot.first:
@@ -98,7 +98,7 @@ class ArchProgram(BudgetProgram[Choice]):
         e, k, q, d = (range(len(values)) for values in options)
         return [rest for rest in product(e, k, q, d) if rest[3] == slot.start_of(rest[0], rest[3])]
 
-    def _runs(self, number: int, i: int, o: int, e: int, k: int, q: int, d: int) -> bool:
+    def _can_run(self, number: int, i: int, o: int, e: int, k: int, q: int, d: int) -> bool:
         """Whether the device can run this block; if not, its latency is infinite."""
         tables = (self.budgets.tables[name] for name in self.costs)
         return all(math.isfinite(table.slots[number, i, o, e, k, q, d]) for table in tables)
@@ -113,7 +113,7 @@ class ArchProgram(BudgetProgram[Choice]):
             name: float(self.budgets.tables[name].slots[number, i, o, e, k, q, d])
             for name in self.costs
         }
-        return self._costed(costs, "block", number, i, o, e, k, q, d, score=float(score))
+        return self._add_variable(costs, "block", number, i, o, e, k, q, d, score=float(score))
 
     def _add_budgets(self) -> None:
         floors: list[int] = []
@@ -135,31 +135,31 @@ class ArchProgram(BudgetProgram[Choice]):
 
     def _add_peak(self, budget: Budget, used: int) -> None:
         table, last = self.budgets.tables[budget.cost], len(self.space.stages) - 1
-        loads = {n: cost / budget.limit for n, cost in self.costs[budget.cost].items() if cost}
+        ratios = {n: cost / budget.limit for n, cost in self.costs[budget.cost].items() if cost}
         for w, cost in enumerate(table.head.tolist()):
-            loads[self.index["width", last, w]] = cost / budget.limit
-        over = {n: 1.0 for n, load in loads.items() if load > 1}
+            ratios[self.index["width", last, w]] = cost / budget.limit
+        over = {n: 1.0 for n, ratio in ratios.items() if ratio > 1}
         if over:
             self.rows.append((over, 0, 0))
         if table.stem / budget.limit < self.budgets.floor:
-            near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
+            near = {n: -1.0 for n, ratio in ratios.items() if ratio >= self.budgets.floor}
             self.rows.append((near | {used: 1.0}, -np.inf, 0))
 
     def _differs(self, other: Choice, distance: int) -> Row:
-        places = self._places(other)
-        return dict.fromkeys(places, 1.0), 0, len(places) - distance
+        variables = self._block_variables(other)
+        return dict.fromkeys(variables, 1.0), 0, len(variables) - distance
 
-    def _places(self, choice: Choice) -> list[int]:
+    def _block_variables(self, choice: Choice) -> list[int]:
         """Return the variables of blocks that are 1 for a choice, one per slot."""
-        places = []
+        variables = []
         for number, slot in enumerate(self.space.slots):
             out = choice.width[slot.stage]
             into = out if not slot.first else choice.width[slot.stage - 1] if slot.stage else 0
             operation = (choice.expansion[number], choice.kernel[number], choice.squeeze[number])
             start = slot.start_of(choice.expansion[number], choice.start[number])
             kept = ("block", number, into, out, *operation, start)
-            places.append(self.index[kept if choice.keep[number] else ("out", number, out)])
-        return places
+            variables.append(self.index[kept if choice.keep[number] else ("out", number, out)])
+        return variables
 
     def _choice(self, chosen: Sequence[int]) -> Choice:
         slots = self.space.slots

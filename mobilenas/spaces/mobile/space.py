@@ -248,8 +248,8 @@ class MobileSpace:
         for _ in range(source.randint(1, _MAX_CHANGES)):
             name = source.choice(DECISIONS)
             row = list(changes.get(name, getattr(choice, name)))
-            place = source.randrange(len(row))
-            row[place] = getattr(fresh, name)[place]
+            index = source.randrange(len(row))
+            row[index] = getattr(fresh, name)[index]
             changes[name] = tuple(row)
         return replace(choice, **changes)
 
@@ -280,7 +280,7 @@ class MobileSpace:
             picks, largest = getattr(choice, name), getattr(self.largest(), name)
             if len(picks) != len(largest):
                 return False
-            if not all(0 <= pick <= most for pick, most in zip(picks, largest, strict=True)):
+            if not all(0 <= pick <= last for pick, last in zip(picks, largest, strict=True)):
                 return False
         return all(
             kept or not slot.first for slot, kept in zip(self.slots, choice.keep, strict=True)

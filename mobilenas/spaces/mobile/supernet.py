@@ -10,9 +10,9 @@ from mobilenas.nn.network import initialize
 from mobilenas.spaces.mobile.mixed import BlockPick, BlockProbabilities, MixedBlock
 from mobilenas.spaces.mobile.space import Choice, MobileSpace
 from mobilenas.spaces.mobile.table import Probabilities
+from mobilenas.supernet.base import Supernet, full_precision
 from mobilenas.supernet.samplers import mean
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet, full_precision
 
 
 class SuperNetwork(Supernet):
@@ -27,7 +27,7 @@ class SuperNetwork(Supernet):
         self.head = ConvNorm(last, head.channels, activation=head.activation)
         self.classifier = nn.Linear(head.channels, space.classes)
         initialize(self)
-        for block in self.mixed():
+        for block in self.mixed_blocks():
             if not block.slot.first:
                 nn.init.zeros_(block.project_norm.weight)
 
@@ -35,12 +35,12 @@ class SuperNetwork(Supernet):
         """x: [N, C, side, side] -> logits [N, classes] of the mixture under `p`."""
         x = self.stem(x)
         before = p.width.new_ones(1)
-        for index, block in enumerate(self.mixed()):
+        for index, block in enumerate(self.mixed_blocks()):
             slot = block.slot
             out = p.width[slot.stage, : len(slot.out_widths)]
             with full_precision(x):
                 squeeze = p.squeeze[index] @ p.squeeze.new_tensor(self.space.squeeze)
-            seen = BlockProbabilities(
+            probabilities = BlockProbabilities(
                 in_width=before if slot.first else out,
                 out_width=out,
                 kernel=p.kernel[index],
@@ -49,7 +49,7 @@ class SuperNetwork(Supernet):
                 start=p.start[index, -1],
                 keep=p.keep[index, 1],
             )
-            x = block(x, seen, self.channels_generator)
+            x = block(x, probabilities, self.channels_generator)
             before = out
         return self._classify(self.head(x))
 
@@ -66,7 +66,7 @@ class SuperNetwork(Supernet):
     def picks(self, choice: Choice) -> Iterator[tuple[MixedBlock, BlockPick]]:
         """Yield the blocks that a network has, with their options in it."""
         before = self.space.stem.channels
-        for index, block in enumerate(self.mixed()):
+        for index, block in enumerate(self.mixed_blocks()):
             slot = block.slot
             if not choice.keep[index]:
                 continue
@@ -88,7 +88,7 @@ class SuperNetwork(Supernet):
         logits: Tensor = self.classifier(mean(features))
         return logits
 
-    def mixed(self) -> Iterator[MixedBlock]:
+    def mixed_blocks(self) -> Iterator[MixedBlock]:
         """Yield all blocks in order."""
         for block in self.blocks:
             assert isinstance(block, MixedBlock)

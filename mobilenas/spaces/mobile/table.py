@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mobilenas.nn.costs import output_side
-from mobilenas.spaces.mobile.cost_models import CostModel, Counted
+from mobilenas.spaces.mobile.cost_models import CostModel, CountedCost
 from mobilenas.spaces.mobile.space import DECISIONS, Choice, MobileSpace
 
-_UNUSABLE = 10.0
+_UNSUPPORTED = 10.0
 """Expected cost of an option that the device cannot run, over that of the most expensive option."""
 
 
@@ -48,7 +48,7 @@ class CostTable:
 
     def __init__(self, space: MobileSpace, cost: str, model: CostModel | None = None) -> None:
         slots, stages = space.slots, space.stages
-        model = Counted(cost) if model is None else model
+        model = CountedCost(cost) if model is None else model
         self.cost = cost
         self.is_peak = model.is_peak
         shape = (
@@ -78,8 +78,8 @@ class CostTable:
                     space.squeeze[q],
                     slot.start_kernels[d],
                 )
-                place = number, i, o, e, k, q, d
-                self.slots[place] = model.block(block, slot.in_widths[i], slot.side)
+                index = number, i, o, e, k, q, d
+                self.slots[index] = model.block(block, slot.in_widths[i], slot.side)
         self._legal = ~self.slots.isnan()
         self.slots = self.slots.where(self._legal, 0.0)
         side = output_side(slots[-1].side, slots[-1].stride)
@@ -90,11 +90,11 @@ class CostTable:
         self.stem = float(model.stem(space.stem, space.in_channels, space.image_size))
         most_expensive = self.slots[self.slots.isfinite()].max()
         # finite, so that 0 times it is 0, and gradients lead away from what cannot be run
-        self.finite = self.slots.clamp(max=float(_UNUSABLE * most_expensive))
+        self.finite = self.slots.clamp(max=float(_UNSUPPORTED * most_expensive))
         self._stage = [slot.stage for slot in slots]
         self._first = torch.tensor([slot.first for slot in slots])
-        self._enters = torch.zeros(shape[1], dtype=torch.float64)
-        self._enters[0] = 1.0
+        self._stem_width = torch.zeros(shape[1], dtype=torch.float64)
+        self._stem_width[0] = 1.0
 
     def exact(self, choice: Choice) -> float:
         """Return the cost of one choice."""
@@ -106,22 +106,23 @@ class CostTable:
             first = bool(self._first[number])
             into = out if not first else choice.width[stage - 1] if stage else 0
             operation = choice.expansion, choice.kernel, choice.squeeze, choice.start
-            place = (number, into, out, *(picks[number] for picks in operation))
-            parts.append(float(self.slots[place]))
+            index = (number, into, out, *(picks[number] for picks in operation))
+            parts.append(float(self.slots[index]))
         return max(parts) if self.is_peak else sum(parts)
 
     def minimum(self) -> float:
         """Return the smallest cost of all choices, that of the cheapest first blocks of stages."""
         legal = self.slots.masked_fill(~self._legal, torch.inf).flatten(3).amin(-1)  # [L, W, W]
         join = torch.maximum if self.is_peak else torch.add
-        best = torch.where(self._enters == 1, self.stem, torch.inf)  # [W]: minimum so far, by width
+        # [W]: minimum so far, by width
+        best = torch.where(self._stem_width == 1, self.stem, torch.inf)
         for cheapest in legal[self._first]:
             best = join(best[:, None], cheapest).amin(0)
         return float(join(best[: len(self.head)], self.head).min())
 
     def expected(self, p: Probabilities) -> Tensor:
         """Return the expected cost, a scalar that carries gradients to the probabilities."""
-        p = self._here(p)
+        p = self._as_table(p)
         slots = p.keep[:, 1] * torch.einsum(
             "lioekqd,lio,le,lk,lq,ld->l",
             self.finite,
@@ -136,13 +137,13 @@ class CostTable:
             return torch.cat([slots, head[None], head.new_tensor([self.stem])]).max()
         return slots.sum() + head + self.stem
 
-    def _here(self, p: Probabilities) -> Probabilities:
+    def _as_table(self, p: Probabilities) -> Probabilities:
         """Return `p` in the table's precision and on its device."""
         return Probabilities(**{name: p[name].to(self.slots) for name in DECISIONS})
 
     def _widths(self, p: Probabilities) -> tuple[Tensor, Tensor]:
         """Return [L, W] twice: probabilities of the width before a slot's stage, and of its own."""
-        before = torch.cat([self._enters[None], p.width[:-1]])
+        before = torch.cat([self._stem_width[None], p.width[:-1]])
         return before[self._stage], p.width[self._stage]
 
     def _width_pairs(self, p: Probabilities) -> Tensor:

@@ -45,9 +45,9 @@ def _layers(arch: MobileArch) -> list[tuple[bool, bool]]:
     ]
 
 
-def _avoid(channels: int, other: int, most: int) -> int:
+def _avoid(channels: int, other: int, largest: int) -> int:
     """Avoid `channels` equal to `other`, which would add a shortcut or remove a layer."""
-    return min(most, channels + ALIGNMENT) if channels == other else channels
+    return min(largest, channels + ALIGNMENT) if channels == other else channels
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -63,35 +63,35 @@ def narrowed_state(
     """
     found = dict(state)
     entering, *outputs = _outputs(arch, narrow, state)
-    _take(found, ("stem.0", "stem.1"), rows=entering)
+    _select(found, ("stem.0", "stem.1"), rows=entering)
     for number, (block, other) in enumerate(zip(arch.blocks, narrow.blocks, strict=True)):
         name, out = f"blocks.{number}", outputs[number]
         if f"{name}.start.0.weight" in found:
-            _take(found, (f"{name}.start.0", f"{name}.start.1"), rows=entering)
+            _select(found, (f"{name}.start.0", f"{name}.start.1"), rows=entering)
         hidden = entering
         if f"{name}.expand.0.weight" in found:
             norms = scaled_norms(state, f"{name}.depthwise.0", f"{name}.depthwise.1")
             hidden = _largest(norms, other.hidden)
-            _take(found, (f"{name}.expand.0",), rows=hidden, columns=entering)
-            _take(found, (f"{name}.expand.1",), rows=hidden)
-        _take(found, (f"{name}.depthwise.0", f"{name}.depthwise.1"), rows=hidden)
+            _select(found, (f"{name}.expand.0",), rows=hidden, columns=entering)
+            _select(found, (f"{name}.expand.1",), rows=hidden)
+        _select(found, (f"{name}.depthwise.0", f"{name}.depthwise.1"), rows=hidden)
         if block.squeeze:
             gate = f"{name}.squeeze_excite"
             inner = _largest(_norms(state[f"{gate}.reduce.weight"]), other.squeeze)
-            _take(found, (f"{gate}.reduce",), rows=inner, columns=hidden)
-            _take(found, (f"{gate}.expand",), rows=hidden, columns=inner)
-        _take(found, (f"{name}.project.0",), rows=out, columns=hidden)
-        _take(found, (f"{name}.project.1",), rows=out)
+            _select(found, (f"{gate}.reduce",), rows=inner, columns=hidden)
+            _select(found, (f"{gate}.expand",), rows=hidden, columns=inner)
+        _select(found, (f"{name}.project.0",), rows=out, columns=hidden)
+        _select(found, (f"{name}.project.1",), rows=out)
         entering = out
     head = _largest(scaled_norms(state, "head.0", "head.1"), narrow.head.channels)
-    _take(found, ("head.0",), rows=head, columns=entering)
-    _take(found, ("head.1",), rows=head)
+    _select(found, ("head.0",), rows=head, columns=entering)
+    _select(found, ("head.1",), rows=head)
     if arch.head.hidden:
         hidden = _largest(_norms(state["classifier.0.weight"]), narrow.head.hidden)
-        _take(found, ("classifier.0",), rows=hidden, columns=head)
-        _take(found, ("classifier.3",), columns=hidden)
+        _select(found, ("classifier.0",), rows=hidden, columns=head)
+        _select(found, ("classifier.3",), columns=hidden)
     else:
-        _take(found, ("classifier.1",), columns=head)
+        _select(found, ("classifier.1",), columns=head)
     return found
 
 
@@ -127,7 +127,7 @@ def _largest(norms: Tensor, count: int) -> Tensor:
     return norms.argsort(descending=True, stable=True)[:count].sort().values
 
 
-def _take(
+def _select(
     state: dict[str, Tensor],
     layers: tuple[str, ...],
     *,

@@ -62,7 +62,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
     def _add_slot(self, number: int) -> None:
         """Require one option of a block at the network's image size, if the block exists."""
         slot, scores = self.space.slots[number], self.scores
-        there, by_width = dict[int, float](), _ByWidth()
+        present, by_width = dict[int, float](), _ByWidth()
         for side in range(len(self.space.sides)):
             row = dict[int, float]()
             for picks in slot.picks():
@@ -74,10 +74,10 @@ class SubnetworkProgram(BudgetProgram[Choice]):
                 row[variable] = 1.0
                 by_width[slot.before, picks[0]].add(variable)
                 by_width[slot.stage, picks[1]].add(variable)
-            there |= row
+            present |= row
             self.rows.append((row | {self.index["side", 0, side]: -1.0}, -np.inf, 0))
         deep = range(slot.place, self.space.depths[slot.stage])
-        self.rows.append((there | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
+        self.rows.append((present | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
         self._tie_widths(by_width)
 
     def _add_ends(self) -> None:
@@ -102,34 +102,34 @@ class SubnetworkProgram(BudgetProgram[Choice]):
     def _add_budget(self, budget: Budget) -> None:
         # 1 only if the budget is used to the floor
         used = self._variable("used", budget.cost)
-        table, loads = self.budgets.tables[budget.cost], dict[int, float]()
+        table, ratios = self.budgets.tables[budget.cost], dict[int, float]()
         if "width" not in self.scores:
             for side in range(len(self.space.sides)):
-                loads[self.index["side", 0, side]] = _joined(table, side, 0, 0) / budget.limit
+                ratios[self.index["side", 0, side]] = _joined(table, side, 0, 0) / budget.limit
         for key, number in self.index.items():
             if key[0] == "ends":
-                loads[number] = _joined(table, *key[1:]) / budget.limit
+                ratios[number] = _joined(table, *key[1:]) / budget.limit
             elif key[0] == "block":
-                loads[number] = float(table.blocks[key[1:]]) / budget.limit
+                ratios[number] = float(table.blocks[key[1:]]) / budget.limit
         if not table.is_peak:
-            self.rows.append((loads, -np.inf, 1))
-            self.rows.append((loads | {used: -self.budgets.floor}, 0, np.inf))
+            self.rows.append((ratios, -np.inf, 1))
+            self.rows.append((ratios | {used: -self.budgets.floor}, 0, np.inf))
             return
-        self.rows.append(({n: 1.0 for n, load in loads.items() if load > 1}, 0, 0))
-        near = {n: -1.0 for n, load in loads.items() if load >= self.budgets.floor}
+        self.rows.append(({n: 1.0 for n, ratio in ratios.items() if ratio > 1}, 0, 0))
+        near = {n: -1.0 for n, ratio in ratios.items() if ratio >= self.budgets.floor}
         self.rows.append((near | {used: 1.0}, -np.inf, 0))
 
     def _differs(self, other: Choice, distance: int) -> Row:
-        places = self._places(other)
-        return dict.fromkeys(places, 1.0), 0, max(0, len(places) - distance)
+        variables = self._block_variables(other)
+        return dict.fromkeys(variables, 1.0), 0, max(0, len(variables) - distance)
 
-    def _places(self, choice: Choice) -> list[int]:
+    def _block_variables(self, choice: Choice) -> list[int]:
         """Return the block variables of a choice."""
         (side,) = choice.side
         return [
             self.index[("block", side, n, *self.space.picks(choice, n))]
             for n in range(len(self.space.slots))
-            if self.space.keeps(choice, n)
+            if self.space.has_block(choice, n)
         ]
 
     def _choice(self, chosen: Sequence[int]) -> Choice:

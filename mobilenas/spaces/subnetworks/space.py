@@ -245,7 +245,7 @@ class SubnetworkSpace:
             sides.append(output_side(sides[-1], slot.block.stride))
         return sides
 
-    def keeps(self, choice: Choice, number: int) -> bool:
+    def has_block(self, choice: Choice, number: int) -> bool:
         """Whether the network of a choice has block `number`."""
         slot = self.slots[number]
         return slot.place <= choice.depth[slot.stage]
@@ -275,7 +275,7 @@ class SubnetworkSpace:
             blocks=tuple(
                 slot.part(self.picks(choice, number))
                 for number, slot in enumerate(self.slots)
-                if self.keeps(choice, number)
+                if self.has_block(choice, number)
             ),
         )
 
@@ -377,7 +377,7 @@ class SubnetworkSpace:
         return sum(self._in_slot(one, n) != self._in_slot(other, n) for n in range(len(self.slots)))
 
     def _in_slot(self, choice: Choice, number: int) -> SlotPicks | None:
-        return self.picks(choice, number) if self.keeps(choice, number) else None
+        return self.picks(choice, number) if self.has_block(choice, number) else None
 
     def _pick(self, pick: Callable[[int], int]) -> Choice:
         return choice_of({name: [pick(n) for n in self.options(name)] for name in self.decisions})

@@ -13,8 +13,8 @@ from mobilenas.spaces.mobile.build import MobileNetwork
 from mobilenas.spaces.subnetworks.space import Choice, Slot, SlotPicks, SubnetworkSpace
 from mobilenas.spaces.subnetworks.table import Probabilities
 from mobilenas.spaces.subnetworks.weights import State, cropped, part, reordered
+from mobilenas.supernet.base import Supernet, full_precision
 from mobilenas.supernet.settings import SamplerSettings
-from mobilenas.supernet.shared import Supernet, full_precision
 
 _MIXED_SIDES = 2
 """A relaxation is run only at its most probable image sizes, since each takes a separate pass."""
@@ -61,7 +61,7 @@ class SubnetworkSupernet(Supernet):
         for number, (slot, block) in enumerate(
             zip(self.space.slots, self.whole.blocks, strict=True)
         ):
-            if self.space.keeps(choice, number):
+            if self.space.has_block(choice, number):
                 picks = self.space.picks(choice, number)
                 y = _alone(cast(InvertedResidual, block), x, slot, picks)
                 x = x + y if block.shortcut else y

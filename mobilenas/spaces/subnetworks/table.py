@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mobilenas.spaces.mobile.cost_models import CostModel, Counted
+from mobilenas.spaces.mobile.cost_models import CostModel, CountedCost
 from mobilenas.spaces.subnetworks.space import Choice, SubnetworkSpace
 
 
@@ -48,7 +48,7 @@ class CostTable:
     """A cost of a space; counted costs need only their name, latency its model."""
 
     def __init__(self, space: SubnetworkSpace, cost: str, model: CostModel | None = None) -> None:
-        model = Counted(cost) if model is None else model
+        model = CountedCost(cost) if model is None else model
         whole, slots = space.whole, space.slots
         self.space, self.cost, self.is_peak = space, cost, model.is_peak
         widths = max(map(len, space.widths))
@@ -81,7 +81,7 @@ class CostTable:
         parts += [
             float(self.blocks[(side, number, *space.picks(choice, number))])
             for number in range(len(space.slots))
-            if space.keeps(choice, number)
+            if space.has_block(choice, number)
         ]
         return max(parts) if self.is_peak else sum(parts)
 

@@ -61,7 +61,7 @@ def part(space: SubnetworkSpace, choice: Choice, state: State) -> dict[str, Tens
     last = torch.arange(arch.blocks[-1].out)
     kept = {key: value for key, value in state.items() if not key.startswith("blocks.")}
     found = _with_ends(kept, torch.arange(arch.stem.channels), last)
-    for own, number in enumerate(n for n in range(len(space.slots)) if space.keeps(choice, n)):
+    for own, number in enumerate(n for n in range(len(space.slots)) if space.has_block(choice, n)):
         slot, name, picks = space.slots[number], f"blocks.{number}", space.picks(choice, number)
         block = slot.part(picks)
         counts = slot.inputs[picks[0]], block.hidden, block.out

@@ -109,7 +109,7 @@ def sliced(net: SuperNetwork, choice: Choice) -> MobileNetwork:
     arch = net.space.arch(choice)
     module = build(arch).double().train()
     module.stem.load_state_dict(net.stem.state_dict())
-    kept = [block for block, keep in zip(net.mixed(), choice.keep, strict=True) if keep]
+    kept = [block for block, keep in zip(net.mixed_blocks(), choice.keep, strict=True) if keep]
     into = arch.stem.channels
     for block, mixed, stated in zip(module.blocks, kept, arch.blocks, strict=True):
         assert isinstance(block, InvertedResidual)
@@ -136,7 +136,7 @@ def test_certainty_is_the_built_network_with_slices_of_the_weights(
 def test_a_step_of_one_network_touches_only_its_own_statistics(tiny_space: MobileSpace) -> None:
     net, choice = supernet(tiny_space), tiny_space.smallest()
     net.run(images(), choice)
-    blocks = list(net.mixed())
+    blocks = list(net.mixed_blocks())
     left_out = [not keep for keep in choice.keep]
     for block, out in zip(blocks, left_out, strict=True):
         assert bool((block.depthwise_norm.running_mean == 0).all()) is out
@@ -179,7 +179,7 @@ def block_input(block: MixedBlock, side: int = 4) -> Tensor:
 def test_keep_mixes_the_block_with_its_input(
     tiny_space: MobileSpace, name: str, partial: int
 ) -> None:
-    block = list(supernet(tiny_space, name, partial).mixed())[4]
+    block = list(supernet(tiny_space, name, partial).mixed_blocks())[4]
     x, generator = block_input(block), torch.Generator()
     there = block(x, certain_block(block), generator)
     half = block(x, certain_block(block, keep=mixture([0.3])[0]), generator)
@@ -194,7 +194,7 @@ def test_an_uncertain_width_leaves_the_shortcut_whole(
 ) -> None:
     net = supernet(tiny_space, name, partial)
     for index in (1, 3, 4, 6):
-        block = list(net.mixed())[index]
+        block = list(net.mixed_blocks())[index]
         nn.init.zeros_(block.project_norm.weight)
         nn.init.zeros_(block.project_norm.bias)
         options = len(block.slot.out_widths)
@@ -207,7 +207,7 @@ def test_an_uncertain_width_leaves_the_shortcut_whole(
 def test_a_first_block_has_its_shortcut_as_likely_as_equal_widths(
     tiny_space: MobileSpace,
 ) -> None:
-    block = next(iter(supernet(tiny_space).mixed()))
+    block = next(iter(supernet(tiny_space).mixed_blocks()))
     nn.init.zeros_(block.project_norm.weight)
     nn.init.zeros_(block.project_norm.bias)
     x = block_input(block)  # 8 channels in, 8 or 16 out
@@ -224,7 +224,7 @@ def hooked(module: nn.Module) -> list[Tensor]:
 def test_the_kernel_mixture_is_the_sum_of_its_candidates_before_the_norm(
     tiny_space: MobileSpace,
 ) -> None:
-    block = list(supernet(tiny_space).mixed())[3]
+    block = list(supernet(tiny_space).mixed_blocks())[3]
     seen, x = hooked(block.depthwise_norm), block_input(block)
     for weights in ([1.0, 0.0], [0.0, 1.0], [0.2, 0.8]):
         block(x, certain_block(block, kernel=mixture(weights)), torch.Generator())
@@ -233,7 +233,7 @@ def test_the_kernel_mixture_is_the_sum_of_its_candidates_before_the_norm(
 
 
 def test_what_enters_the_expansion_is_mixed(tiny_space: MobileSpace) -> None:
-    block = list(supernet(tiny_space).mixed())[3]
+    block = list(supernet(tiny_space).mixed_blocks())[3]
     seen, x = hooked(block.expand), block_input(block)
     for share in (0.0, 1.0, 0.8):
         block(x, certain_block(block, start=mixture([share])[0]), torch.Generator())
@@ -245,7 +245,7 @@ def test_what_enters_the_expansion_is_mixed(tiny_space: MobileSpace) -> None:
 def test_a_projection_mixture_is_the_sum_of_its_candidates_before_the_norm(
     tiny_space: MobileSpace, decision: str
 ) -> None:
-    block = list(supernet(tiny_space).mixed())[3]
+    block = list(supernet(tiny_space).mixed_blocks())[3]
     seen, x = hooked(block.project_norm), block_input(block)
     without = mixture([0.0])[0]  # with squeeze-excite, expansions share its inner layer
     for share in (0.0, 1.0, 0.8):

@@ -204,7 +204,7 @@ def score(scores: dict[str, Tensor], space: SubnetworkSpace, choice: Choice) -> 
         total += sum(
             float(rows[n, pick])
             for n, pick in enumerate(getattr(choice, name))
-            if not of_blocks or space.keeps(choice, n)
+            if not of_blocks or space.has_block(choice, n)
         )
     return total
 
