@@ -85,7 +85,7 @@ class BudgetOptions:
         rare=True,
         added=True,
     )
-    """docs/extending.md says how to register a cost."""
+    """Each NAME=SIZE; docs/extending.md says how to register a cost."""
 
     @property
     def budgets(self) -> tuple[Budget, ...]:

@@ -86,7 +86,7 @@ class Budgets:
         return self.floor <= self.utilization(choice) <= 1
 
     def random(self, source: random.Random) -> AnyChoice:
-        """Draw a feasible choice uniformly; channel sizes are drawn, then scaled to fit."""
+        """Draw choices until one is feasible; channel sizes are scaled to the budgets instead."""
         if self.family.scaled:
             return self.scale(self.space.random(source))
         for _ in range(_MAX_DRAWS):

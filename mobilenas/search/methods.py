@@ -28,7 +28,7 @@ class Method:
     sampling: Sampling = "softmax"
     """How a step samples the candidates."""
     temperature: Temperature = FIXED
-    """tau over time."""
+    """Temperature tau over time."""
     entropy: EntropySchedule = OFF
     """Entropy losses over time."""
     zero_op: bool = False

@@ -27,7 +27,7 @@ class SearchSettings:
     epochs: int = 6
     """Epochs over the training images, half of which are for weights, half for alphas."""
     warmup: int = 3
-    """Number of first epochs that train weights only, of uniformly drawn networks."""
+    """Number of epochs at the start that train weights only; the alphas are uniform until then."""
     batch_size: int = 64
     """Images per step."""
     sampling: Sampling = "gumbel"
@@ -51,15 +51,15 @@ class SearchSettings:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     """Which channels enter a mixed operation."""
     temperature: Temperature = field(default_factory=Temperature)
-    """tau over time."""
+    """Temperature tau over time."""
     entropy: EntropySchedule = field(default_factory=EntropySchedule)
     """Entropy losses over time."""
     constraint: Constraint = "lagrangian"
     """How budgets enter the loss."""
     strength: float = 1.0
-    """lambda of `hinge` and `penalty`."""
+    """Factor s of the constraints `hinge` and `penalty` (`ConstraintLoss`)."""
     rho: float = 0.1
-    """Step of the multipliers of `lagrangian`."""
+    """Factor rho of the constraint `lagrangian`, also the step of its multipliers."""
     prior: bool = field(default=False, metadata=ADDED)
     """Mobile: whether the prior proposes the finalists (`search/prior.py`)."""
     evaluated: int = field(default=0, metadata=ADDED)

@@ -23,7 +23,7 @@ accuracy than omitting most of the network (docs/results/pretrained.md)."""
 
 
 def sides_up_to(image_size: int) -> tuple[int, ...]:
-    """Return the sides to choose from, up to `image_size`: multiples of 16, and it."""
+    """Return the sides to choose from: 32, 48 and so on below `image_size`, and `image_size`."""
     return (*range(_MIN_SIDE, image_size, _STEP), image_size)
 
 

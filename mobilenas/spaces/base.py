@@ -66,7 +66,7 @@ class Space(Protocol):
         """Return the network of a choice."""
 
     def random(self, source: random.Random) -> AnyChoice:
-        """Draw every decision uniformly."""
+        """Draw a choice at random; families whose draws are not uniform say so."""
 
     def smallest(self) -> AnyChoice:
         """Return the choice with the cheapest option of every decision."""
@@ -96,7 +96,7 @@ class ArchParameters(Protocol):
         """Return the relaxation softmax(alpha / tau)."""
 
     def gumbel(self, tau: float, generator: torch.Generator, *, hard: bool) -> Relaxation:
-        """Draw a relaxation."""
+        """Draw a relaxation by the Gumbel softmax; `hard`: one-hot in value."""
 
     def one_hot(self, choice: AnyChoice) -> Relaxation:
         """Return the relaxation with probability 1 for `choice`."""
@@ -163,7 +163,7 @@ class Searchable:
     at that network's cost, and candidates are the most probable networks.
     """
     first: Callable[..., Sequence[AnyChoice]] | None = None
-    """Returns networks within the budgets that start an evolution, beside random ones."""
+    """Returns networks within the budgets that start an evolution, besides random ones."""
     inherited: Callable[[AnySupernet, AnyChoice, int], Network] | None = None
     """Given supernet, choice and seed, returns the network with inherited weights."""
 
@@ -191,7 +191,7 @@ class Family:
     table: Callable[..., CostTable]
     """Makes the `CostTable` of a space, a cost and, for latency, its model."""
     search: Searchable | None = None
-    """None if there is no supernet."""
+    """The parts for a gradient search; None if there is no supernet."""
     genotype: Callable[[AnyArch], str | None] = lambda arch: None
     """Returns the genotype that arch.json has beside the JSON form."""
     needs_budget: bool = True

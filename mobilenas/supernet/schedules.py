@@ -76,9 +76,9 @@ class Temperature:
     """tau0 in warm-up, then geometric decay to tauT at the last epoch (Pan, Zheng, Zou 2024)."""
 
     start: float = 2.0
-    """tau0."""
+    """tau0, the temperature during warm-up."""
     end: float = 0.1
-    """tauT; if equal to `start`, the temperature is constant."""
+    """tauT, that of the last epoch; if equal to `start`, the temperature is constant."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -48,7 +48,7 @@ class SeparableConv(nn.Sequential):
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the image: half of the channels read the even pixels, half the odd ones.
+    """Halves the image: half of the channels read the even pixels, half the odd ones.
 
     For an odd side, the missing last odd pixels are zeros, so any image size works.
     """
@@ -84,7 +84,7 @@ def _every_other(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Drop the result for some images and scale up the others (Larsson et al. 2017)."""
+    """Drops the result for some images and scales up the others (Larsson et al. 2017)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class DropPath(nn.Module):
 
 
 class CellModule(nn.Module):
-    """One cell of the network."""
+    """One cell of a built network."""
 
     def __init__(self, placed: PlacedCell, drop_path: float) -> None:
         super().__init__()

@@ -65,17 +65,17 @@ def format_genotype(genotype: Genotype) -> str:
 
 
 def darts_v2(image_size: int = 32, classes: int = 10) -> CellArch:
-    """DARTS, second order: 20 cells, 36 channels, 3.3 M params on CIFAR-10 (Liu et al. 2019)."""
+    """Return DARTS, order 2: CIFAR-10, 20 cells, 36 channels, 3.3 M params (Liu et al. 2019)."""
     return _cifar(_DARTS_V2, image_size, classes, drop_path=0.2)
 
 
 def pc_darts_cifar(image_size: int = 32, classes: int = 10) -> CellArch:
-    """PC-DARTS of CIFAR-10: 20 cells, 36 channels, 3.6 M params (Xu et al. 2020, table 1)."""
+    """Return PC-DARTS: CIFAR-10, 20 cells, 36 channels, 3.6 M params (Xu et al. 2020, table 1)."""
     return _cifar(_PC_DARTS_CIFAR, image_size, classes, drop_path=0.3)
 
 
 def pc_darts_imagenet(image_size: int = 224, classes: int = 1000) -> CellArch:
-    """PC-DARTS of ImageNet: 14 cells, 48 channels, 5.3 M params (Xu et al. 2020, table 2)."""
+    """Return PC-DARTS: ImageNet, 14 cells, 48 channels, 5.3 M params (Xu et al. 2020, table 2)."""
     return CellArch(
         image_size=image_size,
         in_channels=3,

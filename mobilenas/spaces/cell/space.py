@@ -19,7 +19,7 @@ from mobilenas.spaces.cell.arch import INPUTS, OPERATIONS, Cell, CellArch, Edge,
 
 KINDS = ("normal", "reduce")
 LEFT_OUT = -1
-"""In a choice: the edge is not kept."""
+"""Option of an edge that is not kept."""
 TARGETS = ("node", "cell")
 
 _TARGET = re.compile(r"(\d{1,4})/(n|node|cell|\d{1,4})")
@@ -86,7 +86,7 @@ class CellChoice:
         return self.normal if kind == "normal" else self.reduce
 
     def alike(self, other: "CellChoice") -> float:
-        """Return the share of equal edges, with the same operation, among all of either network."""
+        """Return the share of edges that are equal in both networks, among those in either."""
         first, second = (
             {
                 (kind, edge, operation)

@@ -98,7 +98,7 @@ class CellSuperNetwork(Supernet):
 
 
 class MixedCell(nn.Module):
-    """One cell of the network."""
+    """One cell of the supernet, with all edges and operations."""
 
     def __init__(self, space: CellSpace, placed: PlacedCell, sampler: SamplerSettings) -> None:
         super().__init__()

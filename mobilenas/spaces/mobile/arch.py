@@ -32,7 +32,7 @@ class Block:
     out: int
     """Channels of the output."""
     stride: int
-    """1 or 2."""
+    """Stride of the depthwise (or fused) convolution, 1 or 2."""
     squeeze: int
     """Channels of the squeeze layer of squeeze-excite, 0 for none."""
     activation: str
@@ -52,7 +52,7 @@ class Stem:
     channels: int
     """Channels of the output."""
     stride: int
-    """1 or 2."""
+    """Stride of the convolution, 1 or 2."""
     activation: str
     """A name from `mobilenas.nn.ACTIVATIONS`."""
 

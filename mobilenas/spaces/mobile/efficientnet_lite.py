@@ -46,7 +46,7 @@ def repeated(
 
 
 def efficientnet_lite(size: int, image_size: int, classes: int) -> MobileArch:
-    """Return EfficientNet-Lite0, 1 or 2; all have the same stem, head, first and last depth."""
+    """Return EfficientNet-Lite0, 1 or 2; stem, head, and depth of the outer stages do not scale."""
     width, depth, dropout = _SIZES[size]
     return MobileArch(
         image_size=image_size,

@@ -81,9 +81,9 @@ _V4 = (
 def small_image_strides(
     strides: Sequence[int], image_size: int, placement: str = "early"
 ) -> tuple[int, ...]:
-    """Return the strides with as many 2s as leave a small image a last feature map of 4x4 or more.
+    """Turn strides of 2 into 1, so that the last feature map of a small image is at least 4x4.
 
-    The others become 1: `early` keeps the first 2s, `late` the last, as common CIFAR variants do.
+    Of the 2s, `early` keeps the first ones, `late` the last ones, as common CIFAR variants do.
     Images of 128 pixels or more keep all. The rule is the same for all networks of a comparison.
     """
     check_choice("stride placement", placement, PLACEMENTS)

@@ -63,7 +63,7 @@ class Slot:
     """Options for the size of a depthwise kernel before the expansion layer, 0 for none."""
 
     def start_of(self, expansion: int, start: int) -> int:
-        """Return index `start` if there is an expansion layer, else 0, as it has no effect."""
+        """Return `start`, or 0 if there is no expansion layer, where `start` has no effect."""
         return start if self.expansions[expansion] > 1 else 0
 
 

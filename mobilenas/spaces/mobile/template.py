@@ -196,7 +196,7 @@ def widest(**options: Unpack[SpaceOptions]) -> MobileSpace:
 
 
 def _around(width: float, minimum: int) -> tuple[int, ...]:
-    """Return multiples of 8: `width`, or `minimum` if larger, between a quarter less and more."""
+    """Return three multiples of 8: the larger of both, with a quarter less and more around it."""
     middle = max(make_divisible(width), minimum)
     step = make_divisible(middle / 4)
     return (middle - step, middle, middle + step)

@@ -43,9 +43,9 @@ class Slot:
     block: Block
     """The block in the whole network."""
     inputs: tuple[int, ...]
-    """Channels of its input, increasing; the last are the whole network's."""
+    """Options for the channels of its input, increasing; the last is the whole network's."""
     outputs: tuple[int, ...]
-    """Channels of its output, likewise."""
+    """Options for the channels of its output, likewise."""
     before: int | None
     """Index of the stage whose width its input has; None for a stem of fixed width."""
     stage: int
@@ -53,11 +53,11 @@ class Slot:
     place: int
     """Index in its stage; it exists if the stage is deep enough."""
     hidden: tuple[int, ...]
-    """Channels of the depthwise convolution, increasing; the last is the block's own."""
+    """Options for the hidden channels, increasing; the last is the block's own."""
     kernels: tuple[int | str, ...]
-    """Kernel sizes, increasing; the last is the block's own."""
+    """Options for the kernel size, increasing; the last is the block's own."""
     squeeze: tuple[bool, ...]
-    """Whether it has squeeze-excite; the last is the block's own."""
+    """Options for squeeze-excite; the last is the block's own."""
 
     @property
     def expands(self) -> bool:

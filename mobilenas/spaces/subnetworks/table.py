@@ -22,17 +22,17 @@ class Probabilities:
     """
 
     side: Tensor
-    """[1, R]."""
+    """[1, R]: image sizes."""
     hidden: Tensor
-    """[L, H]."""
+    """[L, H]: hidden channels of blocks."""
     kernel: Tensor
-    """[L, K]."""
+    """[L, K]: kernel sizes."""
     squeeze: Tensor
-    """[L, Q]."""
+    """[L, Q]: squeeze-excite options."""
     depth: Tensor
-    """[S, D]."""
+    """[S, D]: depths of stages, from 1."""
     width: Tensor | None = None
-    """[S, W]; None where widths are not searched."""
+    """[S, W]: widths of stages; None if they are not searched."""
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the distribution of one kind of decision."""

@@ -42,7 +42,7 @@ def reordered(space: SubnetworkSpace, state: State) -> dict[str, Tensor]:
 
 
 def _stage_order(space: SubnetworkSpace, state: State, stage: int) -> Tensor:
-    """Return the channels of a stage by importance; in order where it has a single width."""
+    """Return the channels of a stage by importance; in order if it has a single width."""
     if len(space.widths[stage]) == 1:
         return torch.arange(space.widths[stage][-1])
     layers = [("stem.0", "stem.1")] if space.stem_stage == stage else []
