@@ -21,7 +21,7 @@ STALL_EPOCHS = 5
 4.3), long enough to average out the noise of single epochs."""
 MIN_FALL = 0.01
 """Minimum relative decrease of the entropy over these epochs, while something lowers it."""
-CERTAIN = 0.5
+DECIDED = 0.5
 """Share of its maximum below which the entropy may stall, because the alphas have decided."""
 GAP_RISES = 3
 """Consecutive rises of the gap that are not noise. Robust DARTS monitors a curvature that
@@ -95,7 +95,7 @@ def _entropy(history: Sequence[Signals]) -> str | None:
     if len(window) <= STALL_EPOCHS or not all(signals.entropy_wanted for signals in window[1:]):
         return None
     before, now = window[0].entropy, window[-1].entropy
-    if now <= CERTAIN or now <= (1 - MIN_FALL) * before:
+    if now <= DECIDED or now <= (1 - MIN_FALL) * before:
         return None
     return (
         f"{ENTROPY}: it went from {100 * before:.1f} to {100 * now:.1f} % of its maximum in "

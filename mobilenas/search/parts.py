@@ -60,7 +60,7 @@ class SearchParts:
         None, help="Cells: include the zero operation in the search.", default_text=_OWN, rare=True
     )
     edge_weights: EdgeWeights | None = setting(
-        None, help="Cells: how a node weighs its edges.", default_text=_OWN, rare=True
+        None, help="Cells: how a node weights its edges.", default_text=_OWN, rare=True
     )
     entropy: float | None = setting(
         None, help="Weight of the entropy loss.", default_text=_OWN, rare=True, low=0, high=100

@@ -74,7 +74,7 @@ def features(arch: MobileArch) -> dict[str, float]:
             k for k, end in zip(kernels, ends, strict=True) if end == min(ends)
         ),
         "width": statistics.mean(math.log2(out) for out in outs),
-        "least_hidden": math.log2(min(block.hidden for block in arch.blocks)),
+        "min_hidden": math.log2(min(block.hidden for block in arch.blocks)),
         "last_hidden": math.log2(arch.blocks[-1].hidden),
         "last_out": math.log2(arch.blocks[-1].out),
         "halvings": statistics.mean(math.log2(arch.image_size / end) for end in ends),

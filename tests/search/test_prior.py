@@ -60,7 +60,7 @@ def test_features_of_a_network_by_hand() -> None:
             "early_kernel": 3,
             "late_kernel": 3,
             "width": (3 + 4 + 4 + 3) / 4,
-            "least_hidden": 4,
+            "min_hidden": 4,
             "last_hidden": math.log2(96),
             "last_out": 3,
             "halvings": (1 + 2 + 2 + 3) / 4,

@@ -76,7 +76,7 @@ class SubnetworkProgram(BudgetProgram[Choice]):
                 by_width[slot.stage, picks[1]].add(variable)
             present |= row
             self.rows.append((row | {self.index["side", 0, side]: -1.0}, -np.inf, 0))
-        deep = range(slot.place, self.space.depths[slot.stage])
+        deep = range(slot.position, self.space.depths[slot.stage])
         self.rows.append((present | {self.index["depth", slot.stage, d]: -1.0 for d in deep}, 0, 0))
         self._tie_widths(by_width)
 

@@ -50,7 +50,7 @@ class Slot:
     """Index of the stage whose width its input has; None for a stem of fixed width."""
     stage: int
     """Index of its stage."""
-    place: int
+    position: int
     """Index in its stage; it exists if the stage is deep enough."""
     hidden: tuple[int, ...]
     """Options for the hidden channels, increasing; the last is the block's own."""
@@ -161,16 +161,16 @@ class SubnetworkSpace:
         return tuple(dict.fromkeys(kernel for kernel in kernels if isinstance(kernel, str)))
 
     @cached_property
-    def _places(self) -> tuple[tuple[int, int], ...]:
+    def _positions(self) -> tuple[tuple[int, int], ...]:
         """Stage of every block, and its index in the stage."""
-        places, before = list[tuple[int, int]](), self.whole.stem.channels
+        positions, before = list[tuple[int, int]](), self.whole.stem.channels
         for block in self.whole.blocks:
             # a block that changes the shape begins a stage; later ones can be omitted
             begins = block.stride > 1 or block.out != before
-            stage, place = places[-1] if places else (0, -1)
-            places.append((stage + 1, 0) if begins and places else (stage, place + 1))
+            stage, position = positions[-1] if positions else (0, -1)
+            positions.append((stage + 1, 0) if begins and positions else (stage, position + 1))
             before = block.out
-        return tuple(places)
+        return tuple(positions)
 
     @property
     def stem_stage(self) -> int | None:
@@ -185,8 +185,8 @@ class SubnetworkSpace:
         None of them adds a shortcut, or removes an expansion layer.
         """
         blocks, found = self.whole.blocks, list[tuple[int, ...]]([(self.whole.stem.channels,)])
-        for stage in range(self._places[-1][0] + 1):
-            numbers = [number for number, (of, _) in enumerate(self._places) if of == stage]
+        for stage in range(self._positions[-1][0] + 1):
+            numbers = [number for number, (of, _) in enumerate(self._positions) if of == stage]
             first, is_tied = blocks[numbers[0]], stage == self.stem_stage
             readers = blocks[numbers[0] + (not is_tied) : numbers[-1] + 2]
             taken = {channels for block in readers for channels in (block.hidden, block.out)}
@@ -208,7 +208,7 @@ class SubnetworkSpace:
         """All blocks of the whole network, with their options."""
         slots = list[Slot]()
         before, inputs = self.stem_stage, self.stem_widths
-        for block, (stage, place) in zip(self.whole.blocks, self._places, strict=True):
+        for block, (stage, position) in zip(self.whole.blocks, self._positions, strict=True):
             sizes = {make_divisible(block.hidden * share) for share in self.shares}
             kept = sorted(n for n in sizes if n < block.hidden and n not in inputs)
             slots.append(
@@ -218,7 +218,7 @@ class SubnetworkSpace:
                     outputs=self.widths[stage],
                     before=before,
                     stage=stage,
-                    place=place,
+                    position=position,
                     # without an expansion layer, the hidden channels are the input's
                     hidden=(*(kept if block.hidden != inputs[-1] else ()), block.hidden),
                     kernels=(block.kernel,)
@@ -248,7 +248,7 @@ class SubnetworkSpace:
     def has_block(self, choice: Choice, number: int) -> bool:
         """Whether the network of a choice has block `number`."""
         slot = self.slots[number]
-        return slot.place <= choice.depth[slot.stage]
+        return slot.position <= choice.depth[slot.stage]
 
     def width(self, choice: Choice, stage: int | None) -> int:
         """Return the index of a stage's width; 0 for a width that is not searched."""
@@ -283,21 +283,21 @@ class SubnetworkSpace:
         """Return the choice of `arch`; MobileNASError if it is not a subnetwork."""
         picks = {name: [n - 1 for n in self.options(name)] for name in self.decisions}
         picks["side"] = [n for n, side in enumerate(self.sides) if side == arch.image_size]
-        picks["depth"], stage, place, before = [-1] * len(self.depths), -1, 0, -1
-        starts = [number for number, slot in enumerate(self.slots) if slot.place == 0]
+        picks["depth"], stage, position, before = [-1] * len(self.depths), -1, 0, -1
+        starts = [number for number, slot in enumerate(self.slots) if slot.position == 0]
         for block in arch.blocks:
             begins = block.stride > 1 or block.out != before or stage < 0
-            stage, place, before = stage + begins, 0 if begins else place + 1, block.out
-            if stage == len(starts) or place == self.depths[stage]:
+            stage, position, before = stage + begins, 0 if begins else position + 1, block.out
+            if stage == len(starts) or position == self.depths[stage]:
                 break
-            number = starts[stage] + place
+            number = starts[stage] + position
             slot = self.slots[number]
             hidden = block.hidden if slot.expands else slot.block.hidden
             if hidden in slot.hidden and block.kernel in slot.kernels and block.out in slot.outputs:
                 picks["hidden"][number] = slot.hidden.index(hidden)
                 picks["kernel"][number] = slot.kernels.index(block.kernel)
                 picks["squeeze"][number] = int(block.squeeze > 0) if slot.block.squeeze else 0
-                picks["depth"][stage] = place
+                picks["depth"][stage] = position
                 if "width" in picks:
                     picks["width"][stage] = slot.outputs.index(block.out)
         choice = choice_of(picks)
@@ -322,8 +322,8 @@ class SubnetworkSpace:
             return list(self.depths)
         if name == "width":
             return list(map(len, self.widths))
-        places = {"hidden": "hidden", "kernel": "kernels", "squeeze": "squeeze"}
-        return [len(getattr(slot, places[name])) for slot in self.slots]
+        fields = {"hidden": "hidden", "kernel": "kernels", "squeeze": "squeeze"}
+        return [len(getattr(slot, fields[name])) for slot in self.slots]
 
     def is_legal(self, choice: Choice) -> bool:
         """Whether a choice has a legal option for every decision."""
@@ -343,8 +343,8 @@ class SubnetworkSpace:
         for _ in range(source.randint(1, _MAX_CHANGES)):
             name = source.choice(self.decisions)
             row = list(changes.get(name, getattr(choice, name)))
-            place = source.randrange(len(row))
-            row[place] = getattr(fresh, name)[place]
+            index = source.randrange(len(row))
+            row[index] = getattr(fresh, name)[index]
             changes[name] = tuple(row)
         return replace(choice, **changes)
 

@@ -34,11 +34,11 @@ class SubnetworkSupernet(Supernet):
 
     def forward(self, x: Tensor, p: Probabilities) -> Tensor:
         """x: [N, C, S, S] at the largest size -> logits [N, classes] of the mixture under `p`."""
-        weights, places = p.side[0].topk(min(_MIXED_SIDES, len(self.space.sides)))
+        weights, indices = p.side[0].topk(min(_MIXED_SIDES, len(self.space.sides)))
         weights = weights / weights.sum()
         logits = [
-            weight * self._mixed(resized(x, self.space.sides[place]), p)
-            for weight, place in zip(weights, places.tolist(), strict=True)
+            weight * self._mixed(resized(x, self.space.sides[index]), p)
+            for weight, index in zip(weights, indices.tolist(), strict=True)
             if weight > 0
         ]
         return torch.stack(logits).sum(0)
@@ -50,7 +50,7 @@ class SubnetworkSupernet(Supernet):
             zip(self.space.slots, self.whole.blocks, strict=True)
         ):
             y = _mixture(cast(InvertedResidual, block), x, slot, number, p)
-            x = x + p.keep(slot.stage, slot.place) * y if block.shortcut else y
+            x = x + p.keep(slot.stage, slot.position) * y if block.shortcut else y
         return self._classify(self.whole.head(x))
 
     def run(self, x: Tensor, choice: Choice) -> Tensor:

@@ -39,9 +39,9 @@ class Probabilities:
         value: Tensor = getattr(self, name)
         return value
 
-    def keep(self, stage: int, place: int) -> Tensor:
-        """Return the probability that a stage has its block at `place`, a scalar."""
-        return self.depth[stage, place:].sum()
+    def keep(self, stage: int, position: int) -> Tensor:
+        """Return the probability that a stage has its block at `position`, a scalar."""
+        return self.depth[stage, position:].sum()
 
 
 class CostTable:
@@ -93,7 +93,7 @@ class CostTable:
         """Return the expected cost, a scalar that carries gradients to the probabilities."""
         rows = {name: p[name].to(self.blocks) for name in self.space.decisions}
         p = Probabilities(**rows)
-        keep = torch.stack([p.keep(slot.stage, slot.place) for slot in self.space.slots])
+        keep = torch.stack([p.keep(slot.stage, slot.position) for slot in self.space.slots])
         blocks, fixed = self._over_widths(p)
         blocks = torch.einsum("rlhkq,lh,lk,lq->rl", blocks, p.hidden, p.kernel, p.squeeze)
         parts = torch.cat([fixed, keep * blocks], 1)  # [R, 2 + L]
