@@ -21,7 +21,8 @@ from scipy.stats import kendalltau
 from mobilenas.core.records import read_record
 from mobilenas.core.settings import from_plain
 from mobilenas.data import DataSettings, ImageData, load_data
-from mobilenas.search.gap import discretization_gap, supernet_top1
+from mobilenas.search.evaluation import supernet_top1
+from mobilenas.search.gap import discretization_gap
 from mobilenas.search.rank import alpha_score
 from mobilenas.search.records import CandidatesRecord
 

@@ -39,7 +39,7 @@ from mobilenas.cost.budgets import Budgets
 from mobilenas.cost.networks import costs
 from mobilenas.data import DataSettings, ImageData, batches, load_data
 from mobilenas.pipeline.run_folder import open_run
-from mobilenas.search.gap import supernet_top1
+from mobilenas.search.evaluation import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import FLOPS, features, features_and_places, process
 from mobilenas.search.rank import alpha_score

@@ -1,4 +1,4 @@
-"""Which networks become finalists: the best of many, by what is known without training them."""
+"""Chooses the networks that become finalists, without training them."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from mobilenas.cost.budget import PENALTY
 from mobilenas.cost.budgets import Budgets
 from mobilenas.search.epoch_metrics import uncertainty
-from mobilenas.search.gap import supernet_loss
+from mobilenas.search.evaluation import supernet_loss
 from mobilenas.search.loop import Searcher
 from mobilenas.search.prior import Prior
 from mobilenas.search.rank import alpha_score
@@ -19,24 +19,24 @@ from mobilenas.spaces.base import AnyChoice, AnySpace, Program
 from mobilenas.spaces.program import perturbed
 
 _FLAT = 0.9
-"""Uncertainty of alphas over which their likeliest network is arbitrary."""
+"""Uncertainty of the alphas above which their likeliest network is arbitrary."""
 _MAX_DRAWS = 20_000
-_USUAL = 64
-"""Random networks that say what is usual under the budgets."""
+_REFERENCE = 64
+"""Random networks that the prior compares with."""
 _POPULATION, _TOURNAMENT, _BROOD = 100, 10, 50
 _ENOUGH, _MAX_BROODS = 3000, 400
-"""Networks that an evolution evaluates; most children exceed the budget, and are not evaluated."""
+"""Networks that an evolution evaluates; most children exceed the budgets and are skipped."""
 _DISTANCE = 1 / 3
-"""Share of the slots that two of the best differ in, at least."""
+"""Minimum share of slots in which two candidates differ."""
 
 
 def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoice]:
-    """Return up to `count` networks under the budgets.
+    """Return up to `count` networks that meet the budgets.
 
-    In cells the most probable, which differ in two edges or more. In the mobile space draws from
-    the alphas' distribution; where the settings give the prior a say, under a FLOPs budget, the
-    best of an evolution. Where the settings say how many networks to evaluate with the supernet's
-    weights, the best of an evolution by that.
+    In cells they are the most probable ones, which differ in two edges or more. In the mobile space
+    they are draws from the alphas' distribution, or with the prior the best of an evolutionary
+    search by it. With `evaluated` networks in the settings they are the best of an evolutionary
+    search by the loss with the supernet's weights.
     """
     program = searcher.searchable.program(budgets, searcher.alphas.scores())
     if searcher.settings.evaluated:
@@ -54,10 +54,10 @@ def candidates(searcher: Searcher, budgets: Budgets, count: int) -> list[AnyChoi
 
 
 def uses_prior(settings: SearchSettings, budgets: Budgets) -> bool:
-    """Whether networks that were trained before have a say in which are candidates.
+    """Whether the prior proposes the candidates.
 
-    They tell networks of equal FLOPs apart: nothing is known where FLOPs have no limit, or where
-    the alphas choose the size; and nothing of operations that none of them has.
+    It compares networks of equal FLOPs, so it needs a FLOPs budget and a constraint that uses it,
+    and it knows no registered operations.
     """
     limited = any(budget.cost == "flops" for budget in budgets.budgets)
     known = settings.prior and not budgets.space.operations
@@ -67,7 +67,7 @@ def uses_prior(settings: SearchSettings, budgets: Budgets) -> bool:
 def before_search(budgets: Budgets, settings: SearchSettings, images: int, seed: int) -> AnyChoice:
     """Return the network that is most promising before any training.
 
-    It is the prior's first, as long as the prior has a say, and else a random one.
+    That is the prior's first, or a random one where the prior is not used.
     """
     if uses_prior(settings, budgets):
         return best_by_prior(budgets, images, seed, 1)[0]
@@ -81,10 +81,10 @@ def _drawn(
     draws: Iterator[AnyChoice],
     count: int,
 ) -> list[AnyChoice]:
-    """Return the likeliest network if the alphas have decided anything, then others by their odds.
+    """Return the likeliest network, unless the alphas are flat, then draws from the alphas.
 
-    Of flat alphas the likeliest is arbitrary, and has few blocks. So flat alphas give random
-    networks, and sure ones its neighbors.
+    The likeliest network of flat alphas is arbitrary and has few blocks. So flat alphas give random
+    networks, and confident ones neighbors of the likeliest.
     """
     found = [] if count > 1 and _flat(searcher) else [program.best()]
     archs = set(map(budgets.space.arch, found))
@@ -94,7 +94,7 @@ def _drawn(
         if budgets.is_feasible(choice) and (arch := budgets.space.arch(choice)) not in archs:
             found.append(choice)
             archs.add(arch)
-    # the draws of sure alphas may all be over a budget: then scores with Gumbel noise are solved
+    # draws from confident alphas may all exceed a budget: then scores with Gumbel noise are solved
     # (perturb and MAP, Papandreou and Yuille 2011)
     generator = torch.Generator().manual_seed(searcher.seed)
     for _ in range(count - len(found)):
@@ -109,7 +109,7 @@ def _flat(searcher: Searcher) -> bool:
 
 
 def _evolved(searcher: Searcher, budgets: Budgets, program: Program, count: int) -> list[AnyChoice]:
-    """Return the best by the prior, and by the log probability of alphas that are not flat."""
+    """Return the best by the prior plus, unless the alphas are flat, their log probability."""
     images = len(searcher.data.train)
     if _flat(searcher):
         return best_by_prior(budgets, images, searcher.seed, count)
@@ -125,32 +125,31 @@ def best_by_prior(
     likeliest: Sequence[AnyChoice] = (),
     likely: Callable[[AnyChoice], float] = lambda _: 0.0,
 ) -> list[AnyChoice]:
-    """Return the best of an evolution that differ from each other in a third of the slots.
+    """Return the best networks of an evolutionary search, which differ in a third of the slots.
 
-    It starts from random networks and `likeliest`, and ranks by the prior for so many training
-    images and by what `likely` adds.
+    It starts from random networks and `likeliest`, and maximizes the prior's score for `images`
+    training images plus `likely`.
     """
     source = random.Random(f"candidates/{seed}")
-    usual = [budgets.random(source) for _ in range(_USUAL)]
-    prior = Prior([budgets.space.arch(choice) for choice in usual], images)
+    reference = [budgets.random(source) for _ in range(_REFERENCE)]
+    prior = Prior([budgets.space.arch(choice) for choice in reference], images)
 
     def score(choices: Sequence[AnyChoice]) -> list[float]:
         known = prior.scores([budgets.space.arch(choice) for choice in choices])
         return [a + likely(choice) for a, choice in zip(known, choices, strict=True)]
 
-    scores = evolve(budgets, [*likeliest, *usual], score, source)
+    scores = evolve(budgets, [*likeliest, *reference], score, source)
     return _different(scores, budgets.space, count)
 
 
 def _evaluated(
     searcher: Searcher, budgets: Budgets, program: Program, count: int
 ) -> list[AnyChoice]:
-    """Return the best of an evolution by the validation loss with the supernet's weights.
+    """Return the best of an evolutionary search by validation loss with the supernet's weights.
 
-    The loss tells networks apart that classify as many of few images correctly.
-
-    It begins with draws from the alphas' distribution, uniform ones while they have decided
-    nothing; batch norms use the statistics of the images being evaluated.
+    Loss, because on few images many networks have the same top-1. The search starts from draws from
+    the alphas' distribution, or uniform ones while the alphas are flat; batch norms use the
+    statistics of the images being evaluated.
     """
     enough = searcher.settings.evaluated
     first = searcher.searchable.first(budgets) if searcher.searchable.first else ()
@@ -171,7 +170,7 @@ def _evaluated(
 
 
 def _different(scores: Mapping[AnyChoice, float], space: AnySpace, count: int) -> list[AnyChoice]:
-    """Return the best that differ from each other in a third of the slots."""
+    """Return the best ones that differ from each other in a third of the slots."""
     best, min_distance = list[AnyChoice](), _DISTANCE * len(space.slots)
     for choice in sorted(scores, key=scores.__getitem__, reverse=True):
         if all(space.distance(choice, other) >= min_distance for other in best):
@@ -190,10 +189,10 @@ def evolve(
     enough: int = _ENOUGH,
     brood: int = _BROOD,
 ) -> dict[AnyChoice, float]:
-    """Return the scores of the networks that an evolution came by, `enough`, each in the budgets.
+    """Return the scores of `enough` networks that meet the budgets, found by aging evolution.
 
-    Aging evolution (Real et al. 2019): the best of a few grow children with up to three other
-    decisions, a brood at a time, and the oldest die.
+    As in Real et al. 2019, but a brood at a time: the winner of each small tournament gets a child
+    with up to three decisions changed, and the oldest die.
     """
     scores = dict(zip(first, score(first), strict=True))
     alive = list(scores)

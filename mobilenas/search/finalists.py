@@ -1,10 +1,10 @@
 """The last round of a search: a few archs begin their final training, and the better ones continue.
 
-Successive halving (Jamieson and Talwalkar 2016) on the final schedule itself, not on a short one:
-the order of networks after a short schedule is another. They are compared by the sum of their ranks
-in validation top-1 and in training loss: few validation images are noisy, and training loss alone
-does not see who overfits. The winner's epochs are the first of its final training, which
-continues them (`train(..., begun=...)`), so they are not paid for twice.
+This is successive halving (Jamieson and Talwalkar 2016) on the final schedule itself, because a
+short schedule ranks networks differently. Archs are compared by the sum of their ranks in
+validation top-1 and in training loss: top-1 on few images is noisy, and training loss alone does
+not show overfitting. The final training continues the winner's epochs (`train(..., begun=...)`), so
+they are not paid for twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,15 +24,15 @@ from mobilenas.train.distillation import Teacher
 from mobilenas.train.records import TrainLine
 
 FINALISTS = "finalists"
-"""Below the folder of a search: a folder for each training that has begun."""
+"""Folder in that of a search, with a subfolder for each finalist's training."""
 
 
 class SuccessiveHalving:
-    """Trains archs rung by rung, each in a folder of its own below `folder`.
+    """Trains archs rung by rung, each in its own subfolder of `folder`.
 
     `start` makes the network that an arch starts from; without it all start from scratch. They
-    learn from `teacher`, too, where there is one. `images` gives the images at the side of an arch,
-    where that is not the data's. What has begun in `begun` is continued.
+    are distilled from `teacher`, if any. `images` returns the images at the side of an arch if that
+    is not the data's. Trainings that another stage began in `begun` are continued.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SuccessiveHalving:
 
     @property
     def entered(self) -> int:
-        """How many archs the folder knows."""
+        """Number of archs whose training has begun."""
         return sum(1 for _ in self.folder.glob(f"*/{CHECKPOINT}"))
 
     def best(self, archs: Sequence[Arch]) -> int:
@@ -74,14 +74,14 @@ class SuccessiveHalving:
         for rung, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             alive = alive[:size]
             reached = [self.score(archs[index], index, rung, end) for index in alive]
-            places = rankdata([-line.val_top1 for line in reached])
-            places += rankdata([line.loss for line in reached])
+            ranks = rankdata([-line.val_top1 for line in reached])
+            ranks += rankdata([line.loss for line in reached])
             # the sort is stable: a tie goes to the arch that was ahead before
-            alive = [alive[n] for n in np.argsort(places, kind="stable")]
+            alive = [alive[n] for n in np.argsort(ranks, kind="stable")]
         return alive[0]
 
     def score(self, arch: Arch, index: int, rung: int, epochs: int) -> TrainLine:
-        """Return what an arch has reached after `epochs`, from the files or by training on."""
+        """Return the log line of an arch after `epochs`, from its files or by further training."""
         if (index, rung) in self._reached:
             return self._reached[index, rung]
         log = train_part(
@@ -95,7 +95,7 @@ class SuccessiveHalving:
             network=self.start(arch) if self.start else None,
             teacher=self.teacher,
             begun=self.begun,
-            # the others would say the same
+            # messages of the others would be the same
             reporter=None if self.scores else self.reporter,
         )
         last = self._reached[index, rung] = log[-1]
@@ -118,5 +118,5 @@ class SuccessiveHalving:
         return self.seconds / sum(self._epochs.values())
 
     def spent_for(self, winner: int) -> float:
-        """Return the seconds that the choice cost: those of the others, which lead nowhere."""
+        """Return the seconds spent on all archs but the winner."""
         return self.seconds - self._seconds[winner]

@@ -6,7 +6,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from mobilenas.core.errors import MobileNASError
 from mobilenas.core.progress import Reporter
-from mobilenas.search.gap import supernet_top1
+from mobilenas.search.evaluation import supernet_top1
 from mobilenas.search.loop import Searcher
 from mobilenas.search.records import Agreement, RankRecord
 from mobilenas.search.settings import MIN_RANKED

@@ -8,7 +8,8 @@ import torch
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, Split, batches
 from mobilenas.search import SearchSettings, gap, loop
-from mobilenas.search.gap import discretization_gap, supernet_loss, supernet_top1
+from mobilenas.search.evaluation import supernet_loss, supernet_top1
+from mobilenas.search.gap import discretization_gap
 from mobilenas.search.loop import Searcher
 from mobilenas.spaces.mobile.space import Choice
 from mobilenas.spaces.mobile.table import DECISIONS

@@ -11,7 +11,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.cost.budgets import Budgets
 from mobilenas.data import ImageData, batches
 from mobilenas.search.candidates import candidates
-from mobilenas.search.gap import supernet_loss
+from mobilenas.search.evaluation import supernet_loss
 from mobilenas.search.loop import Searcher
 from mobilenas.search.settings import SearchSettings
 from mobilenas.spaces.mobile.arch import Block, Head, MobileArch, Stem
