@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 # -rs: what was skipped, and why, stands above the last line
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder -rs
 
-.PHONY: demo test check check-lowest bench reference web clean
+.PHONY: demo test check check-lowest coverage bench reference web clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -28,6 +28,10 @@ check: $(VENV)/.installed
 
 check-lowest:
 	$(MAKE) test VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt
+
+# which lines no test runs
+coverage: $(VENV)/.installed
+	$(PYTEST) --cov=mobilenas --cov=cli --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py
