@@ -1,6 +1,7 @@
 """Runs that start from a pretrained network."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,9 +99,18 @@ def folder(make_images: Callable[[int], ImageData], tmp_path_factory: Any) -> Pa
     return Path(root)
 
 
+FEW = {
+    "epochs": 2,
+    "finalists": 2,
+    "random": 1,
+    "flops": 800_000,
+    "baselines": (),
+    "pretrained": NAME,
+}
+
+
 def request(folder: Path, **given: Any) -> Request:
-    few = {"epochs": 2, "finalists": 2, "random": 1, "flops": 800_000, "baselines": ()}
-    return Request(data=str(folder), **few | {"pretrained": NAME} | given)
+    return Request(data=str(folder), **FEW | given)
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +336,54 @@ def test_a_rate_of_another_optimizer_is_not_the_supernet_s(folder: Path) -> None
     made = request(folder, set=("optimizer=adamw", "learning_rate=0.001")).settings(1000)
     assert made.recipe.learning_rate == 0.001
     assert made.search.learning_rate == RECIPES["finetune"].fields["learning_rate"]
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from mobilenas.core.progress import NullReporter
+from mobilenas.pipeline import stages
+from mobilenas.pipeline.request import Request
+from mobilenas.pipeline.starting import start
+from mobilenas.spaces.networks import arch_from_dict
+from mobilenas.train.pretrained import SOURCES, Source
+stages.estimate = lambda _: {"search": 0.0}
+folder, request, plain, source = sys.argv[1:]
+plain, source = json.loads(plain), json.loads(source)
+def whole(side, classes):
+    return arch_from_dict(plain | {"image_size": side, "classes": classes}, "the source")
+request = json.loads(request)
+SOURCES[request["pretrained"]] = Source(
+    arch=whole, **source | {"mean": tuple(source["mean"]), "std": tuple(source["std"]),
+                            "file": Path(source["file"])})
+run = start(Path(folder), Request(**request), command="test", reporter=NullReporter(), resume=True)
+stages.run_all(run)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_ends_as_one_that_is_not(
+    struck: Any, folder: Path, source: Source, tmp_path: Path
+) -> None:
+    asked = FEW | {"data": str(folder), "baselines": ["mobilenet_v3_small"]}
+    same = {name: getattr(source, name) for name in ("params", "flops", "image_size", "classes")}
+    same |= {"mean": MEAN, "std": STD, "file": str(source.file)}
+    words = [json.dumps(part) for part in (asked, whole(48, 9).to_dict(), same)]
+    first, second = tmp_path / "whole", tmp_path / "killed"
+    run_all(start(first, Request(**asked), command="test", reporter=NullReporter()))
+
+    (ready,) = (p.name for p in (first / "compare").glob(f"{NAME}-@*"))
+    for ending in (
+        "teacher/checkpoint.pt",
+        "search/checkpoint.pt",
+        "search/finalists/1/checkpoint.pt",
+        "train/checkpoint.pt",
+        f"compare/{ready}/train/checkpoint.pt",
+    ):
+        done = struck(DRIVER, second, *words, at=ending, nth=1, by=signal.SIGKILL)
+        assert done.returncode == -signal.SIGKILL, (ending, done.stderr)
+    run_all(start(second, Request(**asked), command="test", reporter=NullReporter(), resume=True))
+    for name in sorted(str(p.relative_to(first)) for p in first.rglob("*.safetensors")):
+        assert (second / name).read_bytes() == (first / name).read_bytes(), name
+    results = [json.loads((out / "result.json").read_text()) for out in (first, second)]
+    assert results[0]["verdict"] == results[1]["verdict"]
