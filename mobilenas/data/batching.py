@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mobilenas.core import processes
 from mobilenas.core.errors import DataError
+from mobilenas.core.transfer import on_device
 from mobilenas.data.image_data import ImageData
 from mobilenas.data.settings import Augmentation
 from mobilenas.data.splits import Split, generator_for
@@ -108,8 +109,8 @@ def _passes(
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for chunk, images in whole:
-        images = images.to(device)
-        labels = split.labels[chunk].to(device)
+        images = on_device(images, device)
+        labels = on_device(split.labels[chunk], device)
         if augmentation is None or generator is None:
             yield _normalized(images, data), labels
         else:
@@ -120,12 +121,12 @@ def _passes(
 def _normalize_into(out: Tensor, images: Tensor, data: ImageData) -> None:
     """Write (value / 255 - mean) / std of uint8 [B, 3, H, W] to contiguous float32 [B*H*W, 3]."""
     count, channels, height, width = images.shape
-    scale = torch.tensor([1 / (255 * std) for std in data.std], device=images.device)
-    shift = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
+    scale = torch.tensor([1 / (255 * std) for std in data.std])
+    shift = torch.tensor([-mean / std for mean, std in zip(data.mean, data.std, strict=True)])
     out.view(count, height, width, channels).copy_(images.permute(0, 2, 3, 1))
     # One long row per image is several times faster than broadcasting over rows of 3 values.
-    rows = out.view(count, -1).mul_(scale.repeat(height * width))
-    rows.add_(torch.tensor(shift, device=images.device).repeat(height * width))
+    rows = out.view(count, -1).mul_(on_device(scale, images.device).repeat(height * width))
+    rows.add_(on_device(shift, images.device).repeat(height * width))
 
 
 def _normalized(images: Tensor, data: ImageData) -> Tensor:
@@ -166,7 +167,7 @@ def _shifted(
     mirrored = torch.zeros(len(images), 1, dtype=torch.bool)
     if flip:
         mirrored = torch.rand(len(images), 1, generator=generator) < 0.5
-    offsets, mirrored = offsets.to(images.device), mirrored.to(images.device)
+    offsets, mirrored = (on_device(drawn, images.device) for drawn in (offsets, mirrored))
     out = torch.empty(len(images), side, side, images.shape[1], device=images.device)
     # a few large images at a time, so that intermediate results stay in the processor's cache
     count = max(1, _PIXELS_AT_ONCE // side**2)

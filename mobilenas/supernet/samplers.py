@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mobilenas.core import processes
 from mobilenas.core.errors import MobileNASError
+from mobilenas.core.transfer import on_device
 from mobilenas.nn.parallel import weight_of
 from mobilenas.supernet.settings import DEFAULT_ATTENTION, SamplerSettings
 
@@ -52,7 +53,7 @@ class RandomSampler(ChannelSampler):
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x: [N, C, H, W] -> entering channels [N, C/K, H, W] and their indices [C/K]."""
         order = torch.randperm(self.channels, generator=generator)[: self.entering]
-        indices = order.sort().values.to(x.device)
+        indices = on_device(order.sort().values, x.device)
         self._count(indices)
         return take(x, indices), indices
 

@@ -63,17 +63,18 @@ def evaluate(model: nn.Module, split: Split, data: ImageData, device: str = "cpu
         raise DataError(f"{data.name}: there are no images to measure on")
     was_training = model.training
     model.eval()
-    loss, predictions = 0.0, [torch.empty(0, dtype=torch.int64)]
+    losses, predictions = list[Tensor](), [torch.empty(0, dtype=torch.int64, device=device)]
     part = split
     if processes.count() > 1:
         part = split.subset(torch.arange(len(split))[processes.share_of(len(split))])
     given = batches(part, data, batch_size=EVALUATION_BATCH_SIZE, seed=None, device=device)
     for x, y in given:  # x: [B, 3, H, W], y: [B]
         logits = model(x).float()
-        loss += F.cross_entropy(logits, y, reduction="sum").item()
-        predictions.append(logits.argmax(1).cpu())
+        losses.append(F.cross_entropy(logits, y, reduction="sum"))
+        predictions.append(logits.argmax(1))
     model.train(was_training)
-    parts = processes.gather((torch.cat(predictions), loss))
+    loss = sum(part.item() for part in losses)
+    parts = processes.gather((torch.cat(predictions).cpu(), loss))
     predicted = torch.cat([part for part, _ in parts])
     right = int((predicted == split.labels).sum())
     loss = sum(part for _, part in parts) / len(split)
