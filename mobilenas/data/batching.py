@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mobilenas.core import processes
+from mobilenas.core.devices import on_device
 from mobilenas.core.errors import DataError
-from mobilenas.core.transfer import on_device
 from mobilenas.data.image_data import ImageData
 from mobilenas.data.settings import Augmentation
 from mobilenas.data.splits import Split, generator_for

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.core import processes
+from mobilenas.core.devices import on_device
 from mobilenas.core.errors import MobileNASError
-from mobilenas.core.transfer import on_device
 from mobilenas.nn.parallel import weight_of
 from mobilenas.supernet.settings import DEFAULT_ATTENTION, SamplerSettings
 
