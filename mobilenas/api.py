@@ -220,7 +220,7 @@ def train(
     *,
     effort: EffortName = "standard",
     epochs: int | None = None,
-    recipe: str = DEFAULT_RECIPE,
+    recipe: str | None = None,
     set: Mapping[str, object] | None = None,
     seed: int = 0,
     device: Device = "cpu",
@@ -228,7 +228,7 @@ def train(
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> TrainedNetwork:
-    """Train `arch` from scratch by a recipe, by default that of every network in this project.
+    """Train `arch` from scratch by a recipe, by default that of `mobilenas run` for its family.
 
     `recipe` is a name that `mobilenas recipes` shows, and `set` changes fields of it, such as
     {"mixup": 0.2}. `epochs` overrides the effort's number. `compile` runs it through torch.compile;
@@ -236,7 +236,8 @@ def train(
     the same call resumes the training. Raises DivergedError if the loss becomes infinite or NaN.
     """
     changes = _assignments(set or {})
-    how = recipe_for(effort, len(data.train), epochs, recipe, changes, compile=compile)
+    name = recipe or family_of(arch).recipe or DEFAULT_RECIPE
+    how = recipe_for(effort, len(data.train), epochs, name, changes, compile=compile)
     with _folder(out) as folder:
         result = train_in(
             arch, data, how, folder=folder, seed=seed, device=device, reporter=reporter

@@ -183,15 +183,16 @@ class _ImagesPart(Part, frozen=True, kw_only=True):
 
 def _conditions(run: Run) -> dict[str, object]:
     """Return what affects accuracy other than network and seed, by name."""
-    data = read_record(run.folder / RUN_FILE, _ImagesPart).data
+    data, settings = read_record(run.folder / RUN_FILE, _ImagesPart).data, run.settings
     return {
         "images": data.fingerprint,
         "classes": data.classes,
         # a searched image size may differ
-        "image_size": AUTO if run.settings.search_image_size else data.image_size,
+        "image_size": AUTO if settings.search_image_size else data.image_size,
         "flip": data.flip,
-        **to_plain(run.settings.recipe),
-        "precision": run.settings.precision,
+        # a family may have its own recipe beside that of the MobileNets
+        **to_plain(settings.recipe if settings.pretrained else settings.baseline_recipe),
+        "precision": settings.precision,
     }
 
 

@@ -155,7 +155,7 @@ def compare_sides(run: Run, path: Path, stage: str) -> tuple[ImageSizeRecord, Ar
             halving = SuccessiveHalving(
                 run.data,
                 run.settings.finalists,
-                run.settings.scratch_recipe or run.settings.recipe,
+                run.settings.baseline_recipe,
                 folder=path.with_suffix(""),
                 seed=run.settings.seed,
                 device=run.device,

@@ -65,7 +65,7 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
     recipe: str | None = setting(
         None,
         help="Training recipe of all networks; `mobilenas recipes` lists them.",
-        default_text=f"{DEFAULT_RECIPE}; with --pretrained {FINETUNE}",
+        default_text=f"{DEFAULT_RECIPE}; with --pretrained: {FINETUNE}; with --space cell: cells",
         group="Training",
         built_in=tuple(RECIPES),
         added=True,
@@ -241,13 +241,16 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
         self.data_settings.check_source()
         check_device(self.device)
         passed_on = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
-        name = self.recipe or (DEFAULT_RECIPE if self._starts_from is None else FINETUNE)
+        name = self.recipe or self._usual_recipe
         recipe_of = partial(recipe_for, self.effort, train_images, compile=self.compile)
         recipe = recipe_of(self.epochs, name, self.set)
         scratch_recipe = None
         if self.pretrained is not None:
             passed_on["space"] = SUBNETWORKS
             scratch_recipe = replace(recipe_of(recipe.epochs), norm_momentum=_MOMENTUM)
+        elif self.recipe is None:
+            usual_recipe = recipe_of(recipe.epochs, DEFAULT_RECIPE, self.set)
+            scratch_recipe = usual_recipe if usual_recipe != recipe else None
         # the published methods for cells have no finalists
         usual = EFFORTS[self.effort].finalists if self.space != "cell" else 0
         count = usual if self.finalists is None else self.finalists
@@ -272,6 +275,14 @@ class Request(JobSettings, PretrainedOptions, CellOptions, SearchParts, DataOpti
             or ("relu" if self.target_without_gate else ACTIVATION_FOR[self.precision]),
             random=self._default_random if self.random is None else self.random,
         )
+
+    @property
+    def _usual_recipe(self) -> str:
+        from mobilenas.spaces.base import family
+
+        if self._starts_from is not None:
+            return FINETUNE
+        return family(self.space).recipe or DEFAULT_RECIPE
 
     @property
     def _starts_from(self) -> str | None:

@@ -144,9 +144,15 @@ class RunSettings(JobSettings):
     pretrained: PretrainedSettings | None = field(default=None, metadata=ADDED)
     """The pretrained network whose subnetworks are searched; None: from scratch."""
     scratch_recipe: Recipe | None = field(default=None, metadata=ADDED)
-    """Recipe of networks without initial weights, if others have some; None: `recipe`."""
+    """Recipe of networks without initial weights, if others have some, and of networks of other
+    families than the space's, if that has its own recipe; None: `recipe`."""
     random: int = 3
     """Number of random networks to compare with."""
+
+    @property
+    def baseline_recipe(self) -> Recipe:
+        """Recipe of MobileNets that are trained from scratch."""
+        return self.scratch_recipe or self.recipe
 
     @property
     def scratch_control(self) -> bool:

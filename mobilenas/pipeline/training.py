@@ -16,12 +16,13 @@ from mobilenas.nn.network import Network
 from mobilenas.pipeline.pretrained import FROM_WEIGHTS, start_network, teacher_stage
 from mobilenas.pipeline.run_folder import Run, versions
 from mobilenas.search import FINALISTS, inherited_network
-from mobilenas.spaces.base import Arch
+from mobilenas.spaces.base import Arch, family_of
 from mobilenas.train import (
     BEST_WEIGHTS,
     CHECKPOINT,
     LAST_WEIGHTS,
     LOG,
+    Recipe,
     TrainResult,
     train,
     training_identity,
@@ -94,7 +95,8 @@ def _shared_folder(run: Run, network: ComparedNetwork) -> Path | None:
     if run.shared is None or run.settings.pretrained or network.kind not in _SHARED:
         return None
     data = run.at(network.arch.image_size).data
-    depends = training_identity(network.arch, data, run.settings.recipe, network.seed) | versions()
+    recipe = recipe_of(run, network.arch, learns=False)
+    depends = training_identity(network.arch, data, recipe, network.seed) | versions()
     digest = hashlib.sha256(to_json(depends).encode()).hexdigest()[:8]
     return run.shared / f"{network.folder}-{digest}" / "train"
 
@@ -138,10 +140,8 @@ def _train(
     path = folder / TRAINED
     if path.exists():
         return read_record(path, TrainResult)
-    recipe, teacher = run.settings.recipe, None
-    if run.settings.pretrained:
-        teacher = teacher_stage(run, seed) if learns else None
-        recipe = recipe if learns else run.settings.scratch_recipe or recipe
+    recipe = recipe_of(run, arch, learns=learns)
+    teacher = teacher_stage(run, seed) if run.settings.pretrained and learns else None
     run = run.at(arch.image_size)
     result = train(
         arch,
@@ -161,6 +161,13 @@ def _train(
     if remark := chance_remark(result.val_top1, run.data.val.labels, len(run.data.classes)):
         run.reporter.info(f"{stage}: {remark} (validation)")
     return result
+
+
+def recipe_of(run: Run, arch: Arch, *, learns: bool) -> Recipe:
+    """Return the recipe of a network; `learns`: from the teacher, if there is one."""
+    settings = run.settings
+    own = learns if settings.pretrained else family_of(arch).name == settings.space
+    return settings.recipe if own else settings.baseline_recipe
 
 
 def _kept(run: Run, arch: Arch) -> Network | None:

@@ -202,6 +202,8 @@ class Family:
     """Whether all parts of an arch can be units of a profile."""
     with_channels: Callable[[AnyArch, int], AnyArch] | None = None
     """Returns an arch or space with other initial channels; None if these are decisions."""
+    recipe: str | None = None
+    """Name of the recipe that trains its networks from scratch; None: the default."""
     scaled: bool = False
     """Whether choices are scaled to the budgets instead of drawn until they meet them; then latency
     is measured, not predicted.

@@ -17,9 +17,12 @@ SMALL_SET = 5000
 _SETTINGS = {one.name: one for one in settings_of(Recipe)}
 
 
-def usual_rate(images: int) -> Fields:
-    """Return batch size and peak learning rate for a number of images (docs/results/search.md)."""
-    batch, rate = (128, 0.5) if images >= SMALL_SET else (32, 0.05)
+def usual_rate(images: int, rate: float = 0.5) -> Fields:
+    """Return batch size and peak learning rate for a number of images (docs/results/search.md).
+
+    `rate` is that of large sets.
+    """
+    batch, rate = (128, rate) if images >= SMALL_SET else (32, 0.05)
     return {"batch_size": batch, "learning_rate": rate}
 
 
@@ -31,6 +34,8 @@ class NamedRecipe:
     """What it is for, and how it differs from the published recipe."""
     fields: Mapping[str, object]
     """Fields of `Recipe`; batch size and learning rate default to `usual_rate`."""
+    rate: float = 0.5
+    """Peak learning rate for `usual_rate`."""
     paper: str = "this project's own"
     """Its publication."""
 
@@ -42,7 +47,7 @@ class NamedRecipe:
 
     def for_images(self, images: int) -> Fields:
         """Return the fields for a number of training images."""
-        return usual_rate(images) | dict(self.fields)
+        return usual_rate(images, self.rate) | dict(self.fields)
 
 
 RECIPES = Registry[NamedRecipe](
@@ -50,6 +55,11 @@ RECIPES = Registry[NamedRecipe](
     {
         "scratch-small": NamedRecipe(
             purpose="the default: short trainings from scratch on small images", fields={}
+        ),
+        "cells": NamedRecipe(
+            purpose="networks of cells from scratch, the default with --space cell: a lower rate",
+            fields={},
+            rate=0.2,
         ),
         "photo": NamedRecipe(
             purpose="long trainings of larger networks from scratch, photos of 64 pixels or more",

@@ -16,7 +16,7 @@ FIELDS = [one.name for one in settings_of(Recipe)]
 
 
 def answer(*words: str) -> str:
-    result = CliRunner().invoke(cli, ["recipes", *words])
+    result = CliRunner().invoke(cli, ["recipes", *words], env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -26,9 +26,10 @@ def test_the_table_has_every_recipe_with_every_field() -> None:
     assert lines[1].split() == ["field", *RECIPES]
     rows = {line.split()[0]: line.split()[1:] for line in lines[3 : 3 + len(FIELDS)]}
     assert list(rows) == FIELDS
-    assert rows["batch_size"] == ["128/32", "128/32", "32", "96", "96"]
-    assert rows["trivialaugment"] == ["no", "yes", "no", "no", "no"]
-    assert rows["crop_scale"] == ["-", "0.35", "-", "-", "0.35"]
+    assert rows["batch_size"] == ["128/32", "128/32", "128/32", "32", "96", "96"]
+    assert rows["learning_rate"][:2] == ["0.5/0.05", "0.2/0.05"]
+    assert rows["trivialaugment"] == ["no", "no", "yes", "no", "no", "no"]
+    assert rows["crop_scale"] == ["-", "-", "0.35", "-", "-", "0.35"]
     assert "cifar-darts: networks of cells" in " ".join(lines)
 
 

@@ -256,6 +256,17 @@ def test_a_recipe_is_for_final_training_and_not_for_the_supernet() -> None:
     assert settings(1000, set=("mixup=0",)) == usual
 
 
+def test_cells_train_at_a_lower_rate_than_the_mobilenets_beside_them() -> None:
+    cells = settings(10_000, space="cell")
+    assert (cells.recipe.learning_rate, cells.baseline_recipe.learning_rate) == (0.2, 0.5)
+    assert replace(cells.recipe, learning_rate=0.5) == cells.baseline_recipe
+    assert settings(10_000).scratch_recipe is None
+    assert settings(1000, space="cell").scratch_recipe is None
+    given = settings(10_000, space="cell", recipe="scratch-small")
+    assert (given.recipe.learning_rate, given.scratch_recipe) == (0.5, None)
+    assert settings(10_000, space="cell", set=("learning_rate=0.1",)).scratch_recipe is None
+
+
 def test_compiling_is_part_of_the_recipe() -> None:
     assert not settings().recipe.compile
     assert settings(compile=True).recipe == replace(settings().recipe, compile=True)

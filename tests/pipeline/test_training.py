@@ -19,8 +19,9 @@ from mobilenas.pipeline import run_folder as runs
 from mobilenas.pipeline import training
 from mobilenas.pipeline.run_folder import Run, create_run
 from mobilenas.pipeline.settings import RunSettings
-from mobilenas.pipeline.training import train_compared, train_shared
+from mobilenas.pipeline.training import recipe_of, train_compared, train_shared
 from mobilenas.search import FinalistSettings, SearchSettings
+from mobilenas.spaces.cell.space import CellSpace
 from mobilenas.spaces.mobile.space import MobileSpace
 from mobilenas.train import Recipe, TrainResult
 
@@ -208,3 +209,13 @@ def test_what_another_run_is_training_comes_last_and_is_waited_for(
     assert len(waited) == 1 and trainings == [network.name]
     assert [result.trained_in for result in results] == ["flops-1M-darts", None]
     assert results[0].val_top1 == expected.val_top1
+
+
+def test_mobilenets_beside_cells_are_trained_by_a_recipe_of_their_own(
+    run_of: Callable[..., Run], network: ComparedNetwork
+) -> None:
+    usual = replace(SETTINGS.recipe, learning_rate=0.5)
+    run = run_of("darts", space="cell", scratch_recipe=usual)
+    space = CellSpace(image_size=16, in_channels=3, classes=10)
+    assert recipe_of(run, network.arch, learns=False) == usual
+    assert recipe_of(run, space.arch(space.smallest()), learns=False) == SETTINGS.recipe

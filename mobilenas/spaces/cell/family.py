@@ -45,6 +45,7 @@ register(
         search=Searchable(supernet=CellSuperNetwork, alphas=CellAlphas, program=CellProgram),
         genotype=lambda arch: format_genotype(arch.genotype),
         needs_budget=False,
+        recipe="cells",
         with_channels=lambda thing, channels: replace(thing, channels=channels),
     )
 )
