@@ -101,7 +101,7 @@ def test_a_missing_folder_is_told_before_torch_is_loaded(command: str) -> None:
         (("--sampler", "foo"), "'attention'"),
         (("--channel-fraction", "1/3"), "1/4"),
         (("--temperature", "warm"), "1:0.1"),
-        (("--recipe", "foto"), "recipe is 'foto'; it must be one of scratch-small, photo"),
+        (("--recipe", "foto"), "recipe is 'foto'; it must be one of scratch-small, cells"),
         (("--set", "mixup=0", "--set", "mixop=1"), "'mixop'; it must be one of batch_size"),
         (("--set", "mixup=-1"), "mixup is -1.0; it must be between 0 and 100"),
         (("--set", "amp=float16"), "amp is 'float16'; that is for --device cuda, not cpu"),
