@@ -206,7 +206,7 @@ def export_stage(run: Run) -> ExportRecord:
 
 
 def compare_stage(run: Run, requested: BaselineSettings | None = None) -> list[NetworkRecord]:
-    """Train all baselines by the same recipe, and write compare.json.
+    """Train all baselines, and write compare.json.
 
     Existing networks are kept, even if they are not `requested`. When one is added, all are timed
     again side by side, so that their latencies are comparable.

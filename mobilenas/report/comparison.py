@@ -63,6 +63,7 @@ def comparison(files: RunFiles) -> Markup:
     return render(
         "comparison.html",
         rows=summarize(files.entries),
+        two_recipes=files.settings.scratch_recipe is not None,
         test_images=files.run.data.counts.get("test") if files.run else None,
         timing=files.export.timing if files.export else None,
         plots=[

@@ -60,6 +60,7 @@ class SettingsPart(Part, frozen=True, kw_only=True):
     precision: str = "fp32"
     method: str = ""
     rank: Few = 0
+    scratch_recipe: dict[str, object] | None = None
     search: SearchPart = SearchPart()
 
 

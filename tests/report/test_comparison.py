@@ -85,6 +85,15 @@ def test_more_epochs_are_told_with_the_row(tmp_path: Path) -> None:
         assert ("is mobilenet_v2 x0.1, 31 epochs: the best MobileNet" in shown) == bool(more)
 
 
+def test_two_recipes_are_told(tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text(json.dumps(NETWORKS), encoding="utf-8")
+    settings = RUN["settings"] | {"scratch_recipe": {"learning_rate": 0.5}}
+    write_json(tmp_path / "run.json", RUN | {"settings": settings, "budgets": []})
+    shown = comparison(RunFiles(folder=tmp_path))
+    assert "trained by one recipe." not in shown
+    assert "MobileNets were trained by one recipe, the networks of the space by another" in shown
+
+
 def test_the_same_network_from_scratch_is_told_with_the_row(tmp_path: Path) -> None:
     networks = [*NETWORKS, entry("scratch", "scratch", 90.2)]
     (tmp_path / "compare.json").write_text(json.dumps(networks), encoding="utf-8")
