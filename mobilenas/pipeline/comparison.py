@@ -157,21 +157,33 @@ def side_by_side(
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Raise unless all runs have the images and training settings of the first."""
-    first, *others = (_conditions(run) for run in runs)
-    for run, own in zip(runs[1:], others, strict=True):
+    """Raise unless all runs have the images and training settings of the first.
+
+    Runs of different spaces may train their own networks differently, but not the MobileNets.
+    """
+    first = runs[0]
+    for run in runs:
         if run.folder.resolve() in [other.folder.resolve() for other in runs if other is not run]:
             raise MobileNASError(f"{run.folder} is given more than once")
-        differing = [
-            name if name in _LONG else f"{name} ({first[name]} and {own[name]})"
-            for name in first
-            if first[name] != own[name] and AUTO not in (first[name], own[name])
-        ]
+        settings = (first.settings, run.settings)
+        differing = _differing(first, run, [each.baseline_recipe for each in settings])
+        if first.settings.space == run.settings.space:
+            differing = differing or _differing(first, run, [each.recipe for each in settings])
         if differing:
             raise MobileNASError(
-                f"{runs[0].folder} and {run.folder} cannot be compared: they differ in "
+                f"{first.folder} and {run.folder} cannot be compared: they differ in "
                 f"{', '.join(differing)}"
             )
+
+
+def _differing(first: Run, second: Run, recipes: Sequence[Recipe]) -> list[str]:
+    """Return what affects accuracy and differs between two runs and their recipes."""
+    one, other = map(_conditions, (first, second), recipes)
+    return [
+        name if name in _LONG else f"{name} ({one[name]} and {other[name]})"
+        for name in one
+        if one[name] != other[name] and AUTO not in (one[name], other[name])
+    ]
 
 
 _LONG = ("images", "classes")
@@ -181,7 +193,7 @@ class _ImagesPart(Part, frozen=True, kw_only=True):
     data: DataRecord
 
 
-def _conditions(run: Run) -> dict[str, object]:
+def _conditions(run: Run, recipe: Recipe) -> dict[str, object]:
     """Return what affects accuracy other than network and seed, by name."""
     data, settings = read_record(run.folder / RUN_FILE, _ImagesPart).data, run.settings
     return {
@@ -190,8 +202,7 @@ def _conditions(run: Run) -> dict[str, object]:
         # a searched image size may differ
         "image_size": AUTO if settings.search_image_size else data.image_size,
         "flip": data.flip,
-        # a family may have its own recipe beside that of the MobileNets
-        **to_plain(settings.recipe if settings.pretrained else settings.baseline_recipe),
+        **to_plain(recipe),
         "precision": settings.precision,
     }
 

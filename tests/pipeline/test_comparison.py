@@ -95,6 +95,22 @@ def test_a_run_is_given_once(first: Run) -> None:
         check_alike([first, open_run(first.folder / "../first", NullReporter())])
 
 
+def test_recipes_of_the_mobilenets_must_be_equal_and_those_of_one_space(
+    first: Run, second: Run
+) -> None:
+    usual = first.settings.recipe
+    second.settings = replace(
+        first.settings, recipe=replace(usual, learning_rate=0.01), scratch_recipe=usual
+    )
+    with pytest.raises(MobileNASError, match=r"differ in learning_rate \(.* and 0\.01\)$"):
+        check_alike([first, second])
+    second.settings = replace(second.settings, space="cell")
+    check_alike([first, second])
+    second.settings = replace(second.settings, scratch_recipe=None)
+    with pytest.raises(MobileNASError, match=r"differ in learning_rate \(.* and 0\.01\)$"):
+        check_alike([first, second])
+
+
 def test_a_run_json_without_its_images_is_named(second: Run) -> None:
     record = read_json(second.folder / "run.json")
     write_json(second.folder / "run.json", record | {"data": {"source": "digits"}})
